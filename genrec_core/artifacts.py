@@ -1,0 +1,106 @@
+"""Folders of files that are read whole or not at all: written aside, renamed into place, listed in a manifest."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from genrec_core.errors import GenrecError
+
+MANIFEST = "manifest.json"
+_BLOCK_BYTES = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """The hex sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON (UTF-8); the file appears whole or not at all. NaN is refused with ``ValueError``."""
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        GenrecError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise GenrecError(f"{path}: no such file; build the asset that writes it first") from error
+    except ValueError as error:
+        raise GenrecError(f"{path}: not valid JSON ({error}); rebuild the asset that writes it") from error
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """Yield a path beside ``target`` to write to; it replaces ``target`` on success and is removed on an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` to fill; on success it replaces ``target``, on an error it is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    part.mkdir()
+    try:
+        yield part
+        if target.exists():
+            old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
+            target.rename(old)
+            part.rename(target)
+            shutil.rmtree(old)
+        else:
+            part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> dict[str, Any]:
+    """List every file of ``folder`` with size and sha256 in ``manifest.json``, written last."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"files": files}
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def verify_manifest(folder: Path) -> None:
+    """Check every file of ``folder`` against its manifest.
+
+    Raises:
+        GenrecError: no manifest (the writer died), or a file is missing or differs.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise GenrecError(f"{folder}: no {MANIFEST}, so it was never finished; build it again")
+    for name, expected in read_json(folder / MANIFEST)["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise GenrecError(f"{path}: listed in {MANIFEST} but missing; build it again")
+        if path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
+            raise GenrecError(f"{path}: differs from the sha256 in {MANIFEST}; build it again")

@@ -1,0 +1,151 @@
+"""Every setting of the graph, typed and bounded, and the presets that fill them."""
+
+import os
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from genrec_core.errors import GenrecError
+
+DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}; Price: {price};"
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and an unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CatalogSettings(Settings):
+    """How an item becomes a line of text."""
+
+    text_template: str = Field(
+        DEFAULT_TEXT_TEMPLATE,
+        description="Item text; fields: title, brand, categories, price, description. A part whose field is absent "
+        "(parts end with ';') is left out.",
+    )
+
+
+class EmbeddingSettings(Settings):
+    """How item text becomes a vector."""
+
+    model: str = Field(
+        "all-MiniLM-L6-v2",
+        description="all-MiniLM-L6-v2 (shipped as a Python package, verified by sha256), a hub name, or a folder.",
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="Texts encoded at once.")
+    max_tokens: int = Field(128, ge=8, le=8192, description="Longer texts are cut to this many tokens.")
+
+
+class SemanticIdSettings(Settings):
+    """How an item vector becomes a semantic ID."""
+
+    levels: int = Field(3, ge=1, le=8, description="Residual k-means levels, the collision suffix not counted.")
+    codebook_size: int = Field(256, ge=2, le=65536, description="Centroids a level.")
+    codebook_sizes: list[int] | None = Field(None, description="Centroids by level, where levels differ.")
+    transform: Literal["none", "standardize", "pca_whiten", "l2"] = Field(
+        "l2", description="What is done to the vectors before k-means."
+    )
+    pca_dims: int = Field(128, ge=1, le=8192, description="Dimensions kept by pca_whiten.")
+    iterations: int = Field(50, ge=1, le=10_000, description="Lloyd iterations a level, at most.")
+    tolerance: float = Field(1e-4, ge=0, description="Stop when the error falls by less than this share.")
+    seed: int = Field(42, ge=0, description="Seed of k-means++ and of re-seeding dead centroids.")
+
+    def sizes(self) -> list[int]:
+        """Centroids by level, as many as ``levels``."""
+        if self.codebook_sizes is None:
+            return [self.codebook_size] * self.levels
+        if len(self.codebook_sizes) != self.levels:
+            raise GenrecError(f"codebook_sizes has {len(self.codebook_sizes)} entries but levels is {self.levels}")
+        return list(self.codebook_sizes)
+
+
+class TrainingSettings(Settings):
+    """The TIGER model and how it is trained."""
+
+    d_model: int = Field(128, ge=8, le=4096, description="Width of the Transformer.")
+    heads: int = Field(4, ge=1, le=64, description="Attention heads; must divide d_model.")
+    encoder_layers: int = Field(2, ge=1, le=48, description="Causal encoder layers over the history.")
+    decoder_layers: int = Field(2, ge=1, le=48, description="Decoder layers over the levels of a semantic ID.")
+    d_ff: int = Field(512, ge=8, le=65536, description="Width of the feed-forward layers.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout everywhere.")
+    max_history: int = Field(50, ge=1, le=4096, description="Newest items of a history that the encoder reads.")
+    use_item_vectors: bool = Field(True, description="Add the item's text vector to its codes in the encoder.")
+    epochs: int = Field(60, ge=1, le=10_000, description="Passes over all training targets.")
+    batch_targets: int = Field(2048, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
+    weight_decay: float = Field(0.05, ge=0, le=10, description="AdamW weight decay of matrices.")
+    warmup_share: float = Field(0.05, ge=0, le=1, description="Share of all steps with a rising learning rate.")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="Label smoothing of the level losses.")
+    clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm.")
+    validation_users: int = Field(4000, ge=1, description="Users drawn for validation while training.")
+    validation_beams: int = Field(20, ge=10, le=1000, description="Beams of the validation Recall@10.")
+    validate_every: int = Field(2, ge=1, description="Epochs between validations.")
+    patience: int = Field(6, ge=1, description="Validations without a better Recall@10 before training stops.")
+    processes: int = Field(2, ge=1, le=1024, description="torchrun processes on this machine.")
+    threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads a process.")
+    amp: Literal["off", "bf16", "fp16"] = Field("off", description="Mixed precision, on CUDA only.")
+    seed: int = Field(42, ge=0, description="Seed of weights, batches and dropout.")
+
+
+class EvaluationSettings(Settings):
+    """How the test items are ranked."""
+
+    beams: int = Field(1000, ge=1, description="Beams; Recall@K is reported for K up to this.")
+    batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together.")
+    bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="Resamples of users for each interval.")
+    seed: int = Field(42, ge=0, description="Seed of the bootstrap.")
+
+
+class GateSettings(Settings):
+    """What the metrics must reach before anything is exported or served."""
+
+    recall_at_10: float = Field(0.020, ge=0, le=1, description="Least Recall@10 on test.")
+    recall_at_100: float = Field(0.035, ge=0, le=1, description="Least Recall@100 on test.")
+    recall_at_1000: float = Field(0.050, ge=0, le=1, description="Least Recall@1000 on test.")
+    max_miss_share: float = Field(0.01, ge=0, le=1, description="Misses must stay below this share.")
+
+
+class PredictionSettings(Settings):
+    """What a prediction file holds."""
+
+    top_k: int = Field(128, ge=1, le=100_000, description="Items a user.")
+    beams: int | None = Field(None, ge=1, description="Beams; unset: as many as top_k and the history need.")
+    batch_users: int = Field(64, ge=1, le=4096, description="Users decoded together.")
+    exclude_seen: bool = Field(True, description="Never recommend an item of the user's own history.")
+
+
+class Preset(Settings):
+    """One value for every setting."""
+
+    catalog: CatalogSettings = CatalogSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    semantic_ids: SemanticIdSettings = SemanticIdSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    gates: GateSettings = GateSettings()
+    prediction: PredictionSettings = PredictionSettings()
+
+
+PRESETS: dict[str, Preset] = {
+    "sample": Preset(
+        semantic_ids=SemanticIdSettings(codebook_size=64),
+        training=TrainingSettings(
+            d_model=64, d_ff=256, epochs=8, validation_users=1000, validate_every=2, max_history=30
+        ),
+    ),
+    "beauty": Preset(),
+    "beauty-gpu": Preset(training=TrainingSettings(processes=1, amp="bf16", batch_targets=8192)),
+}
+
+
+def preset_from_environment() -> tuple[str, Preset]:
+    """The preset that ``PRESET`` names (``sample`` where it is unset).
+
+    Raises:
+        GenrecError: ``PRESET`` names none.
+    """
+    name = os.environ.get("PRESET") or "sample"
+    if name not in PRESETS:
+        raise GenrecError(f"PRESET={name}: no such preset; choose one of {', '.join(PRESETS)}")
+    return name, PRESETS[name]
