@@ -1,0 +1,54 @@
+"""The shape of a TIGER model, saved beside its weights."""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from genrec_core.errors import GenrecError
+
+
+class TigerConfig(PretrainedConfig):  # type: ignore[misc]  # transformers decorates its base class without types
+    """Sizes of a :class:`~genrec_core.tiger.model.TigerModel`.
+
+    Args:
+        level_sizes: vocabulary by level, the collision suffix last.
+        item_vector_dim: width of the item text vectors that the encoder reads beside the codes; 0 for none.
+        d_model: width of the Transformer.
+        heads: attention heads; divides ``d_model``.
+        encoder_layers: causal layers over the history.
+        decoder_layers: layers over the levels.
+        d_ff: width of the feed-forward layers.
+        dropout: dropout probability.
+        max_history: newest items of a history that the encoder reads.
+
+    Raises:
+        GenrecError: ``heads`` does not divide ``d_model``.
+    """
+
+    model_type = "genrec_tiger"
+
+    def __init__(
+        self,
+        level_sizes: tuple[int, ...] | list[int] = (256, 256, 256, 16),
+        item_vector_dim: int = 0,
+        d_model: int = 128,
+        heads: int = 4,
+        encoder_layers: int = 2,
+        decoder_layers: int = 2,
+        d_ff: int = 512,
+        dropout: float = 0.2,
+        max_history: int = 50,
+        **kwargs: Any,
+    ) -> None:
+        if d_model % heads:
+            raise GenrecError(f"d_model {d_model} is not a multiple of heads {heads}; change one of them")
+        self.level_sizes = list(level_sizes)
+        self.item_vector_dim = item_vector_dim
+        self.d_model = d_model
+        self.heads = heads
+        self.encoder_layers = encoder_layers
+        self.decoder_layers = decoder_layers
+        self.d_ff = d_ff
+        self.dropout = dropout
+        self.max_history = max_history
+        super().__init__(**kwargs)

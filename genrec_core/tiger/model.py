@@ -1,0 +1,310 @@
+"""TIGER: a causal encoder over items and a decoder over the levels of the next item's semantic ID.
+
+Three choices make it fast to train: an item is one encoder token (its level embeddings concatenated and projected, its
+text vector added); the encoder is causal, so one pass gives a target at every position; a target's decoder tokens attend
+only to the items before it.
+
+Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval".
+Shapes: B users, T items of history, L levels, W beams, H heads, D = d_model, K = D / H, V = largest level vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from genrec_core.tiger.config import TigerConfig
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """[..., N, D] -> [..., H, N, K]."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    """[..., H, N, K] -> [..., N, D]."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+class RecencyBias(nn.Module):
+    """A learned attention bias by how many items ago a key is; keys in the future are masked.
+
+    Source: relative position bias of Raffel et al. 2020 (T5), one bucket a distance.
+    """
+
+    def __init__(self, heads: int, max_history: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(heads, max_history))
+
+    def forward(self, queries: Tensor, length: int) -> Tensor:
+        """Bias [..., H, N, T] of query positions ``queries`` [..., N] over keys 0..T-1, ``length`` being T."""
+        keys = torch.arange(length, device=queries.device)
+        distance = queries.unsqueeze(-1) - keys  # [..., N, T]
+        bias = self.table[:, distance.clamp(0, self.table.shape[1] - 1)]  # [H, ..., N, T]
+        bias = bias.masked_fill(distance < 0, float("-inf"))
+        return bias.movedim(0, -3)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__(
+            nn.Linear(config.d_model, config.d_ff),
+            nn.GELU(approximate="tanh"),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.d_ff, config.d_model),
+        )
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm causal self-attention and feed-forward."""
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.attention_norm = nn.LayerNorm(config.d_model)
+        self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
+        self.output = nn.Linear(config.d_model, config.d_model)
+        self.feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """[B, T, D] with bias [1, H, T, T] -> [B, T, D]."""
+        query, key, value = (
+            _split_heads(part, self.heads) for part in self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = x + self.dropout(self.output(_merge_heads(attended)))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention over levels, cross-attention over the history, feed-forward."""
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.self_norm = nn.LayerNorm(config.d_model)
+        self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
+        self.self_output = nn.Linear(config.d_model, config.d_model)
+        self.cross_norm = nn.LayerNorm(config.d_model)
+        self.cross_query = nn.Linear(config.d_model, config.d_model)
+        self.cross_key_value = nn.Linear(config.d_model, 2 * config.d_model)
+        self.cross_output = nn.Linear(config.d_model, config.d_model)
+        self.feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def history_key_value(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, K] of the encoder's output [B, T, D], computed once a user."""
+        key, value = self.cross_key_value(memory).chunk(2, dim=-1)
+        return _split_heads(key, self.heads), _split_heads(value, self.heads)
+
+    def project_self(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value [..., N, D] of the self-attention."""
+        query, key, value = self.query_key_value(self.self_norm(x)).chunk(3, dim=-1)
+        return query, key, value
+
+    def finish(self, x: Tensor, attended: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """The rest of the layer once the self-attention is done.
+
+        Args:
+            x: layer input [B, N, D], N decoder tokens a user.
+            attended: self-attention result [B, N, D].
+            key: history keys [B, H, T, K].
+            value: history values [B, H, T, K].
+            bias: attention bias that broadcasts to [B, H, N, T].
+        """
+        x = x + self.dropout(self.self_output(attended))
+        query = _split_heads(self.cross_query(self.cross_norm(x)), self.heads)  # [B, H, N, K]
+        crossed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = x + self.dropout(self.cross_output(_merge_heads(crossed)))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class ItemEncoder(nn.Module):
+    """One vector an item: its level embeddings concatenated and projected, plus its text vector projected."""
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
+        width = max(config.d_model // len(config.level_sizes), 8)
+        self.levels = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
+        self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
+        self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, codes: Tensor, vectors: Tensor) -> Tensor:
+        """Codes [B, T, L] and text vectors [B, T, item_vector_dim] -> [B, T, D]."""
+        embedded = [table(codes[..., level]) for level, table in enumerate(self.levels)]
+        x: Tensor = self.codes(torch.cat(embedded, dim=-1))
+        if self.text is not None:
+            x = x + self.text(vectors)
+        return self.dropout(self.norm(x))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+class TigerModel(PreTrainedModel):
+    """The encoder, the decoder and one output head a level."""
+
+    config_class = TigerConfig
+    config: TigerConfig
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__(config)
+        levels, vocabulary = len(config.level_sizes), max(config.level_sizes)
+        self.item_encoder = ItemEncoder(config)
+        self.encoder_bias = RecencyBias(config.heads, config.max_history)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.encoder_norm = nn.LayerNorm(config.d_model)
+        # Row 0 starts a code; the tokens of level l start at 1 + sum of the sizes before it.
+        self.token_embedding = nn.Embedding(1 + sum(config.level_sizes), config.d_model)
+        self.level_embedding = nn.Embedding(levels, config.d_model)
+        self.context = nn.Linear(config.d_model, config.d_model)
+        self.cross_bias = RecencyBias(config.heads, config.max_history)
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.decoder_norm = nn.LayerNorm(config.d_model)
+        self.head_weight = nn.Parameter(torch.empty(levels, vocabulary, config.d_model))
+        self.head_bias = nn.Parameter(torch.zeros(levels, vocabulary))
+        self.dropout = nn.Dropout(config.dropout)
+        sizes = torch.tensor(config.level_sizes)
+        self.register_buffer("token_offset", 1 + sizes.cumsum(0) - sizes, persistent=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights of the usual Transformer scale, zero biases."""
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, TigerModel):
+            nn.init.normal_(module.head_weight, std=0.02)
+            sizes = torch.tensor(module.config.level_sizes)
+            module.token_offset = 1 + sizes.cumsum(0) - sizes
+
+    def encode(self, codes: Tensor, vectors: Tensor) -> Tensor:
+        """Encoder output [B, T, D]; position t has read items 0..t.
+
+        Args:
+            codes: semantic IDs of the histories, int64 [B, T, L], oldest first, padded on the right with any valid code.
+            vectors: item text vectors, float32 [B, T, item_vector_dim].
+        """
+        length = codes.shape[1]
+        x = self.item_encoder(codes, vectors)
+        bias = self.encoder_bias(torch.arange(length, device=codes.device), length).unsqueeze(0)  # [1, H, T, T]
+        for layer in self.encoder:
+            x = layer(x, bias)
+        return self.encoder_norm(x)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def forward(self, codes: Tensor, vectors: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Logits by level for the item that follows every position.
+
+        Args:
+            codes: semantic IDs of the histories, int64 [B, T, L].
+            vectors: item text vectors, float32 [B, T, item_vector_dim].
+            targets: semantic IDs of the item after each position, int64 [B, T, L].
+
+        Returns:
+            One tensor [B, T, level size] a level.
+        """
+        batch, length, levels = targets.shape
+        memory = self.encode(codes, vectors)
+        shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
+        x = self.token_embedding(shifted) + self.level_embedding.weight + self.context(memory).unsqueeze(2)
+        x = self.dropout(x).reshape(batch, length * levels, -1)  # [B, T*L, D]
+        positions = torch.arange(length, device=codes.device).repeat_interleave(levels)
+        bias = self.cross_bias(positions, length).unsqueeze(0)  # [1, H, T*L, T]
+        for layer in self.decoder:
+            attended = self._attend_levels(layer, x, levels)
+            x = layer.finish(x, attended, *layer.history_key_value(memory), bias)
+        x = self.decoder_norm(x).reshape(batch, length, levels, -1)
+        return tuple(
+            F.linear(x[:, :, level], self.head_weight[level, :size], self.head_bias[level, :size])
+            for level, size in enumerate(self.config.level_sizes)
+        )
+
+    @staticmethod
+    def _attend_levels(layer: DecoderLayer, x: Tensor, levels: int) -> Tensor:
+        """Causal self-attention among the levels of each target: [B, T*L, D] -> [B, T*L, D]."""
+        query, key, value = (
+            _split_heads(part.reshape(-1, levels, part.shape[-1]), layer.heads) for part in layer.project_self(x)
+        )  # [B*T, H, L, K]
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return _merge_heads(attended).reshape(x.shape)
+
+    def encode_history(self, codes: Tensor, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What decoding needs of a user, computed once.
+
+        Args:
+            codes: int64 [B, T, L]; vectors: float32 [B, T, item_vector_dim]; lengths: int64 [B], at least 1.
+
+        Returns:
+            history: keys and values of every decoder layer [layers, 2, B, H, T, K];
+            bias: cross-attention bias [B, H, 1, T], minus infinity on padding;
+            context: encoder output at the newest item, projected [B, 1, D].
+        """
+        memory = self.encode(codes, vectors)
+        last = lengths - 1
+        bias = self.cross_bias(last.unsqueeze(-1), codes.shape[1])  # [B, H, 1, T]
+        newest = memory.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, memory.shape[-1]))
+        history = torch.stack([torch.stack(layer.history_key_value(memory)) for layer in self.decoder])
+        return history, bias, self.context(newest)
+
+    def decode_step(
+        self,
+        tokens: Tensor,
+        level: Tensor,
+        parents: Tensor,
+        cache: Tensor,
+        history: Tensor,
+        bias: Tensor,
+        context: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Score the next level for every beam.
+
+        Args:
+            tokens: rows of ``token_embedding`` int64 [B, W]: 0 at level 0, else ``token_offset[level - 1]`` + token.
+            level: int64 scalar, the level to score.
+            parents: int64 [B, W], each beam's index into the previous step's beams.
+            cache: self-attention keys and values of the previous step [layers, 2, B, W_previous, level, D].
+            history, bias, context: from :meth:`encode_history`.
+
+        Returns:
+            Log-probabilities [B, W, V] (minus infinity beyond the level's size) and the new cache
+            [layers, 2, B, W, level + 1, D].
+        """
+        x = self.token_embedding(tokens) + self.level_embedding(level) + context  # [B, W, D]
+        index = parents[None, None, :, :, None, None].expand(*cache.shape[:2], -1, -1, *cache.shape[4:])
+        cache = cache.gather(3, index)
+        kept = []
+        for number, layer in enumerate(self.decoder):
+            query, key, value = layer.project_self(x)
+            keys = torch.cat([cache[number, 0], key.unsqueeze(2)], dim=2)  # [B, W, level + 1, D]
+            values = torch.cat([cache[number, 1], value.unsqueeze(2)], dim=2)
+            kept.append(torch.stack([keys, values]))
+            attended = self._attend_cached(query, keys, values, layer.heads)
+            x = layer.finish(x, attended, history[number, 0], history[number, 1], bias)
+        weight, offset = self.head_weight[level], self.head_bias[level]
+        logits = F.linear(self.decoder_norm(x), weight, offset)
+        return F.log_softmax(self._within_level(logits, level), dim=-1), torch.stack(kept)
+
+    @staticmethod
+    def _attend_cached(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+        """Attention of one token a beam: query [B, W, D], keys and values [B, W, N, D] -> [B, W, D]."""
+        query = query.unflatten(-1, (heads, -1)).unsqueeze(2)  # [B, W, 1, H, K]
+        keys, values = keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1))  # [B, W, N, H, K]
+        scores = (query * keys).sum(-1, keepdim=True) / query.shape[-1] ** 0.5  # [B, W, N, H, 1]
+        return (scores.softmax(2) * values).sum(2).flatten(-2)
+
+    def _within_level(self, logits: Tensor, level: Tensor) -> Tensor:
+        """Mask tokens beyond the level's vocabulary."""
+        sizes = torch.tensor(self.config.level_sizes, device=logits.device)
+        beyond = torch.arange(logits.shape[-1], device=logits.device) >= sizes[level]
+        return logits.masked_fill(beyond, float("-inf"))
+
+    def empty_cache(self, batch: int) -> Tensor:
+        """The cache that the first :meth:`decode_step` gets: one beam a user, no level yet."""
+        config = self.config
+        return torch.zeros(config.decoder_layers, 2, batch, 1, 0, config.d_model, device=self.device)

@@ -1,0 +1,74 @@
+"""Scores beams with a torch model, for the search in :mod:`genrec_core.tiger.search`."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genrec_core.data.histories import HistoryBatch
+from genrec_core.errors import GenrecError
+from genrec_core.tiger.model import TigerModel
+
+
+class TorchScorer:
+    """A ``CodeScorer`` over a :class:`TigerModel`, on the device the model is on.
+
+    Args:
+        model: a trained model; put into evaluation mode.
+        codes: semantic IDs with suffix by catalogue row, int [n_items, L].
+        vectors: item text vectors by catalogue row, float32 [n_items, dim]; None where the model reads none.
+
+    Raises:
+        GenrecError: the vectors are not as wide as the model wants.
+    """
+
+    def __init__(self, model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None) -> None:
+        self.model = model.eval()
+        self.codes = torch.as_tensor(codes, dtype=torch.int64, device=model.device)
+        self.vectors = item_vector_table(model.config.item_vector_dim, len(codes), vectors).to(model.device)
+
+    @classmethod
+    def from_folder(cls, checkpoint: Path, codes: np.ndarray, vectors: np.ndarray | None) -> "TorchScorer":
+        """Load the checkpoint folder that training wrote."""
+        return cls(TigerModel.from_pretrained(checkpoint), codes, vectors)
+
+    def start(self, histories: HistoryBatch) -> "TorchSession":
+        """Encode the histories of a batch; every one holds at least one item."""
+        return TorchSession(self, histories)
+
+
+def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:
+    """The vectors that the encoder reads, float32 [n_items, dim]; no columns where ``dim`` is 0."""
+    if dim == 0:
+        return torch.zeros(n_items, 0)
+    if vectors is None or vectors.shape != (n_items, dim):
+        given = "none" if vectors is None else f"{vectors.shape}"
+        raise GenrecError(f"the model reads item vectors of shape {(n_items, dim)} but was given {given}")
+    return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+
+
+class TorchSession:
+    """The decoding of one batch: caches of the levels done so far."""
+
+    def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
+        self.model, self.level = scorer.model, 0
+        rows = torch.from_numpy(histories.rows).to(scorer.codes.device, torch.int64).clamp(min=0)
+        lengths = torch.from_numpy(histories.lengths).to(rows)
+        with torch.inference_mode():
+            self.encoded = self.model.encode_history(scorer.codes[rows], scorer.vectors[rows], lengths)
+            self.cache = self.model.empty_cache(len(rows))
+
+    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
+        """Log-probabilities float32 [B, W, level size] of the next level; see ``ScorerSession``."""
+        device, batch = self.cache.device, self.cache.shape[2]
+        if tokens is None or parents is None:
+            inputs = parent_index = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+        else:
+            inputs = self.model.token_offset[self.level - 1] + torch.from_numpy(tokens).to(device)
+            parent_index = torch.from_numpy(parents).to(device)
+        level = torch.tensor(self.level, device=device)
+        with torch.inference_mode():
+            scores, self.cache = self.model.decode_step(inputs, level, parent_index, self.cache, *self.encoded)
+        size = self.model.config.level_sizes[self.level]
+        self.level += 1
+        return scores[..., :size].float().cpu().numpy()
