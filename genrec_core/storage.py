@@ -36,7 +36,7 @@ def latest(asset: str, root: Path | None = None) -> Path:
     pointer = (root or storage_root()) / asset / LATEST
     if not pointer.is_file():
         raise GenrecError(
-            f"{asset} was never built: no {pointer}; run `make run`, or set {ROOT_VARIABLE} to the storage that holds it"
+            f"{asset} was never built: no {pointer}; run `make run`, or set {ROOT_VARIABLE} to the storage that has it"
         )
     folder = pointer.parent / _version_in(pointer)
     if not folder.exists():
