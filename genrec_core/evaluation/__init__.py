@@ -1,0 +1,1 @@
+"""Test metrics, baselines and plots."""

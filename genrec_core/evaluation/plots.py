@@ -1,0 +1,153 @@
+"""Plots of metrics, training and codebooks, as PNG bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.metrics import RECALL_CUTOFFS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MODEL, _BASELINE, _INK, _GRID = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
+_DPI = 110
+_RANKINGS = (("generative", "generated", _MODEL), ("popularity", "popularity", _BASELINE))
+_SLICED_BY = {"history_length": "items in the history", "target_popularity": "training interactions of the target"}
+
+
+def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
+    """Recall@K of the model and of popularity, with their intervals.
+
+    Args:
+        metrics: the content of ``beauty_metrics.json``.
+    """
+    figure, (axes,) = _figure(1, (6.4, 4.0))
+    cutoffs = [k for k in RECALL_CUTOFFS if f"recall@{k}" in metrics["generative"]]
+    for name, label, color in _RANKINGS:
+        recall = [metrics[name][f"recall@{k}"] for k in cutoffs]
+        low, high = zip(*(metrics[name][f"recall@{k}_interval"] for k in cutoffs), strict=True)
+        axes.plot(cutoffs, recall, marker="o", color=color, label=label)
+        axes.fill_between(cutoffs, low, high, color=color, alpha=0.2, linewidth=0)
+        for k, value in zip(cutoffs, recall, strict=True):
+            offset = (0, 8) if name == "generative" else (0, -14)
+            axes.annotate(f"{value:.3f}", (k, value), offset, textcoords="offset points", ha="center", color=color)
+    axes.set_xscale("log")
+    axes.set_xticks(cutoffs, [str(k) for k in cutoffs])
+    axes.minorticks_off()
+    axes.margins(x=0.08, y=0.15)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    _label(axes, "Test Recall@K, history taken out", "K", "share of users")
+    axes.legend(frameon=False, loc="upper left")
+    return _png(figure)
+
+
+def slice_bars(slices: pl.DataFrame) -> bytes:
+    """Recall@10 by slice, with intervals, beside popularity.
+
+    Args:
+        slices: the content of ``slices.parquet``.
+    """
+    kinds = slices["by"].unique(maintain_order=True).to_list()
+    figure, all_axes = _figure(len(kinds), (4.8 * len(kinds), 3.8))
+    for axes, by in zip(all_axes, kinds, strict=True):
+        _bars_of_slice(axes, slices.filter(pl.col("by") == by))
+        _label(axes, "Test Recall@10", _SLICED_BY.get(by, by), "share of users")
+    all_axes[0].legend(frameon=False)
+    return _png(figure)
+
+
+def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
+    """Loss and validation Recall@10 by epoch.
+
+    Args:
+        history: one entry an epoch with ``epoch``, ``loss`` and, where the epoch was validated,
+            ``validation_recall@10``; the ``epochs`` of ``training_history.json``.
+    """
+    figure, (left, right) = _figure(2, (9.6, 3.6))
+    from matplotlib.ticker import MaxNLocator
+
+    left.plot([entry["epoch"] for entry in history], [entry["loss"] for entry in history], color=_MODEL)
+    _label(left, "Training loss a target", "epoch", "nats")
+    validated = [entry for entry in history if "validation_recall@10" in entry]
+    epochs, recall = [entry["epoch"] for entry in validated], [entry["validation_recall@10"] for entry in validated]
+    right.plot(epochs, recall, marker="o", markersize=4, color=_MODEL)
+    if validated:
+        best = max(range(len(recall)), key=recall.__getitem__)
+        right.plot(epochs[best], recall[best], marker="o", markersize=9, color=_MODEL)
+        text = f"best {recall[best]:.4f}"
+        right.annotate(text, (epochs[best], recall[best]), (0, 9), textcoords="offset points", ha="center")
+        right.margins(y=0.2)
+    _label(right, "Validation Recall@10", "epoch", "share of users")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _png(figure)
+
+
+def codebook_use(summary: Mapping[str, Any]) -> bytes:
+    """Centroids in use at each level of the semantic IDs, the suffix level left out.
+
+    Args:
+        summary: the content of ``summary.json``; reads ``codebook_use`` (share by level) and ``level_sizes``.
+    """
+    shares = summary["codebook_use"]
+    sizes = summary["level_sizes"][: len(shares)]
+    figure, (axes,) = _figure(1, (1.6 + 1.2 * len(sizes), 3.4))
+    levels = range(1, len(sizes) + 1)
+    axes.bar(levels, sizes, color=_GRID, width=0.6, label="codebook")
+    used = [share * size for share, size in zip(shares, sizes, strict=True)]
+    bars = axes.bar(levels, used, color=_MODEL, width=0.6, label="in use")
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=2)
+    axes.set_xticks(list(levels))
+    axes.margins(y=0.15)
+    _label(axes, "Codebook use", "level", "centroids")
+    return _png(figure)
+
+
+def _bars_of_slice(axes: "Axes", rows: pl.DataFrame) -> None:
+    """Two bars a slice; a slice without users has none."""
+    positions = range(rows.height)
+    recall, low, high, popular = (
+        rows[name].fill_null(0.0).to_numpy()
+        for name in ("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10")
+    )
+    spread = [(recall - low).clip(min=0), (high - recall).clip(min=0)]
+    axes.bar([p - 0.2 for p in positions], recall, 0.4, yerr=spread, color=_MODEL, ecolor=_INK, label="generated")
+    axes.bar([p + 0.2 for p in positions], popular, 0.4, color=_BASELINE, label="popularity")
+    names = [f"{name}\n{users:,} users" for name, users in rows.select("slice", "users").iter_rows()]
+    axes.set_xticks(list(positions), names)
+
+
+def _figure(columns: int, size: tuple[float, float]) -> tuple["Figure", "list[Axes]"]:
+    """A figure that is drawn without a display, and its axes from left to right."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise GenrecError("plots need matplotlib; install it with `pip install 'genrec[dagster]'`") from error
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    row = figure.subplots(1, columns, squeeze=False)[0]
+    for axes in row:
+        axes.grid(axis="y", color=_GRID)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(colors=_INK, labelsize=8, length=0)
+    return figure, list(row)
+
+
+def _label(axes: "Axes", title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
+    axes.set_xlabel(x, color=_INK, fontsize=9)
+    axes.set_ylabel(y, color=_INK, fontsize=9)
+
+
+def _png(figure: "Figure") -> bytes:
+    """Drawn with Agg, whatever the machine's default is, and without a creation date or version inside."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

@@ -1,0 +1,115 @@
+"""Recall, NDCG and intervals against loops that follow their definitions."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.metrics import (
+    NDCG_CUTOFFS,
+    RECALL_CUTOFFS,
+    Cutoffs,
+    bootstrap_intervals,
+    bootstrap_means,
+    ndcg_gains,
+    recall_hits,
+    summarize,
+)
+
+DEEP = Cutoffs(beams=1000, n_items=12_101)
+ranks_of_users = st.lists(st.integers(-1, 1200), min_size=1, max_size=60)
+
+
+@given(ranks_of_users, st.sampled_from([1, *RECALL_CUTOFFS]))
+def test_recall_and_ndcg_equal_a_loop_over_users(ranks: list[int], k: int) -> None:
+    hits, gains = [], []
+    for rank in ranks:
+        listed = 0 <= rank < k
+        hits.append(1.0 if listed else 0.0)
+        gains.append(1.0 / math.log2(rank + 2) if listed else 0.0)
+    np.testing.assert_array_equal(recall_hits(np.array(ranks), k), hits)
+    np.testing.assert_allclose(ndcg_gains(np.array(ranks), k), gains)
+
+
+@given(ranks_of_users)
+@settings(max_examples=25)
+def test_summary_holds_every_mean_within_its_interval_range(ranks: list[int]) -> None:
+    summary = summarize(np.array(ranks), DEEP, samples=50, seed=1)
+    names = [f"recall@{k}" for k in RECALL_CUTOFFS] + [f"ndcg@{k}" for k in NDCG_CUTOFFS]
+    assert sorted(summary) == sorted([*names, *(f"{name}_interval" for name in names)])
+    recalls = [summary[f"recall@{k}"] for k in RECALL_CUTOFFS]
+    assert recalls == sorted(recalls)
+    for name in names:
+        low, high = summary[f"{name}_interval"]
+        assert 0 <= low <= high <= 1
+        assert summary[name] == pytest.approx(np.mean(_by_hand(ranks, name)))
+
+
+def _by_hand(ranks: list[int], name: str) -> list[float]:
+    kind, k = name.split("@")
+    inside = [0 <= rank < int(k) for rank in ranks]
+    if kind == "recall":
+        return [float(hit) for hit in inside]
+    return [1 / math.log2(rank + 2) if hit else 0.0 for rank, hit in zip(ranks, inside, strict=True)]
+
+
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 5))
+@settings(max_examples=25)
+def test_bootstrap_means_equal_a_loop_over_the_same_draws(users: int, metrics: int, seed: int) -> None:
+    values = np.random.default_rng(99).random((users, metrics))
+    random = np.random.default_rng(seed)
+    expected = [values[random.integers(0, users, users)].mean(axis=0) for _ in range(12)]
+    np.testing.assert_allclose(bootstrap_means(values, 12, seed), expected)
+
+
+def test_bootstrap_means_do_not_depend_on_how_draws_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((30, 2))
+    whole = bootstrap_means(values, 50, seed=3)
+    monkeypatch.setattr("genrec_core.evaluation.metrics._CHUNK_DRAWS", 100)
+    np.testing.assert_allclose(bootstrap_means(values, 50, seed=3), whole, rtol=1e-12)
+
+
+def test_the_interval_of_a_share_is_as_wide_as_the_normal_approximation_says() -> None:
+    hits = np.zeros((20_000, 1))
+    hits[:1000] = 1.0
+    low, high = bootstrap_intervals(hits, 1000, seed=0)[0]
+    half = 1.96 * math.sqrt(0.05 * 0.95 / 20_000)
+    assert low == pytest.approx(0.05 - half, abs=0.0006)
+    assert high == pytest.approx(0.05 + half, abs=0.0006)
+
+
+def test_intervals_repeat_for_a_seed_and_differ_for_another() -> None:
+    values = np.random.default_rng(0).random((200, 3))
+    first = bootstrap_intervals(values, 100, seed=5)
+    np.testing.assert_array_equal(first, bootstrap_intervals(values, 100, seed=5))
+    assert not np.array_equal(first, bootstrap_intervals(values, 100, seed=6))
+
+
+def test_a_thousand_resamples_of_beautys_users_take_seconds() -> None:
+    ranks = np.random.default_rng(0).integers(-1, 12_101, 22_363)
+    began = time.process_time()
+    summarize(ranks, DEEP, samples=1000, seed=0)
+    assert time.process_time() - began < 10
+
+
+def test_cutoffs_beyond_the_beams_are_left_out() -> None:
+    shallow = Cutoffs(beams=60, n_items=5000)
+    assert shallow.reported(RECALL_CUTOFFS) == [5, 10, 50]
+    assert shallow.not_reported() == [100, 1000]
+    assert "recall@100" not in summarize(np.array([3]), shallow, samples=10, seed=0)
+
+
+def test_cutoffs_beyond_a_small_catalogue_are_over_all_items() -> None:
+    small = Cutoffs(beams=80, n_items=80)
+    assert small.not_reported() == []
+    assert small.over_all_items() == [100, 1000]
+    assert summarize(np.array([79, 0]), small, samples=10, seed=0)["recall@1000"] == 1.0
+
+
+def test_no_user_is_an_error() -> None:
+    with pytest.raises(GenrecError, match="no user to evaluate"):
+        summarize(np.array([], dtype=int), DEEP, samples=10, seed=0)
