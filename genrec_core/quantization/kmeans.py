@@ -1,0 +1,234 @@
+"""k-means on torch for one level, with the same result on any number of ranks.
+
+Each rank holds whole blocks of rows. Whatever is summed over rows (cluster sums, errors, sampling weights) is summed as
+64-bit integers in fixed point, where the order of additions does not matter; a float sum would depend on how the rows
+are dealt out. Distances are float32 in blocks, so memory does not grow with rows x centroids.
+
+Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from genrec_core.quantization.nearest import FLOAT32_MARGIN, FLOAT64_MARGIN, rows_per_block
+from genrec_core.quantization.ranks import BLOCK_ROWS, RowShare
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """A fitted level: ``centroids`` float32 [k, dim], the same on all ranks, and the iterations it took."""
+
+    centroids: torch.Tensor
+    iterations: int
+
+
+def kmeans(
+    vectors: torch.Tensor, share: RowShare, size: int, *, iterations: int, tolerance: float, rng: np.random.Generator
+) -> Clustering:
+    """Cluster the rows of all ranks.
+
+    Args:
+        vectors: this rank's rows, float32 [len(share), dim].
+        share: which rows these are.
+        size: number of centroids. Where fewer rows are distinct, the centroids left over stay at zero, unused.
+        iterations: Lloyd iterations at most.
+        tolerance: stop when the squared error falls by less than this share of itself and no centroid is dead.
+        rng: seeded alike on all ranks.
+
+    Returns:
+        The centroids and the iterations done.
+    """
+    scales = _Scales.of(vectors, share)
+    centroids = _spread_start(vectors, share, size, scales, rng)
+    clusters = _ClusterSums(vectors, share, size, scales)
+    error = math.inf
+    for iteration in range(1, iterations + 1):
+        codes, errors = assign(vectors, centroids, share)
+        previous, error = error, float(share.sum(scales.fixed_squares(errors).sum()))
+        clusters.move(codes)
+        counts, means = clusters.means()
+        dead = torch.nonzero(counts == 0).flatten()
+        seeds = _worst_rows(vectors, errors, share, len(dead))
+        if len(seeds) == 0 and previous - error <= tolerance * error:
+            return Clustering(centroids, iteration)
+        centroids = torch.where((counts > 0)[:, None], means, centroids)
+        centroids[dead[: len(seeds)]] = seeds
+    return Clustering(centroids, iterations)
+
+
+def assign(vectors: torch.Tensor, centroids: torch.Tensor, share: RowShare) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nearest centroid and squared distance to it, of this rank's rows.
+
+    Args:
+        vectors: float32 [rows, dim].
+        centroids: float32 [k, dim].
+        share: gives the blocks of rows.
+
+    Returns:
+        Codes int64 [rows] and squared distances float64 [rows].
+    """
+    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    errors = torch.empty(len(vectors), dtype=torch.float64, device=vectors.device)
+    for block in share.blocks():
+        codes[block] = nearest_centroids(vectors[block], centroids)
+        errors[block] = (vectors[block] - centroids[codes[block]]).double().square_().sum(dim=1)
+    return codes, errors
+
+
+def nearest_centroids(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Index int64 [n] of the nearest centroid; the rule of :mod:`genrec_core.quantization.nearest`, on torch.
+
+    Args:
+        vectors: float32 [n, dim].
+        centroids: float32 [k, dim].
+    """
+    lengths = centroids.square().sum(dim=1)
+    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    rows = rows_per_block(len(centroids))
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        distances = torch.addmm(lengths, block, centroids.T, alpha=-2)  # [rows, k], short of the common |x|^2
+        margin = FLOAT32_MARGIN * (block.square().sum(dim=1, keepdim=True) + lengths.max())
+        found = distances.argmin(dim=1)
+        close = distances <= distances.amin(dim=1, keepdim=True) + margin
+        tied = torch.nonzero(close.sum(dim=1) > 1).flatten()
+        if len(tied):
+            found[tied] = _nearest_exact(block[tied].double(), centroids.double())
+        codes[start : start + rows] = found
+    return codes
+
+
+def _nearest_exact(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    lengths = centroids.square().sum(dim=1)
+    distances = torch.addmm(lengths, vectors, centroids.T, alpha=-2)
+    margin = FLOAT64_MARGIN * (vectors.square().sum(dim=1, keepdim=True) + lengths.max())
+    return (distances <= distances.amin(dim=1, keepdim=True) + margin).to(torch.uint8).argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Powers of two that turn values and squared distances into 64-bit integers whose sum over all rows fits."""
+
+    values: float
+    squares: float
+
+    @classmethod
+    def of(cls, vectors: torch.Tensor, share: RowShare) -> "_Scales":
+        largest = share.largest(vectors.abs())
+        # Centroids lie in the box of the vectors, so no squared distance exceeds dim * (2 * largest)^2.
+        return cls(_power_for(largest * share.total), _power_for(vectors.shape[1] * (2 * largest) ** 2 * share.total))
+
+    def fixed_values(self, values: torch.Tensor) -> torch.Tensor:
+        return (values.double() * self.values).round_().to(torch.int64)
+
+    def fixed_squares(self, squares: torch.Tensor) -> torch.Tensor:
+        # Upwards: a row that differs from its centroid at all never weighs nothing.
+        return (squares.double() * self.squares).ceil_().to(torch.int64)
+
+
+def _power_for(largest_sum: float) -> float:
+    """The power of two that brings ``largest_sum`` below 2^61."""
+    return 2.0 ** (61 - math.frexp(largest_sum)[1]) if largest_sum > 0 else 1.0
+
+
+class _ClusterSums:
+    """Count and sum of the rows of each cluster, kept up to date by the rows that move."""
+
+    def __init__(self, vectors: torch.Tensor, share: RowShare, size: int, scales: _Scales) -> None:
+        self.vectors, self.share, self.scales = vectors, share, scales
+        self.codes = torch.full((len(vectors),), -1, dtype=torch.int64, device=vectors.device)
+        self.counts = torch.zeros(size, dtype=torch.int64, device=vectors.device)
+        self.sums = torch.zeros(size, vectors.shape[1], dtype=torch.int64, device=vectors.device)
+
+    def move(self, codes: torch.Tensor) -> None:
+        """Take rows whose code changed out of their old cluster and into their new one."""
+        for block in self.share.blocks():
+            moved = torch.nonzero(codes[block] != self.codes[block]).flatten()
+            if len(moved):
+                self._move_rows(self.vectors[block][moved], self.codes[block][moved], codes[block][moved])
+        self.codes = codes
+
+    def _move_rows(self, vectors: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> None:
+        values, ones = self.scales.fixed_values(vectors), torch.ones_like(new)
+        self.sums.index_add_(0, new, values)
+        self.counts.index_add_(0, new, ones)
+        had = old >= 0
+        self.sums.index_add_(0, old[had], values[had], alpha=-1)
+        self.counts.index_add_(0, old[had], ones[had], alpha=-1)
+
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Counts int64 [k] and means float32 [k, dim] over all ranks; the mean of an empty cluster is 0."""
+        counts, sums = self.share.sum(self.counts), self.share.sum(self.sums)
+        means = sums.double() / self.scales.values / counts.clamp(min=1)[:, None]
+        return counts, means.float()
+
+
+def _spread_start(
+    vectors: torch.Tensor, share: RowShare, size: int, scales: _Scales, rng: np.random.Generator
+) -> torch.Tensor:
+    """k-means++: each next centroid is a row drawn in proportion to its squared distance from those drawn so far."""
+    centroids = torch.zeros(size, vectors.shape[1], device=vectors.device)
+    nearest = torch.full((len(vectors),), math.inf, device=vectors.device)
+    weights = torch.ones(len(vectors), dtype=torch.int64, device=vectors.device)
+    for index in range(size):
+        drawn = _draw_row(vectors, weights, share, rng)
+        if drawn is None:
+            break
+        centroids[index] = drawn
+        for block in share.blocks():
+            distances = (vectors[block] - drawn).square_().sum(dim=1)
+            nearest[block] = torch.minimum(nearest[block], distances)
+        weights = scales.fixed_squares(nearest)
+    return centroids
+
+
+def _draw_row(
+    vectors: torch.Tensor, weights: torch.Tensor, share: RowShare, rng: np.random.Generator
+) -> torch.Tensor | None:
+    """A row of any rank, drawn in proportion to integer ``weights``; None where all weigh nothing."""
+    first_block = share.start // BLOCK_ROWS
+    by_block = torch.zeros(-(-share.total // BLOCK_ROWS), dtype=torch.int64, device=vectors.device)
+    for index, block in enumerate(share.blocks()):
+        by_block[first_block + index] = weights[block].sum()
+    ends = share.sum(by_block).cumsum(dim=0).cpu()
+    if int(ends[-1]) == 0:
+        return None
+    ticket = int(rng.integers(int(ends[-1])))
+    chosen = int(torch.searchsorted(ends, ticket, right=True))
+    row = torch.zeros(vectors.shape[1], device=vectors.device)
+    if first_block <= chosen < first_block + len(share.blocks()):
+        block = share.blocks()[chosen - first_block]
+        rest = ticket - (int(ends[chosen - 1]) if chosen else 0)
+        row = vectors[block][int(torch.searchsorted(weights[block].cumsum(dim=0), rest, right=True))]
+    return share.sum(row)
+
+
+def _worst_rows(vectors: torch.Tensor, errors: torch.Tensor, share: RowShare, count: int) -> torch.Tensor:
+    """Rows [at most count, dim] of the largest errors over all ranks, largest first, ties in row order.
+
+    Copies of a row have one error, so of each error only the first row is taken: two centroids on one spot are as one.
+    """
+    if count == 0:
+        return vectors[:0]
+    own = _first_of_each_error(errors, count)
+    table = torch.zeros(share.ranks, count, dtype=torch.float64, device=vectors.device)
+    table[share.rank, : len(own)] = errors[own]
+    merged = share.sum(table).flatten()  # ranks hold ascending rows, so flat order is row order
+    seeds = torch.zeros(count, vectors.shape[1], device=vectors.device)
+    winners = _first_of_each_error(merged, count)
+    for place, winner in enumerate(winners.tolist()):
+        rank, position = divmod(winner, count)
+        if rank == share.rank:
+            seeds[place] = vectors[own[position]]
+    return share.sum(seeds)[: len(winners)]
+
+
+def _first_of_each_error(errors: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the ``count`` largest distinct positive values, largest first, the first of equals."""
+    ordered, rows = torch.sort(errors, descending=True, stable=True)
+    keep = ordered > 0
+    keep[1:] &= ordered[1:] != ordered[:-1]
+    return rows[keep][:count]

@@ -1,0 +1,62 @@
+"""Which rows a torchrun rank works on, and the sums over ranks."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+# Rows are dealt out in blocks of this size whatever the number of ranks, so that each block is computed alike on all.
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class RowShare:
+    """The rows ``start..stop`` of ``total`` that this rank holds; ``group`` None means that there is one rank."""
+
+    total: int
+    start: int
+    stop: int
+    group: dist.ProcessGroup | None
+
+    @classmethod
+    def of(cls, total: int, group: dist.ProcessGroup | None) -> "RowShare":
+        """Deal whole blocks of rows to the ranks of ``group``, in order."""
+        rank, ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+        blocks = -(-total // BLOCK_ROWS)
+        first, last = rank * blocks // ranks, (rank + 1) * blocks // ranks
+        return cls(total, min(first * BLOCK_ROWS, total), min(last * BLOCK_ROWS, total), group)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def blocks(self) -> list[slice]:
+        """The blocks of this rank, as slices of its own rows."""
+        return [slice(at, min(at + BLOCK_ROWS, len(self))) for at in range(0, len(self), BLOCK_ROWS)]
+
+    @property
+    def rank(self) -> int:
+        """This rank's number."""
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks share the rows."""
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of ``values`` over all ranks, the same on each. Exact for integers, and where all but one give 0."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def largest(self, values: torch.Tensor) -> float:
+        """The largest of ``values`` over all ranks; 0 where there are none."""
+        own = values.amax() if values.numel() else values.new_zeros(())
+        return float(self._reduce(own, dist.ReduceOp.MAX))
+
+    def _reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
+        if self.group is None:
+            return values
+        wire = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
+        # A copy: all_reduce works in place, and the caller still needs its own share.
+        total = values.to(wire, copy=True)
+        dist.all_reduce(total, op=operation, group=self.group)
+        return total.to(values.device)

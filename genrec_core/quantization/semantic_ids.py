@@ -1,0 +1,283 @@
+"""Semantic IDs: one code an item, unique in the catalogue, and codes for items that come later. Loads without torch."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
+from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings
+from genrec_core.errors import GenrecError
+from genrec_core.quantization.residual import ResidualQuantizer
+from genrec_core.quantization.transform import load_array
+from genrec_core.settings import SemanticIdSettings
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
+_LEAST_SUFFIXES = 8
+
+
+@dataclass(frozen=True)
+class SemanticIds:
+    """The code of every item.
+
+    Args:
+        item_ids: int64 [n], the data set's ids. In the order of the catalogue; items assigned later follow behind.
+        codes: int32 [n, levels + 1]; the last level is the suffix, which tells apart items that share all others.
+        level_sizes: vocabulary by level, levels + 1 numbers. The suffix's has room for items to come.
+    """
+
+    item_ids: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    level_sizes: tuple[int, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> "SemanticIds":
+        """Read a folder of semantic IDs.
+
+        Raises:
+            GenrecError: a file is missing or damaged, shapes do not fit, an item or a code appears twice, the items of
+                the catalogue do not ascend, or a code lies outside its vocabulary.
+        """
+        summary = read_json(folder / SUMMARY)
+        item_ids = np.asarray(read_json(folder / ITEM_IDS), dtype=np.int64)
+        codes = load_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
+        found = cls(item_ids, codes, tuple(summary["level_sizes"]))
+        found._validate(folder, int(summary["fitted_items"]))
+        return found
+
+    def rows_of(self, item_ids: Sequence[int]) -> NDArray[np.int64]:
+        """The rows of items.
+
+        Raises:
+            GenrecError: an item has no semantic ID.
+        """
+        row_of = {item: row for row, item in enumerate(self.item_ids.tolist())}
+        unknown = [item for item in item_ids if item not in row_of]
+        if unknown:
+            raise GenrecError(
+                f"item {unknown[0]} has no semantic ID ({len(unknown)} such items); give it one with genrec assign-ids"
+            )
+        return np.array([row_of[item] for item in item_ids], dtype=np.int64)
+
+    def _validate(self, folder: Path, fitted: int) -> None:
+        if self.codes.shape != (len(self.item_ids), len(self.level_sizes)):
+            raise GenrecError(
+                f"{folder / CODES_WITH_SUFFIX}: shape {self.codes.shape}, but there are {len(self.item_ids)} items and "
+                f"{len(self.level_sizes)} levels; build the semantic IDs again"
+            )
+        outside = np.argwhere((self.codes < 0) | (self.codes >= np.array(self.level_sizes)))
+        if outside.size:
+            row, level = outside[0]
+            raise GenrecError(
+                f"{folder / CODES_WITH_SUFFIX}: code {self.codes[row, level]} of item {self.item_ids[row]} at level "
+                f"{level} is outside 0..{self.level_sizes[level] - 1}; build the semantic IDs again"
+            )
+        _require_once(self.item_ids[:, None], self.item_ids, folder / ITEM_IDS, "item id")
+        _require_once(self.codes, self.item_ids, folder / CODES_WITH_SUFFIX, "code")
+        if (np.diff(self.item_ids[:fitted]) < 0).any():
+            raise GenrecError(f"{folder / ITEM_IDS}: items do not ascend as in the catalogue; build them again")
+
+
+def build_semantic_ids(
+    embeddings_folder: Path, settings: SemanticIdSettings, target: Path, group: "ProcessGroup | None" = None
+) -> dict[str, Any]:
+    """Fit the codebooks on all items and give each item a code no other item has.
+
+    Args:
+        embeddings_folder: the folder of the item embeddings.
+        settings: see :class:`SemanticIdSettings`.
+        target: the folder to write, replaced whole or not at all; rank 0 writes it.
+        group: torchrun ranks that share the work; None: this process alone.
+
+    Returns:
+        The content of ``summary.json``; see :func:`summarize`.
+
+    Raises:
+        GenrecError: see :meth:`ResidualQuantizer.fit`.
+
+    Source: Rajput et al. 2023 (TIGER), section 3.1, collisions.
+    """
+    embeddings = ItemEmbeddings.load(embeddings_folder)
+    quantizer = ResidualQuantizer.fit(embeddings.raw, settings, group)
+    codes = quantizer.encode(embeddings.raw)  # [n, levels]
+    codes_with_suffix = np.column_stack([codes, rank_within_group(codes)])  # [n, levels + 1]
+    level_sizes = [*quantizer.sizes, suffix_vocabulary(int(codes_with_suffix[:, -1].max()))]
+    before, *errors = quantizer.errors_by_level(embeddings.raw, codes)
+    summary = summarize(codes_with_suffix, level_sizes) | {
+        "fitted_items": len(codes),
+        "dim": quantizer.transform.dim,
+        "clustered_dim": quantizer.transform.output_dim,
+        "mean_squared_error": errors,
+        "reconstruction_error": [error / before if before > 0 else 0.0 for error in errors],
+        "iterations": list(quantizer.iterations),
+        "settings": settings.model_dump(mode="json"),
+    }
+    if _is_first(group):
+        with atomic_folder(target) as part:
+            quantizer.save(part)
+            _write_codes(part, embeddings.item_ids, codes_with_suffix, summary)
+    return summary
+
+
+def assign_ids(
+    folder: Path, item_ids: Sequence[int], vectors: NDArray[np.float32], target: Path | None = None
+) -> SemanticIds:
+    """Give new items codes from the stored codebooks and the next free suffix, leaving all existing codes as they are.
+
+    Args:
+        folder: the semantic IDs so far.
+        item_ids: ids of the m new items.
+        vectors: float32 [m, dim], of the embedding model that the codebooks were fitted on, not normalised.
+        target: the folder to write, with the new items behind the old; None: ``folder`` itself.
+
+    Returns:
+        All semantic IDs, old and new.
+
+    Raises:
+        GenrecError: an id is there already or twice, lengths differ, a vector does not fit, or no suffix is left.
+    """
+    known = SemanticIds.load(folder)
+    target = target or folder
+    if target != folder and target.exists() and any(target.iterdir()):
+        raise GenrecError(f"{target}: exists and is not empty; give another folder, or remove it first")
+    new_ids = _require_new(known, item_ids, folder)
+    if len(new_ids) != len(vectors):
+        raise GenrecError(f"{len(new_ids)} new items but {len(vectors)} vectors; give one vector an item")
+    codes = ResidualQuantizer.load(folder).encode(np.asarray(vectors, dtype=np.float32))
+    suffixes = _next_suffixes(known, codes, new_ids)
+    extended = SemanticIds(
+        np.concatenate([known.item_ids, new_ids]),
+        np.concatenate([known.codes, np.column_stack([codes, suffixes])]),
+        known.level_sizes,
+    )
+    _write_extended(folder, target, extended)
+    return extended
+
+
+def rank_within_group(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """How many earlier rows have the same code: int32 [n] of ``codes`` [n, levels]; 0 for the first of its kind."""
+    _, group, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    ranks = np.empty(len(codes), dtype=np.int32)
+    ranks[order] = np.arange(len(codes)) - np.repeat(starts, counts)
+    return ranks
+
+
+def suffix_vocabulary(deepest: int) -> int:
+    """Size of the suffix level: twice what is in use and at least 16, a multiple of 8, so that new items find room.
+
+    Args:
+        deepest: the largest suffix in use.
+    """
+    return -(-2 * max(deepest + 1, _LEAST_SUFFIXES) // 8) * 8
+
+
+def summarize(codes: NDArray[np.int32], level_sizes: Sequence[int]) -> dict[str, Any]:
+    """What can be told from codes int32 [n, levels + 1] alone.
+
+    Returns:
+        ``items``; ``level_sizes``; by level ``codebook_use`` (share of centroids that some item has),
+        ``codebook_entropy_bits`` and ``codebook_perplexity`` (2 to its power); ``unique_prefixes`` by length 1..levels;
+        ``collided_items`` (that share all levels with another) and ``deepest_suffix``.
+    """
+    levels = codes.shape[1] - 1
+    counts = [np.bincount(codes[:, level], minlength=level_sizes[level]) for level in range(levels)]
+    entropy = [_entropy_bits(count) for count in counts]
+    _, sharing = np.unique(codes[:, :levels], axis=0, return_counts=True)
+    return {
+        "items": len(codes),
+        "level_sizes": [int(size) for size in level_sizes],
+        "codebook_use": [float((count > 0).mean()) for count in counts],
+        "codebook_entropy_bits": entropy,
+        "codebook_perplexity": [2.0**bits for bits in entropy],
+        "unique_prefixes": [len(np.unique(codes[:, : level + 1], axis=0)) for level in range(levels)],
+        "collided_items": int(sharing[sharing > 1].sum()),
+        "deepest_suffix": int(codes[:, -1].max()),
+    }
+
+
+def _entropy_bits(counts: NDArray[np.int64]) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return abs(float(-(shares * np.log2(shares)).sum()))
+
+
+def _is_first(group: "ProcessGroup | None") -> bool:
+    if group is None:
+        return True
+    from torch.distributed import get_rank
+
+    return get_rank(group) == 0
+
+
+def _write_codes(folder: Path, item_ids: NDArray[np.int64], codes: NDArray[np.int32], summary: dict[str, Any]) -> None:
+    np.save(folder / CODES, np.ascontiguousarray(codes[:, :-1], dtype=np.int32), allow_pickle=False)
+    np.save(folder / CODES_WITH_SUFFIX, codes.astype(np.int32), allow_pickle=False)
+    write_json(folder / ITEM_IDS, item_ids.tolist())
+    write_json(folder / SUMMARY, summary)
+
+
+def _write_extended(folder: Path, target: Path, extended: SemanticIds) -> None:
+    summary = read_json(folder / SUMMARY) | summarize(extended.codes, extended.level_sizes)
+    listed = (folder / MANIFEST).is_file()
+    if listed:
+        verify_manifest(folder)
+    with atomic_folder(target) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+        _write_codes(part, extended.item_ids, extended.codes, summary)
+        if listed:
+            write_manifest(part)
+
+
+def _require_new(known: SemanticIds, item_ids: Sequence[int], folder: Path) -> NDArray[np.int64]:
+    new_ids = np.asarray(item_ids)
+    if new_ids.ndim != 1 or not (np.issubdtype(new_ids.dtype, np.integer) or new_ids.size == 0):
+        raise GenrecError("new item ids are not a list of integers; give the data set's integer ids")
+    new_ids = new_ids.astype(np.int64)
+    there = np.intersect1d(new_ids, known.item_ids)
+    if there.size:
+        raise GenrecError(
+            f"item {there[0]} has a semantic ID already in {folder} ({there.size} such items); "
+            "leave out the items that are there, their codes do not change"
+        )
+    _require_once(new_ids[:, None], new_ids, "the new items", "item id")
+    return new_ids
+
+
+def _next_suffixes(known: SemanticIds, codes: NDArray[np.int32], new_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The next free suffix of each new item's code, in the order of the new items."""
+    free: dict[bytes, int] = {}
+    for code, suffix in zip(known.codes[:, :-1], known.codes[:, -1].tolist(), strict=True):
+        key = code.tobytes()
+        free[key] = max(free.get(key, 0), suffix + 1)
+    suffixes = np.empty(len(codes), dtype=np.int32)
+    for row, code in enumerate(codes):
+        suffixes[row] = free.get(code.tobytes(), 0)
+        free[code.tobytes()] = int(suffixes[row]) + 1
+        if suffixes[row] >= known.level_sizes[-1]:
+            raise GenrecError(
+                f"item {new_ids[row]}: code {tuple(code.tolist())} is shared by {suffixes[row]} items and the suffix "
+                f"vocabulary holds {known.level_sizes[-1]}; build new semantic IDs with a larger codebook_size or "
+                "more levels, and train on them"
+            )
+    return suffixes
+
+
+def _require_once(keys: NDArray[Any], item_ids: NDArray[np.int64], source: Path | str, what: str) -> None:
+    """Refuse two equal rows of ``keys`` [n, m], naming their items."""
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[inverse.ravel()] != np.arange(len(keys)))
+    if again.size:
+        row = int(again[0])
+        other = int(first[inverse.ravel()[row]])
+        raise GenrecError(
+            f"{source}: {what} {tuple(keys[row].tolist())} is there twice, for item {item_ids[other]} (row {other}) "
+            f"and item {item_ids[row]} (row {row}); each must be there once"
+        )
