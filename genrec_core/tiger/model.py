@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.dropout import Dropout
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -51,8 +52,8 @@ class FeedForward(nn.Sequential):
     def __init__(self, config: TigerConfig) -> None:
         super().__init__(
             nn.Linear(config.d_model, config.d_ff),
-            nn.GELU(approximate="tanh"),
-            nn.Dropout(config.dropout),
+            nn.GELU(),
+            Dropout(config.dropout),
             nn.Linear(config.d_ff, config.d_model),
         )
 
@@ -68,7 +69,7 @@ class EncoderLayer(nn.Module):
         self.output = nn.Linear(config.d_model, config.d_model)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """[B, T, D] with bias [1, H, T, T] -> [B, T, D]."""
@@ -95,7 +96,7 @@ class DecoderLayer(nn.Module):
         self.cross_output = nn.Linear(config.d_model, config.d_model)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def history_key_value(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, T, K] of the encoder's output [B, T, D], computed once a user."""
@@ -134,7 +135,7 @@ class ItemEncoder(nn.Module):
         self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
         self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, codes: Tensor, vectors: Tensor) -> Tensor:
         """Codes [B, T, L] and text vectors [B, T, item_vector_dim] -> [B, T, D]."""
@@ -167,7 +168,7 @@ class TigerModel(PreTrainedModel):
         self.decoder_norm = nn.LayerNorm(config.d_model)
         self.head_weight = nn.Parameter(torch.empty(levels, vocabulary, config.d_model))
         self.head_bias = nn.Parameter(torch.zeros(levels, vocabulary))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         sizes = torch.tensor(config.level_sizes)
         self.register_buffer("token_offset", 1 + sizes.cumsum(0) - sizes, persistent=False)
         self.post_init()

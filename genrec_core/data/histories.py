@@ -1,0 +1,90 @@
+"""User histories as catalogue rows: all users in two flat arrays, and padded batches of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from genrec_core.errors import GenrecError
+
+
+@dataclass(frozen=True)
+class Histories:
+    """What every user bought, oldest first.
+
+    Args:
+        user_ids: the data set's own ids, one a user.
+        rows: catalogue rows of all users one after the other, int32 [n_interactions].
+        offsets: user ``u`` owns ``rows[offsets[u]:offsets[u + 1]]``, int64 [n_users + 1].
+    """
+
+    user_ids: list[str]
+    rows: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_frame(cls, frame: pl.DataFrame, item_ids: np.ndarray) -> "Histories":
+        """Map the items of ``user_histories`` (``user_id``, ``item_ids``) to rows of the sorted ``item_ids``, int64 [n].
+
+        Raises:
+            GenrecError: a history holds an item that the catalogue does not; names the user and the item.
+        """
+        lengths = frame["item_ids"].list.len().to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        items = frame["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
+        rows = np.searchsorted(item_ids, items).clip(max=max(len(item_ids) - 1, 0))
+        unknown = np.flatnonzero(item_ids[rows] != items) if len(item_ids) else np.arange(len(items))
+        user_ids = frame["user_id"].to_list()
+        if len(unknown):
+            user = user_ids[int(np.searchsorted(offsets, unknown[0], side="right")) - 1]
+            raise GenrecError(
+                f"user {user}: item {items[unknown[0]]} is not in the catalogue ({len(unknown)} such entries); "
+                "add it to the catalogue or take it out of the history"
+            )
+        return cls(user_ids, rows.astype(np.int32), offsets)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Items a user, int64 [n_users]."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, user: int) -> np.ndarray:
+        """The rows of one user, oldest first."""
+        return self.rows[self.offsets[user] : self.offsets[user + 1]]
+
+    def take(self, users: np.ndarray) -> "Histories":
+        """The histories of some users, in the order given."""
+        return self.cut(users, np.zeros(len(users), np.int64))
+
+    def cut(self, users: np.ndarray, newest: np.ndarray) -> "Histories":
+        """The histories of some users without their ``newest`` last items, int64 [len(users)]."""
+        lengths = self.lengths[users] - newest
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        index = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
+        return Histories([self.user_ids[user] for user in users.tolist()], self.rows[index], offsets)
+
+
+@dataclass(frozen=True)
+class HistoryBatch:
+    """Histories side by side.
+
+    Args:
+        rows: catalogue rows int32 [batch, time], oldest first, -1 on the right.
+        lengths: items a history, int32 [batch].
+    """
+
+    rows: np.ndarray
+    lengths: np.ndarray
+
+
+def padded(sequences: Sequence[np.ndarray], max_history: int) -> HistoryBatch:
+    """Put the newest ``max_history`` rows of each sequence into one batch."""
+    lengths = np.array([min(len(sequence), max_history) for sequence in sequences], dtype=np.int32)
+    rows = np.full((len(sequences), lengths.max(initial=0)), -1, dtype=np.int32)
+    for index, sequence in enumerate(sequences):
+        rows[index, : lengths[index]] = sequence[len(sequence) - lengths[index] :]
+    return HistoryBatch(rows, lengths)

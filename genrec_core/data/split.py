@@ -1,0 +1,50 @@
+"""Leave-one-out by order: train on all but a user's last two items, validate on the last but one, test on the last."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrec_core.data.histories import Histories
+
+SHORTEST_EVALUATED = 3  # items a user needs for a test item, a validation item and a history before it
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One target a user and what came before it.
+
+    Args:
+        histories: all items before the target.
+        targets: catalogue rows, int32 [n].
+        users: index of each user in the whole histories, int64 [n].
+    """
+
+    histories: Histories
+    targets: np.ndarray
+    users: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> "HeldOut":
+        """The held-out items of some users, int64 indices in the order given."""
+        return HeldOut(self.histories.take(chosen), self.targets[chosen], self.users[chosen])
+
+
+def training_part(histories: Histories) -> Histories:
+    """Everything before the last two items; users of fewer than three items keep all, for they are never evaluated."""
+    newest = np.where(histories.lengths >= SHORTEST_EVALUATED, 2, 0)
+    return histories.cut(np.arange(len(histories)), newest)
+
+
+def validation_part(histories: Histories) -> HeldOut:
+    """The last but one item of every user of three items or more."""
+    return _held_out(histories, 2)
+
+
+def test_part(histories: Histories) -> HeldOut:
+    """The last item of every user of three items or more. Only the final evaluation reads it."""
+    return _held_out(histories, 1)
+
+
+def _held_out(histories: Histories, from_end: int) -> HeldOut:
+    users = np.flatnonzero(histories.lengths >= SHORTEST_EVALUATED)
+    targets = histories.rows[histories.offsets[users + 1] - from_end]
+    return HeldOut(histories.cut(users, np.full(len(users), from_end)), targets, users)

@@ -1,0 +1,63 @@
+"""Training batches: users of similar length together, sized in targets, cut the same way whatever the process count."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrec_core.data.histories import Histories
+
+_LENGTH_NOISE = 0.15  # share by which lengths are blurred before sorting, so that batches differ between epochs
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Pieces of histories, each at most ``max_history + 1`` items, so that every target is trained exactly once.
+
+    Args:
+        rows: catalogue rows of all pieces, int32 [n].
+        starts: first index of each piece, int64 [n_pieces].
+        lengths: items a piece, at least two, int64 [n_pieces].
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def cut(cls, histories: Histories, max_history: int) -> "Sequences":
+        """Cut histories into pieces that overlap by one item."""
+        starts, lengths = [], []
+        for first, length in zip(histories.offsets[:-1].tolist(), np.diff(histories.offsets).tolist(), strict=True):
+            for begin in range(0, length - 1, max_history):
+                starts.append(first + begin)
+                lengths.append(min(max_history + 1, length - begin))
+        return cls(histories.rows, np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64))
+
+    @property
+    def targets(self) -> int:
+        """Next-item targets in all pieces."""
+        return int((self.lengths - 1).sum())
+
+    def padded(self, pieces: np.ndarray) -> np.ndarray:
+        """Rows int64 [n_pieces, longest], -1 on the right."""
+        steps = np.arange(self.lengths[pieces].max())
+        inside = steps < self.lengths[pieces][:, None]
+        index = np.where(inside, self.starts[pieces][:, None] + steps, 0)
+        return np.where(inside, self.rows[index], -1).astype(np.int64)
+
+
+def epoch_batches(sequences: Sequences, batch_targets: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Piece numbers of every batch of an epoch, in training order; the same for the same seed and epoch."""
+    random = np.random.default_rng([seed, epoch])
+    blurred = sequences.lengths * random.uniform(1 - _LENGTH_NOISE, 1 + _LENGTH_NOISE, len(sequences.lengths))
+    order = np.argsort(blurred, kind="stable")
+    bounds = np.cumsum(sequences.lengths[order] - 1) // batch_targets
+    batches = np.split(order, np.flatnonzero(np.diff(bounds)) + 1)
+    return [batches[number] for number in random.permutation(len(batches))]
+
+
+def rank_share(batches: list[np.ndarray], rank: int, world: int) -> Iterator[np.ndarray]:
+    """The pieces of each batch that process ``rank`` of ``world`` trains (possibly none of a small batch)."""
+    for batch in batches:
+        yield batch[rank::world]

@@ -1,0 +1,85 @@
+"""The state of an unfinished training, on disk without pickle, so that a killed one goes on where its last epoch ended."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from genrec_core.artifacts import atomic_folder, read_json, write_json
+from genrec_core.errors import GenrecError
+from genrec_core.tiger.model import TigerModel
+
+_MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
+
+
+@dataclass
+class Progress:
+    """Where a training stands. ``history`` holds no clock time: an interrupted run and an unbroken one agree on it.
+
+    Args:
+        epoch: finished epochs.
+        step: finished optimiser steps.
+        best_recall: best validation Recall@10 so far; -1 before the first.
+        stale: validations since then.
+        history: one entry an epoch.
+        seconds: time spent training, over all attempts.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_recall: float = -1.0
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def save_state(folder: Path, model: TigerModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Replace the state in ``folder``; a process that dies half-way leaves the old one."""
+    with atomic_folder(folder) as part:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / _MODEL)
+        save_file(_optimizer_tensors(optimizer), part / _OPTIMIZER)
+        write_json(part / _PROGRESS, vars(progress))
+
+
+def load_state(folder: Path, model: TigerModel, optimizer: torch.optim.Optimizer) -> Progress:
+    """Fill model and optimiser from ``folder``; a fresh :class:`Progress` where there is none."""
+    if not (folder / _PROGRESS).is_file():
+        return Progress()
+    model.load_state_dict(load_file(folder / _MODEL, device=str(model.device)))
+    tensors = load_file(folder / _OPTIMIZER, device=str(model.device))
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**read_json(folder / _PROGRESS))
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's moments and step counts, named ``<parameter number>.<name>``."""
+    return {
+        f"{number}.{key}": value.contiguous()
+        for number, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+    }
+
+
+def claim_folder(folder: Path, identity: str) -> None:
+    """Note whose training ``folder`` holds.
+
+    Raises:
+        GenrecError: it already holds the training of other settings or data.
+    """
+    path = folder / "identity.json"
+    if path.is_file():
+        found = read_json(path)["identity"]
+        if found != identity:
+            raise GenrecError(
+                f"{folder} holds a training of other settings or data (identity {found}, wanted {identity}); "
+                "name another folder or delete this one"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"identity": identity})

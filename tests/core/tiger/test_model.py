@@ -1,0 +1,116 @@
+"""The training pass and step-by-step decoding are the same model; the encoder never looks ahead."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from genrec_core.errors import GenrecError
+from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.dropout import Dropout
+from genrec_core.tiger.model import TigerModel
+
+BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
+
+
+@pytest.fixture
+def model() -> TigerModel:
+    torch.manual_seed(0)
+    config = TigerConfig(level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, d_model=32, heads=4, d_ff=64, max_history=TIME)
+    model = TigerModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    codes = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
+    targets = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
+    return codes, torch.randn(BATCH, TIME, DIM, generator=random), targets
+
+
+@torch.no_grad()
+def test_stepwise_decoding_gives_the_log_probabilities_of_the_training_pass(model, batch):
+    codes, vectors, targets = batch
+    logits = model(codes, vectors, targets)
+    lengths = torch.tensor([TIME, 4, 1])
+    encoded, cache = model.encode_history(codes, vectors, lengths), model.empty_cache(BATCH)
+    tokens = parents = torch.zeros(BATCH, 1, dtype=torch.int64)
+    newest = lengths - 1
+    for level in range(LEVELS):
+        scores, cache = model.decode_step(tokens, torch.tensor(level), parents, cache, *encoded)
+        size = model.config.level_sizes[level]
+        wanted = logits[level][torch.arange(BATCH), newest].log_softmax(-1)
+        torch.testing.assert_close(scores[:, 0, :size], wanted, atol=1e-5, rtol=1e-5)
+        assert torch.isneginf(scores[:, 0, size:]).all()
+        tokens = model.token_offset[level] + targets[torch.arange(BATCH), newest, level].unsqueeze(1)
+
+
+@torch.no_grad()
+def test_a_position_sees_nothing_that_comes_after_it(model, batch):
+    codes, vectors, targets = batch
+    before = model(codes, vectors, targets)
+    changed_codes, changed_vectors = codes.clone(), vectors.clone()
+    changed_codes[:, 4:] = (changed_codes[:, 4:] + 1) % 4
+    changed_vectors[:, 4:] += 1
+    after = model(changed_codes, changed_vectors, targets)
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(old[:, :4], new[:, :4])
+        assert not torch.allclose(old[:, 4:], new[:, 4:])
+
+
+@torch.no_grad()
+def test_a_level_sees_only_the_levels_before_it(model, batch):
+    codes, vectors, targets = batch
+    before = model(codes, vectors, targets)
+    changed = targets.clone()
+    changed[..., 2] = (changed[..., 2] + 1) % 4
+    after = model(codes, vectors, changed)
+    for level in range(3):
+        torch.testing.assert_close(before[level], after[level])
+    assert not torch.allclose(before[3], after[3])
+
+
+@torch.no_grad()
+def test_beams_keep_the_cache_of_their_parent(model, batch):
+    codes, vectors, _ = batch
+    encoded = model.encode_history(codes, vectors, torch.full((BATCH,), TIME))
+    zero = torch.zeros(BATCH, 1, dtype=torch.int64)
+    _, root = model.decode_step(zero, torch.tensor(0), zero, model.empty_cache(BATCH), *encoded)
+    first = model.token_offset[0] + torch.tensor([[0, 1, 2]]).expand(BATCH, -1)
+    _, cache = model.decode_step(first, torch.tensor(1), torch.zeros_like(first), root, *encoded)
+    second = model.token_offset[1] + torch.tensor([[3, 3, 3]]).expand(BATCH, -1)
+    straight, _ = model.decode_step(
+        second, torch.tensor(2), torch.tensor([[0, 1, 2]]).expand(BATCH, -1), cache, *encoded
+    )
+    swapped, _ = model.decode_step(
+        second, torch.tensor(2), torch.tensor([[2, 0, 0]]).expand(BATCH, -1), cache, *encoded
+    )
+    torch.testing.assert_close(swapped, straight[:, [2, 0, 0]])
+
+
+def test_a_saved_model_comes_back_the_same(model, batch, tmp_path: Path):
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    again = TigerModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        for old, new in zip(model(*batch), again(*batch), strict=True):
+            assert torch.equal(old, new)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(GenrecError, match="d_model 30 is not a multiple of heads 4"):
+        TigerConfig(d_model=30, heads=4)
+
+
+def test_dropout_zeroes_its_share_keeps_the_mean_and_repeats_with_the_seed():
+    x, dropout = torch.ones(1001, 301), Dropout(0.2).train()
+    torch.manual_seed(3)
+    first = dropout(x)
+    torch.manual_seed(3)
+    assert torch.equal(first, dropout(x))
+    assert (first == 0).float().mean().item() == pytest.approx(0.2, abs=0.005)
+    assert first.mean().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(dropout.eval()(x), x)
