@@ -1,0 +1,1 @@
+"""The asset graph: Dagster definitions around :mod:`genrec_core`."""

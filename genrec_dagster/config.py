@@ -1,0 +1,102 @@
+"""Launchpad forms: the settings of :mod:`genrec_core.settings` with the values of the chosen preset as defaults."""
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from genrec_core.settings import (
+    CatalogSettings,
+    EmbeddingSettings,
+    EvaluationSettings,
+    GateSettings,
+    PredictionSettings,
+    SemanticIdSettings,
+    Settings,
+    TrainingSettings,
+    preset_from_environment,
+)
+
+Form = TypeVar("Form", bound=Settings)
+
+PRESET_NAME, _PRESET = preset_from_environment()
+
+
+def defaults_from(settings: Settings) -> Callable[[type[Form]], type[Form]]:
+    """Class decorator: the fields' defaults become the values of ``settings``; bounds and descriptions stay."""
+
+    def decorate(form: type[Form]) -> type[Form]:
+        fields: dict[str, Any] = {}
+        for name, field in form.model_fields.items():
+            replaced = copy.copy(field)
+            replaced.default = getattr(settings, name)
+            fields[name] = (field.annotation, replaced)
+        return create_model(form.__name__, __base__=form, __module__=form.__module__, __doc__=form.__doc__, **fields)
+
+    return decorate
+
+
+class RawBeautyForm(dg.Config):
+    """Where the raw data comes from."""
+
+    source: str | None = Field(
+        os.environ.get("GENREC_RAW") or None,
+        description="Folder, archive, or http(s) URL of an archive that holds the three P5 files (environment variable "
+        "GENREC_RAW); unset: the embedded sample.",
+    )
+
+
+@defaults_from(_PRESET.catalog)
+class CatalogForm(CatalogSettings, dg.Config):
+    """How an item becomes a line of text."""
+
+
+@defaults_from(_PRESET.embedding)
+class EmbeddingForm(EmbeddingSettings, dg.Config):
+    """How item text becomes a vector."""
+
+
+@defaults_from(_PRESET.semantic_ids)
+class SemanticIdForm(SemanticIdSettings, dg.Config):
+    """How an item vector becomes a semantic ID."""
+
+
+@defaults_from(_PRESET.training)
+class TrainingForm(TrainingSettings, dg.Config):
+    """The TIGER model and how it is trained."""
+
+
+@defaults_from(_PRESET.evaluation)
+class EvaluationForm(EvaluationSettings, dg.Config):
+    """How the test items are ranked."""
+
+
+@defaults_from(_PRESET.gates)
+class Gates(GateSettings, dg.ConfigurableResource[None]):
+    """What the metrics must reach; one resource, as several checks read it."""
+
+
+@defaults_from(_PRESET.prediction)
+class PredictionForm(PredictionSettings, dg.Config):
+    """What the prediction file holds."""
+
+
+class CodebookForm(dg.Config):
+    """When semantic IDs deserve a warning."""
+
+    least_use: float = Field(0.5, ge=0, le=1, description="Least share of a level's centroids that are in use.")
+    deepest_suffix: int = Field(31, ge=0, description="Deepest suffix: items that share all other levels, less one.")
+
+
+class ServingBoundsForm(dg.Config):
+    """How the exported model is compared with the trained one, and how fast it must be."""
+
+    users: int = Field(500, ge=1, description="Users that both models rank items for.")
+    top_k: int = Field(10, ge=1, description="Items compared a user.")
+    beams: int = Field(50, ge=1, description="Beams of both models.")
+    tolerance: float = Field(1e-3, ge=0, description="Items whose scores are this close may change places.")
+    timed_users: int = Field(100, ge=1, description="Users served one at a time to measure the latency.")
+    p95_milliseconds: float = Field(200.0, gt=0, description="Most that 95 % of single users may take.")

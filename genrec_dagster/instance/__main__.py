@@ -1,0 +1,6 @@
+"""``python -m genrec_dagster.instance`` prepares ``DAGSTER_HOME`` and prints it, for use in a shell."""
+
+from genrec_dagster.instance import prepare_home
+
+if __name__ == "__main__":
+    print(prepare_home())

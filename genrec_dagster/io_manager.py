@@ -1,0 +1,110 @@
+"""Where asset values lie: whole versions in folders, verified by their manifest whenever they are read."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from dagster._core.errors import DagsterInvariantViolationError
+from upath import UPath
+
+from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
+from genrec_core.errors import GenrecError
+from genrec_core.storage import latest, set_latest
+
+FRAME, CONTENT = "frame.parquet", "content.json"
+
+
+class ArtifactIOManager(dg.UPathIOManager):
+    """Keeps a polars frame as parquet, a dict as JSON and a :class:`~pathlib.Path` as the folder it names.
+
+    A value becomes ``{root}/{asset}/{run_id}/`` in one rename, its ``manifest.json`` written last; then
+    ``{root}/{asset}/latest.json`` points to it. A reader takes the version of its own run where there is one, else the
+    newest, and checks every file's sha256. An input annotated ``Path`` gets the folder, whatever it holds.
+
+    Args:
+        root: an absolute folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(base_path=UPath(root))
+
+    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
+        """Store ``obj`` as this run's version below ``path``; a folder is moved, not copied.
+
+        Raises:
+            GenrecError: ``obj`` is of no kind that can be kept.
+        """
+        store = Path(str(path))
+        with atomic_folder(store / context.run_id) as part:
+            _write_value(part, obj)
+            write_manifest(part)
+        set_latest(store.name, context.run_id, store.parent)
+
+    def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
+        """The value below ``path``, after its files were verified.
+
+        Raises:
+            GenrecError: it was never built, was left half-written, or a file differs from the manifest.
+        """
+        folder = _version_for(context, Path(str(path)))
+        verify_manifest(folder)
+        return folder if context.dagster_type.typing_type is Path else _read_value(folder)
+
+    def get_metadata(self, context: dg.OutputContext, obj: Any) -> dict[str, dg.MetadataValue]:
+        """Where the version lies and how large it is."""
+        folder = Path(str(self._get_path(context))) / context.run_id
+        files = read_json(folder / MANIFEST)["files"]
+        return {
+            "path": dg.MetadataValue.path(folder),
+            "size_bytes": dg.MetadataValue.int(sum(file["bytes"] for file in files.values())),
+        }
+
+
+class ArtifactStorage(dg.ConfigurableIOManagerFactory[ArtifactIOManager]):
+    """The folder that holds every asset's versions."""
+
+    root: str
+
+    def create_io_manager(self, context: dg.InitResourceContext) -> ArtifactIOManager:
+        """The IO manager over ``root``."""
+        return ArtifactIOManager(Path(self.root).absolute())
+
+
+def _write_value(folder: Path, value: Any) -> None:
+    if isinstance(value, Path):
+        folder.rmdir()
+        shutil.move(value, folder)
+    elif isinstance(value, pl.DataFrame):
+        value.write_parquet(folder / FRAME)
+    elif isinstance(value, dict):
+        write_json(folder / CONTENT, value)
+    else:
+        raise GenrecError(f"a {type(value).__name__} cannot be kept; return a polars frame, a dict or a folder's Path")
+
+
+def _read_value(folder: Path) -> Any:
+    if (folder / FRAME).is_file():
+        return pl.read_parquet(folder / FRAME)
+    if (folder / CONTENT).is_file():
+        return read_json(folder / CONTENT)
+    return folder
+
+
+def _version_for(context: dg.InputContext, store: Path) -> Path:
+    """The folder of this run's version where it is finished, else of the newest one."""
+    run_id = _run_id(context)
+    if run_id is not None and (store / run_id / MANIFEST).is_file():
+        return store / run_id
+    try:
+        return latest(store.name, store.parent)
+    except GenrecError as error:
+        raise GenrecError(f"{error}; materialise {context.asset_key.to_user_string()} first") from error
+
+
+def _run_id(context: dg.InputContext) -> str | None:
+    try:
+        return context.step_context.run_id
+    except DagsterInvariantViolationError:  # outside a run, as in Definitions.load_asset_value
+        return None

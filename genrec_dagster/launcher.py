@@ -1,0 +1,65 @@
+"""Runs torchrun so that it ends with the process that started it, and notes which rank failed.
+
+``python -m genrec_dagster.launcher PARENT_PID FAILURE_FILE TORCHRUN_ARGUMENTS...``
+
+A step that is killed hard cannot stop its children. Without this, torchrun would go on alone and the retry would start
+a second one in the same folder.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+TORCHRUN_PID = "GENREC_TORCHRUN_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Ask Linux to send this process SIGTERM when its parent dies; leave at once if it is dead already.
+
+    Args:
+        parent: process id of the parent.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        sys.exit(f"the process {parent} that started this training is gone")
+
+
+def launch(failure_file: Path, arguments: list[str]) -> None:
+    """Run torchrun in this process; where a rank fails, describe the first one in ``failure_file``."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(arguments)
+    except ChildFailedError as error:
+        failure_file.write_text(json.dumps(_describe(error)), encoding="utf-8")
+        raise
+
+
+def _describe(error: "ChildFailedError") -> dict[str, object]:
+    rank, failure = error.get_first_failure()
+    message = failure.message
+    return {
+        "rank": rank,
+        "exit_code": failure.exitcode,
+        "message": message if isinstance(message, str) else message["message"],
+    }
+
+
+if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]))
+    os.environ[TORCHRUN_PID] = str(os.getpid())
+    launch(Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,69 @@
+"""What an asset tells Dagster about its value: versions of its content, tables and pictures."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from genrec_core.artifacts import MANIFEST, sha256_of
+
+# Files with times or places in them: the same content made again would differ.
+_NOT_CONTENT = {MANIFEST, "provenance.json", "embedding_stats.json", "training_history.json", "experiment.json"}
+Row = Mapping[str, str | int | float | bool | None]
+
+
+def content_version(folder: Path) -> dg.DataVersion:
+    """A hash of every file's name and content, those left out that only tell how ``folder`` was made."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in _NOT_CONTENT:
+            digest.update(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n".encode())
+    return dg.DataVersion(digest.hexdigest())
+
+
+def frame_version(frame: pl.DataFrame) -> dg.DataVersion:
+    """A hash of a frame's names, types and values."""
+    content = io.BytesIO()
+    frame.write_ipc(content, compression="uncompressed")
+    return dg.DataVersion(hashlib.sha256(content.getbuffer()).hexdigest())
+
+
+def describe_frame(frame: pl.DataFrame, rows: int = 5) -> dict[str, dg.MetadataValue]:
+    """Row count, column types and the first rows of a frame."""
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
+    return {
+        "dagster/row_count": dg.MetadataValue.int(frame.height),
+        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
+        "preview": dg.MetadataValue.md(markdown_table(frame.head(rows).to_dicts())),
+    }
+
+
+def table(rows: Sequence[Row]) -> dg.MetadataValue:
+    """A table from rows that have the same columns, at least one row."""
+    types = {bool: "bool", int: "int", float: "float"}
+    columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in rows[0].items()]
+    records = [dg.TableRecord({name: "" if cell is None else cell for name, cell in row.items()}) for row in rows]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a GitHub-style table; long cells are cut."""
+    if not rows:
+        return "(no rows)"
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(png: bytes, title: str) -> dg.MetadataValue:
+    """A PNG that Dagster shows in place."""
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    text = text.replace("|", "\\|").replace("\n", " ")
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,99 @@
+"""What assets are given beside their inputs: folders to work in, and the experiment tracker."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "genrec"
+_MLFLOW_HOME = Path(".genrec") / "mlflow"
+
+
+class WorkFolders(dg.ConfigurableResource[None]):
+    """Folders to build in, on the file system of the storage, so that handing one over is a rename.
+
+    They lie in dot-folders of the storage; what a killed run leaves there may be deleted.
+    """
+
+    root: str
+
+    @contextmanager
+    def new(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
+        """An empty folder for this run of the asset; it stays for the IO manager on success and goes on an error."""
+        folder = Path(self.root).absolute() / ".work" / context.asset_key.to_python_identifier() / context.run_id
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def training(self, key: str) -> Path:
+        """The folder of the training that ``key`` identifies; it outlives the run, so that a retry goes on."""
+        folder = Path(self.root).absolute() / ".training" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``; unset: a SQLite file under ``.genrec/mlflow``."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given or f"sqlite:///{(_MLFLOW_HOME / 'mlflow.db').absolute()}"
+
+
+def artifact_root() -> str | None:
+    """Where artefacts of the local store go; None where ``MLFLOW_TRACKING_URI`` names a store, which then decides."""
+    return None if os.environ.get("MLFLOW_TRACKING_URI") else (_MLFLOW_HOME / "artifacts").absolute().as_uri()
+
+
+class ExperimentTracker(dg.ConfigurableResource[None]):
+    """MLflow, imported when it is used.
+
+    Not dagster-mlflow's resource: that one imports mlflow with the definitions (2 s), and its end hook records a failed
+    run as FINISHED.
+    """
+
+    tracking_uri: str
+    artifact_root: str | None = None
+
+    def client(self) -> "MlflowClient":
+        """A client of ``tracking_uri``; a new local store is created first."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        if self.tracking_uri.startswith("sqlite:///"):
+            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=self.tracking_uri)
+
+    def open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
+        """The id of the run of ``training_key``, set to RUNNING; a retry continues the run of the earlier attempt."""
+        client = self.client()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = experiment.experiment_id if experiment else self._create_experiment(client)
+        found = client.search_runs([experiment_id], f"tags.training_key = '{training_key}'", max_results=1)
+        if found:
+            run_id = str(found[0].info.run_id)
+            client.update_run(run_id, status="RUNNING")
+        else:
+            run = client.create_run(experiment_id, run_name=f"tiger-{training_key}")
+            run_id = str(run.info.run_id)
+            for name, value in parameters.items():
+                client.log_param(run_id, name, value)
+        for name, tag in {**tags, "training_key": training_key}.items():
+            client.set_tag(run_id, name, tag)
+        return run_id
+
+    def close_run(self, run_id: str, status: str) -> None:
+        """End a run as FINISHED, FAILED or KILLED."""
+        self.client().set_terminated(run_id, status)
+
+    def _create_experiment(self, client: "MlflowClient") -> str:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=self.artifact_root))
