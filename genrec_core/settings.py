@@ -71,6 +71,10 @@ class TrainingSettings(Settings):
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout everywhere.")
     max_history: int = Field(50, ge=1, le=4096, description="Newest items of a history that the encoder reads.")
     use_item_vectors: bool = Field(True, description="Add the item's text vector to its codes in the encoder.")
+    learn_item_vectors: bool = Field(
+        True,
+        description="Add a learned vector of its own to each item in the encoder; items new since training have none.",
+    )
     epochs: int = Field(60, ge=1, le=10_000, description="Passes over all training targets.")
     batch_targets: int = Field(2048, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate (AdamW).")

@@ -1,4 +1,4 @@
-"""The state of an unfinished training, on disk without pickle, so that a killed one goes on where its last epoch ended."""
+"""The state of an unfinished training, on disk without pickle: a killed one goes on where its last epoch ended."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

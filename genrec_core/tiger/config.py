@@ -7,12 +7,13 @@ from transformers import PretrainedConfig
 from genrec_core.errors import GenrecError
 
 
-class TigerConfig(PretrainedConfig):  # type: ignore[misc]  # transformers decorates its base class without types
+class TigerConfig(PretrainedConfig):
     """Sizes of a :class:`~genrec_core.tiger.model.TigerModel`.
 
     Args:
         level_sizes: vocabulary by level, the collision suffix last.
         item_vector_dim: width of the item text vectors that the encoder reads beside the codes; 0 for none.
+        known_items: catalogue rows below this have a learned vector of their own in the encoder; 0 for none.
         d_model: width of the Transformer.
         heads: attention heads; divides ``d_model``.
         encoder_layers: causal layers over the history.
@@ -31,6 +32,7 @@ class TigerConfig(PretrainedConfig):  # type: ignore[misc]  # transformers decor
         self,
         level_sizes: tuple[int, ...] | list[int] = (256, 256, 256, 16),
         item_vector_dim: int = 0,
+        known_items: int = 0,
         d_model: int = 128,
         heads: int = 4,
         encoder_layers: int = 2,
@@ -44,6 +46,7 @@ class TigerConfig(PretrainedConfig):  # type: ignore[misc]  # transformers decor
             raise GenrecError(f"d_model {d_model} is not a multiple of heads {heads}; change one of them")
         self.level_sizes = list(level_sizes)
         self.item_vector_dim = item_vector_dim
+        self.known_items = known_items
         self.d_model = d_model
         self.heads = heads
         self.encoder_layers = encoder_layers

@@ -1,12 +1,14 @@
 """TIGER: a causal encoder over items and a decoder over the levels of the next item's semantic ID.
 
-Three choices make it fast to train: an item is one encoder token (its level embeddings concatenated and projected, its
-text vector added); the encoder is causal, so one pass gives a target at every position; a target's decoder tokens attend
-only to the items before it.
+Three choices make it fast to train: an item is one encoder token (its level embeddings concatenated and projected,
+its text vector and a learned one added); the encoder is causal, so one pass gives a target at every position; a
+target's decoder tokens attend only to the items before it.
 
 Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval".
 Shapes: B users, T items of history, L levels, W beams, H heads, D = d_model, K = D / H, V = largest level vocabulary.
 """
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,8 @@ from transformers import PreTrainedModel
 
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.dropout import Dropout
+
+HIDDEN_SHARE = 0.1  # of the history's items in training, read as if the model had not known them
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -126,7 +130,10 @@ class DecoderLayer(nn.Module):
 
 
 class ItemEncoder(nn.Module):
-    """One vector an item: its level embeddings concatenated and projected, plus its text vector projected."""
+    """One vector an item: its codes, its text vector and, for items known in training, a learned part of its own.
+
+    In training the learned part is hidden now and then, so that the model copes with items that have none.
+    """
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__()
@@ -134,16 +141,26 @@ class ItemEncoder(nn.Module):
         self.levels = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
         self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
         self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
+        # Row 0 stands for every item that training did not know.
+        self.own = nn.Embedding(1 + config.known_items, config.d_model) if config.known_items else None
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = Dropout(config.dropout)
 
-    def forward(self, codes: Tensor, vectors: Tensor) -> Tensor:
-        """Codes [B, T, L] and text vectors [B, T, item_vector_dim] -> [B, T, D]."""
+    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
+        """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D]."""
         embedded = [table(codes[..., level]) for level, table in enumerate(self.levels)]
-        x: Tensor = self.codes(torch.cat(embedded, dim=-1))
+        x = self.codes(torch.cat(embedded, dim=-1))
         if self.text is not None:
             x = x + self.text(vectors)
-        return self.dropout(self.norm(x))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        if self.own is not None:
+            x = x + self.own(self._own_index(rows, self.own.num_embeddings))
+        return self.norm(x)
+
+    def _own_index(self, rows: Tensor, entries: int) -> Tensor:
+        """Entry of the learned part: 0 for an unknown item, and for a random few in training."""
+        index = torch.where(rows + 1 < entries, rows + 1, 0)
+        if not self.training:
+            return index
+        return index * (torch.rand(rows.shape, device=rows.device) >= HIDDEN_SHARE)
 
 
 class TigerModel(PreTrainedModel):
@@ -151,6 +168,7 @@ class TigerModel(PreTrainedModel):
 
     config_class = TigerConfig
     config: TigerConfig
+    token_offset: Tensor
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__(config)
@@ -185,39 +203,42 @@ class TigerModel(PreTrainedModel):
             sizes = torch.tensor(module.config.level_sizes)
             module.token_offset = 1 + sizes.cumsum(0) - sizes
 
-    def encode(self, codes: Tensor, vectors: Tensor) -> Tensor:
+    def _decoder_layers(self) -> list[DecoderLayer]:
+        return cast("list[DecoderLayer]", list(self.decoder))
+
+    def encode(self, items: Tensor) -> Tensor:
         """Encoder output [B, T, D]; position t has read items 0..t.
 
         Args:
-            codes: semantic IDs of the histories, int64 [B, T, L], oldest first, padded on the right with any valid code.
-            vectors: item text vectors, float32 [B, T, item_vector_dim].
+            items: vectors of the item encoder, [B, T, D], oldest first, padded on the right with anything.
         """
-        length = codes.shape[1]
-        x = self.item_encoder(codes, vectors)
-        bias = self.encoder_bias(torch.arange(length, device=codes.device), length).unsqueeze(0)  # [1, H, T, T]
+        length = items.shape[1]
+        x = self.dropout(items)
+        bias = self.encoder_bias(torch.arange(length, device=items.device), length).unsqueeze(0)  # [1, H, T, T]
         for layer in self.encoder:
             x = layer(x, bias)
-        return self.encoder_norm(x)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.encoder_norm(x)
 
-    def forward(self, codes: Tensor, vectors: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         """Logits by level for the item that follows every position.
 
         Args:
-            codes: semantic IDs of the histories, int64 [B, T, L].
-            vectors: item text vectors, float32 [B, T, item_vector_dim].
+            rows: catalogue rows of the histories, int64 [B, T].
+            codes: their semantic IDs, int64 [B, T, L].
+            vectors: their text vectors, float32 [B, T, item_vector_dim].
             targets: semantic IDs of the item after each position, int64 [B, T, L].
 
         Returns:
             One tensor [B, T, level size] a level.
         """
         batch, length, levels = targets.shape
-        memory = self.encode(codes, vectors)
+        memory = self.encode(self.item_encoder(rows, codes, vectors))
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
         x = self.token_embedding(shifted) + self.level_embedding.weight + self.context(memory).unsqueeze(2)
         x = self.dropout(x).reshape(batch, length * levels, -1)  # [B, T*L, D]
-        positions = torch.arange(length, device=codes.device).repeat_interleave(levels)
+        positions = torch.arange(length, device=memory.device).repeat_interleave(levels)
         bias = self.cross_bias(positions, length).unsqueeze(0)  # [1, H, T*L, T]
-        for layer in self.decoder:
+        for layer in self._decoder_layers():
             attended = self._attend_levels(layer, x, levels)
             x = layer.finish(x, attended, *layer.history_key_value(memory), bias)
         x = self.decoder_norm(x).reshape(batch, length, levels, -1)
@@ -235,22 +256,23 @@ class TigerModel(PreTrainedModel):
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return _merge_heads(attended).reshape(x.shape)
 
-    def encode_history(self, codes: Tensor, vectors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_history(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What decoding needs of a user, computed once.
 
         Args:
-            codes: int64 [B, T, L]; vectors: float32 [B, T, item_vector_dim]; lengths: int64 [B], at least 1.
+            items: vectors of the item encoder, float32 [B, T, D], padded on the right with anything.
+            lengths: items a history, int64 [B], at least 1.
 
         Returns:
             history: keys and values of every decoder layer [layers, 2, B, H, T, K];
             bias: cross-attention bias [B, H, 1, T], minus infinity on padding;
             context: encoder output at the newest item, projected [B, 1, D].
         """
-        memory = self.encode(codes, vectors)
+        memory = self.encode(items)
         last = lengths - 1
-        bias = self.cross_bias(last.unsqueeze(-1), codes.shape[1])  # [B, H, 1, T]
+        bias = self.cross_bias(last.unsqueeze(-1), items.shape[1])  # [B, H, 1, T]
         newest = memory.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, memory.shape[-1]))
-        history = torch.stack([torch.stack(layer.history_key_value(memory)) for layer in self.decoder])
+        history = torch.stack([torch.stack(layer.history_key_value(memory)) for layer in self._decoder_layers()])
         return history, bias, self.context(newest)
 
     def decode_step(
@@ -280,7 +302,7 @@ class TigerModel(PreTrainedModel):
         index = parents[None, None, :, :, None, None].expand(*cache.shape[:2], -1, -1, *cache.shape[4:])
         cache = cache.gather(3, index)
         kept = []
-        for number, layer in enumerate(self.decoder):
+        for number, layer in enumerate(self._decoder_layers()):
             query, key, value = layer.project_self(x)
             keys = torch.cat([cache[number, 0], key.unsqueeze(2)], dim=2)  # [B, W, level + 1, D]
             values = torch.cat([cache[number, 1], value.unsqueeze(2)], dim=2)

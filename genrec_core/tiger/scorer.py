@@ -24,8 +24,8 @@ class TorchScorer:
 
     def __init__(self, model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None) -> None:
         self.model = model.eval()
-        self.codes = torch.as_tensor(codes, dtype=torch.int64, device=model.device)
-        self.vectors = item_vector_table(model.config.item_vector_dim, len(codes), vectors).to(model.device)
+        table = item_vector_table(model.config.item_vector_dim, len(codes), vectors).to(model.device)
+        self.items = item_inputs(model, torch.as_tensor(codes, dtype=torch.int64, device=model.device), table)
 
     @classmethod
     def from_folder(cls, checkpoint: Path, codes: np.ndarray, vectors: np.ndarray | None) -> "TorchScorer":
@@ -35,6 +35,18 @@ class TorchScorer:
     def start(self, histories: HistoryBatch) -> "TorchSession":
         """Encode the histories of a batch; every one holds at least one item."""
         return TorchSession(self, histories)
+
+
+@torch.inference_mode()
+def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """What the encoder reads of every item of the catalogue, float32 [n_items, D].
+
+    Args:
+        model: in evaluation mode.
+        codes: int64 [n_items, L].
+        vectors: float32 [n_items, item_vector_dim].
+    """
+    return model.item_encoder(torch.arange(len(codes), device=codes.device), codes, vectors)
 
 
 def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:
@@ -52,10 +64,10 @@ class TorchSession:
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
         self.model, self.level = scorer.model, 0
-        rows = torch.from_numpy(histories.rows).to(scorer.codes.device, torch.int64).clamp(min=0)
+        rows = torch.from_numpy(histories.rows).to(scorer.items.device, torch.int64).clamp(min=0)
         lengths = torch.from_numpy(histories.lengths).to(rows)
         with torch.inference_mode():
-            self.encoded = self.model.encode_history(scorer.codes[rows], scorer.vectors[rows], lengths)
+            self.encoded = self.model.encode_history(scorer.items[rows], lengths)
             self.cache = self.model.empty_cache(len(rows))
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:

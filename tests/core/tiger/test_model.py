@@ -16,7 +16,9 @@ BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 @pytest.fixture
 def model() -> TigerModel:
     torch.manual_seed(0)
-    config = TigerConfig(level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, d_model=32, heads=4, d_ff=64, max_history=TIME)
+    config = TigerConfig(
+        level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, known_items=20, d_model=32, heads=4, d_ff=64, max_history=TIME
+    )
     model = TigerModel(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -24,19 +26,20 @@ def model() -> TigerModel:
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch() -> tuple[torch.Tensor, ...]:
     random = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
     targets = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
-    return codes, torch.randn(BATCH, TIME, DIM, generator=random), targets
+    rows = torch.randint(0, 30, (BATCH, TIME), generator=random)  # some beyond the 20 known items
+    return rows, codes, torch.randn(BATCH, TIME, DIM, generator=random), targets
 
 
 @torch.no_grad()
 def test_stepwise_decoding_gives_the_log_probabilities_of_the_training_pass(model, batch):
-    codes, vectors, targets = batch
-    logits = model(codes, vectors, targets)
+    rows, codes, vectors, targets = batch
+    logits = model(rows, codes, vectors, targets)
     lengths = torch.tensor([TIME, 4, 1])
-    encoded, cache = model.encode_history(codes, vectors, lengths), model.empty_cache(BATCH)
+    encoded, cache = model.encode_history(model.item_encoder(rows, codes, vectors), lengths), model.empty_cache(BATCH)
     tokens = parents = torch.zeros(BATCH, 1, dtype=torch.int64)
     newest = lengths - 1
     for level in range(LEVELS):
@@ -50,12 +53,12 @@ def test_stepwise_decoding_gives_the_log_probabilities_of_the_training_pass(mode
 
 @torch.no_grad()
 def test_a_position_sees_nothing_that_comes_after_it(model, batch):
-    codes, vectors, targets = batch
-    before = model(codes, vectors, targets)
+    rows, codes, vectors, targets = batch
+    before = model(rows, codes, vectors, targets)
     changed_codes, changed_vectors = codes.clone(), vectors.clone()
     changed_codes[:, 4:] = (changed_codes[:, 4:] + 1) % 4
     changed_vectors[:, 4:] += 1
-    after = model(changed_codes, changed_vectors, targets)
+    after = model(rows, changed_codes, changed_vectors, targets)
     for old, new in zip(before, after, strict=True):
         torch.testing.assert_close(old[:, :4], new[:, :4])
         assert not torch.allclose(old[:, 4:], new[:, 4:])
@@ -63,11 +66,11 @@ def test_a_position_sees_nothing_that_comes_after_it(model, batch):
 
 @torch.no_grad()
 def test_a_level_sees_only_the_levels_before_it(model, batch):
-    codes, vectors, targets = batch
-    before = model(codes, vectors, targets)
+    rows, codes, vectors, targets = batch
+    before = model(rows, codes, vectors, targets)
     changed = targets.clone()
     changed[..., 2] = (changed[..., 2] + 1) % 4
-    after = model(codes, vectors, changed)
+    after = model(rows, codes, vectors, changed)
     for level in range(3):
         torch.testing.assert_close(before[level], after[level])
     assert not torch.allclose(before[3], after[3])
@@ -75,8 +78,8 @@ def test_a_level_sees_only_the_levels_before_it(model, batch):
 
 @torch.no_grad()
 def test_beams_keep_the_cache_of_their_parent(model, batch):
-    codes, vectors, _ = batch
-    encoded = model.encode_history(codes, vectors, torch.full((BATCH,), TIME))
+    rows, codes, vectors, _ = batch
+    encoded = model.encode_history(model.item_encoder(rows, codes, vectors), torch.full((BATCH,), TIME))
     zero = torch.zeros(BATCH, 1, dtype=torch.int64)
     _, root = model.decode_step(zero, torch.tensor(0), zero, model.empty_cache(BATCH), *encoded)
     first = model.token_offset[0] + torch.tensor([[0, 1, 2]]).expand(BATCH, -1)
@@ -89,6 +92,14 @@ def test_beams_keep_the_cache_of_their_parent(model, batch):
         second, torch.tensor(2), torch.tensor([[2, 0, 0]]).expand(BATCH, -1), cache, *encoded
     )
     torch.testing.assert_close(swapped, straight[:, [2, 0, 0]])
+
+
+@torch.no_grad()
+def test_items_beyond_the_known_ones_have_no_vector_of_their_own(model, batch):
+    _, codes, vectors, _ = batch
+    known, unknown, other = (model.item_encoder(torch.full((BATCH, TIME), row), codes, vectors) for row in (3, 20, 29))
+    assert torch.equal(unknown, other)
+    assert not torch.allclose(known, unknown)
 
 
 def test_a_saved_model_comes_back_the_same(model, batch, tmp_path: Path):

@@ -1,0 +1,277 @@
+"""Batched beam search over the trie: all users and beams advance together, and only valid, allowed items come out.
+
+The score of an item is the sum over levels of log p(token | prefix, history), renormalised over the children that the
+prefix has in the catalogue. A filter never changes a score, and a prefix with one child costs nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from genrec_core.data.histories import HistoryBatch
+from genrec_core.errors import GenrecError
+from genrec_core.tiger.trie import CodeTrie
+
+_EXACT_CHUNK = 512  # items scored at once by exact_scores
+
+
+class ScorerSession(Protocol):
+    """The decoding of one batch, level by level."""
+
+    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
+        """Score the next level.
+
+        Args:
+            tokens: tokens chosen at the level before, int64 [batch, width]; None on the first call.
+            parents: index of each beam's parent in the width of the previous call, int64 [batch, width]; None likewise.
+
+        Returns:
+            Log-probabilities over the level's vocabulary, float32 [batch, width, level size].
+        """
+        ...
+
+
+class CodeScorer(Protocol):
+    """A model that scores codes."""
+
+    def start(self, histories: HistoryBatch) -> ScorerSession:
+        """Read the histories of a batch, each of one item at least."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Items by score.
+
+    Args:
+        items: catalogue rows int32 [batch, k], best first, -1 where a user has fewer.
+        scores: float32 [batch, k], minus infinity there.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Beams:
+    """Beams of one depth, in node order, so that ties go to the lower leaf.
+
+    Args:
+        node: int64 [batch, width], -1 where there is none.
+        score: float32 [batch, width].
+        slot: index in the width of the last call, int64 [batch, width]; meaningless for a beam that needed no call.
+    """
+
+    node: np.ndarray
+    score: np.ndarray
+    slot: np.ndarray
+
+
+def beam_search(
+    scorer: CodeScorer,
+    trie: CodeTrie,
+    histories: HistoryBatch,
+    *,
+    beams: int,
+    top_k: int,
+    allowed: np.ndarray | None = None,
+    excluded: np.ndarray | None = None,
+) -> Ranked:
+    """The best items of every user; exact where ``beams`` reaches the catalogue's size.
+
+    Args:
+        scorer: the model.
+        trie: the catalogue.
+        histories: what each user bought.
+        beams: prefixes kept at each level; never more than there are.
+        top_k: items returned a user.
+        allowed: bool [n_items] by catalogue row, the same for all users; None allows all.
+        excluded: rows that each user may not get, int [batch, m], -1 padded.
+
+    Returns:
+        ``top_k`` items a user, or all that the filters leave where they are fewer.
+
+    Raises:
+        GenrecError: ``top_k`` is larger than ``beams``.
+    """
+    if top_k > beams:
+        raise GenrecError(f"top_k {top_k} is larger than beams {beams}; raise beams to {top_k} or more")
+    live = trie.live_leaves(allowed)
+    dead = None if excluded is None else trie.dead_nodes(excluded, live)
+    batch = len(histories.lengths)
+    session = scorer.start(histories)
+    zeros = np.zeros((batch, 1), dtype=np.int64)
+    state = _Beams(zeros, zeros.astype(np.float32), zeros)
+    for level in range(trie.depth):
+        state = _advance(session, trie, level, state, beams, live, dead)
+    return _ranked(trie, state, top_k)
+
+
+def _advance(
+    session: ScorerSession,
+    trie: CodeTrie,
+    level: int,
+    state: _Beams,
+    beams: int,
+    live: list[np.ndarray],
+    dead: list[np.ndarray] | None,
+) -> _Beams:
+    """One level down: the best ``beams`` live children of all beams of each user."""
+    slot, log_probs = _score_branching(session, trie, level, state)
+    user, beam = np.nonzero(state.node >= 0)
+    parent = state.node[user, beam]
+    starts = trie.child_start[level]
+    counts = (starts[parent + 1] - starts[parent]).astype(np.int64)
+    first = np.cumsum(counts) - counts
+    child = np.arange(counts.sum()) + np.repeat(starts[parent] - first, counts)
+    score = np.repeat(state.score[user, beam], counts)
+    if log_probs is not None:
+        score = score + _child_log_probs(log_probs, trie.tokens[level][child], user, slot[user, beam], counts, first)
+    keep = live[level + 1][child] > 0
+    of_user = np.repeat(user, counts)
+    if dead is not None:
+        keep &= ~_is_key(dead[level + 1], of_user * trie.nodes(level + 1) + child)
+    return _select(
+        len(state.node), of_user[keep], child[keep], score[keep], np.repeat(slot[user, beam], counts)[keep], beams
+    )
+
+
+def _score_branching(
+    session: ScorerSession, trie: CodeTrie, level: int, state: _Beams
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Score the beams that have more than one leaf below them; the others end in one item whatever the model says.
+
+    Returns:
+        Index of every beam in the width of this call (-1 where it is left out), and the log-probabilities, None where
+        no beam needed them.
+    """
+    branching = (state.node >= 0) & (trie.leaves(level, state.node.clip(min=0)) > 1)
+    width = int(branching.sum(axis=1).max(initial=0))
+    slot = np.where(branching, np.cumsum(branching, axis=1) - 1, -1)
+    if width == 0:
+        return slot, None
+    if level == 0:
+        return slot, session.advance(None, None)
+    user, beam = np.nonzero(branching)
+    tokens = np.zeros((len(state.node), width), dtype=np.int64)
+    parents = np.zeros_like(tokens)
+    tokens[user, slot[user, beam]] = trie.tokens[level - 1][state.node[user, beam]]
+    parents[user, slot[user, beam]] = state.slot[user, beam]
+    return slot, session.advance(tokens, parents)
+
+
+def _child_log_probs(
+    log_probs: np.ndarray, token: np.ndarray, user: np.ndarray, slot: np.ndarray, counts: np.ndarray, first: np.ndarray
+) -> np.ndarray:
+    """Log-probability of every child among its siblings, float32 [n_children]; 0 for children of beams not scored.
+
+    Args:
+        log_probs: float32 [batch, width, level size].
+        token: token of each child.
+        user, slot: user and index in the width of each parent; a negative slot was not scored.
+        counts, first: children of each parent and where they begin.
+    """
+    width, size = log_probs.shape[1:]
+    base = (user * width + slot.clip(min=0)) * size
+    raw = log_probs.reshape(-1)[np.repeat(base, counts) + token]
+    peak = np.maximum.reduceat(raw, first)
+    total = peak + np.log(np.add.reduceat(np.exp(raw - np.repeat(peak, counts)), first))
+    return np.where(np.repeat(slot >= 0, counts), raw - np.repeat(total, counts), np.float32(0))
+
+
+def _is_key(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Whether each ``wanted`` is among the sorted ``keys``."""
+    if len(keys) == 0:
+        return np.zeros(len(wanted), dtype=bool)
+    return np.asarray(keys[np.searchsorted(keys, wanted).clip(max=len(keys) - 1)] == wanted)
+
+
+def _select(batch: int, user: np.ndarray, node: np.ndarray, score: np.ndarray, slot: np.ndarray, beams: int) -> _Beams:
+    """The best ``beams`` candidates of each user, in node order; of equal ones the lower node.
+
+    Candidates come sorted by user and node, for beams are kept in node order and children follow their parents.
+    """
+    counts = np.bincount(user, minlength=batch)
+    widest = max(int(counts.max(initial=0)), 1)
+    column = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    padded = np.full((batch, widest), -np.inf, dtype=np.float32)
+    padded[user, column] = score
+    if widest > beams:
+        taken = _best(padded, beams)[user, column]
+        user, node, score, slot = user[taken], node[taken], score[taken], slot[taken]
+        counts = np.bincount(user, minlength=batch)
+        widest = max(int(counts.max(initial=0)), 1)
+        column = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = _Beams(
+        np.full((batch, widest), -1, dtype=np.int64),
+        np.full((batch, widest), -np.inf, dtype=np.float32),
+        np.zeros((batch, widest), dtype=np.int64),
+    )
+    chosen.node[user, column], chosen.score[user, column], chosen.slot[user, column] = node, score, slot
+    return chosen
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Mask of the ``k`` largest of each row, bool [batch, n]; of equal ones at the edge the leftmost."""
+    edge = np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k][:, None]
+    above, level = scores > edge, scores == edge
+    room = k - above.sum(axis=1, keepdims=True)
+    return np.asarray(above | (level & (np.cumsum(level, axis=1) <= room)))
+
+
+def _ranked(trie: CodeTrie, state: _Beams, top_k: int) -> Ranked:
+    """Leaves by score, the lower leaf first among equals, padded to ``top_k``."""
+    order = np.argsort(-state.score, axis=1, kind="stable")[:, :top_k]
+    node = np.take_along_axis(state.node, order, axis=1)
+    scores = np.take_along_axis(state.score, order, axis=1)
+    items = np.where(node >= 0, trie.leaf_row[node.clip(min=0)], -1).astype(np.int32)
+    missing = ((0, 0), (0, top_k - items.shape[1]))
+    return Ranked(np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf))
+
+
+def unconstrained_top1(
+    scorer: CodeScorer, histories: HistoryBatch, level_sizes: tuple[int, ...], beams: int = 10
+) -> np.ndarray:
+    """The best code of a beam search that knows no catalogue, int32 [batch, L]: what the model alone believes."""
+    session, batch = scorer.start(histories), len(histories.lengths)
+    codes = np.zeros((batch, 1, 0), dtype=np.int64)
+    scores = np.zeros((batch, 1), dtype=np.float32)
+    tokens = parents = None
+    for size in level_sizes:
+        total = (scores[..., None] + session.advance(tokens, parents)).reshape(batch, -1)
+        best = np.argsort(-total, axis=1, kind="stable")[:, :beams]
+        parents, tokens = np.divmod(best, size)
+        scores = np.take_along_axis(total, best, axis=1)
+        codes = np.concatenate([np.take_along_axis(codes, parents[..., None], axis=1), tokens[..., None]], axis=2)
+    return codes[:, 0].astype(np.int32)
+
+
+def exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch) -> np.ndarray:
+    """Score every item along its whole path, float32 [batch, n_items]; the oracle that a wide beam must equal."""
+    batch = len(histories.lengths)
+    scores = np.zeros((batch, trie.n_items), dtype=np.float32)
+    for begin in range(0, trie.n_items, _EXACT_CHUNK):
+        leaves = np.arange(begin, min(begin + _EXACT_CHUNK, trie.n_items))
+        scores[:, trie.leaf_row[leaves]] = _path_scores(scorer.start(histories), trie, leaves, batch)
+    return scores
+
+
+def _path_scores(session: ScorerSession, trie: CodeTrie, leaves: np.ndarray, batch: int) -> np.ndarray:
+    """Scores of some leaves, float32 [batch, len(leaves)]; every leaf is a beam of its own from the first level on."""
+    total = np.zeros((batch, len(leaves)), dtype=np.float32)
+    tokens = parents = None
+    node = np.zeros(len(leaves), dtype=np.int64)
+    for level in range(trie.depth):
+        log_probs = np.broadcast_to(session.advance(tokens, parents), (batch, len(leaves), trie.level_sizes[level]))
+        starts = trie.child_start[level]
+        child = np.searchsorted(trie.first_leaf[level + 1], leaves, side="right") - 1
+        for column in range(len(leaves)):
+            siblings = trie.tokens[level][starts[node[column]] : starts[node[column] + 1]]
+            scored = log_probs[:, column, siblings]
+            own = log_probs[:, column, trie.tokens[level][child[column]]]
+            total[:, column] += own - np.logaddexp.reduce(scored, axis=1)
+        node = child
+        parents = np.broadcast_to(np.arange(len(leaves)) if level else 0, (batch, len(leaves))).astype(np.int64)
+        tokens = np.broadcast_to(trie.tokens[level][child], (batch, len(leaves))).astype(np.int64)
+    return total

@@ -1,0 +1,332 @@
+"""Training of a TIGER model: one process or many under torchrun, resumable after every epoch."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from genrec_core.artifacts import atomic_folder, write_json
+from genrec_core.data.histories import Histories
+from genrec_core.data.split import HeldOut, training_part, validation_part
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.ranks import recall_at_10
+from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.settings import TrainingSettings
+from genrec_core.tiger.batches import Sequences, epoch_batches, rank_share
+from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
+from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.distributed import World
+from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.scorer import TorchScorer, item_vector_table
+from genrec_core.tiger.trie import CodeTrie
+
+_REPORT_EVERY_SECONDS = 5.0
+_VALIDATION_BATCH_USERS = 128
+
+
+@dataclass(frozen=True)
+class TrainingEvent:
+    """Something worth showing while a training runs: ``kind`` is ``start``, ``step``, ``epoch`` or ``end``."""
+
+    kind: str
+    epoch: int
+    step: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+OnEvent = Callable[[TrainingEvent], None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything a training reads.
+
+    Args:
+        histories: whole histories; the training takes its own part of them.
+        codes: semantic IDs with suffix by catalogue row, int32 [n_items, L].
+        level_sizes: vocabulary by level.
+        vectors: L2-normalised item text vectors, float32 [n_items, dim].
+    """
+
+    histories: Histories
+    codes: np.ndarray
+    level_sizes: tuple[int, ...]
+    vectors: np.ndarray
+
+    @classmethod
+    def load(cls, histories: Path, semantic_ids: Path, embeddings: Path) -> "TrainingData":
+        """Read the parquet file of ``user_histories`` and the folders of ``semantic_ids`` and ``item_embeddings``.
+
+        Raises:
+            GenrecError: the two folders hold different items.
+        """
+        ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(embeddings)
+        if not np.array_equal(ids.item_ids, vectors.item_ids):
+            raise GenrecError(f"{semantic_ids} and {embeddings} hold different items; rebuild semantic_ids")
+        sequences = Histories.from_frame(pl.read_parquet(histories), ids.item_ids)
+        return cls(sequences, ids.codes, ids.level_sizes, vectors.l2norm)
+
+    def identity(self, settings: TrainingSettings) -> str:
+        """A hash of settings and data: two trainings with the same one give the same model."""
+        digest = hashlib.sha256(settings.model_dump_json().encode())
+        for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def train(
+    data: TrainingData,
+    settings: TrainingSettings,
+    folder: Path,
+    world: World,
+    on_event: OnEvent | None = None,
+) -> Path:
+    """Train to the end, or from where an earlier attempt in ``folder`` was cut off.
+
+    Every process of ``world`` calls it. ``folder/state`` holds the last finished epoch, ``folder/best`` the best
+    model by validation Recall@10 in Hugging Face form with ``training_history.json``.
+
+    Returns:
+        ``folder/best``.
+
+    Raises:
+        GenrecError: ``folder`` belongs to other settings or data, there is nothing to train on, or the loss is not
+            finite.
+    """
+    if world.rank == 0:
+        claim_folder(folder, data.identity(settings))
+    world.wait()
+    trainer = Trainer(data, settings, folder, world, on_event or (lambda event: None))
+    trainer.run()
+    return folder / "best"
+
+
+class Trainer:
+    """One training in one process."""
+
+    def __init__(
+        self, data: TrainingData, settings: TrainingSettings, folder: Path, world: World, on_event: OnEvent
+    ) -> None:
+        self.settings, self.folder, self.world, self.on_event = settings, folder, world, on_event
+        self.sequences = Sequences.cut(training_part(data.histories), settings.max_history)
+        if self.sequences.targets == 0:
+            raise GenrecError("no history has two items before its last two, so there is nothing to train on")
+        self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
+        self.trie = CodeTrie.build(data.codes, data.level_sizes)
+        self.codes = data.codes
+        self.vectors = data.vectors if settings.use_item_vectors else None
+        torch.manual_seed(settings.seed)
+        self.model = TigerModel(self._config(data))
+        nn.Module.to(self.model, world.device)
+        self.objective = self._distribute(NextItemLoss(self.model, settings.label_smoothing))
+        self.table = torch.from_numpy(data.codes.astype(np.int64)).to(world.device)
+        dim = self.model.config.item_vector_dim
+        self.item_vectors = item_vector_table(dim, len(data.codes), self.vectors).to(world.device)
+        self.optimizer = _adamw(self.model, settings)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16" and self._on_cuda)
+        self.progress = load_state(folder / "state", self.model, self.optimizer)
+        self.steps = settings.epochs * len(epoch_batches(self.sequences, settings.batch_targets, settings.seed, 0))
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.world.device.type == "cuda"
+
+    def _config(self, data: TrainingData) -> TigerConfig:
+        settings = self.settings
+        return TigerConfig(
+            level_sizes=data.level_sizes,
+            item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
+            known_items=len(data.codes) if settings.learn_item_vectors else 0,
+            d_model=settings.d_model,
+            heads=settings.heads,
+            encoder_layers=settings.encoder_layers,
+            decoder_layers=settings.decoder_layers,
+            d_ff=settings.d_ff,
+            dropout=settings.dropout,
+            max_history=settings.max_history,
+        )
+
+    def _distribute(self, objective: nn.Module) -> nn.Module:
+        if self.world.size == 1:
+            return objective
+        return DistributedDataParallel(objective, device_ids=[self.world.device.index] if self._on_cuda else None)
+
+    def run(self) -> None:
+        """Train epoch after epoch until the last, or until validation has been stale for ``patience`` validations."""
+        self._emit("start", {"targets": self.sequences.targets, "parameters": self.model.num_parameters()})
+        while self.progress.epoch < self.settings.epochs and self.progress.stale < self.settings.patience:
+            began = time.monotonic()
+            entry = {"epoch": self.progress.epoch + 1, "loss": self._train_epoch()}
+            self.progress.epoch += 1
+            seconds = time.monotonic() - began
+            if self._validates():
+                entry["validation_recall@10"] = self._validate()
+            self._finish_epoch(entry, seconds, time.monotonic() - began)
+        self._emit("end", {"best_recall@10": self.progress.best_recall, "seconds": self.progress.seconds})
+
+    def _train_epoch(self) -> float:
+        """One pass over all targets; the mean loss a target."""
+        settings, epoch = self.settings, self.progress.epoch
+        torch.manual_seed((settings.seed * 1_000_003 + epoch) * self.world.size + self.world.rank)
+        self.model.train()
+        batches = epoch_batches(self.sequences, settings.batch_targets, settings.seed, epoch)
+        total, reported = torch.zeros((), dtype=torch.float64), time.monotonic()
+        shares = rank_share(batches, self.world.rank, self.world.size)
+        for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
+            loss = self._step(share, int((self.sequences.lengths[batch] - 1).sum()))
+            total += loss
+            if time.monotonic() - reported > _REPORT_EVERY_SECONDS:
+                reported = time.monotonic()
+                self._emit("step", {"epoch_share": (number + 1) / len(batches)})
+        mean = self.world.sum(float(total))[0] / self.sequences.targets
+        if not math.isfinite(mean):
+            raise GenrecError(f"the loss of epoch {epoch + 1} is {mean}; lower learning_rate or clip_norm")
+        return mean
+
+    def _step(self, pieces: np.ndarray, batch_targets: int) -> Tensor:
+        """One optimiser step over this process's share of a batch; the summed loss of the share."""
+        self._set_learning_rate()
+        rows = torch.from_numpy(self.sequences.padded(pieces) if len(pieces) else np.full((1, 2), -1)).to(
+            self.world.device
+        )
+        history, target = rows[:, :-1].clamp(min=0), rows[:, 1:]
+        with self._autocast():
+            loss = self.objective(
+                history, self.table[history], self.item_vectors[history], self.table[target.clamp(min=0)], target >= 0
+            )
+        # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
+        self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        return loss.detach().double().cpu()
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.settings.amp == "off" or not self._on_cuda:
+            return nullcontext()
+        return torch.autocast("cuda", torch.bfloat16 if self.settings.amp == "bf16" else torch.float16)
+
+    def _set_learning_rate(self) -> None:
+        rate = self.settings.learning_rate * schedule(self.progress.step, self.steps, self.settings.warmup_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _validates(self) -> bool:
+        epoch, settings = self.progress.epoch, self.settings
+        return epoch % settings.validate_every == 0 or epoch == settings.epochs
+
+    def _validate(self) -> float:
+        """Validation Recall@10 of generation, each process ranking its share of the users."""
+        share = slice(self.world.rank, None, self.world.size)
+        users = np.arange(len(self.validation.targets))[share]
+        scorer = TorchScorer(self.model, self.codes, self.vectors)
+        hits, count = recall_at_10(
+            scorer,
+            self.trie,
+            self.validation.take(users),
+            beams=self.settings.validation_beams,
+            batch_users=_VALIDATION_BATCH_USERS,
+            max_history=self.settings.max_history,
+        )
+        all_hits, all_users = self.world.sum(hits, count)
+        return all_hits / max(all_users, 1)
+
+    def _finish_epoch(self, entry: dict[str, float], training_seconds: float, seconds: float) -> None:
+        """Note the epoch, keep the best model, save the state, tell the listener."""
+        progress = self.progress
+        progress.history.append(entry)
+        progress.seconds += seconds
+        recall = entry.get("validation_recall@10")
+        best = recall is not None and recall > progress.best_recall
+        if best and recall is not None:
+            progress.best_recall, progress.stale = recall, 0
+        elif recall is not None:
+            progress.stale += 1
+        if self.world.rank == 0:
+            if best:
+                self._save_best()
+            self._update_history()
+            save_state(self.folder / "state", self.model, self.optimizer, progress)
+        self.world.wait()
+        rate = self.sequences.targets / training_seconds
+        self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
+
+    def _save_best(self) -> None:
+        with atomic_folder(self.folder / "best") as part:
+            self.model.save_pretrained(part)
+
+    def _update_history(self) -> None:
+        """Write the history beside the best model, where there is one yet."""
+        if (self.folder / "best").is_dir():
+            progress = self.progress
+            write_json(
+                self.folder / "best" / "training_history.json",
+                {"best_recall@10": progress.best_recall, "seconds": progress.seconds, "epochs": progress.history},
+            )
+
+    def _emit(self, kind: str, values: dict[str, float]) -> None:
+        if self.world.rank == 0:
+            self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values))
+
+
+class NextItemLoss(nn.Module):
+    """Cross-entropy of the next item's code at every position, summed over levels and targets.
+
+    Args:
+        model: the model to train.
+        label_smoothing: share of probability spread over the level's vocabulary.
+    """
+
+    def __init__(self, model: TigerModel, label_smoothing: float) -> None:
+        super().__init__()
+        self.model, self.label_smoothing = model, label_smoothing
+
+    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
+        """Shapes as in :meth:`TigerModel.forward`; ``inside`` bool [B, T] is false on padding."""
+        loss = codes.new_zeros((), dtype=torch.float32)
+        for level, logits in enumerate(self.model(rows, codes, vectors, targets)):
+            loss = loss + F.cross_entropy(
+                logits[inside].float(),
+                targets[..., level][inside],
+                label_smoothing=self.label_smoothing,
+                reduction="sum",
+            )
+        return loss
+
+
+def schedule(step: int, steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate: linear warm-up, then half a cosine to zero."""
+    warmup = max(1, round(steps * warmup_share))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def _adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW that decays matrices only."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+
+
+def _drawn(held_out: HeldOut, users: int, seed: int) -> HeldOut:
+    """At most ``users`` users, drawn with ``seed``, sorted by history length so that batches hold little padding."""
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(len(held_out.targets))[:users]
+    lengths = np.diff(held_out.histories.offsets)[chosen]
+    return held_out.take(chosen[np.argsort(lengths, kind="stable")])

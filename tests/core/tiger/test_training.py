@@ -1,0 +1,139 @@
+"""Training learns, resumes to the same history, works in several processes and refuses what it cannot train."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_core.artifacts import read_json
+from genrec_core.data.histories import Histories
+from genrec_core.errors import GenrecError
+from genrec_core.settings import TrainingSettings
+from genrec_core.tiger.distributed import World
+from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.training import TrainingData, TrainingEvent, schedule, train
+
+ALONE = World(0, 1, torch.device("cpu"))
+ITEMS = 40
+
+
+def cyclic_data(users: int = 60) -> TrainingData:
+    """Users walk the items in a circle, so the next item is always known."""
+    starts = np.random.default_rng(0).integers(0, ITEMS, users)
+    rows = ((starts[:, None] + np.arange(12)) % ITEMS).astype(np.int32)
+    histories = Histories([str(user) for user in range(users)], rows.ravel(), np.arange(users + 1) * 12)
+    codes = np.stack([np.arange(ITEMS) // 8, np.arange(ITEMS) % 8, np.zeros(ITEMS)], axis=1).astype(np.int32)
+    vectors = np.random.default_rng(1).normal(size=(ITEMS, 6)).astype(np.float32)
+    return TrainingData(histories, codes, (8, 8, 2), vectors)
+
+
+def small_settings(**changes: object) -> TrainingSettings:
+    values = {
+        "d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "d_ff": 64, "dropout": 0.1, "epochs": 4,
+        "max_history": 10, "batch_targets": 64, "learning_rate": 5e-3, "validate_every": 1, "validation_users": 30,
+    }  # fmt: skip
+    return TrainingSettings.model_validate({**values, **changes})
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_model_learns_what_follows_and_the_best_one_is_kept(tmp_path: Path):
+    events: list[TrainingEvent] = []
+    best = train(cyclic_data(), small_settings(epochs=15), tmp_path, ALONE, events.append)
+    history = read_json(best / "training_history.json")
+    losses = [entry["loss"] for entry in history["epochs"]]
+    assert losses[-1] < 0.5 * losses[0]
+    assert history["best_recall@10"] > 0.8
+    assert TigerModel.from_pretrained(best).config.level_sizes == [8, 8, 2]
+    assert [event.kind for event in events if event.kind != "step"] == ["start"] + ["epoch"] * len(losses) + ["end"]
+
+
+@pytest.mark.parametrize("killed_after", [1, 3])
+def test_a_killed_training_ends_with_the_history_of_an_unbroken_one(tmp_path: Path, killed_after: int):
+    def kill(event: TrainingEvent) -> None:
+        if event.kind == "epoch" and event.epoch == killed_after:
+            raise KilledError
+
+    unbroken = train(cyclic_data(), small_settings(), tmp_path / "unbroken", ALONE)
+    with pytest.raises(KilledError):
+        train(cyclic_data(), small_settings(), tmp_path / "broken", ALONE, kill)
+    resumed = train(cyclic_data(), small_settings(), tmp_path / "broken", ALONE)
+    first, second = (read_json(folder / "training_history.json") for folder in (unbroken, resumed))
+    assert first["epochs"] == second["epochs"]
+    assert first["best_recall@10"] == second["best_recall@10"]
+    for old, new in zip(
+        TigerModel.from_pretrained(unbroken).parameters(), TigerModel.from_pretrained(resumed).parameters(), strict=True
+    ):
+        assert torch.equal(old, new)
+
+
+def test_training_stops_when_validation_no_longer_improves(tmp_path: Path):
+    settings = small_settings(epochs=50, learning_rate=1e-9, patience=2)
+    history = read_json(train(cyclic_data(), settings, tmp_path, ALONE) / "training_history.json")
+    assert len(history["epochs"]) == 3
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path):
+    train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+    with pytest.raises(GenrecError, match="holds a training of other settings or data"):
+        train(cyclic_data(), small_settings(epochs=2), tmp_path, ALONE)
+
+
+def test_histories_too_short_to_train_are_refused(tmp_path: Path):
+    data = cyclic_data(users=2)
+    short = Histories(["1", "2"], data.histories.rows[:6], np.array([0, 3, 6]))
+    with pytest.raises(GenrecError, match="nothing to train on"):
+        train(TrainingData(short, data.codes, data.level_sizes, data.vectors), small_settings(), tmp_path, ALONE)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    rates = [schedule(step, 100, 0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == 1
+    assert rates[100] == pytest.approx(0)
+    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
+
+
+TORCHRUN = """
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import test_training
+from genrec_core.tiger.distributed import distributed
+from genrec_core.tiger.training import train
+
+with distributed() as world:
+    assert world.size == 2
+    train(test_training.cyclic_data(), test_training.small_settings(dropout=0.0, learn_item_vectors=False, epochs=3), Path(sys.argv[2]), world)
+"""
+
+
+def test_two_processes_train_the_same_model_as_one(tmp_path: Path):
+    script = tmp_path / "worker.py"
+    script.write_text(TORCHRUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    together = tmp_path / "together"
+    done = subprocess.run(
+        [*command, str(script), str(Path(__file__).parent), str(together)],
+        env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = train(
+        cyclic_data(), small_settings(dropout=0.0, learn_item_vectors=False, epochs=3), tmp_path / "alone", ALONE
+    )
+    one, two = (
+        json.loads((folder / "training_history.json").read_text())["epochs"] for folder in (alone, together / "best")
+    )
+    for first, second in zip(one, two, strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-3)
