@@ -64,8 +64,8 @@ def evaluate(
     held_out = test_part(histories)
     if len(held_out.targets) == 0:
         raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
-    misses = miss_share(scorer, ids.codes, ids.level_sizes, held_out, max_history)
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
+    misses = miss_share(scorer, trie, held_out, max_history)
     ranks = rank_test_items(scorer, trie, held_out, settings, max_history, on_progress)
     counts = training_counts(histories, trie.n_items)
     return _report(ranks, misses, counts, held_out, len(histories), settings, max_history)

@@ -143,22 +143,11 @@ def recall_at_10(
     return hits, len(held_out.targets)
 
 
-def miss_share(
-    scorer: CodeScorer, codes: np.ndarray, level_sizes: tuple[int, ...], held_out: HeldOut, max_history: int
-) -> float:
-    """Share of users whose best code, decoded without the trie, is no item.
-
-    Args:
-        scorer: the model.
-        codes: semantic IDs with suffix of the catalogue, int32 [n_items, depth].
-        level_sizes: vocabulary by level.
-        held_out: the users' histories.
-        max_history: newest items of a history that the model reads.
-    """
-    known = set(map(tuple, codes.tolist()))
+def miss_share(scorer: CodeScorer, trie: CodeTrie, held_out: HeldOut, max_history: int) -> float:
+    """Share of users whose best code, decoded without the trie, is no item."""
     misses = 0
     for batch in length_batches(held_out, _MISS_BATCH_USERS):
         histories = padded([held_out.histories.of(int(user)) for user in batch], max_history)
-        best = unconstrained_top1(scorer, histories, level_sizes)
-        misses += sum(tuple(code) not in known for code in best.tolist())
+        codes = unconstrained_top1(scorer, histories, trie.level_sizes)
+        misses += int((trie.lookup(codes) < 0).sum())
     return misses / len(held_out.targets)
