@@ -1,0 +1,216 @@
+"""Turns a trained TIGER checkpoint into a model folder that onnxruntime serves without torch.
+
+The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` and ``decoder_step.onnx`` (fp32),
+``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
+item) and ``manifest.json``.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from genrec_core.artifacts import atomic_folder, write_json, write_manifest
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
+from genrec_core.errors import GenrecError
+from genrec_core.inference.onnx_scorer import DECODER, ENCODER, FORMAT, SETTINGS
+from genrec_core.inference.recommender import CODES, ITEM_IDS, ITEM_VECTORS, POPULARITY
+from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.scorer import item_inputs, item_vector_table
+
+# Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
+# for the same axis.
+_BATCH, _TIME, _WIDTH, _PARENTS, _DEPTH = 2, 5, 3, 4, 2
+
+
+def export_recommender(
+    checkpoint: Path, semantic_ids: Path, embeddings: Path, popularity: np.ndarray, target: Path
+) -> None:
+    """Write the model folder ``target``; it appears whole, its manifest last, or not at all.
+
+    Args:
+        checkpoint: the folder of ``tiger_checkpoint`` (Hugging Face form).
+        semantic_ids: the folder of ``semantic_ids`` that the model was trained on.
+        embeddings: the folder of ``item_embeddings``.
+        popularity: training interactions by catalogue row, int [n_items].
+        target: the folder to write; replaced if it is there.
+
+    Raises:
+        GenrecError: the inputs are of different catalogues, or not what the model was trained on.
+    """
+    model = TigerModel.from_pretrained(checkpoint).eval()
+    ids = SemanticIds.load(semantic_ids)
+    vectors = _vectors_of(ids, semantic_ids, embeddings)
+    _require_same_items(model, ids, vectors, popularity, checkpoint, semantic_ids)
+    with atomic_folder(target) as folder:
+        export_graphs(model, folder)
+        np.save(folder / ITEM_IDS, ids.item_ids.astype(np.int64), allow_pickle=False)
+        np.save(folder / CODES, ids.codes.astype(np.int32), allow_pickle=False)
+        np.save(folder / POPULARITY, popularity.astype(np.int64), allow_pickle=False)
+        table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
+        items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
+        np.save(folder / ITEM_VECTORS, items.numpy(), allow_pickle=False)
+        write_manifest(folder)
+
+
+def _vectors_of(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:
+    """The normalised text vectors float32 [n_items, dim] in the order of the semantic IDs.
+
+    Items that got their ID later stand behind the others there, but not in the embeddings.
+    """
+    found = ItemEmbeddings.load(embeddings)
+    place = np.searchsorted(found.item_ids, ids.item_ids).clip(max=max(len(found.item_ids) - 1, 0))
+    missing = ids.item_ids[found.item_ids[place] != ids.item_ids]
+    if len(missing):
+        raise GenrecError(
+            f"{embeddings} has no vector of item {missing[0]} ({len(missing)} such items), which {semantic_ids} lists; "
+            "embed the whole catalogue again"
+        )
+    return np.asarray(found.l2norm[place], dtype=np.float32)
+
+
+def _require_same_items(
+    model: TigerModel,
+    ids: SemanticIds,
+    vectors: np.ndarray,
+    popularity: np.ndarray,
+    checkpoint: Path,
+    semantic_ids: Path,
+) -> None:
+    if list(model.config.level_sizes) != list(ids.level_sizes):
+        raise GenrecError(
+            f"{checkpoint} was trained on level sizes {list(model.config.level_sizes)}, but {semantic_ids} has "
+            f"{list(ids.level_sizes)}; train it on these semantic IDs"
+        )
+    dim = model.config.item_vector_dim
+    if dim not in (0, vectors.shape[1]):
+        raise GenrecError(
+            f"{checkpoint} reads item vectors of {dim} columns, but they have {vectors.shape[1]}; train it on these"
+        )
+    if popularity.shape != ids.item_ids.shape:
+        raise GenrecError(f"popularity has shape {popularity.shape}, but {semantic_ids} has {len(ids.item_ids)} items")
+
+
+def export_graphs(model: TigerModel, folder: Path) -> None:
+    """Write ``recommender.json`` and the two graphs into ``folder``; batch, time and width of the beams are dynamic."""
+    config = model.config
+    settings = {
+        "format": FORMAT,
+        "level_sizes": list(config.level_sizes),
+        "max_history": config.max_history,
+        "decoder_layers": config.decoder_layers,
+        "d_model": config.d_model,
+    }
+    write_json(folder / SETTINGS, settings)
+    model = model.cpu().float().eval()
+    _export_encoder(model, folder / ENCODER)
+    _export_decoder(model, folder / DECODER)
+
+
+class HistoryEncoder(nn.Module):
+    """:meth:`TigerModel.encode_history` as a graph of its own."""
+
+    def __init__(self, model: TigerModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.encode_history(items, lengths)
+
+
+class DecoderStep(nn.Module):
+    """:meth:`TigerModel.decode_step` as a graph of its own; the level is an input."""
+
+    def __init__(self, model: TigerModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        tokens: Tensor,
+        level: Tensor,
+        parents: Tensor,
+        cache: Tensor,
+        history: Tensor,
+        bias: Tensor,
+        context: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        return self.model.decode_step(tokens, level, parents, cache, history, bias, context)
+
+
+def _export_encoder(model: TigerModel, path: Path) -> None:
+    length = min(_TIME, model.config.max_history)
+    inputs = {
+        "items": torch.zeros(_BATCH, length, model.config.d_model),
+        "lengths": torch.ones(_BATCH, dtype=torch.int64),
+    }
+    dynamic: dict[str, dict[int, str]] = {"items": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
+    _export(HistoryEncoder(model), inputs, dynamic, ["history", "bias", "context"], path)
+
+
+def _export_decoder(model: TigerModel, path: Path) -> None:
+    config = model.config
+    layers, heads, width = config.decoder_layers, config.heads, config.d_model
+    inputs = {
+        "tokens": torch.zeros(_BATCH, _WIDTH, dtype=torch.int64),
+        "level": torch.tensor(0),
+        "parents": torch.zeros(_BATCH, _WIDTH, dtype=torch.int64),
+        "cache": torch.zeros(layers, 2, _BATCH, _PARENTS, _DEPTH, width),
+        "history": torch.zeros(layers, 2, _BATCH, heads, _TIME, width // heads),
+        "bias": torch.zeros(_BATCH, heads, 1, _TIME),
+        "context": torch.zeros(_BATCH, 1, width),
+    }
+    dynamic: dict[str, dict[int, str]] = {
+        "tokens": {0: "batch", 1: "width"},
+        "level": {},
+        "parents": {0: "batch", 1: "width"},
+        "cache": {2: "batch", 3: "parents", 4: "depth"},
+        "history": {2: "batch", 4: "time"},
+        "bias": {0: "batch", 3: "time"},
+        "context": {0: "batch"},
+    }
+    _export(DecoderStep(model), inputs, dynamic, ["scores", "next_cache"], path)
+
+
+def _export(
+    module: nn.Module, inputs: dict[str, Tensor], dynamic: dict[str, dict[int, str]], outputs: list[str], path: Path
+) -> None:
+    """Trace ``module`` and write it as one ONNX file.
+
+    The fused attention kernel of the CPU has strides that the exporter's decomposition cannot view, so the plain one is
+    traced.
+    """
+    with sdpa_kernel(SDPBackend.MATH), _without_exporter_chatter():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+    if program is None:
+        raise GenrecError(f"{path}: torch.onnx gave no program; install the pinned torch, onnx and onnxscript")
+    program.save(path)
+
+
+@contextmanager
+def _without_exporter_chatter() -> Iterator[None]:
+    """Silence notes on absent torchvision and on renamed axes, which a user can do nothing about."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
