@@ -25,7 +25,7 @@ class Histories:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, item_ids: np.ndarray) -> "Histories":
-        """Map the items of ``user_histories`` (``user_id``, ``item_ids``) to rows of the sorted ``item_ids``, int64 [n].
+        """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n].
 
         Raises:
             GenrecError: a history holds an item that the catalogue does not; names the user and the item.

@@ -1,0 +1,104 @@
+"""Gets the raw files from where they are: a folder, an archive, or an archive behind a URL."""
+
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from genrec_core.errors import GenrecError
+
+_LARGEST_UNPACKED = 8 << 30  # bytes; a bomb is refused before it fills the disk
+_TIMEOUT_SECONDS = 60
+
+
+@contextmanager
+def opened_source(source: str, wanted: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the folder that holds all ``wanted`` files.
+
+    Args:
+        source: a folder, an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz) or an http(s) URL of one. The files
+            lie at its top, in ``beauty/`` or in any one other sub-folder.
+
+    Raises:
+        GenrecError: there is no such source, it is no archive, or the files are not in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
+        path = Path(source).expanduser()
+        if source.startswith(("http://", "https://")):
+            path = _download(source, Path(scratch))
+        elif "://" in source:
+            raise GenrecError(f"GENREC_RAW={source}: only a folder, an archive or an http(s) URL of one can be read")
+        if not path.exists():
+            raise GenrecError(f"GENREC_RAW={source}: no such folder or archive; check the path")
+        folder = path if path.is_dir() else _unpack(path, Path(scratch) / "unpacked")
+        yield _holding(folder, source, wanted)
+
+
+def _download(url: str, scratch: Path) -> Path:
+    target = scratch / (url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] or "archive")
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response, target.open("wb") as file:
+            shutil.copyfileobj(response, file)
+            expected = response.headers.get("Content-Length")
+    except (urllib.error.URLError, OSError) as error:
+        raise GenrecError(
+            f"GENREC_RAW={url}: cannot be downloaded ({error}); check the address or use a folder"
+        ) from error
+    if expected is not None and target.stat().st_size != int(expected):
+        raise GenrecError(f"GENREC_RAW={url}: {target.stat().st_size} of {expected} bytes arrived; try again")
+    return target
+
+
+def _unpack(archive: Path, target: Path) -> Path:
+    """Unpack regular files only; a path outside ``target``, a link or a bomb is refused."""
+    target.mkdir(parents=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as content:
+                _check_size(archive, sum(entry.file_size for entry in content.infolist()))
+                for entry in content.infolist():
+                    _check_inside(archive, target, entry.filename)
+                content.extractall(target)
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as packed:
+                _check_size(archive, sum(member.size for member in packed.getmembers()))
+                packed.extractall(target, filter="data")
+        else:
+            raise GenrecError(f"{archive}: neither a folder nor a zip or tar archive")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise GenrecError(f"{archive}: cannot be unpacked ({error}); get it again") from error
+    return target
+
+
+def _check_size(archive: Path, size: int) -> None:
+    if size > _LARGEST_UNPACKED:
+        raise GenrecError(
+            f"{archive}: unpacks to {size} bytes, over the limit of {_LARGEST_UNPACKED}; unpack it by hand"
+        )
+
+
+def _check_inside(archive: Path, target: Path, name: str) -> None:
+    if not (target / name).resolve().is_relative_to(target.resolve()):
+        raise GenrecError(f"{archive}: the entry {name} would be written outside the folder; do not use this archive")
+
+
+def _holding(folder: Path, source: str, wanted: tuple[str, ...]) -> Path:
+    """The folder of ``wanted`` files at most two levels below ``folder``, ``beauty`` before others."""
+    below = sorted((path for path in folder.glob("*/") if path.is_dir()), key=lambda path: path.name != "beauty")
+    deeper = sorted((path for path in folder.glob("*/*/") if path.is_dir()), key=lambda path: path.name != "beauty")
+    candidates = [folder, *below, *deeper]
+    complete = [path for path in candidates if all((path / name).is_file() for name in wanted)]
+    if not complete:
+        missing = [name for name in wanted if not (folder / name).is_file()]
+        raise GenrecError(
+            f"{source}: missing {', '.join(missing)}, at its top and in its sub-folders; see README, own data"
+        )
+    named = [path for path in complete if path.name == "beauty"]
+    if len(complete) > 1 and complete[0] != folder and not named:
+        raise GenrecError(f"{source}: several folders hold the raw files ({', '.join(map(str, complete))}); name one")
+    return complete[0]

@@ -1,0 +1,160 @@
+"""The raw form is read as it is meant, from everywhere it may come from, and a fault is named."""
+
+import gzip
+import io
+import json
+import shutil
+import tarfile
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from genrec_core.data.p5 import RAW_FILES, describe_raw, read_catalog, read_histories, receive_raw
+from genrec_core.errors import GenrecError
+from genrec_core.settings import CatalogSettings
+
+
+def write_raw(folder: Path, meta: list[str], sequences: str = "1 1 2\n", item2id: dict[str, str] | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sequential_data.txt").write_text(sequences)
+    (folder / "datamaps.json").write_text(json.dumps({"item2id": item2id or {"A": "1", "B": "2"}}))
+    (folder / "meta.json.gz").write_bytes(gzip.compress("\n".join(meta).encode()))
+    return folder
+
+
+def test_json_and_python_literals_give_the_same_items_and_other_products_are_passed_over(tmp_path):
+    product = {"asin": "A", "title": "It's a\nbalm", "brand": "Fiora", "price": 3.5, "categories": [["Beauty", "Lips"]]}
+    other = {"asin": "Z", "title": "not in the catalogue"}
+    as_json = write_raw(tmp_path / "json", [json.dumps(product), json.dumps(other)])
+    as_literal = write_raw(tmp_path / "literal", [repr(product), repr(other)])
+    first, second = (read_catalog(folder, CatalogSettings()) for folder in (as_json, as_literal))
+    assert first.equals(second)
+    assert first["text"].to_list() == [
+        "Title: It's a balm; Brand: Fiora; Categories: Beauty, Lips; Price: 3.50;",
+        "Item: B;",
+    ]
+
+
+def test_code_in_the_meta_file_is_not_run(tmp_path):
+    trap = tmp_path / "trap"
+    folder = write_raw(tmp_path / "raw", [f"__import__('pathlib').Path({str(trap)!r}).touch() or {{'asin': 'A'}}"])
+    with pytest.raises(GenrecError, match=r"meta.json.gz: line 1: neither JSON nor a Python literal"):
+        read_catalog(folder, CatalogSettings())
+    assert not trap.exists()
+
+
+def test_absent_fields_are_left_out_of_the_text(tmp_path):
+    folder = write_raw(
+        tmp_path, [json.dumps({"asin": "A", "title": None, "brand": " ", "price": "NaN"}), "{'asin': 'B'}"]
+    )
+    assert read_catalog(folder, CatalogSettings())["text"].to_list() == ["Item: A;", "Item: B;"]
+
+
+def test_the_text_template_is_a_setting(tmp_path):
+    folder = write_raw(tmp_path, [json.dumps({"asin": "A", "title": "Balm", "brand": "Fiora"})])
+    catalog = read_catalog(folder, CatalogSettings(text_template="{brand}; made {description}; named {title};"))
+    assert catalog["text"][0] == "Fiora; named Balm;"
+    with pytest.raises(GenrecError, match="colour"):
+        read_catalog(folder, CatalogSettings(text_template="{colour};"))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "message"),
+    [
+        ("1 1 2\n2 1 x\n", r"line 2: user 2: 'x' is no positive integer"),
+        ("1 1\n1 2\n", r"line 2: user 1 is there already"),
+        ("1\n", r"line 1: user 1 has no item"),
+        ("1 0\n", r"'0' is no positive integer"),
+        ("\n", r"holds no history"),
+        ("1 1 7\n", r"item 7 is not in item2id"),
+    ],
+)
+def test_a_faulty_history_is_named_by_line(tmp_path, sequences, message):
+    with pytest.raises(GenrecError, match=message):
+        describe_raw(write_raw(tmp_path, [], sequences))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("datamaps.json", b"{", "datamaps.json: not valid JSON"),
+        ("datamaps.json", b"{}", "holds no 'item2id' object"),
+        ("datamaps.json", b'{"item2id": {"A": "one"}}', "every id is a positive integer"),
+        ("meta.json.gz", b"plain text", "cannot be read as gzip text"),
+        ("meta.json.gz", gzip.compress(b'{"title": "no asin"}'), "line 1: no dict with an 'asin'"),
+        ("meta.json.gz", gzip.compress(b'{"asin": "A"}' * 500)[:40], "cannot be read as gzip text"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, message):
+    folder = write_raw(tmp_path / "raw", ["{'asin': 'A'}"])
+    (folder / name).write_bytes(content)
+    with pytest.raises(GenrecError, match=message):
+        receive_raw(str(folder), tmp_path / "received")
+    assert not (tmp_path / "received").exists()
+
+
+def archived(sample: Path, target: Path, kind: str) -> Path:
+    shutil.copytree(sample, target / "beauty")
+    return Path(shutil.make_archive(str(target / "P5_data"), kind, target, "beauty"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "parent", "zip", "gztar", "url"])
+def test_the_files_arrive_from_anywhere_unchanged(sample_folder, tmp_path, kind):
+    if kind in ("folder", "parent"):
+        shutil.copytree(sample_folder, tmp_path / "in" / "beauty")
+        source = str(tmp_path / "in" / ("beauty" if kind == "folder" else ""))
+    else:
+        source = str(archived(sample_folder, tmp_path / "in", "zip" if kind == "url" else kind))
+    if kind == "url":
+        handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "in"))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f"http://127.0.0.1:{server.server_port}/P5_data.zip"
+    provenance = receive_raw(source, tmp_path / "out")
+    if kind == "url":
+        server.shutdown()
+        server.server_close()
+    for name in RAW_FILES:
+        assert (tmp_path / "out" / name).read_bytes() == (sample_folder / name).read_bytes()
+        assert provenance["files"][name]["bytes"] == (sample_folder / name).stat().st_size
+    assert (provenance["users"], provenance["items"], provenance["source"]) == (200, 120, source)
+
+
+def test_a_missing_source_or_file_is_named(tmp_path):
+    with pytest.raises(GenrecError, match="nowhere: no such folder or archive"):
+        receive_raw(str(tmp_path / "nowhere"), tmp_path / "out")
+    (tmp_path / "sequential_data.txt").write_text("1 1\n")
+    with pytest.raises(GenrecError, match=r"missing meta.json.gz, datamaps.json"):
+        receive_raw(str(tmp_path), tmp_path / "out")
+    with pytest.raises(GenrecError, match="cannot be downloaded"):
+        receive_raw("http://127.0.0.1:9/archive.zip", tmp_path / "out")
+
+
+def test_an_archive_cannot_write_outside_its_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../escaped.txt", "x")
+    with tarfile.open(tmp_path / "evil.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("../escaped.txt"), io.BytesIO())
+    for name in ("evil.zip", "evil.tar"):
+        with pytest.raises(GenrecError, match=name):
+            receive_raw(str(tmp_path / name), tmp_path / "out" / "raw")
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_the_sample_is_received_where_no_source_is_named(tmp_path):
+    provenance = receive_raw(None, tmp_path / "out")
+    assert (provenance["users"], provenance["items"]) == (5000, 2000)
+
+
+def test_real_beauty_has_its_published_size(beauty_folder):
+    provenance = describe_raw(beauty_folder)
+    assert [provenance[key] for key in ("users", "items", "interactions")] == [22363, 12101, 198502]
+    catalog = read_catalog(beauty_folder, CatalogSettings())
+    assert catalog["item_id"].to_list() == list(range(1, 12102))
+    assert catalog.filter(pl.col("title").is_not_null()).height == 12094
+    assert read_histories(beauty_folder)["item_ids"][0].to_list() == [1, 2, 3, 4, 5]
