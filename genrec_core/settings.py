@@ -66,7 +66,7 @@ class TrainingSettings(Settings):
     d_model: int = Field(128, ge=8, le=4096, description="Width of the Transformer.")
     heads: int = Field(4, ge=1, le=64, description="Attention heads; must divide d_model.")
     encoder_layers: int = Field(2, ge=1, le=48, description="Causal encoder layers over the history.")
-    decoder_layers: int = Field(2, ge=1, le=48, description="Decoder layers over the levels of a semantic ID.")
+    decoder_layers: int = Field(1, ge=1, le=48, description="Decoder layers over the levels of a semantic ID.")
     d_ff: int = Field(512, ge=8, le=65536, description="Width of the feed-forward layers.")
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout everywhere.")
     max_history: int = Field(50, ge=1, le=4096, description="Newest items of a history that the encoder reads.")
@@ -75,10 +75,10 @@ class TrainingSettings(Settings):
         True,
         description="Add a learned vector of its own to each item in the encoder; items new since training have none.",
     )
-    epochs: int = Field(60, ge=1, le=10_000, description="Passes over all training targets.")
-    batch_targets: int = Field(2048, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
+    epochs: int = Field(40, ge=1, le=10_000, description="Passes over all training targets.")
+    batch_targets: int = Field(512, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
-    weight_decay: float = Field(0.05, ge=0, le=10, description="AdamW weight decay of matrices.")
+    weight_decay: float = Field(0.1, ge=0, le=10, description="AdamW weight decay of matrices.")
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of all steps with a rising learning rate.")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="Label smoothing of the level losses.")
     clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm.")
