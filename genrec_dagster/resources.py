@@ -27,7 +27,7 @@ class WorkFolders(dg.ConfigurableResource[None]):
     @contextmanager
     def new(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
         """An empty folder for this run of the asset; it stays for the IO manager on success and goes on an error."""
-        folder = Path(self.root).absolute() / ".work" / context.asset_key.to_python_identifier() / context.run_id
+        folder = Path(self.root).absolute() / ".work" / context.asset_key.to_python_identifier() / context.run.run_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:

@@ -1,0 +1,149 @@
+"""From semantic IDs to a model that serves: trained, measured, exported."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from genrec_core.artifacts import read_json
+from genrec_core.settings import TrainingSettings
+from genrec_dagster.config import EvaluationForm, TrainingForm
+from genrec_dagster.experiment import log_files, log_test_metrics, note_run
+from genrec_dagster.metadata import Row, content_version, markdown_table, picture, table
+from genrec_dagster.progress import progress_log
+from genrec_dagster.resources import ExperimentTracker, WorkFolders
+from genrec_dagster.training import prepare_job, run_torchrun, tracked_run
+
+GROUP, OWNERS = "model", ["team:recsys"]
+CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface"},
+    code_version="1",
+    retry_policy=dg.RetryPolicy(max_retries=1, delay=1),
+)
+def tiger_checkpoint(
+    context: dg.AssetExecutionContext,
+    user_histories: Path,
+    semantic_ids: Path,
+    item_embeddings: Path,
+    config: TrainingForm,
+    work: WorkFolders,
+    tracker: ExperimentTracker,
+    pipes: dg.PipesSubprocessClient,
+) -> dg.MaterializeResult[Path]:
+    """The best TIGER model by validation Recall@10, trained by torchrun; a retry goes on where the last one ended."""
+    inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
+    settings = TrainingSettings(**config.model_dump())
+    job = prepare_job(context.run.run_id, inputs, settings, work, tracker)
+    with tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
+        run_torchrun(context, pipes, job)
+        shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)
+        note_run(folder, tracker, job.mlflow_run)
+        metadata = _training_metadata(folder, job.mlflow_run)
+        log_files(tracker, job.mlflow_run, [folder / name for name in (CONFIG_FILE, HISTORY_FILE, CURVES_PLOT)])
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "numpy"}, code_version="1")
+def recall_metrics(
+    context: dg.AssetExecutionContext,
+    tiger_checkpoint: Path,
+    semantic_ids: Path,
+    item_embeddings: Path,
+    user_histories: pl.DataFrame,
+    config: EvaluationForm,
+    work: WorkFolders,
+) -> dg.MaterializeResult[Path]:
+    """Recall and NDCG on every user's test item, beside the popularity baseline; nothing else reads these items."""
+    from genrec_core.data.histories import Histories
+    from genrec_core.embedding.item_embeddings import ItemEmbeddings
+    from genrec_core.evaluation.evaluate import evaluate, write_metrics
+    from genrec_core.quantization.semantic_ids import SemanticIds
+    from genrec_core.tiger.scorer import TorchScorer
+
+    ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(item_embeddings)
+    scorer = TorchScorer.from_folder(tiger_checkpoint, ids.codes, vectors.l2norm)
+    histories = Histories.from_frame(user_histories, ids.item_ids)
+    progress = progress_log(context, "users ranked")
+    evaluation = evaluate(scorer, ids, histories, config, scorer.model.config.max_history, progress)
+    with work.new(context) as folder:
+        write_metrics(folder, evaluation)
+        run_id = log_test_metrics(tiger_checkpoint, evaluation.metrics)
+        metadata = {**_metrics_metadata(folder, evaluation.metrics, evaluation.slices), "mlflow_run": run_id}
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+# The metrics are no input of the export, but their gates hold it back.
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx"}, code_version="1", deps=[recall_metrics])
+def onnx_encoder(
+    context: dg.AssetExecutionContext,
+    tiger_checkpoint: Path,
+    semantic_ids: Path,
+    item_embeddings: Path,
+    user_histories: pl.DataFrame,
+    work: WorkFolders,
+) -> dg.MaterializeResult[Path]:
+    """History encoder and decoder step as ONNX graphs, and all that serving needs beside them; no torch from here."""
+    from genrec_core.data.histories import Histories
+    from genrec_core.evaluation.baselines import training_counts
+    from genrec_core.export.onnx import export_recommender
+    from genrec_core.quantization.semantic_ids import SemanticIds
+
+    ids = SemanticIds.load(semantic_ids)
+    popularity = training_counts(Histories.from_frame(user_histories, ids.item_ids), len(ids.item_ids))
+    with work.new(context) as folder:
+        export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder)
+        files: list[Row] = [{"file": path.name, "bytes": path.stat().st_size} for path in sorted(folder.iterdir())]
+        metadata = {"files": table(files), "items": dg.MetadataValue.int(len(ids.item_ids))}
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+def _training_metadata(folder: Path, mlflow_run: str) -> dict[str, Any]:
+    """The curves, which are also kept in ``folder``, and what they end with."""
+    from genrec_core.evaluation.plots import training_curves
+
+    history = read_json(folder / HISTORY_FILE)
+    curves = training_curves(history["epochs"])
+    (folder / CURVES_PLOT).write_bytes(curves)
+    return {
+        "best_validation_recall@10": history["best_recall@10"],
+        "epochs": len(history["epochs"]),
+        "training_seconds": history["seconds"],
+        "last_loss": history["epochs"][-1]["loss"],
+        "curves": picture(curves, "loss and validation Recall@10 by epoch"),
+        "mlflow_run": mlflow_run,
+    }
+
+
+def _metrics_metadata(folder: Path, metrics: dict[str, Any], slices: pl.DataFrame) -> dict[str, Any]:
+    from genrec_core.evaluation.evaluate import RECALL_PLOT, SLICES_PLOT
+
+    generative, popularity = metrics["generative"], metrics["popularity"]
+    names = [name for name in popularity if not name.endswith("_interval")]
+    rows = [
+        {
+            "metric": name,
+            "generative": generative[name],
+            "interval": "{:.4f} to {:.4f}".format(*generative[f"{name}_interval"])
+            if f"{name}_interval" in generative
+            else None,
+            "history kept": metrics["generative_history_kept"].get(name),
+            "popularity": popularity[name],
+        }
+        for name in names
+    ]
+    return {
+        "metrics": table(rows),
+        "miss_share": generative["miss_share"],
+        "users": metrics["users"],
+        "beams": metrics["beams"],
+        "slices": dg.MetadataValue.md(markdown_table(slices.to_dicts())),
+        "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
+        "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
+    }

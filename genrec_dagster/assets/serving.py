@@ -1,0 +1,56 @@
+"""From the exported model to lists of items."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from genrec_dagster.config import PredictionForm
+from genrec_dagster.metadata import content_version, markdown_table
+from genrec_dagster.resources import WorkFolders
+
+GROUP, OWNERS = "serving", ["team:recsys"]
+PREDICTIONS = "predictions.csv"
+_REQUESTS = "requests.txt"
+_SHOWN_USERS, _SHOWN_ITEMS = 5, 5
+
+
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="1")
+def batch_predictions(
+    context: dg.AssetExecutionContext,
+    onnx_encoder: Path,
+    user_histories: pl.DataFrame,
+    config: PredictionForm,
+    work: WorkFolders,
+) -> dg.MaterializeResult[Path]:
+    """The next items for every user, from the whole history, by the exported model alone."""
+    from genrec_core.inference.predict import predict_file
+    from genrec_core.inference.recommender import Recommender
+
+    with work.new(context) as folder:
+        requests, output = folder / _REQUESTS, folder / PREDICTIONS
+        write_requests(user_histories, requests)
+        report = predict_file(Recommender.from_folder(onnx_encoder), requests, output, config, show_progress=False)
+        requests.unlink()
+        metadata: dict[str, Any] = {
+            "dagster/row_count": report.rows,
+            "report": dg.MetadataValue.json(asdict(report)),
+            "users_per_second": report.users_per_second,
+            "preview": dg.MetadataValue.md(_preview(output)),
+        }
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+def write_requests(histories: pl.DataFrame, path: Path) -> None:
+    """Write histories as a request file in the text form: ``user item item ...``."""
+    items = pl.col("item_ids").list.eval(pl.element().cast(pl.Utf8)).list.join(" ")
+    lines = histories.select(pl.concat_str("user_id", items, separator=" ").str.strip_chars_end())
+    lines.write_csv(path, include_header=False, quote_style="never")
+
+
+def _preview(predictions: Path) -> str:
+    """The first items of the first users."""
+    frame = pl.read_csv(predictions, n_rows=_SHOWN_USERS, infer_schema=False)
+    return markdown_table(frame.select(frame.columns[: 1 + _SHOWN_ITEMS]).to_dicts())

@@ -1,0 +1,148 @@
+"""Is what came in what the model can be built on: raw files, catalogue, histories, vectors, codes."""
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES, read_catalog, read_histories
+
+from genrec_core.artifacts import read_json
+from genrec_core.embedding.item_embeddings import ITEM_IDS, L2NORM, RAW
+from genrec_core.errors import GenrecError
+from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, SUMMARY
+from genrec_core.settings import CatalogSettings
+from genrec_dagster.assets.catalog import item_catalog, item_embeddings, raw_beauty, semantic_ids, user_histories
+from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.config import CodebookForm
+
+_LEAST_LENGTH = 3  # one item to train from, one to validate on, one to test on
+_CATALOG = {"item_catalog": dg.AssetIn("item_catalog")}
+
+
+@dg.asset_check(asset=raw_beauty, blocking=True)
+def raw_files_present(raw_beauty: Path) -> dg.AssetCheckResult:
+    """The three files are there and none is empty."""
+    names = (SEQUENCES, META, DATAMAPS)
+    missing = [name for name in names if not (raw_beauty / name).is_file() or not (raw_beauty / name).stat().st_size]
+    detail = f"missing or empty: {', '.join(missing)}" if missing else None
+    return verdict(not missing, f"{len(names) - len(missing)} files", f"{len(names)} files", detail=detail)
+
+
+@dg.asset_check(asset=raw_beauty, blocking=True)
+def raw_lines_parse(raw_beauty: Path) -> dg.AssetCheckResult:
+    """Every line of histories and item descriptions can be read."""
+    try:
+        read_histories(raw_beauty)
+        read_catalog(raw_beauty, CatalogSettings())
+    except GenrecError as error:
+        return verdict(False, "a line that does not parse", "every line parses", detail=str(error))
+    return verdict(True, "every line parses", "every line parses")
+
+
+@dg.asset_check(asset=raw_beauty, blocking=True)
+def raw_counts(raw_beauty: Path) -> dg.AssetCheckResult:
+    """There are users, items and interactions, and no more distinct items than the id map names."""
+    try:
+        items = read_histories(raw_beauty)["item_ids"].explode()
+        known = len(read_json(raw_beauty / DATAMAPS)["item2id"])
+    except (GenrecError, KeyError) as error:
+        return verdict(False, "files that cannot be counted", "users, items and interactions", detail=str(error))
+    distinct = items.drop_nulls().n_unique()
+    measured = f"{items.len():,} interactions with {distinct:,} items, {known:,} items in {DATAMAPS}"
+    return verdict(0 < distinct <= known, measured, f"at least 1 interaction, and no item that {DATAMAPS} lacks")
+
+
+@dg.asset_check(asset=item_catalog, blocking=True)
+def catalog_ids_unique(item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
+    """No item id is there twice."""
+    repeated = item_catalog.filter(pl.col("item_id").is_duplicated())["item_id"].unique().to_list()
+    detail = f"the first is item {repeated[0]}" if repeated else None
+    return verdict(not repeated, f"{len(repeated)} repeated ids", "0 repeated ids", detail=detail)
+
+
+@dg.asset_check(asset=item_catalog, blocking=True)
+def catalog_text_present(item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
+    """Every item has text to embed."""
+    empty = item_catalog.filter(pl.col("text").fill_null("").str.strip_chars() == "")["item_id"].to_list()
+    detail = f"the first is item {empty[0]}" if empty else None
+    return verdict(not empty, f"{len(empty)} items without text", "0 items without text", detail=detail)
+
+
+@dg.asset_check(asset=user_histories, blocking=True, additional_ins=_CATALOG)
+def histories_know_items(user_histories: pl.DataFrame, item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
+    """Histories hold items of the catalogue only."""
+    items = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
+    unknown = items.join(item_catalog.select("item_id"), on="item_id", how="anti").drop_nulls()
+    detail = "the first is item {1} of user {0}".format(*unknown.row(0)) if unknown.height else None
+    return verdict(not unknown.height, f"{unknown.height} unknown items", "0 unknown items", detail=detail)
+
+
+@dg.asset_check(asset=user_histories, blocking=True)
+def histories_long_enough(user_histories: pl.DataFrame) -> dg.AssetCheckResult:
+    """Some histories can be tested on; shorter ones are counted, trained on and left out of the metrics."""
+    short = int((user_histories["item_ids"].list.len() < _LEAST_LENGTH).sum())
+    enough = user_histories.height - short
+    measured = f"{enough} users with {_LEAST_LENGTH} items or more, {short} with fewer"
+    return verdict(enough > 0, measured, f"at least 1 user with {_LEAST_LENGTH} items or more")
+
+
+@dg.asset_check(asset=item_embeddings, blocking=True)
+def embeddings_finite(item_embeddings: Path) -> dg.AssetCheckResult:
+    """No vector holds NaN or infinity."""
+    arrays = [np.load(item_embeddings / name, mmap_mode="r", allow_pickle=False) for name in (RAW, L2NORM)]
+    broken = sum(int((~np.isfinite(array).all(axis=1)).sum()) for array in arrays)
+    return verdict(broken == 0, f"{broken} vectors that are not finite", "0 vectors that are not finite")
+
+
+@dg.asset_check(asset=item_embeddings, blocking=True, additional_ins=_CATALOG)
+def embeddings_follow_catalog(item_embeddings: Path, item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
+    """One vector an item, in the order of the catalogue."""
+    rows = {len(np.load(item_embeddings / name, mmap_mode="r", allow_pickle=False)) for name in (RAW, L2NORM)}
+    same_order = read_json(item_embeddings / ITEM_IDS) == item_catalog["item_id"].to_list()
+    measured = f"{' and '.join(map(str, sorted(rows)))} vectors, ids {'' if same_order else 'not '}in catalogue order"
+    wanted = f"{item_catalog.height} vectors, ids in catalogue order"
+    return verdict(same_order and rows == {item_catalog.height}, measured, wanted)
+
+
+@dg.asset_check(asset=semantic_ids, blocking=True, additional_ins=_CATALOG)
+def semantic_ids_collision_free(semantic_ids: Path, item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
+    """Every item of the catalogue has a code that no other item has."""
+    codes = np.load(semantic_ids / CODES_WITH_SUFFIX, allow_pickle=False)
+    distinct = len(np.unique(codes, axis=0))
+    wanted = f"{item_catalog.height} distinct codes for {item_catalog.height} items"
+    return verdict(
+        distinct == len(codes) == item_catalog.height, f"{distinct} distinct codes for {len(codes)} items", wanted
+    )
+
+
+@dg.asset_check(asset=semantic_ids)
+def codebook_use(semantic_ids: Path, config: CodebookForm) -> dg.AssetCheckResult:
+    """Most centroids of every level stand for some item."""
+    least = min(read_json(semantic_ids / SUMMARY)["codebook_use"])
+    wanted = f"at least {config.least_use:g} of every level's centroids in use"
+    return verdict(least >= config.least_use, float(least), wanted, severity=dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(asset=semantic_ids)
+def suffix_depth(semantic_ids: Path, config: CodebookForm) -> dg.AssetCheckResult:
+    """Few items share all levels but the suffix."""
+    deepest = read_json(semantic_ids / SUMMARY)["deepest_suffix"]
+    wanted = f"a deepest suffix of at most {config.deepest_suffix}"
+    return verdict(deepest <= config.deepest_suffix, deepest, wanted, severity=dg.AssetCheckSeverity.WARN)
+
+
+CHECKS = [
+    raw_files_present,
+    raw_lines_parse,
+    raw_counts,
+    catalog_ids_unique,
+    catalog_text_present,
+    histories_know_items,
+    histories_long_enough,
+    embeddings_finite,
+    embeddings_follow_catalog,
+    semantic_ids_collision_free,
+    codebook_use,
+    suffix_depth,
+]

@@ -1,0 +1,127 @@
+"""Is the model worth serving, and is the exported one the same: nothing past a failed gate is built."""
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from genrec_core.artifacts import read_json
+from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_dagster.assets.model import HISTORY_FILE, onnx_encoder, recall_metrics, tiger_checkpoint
+from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.config import Gates, ServingBoundsForm
+from genrec_dagster.io_manager import FRAME
+
+_SCORE_TOLERANCE = 1e-4
+_CODES = {"semantic_ids": dg.AssetIn("semantic_ids"), "item_embeddings": dg.AssetIn("item_embeddings")}
+_HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
+_CHECKPOINT = {"tiger_checkpoint": dg.AssetIn("tiger_checkpoint")}
+
+
+@dg.asset_check(asset=tiger_checkpoint, blocking=True)
+def loss_is_finite(tiger_checkpoint: Path) -> dg.AssetCheckResult:
+    """No epoch ended with a loss that is no number."""
+    losses = np.array([entry["loss"] for entry in read_json(tiger_checkpoint / HISTORY_FILE)["epochs"]])
+    broken = int((~np.isfinite(losses)).sum())
+    return verdict(len(losses) > 0 and not broken, f"{len(losses) - broken} finite losses", f"{max(len(losses), 1)}")
+
+
+@dg.asset_check(asset=tiger_checkpoint, blocking=True)
+def loss_falls(tiger_checkpoint: Path) -> dg.AssetCheckResult:
+    """The last epoch's loss is below the first one's, or, of a single epoch, below that of a uniform guess."""
+    losses = [entry["loss"] for entry in read_json(tiger_checkpoint / HISTORY_FILE)["epochs"]]
+    uniform = float(np.log(read_json(tiger_checkpoint / "config.json")["level_sizes"]).sum())
+    bound, what = (losses[0], "the first epoch's") if len(losses) > 1 else (uniform, "a uniform guess's")
+    return verdict(losses[-1] < bound, float(losses[-1]), f"less than {what} {bound:.4g}")
+
+
+@dg.asset_check(asset=tiger_checkpoint, blocking=True, additional_ins={**_CODES, **_HISTORIES})
+def checkpoint_reloads(
+    tiger_checkpoint: Path, semantic_ids: Path, item_embeddings: Path, user_histories: Path
+) -> dg.AssetCheckResult:
+    """Loaded from storage, the model gives the scores that it gave when it was trained."""
+    from genrec_core.tiger.training import TrainingData
+    from genrec_dagster.checkpoint_probe import probe_difference
+
+    data = TrainingData.load(user_histories / FRAME, semantic_ids, item_embeddings)
+    difference = probe_difference(tiger_checkpoint, data)
+    return verdict(difference <= _SCORE_TOLERANCE, difference, f"scores that differ by at most {_SCORE_TOLERANCE}")
+
+
+@dg.asset_check(asset=recall_metrics, blocking=True)
+def recall_at_10(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
+    """Test Recall@10 is high enough to serve."""
+    return _recall_gate(recall_metrics, 10, gates.recall_at_10)
+
+
+@dg.asset_check(asset=recall_metrics, blocking=True)
+def recall_at_100(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
+    """Test Recall@100 is high enough to serve."""
+    return _recall_gate(recall_metrics, 100, gates.recall_at_100)
+
+
+@dg.asset_check(asset=recall_metrics, blocking=True)
+def recall_at_1000(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
+    """Test Recall@1000 is high enough to serve."""
+    return _recall_gate(recall_metrics, 1000, gates.recall_at_1000)
+
+
+@dg.asset_check(asset=recall_metrics, blocking=True)
+def generation_misses(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
+    """Left to itself, the model almost always generates the code of an item."""
+    share = read_json(recall_metrics / METRICS_FILE)["generative"]["miss_share"]
+    return verdict(share < gates.max_miss_share, share, f"a miss share below {gates.max_miss_share:g}")
+
+
+@dg.asset_check(asset=onnx_encoder, blocking=True, additional_ins={**_CHECKPOINT, **_CODES, **_HISTORIES})
+def onnx_ranks_like_torch(
+    onnx_encoder: Path,
+    tiger_checkpoint: Path,
+    semantic_ids: Path,
+    item_embeddings: Path,
+    user_histories: pl.DataFrame,
+    config: ServingBoundsForm,
+) -> dg.AssetCheckResult:
+    """The exported model gives users the same items as the trained one, and none that is unknown, repeated or seen."""
+    from genrec_dagster.checks.rankings import compare_with_torch
+
+    users = user_histories["item_ids"]
+    found = compare_with_torch(onnx_encoder, tiger_checkpoint, semantic_ids, item_embeddings, users, config)
+    measured = (
+        f"{found.alike} of {found.users} users with the same top {config.top_k} ({found.identical} in every place), "
+        f"{found.invalid} invalid items"
+    )
+    wanted = f"{found.users} of {found.users} users and 0 invalid items"
+    return verdict(found.alike == found.users and found.invalid == 0, measured, wanted)
+
+
+@dg.asset_check(asset=onnx_encoder, blocking=True, additional_ins=_HISTORIES)
+def onnx_latency(onnx_encoder: Path, user_histories: pl.DataFrame, config: ServingBoundsForm) -> dg.AssetCheckResult:
+    """A single user is served fast."""
+    from genrec_dagster.checks.rankings import single_user_milliseconds
+
+    p95 = float(np.quantile(single_user_milliseconds(onnx_encoder, user_histories["item_ids"], config), 0.95))
+    return verdict(p95 <= config.p95_milliseconds, p95, f"a 95th percentile of at most {config.p95_milliseconds:g} ms")
+
+
+def _recall_gate(recall_metrics: Path, k: int, least: float) -> dg.AssetCheckResult:
+    metrics = read_json(recall_metrics / METRICS_FILE)
+    recall = metrics["generative"].get(f"recall@{k}")
+    wanted = f"Recall@{k} of at least {least:g}"
+    if recall is None:
+        return verdict(False, "nothing", wanted, detail=f"{metrics['beams']} beams do not reach {k} items; set more")
+    return verdict(recall >= least, recall, wanted)
+
+
+CHECKS = [
+    loss_is_finite,
+    loss_falls,
+    checkpoint_reloads,
+    recall_at_10,
+    recall_at_100,
+    recall_at_1000,
+    generation_misses,
+    onnx_ranks_like_torch,
+    onnx_latency,
+]

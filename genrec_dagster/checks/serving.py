@@ -1,0 +1,49 @@
+"""Does the prediction file hold what was asked for, and nothing that it must not."""
+
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions
+from genrec_dagster.checks.verdict import verdict
+
+_HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
+
+
+@dg.asset_check(asset=batch_predictions, blocking=True, additional_ins=_HISTORIES)
+def predictions_for_everyone(batch_predictions: Path, user_histories: pl.DataFrame) -> dg.AssetCheckResult:
+    """One row a request, in the order of the requests."""
+    users = pl.read_csv(batch_predictions / PREDICTIONS, columns=["user_id"], infer_schema=False)["user_id"]
+    same = users.to_list() == user_histories["user_id"].to_list()
+    measured = f"{len(users)} rows, users {'' if same else 'not '}those asked for"
+    return verdict(same, measured, f"{user_histories.height} rows, users those asked for")
+
+
+@dg.asset_check(
+    asset=batch_predictions, blocking=True, additional_ins={**_HISTORIES, "item_catalog": dg.AssetIn("item_catalog")}
+)
+def predictions_valid(
+    batch_predictions: Path, user_histories: pl.DataFrame, item_catalog: pl.DataFrame
+) -> dg.AssetCheckResult:
+    """Every list holds known items, each once, and none of the user's history."""
+    listed = _listed(batch_predictions / PREDICTIONS)
+    known = item_catalog.select("item_id")
+    history = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
+    counts = {
+        "unknown": listed.join(known, on="item_id", how="anti").height,
+        "repeated": listed.height - listed.unique(["row", "item_id"]).height,
+        "seen": listed.join(history, on=["user_id", "item_id"], how="semi").height,
+    }
+    measured = f"{listed.height} items, of which {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
+    return verdict(listed.height > 0 and not any(counts.values()), measured, "0 unknown, 0 repeated, 0 seen")
+
+
+def _listed(predictions: Path) -> pl.DataFrame:
+    """One row a predicted item: ``row``, ``user_id``, ``item_id``; -1 where a cell is no number."""
+    frame = pl.read_csv(predictions, infer_schema=False).with_row_index("row")
+    cells = frame.unpivot(index=["row", "user_id"], value_name="cell").drop_nulls("cell")
+    return cells.select("row", "user_id", pl.col("cell").cast(pl.Int64, strict=False).fill_null(-1).alias("item_id"))
+
+
+CHECKS = [predictions_for_everyone, predictions_valid]

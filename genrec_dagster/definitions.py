@@ -1,0 +1,40 @@
+"""Everything Dagster knows of this project, on one page."""
+
+import dagster as dg
+
+from genrec_core.storage import storage_root
+from genrec_dagster.assets import catalog, model, serving
+from genrec_dagster.checks import catalog as catalog_checks
+from genrec_dagster.checks import model as model_checks
+from genrec_dagster.checks import serving as serving_checks
+from genrec_dagster.config import Gates
+from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.jobs import JOBS
+from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, tracking_uri
+
+ROOT = str(storage_root())
+
+defs = dg.Definitions(
+    assets=[
+        catalog.raw_beauty,
+        catalog.item_catalog,
+        catalog.user_histories,
+        catalog.item_embeddings,
+        catalog.semantic_ids,
+        model.tiger_checkpoint,
+        model.recall_metrics,
+        model.onnx_encoder,
+        serving.batch_predictions,
+    ],
+    asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *serving_checks.CHECKS],
+    jobs=JOBS,
+    resources={
+        "io_manager": ArtifactStorage(root=ROOT),
+        "work": WorkFolders(root=ROOT),
+        "tracker": ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root()),
+        "gates": Gates(),
+        "pipes": dg.PipesSubprocessClient(),
+    },
+    # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,43 @@
+"""What a training leaves in MLflow beside its curves: files, and the test metrics once they are known."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genrec_core.artifacts import read_json, write_json
+from genrec_dagster.resources import ExperimentTracker
+
+EXPERIMENT_FILE = "experiment.json"
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow takes: it refuses ``@``."""
+    return name.replace("@", "_at_")
+
+
+def log_files(tracker: ExperimentTracker, run_id: str, files: list[Path]) -> None:
+    """Store files with the MLflow run."""
+    client = tracker.client()
+    for file in files:
+        client.log_artifact(run_id, str(file))
+
+
+def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
+    """Write into ``checkpoint`` which MLflow run it came from."""
+    write_json(checkpoint / EXPERIMENT_FILE, {"tracking_uri": tracker.tracking_uri, "run_id": run_id})
+
+
+def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any]) -> str:
+    """Add the test metrics of ``checkpoint`` to the MLflow run that trained it; the run's id.
+
+    Args:
+        checkpoint: the folder of ``tiger_checkpoint``.
+        metrics: the content of ``beauty_metrics.json``.
+    """
+    noted = read_json(checkpoint / EXPERIMENT_FILE)
+    client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
+    for ranking in ("generative", "popularity"):
+        for name, value in metrics[ranking].items():
+            if isinstance(value, float):
+                client.log_metric(noted["run_id"], metric_name(f"test/{ranking}/{name}"), value)
+    return str(noted["run_id"])

@@ -1,0 +1,198 @@
+"""``python -m genrec_dagster.run``: the whole graph in this process, its progress printed, its times recorded.
+
+The record is ``last_run.json`` in the storage. The run is stored in ``DAGSTER_HOME``, so that the UI shows it too.
+"""
+
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from genrec_core.artifacts import read_json, write_json
+from genrec_core.benchmarks.graph import LAST_RUN
+from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_core.storage import latest, storage_root
+from genrec_dagster.assets.serving import PREDICTIONS
+from genrec_dagster.instance import prepare_home
+from genrec_dagster.metadata import markdown_table
+from genrec_dagster.training import code_revision
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_SAMPLE_SECONDS = 0.5
+_MEGABYTE = 1 << 20
+
+
+class PeakMemory:
+    """The largest resident memory of this process and all its children together, sampled while the block runs.
+
+    Pages that processes share are counted once for each, so the figure errs upward.
+    """
+
+    def __enter__(self) -> "PeakMemory":
+        self.megabytes, self._done = 0.0, threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._sampler.join()
+
+    def _sample(self) -> None:
+        this = psutil.Process()
+        while not self._done.wait(_SAMPLE_SECONDS):
+            processes = [this, *this.children(recursive=True)]
+            self.megabytes = max(self.megabytes, sum(map(_resident_bytes, processes)) / _MEGABYTE)
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:  # it ended between being listed and being asked
+        return 0
+
+
+@dataclass
+class RunReport:
+    """Listens to a run's events: prints a line for each that matters, and keeps times and failures.
+
+    Args:
+        assets: names of the assets, to tell their steps from those of checks.
+        asset_seconds: duration of each finished asset.
+        failures: what went wrong, in words.
+    """
+
+    assets: set[str]
+    asset_seconds: dict[str, float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    _started: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, entry: dg.EventLogEntry) -> None:
+        """Take in one event."""
+        event = entry.dagster_event
+        if event is None:
+            if isinstance(entry.level, int) and entry.level >= 20 and entry.step_key:
+                say(f"    {entry.user_message}")
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            self._check(event.asset_check_evaluation_data)
+        elif event.step_key in self.assets:
+            self._asset(event, event.step_key, entry.timestamp)
+        elif event.event_type == dg.DagsterEventType.STEP_FAILURE and not _is_failed_gate(event):
+            self._fail(f"{event.step_key}: {_reason(event)}")
+
+    def _asset(self, event: dg.DagsterEvent, name: str, timestamp: float) -> None:
+        kind = event.event_type
+        if kind == dg.DagsterEventType.STEP_START:
+            self._started[name] = timestamp
+            say(f"{name} ...")
+        elif kind == dg.DagsterEventType.STEP_SUCCESS:
+            self.asset_seconds[name] = round(timestamp - self._started[name], 2)
+            say(f"{name} done in {self.asset_seconds[name]:.1f} s")
+        elif kind == dg.DagsterEventType.STEP_UP_FOR_RETRY:
+            say(f"{name} failed and is tried again")
+        elif kind == dg.DagsterEventType.STEP_FAILURE:
+            self._fail(f"{name}: {_reason(event)}")
+        elif kind == dg.DagsterEventType.STEP_SKIPPED:
+            say(f"{name} not run")
+
+    def _check(self, evaluation: Any) -> None:
+        name = f"{evaluation.asset_key.to_user_string()} {evaluation.check_name}"
+        mark = "pass" if evaluation.passed else evaluation.severity.value
+        say(f"    {mark:5} {name}: {evaluation.description}")
+        if not evaluation.passed and evaluation.blocking:
+            self.failures.append(f"gate {name}: {evaluation.description}")
+
+    def _fail(self, failure: str) -> None:
+        say(f"FAILED {failure}")
+        self.failures.append(failure)
+
+
+def say(line: str) -> None:
+    """Print at once."""
+    print(line, flush=True)
+
+
+def _is_failed_gate(event: dg.DagsterEvent) -> bool:
+    """Whether a step failed only because its blocking check did, which has been reported already."""
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == "DagsterAssetCheckFailedError"
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    """The innermost error's message."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error else "no reason given"
+
+
+def main() -> int:
+    """Run the whole graph; the exit code is 0 only if every asset was built and every gate passed."""
+    from genrec_dagster.config import PRESET_NAME
+    from genrec_dagster.definitions import defs
+
+    home = prepare_home()
+    job = defs.resolve_job_def("full_graph")
+    report = RunReport({key.to_python_identifier() for key in job.asset_layer.executable_asset_keys})
+    run_id, began = str(uuid.uuid4()), time.monotonic()
+    say(f"preset {PRESET_NAME}, storage {storage_root()}, Dagster home {home}, run {run_id}")
+    status = "CANCELED"
+    with dg.DagsterInstance.get() as instance, PeakMemory() as memory:
+        instance.add_event_listener(run_id, report)
+        try:
+            tags = {"preset": PRESET_NAME}
+            result = job.execute_in_process(
+                instance=instance, run_id=run_id, run_config=_QUIET, tags=tags, raise_on_error=False
+            )
+            status = "SUCCESS" if result.success else "FAILURE"
+        finally:
+            record = {
+                "run_id": run_id,
+                "status": status,
+                "preset": PRESET_NAME,
+                "asset_seconds": report.asset_seconds,
+                "total_seconds": round(time.monotonic() - began, 2),
+                "peak_mb": round(memory.megabytes, 1),
+                "commit": code_revision(),
+                "failures": report.failures,
+            }
+            write_json(storage_root() / LAST_RUN, record)
+    return _conclude(record)
+
+
+def _conclude(record: dict[str, Any]) -> int:
+    """Say how the run ended; its exit code."""
+    say(f"\n{record['status']} after {record['total_seconds']:.0f} s, peak memory {record['peak_mb']:.0f} MB")
+    if record["status"] != "SUCCESS":
+        for failure in record["failures"]:
+            say(f"  {failure}")
+        return 1
+    metrics = read_json(latest("recall_metrics") / METRICS_FILE)
+    say(markdown_table(_metric_rows(metrics)))
+    say(f"\npredictions: {_predictions()}")
+    return 0
+
+
+def _metric_rows(metrics: dict[str, Any]) -> list[dict[str, object]]:
+    names = [name for name, value in metrics["popularity"].items() if isinstance(value, float)]
+    return [{"test": n, "generative": metrics["generative"][n], "popularity": metrics["popularity"][n]} for n in names]
+
+
+def _predictions() -> Path:
+    return latest("batch_predictions") / PREDICTIONS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

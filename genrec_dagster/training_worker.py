@@ -1,0 +1,111 @@
+"""One rank of a training; torchrun starts it as ``python -m genrec_dagster.training_worker JOB_FILE``."""
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import FrameType
+
+from dagster_pipes import PipesContext, open_dagster_pipes
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from genrec_core.artifacts import read_json
+from genrec_core.tiger.distributed import World, distributed
+from genrec_core.tiger.training import TrainingData, TrainingEvent, train
+from genrec_dagster.checkpoint_probe import write_probe
+from genrec_dagster.experiment import metric_name
+from genrec_dagster.launcher import TORCHRUN_PID, end_with_parent
+from genrec_dagster.resources import ExperimentTracker
+from genrec_dagster.training import TrainingJob
+
+
+class Reporter:
+    """Sends what rank 0 sees to Dagster's log and to MLflow.
+
+    Args:
+        pipes: the open connection to the step.
+        job: the training.
+    """
+
+    def __init__(self, pipes: PipesContext, job: TrainingJob) -> None:
+        self.log, self.job = pipes.log, job
+        self.client = ExperimentTracker(tracking_uri=job.tracking_uri).client()
+
+    def __call__(self, event: TrainingEvent) -> None:
+        """Report one event."""
+        line = describe(event, self.job.settings.epochs)
+        if event.kind == "step":
+            self.log.debug(line)
+            return
+        self.log.info(line)
+        self._log_metrics(event.values, event.epoch)
+
+    def catch_up(self) -> None:
+        """Log the epochs of an earlier attempt that MLflow has not seen: the last one, if it died in between."""
+        progress = self.job.folder / "state" / "progress.json"
+        if not progress.is_file():
+            return
+        seen = {metric.step for metric in self.client.get_metric_history(self.job.mlflow_run, "loss")}
+        for entry in read_json(progress)["history"]:
+            if entry["epoch"] not in seen:
+                self._log_metrics(entry, entry["epoch"])
+
+    def killed(self) -> None:
+        """Note that this training was stopped; the step cannot if it was killed too."""
+        self.client.set_terminated(self.job.mlflow_run, "KILLED")
+
+    def _log_metrics(self, values: Mapping[str, float], epoch: int) -> None:
+        for name, value in values.items():
+            if math.isfinite(value) and name != "epoch":
+                self.client.log_metric(self.job.mlflow_run, metric_name(name), value, step=epoch)
+
+
+def describe(event: TrainingEvent, epochs: int) -> str:
+    """One line for the log."""
+    shown = {name.replace("_", " "): value for name, value in event.values.items() if name != "epoch"}
+    values = ", ".join(f"{name} {value:,.5g}" for name, value in shown.items())
+    place = f"epoch {event.epoch}/{epochs}" if event.kind == "epoch" else event.kind
+    return f"{place}: {values}" if values else place
+
+
+def run(job: TrainingJob, world: World) -> None:
+    """Train; rank 0 reports and leaves a probe of the best model beside it."""
+    data = TrainingData.load(job.histories, job.semantic_ids, job.embeddings)
+    with _connection(world) as pipes:
+        reporter = Reporter(pipes, job) if pipes else None
+        if reporter:
+            reporter.catch_up()
+        try:
+            best = train(data, job.settings, job.folder, world, reporter)
+            if world.rank == 0:
+                write_probe(best, data)
+        except SystemExit:
+            if reporter:
+                reporter.killed()
+            raise
+
+
+def _connection(world: World) -> AbstractContextManager[PipesContext | None]:
+    return open_dagster_pipes() if world.rank == 0 else nullcontext()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+@record
+def main() -> None:
+    """Read the job and train it as one of torchrun's ranks."""
+    end_with_parent(int(os.environ[TORCHRUN_PID]))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with distributed() as world:
+        run(job, world)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Training under torchrun: what reaches Dagster and MLflow, how it ends, and how it goes on."""
+
+import re
+import shutil
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+
+from genrec_core.artifacts import read_json
+from genrec_core.embedding.item_embeddings import write_item_embeddings
+from genrec_core.errors import GenrecError
+from genrec_core.quantization.semantic_ids import build_semantic_ids
+from genrec_core.settings import SemanticIdSettings, TrainingSettings
+from genrec_core.storage import latest
+from genrec_dagster.assets.model import tiger_checkpoint
+from genrec_dagster.checks import model as checks
+from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.resources import ExperimentTracker, WorkFolders
+from genrec_dagster.training import tracked_run, training_key
+
+ITEMS, USERS = 60, 80
+TINY = {
+    "d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "d_ff": 32, "max_history": 10, "epochs": 2,
+    "batch_targets": 256, "validation_users": 20, "validation_beams": 10, "validate_every": 1, "processes": 2,
+}  # fmt: skip
+
+
+def write_inputs(folder: Path) -> dict[str, Path]:
+    """A catalogue of clustered vectors and histories that walk through neighbouring items."""
+    random = np.random.default_rng(7)
+    vectors = (random.normal(size=(ITEMS, 8)) + np.arange(ITEMS)[:, None] // 6).astype(np.float32)
+    ids = np.arange(1, ITEMS + 1)
+    inputs = {name: folder / name for name in ("user_histories", "semantic_ids", "item_embeddings")}
+    write_item_embeddings(inputs["item_embeddings"], ids, [f"item {item}" for item in ids], vectors, "random", 1.0)
+    build_semantic_ids(inputs["item_embeddings"], SemanticIdSettings(levels=2, codebook_size=8), inputs["semantic_ids"])
+    starts = random.integers(0, ITEMS, USERS)
+    walks = [[int((start + step) % ITEMS) + 1 for step in range(3 + user % 6)] for user, start in enumerate(starts)]
+    inputs["user_histories"].mkdir()
+    frame = pl.DataFrame({"user_id": [f"u{user}" for user in range(USERS)], "item_ids": walks})
+    frame.write_parquet(inputs["user_histories"] / "frame.parquet")
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> ExperimentTracker:
+    folder = tmp_path_factory.mktemp("mlflow")
+    return ExperimentTracker(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_root=(folder / "files").as_uri())
+
+
+def source(name: str, folder: Path, storage: Path) -> dg.AssetsDefinition:
+    @dg.asset(name=name)
+    def copied() -> Path:
+        shutil.copytree(folder, storage / "copies" / name)
+        return storage / "copies" / name
+
+    return copied
+
+
+def train_asset(
+    inputs: dict[str, Path], storage: Path, tracker: ExperimentTracker, settings: dict[str, Any]
+) -> dg.ExecuteInProcessResult:
+    """Materialise ``tiger_checkpoint`` and its checks from the given inputs."""
+    sources = [source(name, folder, storage) for name, folder in inputs.items()]
+    found = [check for check in checks.CHECKS if check.check_key.asset_key == tiger_checkpoint.key]
+    root = str(storage)
+    return dg.materialize(
+        [*sources, tiger_checkpoint, *found],
+        raise_on_error=False,
+        resources={
+            "io_manager": ArtifactStorage(root=root),
+            "work": WorkFolders(root=root),
+            "tracker": tracker,
+            "pipes": dg.PipesSubprocessClient(),
+        },
+        run_config={"ops": {"tiger_checkpoint": {"config": settings}}},
+    )
+
+
+def kill_rank(rank: int, storage: Path, after_epoch: int) -> None:
+    """Kill one rank hard as soon as the training in ``storage`` has finished ``after_epoch`` epochs."""
+    while not any(epochs_done(path) >= after_epoch for path in storage.glob(".training/*/state/progress.json")):
+        time.sleep(0.02)
+    for process in psutil.Process().children(recursive=True):
+        if "genrec_dagster.training_worker" in process.cmdline() and process.environ().get("RANK") == str(rank):
+            process.kill()
+
+
+def epochs_done(progress: Path) -> int:
+    try:
+        return int(read_json(progress)["epoch"])
+    except GenrecError:  # the state is being replaced
+        return 0
+
+
+def test_a_killed_rank_is_named_and_the_retry_goes_on_where_it_stopped(
+    inputs: dict[str, Path], tmp_path: Path, tracker: ExperimentTracker
+) -> None:
+    settings = {**TINY, "epochs": 40, "patience": 100}
+    killer = threading.Thread(target=kill_rank, args=(1, tmp_path, 3), daemon=True)
+    killer.start()
+    result = train_asset(inputs, tmp_path, tracker, settings)
+    assert result.success, result.all_events
+    retries = [event for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY]
+    assert len(retries) == 1
+    assert "rank 1 failed" in str(retries[0])
+    assert "SIGKILL" in str(retries[0])
+
+    checkpoint = latest("tiger_checkpoint", tmp_path)
+    epochs = read_json(checkpoint / "training_history.json")["epochs"]
+    assert [entry["epoch"] for entry in epochs] == list(range(1, 41))
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+
+    client = tracker.client()
+    run_id = read_json(checkpoint / "experiment.json")["run_id"]
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["epochs"] == "40"
+    assert {"code", "dagster_run", "training_key", "data.semantic_ids"} <= set(run.data.tags)
+    assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == list(range(1, 41))
+    assert {file.path for file in client.list_artifacts(run_id)} == {
+        "config.json",
+        "training_history.json",
+        "training.png",
+    }
+
+
+def test_a_rank_that_fails_is_named_with_its_message_and_not_tried_again(
+    inputs: dict[str, Path], tmp_path: Path, tracker: ExperimentTracker
+) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(inputs["semantic_ids"], wrong)
+    (wrong / "item_ids.json").write_text("[1, 1]")
+    result = train_asset({**inputs, "semantic_ids": wrong}, tmp_path / "storage", tracker, TINY)
+    assert not result.success
+    failures = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE]
+    failure = failures[0].step_failure_data.user_failure_data
+    assert [event.step_key for event in failures] == ["tiger_checkpoint"]
+    assert re.match(r"rank \d failed: GenrecError: .*item_ids.json", failure.description)
+    assert not [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY]
+    assert [run.info.status for run in newest_runs(tracker)] == ["FAILED"]
+
+
+def newest_runs(tracker: ExperimentTracker) -> list[Any]:
+    client = tracker.client()
+    return list(client.search_runs(["1"], max_results=1, order_by=["attributes.start_time DESC"]))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (KeyboardInterrupt(), "KILLED"), (RuntimeError("no"), "FAILED")],
+)
+def test_an_mlflow_run_ends_as_the_training_did(
+    tracker: ExperimentTracker, error: BaseException | None, status: str
+) -> None:
+    run_id = tracker.open_run(f"key-{status}", {}, {"epochs": 1})
+    with pytest.raises(type(error)) if error else nullcontext(), tracked_run(tracker, run_id):
+        if error:
+            raise error
+    assert tracker.client().get_run(run_id).info.status == status
+
+
+def test_the_same_training_continues_its_mlflow_run(tracker: ExperimentTracker) -> None:
+    first = tracker.open_run("some-key", {}, {"epochs": 1})
+    tracker.close_run(first, "KILLED")
+    assert tracker.open_run("some-key", {}, {"epochs": 1}) == first
+    assert tracker.client().get_run(first).info.status == "RUNNING"
+
+
+def test_the_training_key_depends_on_settings_and_data_only() -> None:
+    settings, versions = TrainingSettings(), {"user_histories": "a", "semantic_ids": "b"}
+    assert training_key(settings, versions) == training_key(settings, dict(reversed(versions.items())))
+    assert training_key(settings, versions) != training_key(settings, {**versions, "semantic_ids": "c"})
+    assert training_key(settings, versions) != training_key(TrainingSettings(epochs=1), versions)
