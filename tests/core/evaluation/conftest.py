@@ -35,7 +35,7 @@ class TableSession:
         return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def table_scorer() -> Callable[[tuple[int, ...], int, int], TableScorer]:
     """Called with level sizes, items and a seed."""
     return TableScorer

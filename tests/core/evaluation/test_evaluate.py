@@ -1,0 +1,116 @@
+"""The whole report on a small random catalogue, and what lands on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_core.data.histories import Histories
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate, write_metrics
+from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.settings import EvaluationSettings
+from genrec_core.tiger.search import CodeScorer
+
+N_ITEMS, LEVEL_SIZES = 150, (6, 7, 8)
+MakeScorer = Callable[[tuple[int, ...], int, int], CodeScorer]
+
+
+def histories_of(lengths: list[int], seed: int = 0) -> Histories:
+    random = np.random.default_rng(seed)
+    rows = np.concatenate([random.choice(N_ITEMS, length, replace=False) for length in lengths])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Histories([f"u{user}" for user in range(len(lengths))], rows.astype(np.int32), offsets)
+
+
+def semantic_ids() -> SemanticIds:
+    every = np.stack(np.meshgrid(*map(np.arange, LEVEL_SIZES), indexing="ij"), axis=-1).reshape(-1, 3)
+    codes = np.random.default_rng(1).permutation(every)[:N_ITEMS].astype(np.int32)
+    return SemanticIds(np.arange(1, N_ITEMS + 1), codes, LEVEL_SIZES)
+
+
+def measured(make_scorer: MakeScorer, beams: int) -> Evaluation:
+    histories = histories_of([2, *range(3, 28), 40, 9, 9, 1])
+    settings = EvaluationSettings(beams=beams, batch_users=8, bootstrap_samples=50, seed=4)
+    return evaluate(make_scorer(LEVEL_SIZES, N_ITEMS, 2), semantic_ids(), histories, settings, max_history=10)
+
+
+@pytest.fixture(scope="module")
+def whole(table_scorer: MakeScorer) -> Evaluation:
+    """Beams hold the catalogue, so that every figure is exact."""
+    return measured(table_scorer, beams=1000)
+
+
+def test_every_mode_has_every_metric_with_its_interval(whole: Evaluation) -> None:
+    names = ["recall@5", "recall@10", "recall@50", "recall@100", "recall@1000", "ndcg@5", "ndcg@10"]
+    for mode in ("generative", "generative_history_kept", "popularity"):
+        for name in names:
+            low, high = whole.metrics[mode][f"{name}_interval"]
+            assert 0 <= low <= whole.metrics[mode][name] <= high <= 1
+
+
+def test_the_report_says_what_was_measured(whole: Evaluation) -> None:
+    metrics = whole.metrics
+    assert (metrics["users"], metrics["skipped_users"]) == (28, 2)
+    assert (metrics["items"], metrics["beams"], metrics["seed"], metrics["max_history"]) == (N_ITEMS, N_ITEMS, 4, 10)
+    assert metrics["settings"]["bootstrap_samples"] == 50
+    assert metrics["tie_order"] == TIE_ORDER
+    assert metrics["repeated_targets"] == 0
+    assert metrics["cutoffs_over_all_items"] == [1000]
+    assert metrics["cutoffs_not_reported"] == []
+    assert 0 < metrics["generative"]["miss_share"] < 1
+
+
+def test_a_list_of_every_item_holds_every_target_and_covers_the_catalogue(whole: Evaluation) -> None:
+    assert whole.metrics["generative"]["recall@1000"] == 1.0
+    assert whole.metrics["generative_history_kept"]["recall@1000"] == 1.0
+    assert whole.metrics["popularity"]["recall@1000"] == 1.0
+    assert (
+        10 / N_ITEMS <= whole.metrics["generative"]["coverage@10"] <= whole.metrics["generative"]["coverage@100"] <= 1
+    )
+
+
+def test_taking_the_history_out_never_lowers_recall(whole: Evaluation) -> None:
+    for k in (5, 10, 50, 100):
+        removed, kept = whole.metrics["generative"], whole.metrics["generative_history_kept"]
+        assert removed[f"recall@{k}"] >= kept[f"recall@{k}"]
+
+
+def test_slices_of_each_kind_hold_every_user_once(whole: Evaluation) -> None:
+    assert list(whole.metrics["slices"]) == ["history_length", "target_popularity"]
+    for rows in whole.metrics["slices"].values():
+        assert sum(row["users"] for row in rows) == 28
+        hits = sum(row["users"] * row["recall@10"] for row in rows if row["users"])
+        assert hits == pytest.approx(28 * whole.metrics["generative"]["recall@10"])
+
+
+def test_recall_beyond_the_beams_is_not_reported(table_scorer: MakeScorer) -> None:
+    metrics = measured(table_scorer, beams=20).metrics
+    assert metrics["beams"] == 20
+    assert metrics["cutoffs_not_reported"] == [50, 100, 1000]
+    assert "recall@50" not in metrics["generative"]
+    assert "coverage@100" not in metrics["generative"]
+    assert {"recall@5", "recall@10", "ndcg@10", "coverage@10"} < set(metrics["generative"])
+
+
+def test_a_second_evaluation_is_the_same(whole: Evaluation, table_scorer: MakeScorer) -> None:
+    assert measured(table_scorer, beams=1000).metrics == whole.metrics
+
+
+def test_what_is_written_reads_back(whole: Evaluation, tmp_path: Path) -> None:
+    write_metrics(tmp_path, whole)
+    assert json.loads((tmp_path / "beauty_metrics.json").read_text()) == whole.metrics
+    assert pl.read_parquet(tmp_path / "slices.parquet").equals(whole.slices)
+    for plot in ("recall.png", "slices.png"):
+        content = (tmp_path / plot).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) < 100_000
+
+
+def test_histories_too_short_to_test_on_are_an_error(table_scorer: MakeScorer) -> None:
+    scorer = table_scorer(LEVEL_SIZES, N_ITEMS, 2)
+    with pytest.raises(GenrecError, match="none of 2 histories has three items"):
+        evaluate(scorer, semantic_ids(), histories_of([2, 1]), EvaluationSettings(), max_history=10)
