@@ -1,0 +1,1 @@
+"""Timings that ``genrec bench NAME --json`` prints, each as one JSON object."""
