@@ -54,13 +54,10 @@ def test_statistics_tell_model_rate_and_repeated_texts(folder: Path) -> None:
     assert stats["raw_norm"] == {"min": 0.0, "mean": 2.0, "max": 5.0}
 
 
-@given(
-    hnp.arrays(
-        np.float32,
-        st.tuples(st.integers(1, 6), st.integers(1, 5)),
-        elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False),
-    )
-)
+LENGTHS = st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=LENGTHS))
 def test_normalised_rows_have_length_one_or_zero(vectors: np.ndarray) -> None:
     lengths = np.linalg.norm(l2_normalized(vectors).astype(np.float64), axis=1)
 

@@ -1,0 +1,144 @@
+"""The residual quantiser: each level lowers the error, and what is stored encodes as what was fitted."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_core.errors import GenrecError
+from genrec_core.quantization import ResidualQuantizer
+from genrec_core.settings import SemanticIdSettings
+
+torch.set_num_threads(1)
+KINDS = ["none", "standardize", "pca_whiten", "l2"]
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(30, 12)) * 2
+    return (centres[rng.integers(30, size=1300)] + rng.normal(size=(1300, 12)) + 1).astype(np.float32)
+
+
+def settings(**given: Any) -> SemanticIdSettings:
+    return SemanticIdSettings.model_validate({"codebook_size": 16, "iterations": 20, **given})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_level_lowers_the_error(vectors: np.ndarray, kind: str) -> None:
+    quantizer = ResidualQuantizer.fit(vectors, settings(transform=kind, pca_dims=8))
+
+    errors = quantizer.errors_by_level(vectors, quantizer.encode(vectors))
+
+    assert len(errors) == 4
+    assert all(later < 0.9 * earlier for earlier, later in pairwise(errors))
+
+
+def test_the_first_error_is_the_variance_and_the_last_what_decoding_leaves(vectors: np.ndarray) -> None:
+    quantizer = ResidualQuantizer.fit(vectors, settings(transform="none", levels=2))
+    codes = quantizer.encode(vectors)
+    decoded = quantizer.codebooks[0][codes[:, 0]] + quantizer.codebooks[1][codes[:, 1]]
+
+    errors = quantizer.errors_by_level(vectors, codes)
+
+    assert errors[0] == pytest.approx(vectors.var(axis=0).sum(), rel=1e-5)
+    assert errors[2] == pytest.approx(np.square(vectors - decoded).sum(axis=1).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numpy_torch_and_the_stored_codebooks_give_the_same_codes(
+    vectors: np.ndarray, kind: str, tmp_path: Path
+) -> None:
+    quantizer = ResidualQuantizer.fit(vectors, settings(transform=kind))
+    quantizer.save(tmp_path)
+    codes = quantizer.encode(vectors)
+
+    assert codes.dtype == np.int32
+    np.testing.assert_array_equal(quantizer.encode(vectors, device="cpu"), codes)
+    np.testing.assert_array_equal(ResidualQuantizer.load(tmp_path).encode(vectors), codes)
+    np.testing.assert_array_equal(quantizer.encode(vectors[77:78]), codes[77:78])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_fits_codebooks_as_good_and_encodes_the_same(vectors: np.ndarray) -> None:
+    on_cpu = ResidualQuantizer.fit(vectors, settings(), device="cpu")
+    on_cuda = ResidualQuantizer.fit(vectors, settings(), device="cuda")
+
+    np.testing.assert_array_equal(on_cpu.encode(vectors, device="cuda"), on_cpu.encode(vectors))
+    last = [quantizer.errors_by_level(vectors, quantizer.encode(vectors))[-1] for quantizer in (on_cpu, on_cuda)]
+    assert last[1] == pytest.approx(last[0], rel=0.02)
+
+
+def test_a_seed_repeats_and_another_differs(vectors: np.ndarray) -> None:
+    one, again, other = (ResidualQuantizer.fit(vectors, settings(seed=seed)).encode(vectors) for seed in (1, 1, 2))
+
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_levels_may_differ_in_size(vectors: np.ndarray) -> None:
+    quantizer = ResidualQuantizer.fit(vectors, settings(codebook_sizes=[20, 10, 5]))
+
+    assert quantizer.sizes == (20, 10, 5)
+    assert quantizer.encode(vectors).max(axis=0).tolist() == [19, 9, 4]
+
+
+def test_a_codebook_larger_than_the_distinct_vectors_names_both(vectors: np.ndarray) -> None:
+    copies = np.repeat(vectors[:10], 9, axis=0)
+
+    with pytest.raises(GenrecError, match="codebook size 16 exceeds the 10 distinct item vectors; set codebook_size"):
+        ResidualQuantizer.fit(copies, settings())
+
+
+def test_later_levels_may_have_less_to_cluster_than_centroids(vectors: np.ndarray) -> None:
+    few = vectors[:18]
+    quantizer = ResidualQuantizer.fit(few, settings(transform="none"))
+
+    assert quantizer.errors_by_level(few, quantizer.encode(few))[-1] == pytest.approx(0, abs=1e-9)
+    assert all(np.isfinite(codebook).all() for codebook in quantizer.codebooks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_zero_vector_among_the_items_is_coded(vectors: np.ndarray, kind: str) -> None:
+    with_zero = np.vstack([vectors, np.zeros((1, 12), np.float32)])
+
+    codes = ResidualQuantizer.fit(with_zero, settings(transform=kind)).encode(with_zero)
+
+    assert ((codes >= 0) & (codes < 16)).all()
+
+
+def test_vectors_that_are_not_finite_are_refused(vectors: np.ndarray) -> None:
+    broken = vectors.copy()
+    broken[4, 2] = np.inf
+    quantizer = ResidualQuantizer.fit(vectors, settings(levels=1))
+
+    with pytest.raises(GenrecError, match="the first is row 4"):
+        ResidualQuantizer.fit(broken, settings())
+    with pytest.raises(GenrecError, match="the first is row 4"):
+        quantizer.encode(broken)
+
+
+def test_vectors_too_large_for_float32_distances_are_refused(vectors: np.ndarray) -> None:
+    with pytest.raises(GenrecError, match="distances overflow; set transform to l2 or standardize"):
+        ResidualQuantizer.fit(vectors * np.float32(1e18), settings(transform="none"))
+
+    ResidualQuantizer.fit(vectors * np.float32(1e18), settings(transform="l2"))
+
+
+def test_a_codebook_of_another_shape_is_refused(vectors: np.ndarray, tmp_path: Path) -> None:
+    ResidualQuantizer.fit(vectors, settings()).save(tmp_path)
+    np.save(tmp_path / "centroids_1.npy", np.zeros((16, 5), np.float32))
+
+    with pytest.raises(GenrecError, match=r"centroids_1.npy: shape \(16, 5\), but \(16, 12\) is wanted"):
+        ResidualQuantizer.load(tmp_path)
+
+
+def test_a_missing_codebook_is_named(vectors: np.ndarray, tmp_path: Path) -> None:
+    ResidualQuantizer.fit(vectors, settings()).save(tmp_path)
+    (tmp_path / "centroids_2.npy").unlink()
+
+    with pytest.raises(GenrecError, match=r"centroids_2.npy: no such file"):
+        ResidualQuantizer.load(tmp_path)
