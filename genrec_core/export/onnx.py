@@ -204,13 +204,14 @@ def _export(
 
 @contextmanager
 def _without_exporter_chatter() -> Iterator[None]:
-    """Silence notes on absent torchvision and on renamed axes, which a user can do nothing about."""
+    """Silence notes on absent torchvision, renamed axes and torch's own old calls: a user can do nothing about them."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec", category=FutureWarning)
             yield
     finally:
         logger.setLevel(level)

@@ -1,0 +1,133 @@
+"""The recommender: filters, popular items, dropped items, and lists that do not depend on the company of a user."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from genrec_core.errors import GenrecError
+from genrec_core.inference.recommender import Recommender
+
+if TYPE_CHECKING:
+    from conftest import TinyModel
+
+
+def histories_of(recommender: Recommender, users: int, longest: int = 30) -> list[list[int]]:
+    random = np.random.default_rng(users)
+    return [random.choice(recommender.item_ids, random.integers(1, longest)).tolist() for _ in range(users)]
+
+
+def test_lists_are_unique_known_unseen_and_long_enough(tiny_recommender: Recommender) -> None:
+    histories = histories_of(tiny_recommender, 30)
+    for history, items in zip(histories, tiny_recommender.recommend(histories, 40), strict=True):
+        assert len(set(items.tolist())) == len(items) == 40
+        assert set(items.tolist()) <= set(tiny_recommender.item_ids.tolist()) - set(history)
+
+
+def test_seen_items_may_be_kept(tiny_recommender: Recommender) -> None:
+    history = tiny_recommender.item_ids[:5].tolist()
+    (items,) = tiny_recommender.recommend([history], 90, exclude_seen=False)
+    assert sorted(items.tolist()) == sorted(tiny_recommender.item_ids.tolist())
+
+
+def test_seen_items_older_than_what_the_model_reads_are_left_out(tiny_recommender: Recommender) -> None:
+    history = tiny_recommender.item_ids[:60].tolist()
+    (items,) = tiny_recommender.recommend([history], 90)
+    assert sorted(items.tolist()) == tiny_recommender.item_ids[60:].tolist()
+
+
+def test_a_users_list_does_not_depend_on_the_batch(tiny_recommender: Recommender) -> None:
+    histories = histories_of(tiny_recommender, 25)
+    together = tiny_recommender.rank(histories, 20)
+    for user, history in enumerate(histories):
+        alone = tiny_recommender.rank([history], 20)
+        np.testing.assert_array_equal(alone.items[0], together.items[user])
+        np.testing.assert_allclose(alone.scores[0], together.scores[user], atol=1e-5)
+    small = tiny_recommender.rank(histories, 20, batch_users=3)
+    np.testing.assert_array_equal(small.items, together.items)
+
+
+def test_allow_and_deny_lists_hold_for_everyone(tiny_recommender: Recommender) -> None:
+    allow, deny = tiny_recommender.item_ids[10:30].tolist(), tiny_recommender.item_ids[20:25].tolist()
+    histories = [*histories_of(tiny_recommender, 5), []]
+    for items in tiny_recommender.recommend(histories, 90, exclude_seen=False, allow=[*allow, -7], deny=[*deny, -7]):
+        assert sorted(items.tolist()) == sorted(set(allow) - set(deny))
+
+
+def test_filters_that_leave_nothing_are_an_error(tiny_recommender: Recommender) -> None:
+    with pytest.raises(GenrecError, match="leave no item"):
+        tiny_recommender.recommend([[]], 5, allow=[-1])
+    with pytest.raises(GenrecError, match="leave no item"):
+        tiny_recommender.recommend([[]], 5, deny=tiny_recommender.item_ids.tolist())
+
+
+def test_a_user_without_known_items_gets_the_popular_ones(
+    tiny_model: "TinyModel", tiny_recommender: Recommender
+) -> None:
+    ranking = tiny_recommender.rank([[], [-1, -2], tiny_recommender.item_ids[:1].tolist()], 7)
+    popular = tiny_recommender.item_ids[np.argsort(-tiny_model.popularity)[:7]].tolist()
+    assert ranking.of(0).tolist() == ranking.of(1).tolist() == popular
+    assert ranking.popular.tolist() == [True, True, False]
+    assert ranking.unknown.tolist() == [0, 2, 0]
+
+
+def test_popular_items_keep_to_the_lists_too(tiny_model: "TinyModel", tiny_recommender: Recommender) -> None:
+    deny = tiny_recommender.item_ids[np.argsort(-tiny_model.popularity)[:3]].tolist()
+    (items,) = tiny_recommender.recommend([[]], 4, deny=deny)
+    assert items.tolist() == tiny_recommender.item_ids[np.argsort(-tiny_model.popularity)[3:7]].tolist()
+
+
+def test_unknown_items_change_nothing_but_their_count(tiny_recommender: Recommender) -> None:
+    known = tiny_recommender.item_ids[:3].tolist()
+    plain, mixed = (tiny_recommender.rank([history], 10) for history in (known, [-5, *known, 10**15]))
+    np.testing.assert_array_equal(plain.items, mixed.items)
+    assert (plain.unknown.tolist(), mixed.unknown.tolist()) == ([0], [2])
+
+
+def test_more_items_than_there_are_gives_what_there_is(tiny_recommender: Recommender) -> None:
+    history = tiny_recommender.item_ids[:4].tolist()
+    ranking = tiny_recommender.rank([history, []], 100)
+    assert ranking.counts.tolist() == [86, 90]
+    assert ranking.items.shape == (2, 100)
+
+
+def test_items_in_any_order_of_rows_are_mapped(tiny_model: "TinyModel", tiny_recommender: Recommender) -> None:
+    recommender = tiny_model.torch_recommender()
+    order = np.random.default_rng(0).permutation(90)
+    shuffled = Recommender(
+        recommender.scorer,
+        recommender.item_ids[order],
+        np.load(tiny_model.model_dir / "codes_with_suffix.npy"),
+        recommender.trie.level_sizes,
+        tiny_model.popularity,
+        12,
+    )
+    rows = [3, 50, 7]
+    plain = recommender.recommend([recommender.item_ids[rows].tolist()], 10)[0]
+    found = shuffled.recommend([shuffled.item_ids[rows].tolist()], 10)[0]
+    renamed = dict(zip(recommender.item_ids.tolist(), shuffled.item_ids.tolist(), strict=True))
+    assert found.tolist() == [renamed[item] for item in plain.tolist()]
+
+
+def test_fewer_beams_than_items_asked_for_are_refused(tiny_recommender: Recommender) -> None:
+    with pytest.raises(GenrecError, match="5 beams cannot find 10 items"):
+        tiny_recommender.recommend([[1]], 10, beams=5)
+    with pytest.raises(GenrecError, match="top_k is 0"):
+        tiny_recommender.recommend([[1]], 0)
+
+
+def test_no_users_is_no_error(tiny_recommender: Recommender) -> None:
+    assert tiny_recommender.recommend([], 5) == []
+
+
+def test_a_damaged_or_unfinished_model_folder_is_refused(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model.model_dir, tmp_path / "model"))
+    with (folder / "popularity.npy").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(GenrecError, match=r"popularity\.npy: differs from the sha256"):
+        Recommender.from_folder(folder)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(GenrecError, match="never finished"):
+        Recommender.from_folder(folder)
