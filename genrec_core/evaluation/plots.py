@@ -56,7 +56,7 @@ def slice_bars(slices: pl.DataFrame) -> bytes:
     for axes, by in zip(all_axes, kinds, strict=True):
         _bars_of_slice(axes, slices.filter(pl.col("by") == by))
         _label(axes, "Test Recall@10", _SLICED_BY.get(by, by), "share of users")
-    all_axes[0].legend(frameon=False)
+    figure.legend(*all_axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
     return _png(figure)
 
 

@@ -1,0 +1,91 @@
+"""Run the benchmarks one after the other, never side by side, and print their figures as Markdown.
+
+    python tests/benchmarks/run.py [NAME ...] [--append RESULTS.md]
+
+Each one is ``genrec bench NAME --json`` in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+NAMES = ("graph", "training", "decoding")
+Row = tuple[str, str, str]
+
+
+def main() -> int:
+    """Run what was asked for; the exit code is 1 where a benchmark failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all where none is named")
+    parser.add_argument("--append", type=Path, metavar="FILE", help="also add the figures at the end of FILE")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose of {', '.join(NAMES)}")
+    results = [measure(name) for name in arguments.names or NAMES]
+    measured = [result for result in results if result is not None]
+    if measured:
+        section = as_markdown(measured, datetime.now(UTC))
+        print(section)
+        if arguments.append:
+            with arguments.append.open("a", encoding="utf-8") as file:
+                file.write(f"\n{section}")
+    return 0 if len(measured) == len(results) else 1
+
+
+def measure(name: str) -> dict[str, Any] | None:
+    """The JSON object that one benchmark prints; None where it failed, after its own error went to the screen."""
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    command = [str(Path(sys.executable).with_name("genrec")), "bench", name, "--json"]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if finished.returncode:
+        print(f"{name}: `{' '.join(command[1:])}` ended with {finished.returncode}", file=sys.stderr)
+        return None
+    result: dict[str, Any] = json.loads(finished.stdout)
+    return result
+
+
+def as_markdown(results: list[dict[str, Any]], when: datetime) -> str:
+    """One section: the machine and versions, then a table with a line for each figure."""
+    machine, versions = results[0]["machine"], results[0]["versions"]
+    lines = [
+        f"## {when:%Y-%m-%d %H:%M} UTC, commit {results[0]['commit']}",
+        "",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, load average "
+        f"{machine['load_average']} at the start; {', '.join(f'{name} {value}' for name, value in versions.items())}.",
+        "",
+        "| benchmark | figure | value |",
+        "|---|---|---|",
+        *(f"| {name} | {figure} | {value} |" for result in results for name, figure, value in rows(result)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rows(result: dict[str, Any]) -> Iterator[Row]:
+    """The lines of one benchmark."""
+    name = result["benchmark"]
+    if name == "graph":
+        for asset, seconds in result["asset_seconds"].items():
+            yield name, f"{asset}, seconds", f"{seconds:.1f}"
+        yield name, f"run {result['run_id']}, {result['status']}, commit", str(result.get("commit"))
+    elif name == "training":
+        where = f"preset {result['preset']}, {result['processes']} process, {result['threads']} threads"
+        yield name, f"targets a second ({where})", with_spread(result["targets_per_second"])
+    else:
+        for beams, rate in result["users_per_second"].items():
+            yield name, f"users a second, {beams} beams ({result['threads']} threads)", with_spread(rate)
+    peak = result["peak_mb"]
+    yield name, "peak memory, MB", str(max(peak.values()) if isinstance(peak, dict) else peak)
+
+
+def with_spread(rate: dict[str, Any]) -> str:
+    """``median (least to most of N)``."""
+    return f"{rate['median']:,} ({rate['least']:,} to {rate['most']:,} of {rate['repeats']})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

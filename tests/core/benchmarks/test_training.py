@@ -1,0 +1,39 @@
+"""The training benchmark on a few users."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genrec_core.benchmarks import training
+from genrec_core.errors import GenrecError
+from genrec_core.settings import SemanticIdSettings
+
+
+def test_a_short_training_is_timed() -> None:
+    found = json.loads(json.dumps(training.run("sample", users=40, items=60, repeats=2)))
+    rate = found["targets_per_second"]
+    assert rate["repeats"] == 2
+    assert 0 < rate["least"] <= rate["median"] <= rate["most"]
+    assert found["targets"] >= 40 * 2
+    assert found["parameters"] > 10_000
+    assert found["peak_mb"] > 0
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(GenrecError, match="preset huge: no such preset; choose one of sample"):
+        training.run("huge")
+
+
+def test_random_codes_are_distinct_and_within_their_levels() -> None:
+    codes, sizes = training.random_codes(SemanticIdSettings(levels=2, codebook_size=4), items=100, seed=0)
+    assert sizes == (4, 4, training.SUFFIXES)
+    assert codes.shape == (100, 3)
+    assert len(np.unique(codes, axis=0)) == 100
+    assert (codes >= 0).all()
+    assert (codes < sizes).all()
+
+
+def test_more_items_than_codes_are_refused() -> None:
+    with pytest.raises(GenrecError, match="too few for 1000 random items"):
+        training.random_codes(SemanticIdSettings(levels=1, codebook_size=4), items=1000, seed=0)
