@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import read_json, write_json
+from genrec_core.artifacts import write_json
 from genrec_core.embedding.item_embeddings import require_finite_rows
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.nearest import nearest_centroids
-from genrec_core.quantization.transform import Transform, load_array
+from genrec_core.quantization.stored import load_array, load_fields
+from genrec_core.quantization.transform import Transform
 from genrec_core.settings import SemanticIdSettings
 
 if TYPE_CHECKING:
@@ -147,10 +148,10 @@ class ResidualQuantizer:
         Raises:
             GenrecError: a file is missing, damaged, or does not fit the others.
         """
-        stored = read_json(folder / QUANTIZER)
+        sizes, iterations = load_fields(folder / QUANTIZER, "codebook_sizes", "iterations")
         transform = Transform.load(folder)
         codebooks = []
-        for level, size in enumerate(stored["codebook_sizes"]):
+        for level, size in enumerate(sizes):
             path = folder / f"centroids_{level}.npy"
             codebook = load_array(path).astype(np.float32)
             if codebook.shape != (size, transform.output_dim):
@@ -159,7 +160,7 @@ class ResidualQuantizer:
                     "build the semantic IDs again"
                 )
             codebooks.append(codebook)
-        return cls(transform, tuple(codebooks), tuple(stored["iterations"]))
+        return cls(transform, tuple(codebooks), tuple(iterations))
 
 
 def _nearest(

@@ -13,7 +13,7 @@ from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_man
 from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.residual import ResidualQuantizer
-from genrec_core.quantization.transform import load_array
+from genrec_core.quantization.stored import load_array, load_fields, load_item_ids
 from genrec_core.settings import SemanticIdSettings
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class SemanticIds:
             GenrecError: a file is missing or damaged, shapes do not fit, an item or a code appears twice, the items of
                 the catalogue do not ascend, or a code lies outside its vocabulary.
         """
-        summary = read_json(folder / SUMMARY)
-        item_ids = np.asarray(read_json(folder / ITEM_IDS), dtype=np.int64)
+        level_sizes, fitted = load_fields(folder / SUMMARY, "level_sizes", "fitted_items")
+        item_ids = load_item_ids(folder / ITEM_IDS)
         codes = load_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
-        found = cls(item_ids, codes, tuple(summary["level_sizes"]))
-        found._validate(folder, int(summary["fitted_items"]))
+        found = cls(item_ids, codes, tuple(level_sizes))
+        found._validate(folder, fitted)
         return found
 
     def rows_of(self, item_ids: Sequence[int]) -> NDArray[np.int64]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import read_json, write_json
+from genrec_core.artifacts import write_json
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.stored import load_array, load_fields
 from genrec_core.settings import SemanticIdSettings
 
 Float32s = NDArray[np.float32]
@@ -91,28 +92,12 @@ class Transform:
         Raises:
             GenrecError: a file is missing or damaged, or the kind is unknown.
         """
-        stored = read_json(folder / "transform.json")
-        kind, dim = stored["kind"], int(stored["dim"])
+        kind, dim = load_fields(folder / "transform.json", "kind", "dim")
         if kind in ("none", "l2"):
             return cls(kind, dim)
         if kind not in ("standardize", "pca_whiten"):
             raise GenrecError(f"{folder / 'transform.json'}: unknown kind {kind!r}; build the semantic IDs again")
         return cls(kind, dim, load_array(folder / "transform_mean.npy"), load_array(folder / "transform_scale.npy"))
-
-
-def load_array(path: Path) -> NDArray[np.float64]:
-    """Read one array of a semantic-ID folder; its dtype is the file's.
-
-    Raises:
-        GenrecError: the file is missing or is not a plain NumPy array.
-    """
-    try:
-        array: NDArray[np.float64] = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise GenrecError(f"{path}: no such file; build the semantic IDs first") from error
-    except (ValueError, EOFError) as error:
-        raise GenrecError(f"{path}: not a NumPy array ({error}); build the semantic IDs again") from error
-    return array
 
 
 def _float64_blocks(vectors: Float32s) -> Iterator[Float64s]:

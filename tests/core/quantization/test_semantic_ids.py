@@ -282,7 +282,9 @@ def _leave_the_vocabulary(folder: Path) -> None:
         (_repeat_code, r"is there twice, for item 7 \(row 3\) and item 15 \(row 7\)"),
         (_lose_a_row, r"shape \(399, 3\), but there are 400 items and 3 levels"),
         (_leave_the_vocabulary, r"code 12 of item 11 at level 1 is outside 0\.\.11"),
-        (lambda folder: (folder / "summary.json").unlink(), "summary.json: no such file"),
+        (lambda folder: (folder / "summary.json").unlink(), r"summary.json: no such file"),
+        (lambda folder: (folder / "summary.json").write_text("{}"), r"summary.json: has no 'level_sizes'"),
+        (lambda folder: (folder / "item_ids.json").write_text('["1"]'), r"item_ids.json: not a list of integer"),
     ],
 )
 def test_a_damaged_folder_is_refused_by_name(folder: Path, damage: Any, message: str) -> None:
