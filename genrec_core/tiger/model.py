@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.dropout import Dropout
+
+transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
 
 HIDDEN_SHARE = 0.1  # of the history's items in training, read as if the model had not known them
 

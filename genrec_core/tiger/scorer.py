@@ -56,7 +56,7 @@ def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> tor
     if vectors is None or vectors.shape != (n_items, dim):
         given = "none" if vectors is None else f"{vectors.shape}"
         raise GenrecError(f"the model reads item vectors of shape {(n_items, dim)} but was given {given}")
-    return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+    return torch.from_numpy(np.array(vectors, dtype=np.float32))
 
 
 class TorchSession:
