@@ -13,7 +13,7 @@ from genrec_core.tiger.trie import CodeTrie
 
 OnProgress = Callable[[int, int], None]
 LISTED_ITEMS = 100  # items of each user's list that are kept, for coverage
-_MISS_BATCH_USERS = 256
+_MISS_BATCH_USERS = 64
 
 
 @dataclass(frozen=True)
