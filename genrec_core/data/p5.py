@@ -192,7 +192,7 @@ def _meta_by_item(raw: Path, item_ids: dict[str, int]) -> dict[int, dict[str, An
     for entry in _meta_lines(raw / META):
         item_id = item_ids.get(str(entry.get("asin")))
         if item_id is not None:
-            found[item_id] = _text_fields(entry)
+            found[item_id] = text_fields(entry)
     return found
 
 
@@ -231,7 +231,8 @@ def _parse_meta(line: str) -> dict[str, Any]:
     return entry
 
 
-def _text_fields(entry: dict[str, Any]) -> dict[str, Any]:
+def text_fields(entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields that item text is made of, cleaned; None for what ``entry`` lacks."""
     return {
         "title": _text(entry.get("title")),
         "brand": _text(entry.get("brand")),

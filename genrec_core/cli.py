@@ -1,0 +1,424 @@
+"""The ``genrec`` command. Each subcommand imports what it needs when it runs; ``predict`` never imports torch."""
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from genrec_core.errors import GenrecError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from pydantic import BaseModel
+
+    from genrec_core.settings import TrainingSettings
+    from genrec_core.tiger.training import TrainingEvent
+
+_Form = TypeVar("_Form", bound="BaseModel")
+_Commands = Any  # argparse has no public name for what add_subparsers returns
+_FAILED, _INTERRUPTED = 2, 130
+_TRAINING_MODULES = {"torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript"}
+_MODES = {"generative": "generative", "generative_history_kept": "history kept", "popularity": "popularity"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit code is 0, 2 for an error of the user's, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        options.run(options)
+    except GenrecError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAINING_MODULES:
+            raise
+        return _fail(f"{error.name} is not installed; run pip install 'genrec[train]'")
+    except KeyboardInterrupt:
+        print("genrec: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End on SIGTERM as on an exception, so that half-written files are removed."""
+    sys.exit(128 + number)
+
+
+def _fail(reason: str) -> int:
+    print(f"genrec: error: {' '.join(reason.split())}", file=sys.stderr)
+    return _FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="genrec", description="Generative retrieval: semantic IDs, a TIGER model, constrained decoding."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_predict, _add_evaluate, _add_assign_ids, _add_sample, _add_train, _add_export, _add_bench):
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: _Commands, name: str, run: Callable[[argparse.Namespace], None], about: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_predict(commands: _Commands) -> None:
+    about = "Recommend items for the users of a file: lines `user item item ...`, or CSV with user_id,item_ids."
+    command = _command(commands, "predict", _predict, about)
+    command.add_argument("--input_path", type=Path, required=True, metavar="IN", help="the requests")
+    command.add_argument("--output_path", type=Path, required=True, metavar="OUT", help="CSV: user_id,pred_1..pred_K")
+    command.add_argument("--topk", type=int, default=128, metavar="K", help="items a user (%(default)s)")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the newest one)")
+    command.add_argument("--beams", type=int, metavar="N", help="beams, at least K (K, and at least 50)")
+    command.add_argument(
+        "--batch_users", type=int, default=64, metavar="N", help="users decoded together (%(default)s)"
+    )
+    command.add_argument("--keep_seen", action="store_true", help="also recommend items of the user's own history")
+    command.add_argument("--allow", type=Path, metavar="FILE", help="the only item ids to recommend, one a line")
+    command.add_argument("--deny", type=Path, metavar="FILE", help="item ids never to recommend, one a line")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (every core)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from genrec_core.inference.item_lists import read_item_list
+    from genrec_core.inference.predict import predict_file
+    from genrec_core.inference.recommender import Recommender
+    from genrec_core.settings import PredictionSettings
+    from genrec_core.storage import latest
+
+    values = {
+        "top_k": options.topk,
+        "beams": options.beams,
+        "batch_users": options.batch_users,
+        "exclude_seen": not options.keep_seen,
+    }
+    settings = _checked(PredictionSettings, values)
+    if options.threads is not None and options.threads < 1:
+        raise GenrecError(f"--threads {options.threads}: use at least one thread")
+    recommender = Recommender.from_folder(options.model_dir or latest("onnx_encoder"), options.threads)
+    allow, deny = (read_item_list(path) if path else None for path in (options.allow, options.deny))
+    allowed = recommender.allowed(allow, deny)
+    paths = (options.input_path, options.output_path)
+    report = predict_file(recommender, *paths, settings, allowed=allowed, show_progress=not options.quiet)
+    print("\n".join(report.lines(options.output_path)), file=sys.stderr)
+
+
+def _add_evaluate(commands: _Commands) -> None:
+    command = _command(commands, "evaluate", _evaluate, "Show the test metrics of the newest model.")
+    command.add_argument("--metrics_dir", type=Path, metavar="DIR", help="a folder of metrics (the newest)")
+    command.add_argument("--json", action="store_true", help="print the whole of beauty_metrics.json")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from genrec_core.artifacts import read_json
+    from genrec_core.storage import latest
+
+    metrics = read_json((options.metrics_dir or latest("recall_metrics")) / "beauty_metrics.json")
+    print(json.dumps(metrics, indent=2) if options.json else metrics_table(metrics))
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """The metrics of each ranking mode side by side, in plain text."""
+    modes = [mode for mode in _MODES if mode in metrics]
+    names = [name for name, value in metrics[modes[0]].items() if isinstance(value, int | float)]
+    rows = [["test", *(_MODES[mode] for mode in modes)]]
+    for name in names:
+        rows.append([name, *(_cell(metrics[mode].get(name)) for mode in modes)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"{metrics['users']} users, {metrics['beams']} beams"])
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _add_assign_ids(commands: _Commands) -> None:
+    about = "Give new items semantic IDs from the stored codebooks; existing codes stay as they are."
+    command = _command(commands, "assign-ids", _assign_ids, about)
+    command.add_argument("--semantic_ids", type=Path, metavar="DIR", help="the semantic IDs so far (the newest)")
+    given = command.add_mutually_exclusive_group(required=True)
+    given.add_argument(
+        "--items", type=Path, metavar="FILE", help="CSV or *.jsonl: item_id, and text or title, brand ..."
+    )
+    given.add_argument("--vectors", type=Path, metavar="NPY", help="vectors [items, dim] of the same embedding model")
+    command.add_argument("--item_ids", type=Path, metavar="JSON", help="with --vectors: array of the ids")
+    command.add_argument(
+        "--embeddings", type=Path, metavar="DIR", help="item embeddings that name the model (the newest)"
+    )
+    command.add_argument("--text_template", metavar="TEXT", help="with --items: the catalogue's template (the default)")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder: old and new items")
+
+
+def _assign_ids(options: argparse.Namespace) -> None:
+    from genrec_core.inference.new_items import read_item_ids, read_vectors
+    from genrec_core.quantization.semantic_ids import assign_ids
+    from genrec_core.storage import latest
+
+    if (options.vectors is None) != (options.item_ids is None):
+        raise GenrecError("--vectors and --item_ids belong together: give one id for each vector")
+    folder = options.semantic_ids or latest("semantic_ids")
+    if options.vectors:
+        item_ids, vectors = read_item_ids(options.item_ids), read_vectors(options.vectors)
+    else:
+        item_ids, vectors = _embedded(options)
+    extended = assign_ids(folder, item_ids.tolist(), vectors, options.output)
+    codes = extended.codes[len(extended.codes) - len(item_ids) :].tolist()
+    for item_id, code in zip(item_ids.tolist(), codes, strict=True):
+        print(item_id, *code)
+    print(f"{len(item_ids)} new items, {len(extended.codes)} in all: {options.output}", file=sys.stderr)
+
+
+def _embedded(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
+    from genrec_core.artifacts import read_json
+    from genrec_core.embedding.item_embeddings import STATS
+    from genrec_core.embedding.text import embed_texts
+    from genrec_core.inference.new_items import read_new_items
+    from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, EmbeddingSettings
+    from genrec_core.storage import latest
+
+    item_ids, texts = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
+    model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
+    return item_ids, embed_texts(texts, EmbeddingSettings(model=model))
+
+
+def _add_sample(commands: _Commands) -> None:
+    command = _command(commands, "sample", _sample, "Write the synthetic sample shop in the raw form.")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to write")
+    command.add_argument("--users", type=int, default=5000, metavar="N", help="users (%(default)s)")
+    command.add_argument("--items", type=int, default=2000, metavar="N", help="items (%(default)s)")
+    command.add_argument("--seed", type=int, default=7, metavar="N", help="seed (%(default)s)")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from genrec_core.data.sample import write_sample
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_sample(options.output, options.users, options.items, options.seed)
+    print(f"{options.users} users and {options.items} items: {options.output}", file=sys.stderr)
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    """The folders that training and export read."""
+    command.add_argument("--semantic_ids", type=Path, metavar="DIR", help="semantic IDs (the newest)")
+    command.add_argument("--embeddings", type=Path, metavar="DIR", help="item embeddings (the newest)")
+    command.add_argument(
+        "--histories", type=Path, metavar="PATH", help="user histories: parquet, its folder, or raw files (the newest)"
+    )
+
+
+def _add_train(commands: _Commands) -> None:
+    about = "Train a TIGER model outside the asset graph; run again, it goes on where it was cut off."
+    command = _command(commands, "train", _train, about)
+    _add_inputs(command)
+    command.add_argument("--preset", default="sample", metavar="NAME", help="settings to start from (%(default)s)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one training setting; repeat"
+    )
+    command.add_argument("--processes", type=int, default=1, metavar="N", help="torchrun processes (%(default)s)")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="best/ and state/ are written here")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from genrec_core.storage import latest
+
+    settings = training_settings(options.preset, [*options.set, f"processes={options.processes}"])
+    histories = options.output / "histories.parquet"
+    folders = (options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings"))
+    if "RANK" in os.environ:
+        _train_here(settings, histories, *folders, options.output)
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    _write_histories(options.histories or latest("user_histories"), histories)
+    if settings.processes == 1:
+        _train_here(settings, histories, *folders, options.output)
+    else:
+        _train_with_torchrun(settings, options, *folders)
+
+
+def training_settings(preset: str, changes: Sequence[str]) -> "TrainingSettings":
+    """The training settings of a preset with ``name=value`` changes.
+
+    Raises:
+        GenrecError: no such preset or setting, or a value out of bounds.
+    """
+    from genrec_core.settings import PRESETS, TrainingSettings
+
+    if preset not in PRESETS:
+        raise GenrecError(f"--preset {preset}: no such preset; choose one of {', '.join(PRESETS)}")
+    values: dict[str, object] = PRESETS[preset].training.model_dump()
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise GenrecError(f"--set {change}: write NAME=VALUE")
+        values[name] = value
+    return _checked(TrainingSettings, values)
+
+
+def _checked(kind: type[_Form], values: dict[str, Any]) -> _Form:
+    """Settings from what was typed.
+
+    Raises:
+        GenrecError: a name or a value that the settings do not take.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}={fault['input']}: {fault['msg']}" for fault in error.errors()]
+        raise GenrecError("; ".join(faults)) from error
+
+
+def _write_histories(source: Path, target: Path) -> None:
+    """Keep the histories that ``source`` holds beside the training, so that every process reads the same."""
+    from genrec_core.artifacts import atomic_file
+
+    frame = read_user_histories(source)
+    with atomic_file(target) as part:
+        frame.write_parquet(part)
+
+
+def read_user_histories(source: Path) -> "pl.DataFrame":
+    """The frame ``user_id``, ``item_ids`` from a parquet file, a folder with one, or a folder of raw files.
+
+    Raises:
+        GenrecError: there is none, or its columns are others.
+    """
+    import polars as pl
+
+    from genrec_core.data.p5 import SEQUENCES, read_histories
+
+    if (source / SEQUENCES).is_file():
+        return read_histories(source)
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    if len(files) != 1 or not files[0].is_file():
+        raise GenrecError(f"{source}: no user histories; give a parquet file, its folder, or a folder with {SEQUENCES}")
+    columns = pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(pl.Int64))
+    try:
+        return pl.read_parquet(files[0]).select(*columns)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise GenrecError(f"{files[0]}: not parquet with user_id and lists of integer item_ids ({error})") from error
+
+
+def _train_here(
+    settings: "TrainingSettings", histories: Path, semantic_ids: Path, embeddings: Path, output: Path
+) -> None:
+    """Train in this process, alone or as one of torchrun's."""
+    from genrec_core.tiger.distributed import distributed
+    from genrec_core.tiger.training import TrainingData, train
+
+    data = TrainingData.load(histories, semantic_ids, embeddings)
+    with distributed() as world:
+        best = train(data, settings, output, world, _show_event)
+        if world.rank == 0:
+            print(best)
+
+
+def _show_event(event: "TrainingEvent") -> None:
+    values = ", ".join(f"{name.replace('_', ' ')} {value:,.5g}" for name, value in event.values.items())
+    print(f"{event.kind}, epoch {event.epoch}: {values}", file=sys.stderr, flush=True)
+
+
+def _train_with_torchrun(
+    settings: "TrainingSettings", options: argparse.Namespace, semantic_ids: Path, embeddings: Path
+) -> None:
+    """Start this command once a process; the rendezvous is on the loopback address and a free port."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--max-restarts", "0"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    changes = [f"--set={change}" for change in options.set]
+    command = [
+        *torchrun, *rendezvous, "--nproc-per-node", str(settings.processes), "-m", "genrec_core.cli", "train",
+        "--preset", options.preset, *changes, "--processes", str(settings.processes), "--semantic_ids",
+        str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
+    ]  # fmt: skip
+    threads = {"OMP_NUM_THREADS": str(settings.threads_per_process), "GLOO_SOCKET_IFNAME": "lo"}
+    with subprocess.Popen(command, env={**threads, **os.environ}) as process:
+        try:
+            code = process.wait()
+        finally:
+            if process.poll() is None:  # stopped from outside: torchrun ends its workers on SIGTERM, not on SIGKILL
+                process.terminate()
+    if code:
+        raise GenrecError(f"torchrun ended with exit code {code}; its messages are above")
+
+
+def _add_export(commands: _Commands) -> None:
+    command = _command(commands, "export", _export, "Export a trained model to ONNX, for `genrec predict --model_dir`.")
+    command.add_argument("--checkpoint", type=Path, metavar="DIR", help="the trained model (the newest)")
+    _add_inputs(command)
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model folder to write")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from genrec_core.data.histories import Histories
+    from genrec_core.evaluation.baselines import training_counts
+    from genrec_core.export.onnx import export_recommender
+    from genrec_core.quantization.semantic_ids import SemanticIds
+    from genrec_core.storage import latest
+
+    semantic_ids = options.semantic_ids or latest("semantic_ids")
+    item_ids = SemanticIds.load(semantic_ids).item_ids
+    order = item_ids.argsort()  # items that got their ID later stand behind the others
+    histories = Histories.from_frame(
+        read_user_histories(options.histories or latest("user_histories")), item_ids[order]
+    )
+    popularity = training_counts(histories, len(item_ids))[order.argsort()]
+    checkpoint = options.checkpoint or latest("tiger_checkpoint")
+    embeddings = options.embeddings or latest("item_embeddings")
+    export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output)
+    print(f"{len(item_ids)} items: {options.output}", file=sys.stderr)
+
+
+def _add_bench(commands: _Commands) -> None:
+    command = _command(commands, "bench", _bench, "Measure, or report the last run, and print the figures.")
+    command.add_argument("name", choices=("graph", "training", "decoding"), help="what to measure")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decoding: an exported model (the newest)")
+    command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decoding: beam widths (10 100 1000)")
+    command.add_argument("--threads", type=int, metavar="N", help="decoding: CPU threads (every core)")
+    command.add_argument("--preset", metavar="NAME", help="training: whose sizes are used (beauty)")
+    command.add_argument("--repeats", type=int, metavar="N", help="decoding, training: measurements that count")
+
+
+_BENCH_OPTIONS = {
+    "graph": (),
+    "training": ("preset", "repeats"),
+    "decoding": ("model_dir", "beams", "threads", "repeats"),
+}
+
+
+def _bench(options: argparse.Namespace) -> None:
+    known = {name for names in _BENCH_OPTIONS.values() for name in names}
+    given = {name: value for name in sorted(known) if (value := getattr(options, name)) is not None}
+    foreign = [name for name in given if name not in _BENCH_OPTIONS[options.name]]
+    if foreign:
+        raise GenrecError(f"bench {options.name} takes no --{foreign[0]}; leave it out")
+    figures = importlib.import_module(f"genrec_core.benchmarks.{options.name}").run(**given)
+    print(json.dumps(figures) if options.json else "\n".join(_flat(figures)))
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested figures as lines ``name.name: value``."""
+    lines: list[str] = []
+    for name, value in figures.items():
+        lines += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}: {value}"]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Files of new items."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genrec_core.errors import GenrecError
+from genrec_core.inference.new_items import read_item_ids, read_new_items, read_vectors
+from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
+
+
+def test_csv_and_json_lines_give_the_catalogues_text(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title,brand,price\n7,Red Soap,Acme,3.5\n8,,,\n")
+    (tmp_path / "items.jsonl").write_text(
+        '{"item_id": 7, "title": "Red Soap", "brand": "Acme", "price": 3.5}\n\n{"item_id": "8", "title": null}\n'
+    )
+    for name in ("items.csv", "items.jsonl"):
+        ids, texts = read_new_items(tmp_path / name, DEFAULT_TEXT_TEMPLATE)
+        assert ids.tolist() == [7, 8]
+        assert texts == ["Title: Red Soap; Brand: Acme; Price: 3.50;", "Item: 8;"]
+
+
+def test_a_ready_text_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("text,item_id,title\nsoap that is red,7,ignored\n")
+    assert read_new_items(tmp_path / "items.csv", DEFAULT_TEXT_TEMPLATE)[1] == ["soap that is red"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.csv", "item_id,title\nx,Soap\n", r"a\.csv, line 2: item_id is 'x'"),
+        ("a.csv", "title\nSoap\n", "item_id is None"),
+        ("a.csv", "item_id,title\n", "no items in it"),
+        ("a.jsonl", "{\n", "line 1: not JSON"),
+        ("a.jsonl", "[1]\n", "line 1: not an object"),
+    ],
+)
+def test_a_faulty_file_is_named(tmp_path: Path, name: str, content: str, fault: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(GenrecError, match=fault):
+        read_new_items(tmp_path / name, DEFAULT_TEXT_TEMPLATE)
+
+
+def test_ids_and_vectors_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "ids.json").write_text("[3, 4]")
+    assert read_item_ids(tmp_path / "ids.json").tolist() == [3, 4]
+    (tmp_path / "ids.json").write_text('[3, "4"]')
+    with pytest.raises(GenrecError, match="no array of integers"):
+        read_item_ids(tmp_path / "ids.json")
+    np.save(tmp_path / "v.npy", np.ones((2, 3)))
+    assert read_vectors(tmp_path / "v.npy").dtype == np.float32
+    np.save(tmp_path / "v.npy", np.ones(3))
+    with pytest.raises(GenrecError, match="is wanted"):
+        read_vectors(tmp_path / "v.npy")
+    np.save(tmp_path / "v.npy", np.array([[object()]]), allow_pickle=True)
+    with pytest.raises(GenrecError, match="cannot be read as an array"):
+        read_vectors(tmp_path / "v.npy")
