@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-_EVERY_SECONDS = 5.0
+_EVERY_SECONDS = 15.0
 
 
 def progress_log(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int], None]:

@@ -3,10 +3,12 @@
 The record is ``last_run.json`` in the storage. The run is stored in ``DAGSTER_HOME``, so that the UI shows it too.
 """
 
+import os
 import sys
 import threading
 import time
 import uuid
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +145,7 @@ def main() -> int:
     from genrec_dagster.config import PRESET_NAME
     from genrec_dagster.definitions import defs
 
+    _quieten()
     home = prepare_home()
     job = defs.resolve_job_def("full_graph")
     report = RunReport({key.to_python_identifier() for key in job.asset_layer.executable_asset_keys})
@@ -153,10 +156,9 @@ def main() -> int:
         instance.add_event_listener(run_id, report)
         try:
             tags = {"preset": PRESET_NAME}
-            result = job.execute_in_process(
-                instance=instance, run_id=run_id, run_config=_QUIET, tags=tags, raise_on_error=False
-            )
-            status = "SUCCESS" if result.success else "FAILURE"
+            job.execute_in_process(instance=instance, run_id=run_id, run_config=_QUIET, tags=tags, raise_on_error=False)
+            run = instance.get_run_by_id(run_id)
+            status = run.status.value if run else status
         finally:
             record = {
                 "run_id": run_id,
@@ -170,6 +172,14 @@ def main() -> int:
             }
             write_json(storage_root() / LAST_RUN, record)
     return _conclude(record)
+
+
+def _quieten() -> None:
+    """Keep other libraries' bars and notices out of the progress, here and in torchrun's processes."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    for category in (dg.PreviewWarning, dg.BetaWarning):
+        warnings.simplefilter("ignore", category)
 
 
 def _conclude(record: dict[str, Any]) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
-from genrec_core.data.p5 import read_catalog, read_histories, receive_raw
 
+from genrec_core.data.p5 import read_catalog, read_histories, receive_raw
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.metadata import Row, content_version, describe_frame, frame_version, picture, table
 from genrec_dagster.progress import progress_log
@@ -37,7 +37,9 @@ def raw_beauty(
 def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[pl.DataFrame]:
     """One row an item: its id, what is known of it, and the line of text that stands for it."""
     catalog = read_catalog(raw_beauty, config)
-    filled: list[Row] = [{"field": name, "items": catalog.height - catalog[name].null_count()} for name in catalog.columns]
+    filled: list[Row] = [
+        {"field": name, "items": catalog.height - catalog[name].null_count()} for name in catalog.columns
+    ]
     metadata = {**describe_frame(catalog), "filled_fields": table(filled)}
     return dg.MaterializeResult(value=catalog, metadata=metadata, data_version=frame_version(catalog))
 

@@ -1,0 +1,116 @@
+"""The whole graph, run once in this process on a tiny shop; tests read its storage or break copies of it."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from genrec_dagster.definitions import defs
+from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.resources import ExperimentTracker, WorkFolders
+
+TINY_TRAINING = {
+    "d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "d_ff": 32, "max_history": 10, "epochs": 3,
+    "batch_targets": 256, "learning_rate": 0.01, "validation_users": 20, "validation_beams": 10, "validate_every": 1,
+    "processes": 1,
+}  # fmt: skip
+RELAXED_GATES = {"recall_at_10": 0.0, "recall_at_100": 0.0, "recall_at_1000": 0.0, "max_miss_share": 1.0}
+
+
+def resources_in(folder: Path) -> dict[str, Any]:
+    """The resources of the definitions, with storage and tracking below ``folder``."""
+    storage = str(folder / "storage")
+    mlflow = folder / "mlflow"
+    return {
+        **(defs.resources or {}),
+        "io_manager": ArtifactStorage(root=storage),
+        "work": WorkFolders(root=storage),
+        "tracker": ExperimentTracker(
+            tracking_uri=f"sqlite:///{mlflow}/mlflow.db", artifact_root=(mlflow / "files").as_uri()
+        ),
+    }
+
+
+def run_config(raw: Path) -> dict[str, Any]:
+    """Launchpad values that make the graph small enough for a test."""
+    ops = {
+        "raw_beauty": {"source": str(raw)},
+        "semantic_ids": {"levels": 2, "codebook_size": 8},
+        "tiger_checkpoint": TINY_TRAINING,
+        "recall_metrics": {"bootstrap_samples": 20, "batch_users": 64},
+        "batch_predictions": {"top_k": 20},
+        "onnx_encoder_onnx_latency": {"p95_milliseconds": 60_000.0, "timed_users": 10},
+    }
+    return {
+        "ops": {name: {"config": config} for name, config in ops.items()},
+        "resources": {"gates": {"config": RELAXED_GATES}},
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+
+
+def definitions_in(folder: Path, replacement: dg.AssetsDefinition | None = None) -> dg.Definitions:
+    """The definitions over ``folder``, one asset replaced by another of the same key."""
+    replaced = {replacement.key} if replacement else set()
+    kept = [asset for asset in defs.assets or [] if asset.key not in replaced]
+    assets = [*kept, replacement] if replacement else kept
+    resources = resources_in(folder)
+    return dg.Definitions(assets=assets, asset_checks=defs.asset_checks, jobs=defs.jobs, resources=resources)
+
+
+class FinishedGraph:
+    """A run of ``full_graph`` and where it left its artefacts."""
+
+    def __init__(self, folder: Path, raw: Path) -> None:
+        self.folder, self.raw, self.storage = folder, raw, folder / "storage"
+        job = definitions_in(folder).resolve_job_def("full_graph")
+        self.result = job.execute_in_process(run_config=run_config(raw), raise_on_error=False)
+
+    def copy_storage(self, folder: Path) -> None:
+        """Copy the storage below ``folder``, work folders left out."""
+        shutil.copytree(self.storage, folder / "storage", ignore=shutil.ignore_patterns(".*"))
+
+    def run_job(self, name: str, folder: Path) -> dg.ExecuteInProcessResult:
+        """Run one of the jobs over the storage below ``folder``."""
+        job = definitions_in(folder).resolve_job_def(name)
+        return job.execute_in_process(run_config=self._config_for(job), raise_on_error=False)
+
+    def rerun_from(
+        self,
+        asset: dg.AssetsDefinition,
+        folder: Path,
+        changed: dict[str, Any] | None = None,
+        gates: dict[str, float] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run ``asset``, which takes no config, in place of the one of its name, then all that is downstream of it.
+
+        Args:
+            asset: the replacement.
+            folder: where a copy of the storage goes.
+            changed: configs of ops, by name, that differ from those of the finished run.
+            gates: what the metrics must reach; None: what the finished run asked for.
+        """
+        self.copy_storage(folder)
+        job = dg.define_asset_job("from_there", selection=dg.AssetSelection.assets(asset.key).downstream())
+        definitions = dg.Definitions.merge(definitions_in(folder, asset), dg.Definitions(jobs=[job]))
+        resolved = definitions.resolve_job_def("from_there")
+        config = self._config_for(resolved, without=asset.op.name, changed=changed)
+        config["resources"]["gates"]["config"] = gates or RELAXED_GATES
+        return resolved.execute_in_process(run_config=config, raise_on_error=False)
+
+    def _config_for(
+        self, job: dg.JobDefinition, without: str = "", changed: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        config = run_config(self.raw)
+        ops = config["ops"] | {name: {"config": op} for name, op in (changed or {}).items()}
+        config["ops"] = {name: op for name, op in ops.items() if job.has_node_named(name) and name != without}
+        return config
+
+
+@pytest.fixture(scope="session")
+def finished_graph(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedGraph:
+    import torch
+
+    torch.set_num_threads(1)
+    return FinishedGraph(tmp_path_factory.mktemp("graph"), sample_folder)

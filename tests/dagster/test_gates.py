@@ -1,0 +1,269 @@
+"""Each gate fails on data that breaks it, says what was measured and wanted, and stops everything downstream."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_core.artifacts import MANIFEST, read_json, write_json
+from genrec_core.storage import latest
+from genrec_dagster.checks.catalog import codebook_use, suffix_depth
+from genrec_dagster.checks.model import recall_at_1000
+from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.config import CodebookForm, Gates
+
+Break = Callable[[Any], Any]
+
+
+def edit_json(name: str, change: Callable[[Any], None]) -> Break:
+    """Change the content of a JSON file in a folder; NaN may be written."""
+
+    def broken(folder: Path) -> None:
+        content = read_json(folder / name)
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+
+    return broken
+
+
+def edit_array(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Break:
+    def broken(folder: Path) -> None:
+        np.save(folder / name, change(np.load(folder / name)))
+
+    return broken
+
+
+def edit_lines(name: str, change: Callable[[list[str]], list[str]]) -> Break:
+    def broken(folder: Path) -> None:
+        lines = (folder / name).read_text().splitlines()
+        (folder / name).write_text("\n".join(change(lines)) + "\n")
+
+    return broken
+
+
+def empty_meta(folder: Path) -> None:
+    (folder / "meta.json.gz").write_bytes(b"")
+
+
+def change_weights(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    changed = {name: tensor + 0.1 if tensor.dtype == np.float32 else tensor for name, tensor in weights.items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_vectors(folder: Path) -> None:
+    """Vectors that the model was not trained on; the folder's own manifest agrees with them."""
+    from genrec_core.artifacts import write_manifest
+
+    edit_array("item_vectors.npy", lambda vectors: vectors[::-1])(folder)
+    write_manifest(folder)
+
+
+def with_row(frame: pl.DataFrame, user: str, items: list[int]) -> pl.DataFrame:
+    return frame.vstack(pl.DataFrame({"user_id": [user], "item_ids": [items]}, schema=frame.schema))
+
+
+def repeat_code(codes: np.ndarray) -> np.ndarray:
+    codes[1] = codes[0]
+    return codes
+
+
+def spoil_first(vectors: np.ndarray) -> np.ndarray:
+    vectors[0, 0] = np.nan
+    return vectors
+
+
+def set_generative(name: str, value: float) -> Break:
+    return edit_json("beauty_metrics.json", lambda metrics: metrics["generative"].update({name: value}))
+
+
+def repeat_first_prediction(lines: list[str]) -> list[str]:
+    user, first, _, *rest = lines[1].split(",")
+    return [lines[0], ",".join([user, first, first, *rest]), *lines[2:]]
+
+
+FRAMES = {"item_catalog", "user_histories"}
+GATES: list[tuple[str, str, Break, str, str]] = [
+    ("raw_beauty", "raw_files_present", empty_meta, "2 files", "3 files"),
+    (
+        "raw_beauty",
+        "raw_lines_parse",
+        edit_lines("sequential_data.txt", lambda lines: [*lines, "9999 soap"]),
+        "a line that does not parse",
+        "every line parses",
+    ),
+    (
+        "raw_beauty",
+        "raw_counts",
+        edit_json("datamaps.json", lambda maps: maps["item2id"].pop(next(iter(maps["item2id"])))),
+        "119 items in datamaps.json",
+        "no item that datamaps.json lacks",
+    ),
+    ("item_catalog", "catalog_ids_unique", lambda f: f.vstack(f.head(1)), "1 repeated", "0 repeated"),
+    (
+        "item_catalog",
+        "catalog_text_present",
+        lambda f: f.with_columns(text=pl.when(pl.col("item_id") == 3).then(pl.lit(" ")).otherwise("text")),
+        "1 items without text",
+        "0 items without text",
+    ),
+    ("user_histories", "histories_know_items", lambda f: with_row(f, "new", [1, 2, 99_999]), "1 unknown", "0 unknown"),
+    (
+        "user_histories",
+        "histories_long_enough",
+        lambda f: f.with_columns(pl.col("item_ids").list.head(2)),
+        "0 users with 3 items or more, 200 with fewer",
+        "at least 1 user",
+    ),
+    (
+        "item_embeddings",
+        "embeddings_finite",
+        edit_array("item_embeddings_raw.npy", spoil_first),
+        "1 vectors that are not finite",
+        "0 vectors that are not finite",
+    ),
+    (
+        "item_embeddings",
+        "embeddings_follow_catalog",
+        edit_json("item_ids.json", lambda ids: ids.reverse()),
+        "120 vectors, ids not in catalogue order",
+        "120 vectors, ids in catalogue order",
+    ),
+    (
+        "semantic_ids",
+        "semantic_ids_collision_free",
+        edit_array("codes_with_suffix.npy", repeat_code),
+        "119 distinct codes for 120 items",
+        "120 distinct codes for 120 items",
+    ),
+    (
+        "tiger_checkpoint",
+        "loss_is_finite",
+        edit_json("training_history.json", lambda history: history["epochs"][1].update(loss=float("nan"))),
+        "2 finite losses",
+        "3",
+    ),
+    (
+        "tiger_checkpoint",
+        "loss_falls",
+        edit_json("training_history.json", lambda history: history["epochs"][-1].update(loss=99.0)),
+        "99",
+        "less than the first epoch's",
+    ),
+    ("tiger_checkpoint", "checkpoint_reloads", change_weights, "", "scores that differ by at most 0.0001"),
+    ("recall_metrics", "recall_at_10", set_generative("recall@10", 0.0199), "0.0199", "Recall@10 of at least 0.02"),
+    ("recall_metrics", "recall_at_100", set_generative("recall@100", 0.034), "0.034", "Recall@100 of at least 0.035"),
+    ("recall_metrics", "recall_at_1000", set_generative("recall@1000", 0.04), "0.04", "Recall@1000 of at least 0.05"),
+    ("recall_metrics", "generation_misses", set_generative("miss_share", 0.01), "0.01", "a miss share below 0.01"),
+    ("onnx_encoder", "onnx_ranks_like_torch", change_vectors, "of 200 users", "200 of 200 users and 0 invalid items"),
+    (
+        "batch_predictions",
+        "predictions_for_everyone",
+        edit_lines("predictions.csv", lambda lines: lines[:-1]),
+        "199 rows",
+        "200 rows",
+    ),
+    (
+        "batch_predictions",
+        "predictions_valid",
+        edit_lines("predictions.csv", repeat_first_prediction),
+        "0 unknown, 1 repeated, 0 seen",
+        "0 unknown, 0 repeated, 0 seen",
+    ),
+]
+DEFAULT_GATES = {"recall_at_10": 0.02, "recall_at_100": 0.035, "recall_at_1000": 0.05, "max_miss_share": 0.01}
+
+
+def broken_asset(name: str, good: Path, scratch: Path, change: Break) -> dg.AssetsDefinition:
+    """An asset that gives the finished graph's value, broken."""
+    if name in FRAMES:
+
+        @dg.asset(name=name)
+        def frame() -> pl.DataFrame:
+            return change(pl.read_parquet(good / "frame.parquet"))
+
+        return frame
+
+    @dg.asset(name=name)
+    def folder() -> Path:
+        for file in good.iterdir():
+            if file.name != MANIFEST or name == "onnx_encoder":
+                (scratch / file.name).write_bytes(file.read_bytes())
+        change(scratch)
+        return scratch
+
+    return folder
+
+
+@pytest.mark.parametrize(("asset", "gate", "change", "measured", "wanted"), GATES, ids=[gate[1] for gate in GATES])
+def test_a_gate_fails_on_data_that_breaks_it_and_nothing_downstream_runs(
+    finished_graph: Any, tmp_path: Path, asset: str, gate: str, change: Break, measured: str, wanted: str
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    broken = broken_asset(asset, latest(asset, finished_graph.storage), scratch, change)
+    result = finished_graph.rerun_from(broken, tmp_path, gates=DEFAULT_GATES)
+    evaluation = next(e for e in result.get_asset_check_evaluations() if e.check_name == gate)
+    assert not result.success
+    assert not evaluation.passed
+    assert evaluation.severity == dg.AssetCheckSeverity.ERROR
+    assert measured in str(evaluation.metadata["measured"].value)
+    assert wanted in str(evaluation.metadata["wanted"].value)
+    assert evaluation.description.startswith("measured ")
+    assert ", wanted " in evaluation.description
+    built = [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
+    assert built == [asset]
+    started = [event.step_key for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_START]
+    assert all(step == asset or step.startswith(f"{asset}_") for step in started)
+
+
+def test_the_table_of_gates_is_complete(finished_graph: Any) -> None:
+    evaluations = finished_graph.result.get_asset_check_evaluations()
+    blocking = {evaluation.check_name for evaluation in evaluations if evaluation.blocking}
+    assert blocking == {gate[1] for gate in GATES} | {"onnx_latency"}
+
+
+def test_a_slow_export_is_not_served(finished_graph: Any, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    same = broken_asset("onnx_encoder", latest("onnx_encoder", finished_graph.storage), scratch, lambda folder: None)
+    bounds = {"p95_milliseconds": 0.001, "timed_users": 5}
+    result = finished_graph.rerun_from(same, tmp_path, changed={"onnx_encoder_onnx_latency": bounds})
+    evaluation = next(e for e in result.get_asset_check_evaluations() if e.check_name == "onnx_latency")
+    assert not evaluation.passed
+    assert "wanted a 95th percentile of at most 0.001 ms" in evaluation.description
+    built = [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
+    assert built == ["onnx_encoder"]
+
+
+def test_a_recall_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:
+    write_json(tmp_path / "beauty_metrics.json", {"generative": {"recall@10": 0.5}, "beams": 100})
+    result = recall_at_1000(tmp_path, Gates())
+    assert not result.passed
+    assert "measured nothing, wanted Recall@1000 of at least 0.05" in str(result.description)
+    assert "100 beams do not reach 1000 items" in str(result.description)
+
+
+def test_poor_codebooks_are_a_warning(tmp_path: Path) -> None:
+    write_json(tmp_path / "summary.json", {"codebook_use": [0.9, 0.2], "deepest_suffix": 40})
+    for check, measured in ((codebook_use, 0.2), (suffix_depth, 40)):
+        result = check(tmp_path, CodebookForm())
+        assert not result.passed
+        assert result.severity == dg.AssetCheckSeverity.WARN
+        assert result.metadata["measured"].value == measured
+
+
+def test_a_verdict_says_both_sides() -> None:
+    result = verdict(False, 0.0123456, "at least 0.02", detail="see the slices")
+    assert result.description == "measured 0.01235, wanted at least 0.02; see the slices"
+    assert {name: entry.value for name, entry in result.metadata.items()} == {
+        "measured": 0.0123456,
+        "wanted": "at least 0.02",
+    }

@@ -1,0 +1,102 @@
+"""The whole graph, raw files to predictions, on a tiny shop."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from genrec_core.artifacts import read_json, verify_manifest
+from genrec_core.storage import latest
+from genrec_dagster.definitions import defs
+
+ASSETS = sorted(spec.key.to_user_string() for spec in defs.resolve_all_asset_specs())
+
+
+@pytest.fixture(scope="module")
+def metadata(finished_graph: Any) -> dict[str, dict[str, Any]]:
+    """What each asset told Dagster."""
+    events = finished_graph.result.get_asset_materialization_events()
+    return {event.asset_key.to_user_string(): dict(event.materialization.metadata) for event in events}
+
+
+def test_every_asset_is_built_and_every_gate_passes(finished_graph: Any) -> None:
+    failed = {e.check_name: e.description for e in finished_graph.result.get_asset_check_evaluations() if not e.passed}
+    assert not failed
+    assert finished_graph.result.success
+    built = finished_graph.result.get_asset_materialization_events()
+    assert sorted(event.asset_key.to_user_string() for event in built) == ASSETS
+
+
+def test_every_artefact_is_whole_and_the_newest(finished_graph: Any) -> None:
+    for name in ASSETS:
+        folder = latest(name, finished_graph.storage)
+        assert folder.name == finished_graph.result.run_id
+        verify_manifest(folder)
+
+
+def test_every_asset_has_a_version_of_its_content(finished_graph: Any) -> None:
+    events = finished_graph.result.get_asset_materialization_events()
+    versions = [event.materialization.tags["dagster/data_version"] for event in events]
+    assert len(set(versions)) == len(ASSETS)
+    assert all(len(version) == 64 for version in versions)
+
+
+def test_no_work_folder_is_left(finished_graph: Any) -> None:
+    assert not [path for path in finished_graph.storage.glob(".work/*/*")]
+
+
+def test_frames_are_described_by_rows_and_columns(metadata: dict[str, dict[str, Any]]) -> None:
+    assert metadata["item_catalog"]["dagster/row_count"].value == 120
+    columns = {
+        column.name: column.type for column in metadata["user_histories"]["dagster/column_schema"].schema.columns
+    }
+    assert columns == {"user_id": "String", "item_ids": "List(Int64)"}
+    assert metadata["raw_beauty"]["users"].value == 200
+
+
+@pytest.mark.parametrize(
+    ("asset", "entry"),
+    [
+        ("semantic_ids", "codebook_use"),
+        ("tiger_checkpoint", "curves"),
+        ("recall_metrics", "recall_plot"),
+        ("recall_metrics", "slices_plot"),
+    ],
+)
+def test_plots_are_shown_in_place(metadata: dict[str, dict[str, Any]], asset: str, entry: str) -> None:
+    assert "](data:image/png;base64,iVBOR" in metadata[asset][entry].md_str
+
+
+def test_metrics_are_shown_beside_popularity(metadata: dict[str, dict[str, Any]]) -> None:
+    rows = {record.data["metric"]: record.data for record in metadata["recall_metrics"]["metrics"].records}
+    assert {"recall@10", "recall@1000", "ndcg@10"} <= set(rows)
+    assert {"generative", "interval", "history kept", "popularity"} <= set(rows["recall@10"])
+
+
+def test_everyone_gets_a_list(finished_graph: Any) -> None:
+    predictions = pl.read_csv(latest("batch_predictions", finished_graph.storage) / "predictions.csv")
+    assert predictions.columns == ["user_id", *(f"pred_{place}" for place in range(1, 21))]
+    assert predictions.height == 200
+    assert predictions.null_count().sum_horizontal().item() == 0
+
+
+def test_the_test_metrics_join_the_mlflow_run_of_the_training(finished_graph: Any) -> None:
+    from mlflow import MlflowClient
+
+    noted = read_json(latest("tiger_checkpoint", finished_graph.storage) / "experiment.json")
+    metrics = read_json(latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json")
+    run = MlflowClient(tracking_uri=noted["tracking_uri"]).get_run(noted["run_id"])
+    assert run.data.metrics["test/generative/recall_at_10"] == metrics["generative"]["recall@10"]
+    assert run.info.status == "FINISHED"
+
+
+def test_predictions_alone_come_from_the_model_in_storage(finished_graph: Any, tmp_path: Path) -> None:
+    before = latest("batch_predictions", finished_graph.storage) / "predictions.csv"
+    finished_graph.copy_storage(tmp_path)
+    result = finished_graph.run_job("predict", tmp_path)
+    assert result.success
+    assert [event.asset_key.path for event in result.get_asset_materialization_events()] == [["batch_predictions"]]
+    after = latest("batch_predictions", tmp_path / "storage") / "predictions.csv"
+    assert after.parent.name == result.run_id
+    assert after.read_text() == before.read_text()
