@@ -330,8 +330,11 @@ def _train_here(
 
 
 def _show_event(event: "TrainingEvent") -> None:
-    values = ", ".join(f"{name.replace('_', ' ')} {value:,.5g}" for name, value in event.values.items())
-    print(f"{event.kind}, epoch {event.epoch}: {values}", file=sys.stderr, flush=True)
+    values = {name.replace("_", " "): value for name, value in event.values.items() if name != "epoch"}
+    shown = ", ".join(f"{name} {value:,.5g}" for name, value in values.items())
+    print(
+        f"{event.kind} {event.epoch}: {shown}" if event.kind == "epoch" else f"{event.kind}: {shown}", file=sys.stderr
+    )
 
 
 def _train_with_torchrun(

@@ -196,6 +196,8 @@ def _serve(
         if requests:
             _serve_window(recommender, requests, writer.writerow, settings, allowed, report)
         sink.bar.update(len(window))
+    sink.bar.total = sink.bar.n  # a header and blank lines were counted too
+    sink.bar.refresh()
 
 
 def _serve_window(

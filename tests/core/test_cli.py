@@ -214,6 +214,27 @@ def test_train_and_export_work_without_dagster(
     assert popularity.tolist() == [bought.count(item) for item in ids.tolist()]
 
 
+@pytest.mark.slow
+def test_train_starts_torchrun_for_several_processes(tmp_path: Path, tiny_model: "TinyModel") -> None:
+    ids = SemanticIds.load(tiny_model.semantic_ids).item_ids.tolist()
+    frame = pl.DataFrame(
+        {"user_id": [str(user) for user in range(30)], "item_ids": [ids[u : u + 8] for u in range(30)]}
+    )
+    frame.write_parquet(tmp_path / "histories.parquet")
+    inputs = ["--semantic_ids", str(tiny_model.semantic_ids), "--embeddings", str(tiny_model.embeddings)]
+    inputs += [
+        "--histories",
+        str(tmp_path / "histories.parquet"),
+        "--processes",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main(["train", *inputs, "--set=epochs=1", "--set=d_model=16", "--set=heads=2"]) == 0
+    assert (tmp_path / "out" / "best" / "model.safetensors").is_file()
+    assert main(["train", *inputs, "--set=epochs=2", "--set=d_model=16", "--set=heads=2"]) == 2
+
+
 def test_training_settings_start_from_a_preset_and_are_checked() -> None:
     settings = training_settings("sample", ["epochs=3", "amp=bf16"])
     assert (settings.epochs, settings.amp, settings.d_model) == (3, "bf16", 64)

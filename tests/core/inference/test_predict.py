@@ -177,7 +177,7 @@ def test_a_window_ends_early_where_histories_are_long(monkeypatch: pytest.Monkey
 
 
 def test_progress_is_shown_on_stderr_with_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "requests").write_text("a 1 2\n" * 7)
+    (tmp_path / "requests").write_text("user_id,item_ids\n\n" + "a,1 2\n" * 7)
     predict_file(Echo(), tmp_path / "requests", tmp_path / "out.csv", PredictionSettings(top_k=2))
     shown = capsys.readouterr()
     assert "7/7" in shown.err
