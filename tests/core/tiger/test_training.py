@@ -41,6 +41,11 @@ def small_settings(**changes: object) -> TrainingSettings:
     return TrainingSettings.model_validate({**values, **changes})
 
 
+def steady_settings() -> TrainingSettings:
+    """Without anything drawn in training, so that the number of processes makes no difference."""
+    return small_settings(dropout=0.0, learn_item_vectors=False, epochs=3)
+
+
 class KilledError(Exception):
     """Stands for the end of the process."""
 
@@ -114,7 +119,7 @@ from genrec_core.tiger.training import train
 
 with distributed() as world:
     assert world.size == 2
-    train(test_training.cyclic_data(), test_training.small_settings(dropout=0.0, learn_item_vectors=False, epochs=3), Path(sys.argv[2]), world)
+    train(test_training.cyclic_data(), test_training.steady_settings(), Path(sys.argv[2]), world)
 """
 
 
@@ -129,9 +134,7 @@ def test_two_processes_train_the_same_model_as_one(tmp_path: Path):
         env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    alone = train(
-        cyclic_data(), small_settings(dropout=0.0, learn_item_vectors=False, epochs=3), tmp_path / "alone", ALONE
-    )
+    alone = train(cyclic_data(), steady_settings(), tmp_path / "alone", ALONE)
     one, two = (
         json.loads((folder / "training_history.json").read_text())["epochs"] for folder in (alone, together / "best")
     )
