@@ -109,7 +109,6 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 
 TORCHRUN = """
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
@@ -126,7 +125,8 @@ with distributed() as world:
 def test_two_processes_train_the_same_model_as_one(tmp_path: Path):
     script = tmp_path / "worker.py"
     script.write_text(TORCHRUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     together = tmp_path / "together"
     done = subprocess.run(
@@ -140,3 +140,51 @@ def test_two_processes_train_the_same_model_as_one(tmp_path: Path):
     )
     for first, second in zip(one, two, strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-3)
+
+
+ONE_PROCESS = """
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+import test_training
+from genrec_core.tiger.training import train
+
+torch.set_num_threads(1)
+print("ready", flush=True)
+train(test_training.cyclic_data(), test_training.small_settings(epochs=30), Path(sys.argv[2]), test_training.ALONE)
+"""
+
+
+@pytest.mark.slow
+def test_a_training_killed_hard_at_any_moment_ends_with_the_history_of_an_unbroken_one(tmp_path: Path):
+    script = tmp_path / "worker.py"
+    script.write_text(ONE_PROCESS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path / folder)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    assert start("unbroken").wait(300) == 0
+    random, kills = np.random.default_rng(0), 0
+    while kills < 6:
+        process = start("broken")
+        try:
+            assert process.wait(float(random.uniform(0.05, 1.5))) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills > 2
+    assert start("broken").wait(300) == 0
+    first, second = (
+        read_json(tmp_path / folder / "best" / "training_history.json")["epochs"] for folder in ("unbroken", "broken")
+    )
+    assert first == second
