@@ -3,6 +3,7 @@
 The record is ``last_run.json`` in the storage. The run is stored in ``DAGSTER_HOME``, so that the UI shows it too.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -82,14 +83,21 @@ class RunReport:
         """Take in one event."""
         event = entry.dagster_event
         if event is None:
-            if isinstance(entry.level, int) and entry.level >= 20 and entry.step_key:
-                say(f"    {entry.user_message}")
+            self._message(entry)
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             self._check(event.asset_check_evaluation_data)
         elif event.step_key in self.assets:
             self._asset(event, event.step_key, entry.timestamp)
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE and not _is_failed_gate(event):
             self._fail(f"{event.step_key}: {_reason(event)}")
+
+    def _message(self, entry: dg.EventLogEntry) -> None:
+        """Pass on what a step logs; of steps that a failure kept from running, only the assets are named."""
+        if "Not executing." in entry.user_message:
+            if entry.step_key in self.assets:
+                say(f"{entry.step_key} not run")
+        elif entry.step_key and isinstance(entry.level, int) and entry.level >= logging.INFO:
+            say(f"    {entry.user_message}")
 
     def _asset(self, event: dg.DagsterEvent, name: str, timestamp: float) -> None:
         kind = event.event_type
@@ -103,8 +111,6 @@ class RunReport:
             say(f"{name} failed and is tried again")
         elif kind == dg.DagsterEventType.STEP_FAILURE:
             self._fail(f"{name}: {_reason(event)}")
-        elif kind == dg.DagsterEventType.STEP_SKIPPED:
-            say(f"{name} not run")
 
     def _check(self, evaluation: Any) -> None:
         name = f"{evaluation.asset_key.to_user_string()} {evaluation.check_name}"

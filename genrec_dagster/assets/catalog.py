@@ -37,9 +37,7 @@ def raw_beauty(
 def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[pl.DataFrame]:
     """One row an item: its id, what is known of it, and the line of text that stands for it."""
     catalog = read_catalog(raw_beauty, config)
-    filled: list[Row] = [
-        {"field": name, "items": catalog.height - catalog[name].null_count()} for name in catalog.columns
-    ]
+    filled: list[Row] = [{"field": column.name, "items": column.len() - column.null_count()} for column in catalog]
     metadata = {**describe_frame(catalog), "filled_fields": table(filled)}
     return dg.MaterializeResult(value=catalog, metadata=metadata, data_version=frame_version(catalog))
 

@@ -43,15 +43,13 @@ def test_every_asset_has_a_version_of_its_content(finished_graph: Any) -> None:
 
 
 def test_no_work_folder_is_left(finished_graph: Any) -> None:
-    assert not [path for path in finished_graph.storage.glob(".work/*/*")]
+    assert not list(finished_graph.storage.glob(".work/*/*"))
 
 
 def test_frames_are_described_by_rows_and_columns(metadata: dict[str, dict[str, Any]]) -> None:
     assert metadata["item_catalog"]["dagster/row_count"].value == 120
-    columns = {
-        column.name: column.type for column in metadata["user_histories"]["dagster/column_schema"].schema.columns
-    }
-    assert columns == {"user_id": "String", "item_ids": "List(Int64)"}
+    schema = metadata["user_histories"]["dagster/column_schema"].schema
+    assert {column.name: column.type for column in schema.columns} == {"user_id": "String", "item_ids": "List(Int64)"}
     assert metadata["raw_beauty"]["users"].value == 200
 
 

@@ -142,13 +142,16 @@ def test_a_rank_that_fails_is_named_with_its_message_and_not_tried_again(
 ) -> None:
     wrong = tmp_path / "wrong"
     shutil.copytree(inputs["semantic_ids"], wrong)
-    (wrong / "item_ids.json").write_text("[1, 1]")
-    result = train_asset({**inputs, "semantic_ids": wrong}, tmp_path / "storage", tracker, TINY)
+    (wrong / "item_ids.json").write_text("[1, 2]")
+    result = train_asset({**inputs, "semantic_ids": wrong}, tmp_path / "storage", tracker, {**TINY, "processes": 1})
     assert not result.success
     failures = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE]
     failure = failures[0].step_failure_data.user_failure_data
     assert [event.step_key for event in failures] == ["tiger_checkpoint"]
-    assert re.match(r"rank \d failed: GenrecError: .*item_ids.json", failure.description)
+    assert re.match(
+        r"rank 0 failed: GenrecError: .*codes_with_suffix.npy: shape \(60, 3\), but there are 2 items",
+        failure.description,
+    )
     assert not [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY]
     assert [run.info.status for run in newest_runs(tracker)] == ["FAILED"]
 
