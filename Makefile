@@ -1,9 +1,9 @@
-# make help lists the commands. Every one sets up .venv first; a set-up that is up to date costs nothing.
+# make help lists the commands. Each one sets up .venv first; where that is up to date it costs nothing.
 SHELL := /bin/sh
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STATE := $(CURDIR)/.genrec
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?=
 PRESET ?= sample
 GENREC_RAW ?=
 UI_PORT ?= 3000
@@ -11,7 +11,6 @@ MLFLOW_PORT ?= 5000
 
 export PRESET
 export GENREC_RAW
-export DAGSTER_HOME ?= $(STATE)/dagster
 export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
@@ -25,31 +24,31 @@ setup: ## make .venv with the pinned packages, unless it is up to date
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/setup
 
 run: setup ## materialise the whole graph: GENREC_RAW=folder-or-url PRESET=sample|beauty|beauty-gpu
-	@$(BIN)/python -m genrec_dagster.run
+	@"$(BIN)/python" -m genrec_dagster.run
 
 test: setup ## the default tests
-	@$(BIN)/python -m pytest
+	@"$(BIN)/python" -m pytest
 
-test-slow: setup ## the long tests; those of the UI need Debian's chromium
-	@$(BIN)/python -m pytest -m slow
+test-slow: setup ## the long tests; the one of the UI needs Debian's chromium
+	@"$(BIN)/python" -m pytest -m slow
 
 lint: setup ## ruff and mypy
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/mypy"
 
 ui: setup ## the Dagster UI on http://127.0.0.1:3000 (UI_PORT)
-	@$(BIN)/python -m genrec_dagster.instance
-	@exec $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
+	@DAGSTER_HOME="$$("$(BIN)/python" -m genrec_dagster.instance)" && export DAGSTER_HOME && \
+	  exec "$(BIN)/dagster" dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
 
 mlflow: setup ## the MLflow UI on http://127.0.0.1:5000 (MLFLOW_PORT)
-	@mkdir -p $(STATE)/mlflow/artifacts
-	@exec $(BIN)/mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
+	@mkdir -p "$(STATE)/mlflow/artifacts"
+	@exec "$(BIN)/mlflow" server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(STATE)/mlflow/mlflow.db}" \
 	  --default-artifact-root "file://$(STATE)/mlflow/artifacts"
 
 bench: setup ## the benchmarks, one after the other, on the newest run's model
-	@$(BIN)/python tests/benchmarks/run.py
+	@"$(BIN)/python" tests/benchmarks/run.py
 
 clean: ## remove .venv; what was built in .genrec stays
-	rm -rf $(VENV)
+	rm -rf "$(VENV)"
