@@ -27,6 +27,7 @@ from genrec_dagster.instance import prepare_home
 from genrec_dagster.metadata import markdown_table
 from genrec_dagster.training import code_revision
 
+INTERRUPTED = "interrupted"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SAMPLE_SECONDS = 0.5
 _MEGABYTE = 1 << 20
@@ -78,6 +79,11 @@ class RunReport:
     asset_seconds: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     _started: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a user stopped the run."""
+        return any(failure.endswith(f": {INTERRUPTED}") for failure in self.failures)
 
     def __call__(self, entry: dg.EventLogEntry) -> None:
         """Take in one event."""
@@ -138,6 +144,8 @@ def _is_failed_gate(event: dg.DagsterEvent) -> bool:
 def _reason(event: dg.DagsterEvent) -> str:
     """The innermost error's message."""
     data = event.step_failure_data
+    if data.error_source and data.error_source.value == "INTERRUPT":
+        return INTERRUPTED
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
     error = data.error
@@ -164,7 +172,8 @@ def main() -> int:
             tags = {"preset": PRESET_NAME}
             job.execute_in_process(instance=instance, run_id=run_id, run_config=_QUIET, tags=tags, raise_on_error=False)
             run = instance.get_run_by_id(run_id)
-            status = run.status.value if run else status
+            # Dagster's in-process executor calls an interrupted run a failed one.
+            status = "CANCELED" if not run or report.interrupted else run.status.value
         finally:
             record = {
                 "run_id": run_id,

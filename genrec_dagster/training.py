@@ -20,6 +20,8 @@ from genrec_dagster.io_manager import FRAME
 from genrec_dagster.metadata import content_version
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 
+_RETRIES = 1
+
 
 class TrainingJob(BaseModel):
     """What every rank reads: where the data lies, how to train, where to write and to report."""
@@ -91,7 +93,9 @@ def run_torchrun(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessCli
     """Train with as many processes as the settings say; their loss and recall appear in this step's log.
 
     Raises:
-        dg.Failure: a rank failed; the message names it. Bad settings or data are not tried again.
+        dg.Failure: a rank refused its settings or data; the message names it.
+        dg.RetryRequested: a rank failed otherwise, for instance killed for its memory; its cause names it. Not a
+            ``RetryPolicy``, because that one also tries again what a user has interrupted.
     """
     job_file, failure_file = job.folder / "job.json", job.folder / "failure.json"
     job_file.write_text(job.model_dump_json(indent=2), encoding="utf-8")
@@ -103,7 +107,10 @@ def run_torchrun(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessCli
             env={"OMP_NUM_THREADS": str(job.settings.threads_per_process), "GLOO_SOCKET_IFNAME": "lo"},
         )
     except DagsterPipesExecutionError as error:
-        raise _named_failure(failure_file, error) from error
+        failure = _named_failure(failure_file, error)
+        if failure.allow_retries:
+            raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=1) from failure
+        raise failure from error
 
 
 def torchrun_command(processes: int, job_file: Path, failure_file: Path) -> list[str]:

@@ -20,13 +20,7 @@ GROUP, OWNERS = "model", ["team:recsys"]
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 
 
-@dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"pytorch", "huggingface"},
-    code_version="1",
-    retry_policy=dg.RetryPolicy(max_retries=1, delay=1),
-)
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "huggingface"}, code_version="1")
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
     user_histories: Path,

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from genrec_core.artifacts import read_json
 from genrec_core.embedding.item_embeddings import write_item_embeddings
@@ -70,7 +71,12 @@ def source(name: str, folder: Path, storage: Path) -> dg.AssetsDefinition:
 
 
 def train_asset(
-    inputs: dict[str, Path], storage: Path, tracker: ExperimentTracker, settings: dict[str, Any]
+    inputs: dict[str, Path],
+    storage: Path,
+    tracker: ExperimentTracker,
+    settings: dict[str, Any],
+    pipes: dg.PipesSubprocessClient | None = None,
+    instance: dg.DagsterInstance | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Materialise ``tiger_checkpoint`` and its checks from the given inputs."""
     sources = [source(name, folder, storage) for name, folder in inputs.items()]
@@ -79,11 +85,12 @@ def train_asset(
     return dg.materialize(
         [*sources, tiger_checkpoint, *found],
         raise_on_error=False,
+        instance=instance,
         resources={
             "io_manager": ArtifactStorage(root=root),
             "work": WorkFolders(root=root),
             "tracker": tracker,
-            "pipes": dg.PipesSubprocessClient(),
+            "pipes": pipes or dg.PipesSubprocessClient(),
         },
         run_config={"ops": {"tiger_checkpoint": {"config": settings}}},
     )
@@ -108,8 +115,8 @@ def epochs_done(progress: Path) -> int:
 def test_a_killed_rank_is_named_and_the_retry_goes_on_where_it_stopped(
     inputs: dict[str, Path], tmp_path: Path, tracker: ExperimentTracker
 ) -> None:
-    settings = {**TINY, "epochs": 40, "patience": 100}
-    killer = threading.Thread(target=kill_rank, args=(1, tmp_path, 3), daemon=True)
+    settings = {**TINY, "epochs": 25, "patience": 100}
+    killer = threading.Thread(target=kill_rank, args=(1, tmp_path, 1), daemon=True)
     killer.start()
     result = train_asset(inputs, tmp_path, tracker, settings)
     assert result.success, result.all_events
@@ -120,16 +127,16 @@ def test_a_killed_rank_is_named_and_the_retry_goes_on_where_it_stopped(
 
     checkpoint = latest("tiger_checkpoint", tmp_path)
     epochs = read_json(checkpoint / "training_history.json")["epochs"]
-    assert [entry["epoch"] for entry in epochs] == list(range(1, 41))
+    assert [entry["epoch"] for entry in epochs] == list(range(1, 26))
     assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
 
     client = tracker.client()
     run_id = read_json(checkpoint / "experiment.json")["run_id"]
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.params["epochs"] == "40"
+    assert run.data.params["epochs"] == "25"
     assert {"code", "dagster_run", "training_key", "data.semantic_ids"} <= set(run.data.tags)
-    assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == list(range(1, 41))
+    assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == list(range(1, 26))
     assert {file.path for file in client.list_artifacts(run_id)} == {
         "config.json",
         "training_history.json",
@@ -154,6 +161,25 @@ def test_a_rank_that_fails_is_named_with_its_message_and_not_tried_again(
     )
     assert not [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY]
     assert [run.info.status for run in newest_runs(tracker)] == ["FAILED"]
+
+
+class InterruptedPipes(dg.PipesSubprocessClient):
+    """Ends as when the user stops the run while torchrun trains."""
+
+    def run(self, **kwargs: Any) -> Any:
+        raise DagsterExecutionInterruptedError
+
+
+def test_an_interrupted_training_is_not_tried_again(
+    inputs: dict[str, Path], tmp_path: Path, tracker: ExperimentTracker
+) -> None:
+    with dg.instance_for_test() as instance:
+        train_asset(inputs, tmp_path, tracker, {**TINY, "seed": 1}, pipes=InterruptedPipes(), instance=instance)
+        (run,) = instance.get_runs()
+        kinds = [entry.dagster_event_type for entry in instance.all_logs(run.run_id)]
+    assert run.status == dg.DagsterRunStatus.FAILURE  # what Dagster's in-process executor makes of an interrupt
+    assert dg.DagsterEventType.STEP_UP_FOR_RETRY not in kinds
+    assert [run.info.status for run in newest_runs(tracker)] == ["KILLED"]
 
 
 def newest_runs(tracker: ExperimentTracker) -> list[Any]:
