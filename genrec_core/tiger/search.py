@@ -93,19 +93,38 @@ def beam_search(
         ``top_k`` items a user, or all that the filters leave where they are fewer.
 
     Raises:
-        GenrecError: ``top_k`` is larger than ``beams``.
+        GenrecError: ``top_k`` is below 1 or larger than ``beams``, a filter does not fit the catalogue or the batch, or
+            the model's scores are not numbers.
     """
-    if top_k > beams:
-        raise GenrecError(f"top_k {top_k} is larger than beams {beams}; raise beams to {top_k} or more")
+    batch = len(histories.lengths)
+    _check_arguments(trie, batch, beams, top_k, allowed, excluded)
     live = trie.live_leaves(allowed)
     dead = None if excluded is None else trie.dead_nodes(excluded, live)
-    batch = len(histories.lengths)
     session = scorer.start(histories)
     zeros = np.zeros((batch, 1), dtype=np.int64)
     state = _Beams(zeros, zeros.astype(np.float32), zeros)
     for level in range(trie.depth):
         state = _advance(session, trie, level, state, beams, live, dead)
     return _ranked(trie, state, top_k)
+
+
+def _check_arguments(
+    trie: CodeTrie, batch: int, beams: int, top_k: int, allowed: np.ndarray | None, excluded: np.ndarray | None
+) -> None:
+    if top_k < 1:
+        raise GenrecError(f"top_k {top_k} asks for no item; set it to 1 or more")
+    if top_k > beams:
+        raise GenrecError(f"top_k {top_k} is larger than beams {beams}; raise beams to {top_k} or more")
+    if allowed is not None and (allowed.shape != (trie.n_items,) or allowed.dtype != np.bool_):
+        raise GenrecError(
+            f"allowed is {allowed.dtype} of shape {allowed.shape}; give one bool for each of {trie.n_items} items"
+        )
+    if excluded is None:
+        return
+    if excluded.ndim != 2 or len(excluded) != batch:
+        raise GenrecError(f"excluded has shape {excluded.shape}; give one line of rows for each of {batch} users")
+    if excluded.max(initial=-1) >= trie.n_items:
+        raise GenrecError(f"excluded row {excluded.max()} is outside the catalogue's rows 0..{trie.n_items - 1}")
 
 
 def _advance(
@@ -128,6 +147,8 @@ def _advance(
     score = np.repeat(state.score[user, beam], counts)
     if log_probs is not None:
         score = score + _child_log_probs(log_probs, trie.tokens[level][child], user, slot[user, beam], counts, first)
+        if np.isnan(score).any():  # a NaN compares with nothing, so the user would silently lose every beam
+            raise GenrecError(f"level {level}: the model's log-probabilities are not numbers; train or export it again")
     keep = live[level + 1][child] > 0
     of_user = np.repeat(user, counts)
     if dead is not None:
@@ -176,8 +197,11 @@ def _child_log_probs(
     base = (user * width + slot.clip(min=0)) * size
     raw = log_probs.reshape(-1)[np.repeat(base, counts) + token]
     peak = np.maximum.reduceat(raw, first)
-    total = peak + np.log(np.add.reduceat(np.exp(raw - np.repeat(peak, counts)), first))
-    return np.where(np.repeat(slot >= 0, counts), raw - np.repeat(total, counts), np.float32(0))
+    with np.errstate(
+        invalid="ignore"
+    ):  # inf - inf: masked here for a beam not scored, an error of the caller otherwise
+        total = peak + np.log(np.add.reduceat(np.exp(raw - np.repeat(peak, counts)), first))
+        return np.where(np.repeat(slot >= 0, counts), raw - np.repeat(total, counts), np.float32(0))
 
 
 def _is_key(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

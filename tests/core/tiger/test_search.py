@@ -1,5 +1,7 @@
 """The search against exact scoring, and the rules that no result may break."""
 
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -33,7 +35,9 @@ class HashSession:
         assert (tokens is None) == (parents is None) == (self.level == 0)
         if tokens is not None and parents is not None:
             assert tokens.shape == parents.shape
+            assert tokens.dtype == parents.dtype == np.int64
             assert ((tokens >= 0) & (tokens < self.scorer.level_sizes[self.level - 1])).all()
+            assert ((parents >= 0) & (parents < len(self.prefixes[0]))).all()
             self.prefixes = [
                 [old[parent] + bytes([token]) for token, parent in zip(row, sources, strict=True)]
                 for old, row, sources in zip(self.prefixes, tokens.tolist(), parents.tolist(), strict=True)
@@ -47,6 +51,26 @@ class HashSession:
     def _log_probs(prefix: bytes, size: int) -> np.ndarray:
         logits = np.random.default_rng(zlib.crc32(prefix)).normal(size=size).astype(np.float32) * 2
         return logits - np.logaddexp.reduce(logits)
+
+
+class TableScorer:
+    """The same log-probabilities for every prefix of a level, given as a table of probabilities."""
+
+    def __init__(self, *levels: list[float]) -> None:
+        with np.errstate(divide="ignore"):
+            self.levels = [np.log(np.array(level, dtype=np.float32)) for level in levels]
+
+    def start(self, histories: HistoryBatch) -> "TableSession":
+        return TableSession(self.levels, len(histories.lengths))
+
+
+class TableSession:
+    def __init__(self, levels: list[np.ndarray], batch: int) -> None:
+        self.levels, self.batch = iter(levels), batch
+
+    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
+        width = 1 if tokens is None else tokens.shape[1]
+        return np.tile(next(self.levels), (self.batch, width, 1))
 
 
 @st.composite
@@ -80,11 +104,13 @@ def test_a_beam_as_wide_as_the_catalogue_is_exact_under_any_filter(catalogue, da
     ranked = search(trie, allowed=allowed, excluded=excluded)
     scores = exact_scores(HashScorer(trie.level_sizes), trie, HISTORIES)
     for user in range(3):
-        left = [row for row in range(trie.n_items) if allowed[row] and row not in excluded[user]]
-        wanted = sorted(left, key=lambda row: -scores[user, row])
+        left = [row for row in range(trie.n_items) if allowed[row] and row not in excluded[user].tolist()]
         got = [row for row in ranked.items[user].tolist() if row >= 0]
-        assert sorted(got) == sorted(wanted)
-        np.testing.assert_allclose(ranked.scores[user, : len(got)], scores[user, wanted], atol=1e-5)
+        assert sorted(got) == left
+        np.testing.assert_allclose(ranked.scores[user, : len(got)], scores[user, got], atol=1e-5)
+        assert (np.diff(ranked.scores[user, : len(got)]) <= 0).all()
+        assert (ranked.items[user, len(got) :] == -1).all()
+        assert (ranked.scores[user, len(got) :] == -np.inf).all()
 
 
 @settings(max_examples=80, deadline=None)
@@ -101,6 +127,37 @@ def test_narrow_beams_give_valid_allowed_unique_items_best_first_and_never_too_f
         assert set(got) <= left
         found = ranked.scores[user, : len(got)]
         assert (np.diff(found) <= 0).all()
+
+
+def reference_search(
+    codes: np.ndarray, sizes: tuple[int, ...], history: bytes, beams: int, left: set[int]
+) -> list[int]:
+    """Beam search of one user over plain prefixes; ``left`` are the rows that the filters leave."""
+    items = [tuple(code) for code in codes.tolist()]
+    kept = {(): 0.0}
+    for level, size in enumerate(sizes):
+        found = {}
+        for prefix, score in kept.items():
+            log_probs = HashSession._log_probs(history + bytes(prefix), size).astype(np.float64)
+            children = sorted({item[level] for item in items if item[:level] == prefix})
+            total = np.logaddexp.reduce(log_probs[children])
+            found |= {(*prefix, token): score + log_probs[token] - total for token in children}
+        live = {items[row][: level + 1] for row in left}
+        best = sorted((prefix for prefix in found if prefix in live), key=lambda prefix: -found[prefix])[:beams]
+        kept = {prefix: found[prefix] for prefix in best}
+    return [items.index(prefix) for prefix in kept]
+
+
+@settings(max_examples=80, deadline=None)
+@given(catalogues(), st.integers(1, 12), st.data())
+def test_narrow_beams_find_what_a_plain_beam_search_finds(catalogue, beams, data):
+    trie = CodeTrie.build(*catalogue)
+    allowed, excluded = masks(data, trie.n_items)
+    ranked = search(trie, beams=beams, top_k=beams, allowed=allowed, excluded=excluded)
+    for user, (row, length) in enumerate(zip(HISTORIES.rows, HISTORIES.lengths, strict=True)):
+        left = set(np.flatnonzero(allowed).tolist()) - set(excluded[user].tolist())
+        wanted = reference_search(*catalogue, row[:length].tobytes(), beams, left)
+        assert [item for item in ranked.items[user].tolist() if item >= 0] == wanted
 
 
 @settings(max_examples=30, deadline=None)
@@ -131,10 +188,100 @@ def test_only_prefixes_that_still_branch_are_scored():
     assert scorer.calls == [(3, 1), (3, 1), (3, 1)]  # only prefix 2, though its next level has one child
 
 
-def test_more_items_than_beams_is_an_error():
+def test_a_prefix_with_one_child_is_scored_where_a_deeper_level_branches():
+    codes = np.array([[0, 0, 0, 1], [0, 0, 0, 2], [1, 1, 0, 0], [1, 1, 1, 0]])
+    trie = CodeTrie.build(codes, (2, 2, 2, 3))
+    scorer = HashScorer(trie.level_sizes)
+    ranked = beam_search(scorer, trie, HISTORIES, beams=4, top_k=4)
+    scores = exact_scores(HashScorer(trie.level_sizes), trie, HISTORIES)
+    assert scorer.calls == [(3, 1), (3, 2), (3, 2), (3, 1)]
+    np.testing.assert_allclose(ranked.scores, np.take_along_axis(scores, ranked.items, axis=1), atol=1e-5)
+
+
+def test_a_catalogue_of_one_item_asks_the_model_nothing():
+    scorer = HashScorer((3, 3))
+    ranked = beam_search(scorer, CodeTrie.build(np.array([[2, 1]]), (3, 3)), HISTORIES, beams=5, top_k=2)
+    assert scorer.calls == []
+    assert ranked.items.tolist() == [[0, -1]] * 3
+    assert ranked.scores.tolist() == [[0, -np.inf]] * 3
+
+
+def test_scores_are_renormalised_over_the_children_of_the_catalogue_and_a_filter_keeps_them():
+    codes = np.array([[0, 0], [0, 2], [1, 1]])
+    scorer = TableScorer([0.2, 0.3, 0.5], [0.1, 0.6, 0.3])
+    trie = CodeTrie.build(codes, (3, 3))
+    ranked = beam_search(scorer, trie, HISTORIES, beams=3, top_k=3)
+    assert ranked.items.tolist() == [[2, 1, 0]] * 3
+    np.testing.assert_allclose(np.exp(ranked.scores), [[0.6, 0.4 * 0.75, 0.4 * 0.25]] * 3, rtol=1e-5)
+    filtered = beam_search(scorer, trie, HISTORIES, beams=3, top_k=3, allowed=np.array([True, False, True]))
+    assert filtered.items.tolist() == [[2, 0, -1]] * 3
+    np.testing.assert_array_equal(filtered.scores[:, :2], ranked.scores[:, [0, 2]])
+
+
+@pytest.mark.parametrize("beams", [1, 2, 5, 9, 27])
+def test_equal_scores_go_to_the_lower_code(beams):
+    every = np.stack(np.unravel_index(np.arange(27), (3, 3, 3)), axis=1)
+    shuffled = np.random.default_rng(1).permutation(27)
+    trie = CodeTrie.build(every[shuffled], (3, 3, 3))
+    ranked = beam_search(TableScorer(*[[1 / 3] * 3] * 3), trie, HISTORIES, beams=beams, top_k=beams)
+    np.testing.assert_array_equal(shuffled[ranked.items], np.tile(np.arange(beams), (3, 1)))
+
+
+def test_two_thousand_items_in_a_wide_beam_are_exact():
+    random = np.random.default_rng(5)
+    codes = np.unique(random.integers(0, 40, (2000, 3)), axis=0)[random.permutation(1900)]
+    trie = CodeTrie.build(codes, (40, 40, 40))
+    scores = exact_scores(HashScorer(trie.level_sizes), trie, HISTORIES)
+    ranked = search(trie)
+    assert (np.sort(ranked.items, axis=1) == np.arange(trie.n_items)).all()
+    np.testing.assert_allclose(ranked.scores, np.take_along_axis(scores, ranked.items, axis=1), atol=1e-4)
+    np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, rtol=1e-3)
+
+
+def test_a_user_with_everything_excluded_gets_nothing_and_the_others_lose_nothing():
+    trie = CodeTrie.build(np.array([[0, 0], [0, 1], [1, 0]]), (2, 2))
+    excluded = np.array([[0, 1, 2], [-1, -1, -1], [1, -1, 1]])
+    ranked = search(trie, excluded=excluded)
+    assert ranked.items[0].tolist() == [-1, -1, -1]
+    assert sorted(ranked.items[1].tolist()) == [0, 1, 2]
+    assert sorted(ranked.items[2].tolist()) == [-1, 0, 2]
+    nothing = search(trie, allowed=np.zeros(3, dtype=bool))
+    assert (nothing.items == -1).all()
+
+
+def test_a_token_of_probability_zero_harms_no_other_item():
+    trie = CodeTrie.build(np.array([[0, 0], [0, 1], [0, 2], [1, 2]]), (2, 3))
+    ranked = beam_search(TableScorer([0.6, 0.4], [0.75, 0.25, 0]), trie, HISTORIES, beams=4, top_k=4)
+    assert ranked.items.tolist() == [[0, 3, 1, 2]] * 3
+    np.testing.assert_allclose(np.exp(ranked.scores), [[0.45, 0.4, 0.15, 0]] * 3, rtol=1e-5)
+
+
+def test_a_model_whose_scores_are_no_numbers_is_an_error():
+    trie = CodeTrie.build(np.array([[0, 0], [1, 0], [1, 1]]), (2, 2))
+    with pytest.raises(GenrecError, match="level 1: the model's log-probabilities are not numbers"):
+        beam_search(TableScorer([0.5, 0.5], [np.nan, np.nan]), trie, HISTORIES, beams=3, top_k=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beams": 2, "top_k": 3}, "top_k 3 is larger than beams 2; raise beams to 3"),
+        ({"top_k": 0}, "top_k 0 asks for no item"),
+        ({"allowed": np.ones(3, dtype=bool)}, r"allowed is bool of shape \(3,\); give one bool for each of 2 items"),
+        ({"allowed": np.array([0, 1])}, "allowed is int64"),
+        ({"excluded": np.zeros((2, 1), dtype=np.int32)}, r"excluded has shape \(2, 1\).*each of 3 users"),
+        ({"excluded": np.full((3, 1), 2)}, r"excluded row 2 is outside the catalogue's rows 0\.\.1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_and_named(options, message):
     trie = CodeTrie.build(np.array([[0], [1]]), (2,))
-    with pytest.raises(GenrecError, match="top_k 3 is larger than beams 2"):
-        search(trie, beams=2, top_k=3)
+    with pytest.raises(GenrecError, match=message):
+        search(trie, **options)
+
+
+def test_the_search_needs_no_torch():
+    check = "import genrec_core.tiger.search, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
 def test_the_unconstrained_search_finds_the_best_code_of_all():

@@ -35,9 +35,9 @@ def test_every_node_is_a_prefix_and_its_children_continue_it(codes):
 def test_lookup_finds_items_and_nothing_else(codes):
     trie = CodeTrie.build(codes, SIZES)
     rows = {tuple(code): row for row, code in enumerate(codes.tolist())}
-    wanted = [rows.get(tuple(code), -1) for code in EVERY.tolist()]
-    assert trie.lookup(EVERY).tolist() == wanted
-    assert trie.lookup(np.array([[4, 0, 0], [0, -1, 0], [0, 0, 5]])).tolist() == [-1, -1, -1]
+    asked = np.stack(np.meshgrid(*[np.arange(-2, size + 2) for size in SIZES], indexing="ij"), axis=-1)
+    wanted = [rows.get(tuple(code), -1) for code in asked.reshape(-1, 3).tolist()]
+    assert trie.lookup(asked).reshape(-1).tolist() == wanted
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,3 +71,13 @@ def test_a_token_outside_its_level_is_refused_and_named():
 def test_an_empty_catalogue_is_refused():
     with pytest.raises(GenrecError, match="at least one item"):
         CodeTrie.build(np.zeros((0, 3), int), SIZES)
+
+
+def test_a_catalogue_of_beauty_size_is_built_whole():
+    random = np.random.default_rng(2)
+    codes = np.unique(random.integers(0, 256, (12_101, 4)), axis=0)
+    codes = codes[random.permutation(len(codes))]
+    trie = CodeTrie.build(codes, (256,) * 4)
+    np.testing.assert_array_equal(trie.lookup(codes), np.arange(len(codes)))
+    np.testing.assert_array_equal(trie.leaf_row[trie.row_leaf], np.arange(len(codes)))
+    assert [int(trie.leaves(depth, np.arange(trie.nodes(depth))).sum()) for depth in range(5)] == [len(codes)] * 5
