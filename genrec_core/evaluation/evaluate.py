@@ -65,7 +65,7 @@ def evaluate(
     if len(held_out.targets) == 0:
         raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
-    misses = miss_share(scorer, trie, held_out, max_history)
+    misses = miss_share(scorer, trie, held_out, max_history, settings.workers)
     ranks = rank_test_items(scorer, trie, held_out, settings, max_history, on_progress)
     counts = training_counts(histories, trie.n_items)
     return _report(ranks, misses, counts, held_out, len(histories), settings, max_history)

@@ -1,5 +1,7 @@
 """Scores beams with a torch model, for the search in :mod:`genrec_core.tiger.search`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,17 @@ class TorchScorer:
     def start(self, histories: HistoryBatch) -> "TorchSession":
         """Encode the histories of a batch; every one holds at least one item."""
         return TorchSession(self, histories)
+
+
+@contextmanager
+def one_thread_an_operator() -> Iterator[None]:
+    """Let torch use one thread an operator, for batches that are decoded side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()

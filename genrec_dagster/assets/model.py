@@ -59,13 +59,14 @@ def recall_metrics(
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.evaluate import evaluate, write_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
-    from genrec_core.tiger.scorer import TorchScorer
+    from genrec_core.tiger.scorer import TorchScorer, one_thread_an_operator
 
     ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(item_embeddings)
     scorer = TorchScorer.from_folder(tiger_checkpoint, ids.codes, vectors.l2norm)
     histories = Histories.from_frame(user_histories, ids.item_ids)
     progress = progress_log(context, "users ranked")
-    evaluation = evaluate(scorer, ids, histories, config, scorer.model.config.max_history, progress)
+    with one_thread_an_operator():
+        evaluation = evaluate(scorer, ids, histories, config, scorer.model.config.max_history, progress)
     with work.new(context) as folder:
         write_metrics(folder, evaluation)
         run_id = log_test_metrics(tiger_checkpoint, evaluation.metrics)
