@@ -33,7 +33,8 @@ defs = dg.Definitions(
         "work": WorkFolders(root=ROOT),
         "tracker": ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root()),
         "gates": Gates(),
-        "pipes": dg.PipesSubprocessClient(),
+        # longer than torchrun gives its workers (30 s), so that it is never left behind
+        "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
     },
     # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
     executor=dg.in_process_executor,

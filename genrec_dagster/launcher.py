@@ -52,11 +52,11 @@ def launch(failure_file: Path, arguments: list[str]) -> None:
 def _describe(error: "ChildFailedError") -> dict[str, object]:
     rank, failure = error.get_first_failure()
     message = failure.message
-    return {
-        "rank": rank,
-        "exit_code": failure.exitcode,
-        "message": message if isinstance(message, str) else message["message"],
-    }
+    if isinstance(message, dict):  # what the rank recorded of its exception
+        message = message["message"]
+    elif failure.exitcode > 0:
+        message = f"ended with exit code {failure.exitcode} without a message; see the step's stderr"
+    return {"rank": rank, "exit_code": failure.exitcode, "message": message}
 
 
 if __name__ == "__main__":

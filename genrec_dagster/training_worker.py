@@ -4,13 +4,15 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from dagster_pipes import PipesContext, open_dagster_pipes
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from genrec_core.artifacts import read_json
 from genrec_core.tiger.distributed import World, distributed
@@ -96,6 +98,23 @@ def _stop(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def leave(error: BaseException) -> NoReturn:
+    """End this process at once, the error recorded for torchrun.
+
+    Python's own way out waits for gloo, and gloo for peers that never come: the rank would hang, and torchrun with it.
+    Nothing is lost, as every file is written aside and renamed.
+    """
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else 1
+    else:
+        get_error_handler().record_exception(error)
+        traceback.print_exception(error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 @record
 def main() -> None:
     """Read the job and train it as one of torchrun's ranks."""
@@ -104,7 +123,10 @@ def main() -> None:
         signal.signal(number, _stop)
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with distributed() as world:
-        run(job, world)
+        try:
+            run(job, world)
+        except BaseException as error:
+            leave(error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -213,3 +216,33 @@ def test_the_training_key_depends_on_settings_and_data_only() -> None:
     assert training_key(settings, versions) == training_key(settings, dict(reversed(versions.items())))
     assert training_key(settings, versions) != training_key(settings, {**versions, "semantic_ids": "c"})
     assert training_key(settings, versions) != training_key(TrainingSettings(epochs=1), versions)
+
+
+LONG_TRAINING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_training import TINY, ExperimentTracker, train_asset, write_inputs
+
+root = Path({root!r})
+tracker = ExperimentTracker(tracking_uri=f"sqlite:///{{root}}/mlflow.db", artifact_root=(root / "files").as_uri())
+train_asset(write_inputs(root / "inputs"), root / "storage", tracker, {{**TINY, "epochs": 10_000, "patience": 10_000}})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_running_when_the_step_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    script = LONG_TRAINING.format(here=str(Path(__file__).parent), root=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as step:
+        deadline = time.monotonic() + 180
+        while not any(epochs_done(path) >= 2 for path in tmp_path.glob("storage/.training/*/state/progress.json")):
+            assert step.poll() is None, "the step ended before it trained"
+            assert time.monotonic() < deadline, "the training never began"
+            time.sleep(0.2)
+        children = psutil.Process(step.pid).children(recursive=True)
+        step.send_signal(number)
+    assert len(children) >= 3
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    tracker = ExperimentTracker(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert [run.info.status for run in newest_runs(tracker)] == ["KILLED"]
