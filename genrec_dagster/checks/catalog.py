@@ -5,9 +5,9 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import polars as pl
-from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES, read_catalog, read_histories
 
 from genrec_core.artifacts import read_json
+from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES, read_catalog, read_histories
 from genrec_core.embedding.item_embeddings import ITEM_IDS, L2NORM, RAW
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, SUMMARY
