@@ -1,10 +1,12 @@
-"""What all tests share: one CPU thread, no network, and a tiny shop in the raw form."""
+"""What all tests share: one CPU thread, no network, no setting of the caller's, and a tiny shop in the raw form."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for _name in ("PRESET", "GENREC_RAW", "GENREC_STORAGE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(_name, None)  # what the caller set for runs changes no test
 
 from pathlib import Path
 
