@@ -1,13 +1,6 @@
 """What all tests share: one CPU thread, no network, no setting of the caller's, and a tiny shop in the raw form."""
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-for _name in ("PRESET", "GENREC_RAW", "GENREC_STORAGE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
-    os.environ.pop(_name, None)  # what the caller set for runs changes no test
-
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +10,13 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.p5 import read_catalog, read_histories
 from genrec_core.data.sample import write_sample
 from genrec_core.settings import CatalogSettings
+
+# torch and mlflow, which read these, are imported later.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for _name in ("PRESET", "GENREC_RAW", "GENREC_STORAGE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(_name, None)  # what the caller set for runs changes no test
 
 
 @pytest.fixture(scope="session")

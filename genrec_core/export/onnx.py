@@ -22,7 +22,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.inference.onnx_scorer import DECODER, ENCODER, FORMAT, SETTINGS
 from genrec_core.inference.recommender import CODES, ITEM_IDS, ITEM_VECTORS, POPULARITY
 from genrec_core.quantization.semantic_ids import SemanticIds
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import PREFIX_FACTOR, TigerModel
 from genrec_core.tiger.scorer import item_inputs, item_vector_table
 
 # Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
@@ -107,6 +107,8 @@ def export_graphs(model: TigerModel, folder: Path) -> None:
         "max_history": config.max_history,
         "decoder_layers": config.decoder_layers,
         "d_model": config.d_model,
+        "prefix_buckets": config.prefix_buckets,
+        "prefix_factor": PREFIX_FACTOR,
     }
     write_json(folder / SETTINGS, settings)
     model = model.cpu().float().eval()
@@ -141,8 +143,9 @@ class DecoderStep(nn.Module):
         history: Tensor,
         bias: Tensor,
         context: Tensor,
+        prefix: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        return self.model.decode_step(tokens, level, parents, cache, history, bias, context)
+        return self.model.decode_step(tokens, level, parents, cache, history, bias, context, prefix)
 
 
 def _export_encoder(model: TigerModel, path: Path) -> None:
@@ -166,6 +169,7 @@ def _export_decoder(model: TigerModel, path: Path) -> None:
         "history": torch.zeros(layers, 2, _BATCH, heads, _TIME, width // heads),
         "bias": torch.zeros(_BATCH, heads, 1, _TIME),
         "context": torch.zeros(_BATCH, 1, width),
+        "prefix": torch.zeros(_BATCH, _WIDTH, dtype=torch.int64),
     }
     dynamic: dict[str, dict[int, str]] = {
         "tokens": {0: "batch", 1: "width"},
@@ -175,6 +179,7 @@ def _export_decoder(model: TigerModel, path: Path) -> None:
         "history": {2: "batch", 4: "time"},
         "bias": {0: "batch", 3: "time"},
         "context": {0: "batch"},
+        "prefix": {0: "batch", 1: "width"},
     }
     _export(DecoderStep(model), inputs, dynamic, ["scores", "next_cache"], path)
 

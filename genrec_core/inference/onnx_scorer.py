@@ -24,12 +24,16 @@ class GraphSettings:
         max_history: newest items that the encoder reads.
         decoder_layers: layers of the self-attention cache.
         d_model: width of the item vectors and of the self-attention cache.
+        prefix_buckets: range of the hash of a prefix.
+        prefix_factor: what the hash is multiplied by before the next token is added.
     """
 
     level_sizes: tuple[int, ...]
     max_history: int
     decoder_layers: int
     d_model: int
+    prefix_buckets: int
+    prefix_factor: int
 
     @classmethod
     def load(cls, folder: Path) -> "GraphSettings":
@@ -113,6 +117,7 @@ class OnnxSession:
         self.encoded = {"history": history, "bias": bias, "context": context}
         settings = scorer.settings
         self.cache = np.zeros((settings.decoder_layers, 2, len(rows), 1, 0, settings.d_model), dtype=np.float32)
+        self.prefix = np.zeros((len(rows), 1), dtype=np.int64)
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """Log-probabilities float32 [B, W, level size] of the next level; see ``ScorerSession``."""
@@ -120,11 +125,14 @@ class OnnxSession:
             inputs = parents = np.zeros((self.cache.shape[2], 1), dtype=np.int64)
         else:
             inputs = self.scorer.token_offset[self.level - 1] + tokens
+            settings, above = self.scorer.settings, np.take_along_axis(self.prefix, parents, axis=1)
+            self.prefix = (above * settings.prefix_factor + inputs) % settings.prefix_buckets
         feeds = {
             "tokens": np.asarray(inputs, dtype=np.int64),
             "level": np.asarray(self.level, dtype=np.int64),
             "parents": np.asarray(parents, dtype=np.int64),
             "cache": self.cache,
+            "prefix": self.prefix,
             **self.encoded,
         }
         scores, self.cache = self.scorer.decoder.run(["scores", "next_cache"], feeds)

@@ -14,6 +14,7 @@ class TigerConfig(PretrainedConfig):
         level_sizes: vocabulary by level, the collision suffix last.
         item_vector_dim: width of the item text vectors that the encoder reads beside the codes; 0 for none.
         known_items: catalogue rows below this have a learned vector of their own in the encoder; 0 for none.
+        prefix_buckets: rows of the table of prefix vectors that the decoder reads, addressed by a hash of the prefix.
         d_model: width of the Transformer.
         heads: attention heads; divides ``d_model``.
         encoder_layers: causal layers over the history.
@@ -33,6 +34,7 @@ class TigerConfig(PretrainedConfig):
         level_sizes: tuple[int, ...] | list[int] = (256, 256, 256, 16),
         item_vector_dim: int = 0,
         known_items: int = 0,
+        prefix_buckets: int = 16384,
         d_model: int = 128,
         heads: int = 4,
         encoder_layers: int = 2,
@@ -47,6 +49,7 @@ class TigerConfig(PretrainedConfig):
         self.level_sizes = list(level_sizes)
         self.item_vector_dim = item_vector_dim
         self.known_items = known_items
+        self.prefix_buckets = prefix_buckets
         self.d_model = d_model
         self.heads = heads
         self.encoder_layers = encoder_layers

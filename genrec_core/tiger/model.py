@@ -21,6 +21,7 @@ from genrec_core.tiger.dropout import Dropout
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
 
+PREFIX_FACTOR = 257
 HIDDEN_SHARE = 0.1  # of the history's items in training, read as if the model had not known them
 
 
@@ -32,6 +33,11 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 def _merge_heads(x: Tensor) -> Tensor:
     """[..., H, N, K] -> [..., N, D]."""
     return x.transpose(-3, -2).flatten(-2)
+
+
+def next_prefix(prefix: Tensor, tokens: Tensor, buckets: int) -> Tensor:
+    """Hash of a prefix and the token after it (a row of ``token_embedding``); the ONNX scorer does the same."""
+    return (prefix * PREFIX_FACTOR + tokens) % buckets
 
 
 class RecencyBias(nn.Module):
@@ -183,6 +189,8 @@ class TigerModel(PreTrainedModel):
         # Row 0 starts a code; the tokens of level l start at 1 + sum of the sizes before it.
         self.token_embedding = nn.Embedding(1 + sum(config.level_sizes), config.d_model)
         self.level_embedding = nn.Embedding(levels, config.d_model)
+        # A token means something else after every prefix, so the prefix as a whole has a vector too.
+        self.prefix_embedding = nn.Embedding(config.prefix_buckets, config.d_model)
         self.context = nn.Linear(config.d_model, config.d_model)
         self.cross_bias = RecencyBias(config.heads, config.max_history)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
@@ -237,7 +245,8 @@ class TigerModel(PreTrainedModel):
         batch, length, levels = targets.shape
         memory = self.encode(self.item_encoder(rows, codes, vectors))
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
-        x = self.token_embedding(shifted) + self.level_embedding.weight + self.context(memory).unsqueeze(2)
+        x = self.token_embedding(shifted) + self.prefix_embedding(self._prefixes(shifted))
+        x = x + self.level_embedding.weight + self.context(memory).unsqueeze(2)
         x = self.dropout(x).reshape(batch, length * levels, -1)  # [B, T*L, D]
         positions = torch.arange(length, device=memory.device).repeat_interleave(levels)
         bias = self.cross_bias(positions, length).unsqueeze(0)  # [1, H, T*L, T]
@@ -249,6 +258,13 @@ class TigerModel(PreTrainedModel):
             F.linear(x[:, :, level], self.head_weight[level, :size], self.head_bias[level, :size])
             for level, size in enumerate(self.config.level_sizes)
         )
+
+    def _prefixes(self, tokens: Tensor) -> Tensor:
+        """Hash of everything up to each level: rows of ``token_embedding`` int64 [..., L] -> int64 [..., L]."""
+        hashes = [tokens[..., 0]]
+        for level in range(1, tokens.shape[-1]):
+            hashes.append(next_prefix(hashes[-1], tokens[..., level], self.config.prefix_buckets))
+        return torch.stack(hashes, dim=-1)
 
     @staticmethod
     def _attend_levels(layer: DecoderLayer, x: Tensor, levels: int) -> Tensor:
@@ -287,6 +303,7 @@ class TigerModel(PreTrainedModel):
         history: Tensor,
         bias: Tensor,
         context: Tensor,
+        prefix: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Score the next level for every beam.
 
@@ -296,12 +313,13 @@ class TigerModel(PreTrainedModel):
             parents: int64 [B, W], each beam's index into the previous step's beams.
             cache: self-attention keys and values of the previous step [layers, 2, B, W_previous, level, D].
             history, bias, context: from :meth:`encode_history`.
+            prefix: hash of each beam's prefix, int64 [B, W]: 0 at level 0, then by :func:`next_prefix`.
 
         Returns:
             Log-probabilities [B, W, V] (minus infinity beyond the level's size) and the new cache
             [layers, 2, B, W, level + 1, D].
         """
-        x = self.token_embedding(tokens) + self.level_embedding(level) + context  # [B, W, D]
+        x = self.token_embedding(tokens) + self.prefix_embedding(prefix) + self.level_embedding(level) + context
         index = parents[None, None, :, :, None, None].expand(*cache.shape[:2], -1, -1, *cache.shape[4:])
         cache = cache.gather(3, index)
         kept = []

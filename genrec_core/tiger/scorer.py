@@ -9,7 +9,7 @@ import torch
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerModel, next_prefix
 
 
 class TorchScorer:
@@ -82,6 +82,7 @@ class TorchSession:
         with torch.inference_mode():
             self.encoded = self.model.encode_history(scorer.items[rows], lengths)
             self.cache = self.model.empty_cache(len(rows))
+        self.prefix = torch.zeros(len(rows), 1, dtype=torch.int64, device=rows.device)
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """Log-probabilities float32 [B, W, level size] of the next level; see ``ScorerSession``."""
@@ -91,9 +92,13 @@ class TorchSession:
         else:
             inputs = self.model.token_offset[self.level - 1] + torch.from_numpy(tokens).to(device)
             parent_index = torch.from_numpy(parents).to(device)
+            buckets = self.model.config.prefix_buckets
+            self.prefix = next_prefix(self.prefix.gather(1, parent_index), inputs, buckets)
         level = torch.tensor(self.level, device=device)
         with torch.inference_mode():
-            scores, self.cache = self.model.decode_step(inputs, level, parent_index, self.cache, *self.encoded)
+            scores, self.cache = self.model.decode_step(
+                inputs, level, parent_index, self.cache, *self.encoded, self.prefix
+            )
         size = self.model.config.level_sizes[self.level]
         self.level += 1
         return scores[..., :size].float().cpu().numpy()

@@ -17,7 +17,7 @@ from genrec_core.inference.onnx_scorer import DECODER, ENCODER, SETTINGS, open_g
 from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization.semantic_ids import assign_ids
 from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerModel, next_prefix
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -59,17 +59,20 @@ def test_graphs_take_any_batch_time_and_width(tiny_model: "TinyModel") -> None:
         graph = encoder.run(list(names), {"items": items.numpy(), "lengths": lengths.numpy()})
         for ours, theirs in zip(graph, encoded, strict=True):
             np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
-        cache, tokens, parents = model.empty_cache(batch), torch.zeros(batch, 1).long(), torch.zeros(batch, 1).long()
+        cache, tokens = model.empty_cache(batch), torch.zeros(batch, 1).long()
+        parents = prefix = tokens
         for level, size in enumerate(model.config.level_sizes):
             feeds = {"tokens": tokens, "level": torch.tensor(level), "parents": parents, "cache": cache}
             with torch.inference_mode():
-                scores, next_cache = model.decode_step(*feeds.values(), *encoded)
-            fed = {name: value.numpy() for name, value in feeds.items()} | dict(zip(names, graph, strict=True))
+                scores, next_cache = model.decode_step(*feeds.values(), *encoded, prefix)
+            fed = {name: value.numpy() for name, value in {**feeds, "prefix": prefix}.items()}
+            fed |= dict(zip(names, graph, strict=True))
             ours, kept = decoder.run(["scores", "next_cache"], fed)
             np.testing.assert_allclose(ours, scores.numpy(), atol=1e-4)
             np.testing.assert_allclose(kept, next_cache.numpy(), atol=1e-4)
             parents = torch.randint(0, tokens.shape[1], (batch, width))
             tokens = model.token_offset[level] + torch.randint(0, size, (batch, width))
+            prefix = next_prefix(prefix.gather(1, parents), tokens, model.config.prefix_buckets)
             cache = next_cache.clone()
 
 

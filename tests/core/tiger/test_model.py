@@ -8,7 +8,7 @@ import torch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.dropout import Dropout
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerModel, next_prefix
 
 BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 
@@ -40,15 +40,16 @@ def test_stepwise_decoding_gives_the_log_probabilities_of_the_training_pass(mode
     logits = model(rows, codes, vectors, targets)
     lengths = torch.tensor([TIME, 4, 1])
     encoded, cache = model.encode_history(model.item_encoder(rows, codes, vectors), lengths), model.empty_cache(BATCH)
-    tokens = parents = torch.zeros(BATCH, 1, dtype=torch.int64)
+    tokens = parents = prefix = torch.zeros(BATCH, 1, dtype=torch.int64)
     newest = lengths - 1
     for level in range(LEVELS):
-        scores, cache = model.decode_step(tokens, torch.tensor(level), parents, cache, *encoded)
+        scores, cache = model.decode_step(tokens, torch.tensor(level), parents, cache, *encoded, prefix)
         size = model.config.level_sizes[level]
         wanted = logits[level][torch.arange(BATCH), newest].log_softmax(-1)
         torch.testing.assert_close(scores[:, 0, :size], wanted, atol=1e-5, rtol=1e-5)
         assert torch.isneginf(scores[:, 0, size:]).all()
         tokens = model.token_offset[level] + targets[torch.arange(BATCH), newest, level].unsqueeze(1)
+        prefix = next_prefix(prefix, tokens, model.config.prefix_buckets)
 
 
 @torch.no_grad()
@@ -81,17 +82,17 @@ def test_beams_keep_the_cache_of_their_parent(model, batch):
     rows, codes, vectors, _ = batch
     encoded = model.encode_history(model.item_encoder(rows, codes, vectors), torch.full((BATCH,), TIME))
     zero = torch.zeros(BATCH, 1, dtype=torch.int64)
-    _, root = model.decode_step(zero, torch.tensor(0), zero, model.empty_cache(BATCH), *encoded)
+    _, root = model.decode_step(zero, torch.tensor(0), zero, model.empty_cache(BATCH), *encoded, zero)
     first = model.token_offset[0] + torch.tensor([[0, 1, 2]]).expand(BATCH, -1)
-    _, cache = model.decode_step(first, torch.tensor(1), torch.zeros_like(first), root, *encoded)
+    _, cache = model.decode_step(first, torch.tensor(1), torch.zeros_like(first), root, *encoded, first)
     second = model.token_offset[1] + torch.tensor([[3, 3, 3]]).expand(BATCH, -1)
-    straight, _ = model.decode_step(
-        second, torch.tensor(2), torch.tensor([[0, 1, 2]]).expand(BATCH, -1), cache, *encoded
-    )
-    swapped, _ = model.decode_step(
-        second, torch.tensor(2), torch.tensor([[2, 0, 0]]).expand(BATCH, -1), cache, *encoded
-    )
-    torch.testing.assert_close(swapped, straight[:, [2, 0, 0]])
+
+    def scored(order: list[int]) -> torch.Tensor:
+        prefix = next_prefix(first[:, order], second, model.config.prefix_buckets)
+        parents = torch.tensor([order]).expand(BATCH, -1)
+        return model.decode_step(second, torch.tensor(2), parents, cache, *encoded, prefix)[0]
+
+    torch.testing.assert_close(scored([2, 0, 0]), scored([0, 1, 2])[:, [2, 0, 0]])
 
 
 @torch.no_grad()
