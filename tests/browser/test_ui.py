@@ -1,0 +1,119 @@
+"""The graph as a person meets it: in the Dagster UI, with a click on "Materialize all"."""
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+ASSETS = {
+    "raw_beauty": 3,
+    "item_catalog": 2,
+    "user_histories": 2,
+    "item_embeddings": 2,
+    "semantic_ids": 3,
+    "tiger_checkpoint": 3,
+    "recall_metrics": 4,
+    "onnx_encoder": 2,
+    "batch_predictions": 2,
+}  # and how many checks each has
+GROUPS = ("catalog", "model", "serving")
+RUN_MILLISECONDS = 600_000
+# Values for the launchpad with which the tiny shop passes every gate within a minute.
+SMALL = {
+    "ops": {
+        "semantic_ids": {"config": {"levels": 2, "codebook_size": 8}},
+        "tiger_checkpoint": {"config": {"epochs": 4, "batch_targets": 128, "processes": 1}},
+        "onnx_encoder_onnx_latency": {"config": {"p95_milliseconds": 60_000.0, "timed_users": 10}},
+        "batch_predictions": {"config": {"top_k": 20}},
+    },
+    "resources": {"gates": {"config": {"max_miss_share": 1.0}}},
+}
+
+
+@pytest.mark.slow
+def test_a_materialized_graph_is_green_and_tells_its_metrics(dagster_ui: str, page: Page, screenshots: Path) -> None:
+    open_graph(page, dagster_ui)
+    materialize_all(page, config=SMALL)
+    expect_run_ends(page, "Success")
+    open_graph(page, dagster_ui)
+    for asset in ASSETS:
+        expect_colour(page, asset, "green")
+    page.screenshot(path=screenshots / "graph.png")
+    for asset, checks in ASSETS.items():
+        page.goto(f"{dagster_ui}/assets/{asset}?view=checks")
+        expect(page.get_by_text(f"Checks ({checks})")).to_be_visible()
+        expect(page.get_by_text("Succeeded", exact=True)).to_have_count(checks)
+    expect_metrics(page, dagster_ui, screenshots / "metrics.png")
+
+
+@pytest.mark.slow
+def test_a_failed_gate_is_shown_and_nothing_after_it_is_materialized(
+    dagster_ui: str, page: Page, screenshots: Path
+) -> None:
+    open_graph(page, dagster_ui)
+    materialize_all(page)  # 200 users are too few for the preset's model to learn which codes there are
+    expect_run_ends(page, "Failure")
+    page.goto(f"{dagster_ui}/assets/recall_metrics?view=checks&checkDetail=generation_misses")
+    expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"measured .*, wanted a miss share below 0\.01")).first).to_be_visible()
+    page.screenshot(path=screenshots / "failed_gate.png")
+    for asset in ("onnx_encoder", "batch_predictions"):
+        page.goto(f"{dagster_ui}/assets/{asset}")
+        expect(page.get_by_text("Never materialized").first).to_be_visible()
+    open_graph(page, dagster_ui)
+    page.screenshot(path=screenshots / "failed_graph.png")
+
+
+def open_graph(page: Page, address: str) -> None:
+    """Show the lineage of all assets, groups unfolded."""
+    unfolded = ",".join(f"global@global:{group}" for group in GROUPS)
+    page.goto(f"{address}/asset-groups?expanded={quote(unfolded)}")
+    for asset in ASSETS:
+        expect(node(page, asset)).to_be_visible()
+
+
+def node(page: Page, asset: str) -> Locator:
+    """An asset's box in the lineage."""
+    return page.locator("svg foreignObject").filter(has=page.get_by_text(asset, exact=True)).last
+
+
+def materialize_all(page: Page, config: dict[str, object] | None = None) -> None:
+    """Click "Materialize all", with values for the launchpad if there are any, and go to the run's page."""
+    button = page.get_by_role("button", name="Materialize all")
+    if config is None:
+        button.click()
+        page.get_by_role("link", name="View", exact=True).click()
+    else:
+        button.click(modifiers=["Shift"])
+        launchpad = page.get_by_role("dialog")
+        editor = launchpad.locator(".CodeMirror")
+        editor.wait_for()
+        editor.evaluate("(editor, text) => editor.CodeMirror.setValue(text)", json.dumps(config, indent=2))
+        launchpad.get_by_role("button", name="Materialize").click()
+    page.wait_for_url("**/runs/*")
+
+
+def expect_run_ends(page: Page, status: str) -> None:
+    """Wait for the run on the page to end, and with ``status``."""
+    ends = [page.get_by_text(end, exact=True) for end in ("Success", "Failure", "Canceled")]
+    ended = ends[0].or_(ends[1]).or_(ends[2]).first
+    ended.wait_for(timeout=RUN_MILLISECONDS)
+    expect(ended).to_have_text(status)
+
+
+def expect_colour(page: Page, asset: str, colour: str) -> None:
+    """Wait until an asset's box has a border of ``colour``."""
+    box = node(page, asset).locator(f"[style*='--color-accent-{colour}']")
+    expect(box.first).to_be_visible()
+
+
+def expect_metrics(page: Page, address: str, picture: Path) -> None:
+    """The metrics' page shows the table beside popularity, and opens the plot."""
+    page.goto(f"{address}/assets/recall_metrics")
+    for text in ("recall@10", "ndcg@10", "popularity", "history kept"):
+        expect(page.get_by_text(text, exact=True).first).to_be_visible()
+    page.get_by_text("[Show Markdown]").last.scroll_into_view_if_needed()
+    page.screenshot(path=picture)
