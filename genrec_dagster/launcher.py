@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 TORCHRUN_PID = "GENREC_TORCHRUN_PID"
 _PR_SET_PDEATHSIG = 1
@@ -49,8 +49,20 @@ def launch(failure_file: Path, arguments: list[str]) -> None:
         raise
 
 
+def _cause(error: "ChildFailedError") -> "tuple[int, ProcessFailure]":
+    """The rank that failed of itself.
+
+    A killed rank records no time of its own, so its peers, which lose the connection, can look earlier. One that a
+    signal ended is the cause, unless the signal is the SIGTERM by which torchrun itself ends the others.
+    """
+    for rank, failure in sorted(error.failures.items()):
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            return rank, failure
+    return error.get_first_failure()
+
+
 def _describe(error: "ChildFailedError") -> dict[str, object]:
-    rank, failure = error.get_first_failure()
+    rank, failure = _cause(error)
     message = failure.message
     if isinstance(message, dict):  # what the rank recorded of its exception
         message = message["message"]
