@@ -23,10 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        build_semantic_ids(parsed.embeddings, settings, parsed.target, dist.group.WORLD)
-    finally:
-        dist.destroy_process_group()
+    build_semantic_ids(parsed.embeddings, settings, parsed.target, dist.group.WORLD)
+    dist.destroy_process_group()  # not after an error: gloo would wait for peers that wait for this process
 
 
 if __name__ == "__main__":

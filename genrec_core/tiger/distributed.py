@@ -33,7 +33,11 @@ class World:
 
 @contextmanager
 def distributed() -> Iterator[World]:
-    """Join the processes that torchrun started (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``) and leave them at the end."""
+    """Join the processes that torchrun started (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``) and leave them at the end.
+
+    After an error the group is not left: gloo would wait for peers that wait for this process, and torchrun, which ends
+    them all when one exits, would never see the exit.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -43,7 +47,5 @@ def distributed() -> Iterator[World]:
         yield World(0, 1, device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(dist.get_rank(), size, device)
-    finally:
-        dist.destroy_process_group()
+    yield World(dist.get_rank(), size, device)
+    dist.destroy_process_group()

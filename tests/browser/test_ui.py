@@ -61,9 +61,10 @@ def test_a_failed_gate_is_shown_and_nothing_after_it_is_materialized(
     expect(page.get_by_text(re.compile(r"measured .*, wanted a miss share below 0\.01")).first).to_be_visible()
     page.screenshot(path=screenshots / "failed_gate.png")
     for asset in ("onnx_encoder", "batch_predictions"):
-        page.goto(f"{dagster_ui}/assets/{asset}")
-        expect(page.get_by_text("Never materialized").first).to_be_visible()
+        page.goto(f"{dagster_ui}/assets/{asset}?view=events")
+        expect(page.get_by_text("did not materialize this asset")).to_be_visible()
     open_graph(page, dagster_ui)
+    expect_colour(page, "tiger_checkpoint", "green")
     page.screenshot(path=screenshots / "failed_graph.png")
 
 
