@@ -68,19 +68,23 @@ class TrainingSettings(Settings):
     encoder_layers: int = Field(2, ge=1, le=48, description="Causal encoder layers over the history.")
     decoder_layers: int = Field(1, ge=1, le=48, description="Decoder layers over the levels of a semantic ID.")
     d_ff: int = Field(512, ge=8, le=65536, description="Width of the feed-forward layers.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout everywhere.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout everywhere.")
     max_history: int = Field(50, ge=1, le=4096, description="Newest items of a history that the encoder reads.")
     use_item_vectors: bool = Field(True, description="Add the item's text vector to its codes in the encoder.")
     learn_item_vectors: bool = Field(
         True,
         description="Add a learned vector of its own to each item in the encoder; items new since training have none.",
     )
-    epochs: int = Field(40, ge=1, le=10_000, description="Passes over all training targets.")
+    epochs: int = Field(30, ge=1, le=10_000, description="Passes over all training targets.")
     batch_targets: int = Field(512, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
     weight_decay: float = Field(0.1, ge=0, le=10, description="AdamW weight decay of matrices.")
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of all steps with a rising learning rate.")
-    label_smoothing: float = Field(0.05, ge=0, lt=1, description="Label smoothing of the level losses.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the level losses.")
+    future_share: float = Field(
+        0.5, ge=0, le=1, description="Share of targets that are drawn from the items soon after the next one instead."
+    )
+    future_window: int = Field(5, ge=1, description="How far after the next item such a target may lie, in items.")
     clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm.")
     validation_users: int = Field(4000, ge=1, description="Users drawn for validation while training.")
     validation_beams: int = Field(20, ge=10, le=1000, description="Beams of the validation Recall@10.")
@@ -136,7 +140,14 @@ PRESETS: dict[str, Preset] = {
     "sample": Preset(
         semantic_ids=SemanticIdSettings(codebook_size=64),
         training=TrainingSettings(
-            d_model=64, d_ff=256, epochs=8, validation_users=1000, validate_every=2, max_history=30
+            d_model=64,
+            d_ff=256,
+            max_history=30,
+            epochs=8,
+            dropout=0.2,
+            label_smoothing=0.05,
+            future_share=0.0,  # the next item of the synthetic shop depends on the newest one alone
+            validation_users=1000,
         ),
     ),
     "beauty": Preset(),

@@ -23,7 +23,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.ranks import recall_at_10
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import TrainingSettings
-from genrec_core.tiger.batches import Sequences, epoch_batches, rank_share
+from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
 from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
@@ -179,12 +179,13 @@ class Trainer:
         """One pass over all targets; the mean loss a target."""
         settings, epoch = self.settings, self.progress.epoch
         torch.manual_seed((settings.seed * 1_000_003 + epoch) * self.world.size + self.world.rank)
+        random = np.random.default_rng([settings.seed, epoch, self.world.rank])
         self.model.train()
         batches = epoch_batches(self.sequences, settings.batch_targets, settings.seed, epoch)
         total, reported = torch.zeros((), dtype=torch.float64), time.monotonic()
         shares = rank_share(batches, self.world.rank, self.world.size)
         for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-            loss = self._step(share, int((self.sequences.lengths[batch] - 1).sum()))
+            loss = self._step(share, int((self.sequences.lengths[batch] - 1).sum()), random)
             total += loss
             if time.monotonic() - reported > _REPORT_EVERY_SECONDS:
                 reported = time.monotonic()
@@ -194,13 +195,13 @@ class Trainer:
             raise GenrecError(f"the loss of epoch {epoch + 1} is {mean}; lower learning_rate or clip_norm")
         return mean
 
-    def _step(self, pieces: np.ndarray, batch_targets: int) -> Tensor:
+    def _step(self, pieces: np.ndarray, batch_targets: int, random: np.random.Generator) -> Tensor:
         """One optimiser step over this process's share of a batch; the summed loss of the share."""
         self._set_learning_rate()
-        rows = torch.from_numpy(self.sequences.padded(pieces) if len(pieces) else np.full((1, 2), -1)).to(
-            self.world.device
-        )
-        history, target = rows[:, :-1].clamp(min=0), rows[:, 1:]
+        settings, device = self.settings, self.world.device
+        rows = self.sequences.padded(pieces) if len(pieces) else np.full((1, 2), -1)
+        history = torch.from_numpy(rows[:, :-1].clip(min=0)).to(device)
+        target = torch.from_numpy(drawn_targets(rows, settings.future_share, settings.future_window, random)).to(device)
         with self._autocast():
             loss = self.objective(
                 history, self.table[history], self.item_vectors[history], self.table[target.clamp(min=0)], target >= 0

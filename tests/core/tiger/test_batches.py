@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec_core.data.histories import Histories
-from genrec_core.tiger.batches import Sequences, epoch_batches, rank_share
+from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
 
 
 @pytest.fixture
@@ -51,3 +51,21 @@ def test_a_batch_holds_about_as_many_targets_as_asked_and_similar_lengths(sequen
     targets = [int((sequences.lengths[batch] - 1).sum()) for batch in batches]
     assert max(targets) <= 64 + 8
     assert sum(targets) / len(targets) > 50
+
+
+def test_without_a_share_of_later_items_every_target_is_the_next_item(sequences):
+    rows = sequences.padded(np.arange(len(sequences.lengths)))
+    assert np.array_equal(drawn_targets(rows, 0.0, 3, np.random.default_rng(0)), rows[:, 1:])
+
+
+def test_a_target_is_the_next_item_or_within_the_window_after_it_and_never_beyond_the_piece(sequences):
+    rows = sequences.padded(np.arange(len(sequences.lengths)))
+    targets = drawn_targets(rows, 0.5, 3, np.random.default_rng(0))
+    inside = rows[:, 1:] >= 0
+    assert np.array_equal(targets >= 0, inside)
+    skipped = (targets - rows[:, 1:])[inside]  # the items of a piece are consecutive numbers
+    assert set(skipped.tolist()) == {0, 1, 2, 3}
+    assert (targets <= rows.max(axis=1, keepdims=True)).all()
+    whole = drawn_targets(np.arange(10_001)[None], 0.5, 3, np.random.default_rng(0)) - np.arange(1, 10_001)
+    assert (whole > 0).mean() == pytest.approx(0.5, abs=0.02)
+    assert (whole == 3).mean() == pytest.approx(0.5 / 3, abs=0.02)
