@@ -43,11 +43,18 @@ def describe_frame(frame: pl.DataFrame, rows: int = 5) -> dict[str, dg.MetadataV
 
 
 def table(rows: Sequence[Row]) -> dg.MetadataValue:
-    """A table from rows that have the same columns, at least one row."""
+    """A table from rows that have the same columns, at least one row; numbers with four significant digits."""
     types = {bool: "bool", int: "int", float: "float"}
     columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in rows[0].items()]
-    records = [dg.TableRecord({name: "" if cell is None else cell for name, cell in row.items()}) for row in rows]
+    records = [dg.TableRecord({name: _shown(cell) for name, cell in row.items()}) for row in rows]
     return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
+def _shown(value: str | int | float | None) -> str | int | float:
+    """A cell as people read it."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return "" if value is None else value
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
