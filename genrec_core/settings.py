@@ -84,7 +84,9 @@ class TrainingSettings(Settings):
     future_share: float = Field(
         0.5, ge=0, le=1, description="Share of targets that are drawn from the items soon after the next one instead."
     )
-    future_window: int = Field(5, ge=1, description="How far after the next item such a target may lie, in items.")
+    future_window: int = Field(
+        5, ge=1, le=1000, description="How far after the next item such a target may lie, in items."
+    )
     clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm.")
     validation_users: int = Field(4000, ge=1, description="Users drawn for validation while training.")
     validation_beams: int = Field(20, ge=10, le=1000, description="Beams of the validation Recall@10.")

@@ -58,7 +58,8 @@ def drawn_targets(rows: np.ndarray, share: float, window: int, random: np.random
     Args:
         rows: pieces of histories int64 [n_pieces, T + 1], -1 on the right.
         share: probability that a target is drawn from later items, where there are any.
-        window: how many items after the next one it may lie, each distance as likely as any other.
+        window: how many items after the next one it may lie, each distance as likely as any other; one that leads
+            beyond the piece gives the piece's last item.
         random: what draws.
 
     Returns:

@@ -179,7 +179,7 @@ class Trainer:
         """One pass over all targets; the mean loss a target."""
         settings, epoch = self.settings, self.progress.epoch
         torch.manual_seed((settings.seed * 1_000_003 + epoch) * self.world.size + self.world.rank)
-        random = np.random.default_rng([settings.seed, epoch, self.world.rank])
+        random = np.random.default_rng([settings.seed, epoch, 1 + self.world.rank])  # without the 1 as in epoch_batches
         self.model.train()
         batches = epoch_batches(self.sequences, settings.batch_targets, settings.seed, epoch)
         total, reported = torch.zeros((), dtype=torch.float64), time.monotonic()
