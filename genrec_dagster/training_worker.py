@@ -23,6 +23,8 @@ from genrec_dagster.launcher import TORCHRUN_PID, end_with_parent
 from genrec_dagster.resources import ExperimentTracker
 from genrec_dagster.training import TrainingJob
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 class Reporter:
     """Sends what rank 0 sees to Dagster's log and to MLflow.
@@ -56,7 +58,7 @@ class Reporter:
                 self._log_metrics(entry, entry["epoch"])
 
     def killed(self) -> None:
-        """Note that this training was stopped; the step cannot if it was killed too."""
+        """Note that this training was stopped; a step that still lives then writes how it really ended."""
         self.client.set_terminated(self.job.mlflow_run, "KILLED")
 
     def _log_metrics(self, values: Mapping[str, float], epoch: int) -> None:
@@ -84,7 +86,7 @@ def run(job: TrainingJob, world: World) -> None:
             best = train(data, job.settings, job.folder, world, reporter)
             if world.rank == 0:
                 write_probe(best, data)
-        except SystemExit:
+        except BaseException:  # a rank that is stopped may first lose its peer, which looks like a failure
             if reporter:
                 reporter.killed()
             raise
@@ -95,6 +97,9 @@ def _connection(world: World) -> AbstractContextManager[PipesContext | None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """Leave on the first signal; those that follow would break what is written on the way out."""
+    for later in STOPPING:
+        signal.signal(later, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
@@ -119,7 +124,7 @@ def leave(error: BaseException) -> NoReturn:
 def main() -> None:
     """Read the job and train it as one of torchrun's ranks."""
     end_with_parent(int(os.environ[TORCHRUN_PID]))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, _stop)
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with distributed() as world:
