@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from genrec_core.errors import GenrecError
+from genrec_core.settings import RankingMode
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,7 +26,6 @@ _Form = TypeVar("_Form", bound="BaseModel")
 _Commands = Any  # argparse has no public name for what add_subparsers returns
 _FAILED, _INTERRUPTED = 2, 130
 _TRAINING_MODULES = {"torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript"}
-_MODES = {"generative": "generative", "generative_history_kept": "history kept", "popularity": "popularity"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +85,9 @@ def _add_predict(commands: _Commands) -> None:
     command.add_argument(
         "--batch_users", type=int, default=64, metavar="N", help="users decoded together (%(default)s)"
     )
+    command.add_argument(
+        "--ranking", choices=get_args(RankingMode), default="hybrid", help="what orders the items (%(default)s)"
+    )
     command.add_argument("--keep_seen", action="store_true", help="also recommend items of the user's own history")
     command.add_argument("--allow", type=Path, metavar="FILE", help="the only item ids to recommend, one a line")
     command.add_argument("--deny", type=Path, metavar="FILE", help="item ids never to recommend, one a line")
@@ -103,6 +106,7 @@ def _predict(options: argparse.Namespace) -> None:
         "top_k": options.topk,
         "beams": options.beams,
         "batch_users": options.batch_users,
+        "ranking": options.ranking,
         "exclude_seen": not options.keep_seen,
     }
     settings = _checked(PredictionSettings, values)
@@ -132,9 +136,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics of each ranking mode side by side, in plain text."""
-    modes = [mode for mode in _MODES if mode in metrics]
+    from genrec_core.evaluation.evaluate import RANKINGS
+
+    modes = [mode for mode in RANKINGS if mode in metrics]
     names = [name for name, value in metrics[modes[0]].items() if isinstance(value, int | float)]
-    rows = [["test", *(_MODES[mode] for mode in modes)]]
+    rows = [["test", *modes]]
     for name in names:
         rows.append([name, *(_cell(metrics[mode].get(name)) for mode in modes)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

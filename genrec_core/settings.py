@@ -10,6 +10,9 @@ from genrec_core.errors import GenrecError
 DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}; Price: {price};"
 
 
+RankingMode = Literal["generative", "hybrid", "dense"]
+
+
 class Settings(BaseModel):
     """Base of all settings: immutable, and an unknown name is an error."""
 
@@ -87,6 +90,20 @@ class TrainingSettings(Settings):
     future_window: int = Field(
         5, ge=1, le=1000, description="How far after the next item such a target may lie, in items."
     )
+    dense_weight: float = Field(
+        1.0, ge=0, le=100, description="Weight of the dense head's loss beside the generative one; 0: no dense head."
+    )
+    dense_full_items: int = Field(
+        20_000, ge=0, description="Larger catalogues train the dense head on a sample of items, corrected for its bias."
+    )
+    dense_negatives: int = Field(4096, ge=1, description="Items drawn evenly for that sample, beside a batch's own.")
+    dense_label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the full dense loss.")
+    distillation: float = Field(
+        0.0, ge=0, le=1, description="Share of the level losses that follows the dense head, summed over the trie."
+    )
+    distillation_start: float = Field(
+        0.1, ge=0, le=1, description="Share of all steps before which nothing is distilled."
+    )
     clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm.")
     validation_users: int = Field(4000, ge=1, description="Users drawn for validation while training.")
     validation_beams: int = Field(20, ge=10, le=1000, description="Beams of the validation Recall@10.")
@@ -123,6 +140,9 @@ class PredictionSettings(Settings):
     top_k: int = Field(128, ge=1, le=100_000, description="Items a user.")
     beams: int | None = Field(None, ge=1, description="Beams; unset: as many as top_k and the history need.")
     batch_users: int = Field(64, ge=1, le=4096, description="Users decoded together.")
+    ranking: RankingMode = Field(
+        "hybrid", description="Order items by their codes' probability, by the dense head, or by a mix of both."
+    )
     exclude_seen: bool = Field(True, description="Never recommend an item of the user's own history.")
 
 

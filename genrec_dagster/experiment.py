@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec_core.artifacts import read_json, write_json
+from genrec_core.evaluation.evaluate import RANKINGS
 from genrec_dagster.resources import ExperimentTracker
 
 EXPERIMENT_FILE = "experiment.json"
@@ -36,8 +37,8 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any]) -> str:
     """
     noted = read_json(checkpoint / EXPERIMENT_FILE)
     client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
-    for ranking in ("generative", "popularity"):
-        for name, value in metrics[ranking].items():
+    for ranking in RANKINGS:
+        for name, value in metrics.get(ranking, {}).items():
             if isinstance(value, float):
                 client.log_metric(noted["run_id"], metric_name(f"test/{ranking}/{name}"), value)
     return str(noted["run_id"])

@@ -20,7 +20,7 @@ import psutil
 
 from genrec_core.artifacts import read_json, write_json
 from genrec_core.benchmarks.graph import LAST_RUN
-from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
 from genrec_core.storage import latest, storage_root
 from genrec_dagster.assets.serving import PREDICTIONS
 from genrec_dagster.instance import prepare_home
@@ -212,7 +212,8 @@ def _conclude(record: dict[str, Any]) -> int:
 
 def _metric_rows(metrics: dict[str, Any]) -> list[dict[str, object]]:
     names = [name for name, value in metrics["popularity"].items() if isinstance(value, float)]
-    return [{"test": n, "generative": metrics["generative"][n], "popularity": metrics["popularity"][n]} for n in names]
+    modes = [mode for mode in RANKINGS if mode in metrics]
+    return [{"test": name, **{mode: metrics[mode][name] for mode in modes}} for name in names]
 
 
 def _predictions() -> Path:

@@ -44,8 +44,8 @@ def popular_unseen(counts: np.ndarray, held_out: HeldOut, k: int) -> np.ndarray:
     return np.concatenate([_unseen_of_chunk(order, held_out.take(chunk).histories, k) for chunk in chunks])
 
 
-def coverage(lists: np.ndarray, k: int, n_items: int) -> float:
-    """Share of the catalogue that is among the first ``k`` items of anyone's list.
+def exposure(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
+    """How many users have each item among the first ``k`` of their list, int64 [n_items].
 
     Args:
         lists: rows int32 [n, at least k, or every item], -1 padded.
@@ -53,7 +53,19 @@ def coverage(lists: np.ndarray, k: int, n_items: int) -> float:
         n_items: items in the catalogue.
     """
     shown = lists[:, :k]
-    return len(np.unique(shown[shown >= 0])) / n_items
+    return np.bincount(shown[shown >= 0], minlength=n_items).astype(np.int64)
+
+
+def gini(shown: np.ndarray) -> float:
+    """Gini coefficient of exposure: 0 where every item is shown as often, near 1 where a few take all.
+
+    Args:
+        shown: how often each item is shown, int [n_items].
+    """
+    if not shown.sum():
+        return 0.0
+    ascending, n = np.sort(shown).astype(np.float64), len(shown)
+    return float(2 * (np.arange(1, n + 1) * ascending).sum() / (n * ascending.sum()) - (n + 1) / n)
 
 
 def repeated_targets(held_out: HeldOut) -> int:

@@ -12,24 +12,27 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut, test_part
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import (
-    coverage,
+    exposure,
+    gini,
     popular_unseen,
     popularity_ranks,
     repeated_targets,
     training_counts,
 )
-from genrec_core.evaluation.metrics import CONFIDENCE, Cutoffs, summarize
+from genrec_core.evaluation.metrics import CONFIDENCE, Cutoffs, recall_hits, summarize
 from genrec_core.evaluation.ranks import LISTED_ITEMS, OnProgress, TargetRanks, miss_share, rank_test_items
 from genrec_core.evaluation.slices import HISTORY_LENGTH, TARGET_POPULARITY, SlicedRanks, slices_as_json
 from genrec_core.quantization.semantic_ids import SemanticIds
-from genrec_core.settings import EvaluationSettings
-from genrec_core.tiger.search import CodeScorer
+from genrec_core.settings import EvaluationSettings, RankingMode
+from genrec_core.tiger.search import CodeScorer, RankingWeights
 from genrec_core.tiger.trie import CodeTrie
 
 METRICS_FILE, SLICES_FILE = "beauty_metrics.json", "slices.parquet"
 RECALL_PLOT, SLICES_PLOT = "recall.png", "slices.png"
 TIE_ORDER = "The order of same-day ties follows the raw file."
+RANKINGS = ("generative", "hybrid", "dense", "popularity")
 _COVERAGE_CUTOFFS = (10, 100)
+_NEW_ITEM_CUTOFFS = (10, 100, 1000)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def evaluate(
     histories: Histories,
     settings: EvaluationSettings,
     max_history: int,
+    weights: RankingWeights,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Measure a model on the test item of every user with at least three items.
@@ -56,7 +60,8 @@ def evaluate(
         histories: whole histories; the last item of each is the target.
         settings: beams, batches and bootstrap.
         max_history: newest items of a history that the model reads.
-        on_progress: told the users ranked and all users, after every batch.
+        weights: the ranking modes that the model has; all of them are measured.
+        on_progress: told the users ranked and all users of all modes, after every batch.
 
     Raises:
         GenrecError: no history has three items.
@@ -66,9 +71,18 @@ def evaluate(
         raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
     misses = miss_share(scorer, trie, held_out, max_history, settings.workers)
-    ranks = rank_test_items(scorer, trie, held_out, settings, max_history, on_progress)
+    modes, users = weights.modes(), len(held_out.targets)
+    ranks: dict[RankingMode, TargetRanks] = {}
+    for number, mode in enumerate(modes):
+        progress = _part_of_progress(on_progress, number * users, len(modes) * users)
+        ranks[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
     counts = training_counts(histories, trie.n_items)
-    return _report(ranks, misses, counts, held_out, len(histories), settings, max_history)
+    return _report(ranks, weights, misses, counts, held_out, len(histories), settings, max_history)
+
+
+def _part_of_progress(on_progress: OnProgress | None, before: int, users: int) -> OnProgress | None:
+    """``on_progress`` as told by one mode of several."""
+    return None if on_progress is None else lambda done, of: on_progress(before + done, users)
 
 
 def write_metrics(folder: Path, evaluation: Evaluation) -> None:
@@ -87,7 +101,8 @@ def write_metrics(folder: Path, evaluation: Evaluation) -> None:
 
 
 def _report(
-    ranks: TargetRanks,
+    ranks: dict[RankingMode, TargetRanks],
+    weights: RankingWeights,
     misses: float,
     counts: np.ndarray,
     held_out: HeldOut,
@@ -95,48 +110,70 @@ def _report(
     settings: EvaluationSettings,
     max_history: int,
 ) -> Evaluation:
-    """Everything that is said about one ranking."""
+    """Everything that is said about the model."""
     n_items = len(counts)
-    cutoffs = Cutoffs(ranks.beams, n_items)
-    popular = popularity_ranks(counts, held_out, ranks.beams)
-    slices = _slices(ranks.history_removed, popular, cutoffs, counts, held_out, settings)
+    headline: RankingMode = "hybrid" if "hybrid" in ranks else "generative"
+    beams = ranks[headline].beams
+    cutoffs = Cutoffs(beams, n_items)
+    popular = popularity_ranks(counts, held_out, beams)
+    slices = _slices(ranks[headline].history_removed, popular, cutoffs, counts, held_out, settings)
 
     def summary(of: np.ndarray) -> dict[str, Any]:
         return dict(summarize(of, cutoffs, settings.bootstrap_samples, settings.seed))
 
-    metrics = {
-        "generative": {
-            **summary(ranks.history_removed),
-            "miss_share": misses,
-            **_coverages(ranks.listed, cutoffs),
-        },
-        "generative_history_kept": summary(ranks.history_kept),
+    metrics: dict[str, Any] = {}
+    for mode, found in ranks.items():
+        exposed = _exposure(found.listed, cutoffs, counts)
+        metrics[mode] = {**summary(found.history_removed), **exposed, **_cold(found.history_removed, counts, held_out)}
+        metrics[f"{mode}_history_kept"] = summary(found.history_kept)
+    metrics["generative"]["miss_share"] = misses
+    metrics |= {
         "popularity": {
             **summary(popular),
-            **_coverages(popular_unseen(counts, held_out, min(LISTED_ITEMS, ranks.beams)), cutoffs),
+            **_exposure(popular_unseen(counts, held_out, min(LISTED_ITEMS, beams)), cutoffs, counts),
+        },
+        "ranking": headline,
+        "hybrid_weight": weights.of("hybrid"),
+        "new_items": {
+            "items": int((counts == 0).sum()),
+            "test_users": int((counts[held_out.targets] == 0).sum()),
+            "meaning": "items that no training target or history holds",
         },
         "slices": slices_as_json(slices),
         "users": len(held_out.targets),
         "skipped_users": all_users - len(held_out.targets),
         "repeated_targets": repeated_targets(held_out),
         "items": n_items,
-        "beams": ranks.beams,
+        "beams": beams,
         "cutoffs_not_reported": cutoffs.not_reported(),
         "cutoffs_over_all_items": cutoffs.over_all_items(),
         "max_history": max_history,
         "seed": settings.seed,
         "settings": settings.model_dump(),
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over users, {settings.bootstrap_samples} resamples",
-        "headline": "generative: the items of the user's whole history are taken out of the list; "
-        "generative_history_kept: they are left in.",
+        "headline": f"{headline}, the items of the user's whole history taken out of the list; _history_kept: left in.",
         "tie_order": TIE_ORDER,
     }
     return Evaluation(metrics, slices)
 
 
-def _coverages(lists: np.ndarray, cutoffs: Cutoffs) -> dict[str, float]:
-    """``coverage@10`` and ``coverage@100``, where the lists are that long."""
-    return {f"coverage@{k}": coverage(lists, k, cutoffs.n_items) for k in cutoffs.reported(_COVERAGE_CUTOFFS)}
+def _exposure(lists: np.ndarray, cutoffs: Cutoffs, counts: np.ndarray) -> dict[str, float]:
+    """Which items are shown in the first 10 and 100 places, where the lists are that long."""
+    values: dict[str, float] = {}
+    for k in cutoffs.reported(_COVERAGE_CUTOFFS):
+        shown = exposure(lists, k, cutoffs.n_items)
+        values[f"coverage@{k}"] = float((shown > 0).mean())
+        values[f"gini@{k}"] = gini(shown)
+        values[f"new_item_share@{k}"] = float(shown[counts == 0].sum() / max(shown.sum(), 1))
+    return values
+
+
+def _cold(ranks: np.ndarray, counts: np.ndarray, held_out: HeldOut) -> dict[str, float]:
+    """Recall on the users whose test item training never saw, where there are any."""
+    cold = ranks[counts[held_out.targets] == 0]
+    if len(cold) == 0:
+        return {}
+    return {f"new_item_recall@{k}": float(recall_hits(cold, k).mean()) for k in _NEW_ITEM_CUTOFFS}
 
 
 def _slices(

@@ -15,26 +15,27 @@ if TYPE_CHECKING:
 
 _MODEL, _BASELINE, _INK, _GRID = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
 _DPI = 110
-_RANKINGS = (("generative", "generated", _MODEL), ("popularity", "popularity", _BASELINE))
+_COLORS = {"generative": "#2563eb", "hybrid": "#059669", "dense": "#d97706", "popularity": _BASELINE}
 _SLICED_BY = {"history_length": "items in the history", "target_popularity": "training interactions of the target"}
 
 
 def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
-    """Recall@K of the model and of popularity, with their intervals.
+    """Recall@K of every ranking mode and of popularity, with intervals; the headline's values are written out.
 
     Args:
         metrics: the content of ``beauty_metrics.json``.
     """
     figure, (axes,) = _figure(1, (6.4, 4.0))
     cutoffs = [k for k in RECALL_CUTOFFS if f"recall@{k}" in metrics["generative"]]
-    for name, label, color in _RANKINGS:
+    for name, color in ((name, color) for name, color in _COLORS.items() if name in metrics):
         recall = [metrics[name][f"recall@{k}"] for k in cutoffs]
         low, high = zip(*(metrics[name][f"recall@{k}_interval"] for k in cutoffs), strict=True)
-        axes.plot(cutoffs, recall, marker="o", color=color, label=label)
+        axes.plot(cutoffs, recall, marker="o", color=color, label=name)
         axes.fill_between(cutoffs, low, high, color=color, alpha=0.2, linewidth=0)
         for k, value in zip(cutoffs, recall, strict=True):
-            offset = (0, 8) if name == "generative" else (0, -14)
-            axes.annotate(f"{value:.3f}", (k, value), offset, textcoords="offset points", ha="center", color=color)
+            if name in (metrics["ranking"], "popularity"):
+                offset = (0, -14) if name == "popularity" else (0, 8)
+                axes.annotate(f"{value:.3f}", (k, value), offset, textcoords="offset points", ha="center", color=color)
     axes.set_xscale("log")
     axes.set_xticks(cutoffs, [str(k) for k in cutoffs])
     axes.minorticks_off()
@@ -115,7 +116,7 @@ def _bars_of_slice(axes: "Axes", rows: pl.DataFrame) -> None:
         for name in ("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10")
     )
     spread = [(recall - low).clip(min=0), (high - recall).clip(min=0)]
-    axes.bar([p - 0.2 for p in positions], recall, 0.4, yerr=spread, color=_MODEL, ecolor=_INK, label="generated")
+    axes.bar([p - 0.2 for p in positions], recall, 0.4, yerr=spread, color=_MODEL, ecolor=_INK, label="model")
     axes.bar([p + 0.2 for p in positions], popular, 0.4, color=_BASELINE, label="popularity")
     names = [f"{name}\n{users:,} users" for name, users in rows.select("slice", "users").iter_rows()]
     axes.set_xticks(list(positions), names)

@@ -44,6 +44,7 @@ def rank_test_items(
     held_out: HeldOut,
     settings: EvaluationSettings,
     max_history: int,
+    dense_weight: float = 0.0,
     on_progress: OnProgress | None = None,
 ) -> TargetRanks:
     """Rank the target of every user by one decode without exclusion.
@@ -57,6 +58,7 @@ def rank_test_items(
         held_out: histories and targets.
         settings: beams and users decoded together.
         max_history: newest items of a history that the model reads.
+        dense_weight: as in :func:`~genrec_core.tiger.search.beam_search`.
         on_progress: told the users done and all users, after every batch.
     """
     users, beams = len(held_out.targets), min(settings.beams, trie.n_items)
@@ -66,7 +68,9 @@ def rank_test_items(
     def rank(batch: np.ndarray) -> np.ndarray:
         histories = [held_out.histories.of(int(user)) for user in batch]
         width = min(beams + max(len(history) for history in histories), trie.n_items)
-        ranked = beam_search(scorer, trie, padded(histories, max_history), beams=width, top_k=width)
+        ranked = beam_search(
+            scorer, trie, padded(histories, max_history), beams=width, top_k=width, dense_weight=dense_weight
+        )
         seen = in_history(ranked.items, histories, trie.n_items)
         removed[batch] = target_ranks(ranked.items, held_out.targets[batch], beams, seen)
         kept[batch] = target_ranks(ranked.items, held_out.targets[batch], beams)
@@ -144,7 +148,14 @@ def first_unseen(items: np.ndarray, seen: np.ndarray, k: int) -> np.ndarray:
 
 
 def recall_at_10(
-    scorer: CodeScorer, trie: CodeTrie, held_out: HeldOut, *, beams: int, batch_users: int, max_history: int
+    scorer: CodeScorer,
+    trie: CodeTrie,
+    held_out: HeldOut,
+    *,
+    beams: int,
+    batch_users: int,
+    max_history: int,
+    dense_weight: float = 0.0,
 ) -> tuple[int, int]:
     """Users whose target is among the first ten items that they have not seen, and all users.
 
@@ -161,6 +172,7 @@ def recall_at_10(
             beams=beams,
             top_k=10,
             excluded=padded(histories, whole).rows,
+            dense_weight=dense_weight,
         )
         hits += int((ranked.items == held_out.targets[batch][:, None]).any(axis=1).sum())
     return hits, len(held_out.targets)

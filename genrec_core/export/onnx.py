@@ -2,7 +2,7 @@
 
 The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` and ``decoder_step.onnx`` (fp32),
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
-item) and ``manifest.json``.
+item), ``item_keys.npy`` (what the dense head compares a query with) and ``manifest.json``.
 """
 
 import logging
@@ -20,10 +20,10 @@ from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.inference.onnx_scorer import DECODER, ENCODER, FORMAT, SETTINGS
-from genrec_core.inference.recommender import CODES, ITEM_IDS, ITEM_VECTORS, POPULARITY
+from genrec_core.inference.recommender import CODES, ITEM_IDS, ITEM_KEYS, ITEM_VECTORS, POPULARITY
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.tiger.model import PREFIX_FACTOR, TigerModel
-from genrec_core.tiger.scorer import item_inputs, item_vector_table
+from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 
 # Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
 # for the same axis.
@@ -57,6 +57,7 @@ def export_recommender(
         table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
         items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
         np.save(folder / ITEM_VECTORS, items.numpy(), allow_pickle=False)
+        np.save(folder / ITEM_KEYS, item_keys(model, items).numpy(), allow_pickle=False)
         write_manifest(folder)
 
 
@@ -109,6 +110,8 @@ def export_graphs(model: TigerModel, folder: Path) -> None:
         "d_model": config.d_model,
         "prefix_buckets": config.prefix_buckets,
         "prefix_factor": PREFIX_FACTOR,
+        "dense": config.dense,
+        "hybrid_weight": config.hybrid_weight,
     }
     write_json(folder / SETTINGS, settings)
     model = model.cpu().float().eval()
@@ -123,7 +126,7 @@ class HistoryEncoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.model.encode_history(items, lengths)
 
 
@@ -155,7 +158,7 @@ def _export_encoder(model: TigerModel, path: Path) -> None:
         "lengths": torch.ones(_BATCH, dtype=torch.int64),
     }
     dynamic: dict[str, dict[int, str]] = {"items": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
-    _export(HistoryEncoder(model), inputs, dynamic, ["history", "bias", "context"], path)
+    _export(HistoryEncoder(model), inputs, dynamic, ["history", "bias", "context", "query"], path)
 
 
 def _export_decoder(model: TigerModel, path: Path) -> None:

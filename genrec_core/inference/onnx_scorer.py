@@ -12,7 +12,7 @@ from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 
 SETTINGS, ENCODER, DECODER = "recommender.json", "history_encoder.onnx", "decoder_step.onnx"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class GraphSettings:
         d_model: width of the item vectors and of the self-attention cache.
         prefix_buckets: range of the hash of a prefix.
         prefix_factor: what the hash is multiplied by before the next token is added.
+        dense: whether the dense head was trained.
+        hybrid_weight: share of the dense head in the hybrid ranking.
     """
 
     level_sizes: tuple[int, ...]
@@ -34,6 +36,8 @@ class GraphSettings:
     d_model: int
     prefix_buckets: int
     prefix_factor: int
+    dense: bool
+    hybrid_weight: float
 
     @classmethod
     def load(cls, folder: Path) -> "GraphSettings":
@@ -81,20 +85,24 @@ class OnnxScorer:
     Args:
         folder: a model folder that :func:`genrec_core.export.onnx.export_recommender` wrote.
         items: what the encoder reads of each item, float32 [n_items, d_model] by catalogue row.
+        keys: what the dense head compares its query with, of the same shape.
         threads: threads inside an operator; None for every core that this process may use.
 
     Raises:
         GenrecError: a graph is missing or damaged, or the vectors are not as wide as the model wants.
     """
 
-    def __init__(self, folder: Path, items: np.ndarray, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, items: np.ndarray, keys: np.ndarray, threads: int | None = None) -> None:
         self.settings = GraphSettings.load(folder)
         width = self.settings.d_model
-        if items.ndim != 2 or items.shape[1] != width:
-            raise GenrecError(
-                f"{folder}: the model reads item vectors of {width} columns, found shape {items.shape}; export it again"
-            )
+        for name, array in (("vectors", items), ("keys", keys)):
+            if array.ndim != 2 or array.shape[1] != width:
+                raise GenrecError(
+                    f"{folder}: the model reads item {name} of {width} columns, found shape {array.shape}; "
+                    "export it again"
+                )
         self.items = np.ascontiguousarray(items, dtype=np.float32)
+        self.keys = np.ascontiguousarray(keys, dtype=np.float32)
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token embedding starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
@@ -113,11 +121,17 @@ class OnnxSession:
         self.scorer, self.level = scorer, 0
         rows = np.maximum(histories.rows, 0)
         inputs = {"items": scorer.items[rows], "lengths": histories.lengths.astype(np.int64)}
-        history, bias, context = scorer.encoder.run(["history", "bias", "context"], inputs)
+        history, bias, context, self.query = scorer.encoder.run(["history", "bias", "context", "query"], inputs)
         self.encoded = {"history": history, "bias": bias, "context": context}
         settings = scorer.settings
         self.cache = np.zeros((settings.decoder_layers, 2, len(rows), 1, 0, settings.d_model), dtype=np.float32)
         self.prefix = np.zeros((len(rows), 1), dtype=np.int64)
+
+    def item_log_probs(self) -> np.ndarray:
+        """Log-probabilities float32 [B, n_items] by the dense head; see ``ScorerSession``."""
+        logits = self.query @ self.scorer.keys.T
+        logits -= logits.max(axis=1, keepdims=True)
+        return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """Log-probabilities float32 [B, W, level size] of the next level; see ``ScorerSession``."""

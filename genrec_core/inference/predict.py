@@ -17,7 +17,7 @@ from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Ranking
 from genrec_core.inference.requests import Rejected, Request, read_requests
-from genrec_core.settings import PredictionSettings
+from genrec_core.settings import PredictionSettings, RankingMode
 
 _WINDOW_BATCHES = 16  # batches read ahead, so that users of like length can be decoded together
 _WINDOW_ITEMS = 1 << 18  # history items read ahead, at most (one history may be longer)
@@ -35,6 +35,7 @@ class Ranks(Protocol):
         *,
         beams: int | None,
         exclude_seen: bool,
+        ranking: RankingMode,
         allowed: np.ndarray | None,
         batch_users: int,
     ) -> Ranking:
@@ -213,6 +214,7 @@ def _serve_window(
         settings.top_k,
         beams=settings.beams,
         exclude_seen=settings.exclude_seen,
+        ranking=settings.ranking,
         allowed=allowed,
         batch_users=settings.batch_users,
     )

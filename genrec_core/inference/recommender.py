@@ -11,13 +11,15 @@ from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
 from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer
-from genrec_core.tiger.search import CodeScorer, beam_search
+from genrec_core.settings import RankingMode
+from genrec_core.tiger.search import CodeScorer, RankingWeights, beam_search
 from genrec_core.tiger.trie import CodeTrie
 
-ITEM_IDS, CODES, ITEM_VECTORS, POPULARITY = (
+ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
     "item_ids.npy",
     "codes_with_suffix.npy",
     "item_vectors.npy",
+    "item_keys.npy",
     "popularity.npy",
 )
 LEAST_BEAMS = 50
@@ -58,6 +60,7 @@ class Recommender:
         level_sizes: vocabulary by level.
         popularity: training interactions by catalogue row, int64 [n_items].
         max_history: newest items of a history that the model reads.
+        weights: shares of the dense head.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class Recommender:
         level_sizes: tuple[int, ...],
         popularity: np.ndarray,
         max_history: int,
+        weights: RankingWeights,
     ) -> None:
+        self.weights = weights
         self.scorer, self.item_ids, self.max_history = scorer, item_ids, max_history
         self.trie = CodeTrie.build(codes, level_sizes)
         self.popular_rows = popularity_order(popularity)
@@ -88,13 +93,15 @@ class Recommender:
         """
         verify_manifest(model_dir)
         settings = GraphSettings.load(model_dir)
-        names = (ITEM_IDS, CODES, POPULARITY, ITEM_VECTORS)
-        item_ids, codes, popularity, items = (_read(model_dir / name) for name in names)
-        rows = {name: len(array) for name, array in zip(names, (item_ids, codes, popularity, items), strict=True)}
+        names = (ITEM_IDS, CODES, POPULARITY, ITEM_VECTORS, ITEM_KEYS)
+        item_ids, codes, popularity, items, keys = arrays = [_read(model_dir / name) for name in names]
+        rows = {name: len(array) for name, array in zip(names, arrays, strict=True)}
         if len(set(rows.values())) != 1:
             raise GenrecError(f"{model_dir}: the files differ in items ({rows}); export it again")
-        scorer = OnnxScorer(model_dir, items, threads)
-        return cls(scorer, item_ids, codes, settings.level_sizes, popularity, settings.max_history)
+        scorer = OnnxScorer(model_dir, items, keys, threads)
+        sizes = settings.level_sizes
+        weights = RankingWeights(settings.dense, settings.hybrid_weight)
+        return cls(scorer, item_ids, codes, sizes, popularity, settings.max_history, weights)
 
     def recommend(
         self,
@@ -102,6 +109,7 @@ class Recommender:
         top_k: int,
         beams: int | None = None,
         exclude_seen: bool = True,
+        ranking: RankingMode = "hybrid",
         allow: Iterable[int] | None = None,
         deny: Iterable[int] | None = None,
     ) -> list[np.ndarray]:
@@ -113,6 +121,7 @@ class Recommender:
             top_k: items a user.
             beams: see :meth:`rank`.
             exclude_seen: leave out the items of the user's own history, all of it.
+            ranking: see :meth:`rank`.
             allow: the only item ids to recommend; None for all.
             deny: item ids never to recommend.
 
@@ -120,8 +129,8 @@ class Recommender:
             GenrecError: ``allow`` and ``deny`` leave no item.
         """
         allowed = self.allowed(allow, deny)
-        ranking = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, allowed=allowed)
-        return [ranking.of(user) for user in range(len(histories))]
+        found = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
+        return [found.of(user) for user in range(len(histories))]
 
     def rank(
         self,
@@ -130,6 +139,7 @@ class Recommender:
         *,
         beams: int | None = None,
         exclude_seen: bool = True,
+        ranking: RankingMode = "hybrid",
         allowed: np.ndarray | None = None,
         batch_users: int = 64,
     ) -> Ranking:
@@ -144,13 +154,16 @@ class Recommender:
             beams: beams of the search; None for ``top_k``, and at least 50. Filters are exact masks inside the search,
                 so that many beams always find ``top_k`` items where there are as many.
             exclude_seen: leave out the items of the user's own history, all of it.
+            ranking: ``generative`` orders items by the probability of their code, ``dense`` by the dense head,
+                ``hybrid`` by a mix of both whose weight was chosen on validation. A model without a dense head knows
+                ``generative`` alone, which ``hybrid`` then means too.
             allowed: see :meth:`allowed`.
             batch_users: users decoded together, at most.
 
         Raises:
-            GenrecError: ``beams`` is less than ``top_k``.
+            GenrecError: ``beams`` is less than ``top_k``, or ``dense`` is asked of a model without a dense head.
         """
-        beams = self._beams(top_k, beams)
+        beams, dense_weight = self._beams(top_k, beams), self.weights.of(ranking)
         known = [self._known_rows(history) for history in histories]
         rows = np.full((len(histories), top_k), -1, dtype=np.int32)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
@@ -164,6 +177,7 @@ class Recommender:
                 top_k=min(top_k, self.trie.n_items),
                 allowed=allowed,
                 excluded=_seen(batch) if exclude_seen else None,
+                dense_weight=dense_weight,
             )
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores

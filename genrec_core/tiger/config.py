@@ -22,6 +22,8 @@ class TigerConfig(PretrainedConfig):
         d_ff: width of the feed-forward layers.
         dropout: dropout probability.
         max_history: newest items of a history that the encoder reads.
+        dense: whether the dense head was trained; without it items can be ranked by generating alone.
+        hybrid_weight: share of the dense head in the hybrid ranking, from 0 (generating alone) to 1 (dense alone).
 
     Raises:
         GenrecError: ``heads`` does not divide ``d_model``.
@@ -42,6 +44,8 @@ class TigerConfig(PretrainedConfig):
         d_ff: int = 512,
         dropout: float = 0.2,
         max_history: int = 50,
+        dense: bool = True,
+        hybrid_weight: float = 0.5,
         **kwargs: Any,
     ) -> None:
         if d_model % heads:
@@ -57,4 +61,6 @@ class TigerConfig(PretrainedConfig):
         self.d_ff = d_ff
         self.dropout = dropout
         self.max_history = max_history
+        self.dense = dense
+        self.hybrid_weight = hybrid_weight
         super().__init__(**kwargs)

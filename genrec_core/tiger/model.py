@@ -8,6 +8,7 @@ Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval".
 Shapes: B users, T items of history, L levels, W beams, H heads, D = d_model, K = D / H, V = largest level vocabulary.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -22,6 +23,7 @@ from genrec_core.tiger.dropout import Dropout
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
 
 PREFIX_FACTOR = 257
+INITIAL_SCALE = 16.0  # of the dense head's cosines; learned from there
 HIDDEN_SHARE = 0.1  # of the history's items in training, read as if the model had not known them
 
 
@@ -172,8 +174,31 @@ class ItemEncoder(nn.Module):
         return index * (torch.rand(rows.shape, device=rows.device) >= HIDDEN_SHARE)
 
 
+class DenseHead(nn.Module):
+    """Scores whole items: the cosine of a query, made of what the encoder read, and a key of each item, scaled.
+
+    An item's key is made of what the encoder reads of it, so that an item that training did not know has one too.
+
+    Source: Yang et al. 2024, "Unifying Generative and Dense Retrieval for Sequential Recommendation" (LIGER).
+    """
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.d_model, config.d_model)
+        self.key = nn.Linear(config.d_model, config.d_model)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+
+    def queries(self, memory: Tensor) -> Tensor:
+        """Queries [..., D] of encoder outputs [..., D], scaled so that their product with a key is a logit."""
+        return F.normalize(self.query(memory), dim=-1) * self.log_scale.exp()
+
+    def keys(self, items: Tensor) -> Tensor:
+        """Keys [..., D] of vectors of the item encoder [..., D]."""
+        return F.normalize(self.key(items), dim=-1)
+
+
 class TigerModel(PreTrainedModel):
-    """The encoder, the decoder and one output head a level."""
+    """The encoder, the decoder with one output head a level, and the dense head."""
 
     config_class = TigerConfig
     config: TigerConfig
@@ -197,6 +222,7 @@ class TigerModel(PreTrainedModel):
         self.decoder_norm = nn.LayerNorm(config.d_model)
         self.head_weight = nn.Parameter(torch.empty(levels, vocabulary, config.d_model))
         self.head_bias = nn.Parameter(torch.zeros(levels, vocabulary))
+        self.dense = DenseHead(config).requires_grad_(config.dense)
         self.dropout = Dropout(config.dropout)
         sizes = torch.tensor(config.level_sizes)
         self.register_buffer("token_offset", 1 + sizes.cumsum(0) - sizes, persistent=False)
@@ -209,6 +235,8 @@ class TigerModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, DenseHead):
+            nn.init.constant_(module.log_scale, math.log(INITIAL_SCALE))
         elif isinstance(module, TigerModel):
             nn.init.normal_(module.head_weight, std=0.02)
             sizes = torch.tensor(module.config.level_sizes)
@@ -242,8 +270,11 @@ class TigerModel(PreTrainedModel):
         Returns:
             One tensor [B, T, level size] a level.
         """
+        return self.decode(self.encode(self.item_encoder(rows, codes, vectors)), targets)
+
+    def decode(self, memory: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Logits by level [B, T, level size] of :meth:`forward`, from the encoder's output [B, T, D]."""
         batch, length, levels = targets.shape
-        memory = self.encode(self.item_encoder(rows, codes, vectors))
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
         x = self.token_embedding(shifted) + self.prefix_embedding(self._prefixes(shifted))
         x = x + self.level_embedding.weight + self.context(memory).unsqueeze(2)
@@ -275,7 +306,7 @@ class TigerModel(PreTrainedModel):
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return _merge_heads(attended).reshape(x.shape)
 
-    def encode_history(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_history(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What decoding needs of a user, computed once.
 
         Args:
@@ -285,14 +316,15 @@ class TigerModel(PreTrainedModel):
         Returns:
             history: keys and values of every decoder layer [layers, 2, B, H, T, K];
             bias: cross-attention bias [B, H, 1, T], minus infinity on padding;
-            context: encoder output at the newest item, projected [B, 1, D].
+            context: encoder output at the newest item, projected [B, 1, D];
+            query: of the dense head at the newest item [B, D].
         """
         memory = self.encode(items)
         last = lengths - 1
         bias = self.cross_bias(last.unsqueeze(-1), items.shape[1])  # [B, H, 1, T]
         newest = memory.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, memory.shape[-1]))
         history = torch.stack([torch.stack(layer.history_key_value(memory)) for layer in self._decoder_layers()])
-        return history, bias, self.context(newest)
+        return history, bias, self.context(newest), self.dense.queries(newest.squeeze(1))
 
     def decode_step(
         self,

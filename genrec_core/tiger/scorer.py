@@ -9,7 +9,9 @@ import torch
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
+from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel, next_prefix
+from genrec_core.tiger.search import RankingWeights
 
 
 class TorchScorer:
@@ -28,6 +30,7 @@ class TorchScorer:
         self.model = model.eval()
         table = item_vector_table(model.config.item_vector_dim, len(codes), vectors).to(model.device)
         self.items = item_inputs(model, torch.as_tensor(codes, dtype=torch.int64, device=model.device), table)
+        self.keys = item_keys(model, self.items)
 
     @classmethod
     def from_folder(cls, checkpoint: Path, codes: np.ndarray, vectors: np.ndarray | None) -> "TorchScorer":
@@ -62,6 +65,12 @@ def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -
     return model.item_encoder(torch.arange(len(codes), device=codes.device), codes, vectors)
 
 
+@torch.inference_mode()
+def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
+    """Keys of the dense head float32 [n_items, D], of ``items`` as :func:`item_inputs` gives them."""
+    return model.dense.keys(items)
+
+
 def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:
     """The vectors that the encoder reads, float32 [n_items, dim]; no columns where ``dim`` is 0."""
     if dim == 0:
@@ -72,17 +81,27 @@ def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> tor
     return torch.from_numpy(np.array(vectors, dtype=np.float32))
 
 
+def ranking_weights(config: TigerConfig) -> RankingWeights:
+    """What the model's ranking modes mean."""
+    return RankingWeights(config.dense, config.hybrid_weight)
+
+
 class TorchSession:
     """The decoding of one batch: caches of the levels done so far."""
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
-        self.model, self.level = scorer.model, 0
+        self.model, self.keys, self.level = scorer.model, scorer.keys, 0
         rows = torch.from_numpy(histories.rows).to(scorer.items.device, torch.int64).clamp(min=0)
         lengths = torch.from_numpy(histories.lengths).to(rows)
         with torch.inference_mode():
-            self.encoded = self.model.encode_history(scorer.items[rows], lengths)
+            *self.encoded, self.query = self.model.encode_history(scorer.items[rows], lengths)
             self.cache = self.model.empty_cache(len(rows))
         self.prefix = torch.zeros(len(rows), 1, dtype=torch.int64, device=rows.device)
+
+    def item_log_probs(self) -> np.ndarray:
+        """Log-probabilities float32 [B, n_items] by the dense head; see ``ScorerSession``."""
+        with torch.inference_mode():
+            return (self.query @ self.keys.T).float().log_softmax(-1).cpu().numpy()
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """Log-probabilities float32 [B, W, level size] of the next level; see ``ScorerSession``."""

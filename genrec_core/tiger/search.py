@@ -1,7 +1,11 @@
 """Batched beam search over the trie: all users and beams advance together, and only valid, allowed items come out.
 
-The score of an item is the sum over levels of log p(token | prefix, history), renormalised over the children that the
-prefix has in the catalogue. A filter never changes a score, and a prefix with one child costs nothing.
+The generative score of an item is the sum over levels of log p(token | prefix, history), renormalised over the children
+that the prefix has in the catalogue. A filter never changes a score, and a prefix with one child costs nothing.
+
+The hybrid ranking mixes it with the log-probability that the dense head gives the item. A prefix is kept by the same
+mix, with the probabilities of all items below it summed: the dense head guides the beams to the items that it will rank
+high, and a beam as wide as the catalogue is still exact.
 """
 
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ import numpy as np
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
+from genrec_core.settings import RankingMode
 from genrec_core.tiger.trie import CodeTrie
 
 _EXACT_CHUNK = 512  # items scored at once by exact_scores
@@ -31,6 +36,10 @@ class ScorerSession(Protocol):
         """
         ...
 
+    def item_log_probs(self) -> np.ndarray:
+        """Log-probabilities of all items by the dense head, float32 [batch, n_items] by catalogue row."""
+        ...
+
 
 class CodeScorer(Protocol):
     """A model that scores codes."""
@@ -38,6 +47,33 @@ class CodeScorer(Protocol):
     def start(self, histories: HistoryBatch) -> ScorerSession:
         """Read the histories of a batch, each of one item at least."""
         ...
+
+
+@dataclass(frozen=True)
+class RankingWeights:
+    """What a model's ranking modes mean.
+
+    Args:
+        dense: whether the model has a trained dense head.
+        hybrid: share of the dense head in the hybrid ranking, chosen on validation.
+    """
+
+    dense: bool
+    hybrid: float
+
+    def modes(self) -> tuple[RankingMode, ...]:
+        """The modes that differ."""
+        return ("generative", "hybrid", "dense") if self.dense else ("generative",)
+
+    def of(self, mode: RankingMode) -> float:
+        """``dense_weight`` of :func:`beam_search`; the hybrid of a model without a dense head is generating alone.
+
+        Raises:
+            GenrecError: ``dense`` is asked of such a model.
+        """
+        if mode == "dense" and not self.dense:
+            raise GenrecError("ranking dense: this model was trained without a dense head; choose generative")
+        return {"generative": 0.0, "hybrid": self.hybrid if self.dense else 0.0, "dense": 1.0}[mode]
 
 
 @dataclass(frozen=True)
@@ -59,13 +95,38 @@ class _Beams:
 
     Args:
         node: int64 [batch, width], -1 where there is none.
-        score: float32 [batch, width].
+        score: generative score, float32 [batch, width].
+        order: what beams are kept by, float32 [batch, width]: the generative score, or its mix with the dense one.
         slot: index in the width of the last call, int64 [batch, width]; meaningless for a beam that needed no call.
     """
 
     node: np.ndarray
     score: np.ndarray
+    order: np.ndarray
     slot: np.ndarray
+
+
+class DenseGuide:
+    """The dense head's opinion of every node of the trie: log of the probability of the items below it.
+
+    Args:
+        trie: the catalogue.
+        log_probs: of every item, float32 [batch, n_items] by catalogue row.
+        weight: share of the dense head in the mix, in 0..1.
+    """
+
+    def __init__(self, trie: CodeTrie, log_probs: np.ndarray, weight: float) -> None:
+        leaves = log_probs[:, trie.leaf_row]
+        if np.isnan(leaves).any():
+            raise GenrecError("the dense head's log-probabilities are not numbers; train or export the model again")
+        shares = np.exp(leaves)
+        tiny = np.finfo(np.float32).tiny
+        inner = [np.log(np.add.reduceat(shares, starts[:-1], axis=1).clip(min=tiny)) for starts in trie.first_leaf[:-1]]
+        self.below, self.weight = [*inner, leaves], np.float32(weight)
+
+    def mix(self, depth: int, user: np.ndarray, node: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """The mix of generative scores and the dense head's for nodes of ``depth``, float32 [n]."""
+        return np.asarray((1 - self.weight) * score + self.weight * self.below[depth][user, node])
 
 
 def beam_search(
@@ -77,6 +138,7 @@ def beam_search(
     top_k: int,
     allowed: np.ndarray | None = None,
     excluded: np.ndarray | None = None,
+    dense_weight: float = 0.0,
 ) -> Ranked:
     """The best items of every user; exact where ``beams`` reaches the catalogue's size.
 
@@ -88,24 +150,45 @@ def beam_search(
         top_k: items returned a user.
         allowed: bool [n_items] by catalogue row, the same for all users; None allows all.
         excluded: rows that each user may not get, int [batch, m], -1 padded.
+        dense_weight: share of the dense head in the mix that items are ranked by: 0 asks the decoder alone, 1 the dense
+            head alone, which needs no beams and is always exact.
 
     Returns:
         ``top_k`` items a user, or all that the filters leave where they are fewer.
 
     Raises:
-        GenrecError: ``top_k`` is below 1 or larger than ``beams``, a filter does not fit the catalogue or the batch, or
-            the model's scores are not numbers.
+        GenrecError: ``top_k`` is below 1 or larger than ``beams``, ``dense_weight`` is outside 0..1, a filter does not
+            fit the catalogue or the batch, or the model's scores are not numbers.
     """
     batch = len(histories.lengths)
     _check_arguments(trie, batch, beams, top_k, allowed, excluded)
     live = trie.live_leaves(allowed)
     dead = None if excluded is None else trie.dead_nodes(excluded, live)
+    if not 0 <= dense_weight <= 1:
+        raise GenrecError(f"dense_weight {dense_weight} is no share; give a number from 0 to 1")
     session = scorer.start(histories)
+    guide = DenseGuide(trie, session.item_log_probs(), dense_weight) if dense_weight else None
+    if guide is not None and dense_weight == 1:
+        return _ranked(trie, _all_leaves(trie, guide, live[-1], dead, top_k), top_k)
     zeros = np.zeros((batch, 1), dtype=np.int64)
-    state = _Beams(zeros, zeros.astype(np.float32), zeros)
+    state = _Beams(zeros, zeros.astype(np.float32), zeros.astype(np.float32), zeros)
     for level in range(trie.depth):
-        state = _advance(session, trie, level, state, beams, live, dead)
+        state = _advance(session, trie, level, state, beams, live, dead, guide)
     return _ranked(trie, state, top_k)
+
+
+def _all_leaves(
+    trie: CodeTrie, guide: DenseGuide, live: np.ndarray, dead: list[np.ndarray] | None, top_k: int
+) -> _Beams:
+    """The best ``top_k`` live leaves of each user by the dense head alone."""
+    batch = len(guide.below[-1])
+    user, leaf = np.divmod(np.arange(batch * trie.n_items), trie.n_items)
+    keep = np.tile(live > 0, batch)
+    if dead is not None:
+        keep[dead[-1]] = False
+    user, leaf = user[keep], leaf[keep]
+    order = guide.below[-1][user, leaf]
+    return _select(batch, user, leaf, order, order, np.zeros_like(leaf), top_k)
 
 
 def _check_arguments(
@@ -135,6 +218,7 @@ def _advance(
     beams: int,
     live: list[np.ndarray],
     dead: list[np.ndarray] | None,
+    guide: DenseGuide | None,
 ) -> _Beams:
     """One level down: the best ``beams`` live children of all beams of each user."""
     slot, log_probs = _score_branching(session, trie, level, state)
@@ -151,11 +235,11 @@ def _advance(
             raise GenrecError(f"level {level}: the model's log-probabilities are not numbers; train or export it again")
     keep = live[level + 1][child] > 0
     of_user = np.repeat(user, counts)
+    order = score if guide is None else guide.mix(level + 1, of_user, child, score)
     if dead is not None:
         keep &= ~_is_key(dead[level + 1], of_user * trie.nodes(level + 1) + child)
-    return _select(
-        len(state.node), of_user[keep], child[keep], score[keep], np.repeat(slot[user, beam], counts)[keep], beams
-    )
+    of_slot = np.repeat(slot[user, beam], counts)
+    return _select(len(state.node), of_user[keep], child[keep], score[keep], order[keep], of_slot[keep], beams)
 
 
 def _score_branching(
@@ -211,8 +295,16 @@ def _is_key(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.asarray(keys[np.searchsorted(keys, wanted).clip(max=len(keys) - 1)] == wanted)
 
 
-def _select(batch: int, user: np.ndarray, node: np.ndarray, score: np.ndarray, slot: np.ndarray, beams: int) -> _Beams:
-    """The best ``beams`` candidates of each user, in node order; of equal ones the lower node.
+def _select(
+    batch: int,
+    user: np.ndarray,
+    node: np.ndarray,
+    score: np.ndarray,
+    order: np.ndarray,
+    slot: np.ndarray,
+    beams: int,
+) -> _Beams:
+    """The best ``beams`` candidates of each user by ``order``, in node order; of equal ones the lower node.
 
     Candidates come sorted by user and node, for beams are kept in node order and children follow their parents.
     """
@@ -220,19 +312,21 @@ def _select(batch: int, user: np.ndarray, node: np.ndarray, score: np.ndarray, s
     widest = max(int(counts.max(initial=0)), 1)
     column = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
     padded = np.full((batch, widest), -np.inf, dtype=np.float32)
-    padded[user, column] = score
+    padded[user, column] = order
     if widest > beams:
         taken = _best(padded, beams)[user, column]
-        user, node, score, slot = user[taken], node[taken], score[taken], slot[taken]
+        user, node, score, order, slot = user[taken], node[taken], score[taken], order[taken], slot[taken]
         counts = np.bincount(user, minlength=batch)
         widest = max(int(counts.max(initial=0)), 1)
         column = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = _Beams(
         np.full((batch, widest), -1, dtype=np.int64),
         np.full((batch, widest), -np.inf, dtype=np.float32),
+        np.full((batch, widest), -np.inf, dtype=np.float32),
         np.zeros((batch, widest), dtype=np.int64),
     )
-    chosen.node[user, column], chosen.score[user, column], chosen.slot[user, column] = node, score, slot
+    chosen.node[user, column], chosen.score[user, column] = node, score
+    chosen.order[user, column], chosen.slot[user, column] = order, slot
     return chosen
 
 
@@ -246,9 +340,9 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
 
 def _ranked(trie: CodeTrie, state: _Beams, top_k: int) -> Ranked:
     """Leaves by score, the lower leaf first among equals, padded to ``top_k``."""
-    order = np.argsort(-state.score, axis=1, kind="stable")[:, :top_k]
+    order = np.argsort(-state.order, axis=1, kind="stable")[:, :top_k]
     node = np.take_along_axis(state.node, order, axis=1)
-    scores = np.take_along_axis(state.score, order, axis=1)
+    scores = np.take_along_axis(state.order, order, axis=1)
     items = np.where(node >= 0, trie.leaf_row[node.clip(min=0)], -1).astype(np.int32)
     missing = ((0, 0), (0, top_k - items.shape[1]))
     return Ranked(np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf))

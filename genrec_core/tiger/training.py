@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,12 +26,15 @@ from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, r
 from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
+from genrec_core.tiger.losses import ItemTables, NextItemLoss
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
 from genrec_core.tiger.trie import CodeTrie
 
 _REPORT_EVERY_SECONDS = 5.0
 _VALIDATION_BATCH_USERS = 128
+_EVEN_MIX = 0.5  # what epochs are compared by, before the weight is chosen
+_HYBRID_WEIGHTS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.model = TigerModel(self._config(data))
         nn.Module.to(self.model, world.device)
-        self.objective = self._distribute(NextItemLoss(self.model, settings.label_smoothing))
-        self.table = torch.from_numpy(data.codes.astype(np.int64)).to(world.device)
-        dim = self.model.config.item_vector_dim
-        self.item_vectors = item_vector_table(dim, len(data.codes), self.vectors).to(world.device)
+        self.objective = self._distribute(NextItemLoss(self.model, self._item_tables(data), self.trie, settings))
         self.optimizer = _adamw(self.model, settings)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16" and self._on_cuda)
         self.progress = load_state(folder / "state", self.model, self.optimizer)
@@ -155,7 +154,17 @@ class Trainer:
             d_ff=settings.d_ff,
             dropout=settings.dropout,
             max_history=settings.max_history,
+            dense=settings.dense_weight > 0,
         )
+
+    def _item_tables(self, data: TrainingData) -> ItemTables:
+        counts = np.bincount(training_part(data.histories).rows, minlength=len(data.codes))
+        tables = (
+            torch.from_numpy(data.codes.astype(np.int64)),
+            item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors),
+            torch.from_numpy((counts / counts.sum()).astype(np.float32)),
+        )
+        return ItemTables(*(table.to(self.world.device) for table in tables))
 
     def _distribute(self, objective: nn.Module) -> nn.Module:
         if self.world.size == 1:
@@ -171,9 +180,10 @@ class Trainer:
             self.progress.epoch += 1
             seconds = time.monotonic() - began
             if self._validates():
-                entry["validation_recall@10"] = self._validate()
+                entry |= self._validate()
             self._finish_epoch(entry, seconds, time.monotonic() - began)
-        self._emit("end", {"best_recall@10": self.progress.best_recall, "seconds": self.progress.seconds})
+        end = {"best_recall@10": self.progress.best_recall, "seconds": self.progress.seconds}
+        self._emit("end", end | ({"hybrid_weight": self._choose_hybrid_weight()} if self.settings.dense_weight else {}))
 
     def _train_epoch(self) -> float:
         """One pass over all targets; the mean loss a target."""
@@ -203,9 +213,7 @@ class Trainer:
         history = torch.from_numpy(rows[:, :-1].clip(min=0)).to(device)
         target = torch.from_numpy(drawn_targets(rows, settings.future_share, settings.future_window, random)).to(device)
         with self._autocast():
-            loss = self.objective(
-                history, self.table[history], self.item_vectors[history], self.table[target.clamp(min=0)], target >= 0
-            )
+            loss = self.objective(history, target, self._distillation())
         # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
         self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
         self.scaler.unscale_(self.optimizer)
@@ -215,6 +223,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         return loss.detach().double().cpu()
+
+    def _distillation(self) -> float:
+        """Share that follows the dense head at this step: none before it knows something."""
+        settings = self.settings
+        return settings.distillation if self.progress.step >= settings.distillation_start * self.steps else 0.0
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.settings.amp == "off" or not self._on_cuda:
@@ -230,11 +243,32 @@ class Trainer:
         epoch, settings = self.progress.epoch, self.settings
         return epoch % settings.validate_every == 0 or epoch == settings.epochs
 
-    def _validate(self) -> float:
-        """Validation Recall@10 of generation, each process ranking its share of the users."""
+    def _validate(self) -> dict[str, float]:
+        """Validation Recall@10 of generating and, with a dense head, of an even mix, which epochs are compared by."""
+        generative = self._validation_recall(self.model, 0.0)
+        if not self.settings.dense_weight:
+            return {"validation_recall@10": generative}
+        hybrid = self._validation_recall(self.model, _EVEN_MIX)
+        return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
+
+    def _choose_hybrid_weight(self) -> float:
+        """Note in the best model the mix that ranks the validation items best; of equals the one nearest to even."""
+        best: TigerModel = TigerModel.from_pretrained(self.folder / "best")
+        nn.Module.to(best, self.world.device)
+        recall = {weight: self._validation_recall(best, weight) for weight in _HYBRID_WEIGHTS}
+        chosen = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
+        if self.world.rank == 0 and best.config.hybrid_weight != chosen:
+            best.config.hybrid_weight = chosen
+            self._save_best(best)
+            self._update_history()
+        self.world.wait()
+        return chosen
+
+    def _validation_recall(self, model: TigerModel, dense_weight: float) -> float:
+        """Validation Recall@10, each process ranking its share of the users."""
         share = slice(self.world.rank, None, self.world.size)
         users = np.arange(len(self.validation.targets))[share]
-        scorer = TorchScorer(self.model, self.codes, self.vectors)
+        scorer = TorchScorer(model, self.codes, self.vectors)
         hits, count = recall_at_10(
             scorer,
             self.trie,
@@ -242,6 +276,7 @@ class Trainer:
             beams=self.settings.validation_beams,
             batch_users=_VALIDATION_BATCH_USERS,
             max_history=self.settings.max_history,
+            dense_weight=dense_weight,
         )
         all_hits, all_users = self.world.sum(hits, count)
         return all_hits / max(all_users, 1)
@@ -259,16 +294,16 @@ class Trainer:
             progress.stale += 1
         if self.world.rank == 0:
             if best:
-                self._save_best()
+                self._save_best(self.model)
             self._update_history()
             save_state(self.folder / "state", self.model, self.optimizer, progress)
         self.world.wait()
         rate = self.sequences.targets / training_seconds
         self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
 
-    def _save_best(self) -> None:
+    def _save_best(self, model: TigerModel) -> None:
         with atomic_folder(self.folder / "best") as part:
-            self.model.save_pretrained(part)
+            model.save_pretrained(part)
 
     def _update_history(self) -> None:
         """Write the history beside the best model, where there is one yet."""
@@ -282,31 +317,6 @@ class Trainer:
     def _emit(self, kind: str, values: dict[str, float]) -> None:
         if self.world.rank == 0:
             self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values))
-
-
-class NextItemLoss(nn.Module):
-    """Cross-entropy of the next item's code at every position, summed over levels and targets.
-
-    Args:
-        model: the model to train.
-        label_smoothing: share of probability spread over the level's vocabulary.
-    """
-
-    def __init__(self, model: TigerModel, label_smoothing: float) -> None:
-        super().__init__()
-        self.model, self.label_smoothing = model, label_smoothing
-
-    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
-        """Shapes as in :meth:`TigerModel.forward`; ``inside`` bool [B, T] is false on padding."""
-        loss = codes.new_zeros((), dtype=torch.float32)
-        for level, logits in enumerate(self.model(rows, codes, vectors, targets)):
-            loss = loss + F.cross_entropy(
-                logits[inside].float(),
-                targets[..., level][inside],
-                label_smoothing=self.label_smoothing,
-                reduction="sum",
-            )
-        return loss
 
 
 def schedule(step: int, steps: int, warmup_share: float) -> float:

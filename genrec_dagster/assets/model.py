@@ -54,19 +54,20 @@ def recall_metrics(
     config: EvaluationForm,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """Recall and NDCG on every user's test item, beside the popularity baseline; nothing else reads these items."""
+    """Recall and NDCG of every ranking mode on each user's test item, beside popularity; nothing else reads these."""
     from genrec_core.data.histories import Histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.evaluate import evaluate, write_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
-    from genrec_core.tiger.scorer import TorchScorer, one_thread_an_operator
+    from genrec_core.tiger.scorer import TorchScorer, one_thread_an_operator, ranking_weights
 
     ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(item_embeddings)
     scorer = TorchScorer.from_folder(tiger_checkpoint, ids.codes, vectors.l2norm)
     histories = Histories.from_frame(user_histories, ids.item_ids)
     progress = progress_log(context, "users ranked")
     with one_thread_an_operator():
-        evaluation = evaluate(scorer, ids, histories, config, scorer.model.config.max_history, progress)
+        model = scorer.model.config
+        evaluation = evaluate(scorer, ids, histories, config, model.max_history, ranking_weights(model), progress)
     with work.new(context) as folder:
         write_metrics(folder, evaluation)
         run_id = log_test_metrics(tiger_checkpoint, evaluation.metrics)
@@ -117,25 +118,26 @@ def _training_metadata(folder: Path, mlflow_run: str) -> dict[str, Any]:
 
 
 def _metrics_metadata(folder: Path, metrics: dict[str, Any], slices: pl.DataFrame) -> dict[str, Any]:
-    from genrec_core.evaluation.evaluate import RECALL_PLOT, SLICES_PLOT
+    from genrec_core.evaluation.evaluate import RANKINGS, RECALL_PLOT, SLICES_PLOT
 
-    generative, popularity = metrics["generative"], metrics["popularity"]
-    names = [name for name in popularity if not name.endswith("_interval")]
-    rows = [
+    headline, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
+    names = [name for name, value in headline.items() if isinstance(value, float)]
+    rows: list[Row] = [
         {
             "metric": name,
-            "generative": generative[name],
-            "interval": "{:.4f} to {:.4f}".format(*generative[f"{name}_interval"])
-            if f"{name}_interval" in generative
+            **{mode: metrics[mode].get(name) for mode in modes},
+            "interval": "{:.4f} to {:.4f}".format(*headline[f"{name}_interval"])
+            if f"{name}_interval" in headline
             else None,
-            "history kept": metrics["generative_history_kept"].get(name),
-            "popularity": popularity[name],
+            "history kept": metrics[f"{metrics['ranking']}_history_kept"].get(name),
         }
         for name in names
     ]
     return {
         "metrics": table(rows),
-        "miss_share": generative["miss_share"],
+        "ranking": metrics["ranking"],
+        "hybrid_weight": metrics["hybrid_weight"],
+        "miss_share": metrics["generative"]["miss_share"],
         "users": metrics["users"],
         "beams": metrics["beams"],
         "slices": dg.MetadataValue.md(markdown_table(slices.to_dicts())),

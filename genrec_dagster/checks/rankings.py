@@ -82,9 +82,10 @@ def single_user_milliseconds(model: Path, histories: pl.Series, bounds: ServingB
 def _torch_recommender(checkpoint: Path, semantic_ids: Path, embeddings: Path, like: Recommender) -> Recommender:
     """The trained model over the catalogue of ``like``."""
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
-    from genrec_core.tiger.scorer import TorchScorer
+    from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
     ids = SemanticIds.load(semantic_ids)
     scorer = TorchScorer.from_folder(checkpoint, ids.codes, ItemEmbeddings.load(embeddings).l2norm)
     popularity = np.zeros(len(ids.item_ids), dtype=np.int64)
-    return Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, like.max_history)
+    weights = ranking_weights(scorer.model.config)
+    return Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, like.max_history, weights)

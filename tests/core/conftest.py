@@ -14,7 +14,7 @@ from genrec_core.quantization.semantic_ids import SemanticIds, build_semantic_id
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.scorer import TorchScorer
+from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
 ITEMS, DIM = 90, 6
 
@@ -33,7 +33,9 @@ class TinyModel:
         """The same recommender over the torch model."""
         ids = SemanticIds.load(self.semantic_ids)
         scorer = TorchScorer.from_folder(self.checkpoint, ids.codes, ItemEmbeddings.load(self.embeddings).l2norm)
-        return Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, self.popularity, 12)
+        return Recommender(
+            scorer, ids.item_ids, ids.codes, ids.level_sizes, self.popularity, 12, ranking_weights(scorer.model.config)
+        )
 
 
 def save_random_model(folder: Path, level_sizes: tuple[int, ...], item_vector_dim: int) -> None:

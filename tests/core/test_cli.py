@@ -137,7 +137,8 @@ def test_help_is_fast() -> None:
 def test_evaluate_prints_the_file_or_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {
         "generative": {"recall@10": 0.05, "recall@10_interval": [0.04, 0.06], "miss_share": 0.001},
-        "generative_history_kept": {"recall@10": 0.04},
+        "hybrid": {"recall@10": 0.08},
+        "hybrid_history_kept": {"recall@10": 0.04},
         "popularity": {"recall@10": 0.01},
         "users": 9,
         "beams": 20,
@@ -148,8 +149,8 @@ def test_evaluate_prints_the_file_or_a_table(tmp_path: Path, capsys: pytest.Capt
     assert main(["evaluate", "--metrics_dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == metrics_table(metrics) + "\n"
     header, recall, misses, users = metrics_table(metrics).splitlines()
-    assert header.split() == ["test", "generative", "history", "kept", "popularity"]
-    assert recall.split() == ["recall@10", "0.0500", "0.0400", "0.0100"]
+    assert header.split() == ["test", "generative", "hybrid", "popularity"]
+    assert recall.split() == ["recall@10", "0.0500", "0.0800", "0.0100"]
     assert misses.split() == ["miss_share", "0.0010"]
     assert users == "9 users, 20 beams"
 

@@ -54,7 +54,10 @@ def change_weights(folder: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
-    changed = {name: tensor + 0.1 if tensor.dtype == np.float32 else tensor for name, tensor in weights.items()}
+    changed = {
+        name: np.asarray(tensor + 0.1, np.float32) if tensor.dtype == np.float32 else tensor
+        for name, tensor in weights.items()
+    }
     save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -244,7 +247,10 @@ def test_a_slow_export_is_not_served(finished_graph: Any, tmp_path: Path) -> Non
 
 
 def test_a_recall_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:
-    write_json(tmp_path / "beauty_metrics.json", {"generative": {"recall@10": 0.5}, "beams": 100})
+    write_json(
+        tmp_path / "beauty_metrics.json",
+        {"ranking": "hybrid", "generative": {"recall@10": 0.5}, "hybrid": {"recall@10": 0.5}, "beams": 100},
+    )
     result = recall_at_1000(tmp_path, Gates())
     assert not result.passed
     assert "measured nothing, wanted Recall@1000 of at least 0.05" in str(result.description)

@@ -14,6 +14,7 @@ class TableScorer:
     def __init__(self, level_sizes: tuple[int, ...], n_items: int, seed: int) -> None:
         random = np.random.default_rng(seed)
         self.by_item = [random.normal(size=(n_items, size)) for size in level_sizes]
+        self.whole = random.normal(size=(n_items, n_items))
         self.by_token = [random.normal(size=(max(level_sizes), size)) for size in level_sizes]
 
     def start(self, histories: HistoryBatch) -> "TableSession":
@@ -26,6 +27,10 @@ class TableSession:
 
     def __init__(self, scorer: TableScorer, newest: np.ndarray) -> None:
         self.scorer, self.newest, self.level = scorer, newest, 0
+
+    def item_log_probs(self) -> np.ndarray:
+        logits = self.scorer.whole[self.newest]
+        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         logits = self.scorer.by_item[self.level][self.newest][:, None, :]

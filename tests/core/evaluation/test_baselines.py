@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut
 from genrec_core.evaluation.baselines import (
-    coverage,
+    exposure,
+    gini,
     popular_unseen,
     popularity_order,
     popularity_ranks,
@@ -75,10 +76,17 @@ def test_of_equally_popular_items_the_lower_row_is_first() -> None:
     assert popularity_order(np.array([1, 3, 1, 3, 0])).tolist() == [1, 3, 0, 2, 4]
 
 
-def test_coverage_counts_distinct_items_of_the_list_tops() -> None:
-    lists = np.array([[0, 1, 2], [1, 0, -1]])
-    assert coverage(lists, 2, n_items=4) == 0.5
-    assert coverage(lists, 3, n_items=4) == 0.75
+def test_exposure_counts_the_users_who_see_an_item_at_the_top_of_their_list() -> None:
+    lists = np.array([[0, 1, 2], [1, 0, -1]], dtype=np.int32)
+    assert exposure(lists, 2, n_items=4).tolist() == [2, 2, 0, 0]
+    assert exposure(lists, 3, n_items=4).tolist() == [2, 2, 1, 0]
+
+
+def test_gini_is_zero_for_equal_shares_and_near_one_where_one_item_takes_all() -> None:
+    assert gini(np.full(50, 3)) == pytest.approx(0.0)
+    assert gini(np.array([0] * 99 + [7])) == pytest.approx(0.99)
+    assert gini(np.array([1, 3])) == pytest.approx(0.25)
+    assert gini(np.zeros(4, dtype=np.int64)) == 0.0
 
 
 def test_a_target_in_its_own_history_is_counted() -> None:

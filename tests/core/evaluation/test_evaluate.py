@@ -13,9 +13,10 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate, write_metrics
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import EvaluationSettings
-from genrec_core.tiger.search import CodeScorer
+from genrec_core.tiger.search import CodeScorer, RankingWeights
 
 N_ITEMS, LEVEL_SIZES = 150, (6, 7, 8)
+WEIGHTS = RankingWeights(dense=True, hybrid=0.4)
 MakeScorer = Callable[[tuple[int, ...], int, int], CodeScorer]
 
 
@@ -35,7 +36,7 @@ def semantic_ids() -> SemanticIds:
 def measured(make_scorer: MakeScorer, beams: int) -> Evaluation:
     histories = histories_of([2, *range(3, 28), 40, 9, 9, 1])
     settings = EvaluationSettings(beams=beams, batch_users=8, bootstrap_samples=50, seed=4)
-    return evaluate(make_scorer(LEVEL_SIZES, N_ITEMS, 2), semantic_ids(), histories, settings, max_history=10)
+    return evaluate(make_scorer(LEVEL_SIZES, N_ITEMS, 2), semantic_ids(), histories, settings, 10, WEIGHTS)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def whole(table_scorer: MakeScorer) -> Evaluation:
 
 def test_every_mode_has_every_metric_with_its_interval(whole: Evaluation) -> None:
     names = ["recall@5", "recall@10", "recall@50", "recall@100", "recall@1000", "ndcg@5", "ndcg@10"]
-    for mode in ("generative", "generative_history_kept", "popularity"):
+    for mode in ("generative", "hybrid", "dense", "hybrid_history_kept", "popularity"):
         for name in names:
             low, high = whole.metrics[mode][f"{name}_interval"]
             assert 0 <= low <= whole.metrics[mode][name] <= high <= 1
@@ -84,7 +85,24 @@ def test_slices_of_each_kind_hold_every_user_once(whole: Evaluation) -> None:
     for rows in whole.metrics["slices"].values():
         assert sum(row["users"] for row in rows) == 28
         hits = sum(row["users"] * row["recall@10"] for row in rows if row["users"])
-        assert hits == pytest.approx(28 * whole.metrics["generative"]["recall@10"])
+        assert hits == pytest.approx(28 * whole.metrics["hybrid"]["recall@10"])
+
+
+def test_a_model_without_a_dense_head_is_measured_by_generating_alone(table_scorer: MakeScorer) -> None:
+    settings, scorer = EvaluationSettings(beams=50, bootstrap_samples=20), table_scorer(LEVEL_SIZES, N_ITEMS, 2)
+    weights = RankingWeights(dense=False, hybrid=0.4)
+    metrics = evaluate(scorer, semantic_ids(), histories_of([5, 6, 7]), settings, 10, weights).metrics
+    assert metrics["ranking"] == "generative"
+    assert "hybrid" not in metrics
+    assert "dense" not in metrics
+
+
+def test_items_new_since_training_are_measured_apart(whole: Evaluation) -> None:
+    new = whole.metrics["new_items"]
+    assert 0 < new["test_users"] < 28
+    assert 0 < whole.metrics["hybrid"]["new_item_share@10"] < 1
+    assert whole.metrics["dense"]["new_item_recall@1000"] == 1.0  # the list holds every item
+    assert whole.metrics["popularity"]["new_item_share@10"] == 0.0
 
 
 def test_recall_beyond_the_beams_is_not_reported(table_scorer: MakeScorer) -> None:
@@ -113,4 +131,4 @@ def test_what_is_written_reads_back(whole: Evaluation, tmp_path: Path) -> None:
 def test_histories_too_short_to_test_on_are_an_error(table_scorer: MakeScorer) -> None:
     scorer = table_scorer(LEVEL_SIZES, N_ITEMS, 2)
     with pytest.raises(GenrecError, match="none of 2 histories has three items"):
-        evaluate(scorer, semantic_ids(), histories_of([2, 1]), EvaluationSettings(), max_history=10)
+        evaluate(scorer, semantic_ids(), histories_of([2, 1]), EvaluationSettings(), 10, WEIGHTS)

@@ -25,7 +25,7 @@ def test_recall_is_drawn_for_the_cutoffs_there_are(cutoffs: tuple[int, ...]) -> 
     ranking = {f"recall@{k}": k / 2000 for k in cutoffs} | {
         f"recall@{k}_interval": [k / 2100, k / 1900] for k in cutoffs
     }
-    assert_picture(recall_by_cutoff({"generative": ranking, "popularity": ranking}))
+    assert_picture(recall_by_cutoff({"ranking": "generative", "generative": ranking, "popularity": ranking}))
 
 
 def test_slices_are_drawn_also_where_one_is_empty() -> None:

@@ -89,7 +89,7 @@ def test_a_narrow_list_is_full_after_the_whole_history_is_taken_out(scorer: Code
 def test_progress_ends_with_all_users(scorer: CodeScorer, trie: CodeTrie) -> None:
     held_out, seen = random_held_out(users=10, longest=8, seed=2), []
     settings = EvaluationSettings(beams=10, batch_users=4)
-    rank_test_items(scorer, trie, held_out, settings, MAX_HISTORY, lambda done, total: seen.append((done, total)))
+    rank_test_items(scorer, trie, held_out, settings, MAX_HISTORY, 0.0, lambda done, all_: seen.append((done, all_)))
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 

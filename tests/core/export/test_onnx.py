@@ -44,7 +44,7 @@ def test_every_file_is_in_the_manifest(tiny_model: "TinyModel") -> None:
     names = {path.name for path in tiny_model.model_dir.iterdir()}
     assert names == {
         "recommender.json", "history_encoder.onnx", "decoder_step.onnx", "item_ids.npy", "codes_with_suffix.npy",
-        "item_vectors.npy", "popularity.npy", "manifest.json",
+        "item_vectors.npy", "item_keys.npy", "popularity.npy", "manifest.json",
     }  # fmt: skip
 
 
@@ -54,8 +54,10 @@ def test_graphs_take_any_batch_time_and_width(tiny_model: "TinyModel") -> None:
     for batch, length, width in [(1, 1, 1), (1, 12, 4), (3, 2, 1), (2, 5, 3)]:
         items, lengths = torch.randn(batch, length, 32), torch.randint(1, length + 1, (batch,))
         with torch.inference_mode():
-            encoded = model.encode_history(items, lengths)
+            *encoded, query = model.encode_history(items, lengths)
         names = ("history", "bias", "context")
+        asked = encoder.run(["query"], {"items": items.numpy(), "lengths": lengths.numpy()})[0]
+        np.testing.assert_allclose(asked, query.numpy(), atol=1e-4)
         graph = encoder.run(list(names), {"items": items.numpy(), "lengths": lengths.numpy()})
         for ours, theirs in zip(graph, encoded, strict=True):
             np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)

@@ -103,6 +103,7 @@ def test_items_in_any_order_of_rows_are_mapped(tiny_model: "TinyModel", tiny_rec
         recommender.trie.level_sizes,
         tiny_model.popularity,
         12,
+        recommender.weights,
     )
     rows = [3, 50, 7]
     plain = recommender.recommend([recommender.item_ids[rows].tolist()], 10)[0]

@@ -39,7 +39,8 @@ def test_stepwise_decoding_gives_the_log_probabilities_of_the_training_pass(mode
     rows, codes, vectors, targets = batch
     logits = model(rows, codes, vectors, targets)
     lengths = torch.tensor([TIME, 4, 1])
-    encoded, cache = model.encode_history(model.item_encoder(rows, codes, vectors), lengths), model.empty_cache(BATCH)
+    *encoded, _ = model.encode_history(model.item_encoder(rows, codes, vectors), lengths)
+    cache = model.empty_cache(BATCH)
     tokens = parents = prefix = torch.zeros(BATCH, 1, dtype=torch.int64)
     newest = lengths - 1
     for level in range(LEVELS):
@@ -80,7 +81,7 @@ def test_a_level_sees_only_the_levels_before_it(model, batch):
 @torch.no_grad()
 def test_beams_keep_the_cache_of_their_parent(model, batch):
     rows, codes, vectors, _ = batch
-    encoded = model.encode_history(model.item_encoder(rows, codes, vectors), torch.full((BATCH,), TIME))
+    *encoded, _ = model.encode_history(model.item_encoder(rows, codes, vectors), torch.full((BATCH,), TIME))
     zero = torch.zeros(BATCH, 1, dtype=torch.int64)
     _, root = model.decode_step(zero, torch.tensor(0), zero, model.empty_cache(BATCH), *encoded, zero)
     first = model.token_offset[0] + torch.tensor([[0, 1, 2]]).expand(BATCH, -1)

@@ -27,9 +27,21 @@ class HashScorer:
         return HashSession(self, keys)
 
 
+class DenseHashScorer(HashScorer):
+    """The same with a dense head whose log-probabilities depend on the history."""
+
+    def __init__(self, level_sizes: tuple[int, ...], n_items: int) -> None:
+        super().__init__(level_sizes)
+        self.n_items = n_items
+
+
 class HashSession:
     def __init__(self, scorer: HashScorer, keys: list[bytes]) -> None:
         self.scorer, self.prefixes, self.level = scorer, [[key] for key in keys], 0
+
+    def item_log_probs(self) -> np.ndarray:
+        assert isinstance(self.scorer, DenseHashScorer)
+        return np.stack([HashSession._log_probs(b"dense" + row[0], self.scorer.n_items) for row in self.prefixes])
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         assert (tokens is None) == (parents is None) == (self.level == 0)
@@ -94,6 +106,47 @@ def masks(data: st.DataObject, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     allowed = np.array(data.draw(st.lists(st.booleans(), min_size=n_items, max_size=n_items)))
     rows = st.lists(st.integers(-1, n_items - 1), min_size=5, max_size=5)
     return allowed, np.array([data.draw(rows) for _ in range(3)], dtype=np.int32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(catalogues(), st.data(), st.sampled_from([0.0, 0.3, 0.9, 1.0]))
+def test_a_hybrid_beam_as_wide_as_the_catalogue_is_the_exact_mix_under_any_filter(catalogue, data, weight):
+    trie = CodeTrie.build(*catalogue)
+    allowed, excluded = masks(data, trie.n_items)
+    scorer = DenseHashScorer(trie.level_sizes, trie.n_items)
+    options = {"beams": trie.n_items, "top_k": trie.n_items, "allowed": allowed, "excluded": excluded}
+    ranked = beam_search(scorer, trie, HISTORIES, dense_weight=weight, **options)
+    dense = scorer.start(HISTORIES).item_log_probs()
+    scores = (1 - weight) * exact_scores(HashScorer(trie.level_sizes), trie, HISTORIES) + weight * dense
+    for user in range(3):
+        left = [row for row in range(trie.n_items) if allowed[row] and row not in excluded[user].tolist()]
+        got = [row for row in ranked.items[user].tolist() if row >= 0]
+        assert sorted(got) == left
+        np.testing.assert_allclose(ranked.scores[user, : len(got)], scores[user, got], atol=1e-5)
+        assert (np.diff(ranked.scores[user, : len(got)]) <= 0).all()
+
+
+def test_the_dense_head_leads_a_narrow_beam_past_a_prefix_that_the_decoder_prefers():
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    trie = CodeTrie.build(codes, (2, 2))
+
+    class Session(TableSession):
+        def item_log_probs(self) -> np.ndarray:
+            return np.log(np.tile(np.array([0.01, 0.01, 0.08, 0.9], dtype=np.float32), (self.batch, 1)))
+
+    class Scorer(TableScorer):
+        def start(self, histories: HistoryBatch) -> Session:
+            return Session(self.levels, len(histories.lengths))
+
+    scorer = Scorer([0.6, 0.4], [0.5, 0.5])
+    assert beam_search(scorer, trie, HISTORIES, beams=1, top_k=1).items.tolist() == [[0]] * 3
+    assert beam_search(scorer, trie, HISTORIES, beams=1, top_k=1, dense_weight=0.5).items.tolist() == [[3]] * 3
+
+
+def test_a_share_outside_0_to_1_is_an_error():
+    trie = CodeTrie.build(np.array([[0], [1]]), (2,))
+    with pytest.raises(GenrecError, match=r"dense_weight 1\.5 is no share"):
+        search(trie, dense_weight=1.5)
 
 
 @settings(max_examples=80, deadline=None)

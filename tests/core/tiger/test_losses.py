@@ -1,0 +1,88 @@
+"""The losses against plain formulas on a tiny catalogue."""
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_core.settings import TrainingSettings
+from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.losses import ItemTables, NextItemLoss, SubtreeShares
+from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.trie import CodeTrie
+
+SIZES, N_ITEMS = (3, 4, 2), 14
+EVERY = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
+CODES = np.random.default_rng(0).permutation(EVERY)[:N_ITEMS]
+TRIE = CodeTrie.build(CODES, SIZES)
+HISTORY = torch.tensor([[1, 5, 2], [3, 0, 0]])
+TARGETS = torch.tensor([[5, 2, 9], [7, -1, -1]])
+
+
+def objective(**settings: object) -> NextItemLoss:
+    torch.manual_seed(0)
+    config = TigerConfig(level_sizes=SIZES, known_items=N_ITEMS, d_model=16, heads=2, d_ff=16, dropout=0.0)
+    model = TigerModel(config).eval()
+    frequency = torch.full((N_ITEMS,), 1 / N_ITEMS)
+    items = ItemTables(torch.from_numpy(CODES), torch.zeros(N_ITEMS, 0), frequency)
+    return NextItemLoss(model, items, TRIE, TrainingSettings(label_smoothing=0.0, **settings))
+
+
+def dense_log_probs(loss: NextItemLoss) -> torch.Tensor:
+    model, items = loss.model, loss.items
+    memory = model.encode(model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY]))
+    keys = model.dense.keys(model.item_encoder(torch.arange(N_ITEMS), items.codes, items.vectors))
+    return (model.dense.queries(memory) @ keys.T).log_softmax(-1)
+
+
+def test_the_dense_loss_is_the_cross_entropy_over_the_catalogue():
+    without, with_dense = objective(dense_weight=0.0), objective(dense_weight=2.0, dense_label_smoothing=0.0)
+    wanted = -dense_log_probs(with_dense)[TARGETS >= 0].gather(1, TARGETS[TARGETS >= 0].unsqueeze(1)).sum()
+    found = with_dense(HISTORY, TARGETS, 0.0) - without(HISTORY, TARGETS, 0.0)
+    torch.testing.assert_close(found, 2.0 * wanted)
+
+
+def test_a_sampled_dense_loss_is_near_the_full_one():
+    full = objective(dense_weight=1.0, dense_label_smoothing=0.0)(HISTORY, TARGETS, 0.0)
+    some = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=30)
+    drawn = np.mean([some(HISTORY, TARGETS, 0.0).item() for _ in range(400)])
+    assert drawn == pytest.approx(full.item(), rel=0.02)
+    every = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=2000)
+    assert every(HISTORY, TARGETS, 0.0).item() == pytest.approx(full.item(), rel=1e-5)
+
+
+def test_subtree_shares_sum_the_items_below_each_token():
+    random = torch.Generator().manual_seed(3)
+    rows = torch.tensor([0, 4, 13])
+    probabilities = torch.rand(3, N_ITEMS, generator=random).softmax(-1)
+    for level, shares in enumerate(SubtreeShares(TRIE, torch.device("cpu"))(probabilities, rows)):
+        for line, row in enumerate(rows.tolist()):
+            below = (CODES[:, :level] == CODES[row, :level]).all(axis=1)
+            wanted = np.bincount(CODES[below, level], probabilities[line].numpy()[below], minlength=SIZES[level])
+            np.testing.assert_allclose(shares[line].numpy(), wanted / wanted.sum(), rtol=1e-5)
+
+
+def test_distillation_pulls_the_levels_towards_the_dense_head():
+    loss = objective(dense_weight=1.0, distillation=1.0)
+    for parameter in [*loss.model.item_encoder.parameters(), *loss.model.encoder.parameters()]:
+        parameter.requires_grad_(False)  # the dense head stays as it is
+
+    def distance() -> float:
+        memory = loss.model.encode(
+            loss.model.item_encoder(HISTORY, loss.items.codes[HISTORY], loss.items.vectors[HISTORY])
+        )
+        inside = TARGETS >= 0
+        soft = loss.subtrees(dense_log_probs(loss)[inside].exp(), TARGETS[inside])
+        logits = loss.model.decode(memory, loss.items.codes[TARGETS.clamp(min=0)])
+        return sum(
+            float(torch.nn.functional.kl_div(scores[inside].log_softmax(-1), wanted, reduction="sum").detach())
+            for scores, wanted in zip(logits, soft, strict=True)
+        )
+
+    loss.model.dense.requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in loss.model.parameters() if p.requires_grad], lr=0.02)
+    before = distance()
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss(HISTORY, TARGETS, 1.0).backward()
+        optimizer.step()
+    assert distance() < 0.2 * before
