@@ -121,17 +121,49 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _add_evaluate(commands: _Commands) -> None:
-    command = _command(commands, "evaluate", _evaluate, "Show the test metrics of the newest model.")
+    about = "Show the test metrics of the newest model, or measure a checkpoint."
+    command = _command(commands, "evaluate", _evaluate, about)
     command.add_argument("--metrics_dir", type=Path, metavar="DIR", help="a folder of metrics (the newest)")
     command.add_argument("--json", action="store_true", help="print the whole of beauty_metrics.json")
+    command.add_argument("--checkpoint", type=Path, metavar="DIR", help="measure this trained model, TIGER or SASRec")
+    _add_inputs(command)
+    command.add_argument("--split", choices=("test", "validation"), default="test", help="with --checkpoint (test)")
+    command.add_argument("--beams", type=int, default=1000, metavar="N", help="with --checkpoint (%(default)s)")
+    command.add_argument("--output", type=Path, metavar="DIR", help="with --checkpoint: keep metrics and plots here")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from genrec_core.artifacts import read_json
     from genrec_core.storage import latest
 
-    metrics = read_json((options.metrics_dir or latest("recall_metrics")) / "beauty_metrics.json")
+    if options.checkpoint:
+        metrics = _measured(options)
+    else:
+        metrics = read_json((options.metrics_dir or latest("recall_metrics")) / "beauty_metrics.json")
     print(json.dumps(metrics, indent=2) if options.json else metrics_table(metrics))
+
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    """The metrics of ``--checkpoint``."""
+    from genrec_core.data.histories import Histories
+    from genrec_core.embedding.item_embeddings import ItemEmbeddings
+    from genrec_core.evaluation.checkpoints import open_checkpoint
+    from genrec_core.evaluation.evaluate import evaluate, write_metrics
+    from genrec_core.quantization.semantic_ids import SemanticIds
+    from genrec_core.settings import EvaluationSettings
+    from genrec_core.storage import latest
+    from genrec_core.tiger.scorer import one_thread_an_operator
+
+    settings = _checked(EvaluationSettings, {"beams": options.beams})
+    ids = SemanticIds.load(options.semantic_ids or latest("semantic_ids"))
+    vectors = ItemEmbeddings.load(options.embeddings or latest("item_embeddings")).l2norm
+    histories = Histories.from_frame(read_user_histories(options.histories or latest("user_histories")), ids.item_ids)
+    model = open_checkpoint(options.checkpoint, ids.codes, vectors)
+    with one_thread_an_operator():
+        found = evaluate(model.scorer, ids, histories, settings, model.max_history, model.weights, split=options.split)
+    if options.output:
+        write_metrics(options.output, found)
+    return found.metrics
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
@@ -140,7 +172,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
     modes = [mode for mode in RANKINGS if mode in metrics]
     names = [name for name, value in metrics[modes[0]].items() if isinstance(value, int | float)]
-    rows = [["test", *modes]]
+    rows = [[str(metrics.get("split", "test")), *modes]]
     for name in names:
         rows.append([name, *(_cell(metrics[mode].get(name)) for mode in modes)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -228,9 +260,10 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
 
 
 def _add_train(commands: _Commands) -> None:
-    about = "Train a TIGER model outside the asset graph; run again, it goes on where it was cut off."
+    about = "Train TIGER, or the SASRec baseline, outside the asset graph; run again, it goes on where it was cut off."
     command = _command(commands, "train", _train, about)
     _add_inputs(command)
+    command.add_argument("--model", choices=("tiger", "sasrec"), default="tiger", help="what to train (%(default)s)")
     command.add_argument("--preset", default="sample", metavar="NAME", help="settings to start from (%(default)s)")
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one training setting; repeat"
@@ -242,31 +275,33 @@ def _add_train(commands: _Commands) -> None:
 def _train(options: argparse.Namespace) -> None:
     from genrec_core.storage import latest
 
-    settings = training_settings(options.preset, [*options.set, f"processes={options.processes}"])
+    changes = [*options.set, f"processes={options.processes}"]
+    settings = training_settings(options.preset, changes, options.model)
     histories = options.output / "histories.parquet"
     folders = (options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings"))
     if "RANK" in os.environ:
-        _train_here(settings, histories, *folders, options.output)
+        _train_here(settings, histories, *folders, options)
         return
     options.output.mkdir(parents=True, exist_ok=True)
     _write_histories(options.histories or latest("user_histories"), histories)
     if settings.processes == 1:
-        _train_here(settings, histories, *folders, options.output)
+        _train_here(settings, histories, *folders, options)
     else:
         _train_with_torchrun(settings, options, *folders)
 
 
-def training_settings(preset: str, changes: Sequence[str]) -> "TrainingSettings":
-    """The training settings of a preset with ``name=value`` changes.
+def training_settings(preset: str, changes: Sequence[str], model: str = "tiger") -> "TrainingSettings":
+    """The training settings of a preset for ``tiger`` or ``sasrec`` with ``name=value`` changes.
 
     Raises:
         GenrecError: no such preset or setting, or a value out of bounds.
     """
-    from genrec_core.settings import PRESETS, TrainingSettings
+    from genrec_core.settings import PRESETS, SASREC, TrainingSettings
 
-    if preset not in PRESETS:
-        raise GenrecError(f"--preset {preset}: no such preset; choose one of {', '.join(PRESETS)}")
-    values: dict[str, object] = PRESETS[preset].training.model_dump()
+    of_model = SASREC if model == "sasrec" else {name: found.training for name, found in PRESETS.items()}
+    if preset not in of_model:
+        raise GenrecError(f"--preset {preset}: no such preset of {model}; choose one of {', '.join(of_model)}")
+    values: dict[str, object] = of_model[preset].model_dump()
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
@@ -322,15 +357,17 @@ def read_user_histories(source: Path) -> "pl.DataFrame":
 
 
 def _train_here(
-    settings: "TrainingSettings", histories: Path, semantic_ids: Path, embeddings: Path, output: Path
+    settings: "TrainingSettings", histories: Path, semantic_ids: Path, embeddings: Path, options: argparse.Namespace
 ) -> None:
     """Train in this process, alone or as one of torchrun's."""
+    from genrec_core.sasrec.training import SasRecTrainer
     from genrec_core.tiger.distributed import distributed
     from genrec_core.tiger.training import TrainingData, train
 
+    trainer = SasRecTrainer if options.model == "sasrec" else None
     data = TrainingData.load(histories, semantic_ids, embeddings)
     with distributed() as world:
-        best = train(data, settings, output, world, _show_event)
+        best = train(data, settings, options.output, world, _show_event, trainer)
         if world.rank == 0:
             print(best)
 
@@ -352,8 +389,8 @@ def _train_with_torchrun(
     changes = [f"--set={change}" for change in options.set]
     command = [
         *torchrun, *rendezvous, "--nproc-per-node", str(settings.processes), "-m", "genrec_core.cli", "train",
-        "--preset", options.preset, *changes, "--processes", str(settings.processes), "--semantic_ids",
-        str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
+        "--model", options.model, "--preset", options.preset, *changes, "--processes", str(settings.processes),
+        "--semantic_ids", str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
     ]  # fmt: skip
     threads = {"OMP_NUM_THREADS": str(settings.threads_per_process), "GLOO_SOCKET_IFNAME": "lo"}
     with subprocess.Popen(command, env={**threads, **os.environ}) as process:

@@ -177,6 +177,13 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# The baseline of `genrec train --model sasrec`, by preset; it has no codes, decoder or dense head.
+SASREC: dict[str, TrainingSettings] = {
+    "sample": TrainingSettings(d_model=64, heads=2, d_ff=256, max_history=30, epochs=8, future_share=0.0),
+    "beauty": TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, batch_targets=1024),
+}
+
+
 def preset_from_environment() -> tuple[str, Preset]:
     """The preset that ``PRESET`` names (``sample`` where it is unset).
 

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from genrec_core.artifacts import write_json
 from genrec_core.data.histories import Histories
-from genrec_core.data.split import HeldOut, test_part
+from genrec_core.data.split import HeldOut, test_part, validation_part
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import (
     exposure,
@@ -30,6 +30,7 @@ from genrec_core.tiger.trie import CodeTrie
 METRICS_FILE, SLICES_FILE = "beauty_metrics.json", "slices.parquet"
 RECALL_PLOT, SLICES_PLOT = "recall.png", "slices.png"
 TIE_ORDER = "The order of same-day ties follows the raw file."
+Split = Literal["test", "validation"]
 RANKINGS = ("generative", "hybrid", "dense", "popularity")
 _COVERAGE_CUTOFFS = (10, 100)
 _NEW_ITEM_CUTOFFS = (10, 100, 1000)
@@ -51,6 +52,7 @@ def evaluate(
     max_history: int,
     weights: RankingWeights,
     on_progress: OnProgress | None = None,
+    split: Split = "test",
 ) -> Evaluation:
     """Measure a model on the test item of every user with at least three items.
 
@@ -62,22 +64,24 @@ def evaluate(
         max_history: newest items of a history that the model reads.
         weights: the ranking modes that the model has; all of them are measured.
         on_progress: told the users ranked and all users of all modes, after every batch.
+        split: ``validation`` measures on the items that training selects by instead, to compare without the test items.
 
     Raises:
         GenrecError: no history has three items.
     """
-    held_out = test_part(histories)
+    held_out = test_part(histories) if split == "test" else validation_part(histories)
     if len(held_out.targets) == 0:
         raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
-    misses = miss_share(scorer, trie, held_out, max_history, settings.workers)
     modes, users = weights.modes(), len(held_out.targets)
+    misses = miss_share(scorer, trie, held_out, max_history, settings.workers) if "generative" in modes else None
     ranks: dict[RankingMode, TargetRanks] = {}
     for number, mode in enumerate(modes):
         progress = _part_of_progress(on_progress, number * users, len(modes) * users)
         ranks[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
     counts = training_counts(histories, trie.n_items)
-    return _report(ranks, weights, misses, counts, held_out, len(histories), settings, max_history)
+    evaluation = _report(ranks, weights, misses, counts, held_out, len(histories), settings, max_history)
+    return Evaluation({"split": split, **evaluation.metrics}, evaluation.slices)
 
 
 def _part_of_progress(on_progress: OnProgress | None, before: int, users: int) -> OnProgress | None:
@@ -103,7 +107,7 @@ def write_metrics(folder: Path, evaluation: Evaluation) -> None:
 def _report(
     ranks: dict[RankingMode, TargetRanks],
     weights: RankingWeights,
-    misses: float,
+    misses: float | None,
     counts: np.ndarray,
     held_out: HeldOut,
     all_users: int,
@@ -112,7 +116,7 @@ def _report(
 ) -> Evaluation:
     """Everything that is said about the model."""
     n_items = len(counts)
-    headline: RankingMode = "hybrid" if "hybrid" in ranks else "generative"
+    headline: RankingMode = "hybrid" if "hybrid" in ranks else next(iter(ranks))
     beams = ranks[headline].beams
     cutoffs = Cutoffs(beams, n_items)
     popular = popularity_ranks(counts, held_out, beams)
@@ -126,14 +130,15 @@ def _report(
         exposed = _exposure(found.listed, cutoffs, counts)
         metrics[mode] = {**summary(found.history_removed), **exposed, **_cold(found.history_removed, counts, held_out)}
         metrics[f"{mode}_history_kept"] = summary(found.history_kept)
-    metrics["generative"]["miss_share"] = misses
+    if misses is not None:
+        metrics["generative"]["miss_share"] = misses
     metrics |= {
         "popularity": {
             **summary(popular),
             **_exposure(popular_unseen(counts, held_out, min(LISTED_ITEMS, beams)), cutoffs, counts),
         },
         "ranking": headline,
-        "hybrid_weight": weights.of("hybrid"),
+        "hybrid_weight": weights.hybrid if "hybrid" in ranks else None,
         "new_items": {
             "items": int((counts == 0).sum()),
             "test_users": int((counts[held_out.targets] == 0).sum()),

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from genrec_core.artifacts import atomic_folder, read_json, write_json
 from genrec_core.errors import GenrecError
-from genrec_core.tiger.model import TigerModel
 
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 
@@ -35,7 +35,7 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_state(folder: Path, model: TigerModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Replace the state in ``folder``; a process that dies half-way leaves the old one."""
     with atomic_folder(folder) as part:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / _MODEL)
@@ -43,7 +43,7 @@ def save_state(folder: Path, model: TigerModel, optimizer: torch.optim.Optimizer
         write_json(part / _PROGRESS, vars(progress))
 
 
-def load_state(folder: Path, model: TigerModel, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
     """Fill model and optimiser from ``folder``; a fresh :class:`Progress` where there is none."""
     if not (folder / _PROGRESS).is_file():
         return Progress()

@@ -56,13 +56,17 @@ class RankingWeights:
     Args:
         dense: whether the model has a trained dense head.
         hybrid: share of the dense head in the hybrid ranking, chosen on validation.
+        generative: whether the model generates codes; a baseline may not.
     """
 
     dense: bool
     hybrid: float
+    generative: bool = True
 
     def modes(self) -> tuple[RankingMode, ...]:
         """The modes that differ."""
+        if not self.generative:
+            return ("dense",)
         return ("generative", "hybrid", "dense") if self.dense else ("generative",)
 
     def of(self, mode: RankingMode) -> float:

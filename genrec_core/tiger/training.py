@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from genrec_core.artifacts import atomic_folder, write_json
 from genrec_core.data.histories import Histories
@@ -29,6 +30,7 @@ from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import ItemTables, NextItemLoss
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
+from genrec_core.tiger.search import CodeScorer
 from genrec_core.tiger.trie import CodeTrie
 
 _REPORT_EVERY_SECONDS = 5.0
@@ -93,11 +95,13 @@ def train(
     folder: Path,
     world: World,
     on_event: OnEvent | None = None,
+    trainer: "type[Trainer] | None" = None,
 ) -> Path:
     """Train to the end, or from where an earlier attempt in ``folder`` was cut off.
 
     Every process of ``world`` calls it. ``folder/state`` holds the last finished epoch, ``folder/best`` the best
-    model by validation Recall@10 in Hugging Face form with ``training_history.json``.
+    model by validation Recall@10 in Hugging Face form with ``training_history.json``. ``trainer`` trains another model
+    than TIGER.
 
     Returns:
         ``folder/best``.
@@ -107,15 +111,17 @@ def train(
             finite.
     """
     if world.rank == 0:
-        claim_folder(folder, data.identity(settings))
+        claim_folder(folder, data.identity(settings) + (f"-{trainer.__name__}" if trainer else ""))
     world.wait()
-    trainer = Trainer(data, settings, folder, world, on_event or (lambda event: None))
-    trainer.run()
+    (trainer or Trainer)(data, settings, folder, world, on_event or (lambda event: None)).run()
     return folder / "best"
 
 
 class Trainer:
-    """One training in one process."""
+    """One training of TIGER in one process; another model is trained by a subclass."""
+
+    model: PreTrainedModel
+    model_class: type[PreTrainedModel] = TigerModel
 
     def __init__(
         self, data: TrainingData, settings: TrainingSettings, folder: Path, world: World, on_event: OnEvent
@@ -129,9 +135,9 @@ class Trainer:
         self.codes = data.codes
         self.vectors = data.vectors if settings.use_item_vectors else None
         torch.manual_seed(settings.seed)
-        self.model = TigerModel(self._config(data))
+        self.model = self._build_model(data)
         nn.Module.to(self.model, world.device)
-        self.objective = self._distribute(NextItemLoss(self.model, self._item_tables(data), self.trie, settings))
+        self.objective = self._distribute(self._build_objective(data))
         self.optimizer = _adamw(self.model, settings)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16" and self._on_cuda)
         self.progress = load_state(folder / "state", self.model, self.optimizer)
@@ -141,9 +147,10 @@ class Trainer:
     def _on_cuda(self) -> bool:
         return self.world.device.type == "cuda"
 
-    def _config(self, data: TrainingData) -> TigerConfig:
+    def _build_model(self, data: TrainingData) -> PreTrainedModel:
+        """The model with random weights."""
         settings = self.settings
-        return TigerConfig(
+        config = TigerConfig(
             level_sizes=data.level_sizes,
             item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
             known_items=len(data.codes) if settings.learn_item_vectors else 0,
@@ -156,6 +163,12 @@ class Trainer:
             max_history=settings.max_history,
             dense=settings.dense_weight > 0,
         )
+        return TigerModel(config)
+
+    def _build_objective(self, data: TrainingData) -> nn.Module:
+        """What :meth:`_loss` calls, with the model inside."""
+        assert isinstance(self.model, TigerModel)
+        return NextItemLoss(self.model, self._item_tables(data), self.trie, self.settings)
 
     def _item_tables(self, data: TrainingData) -> ItemTables:
         counts = np.bincount(training_part(data.histories).rows, minlength=len(data.codes))
@@ -183,7 +196,7 @@ class Trainer:
                 entry |= self._validate()
             self._finish_epoch(entry, seconds, time.monotonic() - began)
         end = {"best_recall@10": self.progress.best_recall, "seconds": self.progress.seconds}
-        self._emit("end", end | ({"hybrid_weight": self._choose_hybrid_weight()} if self.settings.dense_weight else {}))
+        self._emit("end", end | self._conclude())
 
     def _train_epoch(self) -> float:
         """One pass over all targets; the mean loss a target."""
@@ -213,7 +226,7 @@ class Trainer:
         history = torch.from_numpy(rows[:, :-1].clip(min=0)).to(device)
         target = torch.from_numpy(drawn_targets(rows, settings.future_share, settings.future_window, random)).to(device)
         with self._autocast():
-            loss = self.objective(history, target, self._distillation())
+            loss = self._loss(history, target)
         # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
         self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
         self.scaler.unscale_(self.optimizer)
@@ -223,6 +236,16 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         return loss.detach().double().cpu()
+
+    def _loss(self, history: Tensor, target: Tensor) -> Tensor:
+        """The loss summed over targets; shapes as in :class:`~genrec_core.tiger.losses.NextItemLoss`."""
+        loss: Tensor = self.objective(history, target, self._distillation())
+        return loss
+
+    def _scorer(self, model: PreTrainedModel) -> CodeScorer:
+        """What ranks the validation items."""
+        assert isinstance(model, TigerModel)
+        return TorchScorer(model, self.codes, self.vectors)
 
     def _distillation(self) -> float:
         """Share that follows the dense head at this step: none before it knows something."""
@@ -251,9 +274,11 @@ class Trainer:
         hybrid = self._validation_recall(self.model, _EVEN_MIX)
         return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
 
-    def _choose_hybrid_weight(self) -> float:
+    def _conclude(self) -> dict[str, float]:
         """Note in the best model the mix that ranks the validation items best; of equals the one nearest to even."""
-        best: TigerModel = TigerModel.from_pretrained(self.folder / "best")
+        if not self.settings.dense_weight:
+            return {}
+        best = self.model_class.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
         recall = {weight: self._validation_recall(best, weight) for weight in _HYBRID_WEIGHTS}
         chosen = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
@@ -262,15 +287,14 @@ class Trainer:
             self._save_best(best)
             self._update_history()
         self.world.wait()
-        return chosen
+        return {"hybrid_weight": chosen}
 
-    def _validation_recall(self, model: TigerModel, dense_weight: float) -> float:
+    def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
         """Validation Recall@10, each process ranking its share of the users."""
         share = slice(self.world.rank, None, self.world.size)
         users = np.arange(len(self.validation.targets))[share]
-        scorer = TorchScorer(model, self.codes, self.vectors)
         hits, count = recall_at_10(
-            scorer,
+            self._scorer(model),
             self.trie,
             self.validation.take(users),
             beams=self.settings.validation_beams,
@@ -301,7 +325,7 @@ class Trainer:
         rate = self.sequences.targets / training_seconds
         self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
 
-    def _save_best(self, model: TigerModel) -> None:
+    def _save_best(self, model: PreTrainedModel) -> None:
         with atomic_folder(self.folder / "best") as part:
             model.save_pretrained(part)
 

@@ -136,7 +136,7 @@ def _metrics_metadata(folder: Path, metrics: dict[str, Any], slices: pl.DataFram
     return {
         "metrics": table(rows),
         "ranking": metrics["ranking"],
-        "hybrid_weight": metrics["hybrid_weight"],
+        **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
         "miss_share": metrics["generative"]["miss_share"],
         "users": metrics["users"],
         "beams": metrics["beams"],

@@ -1,0 +1,1 @@
+"""SASRec with full cross-entropy: the baseline that a generative recommender must beat."""

@@ -1,0 +1,104 @@
+"""SASRec learns, resumes, and is measured like every other model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from genrec_core.cli import main
+from genrec_core.data.histories import Histories, padded
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.checkpoints import open_checkpoint
+from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer
+from genrec_core.sasrec.training import SasRecTrainer
+from genrec_core.settings import TrainingSettings
+from genrec_core.tiger.distributed import World
+from genrec_core.tiger.search import beam_search
+from genrec_core.tiger.training import TrainingData, train
+from genrec_core.tiger.trie import CodeTrie
+
+if TYPE_CHECKING:
+    from conftest import TinyModel
+
+ALONE, ITEMS = World(0, 1, torch.device("cpu")), 40
+CODES = np.stack([np.arange(ITEMS) // 8, np.arange(ITEMS) % 8, np.zeros(ITEMS)], axis=1).astype(np.int32)
+VECTORS = np.zeros((ITEMS, 4), np.float32)
+SETTINGS = TrainingSettings(
+    d_model=32, heads=2, d_ff=64, dropout=0.1, epochs=20, max_history=10, batch_targets=64, learning_rate=5e-3,
+    future_share=0.0, label_smoothing=0.0, validation_users=30,
+)  # fmt: skip
+
+
+def cyclic_data() -> TrainingData:
+    """Users walk the items in a circle, so the next item is always known."""
+    starts = np.random.default_rng(0).integers(0, ITEMS, 60)
+    rows = ((starts[:, None] + np.arange(12)) % ITEMS).astype(np.int32)
+    histories = Histories([str(user) for user in range(60)], rows.ravel(), np.arange(61) * 12)
+    return TrainingData(histories, CODES, (8, 8, 2), VECTORS)
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(cyclic_data(), SETTINGS, tmp_path_factory.mktemp("sasrec"), ALONE, trainer=SasRecTrainer)
+
+
+def test_it_learns_what_follows(best: Path):
+    model = open_checkpoint(best, CODES, VECTORS)
+    assert model.weights.modes() == ("dense",)
+    histories = padded([np.array([3, 4, 5], np.int32), np.array([38, 39], np.int32)], 10)
+    trie = CodeTrie.build(CODES, (8, 8, 2))
+    ranked = beam_search(model.scorer, trie, histories, beams=3, top_k=1, excluded=histories.rows, dense_weight=1.0)
+    assert ranked.items[:, 0].tolist() == [6, 0]
+
+
+def test_a_position_sees_nothing_that_comes_after_it():
+    torch.manual_seed(0)
+    model = SasRecModel(SasRecConfig(n_items=ITEMS, d_model=16, heads=2, d_ff=16, max_history=8)).eval()
+    rows = torch.arange(6).unsqueeze(0)
+    changed = torch.tensor([[0, 1, 2, 30, 31, 32]])
+    torch.testing.assert_close(model(rows)[:, :3], model(changed)[:, :3])
+    assert not torch.allclose(model(rows)[:, 3:], model(changed)[:, 3:])
+
+
+def test_it_generates_no_codes(best: Path):
+    scorer = SasRecScorer(SasRecModel.from_pretrained(best))
+    with pytest.raises(GenrecError, match="SASRec generates no codes"):
+        scorer.start(padded([np.array([1], np.int32)], 10)).advance(None, None)
+
+
+def test_a_checkpoint_of_another_catalogue_is_refused(best: Path):
+    with pytest.raises(GenrecError, match="knows 40 items, but there are 39"):
+        open_checkpoint(best, CODES[:-1], VECTORS[:-1])
+
+
+def test_a_folder_of_tiger_is_not_taken_for_sasrec(best: Path):
+    with pytest.raises(GenrecError, match="other settings or data"):
+        train(cyclic_data(), SETTINGS, best.parent, ALONE)
+
+
+def test_the_command_line_trains_and_measures_it_beside_tiger_on_either_split(
+    tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item_ids = np.load(tiny_model.model_dir / "item_ids.npy")
+    random = np.random.default_rng(0)
+    lists = [random.choice(item_ids, 6, replace=False).tolist() for _ in range(40)]
+    histories = tmp_path / "histories.parquet"
+    pl.DataFrame({"user_id": [str(user) for user in range(40)], "item_ids": lists}).write_parquet(histories)
+    inputs = [
+        "--semantic_ids", str(tiny_model.semantic_ids), "--embeddings", str(tiny_model.embeddings), "--histories",
+        str(histories),
+    ]  # fmt: skip
+    output = tmp_path / "sasrec"
+    assert main(["train", "--model", "sasrec", *inputs, "--set", "epochs=1", "--output", str(output)]) == 0
+    capsys.readouterr()
+    for checkpoint, ranking in ((output / "best", "dense"), (tiny_model.checkpoint, "hybrid")):
+        for split in ("test", "validation"):
+            arguments = ["evaluate", "--checkpoint", str(checkpoint), *inputs, "--split", split, "--json"]
+            assert main(arguments) == 0
+            metrics = json.loads(capsys.readouterr().out)
+            assert (metrics["split"], metrics["ranking"], metrics["users"]) == (split, ranking, 40)
+            assert ("generative" in metrics) == (ranking == "hybrid")
