@@ -61,7 +61,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="genrec", description="Generative retrieval: semantic IDs, a TIGER model, constrained decoding."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_predict, _add_evaluate, _add_assign_ids, _add_sample, _add_train, _add_export, _add_bench):
+    for add in (
+        _add_predict,
+        _add_evaluate,
+        _add_assign_ids,
+        _add_sample,
+        _add_train,
+        _add_sweep,
+        _add_export,
+        _add_bench,
+    ):
         add(commands)
     return parser
 
@@ -403,6 +412,40 @@ def _train_with_torchrun(
         raise GenrecError(f"torchrun ended with exit code {code}; its messages are above")
 
 
+def _add_sweep(commands: _Commands) -> None:
+    about = "Train the variants that a TOML file lists and compare them on the validation items; run again, it goes on."
+    command = _command(commands, "sweep", _sweep, about)
+    command.add_argument(
+        "file", type=Path, metavar="FILE", help="the variants; genrec_core/sweep.py describes the form"
+    )
+    _add_inputs(command)
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="trainings side by side (%(default)s)")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="results, and the table sweep.md")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from genrec_core.storage import latest
+    from genrec_core.sweep import SweepInputs, describe, read_sweep, run_sweep, sweep_table, trials, write_sweep
+
+    if options.workers < 1:
+        raise GenrecError(f"--workers {options.workers}: use at least one")
+    wanted = trials(read_sweep(options.file), options.file)
+    options.output.mkdir(parents=True, exist_ok=True)
+    histories = options.output / "histories.parquet"
+    if not histories.is_file():
+        _write_histories(options.histories or latest("user_histories"), histories)
+    inputs = SweepInputs(
+        histories, options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings")
+    )
+
+    def show(trial: Any, result: dict[str, Any]) -> None:
+        print(describe(trial, result), file=sys.stderr)
+
+    results = run_sweep(wanted, inputs, options.output, options.workers, show)
+    print(f"{len(results)} trials: {write_sweep(options.output, results)}", file=sys.stderr)
+    print(sweep_table(results))
+
+
 def _add_export(commands: _Commands) -> None:
     command = _command(commands, "export", _export, "Export a trained model to ONNX, for `genrec predict --model_dir`.")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="the trained model (the newest)")
@@ -430,31 +473,32 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{len(item_ids)} items: {options.output}", file=sys.stderr)
 
 
-def _add_bench(commands: _Commands) -> None:
-    command = _command(commands, "bench", _bench, "Measure, or report the last run, and print the figures.")
-    command.add_argument("name", choices=("graph", "training", "decoding"), help="what to measure")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decoding: an exported model (the newest)")
-    command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decoding: beam widths (10 100 1000)")
-    command.add_argument("--threads", type=int, metavar="N", help="decoding: CPU threads (every core)")
-    command.add_argument("--preset", metavar="NAME", help="training: whose sizes are used (beauty)")
-    command.add_argument("--repeats", type=int, metavar="N", help="decoding, training: measurements that count")
-
-
-_BENCH_OPTIONS = {
-    "graph": (),
-    "training": ("preset", "repeats"),
-    "decoding": ("model_dir", "beams", "threads", "repeats"),
+_BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
+    "graph": ("graph", ()),
+    "train": ("training", ("preset", "repeats")),
+    "decode": ("decoding", ("model_dir", "beams", "threads", "repeats")),
 }
 
 
+def _add_bench(commands: _Commands) -> None:
+    command = _command(commands, "bench", _bench, "Measure, or report the last run, and print the figures.")
+    command.add_argument("name", choices=tuple(_BENCHMARKS), help="what to measure")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode: an exported model (the newest)")
+    command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (10 100 1000)")
+    command.add_argument("--threads", type=int, metavar="N", help="decode: CPU threads (every core)")
+    command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
+    command.add_argument("--repeats", type=int, metavar="N", help="decode, train: measurements that count")
+
+
 def _bench(options: argparse.Namespace) -> None:
-    known = {name for names in _BENCH_OPTIONS.values() for name in names}
+    module, takes = _BENCHMARKS[options.name]
+    known = {name for _, names in _BENCHMARKS.values() for name in names}
     given = {name: value for name in sorted(known) if (value := getattr(options, name)) is not None}
-    foreign = [name for name in given if name not in _BENCH_OPTIONS[options.name]]
+    foreign = [name for name in given if name not in takes]
     if foreign:
         raise GenrecError(f"bench {options.name} takes no --{foreign[0]}; leave it out")
-    figures = importlib.import_module(f"genrec_core.benchmarks.{options.name}").run(**given)
+    figures = importlib.import_module(f"genrec_core.benchmarks.{module}").run(**given)
     print(json.dumps(figures) if options.json else "\n".join(_flat(figures)))
 
 

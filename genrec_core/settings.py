@@ -120,6 +120,7 @@ class EvaluationSettings(Settings):
 
     beams: int = Field(1000, ge=1, description="Beams; Recall@K is reported for K up to this.")
     batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together.")
+    users: int | None = Field(None, ge=1, description="Users drawn to be ranked; unset: all.")
     workers: int | None = Field(None, ge=1, description="Batches decoded side by side; unset: one a core.")
     bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="Resamples of users for each interval.")
     seed: int = Field(42, ge=0, description="Seed of the bootstrap.")

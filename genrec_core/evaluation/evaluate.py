@@ -72,6 +72,9 @@ def evaluate(
     held_out = test_part(histories) if split == "test" else validation_part(histories)
     if len(held_out.targets) == 0:
         raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
+    if settings.users is not None:
+        random = np.random.default_rng(settings.seed)
+        held_out = held_out.take(np.sort(random.permutation(len(held_out.targets))[: settings.users]))
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
     modes, users = weights.modes(), len(held_out.targets)
     misses = miss_share(scorer, trie, held_out, max_history, settings.workers) if "generative" in modes else None

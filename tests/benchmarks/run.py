@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-NAMES = ("graph", "training", "decoding")
+NAMES = ("graph", "train", "decode")
 Row = tuple[str, str, str]
 
 
@@ -75,6 +75,10 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
     elif name == "training":
         where = f"preset {result['preset']}, {result['processes']} process, {result['threads']} threads"
         yield name, f"targets a second ({where})", with_spread(result["targets_per_second"])
+        yield name, "the same, the original's way", with_spread(result["original_targets_per_second"])
+        yield name, "ratio to the original's way", f"{result['ratio_original']:.1f}"
+        share = f"{result['limit_share']:.0%} of {result['matrix_gflops']:.0f} GFLOP/s"
+        yield name, "share of the machine's matrix rate", share
     else:
         for beams, rate in result["users_per_second"].items():
             yield name, f"users a second, {beams} beams ({result['threads']} threads)", with_spread(rate)

@@ -16,9 +16,10 @@ case "$2" in
   graph) [ -e "$(dirname "$0")/ran" ] || { echo "no run is recorded" >&2; exit 1; }
     echo "{\\"benchmark\\": \\"graph\\", \\"asset_seconds\\": {\\"raw_beauty\\": 1.5}, \\"peak_mb\\": 900,
       \\"run_id\\": \\"r\\", \\"status\\": \\"SUCCESS\\", $common}" ;;
-  training) echo "{\\"benchmark\\": \\"training\\", \\"preset\\": \\"beauty\\", \\"processes\\": 1, \\"threads\\": 2,
-      \\"targets_per_second\\": $rate, \\"peak_mb\\": 500.5, $common}" ;;
-  decoding) echo "{\\"benchmark\\": \\"decoding\\", \\"threads\\": 2, \\"users_per_second\\": {\\"10\\": $rate},
+  train) echo "{\\"benchmark\\": \\"training\\", \\"preset\\": \\"beauty\\", \\"processes\\": 1, \\"threads\\": 2,
+      \\"targets_per_second\\": $rate, \\"original_targets_per_second\\": $rate, \\"ratio_original\\": 30.04,
+      \\"limit_share\\": 0.25, \\"matrix_gflops\\": 310.2, \\"peak_mb\\": 500.5, $common}" ;;
+  decode) echo "{\\"benchmark\\": \\"decoding\\", \\"threads\\": 2, \\"users_per_second\\": {\\"10\\": $rate},
       \\"peak_mb\\": {\\"10\\": 300.5}, $common}" ;;
 esac
 """
@@ -56,6 +57,8 @@ def test_figures_are_printed_and_appended(
     where = "preset beauty, 1 process, 2 threads"
     assert f"| training | targets a second ({where}) | 20.5 (19.0 to 1,021.0 of 3) |" in printed
     assert "| decoding | users a second, 10 beams (2 threads) | 20.5 (19.0 to 1,021.0 of 3) |" in printed
+    assert "| training | ratio to the original's way | 30.0 |" in printed
+    assert "| training | share of the machine's matrix rate | 25% of 310 GFLOP/s |" in printed
     assert "| decoding | peak memory, MB | 300.5 |" in printed
     assert results.read_text() == "# Results\n\n" + printed.removesuffix("\n")
 
@@ -75,4 +78,4 @@ def test_an_unknown_name_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         run(script, monkeypatch, "speed")
-    assert "no benchmark speed; choose of graph, training, decoding" in capsys.readouterr().err
+    assert "no benchmark speed; choose of graph, train, decode" in capsys.readouterr().err

@@ -252,8 +252,8 @@ def test_bench_prints_one_json_object(monkeypatch: pytest.MonkeyPatch, capsys: p
         return {"users_per_second": {"10": 5.0}, "threads": 1}
 
     monkeypatch.setattr("genrec_core.benchmarks.decoding.run", run)
-    assert main(["bench", "decoding", "--json", "--beams", "10", "--repeats", "2"]) == 0
+    assert main(["bench", "decode", "--json", "--beams", "10", "--repeats", "2"]) == 0
     assert json.loads(capsys.readouterr().out) == {"users_per_second": {"10": 5.0}, "threads": 1}
     assert given == {"beams": [10], "repeats": 2}
-    assert main(["bench", "decoding"]) == 0
+    assert main(["bench", "decode"]) == 0
     assert capsys.readouterr().out == "users_per_second.10: 5.0\nthreads: 1\n"

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from genrec_core.benchmarks import training
+from genrec_core.benchmarks import original, training
+from genrec_core.benchmarks.workload import random_histories
 from genrec_core.errors import GenrecError
 from genrec_core.settings import SemanticIdSettings
 
@@ -18,6 +19,22 @@ def test_a_short_training_is_timed() -> None:
     assert found["targets"] >= 40 * 2
     assert found["parameters"] > 10_000
     assert found["peak_mb"] > 0
+    assert found["ratio_original"] > 1
+    assert 0 < found["limit_share"] < 1
+    assert list(found)[:3] == ["targets_per_s", "ratio_original", "limit_share"]
+
+
+def test_the_original_way_sees_all_tokens_of_a_history_but_the_target() -> None:
+    histories = random_histories(5, 60, seed=0)
+    codes, sizes = training.random_codes(SemanticIdSettings(levels=2, codebook_size=8), items=60, seed=0)
+    tokens = codes + 1 + np.cumsum(sizes) - np.asarray(sizes)
+    batch = original.batch_of(histories, tokens, range(5), max_history=6)
+    for user in range(5):
+        history = histories.of(user)
+        assert batch["input_ids"][user][batch["attention_mask"][user] == 1].tolist() == (
+            tokens[history[-7:-1]].ravel().tolist()
+        )
+        assert batch["labels"][user].tolist() == tokens[history[-1]].tolist()
 
 
 def test_an_unknown_preset_is_refused() -> None:

@@ -1,0 +1,128 @@
+"""A sweep trains what is missing, skips what is done, and tells runs apart by their seeds' spread."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_core.artifacts import read_json
+from genrec_core.cli import main
+from genrec_core.errors import GenrecError
+from genrec_core.sweep import RESULT, read_sweep, sweep_table, trials
+
+if TYPE_CHECKING:
+    from conftest import TinyModel
+
+SWEEP = """
+preset = "sample"
+seeds = [1]
+[set]
+epochs = 1
+d_model = 16
+heads = 2
+d_ff = 16
+validation_users = 10
+[evaluation]
+users = 15
+beams = 20
+bootstrap_samples = 10
+[[run]]
+name = "as it is"
+[[run]]
+name = "No dense head"
+set = { dense_weight = 0.0 }
+[[run]]
+name = "fewer codes"
+semantic_ids = { levels = 2, codebook_size = 8 }
+[[run]]
+name = "SASRec"
+model = "sasrec"
+"""
+
+
+@pytest.fixture
+def arguments(tiny_model: "TinyModel", tmp_path: Path) -> list[str]:
+    (tmp_path / "sweep.toml").write_text(SWEEP)
+    item_ids, random = np.load(tiny_model.model_dir / "item_ids.npy"), np.random.default_rng(0)
+    lists = [random.choice(item_ids, 6, replace=False).tolist() for _ in range(30)]
+    frame = pl.DataFrame({"user_id": [str(user) for user in range(30)], "item_ids": lists})
+    frame.write_parquet(tmp_path / "histories.parquet")
+    return [
+        "sweep", str(tmp_path / "sweep.toml"), "--semantic_ids", str(tiny_model.semantic_ids), "--embeddings",
+        str(tiny_model.embeddings), "--histories", str(tmp_path / "histories.parquet"), "--output",
+        str(tmp_path / "out"),
+    ]  # fmt: skip
+
+
+def test_it_trains_what_is_missing_and_skips_what_is_done(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    done = capsys.readouterr()
+    assert done.err.count("validation Recall@10") == 4
+    lines = [line for line in done.out.splitlines() if line.startswith("|")][2:]
+    modes = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in lines]
+    assert modes == [
+        ("as it is", "generative"), ("as it is", "hybrid"), ("as it is", "dense"), ("No dense head", "generative"),
+        ("fewer codes", "generative"), ("fewer codes", "hybrid"), ("fewer codes", "dense"), ("SASRec", "dense"),
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "sweep.md").read_text() == done.out
+    folders = sorted(path.parent for path in (tmp_path / "out").glob(f"*/{RESULT}"))
+    assert all(read_json(folder / RESULT)["metrics"]["split"] == "validation" for folder in folders)
+    (folders[0] / RESULT).unlink()
+    stamps = [(folder / RESULT).stat().st_mtime_ns for folder in folders[1:]]
+    assert main(arguments) == 0
+    again = capsys.readouterr()
+    assert again.err.count("validation Recall@10") == 1
+    assert [(folder / RESULT).stat().st_mtime_ns for folder in folders[1:]] == stamps
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("epochs = 1", "epoch = 1"), "run 'as it is': epoch"),
+        (("levels = 2", "levels = 0"), "run 'fewer codes': levels"),
+        (('preset = "sample"', 'preset = "large"'), "preset large: none of tiger; choose one of sample"),
+        (('name = "SASRec"', 'name = "as it is"'), "two runs are called 'as it is'"),
+        (("seeds = [1]", "seeds = []"), "seeds"),
+        (("[[run]]", "[[runs]]"), "runs"),
+        (("seeds = [1]", "seeds = ["), "cannot be read as TOML"),
+    ],
+)
+def test_a_fault_in_the_file_is_named_before_anything_is_trained(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(SWEEP.replace(*change))
+    with pytest.raises(GenrecError) as caught:
+        trials(read_sweep(path), path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_the_table_gives_mean_and_spread_over_seeds() -> None:
+    def result(run: str, recall: float) -> dict[str, object]:
+        return {"run": run, "training_seconds": 10.0, "metrics": {"generative": {"recall@10": recall}}}
+
+    table = sweep_table([result("a", 0.1), result("a", 0.2), result("b", 0.3)])
+    first, second = table.splitlines()[2:]
+    assert first.split("|")[3:5] == [" 2 ", " 0.1500 ± 0.0707 "]
+    assert second.split("|")[3:5] == [" 1 ", " 0.3000 "]
+    assert "+100.0%" in second
+
+
+def test_settings_of_a_trial_are_those_of_preset_file_and_run(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(SWEEP.replace("seeds = [1]", "seeds = [1, 2]"))
+    found = trials(read_sweep(path), path)
+    assert [(trial.run.name, trial.settings.seed) for trial in found[:3]] == [
+        ("as it is", 1),
+        ("as it is", 2),
+        ("No dense head", 1),
+    ]
+    assert found[2].settings.dense_weight == 0.0
+    assert found[2].settings.d_model == 16
+    assert found[2].settings.max_history == 30
+    assert len({trial.folder for trial in found}) == len(found)
