@@ -122,6 +122,12 @@ class EvaluationSettings(Settings):
     batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together.")
     users: int | None = Field(None, ge=1, description="Users drawn to be ranked; unset: all.")
     workers: int | None = Field(None, ge=1, description="Batches decoded side by side; unset: one a core.")
+    exact_users: int = Field(
+        16, ge=0, description="Users drawn to compare the beam with exact scoring of every item; 0: none."
+    )
+    baseline: str | None = Field(
+        None, description="Folder of a trained SASRec (`genrec train --model sasrec`) to be measured on the same users."
+    )
     bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="Resamples of users for each interval.")
     seed: int = Field(42, ge=0, description="Seed of the bootstrap.")
 

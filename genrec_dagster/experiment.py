@@ -28,12 +28,13 @@ def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
     write_json(checkpoint / EXPERIMENT_FILE, {"tracking_uri": tracker.tracking_uri, "run_id": run_id})
 
 
-def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any]) -> str:
-    """Add the test metrics of ``checkpoint`` to the MLflow run that trained it; the run's id.
+def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> str:
+    """Add the test metrics of ``checkpoint`` and their report to the MLflow run that trained it; the run's id.
 
     Args:
         checkpoint: the folder of ``tiger_checkpoint``.
         metrics: the content of ``beauty_metrics.json``.
+        report: the page that shows them.
     """
     noted = read_json(checkpoint / EXPERIMENT_FILE)
     client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
@@ -41,4 +42,5 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any]) -> str:
         for name, value in metrics.get(ranking, {}).items():
             if isinstance(value, float):
                 client.log_metric(noted["run_id"], metric_name(f"test/{ranking}/{name}"), value)
+    client.log_artifact(noted["run_id"], str(report))
     return str(noted["run_id"])

@@ -1,6 +1,6 @@
 """The test metrics of a model: decoded once, beside the popularity baseline, sliced, and written to a folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,8 @@ from genrec_core.evaluation.baselines import (
     repeated_targets,
     training_counts,
 )
-from genrec_core.evaluation.metrics import CONFIDENCE, Cutoffs, recall_hits, summarize
+from genrec_core.evaluation.exactness import beam_agreement
+from genrec_core.evaluation.metrics import CONFIDENCE, Cutoffs, paired_differences, recall_hits, summarize
 from genrec_core.evaluation.ranks import LISTED_ITEMS, OnProgress, TargetRanks, miss_share, rank_test_items
 from genrec_core.evaluation.slices import HISTORY_LENGTH, TARGET_POPULARITY, SlicedRanks, slices_as_json
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -27,21 +28,34 @@ from genrec_core.settings import EvaluationSettings, RankingMode
 from genrec_core.tiger.search import CodeScorer, RankingWeights
 from genrec_core.tiger.trie import CodeTrie
 
-METRICS_FILE, SLICES_FILE = "beauty_metrics.json", "slices.parquet"
+METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"
+REPORT_FILE, BASELINE = "report.html", "sasrec"
 RECALL_PLOT, SLICES_PLOT = "recall.png", "slices.png"
-TIE_ORDER = "The order of same-day ties follows the raw file."
+TIE_ORDER = (
+    "The order of same-day ties follows the raw file. The files hold no dates, so what ties do cannot be sliced by."
+)
 Split = Literal["test", "validation"]
-RANKINGS = ("generative", "hybrid", "dense", "popularity")
+RANKINGS = ("generative", "hybrid", "dense", BASELINE, "popularity")
 _COVERAGE_CUTOFFS = (10, 100)
 _NEW_ITEM_CUTOFFS = (10, 100, 1000)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The content of ``beauty_metrics.json`` and of ``slices.parquet``."""
+    """What is known of a model.
+
+    Args:
+        metrics: the content of ``beauty_metrics.json``.
+        slices: the content of ``slices.parquet``.
+        ranks: 0-based rank of each user's target, history taken out, by ranking: int32 [n], -1 beyond the beams. The
+            content of ``ranks.parquet``.
+        shown: how many users have each item among their first 10, by ranking: int64 [n_items].
+    """
 
     metrics: dict[str, Any]
     slices: pl.DataFrame
+    ranks: dict[str, np.ndarray]
+    shown: dict[str, np.ndarray]
 
 
 def evaluate(
@@ -53,6 +67,7 @@ def evaluate(
     weights: RankingWeights,
     on_progress: OnProgress | None = None,
     split: Split = "test",
+    baseline: CodeScorer | None = None,
 ) -> Evaluation:
     """Measure a model on the test item of every user with at least three items.
 
@@ -65,6 +80,7 @@ def evaluate(
         weights: the ranking modes that the model has; all of them are measured.
         on_progress: told the users ranked and all users of all modes, after every batch.
         split: ``validation`` measures on the items that training selects by instead, to compare without the test items.
+        baseline: a SASRec to be measured on the same users, its history as long.
 
     Raises:
         GenrecError: no history has three items.
@@ -82,9 +98,26 @@ def evaluate(
     for number, mode in enumerate(modes):
         progress = _part_of_progress(on_progress, number * users, len(modes) * users)
         ranks[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
+    rivals: dict[str, TargetRanks] = {}
+    if baseline is not None:
+        rivals[BASELINE] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
+    exact = {
+        mode: beam_agreement(
+            scorer,
+            trie,
+            held_out,
+            users=settings.exact_users,
+            beams=settings.beams,
+            max_history=max_history,
+            dense_weight=weights.of(mode),
+            seed=settings.seed,
+        )
+        for mode in modes
+        if mode != "dense" and settings.exact_users
+    }
     counts = training_counts(histories, trie.n_items)
-    evaluation = _report(ranks, weights, misses, counts, held_out, len(histories), settings, max_history)
-    return Evaluation({"split": split, **evaluation.metrics}, evaluation.slices)
+    found = _report(ranks, rivals, weights, misses, counts, held_out, len(histories), settings, max_history)
+    return replace(found, metrics={"split": split, **found.metrics, "beam_against_exact": exact})
 
 
 def _part_of_progress(on_progress: OnProgress | None, before: int, users: int) -> OnProgress | None:
@@ -93,22 +126,26 @@ def _part_of_progress(on_progress: OnProgress | None, before: int, users: int) -
 
 
 def write_metrics(folder: Path, evaluation: Evaluation) -> None:
-    """Write ``beauty_metrics.json``, ``slices.parquet`` and the two plots into ``folder``.
+    """Write ``beauty_metrics.json``, ``slices.parquet``, ``ranks.parquet``, ``report.html`` and two plots.
 
     Raises:
         GenrecError: matplotlib is not installed.
     """
     from genrec_core.evaluation.plots import recall_by_cutoff, slice_bars
+    from genrec_core.evaluation.report import report_page
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / METRICS_FILE, evaluation.metrics)
     evaluation.slices.write_parquet(folder / SLICES_FILE)
+    pl.DataFrame(evaluation.ranks).write_parquet(folder / RANKS_FILE)
+    (folder / REPORT_FILE).write_text(report_page(evaluation), encoding="utf-8")
     (folder / RECALL_PLOT).write_bytes(recall_by_cutoff(evaluation.metrics))
     (folder / SLICES_PLOT).write_bytes(slice_bars(evaluation.slices))
 
 
 def _report(
     ranks: dict[RankingMode, TargetRanks],
+    rivals: dict[str, TargetRanks],
     weights: RankingWeights,
     misses: float | None,
     counts: np.ndarray,
@@ -129,16 +166,23 @@ def _report(
         return dict(summarize(of, cutoffs, settings.bootstrap_samples, settings.seed))
 
     metrics: dict[str, Any] = {}
-    for mode, found in ranks.items():
+    every: dict[str, TargetRanks] = {str(mode): found for mode, found in ranks.items()} | rivals
+    for mode, found in every.items():
         exposed = _exposure(found.listed, cutoffs, counts)
         metrics[mode] = {**summary(found.history_removed), **exposed, **_cold(found.history_removed, counts, held_out)}
         metrics[f"{mode}_history_kept"] = summary(found.history_kept)
     if misses is not None:
         metrics["generative"]["miss_share"] = misses
+    lists = {mode: found.listed for mode, found in every.items()}
+    lists["popularity"] = popular_unseen(counts, held_out, min(LISTED_ITEMS, beams))
+    by_user = {**{mode: found.history_removed for mode, found in every.items()}, "popularity": popular}
     metrics |= {
-        "popularity": {
-            **summary(popular),
-            **_exposure(popular_unseen(counts, held_out, min(LISTED_ITEMS, beams)), cutoffs, counts),
+        "popularity": {**summary(popular), **_exposure(lists["popularity"], cutoffs, counts)},
+        "against": {
+            rival: paired_differences(
+                by_user[headline], by_user[rival], cutoffs, settings.bootstrap_samples, settings.seed
+            )
+            for rival in ("popularity", *rivals)
         },
         "ranking": headline,
         "hybrid_weight": weights.hybrid if "hybrid" in ranks else None,
@@ -162,7 +206,8 @@ def _report(
         "headline": f"{headline}, the items of the user's whole history taken out of the list; _history_kept: left in.",
         "tie_order": TIE_ORDER,
     }
-    return Evaluation(metrics, slices)
+    shown = {mode: exposure(listed, 10, n_items) for mode, listed in lists.items()}
+    return Evaluation(metrics, slices, by_user, shown)
 
 
 def _exposure(lists: np.ndarray, cutoffs: Cutoffs, counts: np.ndarray) -> dict[str, float]:

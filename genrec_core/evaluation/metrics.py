@@ -93,6 +93,28 @@ def bootstrap_intervals(values: np.ndarray, samples: int, seed: int) -> np.ndarr
     return bounds.T
 
 
+def paired_differences(
+    ours: np.ndarray, theirs: np.ndarray, cutoffs: Cutoffs, samples: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """By metric the ``difference`` of two rankings of the same users, and the interval ``low`` to ``high`` of it.
+
+    Users are drawn together with both of their ranks, so that what is hard for both cancels out.
+    """
+    first, second = user_metrics(ours, cutoffs), user_metrics(theirs, cutoffs)
+    values = np.column_stack([first[name] - second[name] for name in first])
+    bounds = bootstrap_intervals(values, samples, seed)
+    return {
+        name: {"difference": float(difference), "low": float(low), "high": float(high)}
+        for name, difference, (low, high) in zip(first, values.mean(axis=0), bounds, strict=True)
+    }
+
+
+def recall_curve(ranks: np.ndarray, depth: int) -> np.ndarray:
+    """Recall at every K from 1 to ``depth``, float64 [depth]; ranks as in :func:`recall_hits`."""
+    inside = ranks[(ranks >= 0) & (ranks < depth)]
+    return np.asarray(np.cumsum(np.bincount(inside, minlength=depth)) / max(len(ranks), 1))
+
+
 def summarize(ranks: np.ndarray, cutoffs: Cutoffs, samples: int, seed: int) -> dict[str, float | list[float]]:
     """Means over users and their intervals: ``recall@10``, ``recall@10_interval`` ([low, high]), and so on.
 

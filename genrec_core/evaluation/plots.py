@@ -4,10 +4,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.metrics import RECALL_CUTOFFS
+from genrec_core.evaluation.metrics import RECALL_CUTOFFS, recall_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 _MODEL, _BASELINE, _INK, _GRID = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
 _DPI = 110
-_COLORS = {"generative": "#2563eb", "hybrid": "#059669", "dense": "#d97706", "popularity": _BASELINE}
+_COLORS = {
+    "generative": "#2563eb",
+    "hybrid": "#059669",
+    "dense": "#d97706",
+    "sasrec": "#7c3aed",
+    "popularity": _BASELINE,
+}
 _SLICED_BY = {"history_length": "items in the history", "target_popularity": "training interactions of the target"}
 
 
@@ -42,6 +49,39 @@ def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
     axes.margins(x=0.08, y=0.15)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     _label(axes, "Test Recall@K, history taken out", "K", "share of users")
+    axes.legend(frameon=False, loc="upper left")
+    return _png(figure)
+
+
+def recall_curves(ranks: Mapping[str, np.ndarray], depth: int) -> bytes:
+    """Recall at every K up to ``depth``, a line a ranking.
+
+    Args:
+        ranks: the columns of ``ranks.parquet``.
+        depth: deepest K that was ranked.
+    """
+    figure, (axes,) = _figure(1, (8.4, 4.4))
+    cutoffs = np.arange(1, depth + 1)
+    for name, found in ranks.items():
+        axes.plot(cutoffs, recall_curve(found, depth), color=_COLORS[name], label=name, linewidth=1.8)
+    axes.set_xscale("log")
+    _label(axes, "Recall at every K", "K", "share of users")
+    axes.legend(frameon=False, loc="upper left")
+    return _png(figure)
+
+
+def exposure_curves(shown: Mapping[str, np.ndarray]) -> bytes:
+    """Share of all recommended places that the least shown items fill (Lorenz curve), a line a ranking.
+
+    Args:
+        shown: how often each item is shown, int [n_items], by ranking.
+    """
+    figure, (axes,) = _figure(1, (5.2, 4.4))
+    axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2)
+    for name, found in shown.items():
+        filled = np.cumsum(np.sort(found)) / max(int(found.sum()), 1)
+        axes.plot(np.linspace(0, 1, len(filled)), filled, color=_COLORS[name], label=name, linewidth=1.8)
+    _label(axes, "Who is shown: first 10 places", "share of items, the least shown first", "share of places")
     axes.legend(frameon=False, loc="upper left")
     return _png(figure)
 

@@ -127,6 +127,7 @@ class Trainer:
         self, data: TrainingData, settings: TrainingSettings, folder: Path, world: World, on_event: OnEvent
     ) -> None:
         self.settings, self.folder, self.world, self.on_event = settings, folder, world, on_event
+        self.recipe = data.identity(settings.model_copy(update={"seed": 0}))  # the same for trainings of other seeds
         self.sequences = Sequences.cut(training_part(data.histories), settings.max_history)
         if self.sequences.targets == 0:
             raise GenrecError("no history has two items before its last two, so there is nothing to train on")
@@ -335,7 +336,13 @@ class Trainer:
             progress = self.progress
             write_json(
                 self.folder / "best" / "training_history.json",
-                {"best_recall@10": progress.best_recall, "seconds": progress.seconds, "epochs": progress.history},
+                {
+                    "best_recall@10": progress.best_recall,
+                    "seconds": progress.seconds,
+                    "epochs": progress.history,
+                    "recipe": self.recipe,
+                    "seed": self.settings.seed,
+                },
             )
 
     def _emit(self, kind: str, values: dict[str, float]) -> None:

@@ -1,8 +1,9 @@
 """From semantic IDs to a model that serves: trained, measured, exported."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -15,6 +16,9 @@ from genrec_dagster.metadata import Row, content_version, markdown_table, pictur
 from genrec_dagster.progress import progress_log
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 from genrec_dagster.training import prepare_job, run_torchrun, tracked_run
+
+if TYPE_CHECKING:
+    from genrec_core.evaluation.evaluate import Evaluation
 
 GROUP, OWNERS = "model", ["team:recsys"]
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
@@ -57,7 +61,8 @@ def recall_metrics(
     """Recall and NDCG of every ranking mode on each user's test item, beside popularity; nothing else reads these."""
     from genrec_core.data.histories import Histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
-    from genrec_core.evaluation.evaluate import evaluate, write_metrics
+    from genrec_core.evaluation.checkpoints import open_checkpoint
+    from genrec_core.evaluation.evaluate import REPORT_FILE, evaluate, write_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.tiger.scorer import TorchScorer, one_thread_an_operator, ranking_weights
 
@@ -67,11 +72,20 @@ def recall_metrics(
     progress = progress_log(context, "users ranked")
     with one_thread_an_operator():
         model = scorer.model.config
-        evaluation = evaluate(scorer, ids, histories, config, model.max_history, ranking_weights(model), progress)
+        baseline = open_checkpoint(Path(config.baseline), ids.codes, vectors.l2norm).scorer if config.baseline else None
+        weights = ranking_weights(model)
+        evaluation = evaluate(scorer, ids, histories, config, model.max_history, weights, progress, baseline=baseline)
     with work.new(context) as folder:
+        history = read_json(tiger_checkpoint / HISTORY_FILE)
+        training = {name: history[name] for name in ("recipe", "seed")}
+        evaluation = with_other_seeds(evaluation, training, Path(work.root))
         write_metrics(folder, evaluation)
-        run_id = log_test_metrics(tiger_checkpoint, evaluation.metrics)
+        run_id = log_test_metrics(tiger_checkpoint, evaluation.metrics, folder / REPORT_FILE)
         metadata = {**_metrics_metadata(folder, evaluation.metrics, evaluation.slices), "mlflow_run": run_id}
+        report = (
+            Path(work.root).absolute() / context.asset_key.to_python_identifier() / context.run.run_id / REPORT_FILE
+        )
+        metadata["report"] = dg.MetadataValue.url(report.as_uri())
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -98,6 +112,21 @@ def onnx_encoder(
         files: list[Row] = [{"file": path.name, "bytes": path.stat().st_size} for path in sorted(folder.iterdir())]
         metadata = {"files": table(files), "items": dg.MetadataValue.int(len(ids.item_ids))}
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+def with_other_seeds(evaluation: "Evaluation", training: dict[str, Any], storage: Path) -> "Evaluation":
+    """The evaluation beside earlier ones in ``storage`` of models that differ in their training's seed alone."""
+    from genrec_core.evaluation.evaluate import METRICS_FILE
+    from genrec_core.evaluation.seeds import over_seeds
+
+    metrics = {**evaluation.metrics, "training": training}
+    earlier = [read_json(path) for path in sorted((storage / "recall_metrics").glob(f"*/{METRICS_FILE}"))]
+    alike = [
+        found
+        for found in earlier
+        if found.get("training", {}).get("recipe") == training["recipe"] and found["settings"] == metrics["settings"]
+    ]
+    return replace(evaluation, metrics={**metrics, "seeds": over_seeds([metrics, *alike])})
 
 
 def _training_metadata(folder: Path, mlflow_run: str) -> dict[str, Any]:
@@ -138,6 +167,7 @@ def _metrics_metadata(folder: Path, metrics: dict[str, Any], slices: pl.DataFram
         "ranking": metrics["ranking"],
         **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
         "miss_share": metrics["generative"]["miss_share"],
+        "seeds": ", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "one",
         "users": metrics["users"],
         "beams": metrics["beams"],
         "slices": dg.MetadataValue.md(markdown_table(slices.to_dicts())),

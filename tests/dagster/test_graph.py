@@ -72,6 +72,34 @@ def test_metrics_are_shown_beside_popularity(metadata: dict[str, dict[str, Any]]
     assert {"generative", "interval", "history kept", "popularity"} <= set(rows["recall@10"])
 
 
+def test_the_report_is_linked_and_kept_with_the_mlflow_run(
+    metadata: dict[str, dict[str, Any]], finished_graph: Any
+) -> None:
+    from mlflow import MlflowClient
+
+    report = latest("recall_metrics", finished_graph.storage) / "report.html"
+    assert metadata["recall_metrics"]["report"].url == report.as_uri()
+    assert "<h2>All rankings</h2>" in report.read_text()
+    noted = read_json(latest("tiger_checkpoint", finished_graph.storage) / "experiment.json")
+    files = MlflowClient(tracking_uri=noted["tracking_uri"]).list_artifacts(noted["run_id"])
+    assert "report.html" in {file.path for file in files}
+
+
+def test_an_earlier_evaluation_that_differs_in_the_seed_alone_joins_the_report(finished_graph: Any) -> None:
+    from genrec_core.evaluation.evaluate import Evaluation
+    from genrec_dagster.assets.model import with_other_seeds
+
+    metrics = read_json(latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json")
+    assert metrics["seeds"] is None
+    evaluation = Evaluation(metrics, pl.DataFrame(), {}, {})
+    other = {"recipe": metrics["training"]["recipe"], "seed": 7}
+    joined = with_other_seeds(evaluation, other, finished_graph.storage).metrics["seeds"]
+    assert joined["seeds"] == [7, 42]
+    assert joined["metrics"]["hybrid"]["recall@10"]["spread"] == 0.0
+    alone = with_other_seeds(evaluation, {"recipe": "another", "seed": 7}, finished_graph.storage)
+    assert alone.metrics["seeds"] is None
+
+
 def test_everyone_gets_a_list(finished_graph: Any) -> None:
     predictions = pl.read_csv(latest("batch_predictions", finished_graph.storage) / "predictions.csv")
     assert predictions.columns == ["user_id", *(f"pred_{place}" for place in range(1, 21))]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate, write_metrics
+from genrec_core.evaluation.metrics import Cutoffs, paired_differences
+from genrec_core.evaluation.seeds import over_seeds
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import EvaluationSettings
 from genrec_core.tiger.search import CodeScorer, RankingWeights
@@ -126,6 +129,54 @@ def test_what_is_written_reads_back(whole: Evaluation, tmp_path: Path) -> None:
         content = (tmp_path / plot).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) < 100_000
+
+
+def test_differences_are_paired_and_an_equal_rival_has_none(whole: Evaluation, table_scorer: MakeScorer) -> None:
+    against = whole.metrics["against"]["popularity"]["recall@10"]
+    wanted = whole.metrics["hybrid"]["recall@10"] - whole.metrics["popularity"]["recall@10"]
+    assert against["difference"] == pytest.approx(wanted)
+    assert against["low"] <= against["difference"] <= against["high"]
+    ranks = whole.ranks["hybrid"]
+    same = paired_differences(ranks, ranks, Cutoffs(N_ITEMS, N_ITEMS), 20, 0)["recall@10"]
+    assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_a_baseline_is_measured_on_the_same_users(table_scorer: MakeScorer) -> None:
+    settings, scorer = EvaluationSettings(beams=50, bootstrap_samples=20), table_scorer(LEVEL_SIZES, N_ITEMS, 2)
+    found = evaluate(scorer, semantic_ids(), histories_of([5, 6, 7]), settings, 10, WEIGHTS, baseline=scorer)
+    assert found.metrics["sasrec"]["recall@10"] == found.metrics["dense"]["recall@10"]
+    assert set(found.metrics["against"]) == {"popularity", "sasrec"}
+    assert found.ranks["sasrec"].tolist() == found.ranks["dense"].tolist()
+
+
+def test_a_beam_over_the_whole_catalogue_finds_all_that_exact_scoring_finds(whole: Evaluation) -> None:
+    for mode in ("generative", "hybrid"):
+        exact = whole.metrics["beam_against_exact"][mode]
+        assert (exact["exact@10"], exact["exact@100"]) == (1.0, 1.0)
+
+
+def test_the_report_is_one_page_with_its_plots_inside(whole: Evaluation, tmp_path: Path) -> None:
+    seeds = over_seeds([{**whole.metrics, "training": {"seed": seed, "recipe": "r"}} for seed in (1, 2)])
+    write_metrics(tmp_path, replace(whole, metrics={**whole.metrics, "seeds": seeds}))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    for text in ("hybrid", "Paired differences", "Over 2 seeds", "Beam against exact", "Gini of exposure"):
+        assert text in page
+    assert f"{whole.metrics['hybrid']['recall@10']:.4f}" in page
+
+
+def test_the_mean_over_seeds_needs_two_of_them() -> None:
+    def found(seed: int, recall: float) -> dict[str, object]:
+        return {"generative": {"recall@10": recall}, "training": {"seed": seed, "recipe": "r"}}
+
+    assert over_seeds([found(1, 0.1), found(1, 0.2)]) is None
+    seeds = over_seeds([found(2, 0.1), found(1, 0.3)])
+    assert seeds is not None
+    assert seeds["seeds"] == [1, 2]
+    at = seeds["metrics"]["generative"]["recall@10"]
+    assert at["values"] == [0.3, 0.1]
+    assert (at["mean"], at["spread"]) == (pytest.approx(0.2), pytest.approx(0.02**0.5))
 
 
 def test_histories_too_short_to_test_on_are_an_error(table_scorer: MakeScorer) -> None:
