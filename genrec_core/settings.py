@@ -93,6 +93,10 @@ class TrainingSettings(Settings):
     dense_weight: float = Field(
         1.0, ge=0, le=100, description="Weight of the dense head's loss beside the generative one; 0: no dense head."
     )
+    id_view: bool = Field(
+        False, description="Give the dense head a second encoder that knows items by their identity alone (SASRec)."
+    )
+    id_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of that encoder.")
     dense_full_items: int = Field(
         20_000, ge=0, description="Larger catalogues train the dense head on a sample of items, corrected for its bias."
     )

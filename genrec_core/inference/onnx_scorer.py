@@ -23,7 +23,8 @@ class GraphSettings:
         level_sizes: vocabulary by level, the collision suffix last.
         max_history: newest items that the encoder reads.
         decoder_layers: layers of the self-attention cache.
-        d_model: width of the item vectors and of the self-attention cache.
+        d_model: width of the self-attention cache.
+        item_width: width of the item vectors and keys.
         prefix_buckets: range of the hash of a prefix.
         prefix_factor: what the hash is multiplied by before the next token is added.
         dense: whether the dense head was trained.
@@ -34,6 +35,7 @@ class GraphSettings:
     max_history: int
     decoder_layers: int
     d_model: int
+    item_width: int
     prefix_buckets: int
     prefix_factor: int
     dense: bool
@@ -84,7 +86,7 @@ class OnnxScorer:
 
     Args:
         folder: a model folder that :func:`genrec_core.export.onnx.export_recommender` wrote.
-        items: what the encoder reads of each item, float32 [n_items, d_model] by catalogue row.
+        items: what the encoder reads of each item, float32 [n_items, item_width] by catalogue row.
         keys: what the dense head compares its query with, of the same shape.
         threads: threads inside an operator; None for every core that this process may use.
 
@@ -94,7 +96,7 @@ class OnnxScorer:
 
     def __init__(self, folder: Path, items: np.ndarray, keys: np.ndarray, threads: int | None = None) -> None:
         self.settings = GraphSettings.load(folder)
-        width = self.settings.d_model
+        width = self.settings.item_width
         for name, array in (("vectors", items), ("keys", keys)):
             if array.ndim != 2 or array.shape[1] != width:
                 raise GenrecError(

@@ -14,8 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.dropout import Dropout
-from genrec_core.tiger.model import EncoderLayer
+from genrec_core.tiger.model import CausalEncoder
 
 
 class SasRecConfig(PretrainedConfig):
@@ -58,6 +57,7 @@ class SasRecConfig(PretrainedConfig):
         return TigerConfig(
             d_model=self.d_model,
             heads=self.heads,
+            encoder_layers=self.layers,
             d_ff=self.d_ff,
             dropout=self.dropout,
             max_history=self.max_history,
@@ -65,7 +65,7 @@ class SasRecConfig(PretrainedConfig):
 
 
 class SasRecModel(PreTrainedModel):
-    """Item embeddings, learned positions counted from the oldest item, causal layers, tied output."""
+    """Item embeddings, causal layers with a learned bias by distance instead of learned positions, tied output."""
 
     config_class = SasRecConfig
     config: SasRecConfig
@@ -73,10 +73,7 @@ class SasRecModel(PreTrainedModel):
     def __init__(self, config: SasRecConfig) -> None:
         super().__init__(config)
         self.items = nn.Embedding(config.n_items, config.d_model)
-        self.positions = nn.Embedding(config.max_history, config.d_model)
-        self.layers = nn.ModuleList(EncoderLayer(config.encoder()) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = Dropout(config.dropout)
+        self.encoder = CausalEncoder(config.encoder(), config.dropout)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -88,14 +85,7 @@ class SasRecModel(PreTrainedModel):
 
     def encode(self, rows: Tensor) -> Tensor:
         """What each position, having read items 0..t, is compared with items by: rows int64 [B, T] -> [B, T, D]."""
-        length = rows.shape[1]
-        steps = torch.arange(length, device=rows.device)
-        x = self.dropout(self.items(rows) * self.config.d_model**0.5 + self.positions(steps))
-        future = steps > steps.unsqueeze(1)  # [T, T]
-        bias = torch.zeros(length, length, device=rows.device).masked_fill(future, float("-inf"))
-        for layer in self.layers:
-            x = layer(x, bias)
-        encoded: Tensor = self.norm(x)
+        encoded: Tensor = self.encoder(self.items(rows) * self.config.d_model**0.5)
         return encoded
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -22,11 +22,14 @@ class TigerConfig(PretrainedConfig):
         d_ff: width of the feed-forward layers.
         dropout: dropout probability.
         max_history: newest items of a history that the encoder reads.
+        id_view: whether a second encoder reads the items' identities alone, for the dense head.
+        id_dropout: dropout probability of that encoder.
         dense: whether the dense head was trained; without it items can be ranked by generating alone.
         hybrid_weight: share of the dense head in the hybrid ranking, from 0 (generating alone) to 1 (dense alone).
 
     Raises:
-        GenrecError: ``heads`` does not divide ``d_model``.
+        GenrecError: ``heads`` does not divide ``d_model``, or ``id_view`` is asked for without ``known_items`` or
+            ``dense``.
     """
 
     model_type = "genrec_tiger"
@@ -44,12 +47,16 @@ class TigerConfig(PretrainedConfig):
         d_ff: int = 512,
         dropout: float = 0.2,
         max_history: int = 50,
+        id_view: bool = False,
+        id_dropout: float = 0.5,
         dense: bool = True,
         hybrid_weight: float = 0.5,
         **kwargs: Any,
     ) -> None:
         if d_model % heads:
             raise GenrecError(f"d_model {d_model} is not a multiple of heads {heads}; change one of them")
+        if id_view and not (known_items and dense):
+            raise GenrecError("id_view needs learn_item_vectors and a dense_weight above 0; set them or leave it out")
         self.level_sizes = list(level_sizes)
         self.item_vector_dim = item_vector_dim
         self.known_items = known_items
@@ -61,6 +68,8 @@ class TigerConfig(PretrainedConfig):
         self.d_ff = d_ff
         self.dropout = dropout
         self.max_history = max_history
+        self.id_view = id_view
+        self.id_dropout = id_dropout
         self.dense = dense
         self.hybrid_weight = hybrid_weight
         super().__init__(**kwargs)

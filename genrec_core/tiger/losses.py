@@ -53,18 +53,18 @@ class NextItemLoss(nn.Module):
         """
         inside = targets >= 0
         rows = targets[inside]  # [N]
-        memory = self.model.encode(
-            self.model.item_encoder(history, self.items.codes[history], self.items.vectors[history])
-        )
+        items = self.model.item_encoder(history, self.items.codes[history], self.items.vectors[history])
+        memory = self.model.encode(items)
         codes = self.items.codes[targets.clamp(min=0)]
         soft, loss = None, memory.new_zeros((), dtype=torch.float32)
         if self.settings.dense_weight:
-            queries = self.model.dense.queries(memory[inside])
+            queries = [query[inside] for query in self.model.dense.queries(memory, items)]
             dense, scores = self._dense_loss(queries, rows)
             loss = loss + self.settings.dense_weight * dense
             if distillation and self.subtrees is not None:
-                scores = self._all_scores(queries.detach()) if scores is None else scores
-                soft = self.subtrees(scores.detach().softmax(-1), rows)
+                with torch.no_grad():
+                    scores = self._all_scores(queries) if scores is None else scores
+                    soft = self.subtrees(torch.stack(scores).mean(0).softmax(-1), rows)
         for level, logits in enumerate(self.model.decode(memory, codes)):
             loss = loss + self._level_loss(
                 logits[inside].float(), codes[..., level][inside], soft[level] if soft else None, distillation
@@ -79,25 +79,30 @@ class NextItemLoss(nn.Module):
             return hard
         return (1 - share) * hard - share * (soft * logits.log_softmax(-1)).sum()
 
-    def _dense_loss(self, queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _dense_loss(self, queries: list[Tensor], rows: Tensor) -> tuple[Tensor, list[Tensor] | None]:
         """Cross-entropy of items over the catalogue, or over a sample of it where it is large.
 
         Args:
-            queries: of the dense head [N, D].
+            queries: of each view of the dense head [N, D].
             rows: the items to predict, int64 [N].
 
         Returns:
-            The loss summed over targets; the logits of all items [N, n_items], None where only a sample was scored.
+            The loss summed over targets and views; each view's logits of all items [N, n_items], None where only a
+            sample was scored.
         """
         smoothing = self.settings.dense_label_smoothing
         if len(self.items.codes) <= self.settings.dense_full_items:
-            logits = self._all_scores(queries)
-            return F.cross_entropy(logits, rows, label_smoothing=smoothing, reduction="sum"), logits
+            every = self._all_scores(queries)
+            losses = [F.cross_entropy(logits, rows, label_smoothing=smoothing, reduction="sum") for logits in every]
+            return torch.stack(losses).sum(), every
         candidates, place, log_inclusion = self._candidates(rows)
-        logits = (queries @ self._keys(candidates).T).float()
-        own = logits.gather(1, place.unsqueeze(1))
-        logits = (logits - log_inclusion).scatter(1, place.unsqueeze(1), own)  # a target itself is always included
-        return F.cross_entropy(logits, place, reduction="sum"), None
+        losses = []
+        for query, key in zip(queries, self._keys(candidates), strict=True):
+            logits = (query @ key.T).float()
+            own = logits.gather(1, place.unsqueeze(1))
+            logits = (logits - log_inclusion).scatter(1, place.unsqueeze(1), own)  # a target itself is always included
+            losses.append(F.cross_entropy(logits, place, reduction="sum"))
+        return torch.stack(losses).sum(), None
 
     def _candidates(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A batch's own targets and items drawn evenly, once each.
@@ -116,14 +121,15 @@ class NextItemLoss(nn.Module):
         no_target = len(rows) * torch.log1p(-self.items.frequency[candidates].clamp(max=0.999))
         return candidates, places[: len(rows)], torch.log(-torch.expm1(not_drawn + no_target))
 
-    def _keys(self, rows: Tensor) -> Tensor:
-        """Keys of the dense head [..., D]."""
+    def _keys(self, rows: Tensor) -> list[Tensor]:
+        """Keys of each view of the dense head [..., D]."""
         items = self.model.item_encoder(rows, self.items.codes[rows], self.items.vectors[rows])
         return self.model.dense.keys(items)
 
-    def _all_scores(self, queries: Tensor) -> Tensor:
-        """Logits of all items, float32 [N, n_items]."""
-        return (queries @ self._keys(torch.arange(len(self.items.codes), device=queries.device)).T).float()
+    def _all_scores(self, queries: list[Tensor]) -> list[Tensor]:
+        """Each view's logits of all items, float32 [N, n_items]."""
+        keys = self._keys(torch.arange(len(self.items.codes), device=queries[0].device))
+        return [(query @ key.T).float() for query, key in zip(queries, keys, strict=True)]
 
 
 class SubtreeShares:

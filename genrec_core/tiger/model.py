@@ -64,11 +64,11 @@ class RecencyBias(nn.Module):
 class FeedForward(nn.Sequential):
     """Two linear layers with a GELU between them."""
 
-    def __init__(self, config: TigerConfig) -> None:
+    def __init__(self, config: TigerConfig, dropout: float) -> None:
         super().__init__(
             nn.Linear(config.d_model, config.d_ff),
             nn.GELU(),
-            Dropout(config.dropout),
+            Dropout(dropout),
             nn.Linear(config.d_ff, config.d_model),
         )
 
@@ -76,15 +76,15 @@ class FeedForward(nn.Sequential):
 class EncoderLayer(nn.Module):
     """Pre-norm causal self-attention and feed-forward."""
 
-    def __init__(self, config: TigerConfig) -> None:
+    def __init__(self, config: TigerConfig, dropout: float) -> None:
         super().__init__()
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(config.d_model)
         self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
         self.output = nn.Linear(config.d_model, config.d_model)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = FeedForward(config)
-        self.dropout = Dropout(config.dropout)
+        self.feed_forward = FeedForward(config, dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """[B, T, D] with bias [1, H, T, T] -> [B, T, D]."""
@@ -94,6 +94,31 @@ class EncoderLayer(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         x = x + self.dropout(self.output(_merge_heads(attended)))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class CausalEncoder(nn.Module):
+    """Causal layers over a history; position t has read items 0..t.
+
+    Args:
+        config: sizes.
+        dropout: dropout probability.
+    """
+
+    def __init__(self, config: TigerConfig, dropout: float) -> None:
+        super().__init__()
+        self.bias = RecencyBias(config.heads, config.max_history)
+        self.layers = nn.ModuleList(EncoderLayer(config, dropout) for _ in range(config.encoder_layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Item vectors [B, T, D], oldest first, padded on the right with anything -> [B, T, D]."""
+        length = items.shape[1]
+        x = self.dropout(items)
+        bias = self.bias(torch.arange(length, device=items.device), length).unsqueeze(0)  # [1, H, T, T]
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.norm(x)
 
 
 class DecoderLayer(nn.Module):
@@ -110,7 +135,7 @@ class DecoderLayer(nn.Module):
         self.cross_key_value = nn.Linear(config.d_model, 2 * config.d_model)
         self.cross_output = nn.Linear(config.d_model, config.d_model)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, config.dropout)
         self.dropout = Dropout(config.dropout)
 
     def history_key_value(self, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,16 +180,23 @@ class ItemEncoder(nn.Module):
         # Row 0 stands for every item that training did not know.
         self.own = nn.Embedding(1 + config.known_items, config.d_model) if config.known_items else None
         self.norm = nn.LayerNorm(config.d_model)
+        self.identity = nn.Embedding(1 + config.known_items, config.d_model) if config.id_view else None
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
-        """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D]."""
+        """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D].
+
+        With ``id_view`` the item's identity vector follows: [..., 2 D].
+        """
         embedded = [table(codes[..., level]) for level, table in enumerate(self.levels)]
         x = self.codes(torch.cat(embedded, dim=-1))
         if self.text is not None:
             x = x + self.text(vectors)
         if self.own is not None:
             x = x + self.own(self._own_index(rows, self.own.num_embeddings))
-        return self.norm(x)
+        x = self.norm(x)
+        if self.identity is None:
+            return x
+        return torch.cat([x, self.identity(self._own_index(rows, self.identity.num_embeddings))], dim=-1)
 
     def _own_index(self, rows: Tensor, entries: int) -> Tensor:
         """Entry of the learned part: 0 for an unknown item, and for a random few in training."""
@@ -177,9 +209,12 @@ class ItemEncoder(nn.Module):
 class DenseHead(nn.Module):
     """Scores whole items: the cosine of a query, made of what the encoder read, and a key of each item, scaled.
 
-    An item's key is made of what the encoder reads of it, so that an item that training did not know has one too.
+    An item's key is made of what the encoder reads of it, so that an item that training did not know has one too. With
+    ``id_view`` there is a second opinion that knows items by their identity alone (SASRec: the identity vectors are the
+    keys too); each view has its own loss, and items are ranked by the mean of their logits, as an ensemble would.
 
-    Source: Yang et al. 2024, "Unifying Generative and Dense Retrieval for Sequential Recommendation" (LIGER).
+    Source: Yang et al. 2024, "Unifying Generative and Dense Retrieval for Sequential Recommendation" (LIGER); Kang &
+    McAuley 2018, "Self-Attentive Sequential Recommendation" (SASRec).
     """
 
     def __init__(self, config: TigerConfig) -> None:
@@ -187,14 +222,29 @@ class DenseHead(nn.Module):
         self.query = nn.Linear(config.d_model, config.d_model)
         self.key = nn.Linear(config.d_model, config.d_model)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+        self.id_encoder = CausalEncoder(config, config.id_dropout) if config.id_view else None
+        self.width = config.d_model
 
-    def queries(self, memory: Tensor) -> Tensor:
-        """Queries [..., D] of encoder outputs [..., D], scaled so that their product with a key is a logit."""
-        return F.normalize(self.query(memory), dim=-1) * self.log_scale.exp()
+    def queries(self, memory: Tensor, items: Tensor) -> list[Tensor]:
+        """The query of each view [B, T, D]; its product with the view's key is a logit.
 
-    def keys(self, items: Tensor) -> Tensor:
-        """Keys [..., D] of vectors of the item encoder [..., D]."""
-        return F.normalize(self.key(items), dim=-1)
+        Args:
+            memory: encoder outputs [B, T, D].
+            items: what the encoder read, vectors of the item encoder [B, T, D or 2 D].
+        """
+        content = F.normalize(self.query(memory), dim=-1) * self.log_scale.exp()
+        if self.id_encoder is None:
+            return [content]
+        return [content, self.id_encoder(items[..., self.width :] * self.width**0.5)]
+
+    def keys(self, items: Tensor) -> list[Tensor]:
+        """The key of each view [..., D] for vectors of the item encoder [..., D or 2 D]."""
+        content = F.normalize(self.key(items[..., : self.width]), dim=-1)
+        return [content] if self.id_encoder is None else [content, items[..., self.width :]]
+
+    def joined(self, views: list[Tensor]) -> Tensor:
+        """Queries or keys of all views side by side [..., D x views]: the product of two such is the mean logit."""
+        return torch.cat(views, dim=-1) * len(views) ** -0.5
 
 
 class TigerModel(PreTrainedModel):
@@ -208,9 +258,7 @@ class TigerModel(PreTrainedModel):
         super().__init__(config)
         levels, vocabulary = len(config.level_sizes), max(config.level_sizes)
         self.item_encoder = ItemEncoder(config)
-        self.encoder_bias = RecencyBias(config.heads, config.max_history)
-        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
-        self.encoder_norm = nn.LayerNorm(config.d_model)
+        self.encoder = CausalEncoder(config, config.dropout)
         # Row 0 starts a code; the tokens of level l start at 1 + sum of the sizes before it.
         self.token_embedding = nn.Embedding(1 + sum(config.level_sizes), config.d_model)
         self.level_embedding = nn.Embedding(levels, config.d_model)
@@ -249,14 +297,10 @@ class TigerModel(PreTrainedModel):
         """Encoder output [B, T, D]; position t has read items 0..t.
 
         Args:
-            items: vectors of the item encoder, [B, T, D], oldest first, padded on the right with anything.
+            items: vectors of the item encoder, [B, T, D or 2 D], oldest first, padded on the right with anything.
         """
-        length = items.shape[1]
-        x = self.dropout(items)
-        bias = self.encoder_bias(torch.arange(length, device=items.device), length).unsqueeze(0)  # [1, H, T, T]
-        for layer in self.encoder:
-            x = layer(x, bias)
-        return self.encoder_norm(x)
+        memory: Tensor = self.encoder(items[..., : self.config.d_model])
+        return memory
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         """Logits by level for the item that follows every position.
@@ -310,21 +354,24 @@ class TigerModel(PreTrainedModel):
         """What decoding needs of a user, computed once.
 
         Args:
-            items: vectors of the item encoder, float32 [B, T, D], padded on the right with anything.
+            items: vectors of the item encoder, float32 [B, T, D or 2 D], padded on the right with anything.
             lengths: items a history, int64 [B], at least 1.
 
         Returns:
             history: keys and values of every decoder layer [layers, 2, B, H, T, K];
             bias: cross-attention bias [B, H, 1, T], minus infinity on padding;
             context: encoder output at the newest item, projected [B, 1, D];
-            query: of the dense head at the newest item [B, D].
+            query: of the dense head at the newest item, all views side by side [B, D x views].
         """
         memory = self.encode(items)
         last = lengths - 1
         bias = self.cross_bias(last.unsqueeze(-1), items.shape[1])  # [B, H, 1, T]
-        newest = memory.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, memory.shape[-1]))
+        index = last.reshape(-1, 1, 1)
+        newest = memory.gather(1, index.expand(-1, 1, memory.shape[-1]))
+        queries = self.dense.joined(self.dense.queries(memory, items))
+        query = queries.gather(1, index.expand(-1, 1, queries.shape[-1])).squeeze(1)
         history = torch.stack([torch.stack(layer.history_key_value(memory)) for layer in self._decoder_layers()])
-        return history, bias, self.context(newest), self.dense.queries(newest.squeeze(1))
+        return history, bias, self.context(newest), query
 
     def decode_step(
         self,

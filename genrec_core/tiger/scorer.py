@@ -55,7 +55,7 @@ def one_thread_an_operator() -> Iterator[None]:
 
 @torch.inference_mode()
 def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """What the encoder reads of every item of the catalogue, float32 [n_items, D].
+    """What the encoder reads of every item of the catalogue, float32 [n_items, D or 2 D].
 
     Args:
         model: in evaluation mode.
@@ -67,8 +67,8 @@ def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -
 
 @torch.inference_mode()
 def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
-    """Keys of the dense head float32 [n_items, D], of ``items`` as :func:`item_inputs` gives them."""
-    return model.dense.keys(items)
+    """Keys of the dense head float32 [n_items, D x views], of ``items`` as :func:`item_inputs` gives them."""
+    return model.dense.joined(model.dense.keys(items))
 
 
 def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:

@@ -162,6 +162,8 @@ class Trainer:
             d_ff=settings.d_ff,
             dropout=settings.dropout,
             max_history=settings.max_history,
+            id_view=settings.id_view,
+            id_dropout=settings.id_dropout,
             dense=settings.dense_weight > 0,
         )
         return TigerModel(config)

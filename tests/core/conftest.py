@@ -39,10 +39,11 @@ class TinyModel:
 
 
 def save_random_model(folder: Path, level_sizes: tuple[int, ...], item_vector_dim: int) -> None:
-    """A checkpoint whose weights are large enough that scores differ clearly between items."""
+    """A checkpoint of two views whose weights are large enough that scores differ clearly between items."""
     torch.manual_seed(5)
     sizes = {"d_model": 32, "heads": 4, "encoder_layers": 1, "d_ff": 48, "max_history": 12}
-    model = TigerModel(TigerConfig(level_sizes=level_sizes, item_vector_dim=item_vector_dim, **sizes))
+    views = {"known_items": ITEMS - 5, "id_view": True}
+    model = TigerModel(TigerConfig(level_sizes=level_sizes, item_vector_dim=item_vector_dim, **sizes, **views))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

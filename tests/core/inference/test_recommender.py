@@ -1,5 +1,6 @@
 """The recommender: filters, popular items, dropped items, and lists that do not depend on the company of a user."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from genrec_core.artifacts import write_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Recommender
+from genrec_core.settings import RankingMode
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -24,6 +27,40 @@ def test_lists_are_unique_known_unseen_and_long_enough(tiny_recommender: Recomme
     for history, items in zip(histories, tiny_recommender.recommend(histories, 40), strict=True):
         assert len(set(items.tolist())) == len(items) == 40
         assert set(items.tolist()) <= set(tiny_recommender.item_ids.tolist()) - set(history)
+
+
+@pytest.mark.parametrize("ranking", ["generative", "hybrid", "dense"])
+def test_every_ranking_gives_the_lists_of_the_torch_model(
+    tiny_model: "TinyModel", tiny_recommender: Recommender, ranking: RankingMode
+) -> None:
+    ids = tiny_recommender.item_ids
+    histories = [ids[[3, 50, 7]].tolist(), ids[[88]].tolist(), ids[20:40].tolist()]
+    ours = tiny_recommender.recommend(histories, 20, ranking=ranking)
+    wanted = tiny_model.torch_recommender().recommend(histories, 20, ranking=ranking)
+    for found, expected in zip(ours, wanted, strict=True):
+        assert found.tolist() == expected.tolist()
+
+
+def test_the_rankings_differ(tiny_recommender: Recommender) -> None:
+    history = [tiny_recommender.item_ids[[3, 50, 7]].tolist()]
+    modes: list[RankingMode] = ["generative", "hybrid", "dense"]
+    lists = {tuple(tiny_recommender.recommend(history, 20, ranking=mode)[0].tolist()) for mode in modes}
+    assert len(lists) == 3
+
+
+def test_a_model_without_a_dense_head_generates_and_says_so_when_asked_for_more(
+    tiny_model: "TinyModel", tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    settings = json.loads((folder / "recommender.json").read_text())
+    (folder / "recommender.json").write_text(json.dumps({**settings, "dense": False}))
+    write_manifest(folder)
+    recommender = Recommender.from_folder(folder, threads=1)
+    history = [recommender.item_ids[[3, 50, 7]].tolist()]
+    generative, hybrid = (recommender.recommend(history, 9, ranking=mode)[0] for mode in ("generative", "hybrid"))
+    assert generative.tolist() == hybrid.tolist()
+    with pytest.raises(GenrecError, match="trained without a dense head; choose generative"):
+        recommender.recommend(history, 9, ranking="dense")
 
 
 def test_seen_items_may_be_kept(tiny_recommender: Recommender) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrec_core.errors import GenrecError
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.losses import ItemTables, NextItemLoss, SubtreeShares
@@ -20,7 +21,15 @@ TARGETS = torch.tensor([[5, 2, 9], [7, -1, -1]])
 
 def objective(**settings: object) -> NextItemLoss:
     torch.manual_seed(0)
-    config = TigerConfig(level_sizes=SIZES, known_items=N_ITEMS, d_model=16, heads=2, d_ff=16, dropout=0.0)
+    config = TigerConfig(
+        level_sizes=SIZES,
+        known_items=N_ITEMS,
+        d_model=16,
+        heads=2,
+        d_ff=16,
+        dropout=0.0,
+        id_view=bool(settings.get("id_view")),
+    )
     model = TigerModel(config).eval()
     frequency = torch.full((N_ITEMS,), 1 / N_ITEMS)
     items = ItemTables(torch.from_numpy(CODES), torch.zeros(N_ITEMS, 0), frequency)
@@ -30,8 +39,9 @@ def objective(**settings: object) -> NextItemLoss:
 def dense_log_probs(loss: NextItemLoss) -> torch.Tensor:
     model, items = loss.model, loss.items
     memory = model.encode(model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY]))
-    keys = model.dense.keys(model.item_encoder(torch.arange(N_ITEMS), items.codes, items.vectors))
-    return (model.dense.queries(memory) @ keys.T).log_softmax(-1)
+    vectors = model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY])
+    keys = model.dense.joined(model.dense.keys(model.item_encoder(torch.arange(N_ITEMS), items.codes, items.vectors)))
+    return (model.dense.joined(model.dense.queries(memory, vectors)) @ keys.T).log_softmax(-1)
 
 
 def test_the_dense_loss_is_the_cross_entropy_over_the_catalogue():
@@ -86,3 +96,25 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
         loss(HISTORY, TARGETS, 1.0).backward()
         optimizer.step()
     assert distance() < 0.2 * before
+
+
+def test_two_views_have_a_loss_each_and_rank_by_their_mean_logit():
+    loss = objective(dense_weight=1.0, dense_label_smoothing=0.0, id_view=True)
+    model, items = loss.model, loss.items
+    read = model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY])
+    catalogue = model.item_encoder(torch.arange(N_ITEMS), items.codes, items.vectors)
+    queries, keys = model.dense.queries(model.encode(read), read), model.dense.keys(catalogue)
+    logits = [query @ key.T for query, key in zip(queries, keys, strict=True)]
+    joined = model.dense.joined(queries) @ model.dense.joined(keys).T
+    torch.testing.assert_close(joined, (logits[0] + logits[1]) / 2)
+    inside = TARGETS >= 0
+    wanted = sum(torch.nn.functional.cross_entropy(view[inside], TARGETS[inside], reduction="sum") for view in logits)
+    codes = items.codes[TARGETS.clamp(min=0)]
+    for level, scores in enumerate(model.decode(model.encode(read), codes)):
+        wanted = wanted + torch.nn.functional.cross_entropy(scores[inside], codes[..., level][inside], reduction="sum")
+    torch.testing.assert_close(loss(HISTORY, TARGETS, 0.0), wanted)
+
+
+def test_a_second_view_needs_learned_item_vectors():
+    with pytest.raises(GenrecError, match="id_view needs learn_item_vectors"):
+        TigerConfig(level_sizes=SIZES, known_items=0, id_view=True)
