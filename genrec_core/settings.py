@@ -78,17 +78,17 @@ class TrainingSettings(Settings):
         True,
         description="Add a learned vector of its own to each item in the encoder; items new since training have none.",
     )
-    epochs: int = Field(30, ge=1, le=10_000, description="Passes over all training targets.")
-    batch_targets: int = Field(512, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
+    epochs: int = Field(20, ge=1, le=10_000, description="Passes over all training targets.")
+    batch_targets: int = Field(1024, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
+    learning_rate: float = Field(1.5e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
     weight_decay: float = Field(0.1, ge=0, le=10, description="AdamW weight decay of matrices.")
     warmup_share: float = Field(0.05, ge=0, le=1, description="Share of all steps with a rising learning rate.")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the level losses.")
     future_share: float = Field(
-        0.5, ge=0, le=1, description="Share of targets that are drawn from the items soon after the next one instead."
+        0.3, ge=0, le=1, description="Share of targets that are drawn from the items soon after the next one instead."
     )
     future_window: int = Field(
-        5, ge=1, le=1000, description="How far after the next item such a target may lie, in items."
+        3, ge=1, le=1000, description="How far after the next item such a target may lie, in items."
     )
     dense_weight: float = Field(
         1.0, ge=0, le=100, description="Weight of the dense head's loss beside the generative one; 0: no dense head."
@@ -103,7 +103,7 @@ class TrainingSettings(Settings):
     dense_negatives: int = Field(4096, ge=1, description="Items drawn evenly for that sample, beside a batch's own.")
     dense_label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the full dense loss.")
     distillation: float = Field(
-        0.0, ge=0, le=1, description="Share of the level losses that follows the dense head, summed over the trie."
+        0.5, ge=0, le=1, description="Share of the level losses that follows the dense head, summed over the trie."
     )
     distillation_start: float = Field(
         0.1, ge=0, le=1, description="Share of all steps before which nothing is distilled."
@@ -177,9 +177,12 @@ PRESETS: dict[str, Preset] = {
             d_ff=256,
             max_history=30,
             epochs=8,
+            batch_targets=512,
+            learning_rate=1e-3,
             dropout=0.2,
             label_smoothing=0.05,
             future_share=0.0,  # the next item of the synthetic shop depends on the newest one alone
+            distillation=0.0,
             validation_users=1000,
         ),
     ),
@@ -190,8 +193,10 @@ PRESETS: dict[str, Preset] = {
 
 # The baseline of `genrec train --model sasrec`, by preset; it has no codes, decoder or dense head.
 SASREC: dict[str, TrainingSettings] = {
-    "sample": TrainingSettings(d_model=64, heads=2, d_ff=256, max_history=30, epochs=8, future_share=0.0),
-    "beauty": TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, batch_targets=1024),
+    "sample": TrainingSettings(
+        d_model=64, heads=2, d_ff=256, max_history=30, epochs=8, future_share=0.0, batch_targets=512, learning_rate=1e-3
+    ),
+    "beauty": TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, learning_rate=1e-3),
 }
 
 

@@ -126,3 +126,9 @@ def test_settings_of_a_trial_are_those_of_preset_file_and_run(tmp_path: Path) ->
     assert found[2].settings.d_model == 16
     assert found[2].settings.max_history == 30
     assert len({trial.folder for trial in found}) == len(found)
+
+
+def test_the_ablation_of_the_repository_is_a_sweep() -> None:
+    path = Path(__file__).parents[1] / "benchmarks" / "ablation.toml"
+    sweep = read_sweep(path)
+    assert len(trials(sweep, path)) == len(sweep.run) * 3
