@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "genrec"
+_SQLITE = "sqlite:///"
 _MLFLOW_HOME = Path(".genrec") / "mlflow"
 
 
@@ -46,12 +47,18 @@ class WorkFolders(dg.ConfigurableResource[None]):
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``; unset: a SQLite file under ``.genrec/mlflow``."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"sqlite:///{(_MLFLOW_HOME / 'mlflow.db').absolute()}"
+    return given or f"{_SQLITE}{(_MLFLOW_HOME / 'mlflow.db').absolute()}"
 
 
 def artifact_root() -> str | None:
-    """Where artefacts of the local store go; None where ``MLFLOW_TRACKING_URI`` names a store, which then decides."""
-    return None if os.environ.get("MLFLOW_TRACKING_URI") else (_MLFLOW_HOME / "artifacts").absolute().as_uri()
+    """Where the artefacts of a new experiment go: ``artifacts`` beside a local database; None where a server decides.
+
+    MLflow's own default for a database is the folder that the process happens to be in.
+    """
+    uri = tracking_uri()
+    if not uri.startswith(_SQLITE):
+        return None
+    return (Path(uri.removeprefix(_SQLITE)).absolute().parent / "artifacts").as_uri()
 
 
 class ExperimentTracker(dg.ConfigurableResource[None]):
@@ -69,8 +76,8 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
-        if self.tracking_uri.startswith("sqlite:///"):
-            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if self.tracking_uri.startswith(_SQLITE):
+            Path(self.tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         return MlflowClient(tracking_uri=self.tracking_uri)
 
     def open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:

@@ -125,3 +125,24 @@ def test_the_instance_is_quiet_and_a_changed_file_stays(tmp_path: Path, monkeypa
     config.write_text("telemetry: {enabled: false}\n")
     prepare_home()
     assert config.read_text() == "telemetry: {enabled: false}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (None, "{home}/.genrec/mlflow/artifacts"),
+        ("sqlite:////elsewhere/mlflow.db", "/elsewhere/artifacts"),
+        ("http://127.0.0.1:5000", None),
+    ],
+)
+def test_artefacts_lie_beside_a_local_store_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, wanted: str | None
+) -> None:
+    from genrec_dagster import resources
+
+    monkeypatch.setattr(resources, "_MLFLOW_HOME", tmp_path / ".genrec" / "mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if given:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    root = f"file://{wanted.format(home=tmp_path)}" if wanted else None
+    assert resources.artifact_root() == root
