@@ -165,9 +165,11 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = _checked(EvaluationSettings, {"beams": options.beams})
     ids = SemanticIds.load(options.semantic_ids or latest("semantic_ids"))
-    vectors = ItemEmbeddings.load(options.embeddings or latest("item_embeddings")).l2norm
+    embeddings = ItemEmbeddings.load(options.embeddings or latest("item_embeddings"))
+    if embeddings.item_ids.tolist() != ids.item_ids.tolist():
+        raise GenrecError("--semantic_ids and --embeddings hold different items; give those of one catalogue")
     histories = Histories.from_frame(read_user_histories(options.histories or latest("user_histories")), ids.item_ids)
-    model = open_checkpoint(options.checkpoint, ids.codes, vectors)
+    model = open_checkpoint(options.checkpoint, ids.codes, embeddings.l2norm)
     with one_thread_an_operator():
         found = evaluate(model.scorer, ids, histories, settings, model.max_history, model.weights, split=options.split)
     if options.output:

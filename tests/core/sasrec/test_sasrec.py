@@ -11,6 +11,7 @@ import torch
 
 from genrec_core.cli import main
 from genrec_core.data.histories import Histories, padded
+from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.checkpoints import open_checkpoint
 from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer
@@ -102,3 +103,11 @@ def test_the_command_line_trains_and_measures_it_beside_tiger_on_either_split(
             metrics = json.loads(capsys.readouterr().out)
             assert (metrics["split"], metrics["ranking"], metrics["users"]) == (split, ranking, 40)
             assert ("generative" in metrics) == (ranking == "hybrid")
+
+    other = tmp_path / "other"
+    write_item_embeddings(
+        other, item_ids + 1, ["Title: x;"] * len(item_ids), np.ones((len(item_ids), 6), np.float32), "none", 1.0
+    )
+    inputs[3] = str(other)
+    assert main(["evaluate", "--checkpoint", str(tiny_model.checkpoint), *inputs]) == 2
+    assert "hold different items" in capsys.readouterr().err
