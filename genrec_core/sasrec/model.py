@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
+from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import CausalEncoder
 
@@ -108,10 +109,8 @@ class SasRecLoss(nn.Module):
     def forward(self, history: Tensor, targets: Tensor) -> Tensor:
         """The loss summed over targets; shapes as in :class:`~genrec_core.tiger.losses.NextItemLoss`."""
         inside = targets >= 0
-        logits = self.model.encode(history)[inside] @ self.model.items.weight.T
-        return nn.functional.cross_entropy(
-            logits.float(), targets[inside], label_smoothing=self.label_smoothing, reduction="sum"
-        )
+        queries = self.model.encode(history)[inside]
+        return catalogue_cross_entropy([queries], [self.model.items.weight], targets[inside], self.label_smoothing)
 
 
 class SasRecScorer:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_core.settings import TrainingSettings
+from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy, pieces
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.trie import CodeTrie
 
@@ -41,7 +42,11 @@ class NextItemLoss(nn.Module):
     def __init__(self, model: TigerModel, items: ItemTables, trie: CodeTrie, settings: TrainingSettings) -> None:
         super().__init__()
         self.model, self.items, self.settings = model, items, settings
-        self.subtrees = SubtreeShares(trie, items.codes.device) if settings.distillation else None
+        device = items.codes.device
+        self.rows = torch.from_numpy(trie.leaf_row.astype(np.int64)).to(device)  # catalogue rows in the trie's order
+        self.leaves = torch.from_numpy(trie.row_leaf.astype(np.int64)).to(device)
+        self.codes, self.vectors = items.codes[self.rows], items.vectors[self.rows]
+        self.subtrees = SubtreeShares(trie, device) if settings.distillation else None
 
     def forward(self, history: Tensor, targets: Tensor, distillation: float) -> Tensor:
         """The loss summed over targets.
@@ -56,15 +61,13 @@ class NextItemLoss(nn.Module):
         items = self.model.item_encoder(history, self.items.codes[history], self.items.vectors[history])
         memory = self.model.encode(items)
         codes = self.items.codes[targets.clamp(min=0)]
-        soft, loss = None, memory.new_zeros((), dtype=torch.float32)
+        soft: list[Tensor] | None = None
+        loss = memory.new_zeros((), dtype=torch.float32)
         if self.settings.dense_weight:
             queries = [query[inside] for query in self.model.dense.queries(memory, items)]
-            dense, scores = self._dense_loss(queries, rows)
-            loss = loss + self.settings.dense_weight * dense
-            if distillation and self.subtrees is not None:
-                with torch.no_grad():
-                    scores = self._all_scores(queries) if scores is None else scores
-                    soft = self.subtrees(torch.stack(scores).mean(0).softmax(-1), rows)
+            shares = self.subtrees.of(rows) if distillation and self.subtrees is not None else None
+            loss = loss + self.settings.dense_weight * self._dense_loss(queries, rows, shares)
+            soft = shares.levels if shares else None
         for level, logits in enumerate(self.model.decode(memory, codes)):
             loss = loss + self._level_loss(
                 logits[inside].float(), codes[..., level][inside], soft[level] if soft else None, distillation
@@ -79,30 +82,34 @@ class NextItemLoss(nn.Module):
             return hard
         return (1 - share) * hard - share * (soft * logits.log_softmax(-1)).sum()
 
-    def _dense_loss(self, queries: list[Tensor], rows: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+    def _dense_loss(self, queries: list[Tensor], rows: Tensor, shares: "TargetShares | None") -> Tensor:
         """Cross-entropy of items over the catalogue, or over a sample of it where it is large.
 
         Args:
             queries: of each view of the dense head [N, D].
             rows: the items to predict, int64 [N].
+            shares: filled with what the dense head thinks of each level's tokens.
 
         Returns:
-            The loss summed over targets and views; each view's logits of all items [N, n_items], None where only a
-            sample was scored.
+            The loss summed over targets and views.
         """
-        smoothing = self.settings.dense_label_smoothing
         if len(self.items.codes) <= self.settings.dense_full_items:
-            every = self._all_scores(queries)
-            losses = [F.cross_entropy(logits, rows, label_smoothing=smoothing, reduction="sum") for logits in every]
-            return torch.stack(losses).sum(), every
+            smoothing = self.settings.dense_label_smoothing
+            return catalogue_cross_entropy(queries, self._all_keys(), self.leaves[rows], smoothing, shares)
+        if shares is not None:
+            with torch.no_grad():
+                joined, keys = self.model.dense.joined(queries), self.model.dense.joined(self._all_keys())
+                for piece in pieces(len(rows), rows.device):
+                    shares(piece, (joined[piece] @ keys.T).float().softmax(-1))
         candidates, place, log_inclusion = self._candidates(rows)
+        items = self.model.item_encoder.views(candidates, self.items.codes[candidates], self.items.vectors[candidates])
         losses = []
-        for query, key in zip(queries, self._keys(candidates), strict=True):
+        for query, key in zip(queries, self.model.dense.keys(items), strict=True):
             logits = (query @ key.T).float()
             own = logits.gather(1, place.unsqueeze(1))
             logits = (logits - log_inclusion).scatter(1, place.unsqueeze(1), own)  # a target itself is always included
             losses.append(F.cross_entropy(logits, place, reduction="sum"))
-        return torch.stack(losses).sum(), None
+        return torch.stack(losses).sum()
 
     def _candidates(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A batch's own targets and items drawn evenly, once each.
@@ -121,21 +128,16 @@ class NextItemLoss(nn.Module):
         no_target = len(rows) * torch.log1p(-self.items.frequency[candidates].clamp(max=0.999))
         return candidates, places[: len(rows)], torch.log(-torch.expm1(not_drawn + no_target))
 
-    def _keys(self, rows: Tensor) -> list[Tensor]:
-        """Keys of each view of the dense head [..., D]."""
-        items = self.model.item_encoder(rows, self.items.codes[rows], self.items.vectors[rows])
-        return self.model.dense.keys(items)
-
-    def _all_scores(self, queries: list[Tensor]) -> list[Tensor]:
-        """Each view's logits of all items, float32 [N, n_items]."""
-        keys = self._keys(torch.arange(len(self.items.codes), device=queries[0].device))
-        return [(query @ key.T).float() for query, key in zip(queries, keys, strict=True)]
+    def _all_keys(self) -> list[Tensor]:
+        """Each view's keys of all items in the trie's order [n_items, D]."""
+        return self.model.dense.keys(self.model.item_encoder.views(self.rows, self.codes, self.vectors))
 
 
 class SubtreeShares:
     """Turns probabilities of items into those of the tokens of each level, below the prefix of a target.
 
-    The probability of a token is the sum over the items below it, among those below the prefix.
+    The probability of a token is the sum over the items below it, among those below the prefix. With the items in the
+    trie's order these are contiguous, so that a sum is the difference of two running sums.
 
     Args:
         trie: the catalogue.
@@ -144,49 +146,68 @@ class SubtreeShares:
 
     def __init__(self, trie: CodeTrie, device: torch.device) -> None:
         self.level_sizes = trie.level_sizes
-        self.below, self.tokens, self.node = [], [], []
+        self.node: list[Tensor] = []
+        self.leaves: list[Tensor] = []
+        self.ends: list[Tensor] = []
+        self.tokens: list[Tensor] = []
         for level in range(trie.depth):
-            below, tokens, node = _leaves_below(trie, level)
-            self.below.append(torch.from_numpy(below).to(device))
-            self.tokens.append(torch.from_numpy(tokens).to(device))
-            self.node.append(torch.from_numpy(node).to(device))
+            tables = _children(trie, level)
+            for kept, table in zip((self.node, self.leaves, self.ends, self.tokens), tables, strict=True):
+                kept.append(torch.from_numpy(table.astype(np.int64)).to(device))
 
-    def __call__(self, probabilities: Tensor, rows: Tensor) -> list[Tensor]:
-        """Shares of each level's tokens [N, level size]; one line sums to 1.
+    def of(self, rows: Tensor) -> "TargetShares":
+        """The shares below the prefixes of the items ``rows``, int64 [N], to be filled."""
+        return TargetShares(self, rows)
+
+
+class TargetShares:
+    """The shares of one batch, filled piece by piece.
+
+    Args:
+        subtrees: the trie's tables.
+        rows: the targets whose prefixes count, int64 [N].
+
+    Attributes:
+        levels: shares of each level's tokens, float32 [N, level size]; one line sums to 1.
+    """
+
+    def __init__(self, subtrees: SubtreeShares, rows: Tensor) -> None:
+        self.subtrees, self.rows = subtrees, rows
+        self.levels = [torch.zeros(len(rows), size, device=rows.device) for size in subtrees.level_sizes]
+
+    def __call__(self, piece: slice, probabilities: Tensor) -> None:
+        """Fill some lines.
 
         Args:
-            probabilities: of every item, float32 [N, n_items] by catalogue row.
-            rows: the targets whose prefixes count, int64 [N].
+            piece: which lines.
+            probabilities: of every item, in the trie's order, float32 [lines, n_items].
         """
-        shares = []
-        for level, size in enumerate(self.level_sizes):
-            node = self.node[level][rows]
-            if level == 0:
-                below, tokens = self.below[0], self.tokens[0].expand(len(rows), -1)
-                found = probabilities[:, below[0]]
-            else:
-                below, tokens = self.below[level][node], self.tokens[level][node]
-                found = probabilities.gather(1, below.clamp(min=0)).masked_fill(below < 0, 0.0)
-            mass = probabilities.new_zeros(len(rows), size).scatter_add_(1, tokens, found)
-            shares.append(mass / mass.sum(1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny))
-        return shares
+        subtrees = self.subtrees
+        for level, shares in enumerate(self.levels):
+            node = subtrees.node[level][self.rows[piece]]
+            below = probabilities if level == 0 else probabilities.gather(1, subtrees.leaves[level][node])
+            mass = below.cumsum(1).gather(1, subtrees.ends[level][node])
+            mass[:, 1:] -= mass[:, :-1].clone()
+            shares[piece].scatter_add_(1, subtrees.tokens[level][node], mass)
+            shares[piece] /= shares[piece].sum(1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
 
 
-def _leaves_below(trie: CodeTrie, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is below each node of ``depth``.
+def _children(trie: CodeTrie, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What is below each node of ``depth``, by node; the last entry of each line is repeated to fill it.
 
     Returns:
-        Rows and their next tokens, int64 [nodes, most leaves], padded with -1 and 0; the node of each row, int64
-        [n_items].
+        The node of each row [n_items]; the leaves below a node [nodes, most leaves]; where among these the last leaf of
+        each child is [nodes, most children]; the children's tokens [nodes, most children].
     """
-    starts, children = trie.first_leaf[depth], trie.first_leaf[depth + 1]
-    counts = np.diff(starts)
-    leaf = starts[:-1, None] + np.arange(counts.max())
-    inside = np.arange(counts.max()) < counts[:, None]
-    leaf = np.where(inside, leaf, 0)
-    child = np.searchsorted(children, leaf, side="right") - 1
-    rows = np.where(inside, trie.leaf_row[leaf], -1).astype(np.int64)
-    tokens = np.where(inside, trie.tokens[depth][child], 0).astype(np.int64)
-    node = np.empty(trie.n_items, dtype=np.int64)
-    node[trie.leaf_row] = np.repeat(np.arange(len(counts)), counts)
-    return rows, tokens, node
+    starts, children = trie.first_leaf[depth], trie.child_start[depth]
+    leaves = _ranges(starts)
+    child = _ranges(children)
+    ends = trie.first_leaf[depth + 1][child + 1] - 1 - starts[:-1, None]
+    node = np.repeat(np.arange(trie.nodes(depth)), np.diff(starts))[trie.row_leaf]
+    return node, leaves, ends, trie.tokens[depth][child]
+
+
+def _ranges(starts: np.ndarray) -> np.ndarray:
+    """Line i counts from ``starts[i]`` to before ``starts[i + 1]`` and then repeats its last."""
+    steps = np.arange(np.diff(starts).max())
+    return np.asarray(np.minimum(starts[:-1, None] + steps, starts[1:, None] - 1))

@@ -187,6 +187,11 @@ class ItemEncoder(nn.Module):
 
         With ``id_view`` the item's identity vector follows: [..., 2 D].
         """
+        views = self.views(rows, codes, vectors)
+        return torch.cat(views, dim=-1) if len(views) > 1 else views[0]
+
+    def views(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> list[Tensor]:
+        """The parts of :meth:`forward`, each [..., D]: the item's content and, with ``id_view``, identity."""
         embedded = [table(codes[..., level]) for level, table in enumerate(self.levels)]
         x = self.codes(torch.cat(embedded, dim=-1))
         if self.text is not None:
@@ -195,8 +200,8 @@ class ItemEncoder(nn.Module):
             x = x + self.own(self._own_index(rows, self.own.num_embeddings))
         x = self.norm(x)
         if self.identity is None:
-            return x
-        return torch.cat([x, self.identity(self._own_index(rows, self.identity.num_embeddings))], dim=-1)
+            return [x]
+        return [x, self.identity(self._own_index(rows, self.identity.num_embeddings))]
 
     def _own_index(self, rows: Tensor, entries: int) -> Tensor:
         """Entry of the learned part: 0 for an unknown item, and for a random few in training."""
@@ -237,10 +242,9 @@ class DenseHead(nn.Module):
             return [content]
         return [content, self.id_encoder(items[..., self.width :] * self.width**0.5)]
 
-    def keys(self, items: Tensor) -> list[Tensor]:
-        """The key of each view [..., D] for vectors of the item encoder [..., D or 2 D]."""
-        content = F.normalize(self.key(items[..., : self.width]), dim=-1)
-        return [content] if self.id_encoder is None else [content, items[..., self.width :]]
+    def keys(self, items: list[Tensor]) -> list[Tensor]:
+        """The key of each view [..., D] for the item encoder's views, each [..., D]."""
+        return [F.normalize(self.key(items[0]), dim=-1), *items[1:]]
 
     def joined(self, views: list[Tensor]) -> Tensor:
         """Queries or keys of all views side by side [..., D x views]: the product of two such is the mean logit."""

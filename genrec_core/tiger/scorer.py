@@ -68,7 +68,7 @@ def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -
 @torch.inference_mode()
 def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
     """Keys of the dense head float32 [n_items, D x views], of ``items`` as :func:`item_inputs` gives them."""
-    return model.dense.joined(model.dense.keys(items))
+    return model.dense.joined(model.dense.keys(list(items.split(model.config.d_model, dim=-1))))
 
 
 def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:

@@ -40,7 +40,9 @@ def dense_log_probs(loss: NextItemLoss) -> torch.Tensor:
     model, items = loss.model, loss.items
     memory = model.encode(model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY]))
     vectors = model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY])
-    keys = model.dense.joined(model.dense.keys(model.item_encoder(torch.arange(N_ITEMS), items.codes, items.vectors)))
+    keys = model.dense.joined(
+        model.dense.keys(model.item_encoder.views(torch.arange(N_ITEMS), items.codes, items.vectors))
+    )
     return (model.dense.joined(model.dense.queries(memory, vectors)) @ keys.T).log_softmax(-1)
 
 
@@ -64,7 +66,10 @@ def test_subtree_shares_sum_the_items_below_each_token():
     random = torch.Generator().manual_seed(3)
     rows = torch.tensor([0, 4, 13])
     probabilities = torch.rand(3, N_ITEMS, generator=random).softmax(-1)
-    for level, shares in enumerate(SubtreeShares(TRIE, torch.device("cpu"))(probabilities, rows)):
+    found = SubtreeShares(TRIE, torch.device("cpu")).of(rows)
+    for piece in (slice(0, 2), slice(2, 3)):
+        found(piece, probabilities[piece][:, TRIE.leaf_row])
+    for level, shares in enumerate(found.levels):
         for line, row in enumerate(rows.tolist()):
             below = (CODES[:, :level] == CODES[row, :level]).all(axis=1)
             wanted = np.bincount(CODES[below, level], probabilities[line].numpy()[below], minlength=SIZES[level])
@@ -81,11 +86,12 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
             loss.model.item_encoder(HISTORY, loss.items.codes[HISTORY], loss.items.vectors[HISTORY])
         )
         inside = TARGETS >= 0
-        soft = loss.subtrees(dense_log_probs(loss)[inside].exp(), TARGETS[inside])
+        soft = loss.subtrees.of(TARGETS[inside])
+        soft(slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
         logits = loss.model.decode(memory, loss.items.codes[TARGETS.clamp(min=0)])
         return sum(
             float(torch.nn.functional.kl_div(scores[inside].log_softmax(-1), wanted, reduction="sum").detach())
-            for scores, wanted in zip(logits, soft, strict=True)
+            for scores, wanted in zip(logits, soft.levels, strict=True)
         )
 
     loss.model.dense.requires_grad_(False)
@@ -102,7 +108,7 @@ def test_two_views_have_a_loss_each_and_rank_by_their_mean_logit():
     loss = objective(dense_weight=1.0, dense_label_smoothing=0.0, id_view=True)
     model, items = loss.model, loss.items
     read = model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY])
-    catalogue = model.item_encoder(torch.arange(N_ITEMS), items.codes, items.vectors)
+    catalogue = model.item_encoder.views(torch.arange(N_ITEMS), items.codes, items.vectors)
     queries, keys = model.dense.queries(model.encode(read), read), model.dense.keys(catalogue)
     logits = [query @ key.T for query, key in zip(queries, keys, strict=True)]
     joined = model.dense.joined(queries) @ model.dense.joined(keys).T

@@ -1,0 +1,108 @@
+"""Cross-entropy over a whole catalogue, piece by piece, so that the logits never leave the processor's cache.
+
+A batch's logits are the largest array of a training step by far (1,024 targets x 12,101 items: 50 MB), and the plain
+way writes and reads it a dozen times. Here a piece of it is made, turned into the loss and into the gradients of
+queries and keys, and forgotten.
+
+Source: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", and Hsu et al. 2024, "Liger Kernel",
+which do the same on a GPU.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CPU_PIECE = 128  # rows of logits at a time: 6 MB for 12,101 items
+GPU_PIECE = 4096  # a GPU wants few large pieces
+
+OnProbabilities = Callable[[slice, Tensor], None]
+
+
+def catalogue_cross_entropy(
+    queries: list[Tensor],
+    keys: list[Tensor],
+    targets: Tensor,
+    smoothing: float = 0.0,
+    on_probabilities: OnProbabilities | None = None,
+) -> Tensor:
+    """Cross-entropy of the targets among all items, summed over targets and over views.
+
+    Args:
+        queries: of each view, [N, D].
+        keys: of each view, [n_items, D]; a query's product with a key is a logit.
+        targets: place of each target among the keys, int64 [N].
+        smoothing: share of a target's probability that is spread over the catalogue.
+        on_probabilities: called with a slice of the N lines and the probabilities of all items for them, float32
+            [lines, n_items], by the mean logit of the views; no gradient flows there. It may not keep the tensor.
+
+    Returns:
+        A scalar; all is done in float32, under autocast too.
+    """
+    views = [view.float() for view in (*queries, *keys)]
+    with torch.autocast(targets.device.type, enabled=False):
+        loss: Tensor = _CatalogueCrossEntropy.apply(targets, smoothing, on_probabilities, *views)
+    return loss
+
+
+def pieces(lines: int, device: torch.device) -> list[slice]:
+    """The slices in which ``lines`` lines of logits are worked through."""
+    size = CPU_PIECE if device.type == "cpu" else GPU_PIECE
+    return [slice(start, min(start + size, lines)) for start in range(0, lines, size)]
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    """Makes the gradients on the way forward; backward scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, targets: Tensor, smoothing: float, on_probabilities: OnProbabilities | None, *views: Tensor
+    ) -> Tensor:
+        queries, keys = views[: len(views) // 2], views[len(views) // 2 :]
+        loss = torch.zeros((), dtype=torch.float32, device=targets.device)
+        query_gradients = [torch.empty_like(query) for query in queries]
+        key_gradients = [torch.zeros_like(key) for key in keys]
+        for piece in pieces(len(targets), targets.device):
+            place, probabilities = targets[piece].unsqueeze(1), []
+            for query, key in zip(queries, keys, strict=True):
+                logits = query[piece] @ key.T
+                own = logits.gather(1, place).sum()
+                spread = logits.mean(1).sum() if smoothing else 0.0
+                loss += _softmax(logits).sum() - (1 - smoothing) * own - smoothing * spread
+                probabilities.append(logits)
+            if on_probabilities is not None:
+                on_probabilities(piece, _by_mean_logit(probabilities))
+            for view, gradient in enumerate(probabilities):
+                gradient.scatter_add_(1, place, gradient.new_full(place.shape, smoothing - 1))
+                torch.mm(gradient, keys[view], out=query_gradients[view][piece])
+                key_gradients[view].addmm_(gradient.T, queries[view][piece])
+        if smoothing:  # the same for every logit, so it needs no pass over them
+            for view, (query, key) in enumerate(zip(queries, keys, strict=True)):
+                query_gradients[view] -= smoothing * key.mean(0)
+                key_gradients[view] -= smoothing / len(key) * query.sum(0)
+        ctx.save_for_backward(*query_gradients, *key_gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, *(gradient * outputs[0] for gradient in ctx.saved_tensors)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Turn logits [N, n_items] into probabilities, in place; the log of each line's sum of exponentials [N, 1]."""
+    largest = logits.amax(1, keepdim=True)
+    total = logits.sub_(largest).exp_().sum(1, keepdim=True)
+    logits.div_(total)
+    return total.log_().add_(largest)
+
+
+def _by_mean_logit(probabilities: list[Tensor]) -> Tensor:
+    """Probabilities by the mean logit of views: their geometric mean, scaled to sum to 1."""
+    if len(probabilities) == 1:
+        return probabilities[0]
+    product = torch.mul(*probabilities[:2])
+    for view in probabilities[2:]:
+        product *= view
+    mean = product.sqrt_() if len(probabilities) == 2 else product.pow_(1 / len(probabilities))
+    return mean.div_(mean.sum(1, keepdim=True))

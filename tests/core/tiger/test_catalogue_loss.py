@@ -1,0 +1,37 @@
+"""The piecewise cross-entropy against torch's own, in value, gradient and what it tells its listener."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from genrec_core.tiger import catalogue_loss
+from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("views", [1, 2])
+def test_values_and_gradients_are_those_of_the_plain_cross_entropy(monkeypatch, smoothing, views):
+    monkeypatch.setattr(catalogue_loss, "CPU_PIECE", 4)
+    random = torch.Generator().manual_seed(0)
+    queries = [torch.randn(10, 5, generator=random, requires_grad=True) for _ in range(views)]
+    keys = [torch.randn(7, 5, generator=random, requires_grad=True) for _ in range(views)]
+    targets = torch.randint(0, 7, (10,), generator=random)
+    logits = [query @ key.T for query, key in zip(queries, keys, strict=True)]
+    plain = sum(cross_entropy(view, targets, label_smoothing=smoothing, reduction="sum") for view in logits)
+    wanted = torch.autograd.grad(3 * plain, [*queries, *keys])
+
+    heard = torch.zeros(10, 7)
+    found = catalogue_cross_entropy(queries, keys, targets, smoothing, heard.__setitem__)
+    torch.testing.assert_close(found, plain)
+    for gradient, expected in zip(torch.autograd.grad(3 * found, [*queries, *keys]), wanted, strict=True):
+        torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(heard, (sum(logits) / views).softmax(-1).detach())
+
+
+def test_no_target_is_no_loss():
+    query, key = torch.zeros(0, 5, requires_grad=True), torch.ones(7, 5, requires_grad=True)
+    loss = catalogue_cross_entropy([query], [key], torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0
+    assert key.grad is not None
+    assert not key.grad.any()
