@@ -110,7 +110,7 @@ class SasRecLoss(nn.Module):
         """The loss summed over targets; shapes as in :class:`~genrec_core.tiger.losses.NextItemLoss`."""
         inside = targets >= 0
         queries = self.model.encode(history)[inside]
-        return catalogue_cross_entropy([queries], [self.model.items.weight], targets[inside], self.label_smoothing)
+        return catalogue_cross_entropy([queries], [self.model.items.weight], [targets[inside]], self.label_smoothing)
 
 
 class SasRecScorer:

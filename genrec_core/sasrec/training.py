@@ -30,7 +30,7 @@ class SasRecTrainer(Trainer):
     def _build_objective(self, data: TrainingData) -> nn.Module:
         return SasRecLoss(self.model, self.settings.label_smoothing)
 
-    def _loss(self, history: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
         loss: Tensor = self.objective(history, target)
         return loss
 

@@ -23,7 +23,7 @@ OnProbabilities = Callable[[slice, Tensor], None]
 def catalogue_cross_entropy(
     queries: list[Tensor],
     keys: list[Tensor],
-    targets: Tensor,
+    targets: list[Tensor],
     smoothing: float = 0.0,
     on_probabilities: OnProbabilities | None = None,
 ) -> Tensor:
@@ -32,7 +32,7 @@ def catalogue_cross_entropy(
     Args:
         queries: of each view, [N, D].
         keys: of each view, [n_items, D]; a query's product with a key is a logit.
-        targets: place of each target among the keys, int64 [N].
+        targets: of each view, the place of each line's target among the keys, int64 [N].
         smoothing: share of a target's probability that is spread over the catalogue.
         on_probabilities: called with a slice of the N lines and the probabilities of all items for them, float32
             [lines, n_items], by the mean logit of the views; no gradient flows there. It may not keep the tensor.
@@ -41,8 +41,9 @@ def catalogue_cross_entropy(
         A scalar; all is done in float32, under autocast too.
     """
     views = [view.float() for view in (*queries, *keys)]
-    with torch.autocast(targets.device.type, enabled=False):
-        loss: Tensor = _CatalogueCrossEntropy.apply(targets, smoothing, on_probabilities, *views)
+    places = torch.stack(targets)
+    with torch.autocast(places.device.type, enabled=False):
+        loss: Tensor = _CatalogueCrossEntropy.apply(places, smoothing, on_probabilities, *views)
     return loss
 
 
@@ -63,9 +64,9 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=targets.device)
         query_gradients = [torch.empty_like(query) for query in queries]
         key_gradients = [torch.zeros_like(key) for key in keys]
-        for piece in pieces(len(targets), targets.device):
-            place, probabilities = targets[piece].unsqueeze(1), []
-            for query, key in zip(queries, keys, strict=True):
+        for piece in pieces(targets.shape[1], targets.device):
+            places, probabilities = targets[:, piece].unsqueeze(2), []
+            for query, key, place in zip(queries, keys, places, strict=True):
                 logits = query[piece] @ key.T
                 own = logits.gather(1, place).sum()
                 spread = logits.mean(1).sum() if smoothing else 0.0
@@ -74,7 +75,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             if on_probabilities is not None:
                 on_probabilities(piece, _by_mean_logit(probabilities))
             for view, gradient in enumerate(probabilities):
-                gradient.scatter_add_(1, place, gradient.new_full(place.shape, smoothing - 1))
+                gradient.scatter_add_(1, places[view], gradient.new_full((len(gradient), 1), smoothing - 1))
                 torch.mm(gradient, keys[view], out=query_gradients[view][piece])
                 key_gradients[view].addmm_(gradient.T, queries[view][piece])
         if smoothing:  # the same for every logit, so it needs no pass over them

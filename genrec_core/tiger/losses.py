@@ -48,12 +48,14 @@ class NextItemLoss(nn.Module):
         self.codes, self.vectors = items.codes[self.rows], items.vectors[self.rows]
         self.subtrees = SubtreeShares(trie, device) if settings.distillation else None
 
-    def forward(self, history: Tensor, targets: Tensor, distillation: float) -> Tensor:
+    def forward(self, history: Tensor, targets: Tensor, following: Tensor, distillation: float) -> Tensor:
         """The loss summed over targets.
 
         Args:
             history: catalogue rows int64 [B, T].
             targets: row of the item to predict at each position, int64 [B, T], -1 on padding.
+            following: row of the very next item, int64 [B, T], -1 on padding. The identity view learns these, whatever
+                the targets are, so that the views' errors differ and their mean is better than either.
             distillation: share of the level losses' targets that follows the dense head, in 0..1.
         """
         inside = targets >= 0
@@ -66,7 +68,8 @@ class NextItemLoss(nn.Module):
         if self.settings.dense_weight:
             queries = [query[inside] for query in self.model.dense.queries(memory, items)]
             shares = self.subtrees.of(rows) if distillation and self.subtrees is not None else None
-            loss = loss + self.settings.dense_weight * self._dense_loss(queries, rows, shares)
+            wanted = [rows, following[inside]][: len(queries)]
+            loss = loss + self.settings.dense_weight * self._dense_loss(queries, wanted, shares)
             soft = shares.levels if shares else None
         for level, logits in enumerate(self.model.decode(memory, codes)):
             loss = loss + self._level_loss(
@@ -82,12 +85,12 @@ class NextItemLoss(nn.Module):
             return hard
         return (1 - share) * hard - share * (soft * logits.log_softmax(-1)).sum()
 
-    def _dense_loss(self, queries: list[Tensor], rows: Tensor, shares: "TargetShares | None") -> Tensor:
+    def _dense_loss(self, queries: list[Tensor], rows: list[Tensor], shares: "TargetShares | None") -> Tensor:
         """Cross-entropy of items over the catalogue, or over a sample of it where it is large.
 
         Args:
             queries: of each view of the dense head [N, D].
-            rows: the items to predict, int64 [N].
+            rows: the items that each view is to predict, int64 [N].
             shares: filled with what the dense head thinks of each level's tokens.
 
         Returns:
@@ -95,16 +98,17 @@ class NextItemLoss(nn.Module):
         """
         if len(self.items.codes) <= self.settings.dense_full_items:
             smoothing = self.settings.dense_label_smoothing
-            return catalogue_cross_entropy(queries, self._all_keys(), self.leaves[rows], smoothing, shares)
+            places = [self.leaves[wanted] for wanted in rows]
+            return catalogue_cross_entropy(queries, self._all_keys(), places, smoothing, shares)
         if shares is not None:
             with torch.no_grad():
                 joined, keys = self.model.dense.joined(queries), self.model.dense.joined(self._all_keys())
-                for piece in pieces(len(rows), rows.device):
+                for piece in pieces(len(joined), joined.device):
                     shares(piece, (joined[piece] @ keys.T).float().softmax(-1))
-        candidates, place, log_inclusion = self._candidates(rows)
+        candidates, found, log_inclusion = self._candidates(torch.cat(rows))
         items = self.model.item_encoder.views(candidates, self.items.codes[candidates], self.items.vectors[candidates])
         losses = []
-        for query, key in zip(queries, self.model.dense.keys(items), strict=True):
+        for query, key, place in zip(queries, self.model.dense.keys(items), found.chunk(len(rows)), strict=True):
             logits = (query @ key.T).float()
             own = logits.gather(1, place.unsqueeze(1))
             logits = (logits - log_inclusion).scatter(1, place.unsqueeze(1), own)  # a target itself is always included

@@ -227,9 +227,10 @@ class Trainer:
         settings, device = self.settings, self.world.device
         rows = self.sequences.padded(pieces) if len(pieces) else np.full((1, 2), -1)
         history = torch.from_numpy(rows[:, :-1].clip(min=0)).to(device)
+        following = torch.from_numpy(rows[:, 1:]).to(device)
         target = torch.from_numpy(drawn_targets(rows, settings.future_share, settings.future_window, random)).to(device)
         with self._autocast():
-            loss = self._loss(history, target)
+            loss = self._loss(history, target, following)
         # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
         self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
         self.scaler.unscale_(self.optimizer)
@@ -240,9 +241,9 @@ class Trainer:
         self.progress.step += 1
         return loss.detach().double().cpu()
 
-    def _loss(self, history: Tensor, target: Tensor) -> Tensor:
+    def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
         """The loss summed over targets; shapes as in :class:`~genrec_core.tiger.losses.NextItemLoss`."""
-        loss: Tensor = self.objective(history, target, self._distillation())
+        loss: Tensor = self.objective(history, target, following, self._distillation())
         return loss
 
     def _scorer(self, model: PreTrainedModel) -> CodeScorer:

@@ -15,9 +15,12 @@ def test_values_and_gradients_are_those_of_the_plain_cross_entropy(monkeypatch, 
     random = torch.Generator().manual_seed(0)
     queries = [torch.randn(10, 5, generator=random, requires_grad=True) for _ in range(views)]
     keys = [torch.randn(7, 5, generator=random, requires_grad=True) for _ in range(views)]
-    targets = torch.randint(0, 7, (10,), generator=random)
+    targets = [torch.randint(0, 7, (10,), generator=random) for _ in range(views)]
     logits = [query @ key.T for query, key in zip(queries, keys, strict=True)]
-    plain = sum(cross_entropy(view, targets, label_smoothing=smoothing, reduction="sum") for view in logits)
+    plain = sum(
+        cross_entropy(view, wanted, label_smoothing=smoothing, reduction="sum")
+        for view, wanted in zip(logits, targets, strict=True)
+    )
     wanted = torch.autograd.grad(3 * plain, [*queries, *keys])
 
     heard = torch.zeros(10, 7)
@@ -30,7 +33,7 @@ def test_values_and_gradients_are_those_of_the_plain_cross_entropy(monkeypatch, 
 
 def test_no_target_is_no_loss():
     query, key = torch.zeros(0, 5, requires_grad=True), torch.ones(7, 5, requires_grad=True)
-    loss = catalogue_cross_entropy([query], [key], torch.zeros(0, dtype=torch.int64))
+    loss = catalogue_cross_entropy([query], [key], [torch.zeros(0, dtype=torch.int64)])
     loss.backward()
     assert loss.item() == 0
     assert key.grad is not None

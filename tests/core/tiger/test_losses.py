@@ -49,17 +49,17 @@ def dense_log_probs(loss: NextItemLoss) -> torch.Tensor:
 def test_the_dense_loss_is_the_cross_entropy_over_the_catalogue():
     without, with_dense = objective(dense_weight=0.0), objective(dense_weight=2.0, dense_label_smoothing=0.0)
     wanted = -dense_log_probs(with_dense)[TARGETS >= 0].gather(1, TARGETS[TARGETS >= 0].unsqueeze(1)).sum()
-    found = with_dense(HISTORY, TARGETS, 0.0) - without(HISTORY, TARGETS, 0.0)
+    found = with_dense(HISTORY, TARGETS, TARGETS, 0.0) - without(HISTORY, TARGETS, TARGETS, 0.0)
     torch.testing.assert_close(found, 2.0 * wanted)
 
 
 def test_a_sampled_dense_loss_is_near_the_full_one():
-    full = objective(dense_weight=1.0, dense_label_smoothing=0.0)(HISTORY, TARGETS, 0.0)
+    full = objective(dense_weight=1.0, dense_label_smoothing=0.0)(HISTORY, TARGETS, TARGETS, 0.0)
     some = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=30)
-    drawn = np.mean([some(HISTORY, TARGETS, 0.0).item() for _ in range(400)])
+    drawn = np.mean([some(HISTORY, TARGETS, TARGETS, 0.0).item() for _ in range(400)])
     assert drawn == pytest.approx(full.item(), rel=0.02)
     every = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=2000)
-    assert every(HISTORY, TARGETS, 0.0).item() == pytest.approx(full.item(), rel=1e-5)
+    assert every(HISTORY, TARGETS, TARGETS, 0.0).item() == pytest.approx(full.item(), rel=1e-5)
 
 
 def test_subtree_shares_sum_the_items_below_each_token():
@@ -99,7 +99,7 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
     before = distance()
     for _ in range(40):
         optimizer.zero_grad()
-        loss(HISTORY, TARGETS, 1.0).backward()
+        loss(HISTORY, TARGETS, TARGETS, 1.0).backward()
         optimizer.step()
     assert distance() < 0.2 * before
 
@@ -118,7 +118,14 @@ def test_two_views_have_a_loss_each_and_rank_by_their_mean_logit():
     codes = items.codes[TARGETS.clamp(min=0)]
     for level, scores in enumerate(model.decode(model.encode(read), codes)):
         wanted = wanted + torch.nn.functional.cross_entropy(scores[inside], codes[..., level][inside], reduction="sum")
-    torch.testing.assert_close(loss(HISTORY, TARGETS, 0.0), wanted)
+    torch.testing.assert_close(loss(HISTORY, TARGETS, TARGETS, 0.0), wanted)
+    following = torch.tensor([[5, 2, 3], [8, -1, -1]])  # the identity view learns these
+    identity = (
+        torch.nn.functional.cross_entropy(logits[1][inside], rows[inside], reduction="sum")
+        for rows in (TARGETS, following)
+    )
+    was, becomes = identity
+    torch.testing.assert_close(loss(HISTORY, TARGETS, following, 0.0), wanted - was + becomes)
 
 
 def test_a_second_view_needs_learned_item_vectors():
