@@ -63,15 +63,16 @@ class NextItemLoss(nn.Module):
         items = self.model.item_encoder(history, self.items.codes[history], self.items.vectors[history])
         memory = self.model.encode(items)
         codes = self.items.codes[targets.clamp(min=0)]
+        every = self.model.dense.queries(memory, items)
         soft: list[Tensor] | None = None
         loss = memory.new_zeros((), dtype=torch.float32)
         if self.settings.dense_weight:
-            queries = [query[inside] for query in self.model.dense.queries(memory, items)]
+            queries = [query[inside] for query in every]
             shares = self.subtrees.of(rows) if distillation and self.subtrees is not None else None
             wanted = [rows, following[inside]][: len(queries)]
             loss = loss + self.settings.dense_weight * self._dense_loss(queries, wanted, shares)
             soft = shares.levels if shares else None
-        for level, logits in enumerate(self.model.decode(memory, codes)):
+        for level, logits in enumerate(self.model.decode(memory, every, codes)):
             loss = loss + self._level_loss(
                 logits[inside].float(), codes[..., level][inside], soft[level] if soft else None, distillation
             )

@@ -269,6 +269,7 @@ class TigerModel(PreTrainedModel):
         # A token means something else after every prefix, so the prefix as a whole has a vector too.
         self.prefix_embedding = nn.Embedding(config.prefix_buckets, config.d_model)
         self.context = nn.Linear(config.d_model, config.d_model)
+        self.id_context = nn.Linear(config.d_model, config.d_model) if config.id_view else None
         self.cross_bias = RecencyBias(config.heads, config.max_history)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.d_model)
@@ -318,14 +319,28 @@ class TigerModel(PreTrainedModel):
         Returns:
             One tensor [B, T, level size] a level.
         """
-        return self.decode(self.encode(self.item_encoder(rows, codes, vectors)), targets)
+        items = self.item_encoder(rows, codes, vectors)
+        memory = self.encode(items)
+        return self.decode(memory, self.dense.queries(memory, items), targets)
 
-    def decode(self, memory: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        """Logits by level [B, T, level size] of :meth:`forward`, from the encoder's output [B, T, D]."""
+    def read(self, memory: Tensor, queries: list[Tensor]) -> Tensor:
+        """What the decoder starts every level from: what each position's encoders made of the history, [B, T, D].
+
+        The identity view is read as it is: the decoder's loss does not train it, so that it stays a second opinion.
+
+        Args:
+            memory: encoder outputs [B, T, D].
+            queries: of the dense head's views, each [B, T, D].
+        """
+        context: Tensor = self.context(memory)
+        return context if self.id_context is None else context + self.id_context(queries[1].detach())
+
+    def decode(self, memory: Tensor, queries: list[Tensor], targets: Tensor) -> tuple[Tensor, ...]:
+        """Logits by level [B, T, level size] of :meth:`forward`; memory and queries as in :meth:`read`."""
         batch, length, levels = targets.shape
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
         x = self.token_embedding(shifted) + self.prefix_embedding(self._prefixes(shifted))
-        x = x + self.level_embedding.weight + self.context(memory).unsqueeze(2)
+        x = x + self.level_embedding.weight + self.read(memory, queries).unsqueeze(2)
         x = self.dropout(x).reshape(batch, length * levels, -1)  # [B, T*L, D]
         positions = torch.arange(length, device=memory.device).repeat_interleave(levels)
         bias = self.cross_bias(positions, length).unsqueeze(0)  # [1, H, T*L, T]
@@ -364,7 +379,7 @@ class TigerModel(PreTrainedModel):
         Returns:
             history: keys and values of every decoder layer [layers, 2, B, H, T, K];
             bias: cross-attention bias [B, H, 1, T], minus infinity on padding;
-            context: encoder output at the newest item, projected [B, 1, D];
+            context: what :meth:`read` gives at the newest item [B, 1, D];
             query: of the dense head at the newest item, all views side by side [B, D x views].
         """
         memory = self.encode(items)
@@ -372,10 +387,10 @@ class TigerModel(PreTrainedModel):
         bias = self.cross_bias(last.unsqueeze(-1), items.shape[1])  # [B, H, 1, T]
         index = last.reshape(-1, 1, 1)
         newest = memory.gather(1, index.expand(-1, 1, memory.shape[-1]))
-        queries = self.dense.joined(self.dense.queries(memory, items))
-        query = queries.gather(1, index.expand(-1, 1, queries.shape[-1])).squeeze(1)
+        every = self.dense.queries(memory, items)
+        queries = [query.gather(1, index.expand(-1, 1, query.shape[-1])) for query in every]
         history = torch.stack([torch.stack(layer.history_key_value(memory)) for layer in self._decoder_layers()])
-        return history, bias, self.context(newest), query
+        return history, bias, self.read(newest, queries), self.dense.joined(queries).squeeze(1)
 
     def decode_step(
         self,

@@ -82,13 +82,11 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
         parameter.requires_grad_(False)  # the dense head stays as it is
 
     def distance() -> float:
-        memory = loss.model.encode(
-            loss.model.item_encoder(HISTORY, loss.items.codes[HISTORY], loss.items.vectors[HISTORY])
-        )
         inside = TARGETS >= 0
         soft = loss.subtrees.of(TARGETS[inside])
         soft(slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
-        logits = loss.model.decode(memory, loss.items.codes[TARGETS.clamp(min=0)])
+        items = loss.items
+        logits = loss.model(HISTORY, items.codes[HISTORY], items.vectors[HISTORY], items.codes[TARGETS.clamp(min=0)])
         return sum(
             float(torch.nn.functional.kl_div(scores[inside].log_softmax(-1), wanted, reduction="sum").detach())
             for scores, wanted in zip(logits, soft.levels, strict=True)
@@ -116,7 +114,7 @@ def test_two_views_have_a_loss_each_and_rank_by_their_mean_logit():
     inside = TARGETS >= 0
     wanted = sum(torch.nn.functional.cross_entropy(view[inside], TARGETS[inside], reduction="sum") for view in logits)
     codes = items.codes[TARGETS.clamp(min=0)]
-    for level, scores in enumerate(model.decode(model.encode(read), codes)):
+    for level, scores in enumerate(model(HISTORY, items.codes[HISTORY], items.vectors[HISTORY], codes)):
         wanted = wanted + torch.nn.functional.cross_entropy(scores[inside], codes[..., level][inside], reduction="sum")
     torch.testing.assert_close(loss(HISTORY, TARGETS, TARGETS, 0.0), wanted)
     following = torch.tensor([[5, 2, 3], [8, -1, -1]])  # the identity view learns these
