@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from genrec_core.artifacts import atomic_folder, read_json, write_json
 from genrec_core.errors import GenrecError
 
-_MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
+_MODEL, _AVERAGED = "model.safetensors", "averaged.safetensors"
+_OPTIMIZER, _PROGRESS = "optimizer.safetensors", "progress.json"
 
 
 @dataclass
@@ -35,19 +37,31 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(
+    folder: Path,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    averaged: nn.Module | None = None,
+) -> None:
     """Replace the state in ``folder``; a process that dies half-way leaves the old one."""
     with atomic_folder(folder) as part:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part / _MODEL)
+        for name, module in ((_MODEL, model), (_AVERAGED, averaged)):
+            if module is not None:
+                save_file({key: tensor.contiguous() for key, tensor in module.state_dict().items()}, part / name)
         save_file(_optimizer_tensors(optimizer), part / _OPTIMIZER)
         write_json(part / _PROGRESS, vars(progress))
 
 
-def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fill model and optimiser from ``folder``; a fresh :class:`Progress` where there is none."""
+def load_state(
+    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, averaged: nn.Module | None = None
+) -> Progress:
+    """Fill models and optimiser from ``folder``; a fresh :class:`Progress` where there is none."""
     if not (folder / _PROGRESS).is_file():
         return Progress()
-    model.load_state_dict(load_file(folder / _MODEL, device=str(model.device)))
+    for name, module in ((_MODEL, model), (_AVERAGED, averaged)):
+        if module is not None:
+            module.load_state_dict(load_file(folder / name, device=str(model.device)))
     tensors = load_file(folder / _OPTIMIZER, device=str(model.device))
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from genrec_core.artifacts import read_json
 from genrec_core.data.histories import Histories
@@ -62,16 +63,20 @@ def test_a_model_learns_what_follows_and_the_best_one_is_kept(tmp_path: Path):
     assert [event.kind for event in events if event.kind != "step"] == ["start"] + ["epoch"] * len(losses) + ["end"]
 
 
-@pytest.mark.parametrize("killed_after", [1, 3])
-def test_a_killed_training_ends_with_the_history_of_an_unbroken_one(tmp_path: Path, killed_after: int):
+@pytest.mark.parametrize(("killed_after", "ema_decay"), [(1, 0.0), (3, 0.0), (2, 0.9)])
+def test_a_killed_training_ends_with_the_history_of_an_unbroken_one(
+    tmp_path: Path, killed_after: int, ema_decay: float
+):
+    settings = small_settings(ema_decay=ema_decay)
+
     def kill(event: TrainingEvent) -> None:
         if event.kind == "epoch" and event.epoch == killed_after:
             raise KilledError
 
-    unbroken = train(cyclic_data(), small_settings(), tmp_path / "unbroken", ALONE)
+    unbroken = train(cyclic_data(), settings, tmp_path / "unbroken", ALONE)
     with pytest.raises(KilledError):
-        train(cyclic_data(), small_settings(), tmp_path / "broken", ALONE, kill)
-    resumed = train(cyclic_data(), small_settings(), tmp_path / "broken", ALONE)
+        train(cyclic_data(), settings, tmp_path / "broken", ALONE, kill)
+    resumed = train(cyclic_data(), settings, tmp_path / "broken", ALONE)
     first, second = (read_json(folder / "training_history.json") for folder in (unbroken, resumed))
     assert first["epochs"] == second["epochs"]
     assert first["best_recall@10"] == second["best_recall@10"]
@@ -79,6 +84,15 @@ def test_a_killed_training_ends_with_the_history_of_an_unbroken_one(tmp_path: Pa
         TigerModel.from_pretrained(unbroken).parameters(), TigerModel.from_pretrained(resumed).parameters(), strict=True
     ):
         assert torch.equal(old, new)
+
+
+def test_averaged_weights_are_the_exponential_mean_of_every_step_and_are_what_is_kept(tmp_path: Path):
+    best = train(cyclic_data(), small_settings(epochs=1, ema_decay=0.9), tmp_path, ALONE)
+    kept, newest = load_file(best / "model.safetensors"), load_file(tmp_path / "state" / "model.safetensors")
+    averaged = load_file(tmp_path / "state" / "averaged.safetensors")
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, averaged[f"module.{name}"])
+    assert any(not torch.equal(tensor, newest[name]) for name, tensor in kept.items())
 
 
 def test_training_stops_when_validation_no_longer_improves(tmp_path: Path):
