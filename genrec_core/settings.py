@@ -122,6 +122,9 @@ class TrainingSettings(Settings):
     processes: int = Field(2, ge=1, le=1024, description="torchrun processes on this machine.")
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads a process.")
     amp: Literal["off", "bf16", "fp16"] = Field("off", description="Mixed precision, on CUDA only.")
+    compile: bool = Field(
+        False, description="torch.compile the Transformers: a minute first, faster steps after; needs a C++ compiler."
+    )
     seed: int = Field(42, ge=0, description="Seed of weights, batches and dropout.")
 
 
@@ -193,7 +196,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "beauty": Preset(),
-    "beauty-gpu": Preset(training=TrainingSettings(processes=1, amp="bf16", batch_targets=8192)),
+    "beauty-gpu": Preset(training=TrainingSettings(processes=1, amp="bf16", compile=True, batch_targets=8192)),
 }
 
 

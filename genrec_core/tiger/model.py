@@ -353,6 +353,10 @@ class TigerModel(PreTrainedModel):
             for level, size in enumerate(self.config.level_sizes)
         )
 
+    def compile_decoder(self) -> None:
+        """Have :meth:`decode` compiled by torch.compile the first time it is called, for any batch and length."""
+        self.decode = torch.compile(self.decode, dynamic=True)  # type: ignore[method-assign]
+
     def _prefixes(self, tokens: Tensor) -> Tensor:
         """Hash of everything up to each level: rows of ``token_embedding`` int64 [..., L] -> int64 [..., L]."""
         hashes = [tokens[..., 0]]

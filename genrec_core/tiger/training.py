@@ -30,7 +30,7 @@ from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import ItemTables, NextItemLoss
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import CausalEncoder, TigerModel
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
 from genrec_core.tiger.search import CodeScorer
 from genrec_core.tiger.trie import CodeTrie
@@ -145,6 +145,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16" and self._on_cuda)
         self.averaged = self._averaged_weights()
         self.progress = load_state(folder / "state", self.model, self.optimizer, self.averaged)
+        self._speed_up()
         self.steps = settings.epochs * len(epoch_batches(self.sequences, settings.batch_targets, settings.seed, 0))
 
     @property
@@ -195,6 +196,17 @@ class Trainer:
     def _result(self) -> PreTrainedModel:
         """The model that is measured and kept: the one with averaged weights, where there is one."""
         return self.model if self.averaged is None else cast(PreTrainedModel, self.averaged.module)
+
+    def _speed_up(self) -> None:
+        """What only a long training or a GPU repays."""
+        if self._on_cuda and self.settings.amp != "off":
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32: the catalogue's loss
+        if self.settings.compile:
+            for module in self.model.modules():
+                if isinstance(module, CausalEncoder):
+                    module.compile(dynamic=True)
+            if isinstance(self.model, TigerModel):
+                self.model.compile_decoder()
 
     def _distribute(self, objective: nn.Module) -> nn.Module:
         if self.world.size == 1:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -203,3 +204,14 @@ def test_a_training_killed_hard_at_any_moment_ends_with_the_history_of_an_unbrok
         read_json(tmp_path / folder / "best" / "training_history.json")["epochs"] for folder in ("unbroken", "broken")
     )
     assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_trains_to_the_same_weights(tmp_path: Path):
+    settings = {"epochs": 1, "dropout": 0.0, "id_view": True, "id_dropout": 0.0}
+    plain = train(cyclic_data(), small_settings(**settings), tmp_path / "plain", ALONE)
+    compiled = train(cyclic_data(), small_settings(**settings, compile=True), tmp_path / "compiled", ALONE)
+    wanted, found = (load_file(folder / "model.safetensors") for folder in (plain, compiled))
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
