@@ -50,6 +50,13 @@ class SemanticIdSettings(Settings):
         "l2", description="What is done to the vectors before k-means."
     )
     pca_dims: int = Field(128, ge=1, le=8192, description="Dimensions kept by pca_whiten.")
+    collaborative_weight: float = Field(
+        1.0, ge=0, le=100, description="Length of what users buy together, as a vector, beside the text's length of 1."
+    )
+    collaborative_dims: int = Field(64, ge=1, le=4096, description="Dimensions of that vector.")
+    collaborative_window: int = Field(
+        5, ge=1, le=1000, description="How near two items of a history count as together."
+    )
     iterations: int = Field(50, ge=1, le=10_000, description="Lloyd iterations a level, at most.")
     tolerance: float = Field(1e-4, ge=0, description="Stop when the error falls by less than this share.")
     seed: int = Field(42, ge=0, description="Seed of k-means++ and of re-seeding dead centroids.")
@@ -78,7 +85,7 @@ class TrainingSettings(Settings):
         True,
         description="Add a learned vector of its own to each item in the encoder; items new since training have none.",
     )
-    epochs: int = Field(20, ge=1, le=10_000, description="Passes over all training targets.")
+    epochs: int = Field(24, ge=1, le=10_000, description="Passes over all training targets.")
     batch_targets: int = Field(1024, ge=1, le=1_000_000, description="Targets a step over all processes, about.")
     learning_rate: float = Field(1.5e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
     weight_decay: float = Field(0.1, ge=0, le=10, description="AdamW weight decay of matrices.")
@@ -94,7 +101,7 @@ class TrainingSettings(Settings):
         1.0, ge=0, le=100, description="Weight of the dense head's loss beside the generative one; 0: no dense head."
     )
     id_view: bool = Field(
-        False, description="Give the dense head a second encoder that knows items by their identity alone (SASRec)."
+        True, description="Give the dense head a second encoder that knows items by their identity alone (SASRec)."
     )
     id_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of that encoder.")
     dense_full_items: int = Field(
@@ -103,7 +110,7 @@ class TrainingSettings(Settings):
     dense_negatives: int = Field(4096, ge=1, description="Items drawn evenly for that sample, beside a batch's own.")
     dense_label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the full dense loss.")
     distillation: float = Field(
-        0.5, ge=0, le=1, description="Share of the level losses that follows the dense head, summed over the trie."
+        0.8, ge=0, le=1, description="Share of the level losses that follows the dense head, summed over the trie."
     )
     distillation_start: float = Field(
         0.1, ge=0, le=1, description="Share of all steps before which nothing is distilled."
@@ -191,6 +198,7 @@ PRESETS: dict[str, Preset] = {
             dropout=0.2,
             label_smoothing=0.05,
             future_share=0.0,  # the next item of the synthetic shop depends on the newest one alone
+            id_view=False,
             distillation=0.0,
             validation_users=1000,
         ),

@@ -203,7 +203,8 @@ def run_trial(trial: Trial, inputs: SweepInputs, output: Path) -> dict[str, Any]
     if trial.semantic_ids or trial.run.embeddings:
         semantic_ids = folder / "semantic_ids"
         if not semantic_ids.is_dir():
-            build_semantic_ids(embeddings, trial.semantic_ids or SemanticIdSettings(), semantic_ids)
+            frame = pl.read_parquet(inputs.histories)
+            build_semantic_ids(embeddings, trial.semantic_ids or SemanticIdSettings(), semantic_ids, histories=frame)
     data = TrainingData.load(inputs.histories, semantic_ids, embeddings)
     world = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     trainer = SasRecTrainer if trial.run.model == "sasrec" else None

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+import polars as pl
 import torch
 import torch.distributed as dist
 
@@ -17,13 +18,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="genrec_core.quantization", description=__doc__)
     parser.add_argument("embeddings", type=Path, help="folder of the item embeddings")
     parser.add_argument("target", type=Path, help="folder to write; replaced if it is there")
+    parser.add_argument("--histories", type=Path, help="parquet file of the histories; unset: codes of texts alone")
     parser.add_argument("--settings", type=Path, help="JSON file of semantic-ID settings; the defaults where unset")
     parsed = parser.parse_args(arguments)
     settings = SemanticIdSettings.model_validate(read_json(parsed.settings) if parsed.settings else {})
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    build_semantic_ids(parsed.embeddings, settings, parsed.target, dist.group.WORLD)
+    histories = pl.read_parquet(parsed.histories) if parsed.histories else None
+    build_semantic_ids(parsed.embeddings, settings, parsed.target, dist.group.WORLD, histories)
     dist.destroy_process_group()  # not after an error: gloo would wait for peers that wait for this process
 
 

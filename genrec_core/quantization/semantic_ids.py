@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
-from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings
+from genrec_core.data.histories import Histories
+from genrec_core.data.split import training_part
+from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings, require_finite_rows
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.collaborative import CollaborativeMap, agreed, collaborative_vectors, fit_map
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.stored import load_array, load_fields, load_item_ids
 from genrec_core.settings import SemanticIdSettings
@@ -86,7 +90,11 @@ class SemanticIds:
 
 
 def build_semantic_ids(
-    embeddings_folder: Path, settings: SemanticIdSettings, target: Path, group: "ProcessGroup | None" = None
+    embeddings_folder: Path,
+    settings: SemanticIdSettings,
+    target: Path,
+    group: "ProcessGroup | None" = None,
+    histories: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Fit the codebooks on all items and give each item a code no other item has.
 
@@ -95,24 +103,30 @@ def build_semantic_ids(
         settings: see :class:`SemanticIdSettings`.
         target: the folder to write, replaced whole or not at all; rank 0 writes it.
         group: torchrun ranks that share the work; None: this process alone.
+        histories: whole histories, ``user_id`` and ``item_ids``, whose training part says what is bought together;
+            None, or a ``collaborative_weight`` of 0: the codes are made of the texts alone.
 
     Returns:
         The content of ``summary.json``; see :func:`summarize`.
 
     Raises:
-        GenrecError: see :meth:`ResidualQuantizer.fit`.
+        GenrecError: see :meth:`ResidualQuantizer.fit`; a history holds an item without an embedding.
 
     Source: Rajput et al. 2023 (TIGER), section 3.1, collisions.
     """
     embeddings = ItemEmbeddings.load(embeddings_folder)
-    quantizer = ResidualQuantizer.fit(embeddings.raw, settings, group)
-    codes = quantizer.encode(embeddings.raw)  # [n, levels]
+    vectors, collaborative = embeddings.raw, None
+    if histories is not None and settings.collaborative_weight:
+        vectors, collaborative = _with_collaborative_part(embeddings, histories, settings, group)
+    quantizer = ResidualQuantizer.fit(vectors, settings, group)
+    codes = quantizer.encode(vectors)  # [n, levels]
     codes_with_suffix = np.column_stack([codes, rank_within_group(codes)])  # [n, levels + 1]
     level_sizes = [*quantizer.sizes, suffix_vocabulary(int(codes_with_suffix[:, -1].max()))]
-    before, *errors = quantizer.errors_by_level(embeddings.raw, codes)
+    before, *errors = quantizer.errors_by_level(vectors, codes)
     summary = summarize(codes_with_suffix, level_sizes) | {
         "fitted_items": len(codes),
-        "dim": quantizer.transform.dim,
+        "dim": embeddings.raw.shape[1],
+        "collaborative_dims": 0 if collaborative is None else collaborative.weights.shape[1],
         "clustered_dim": quantizer.transform.output_dim,
         "mean_squared_error": errors,
         "reconstruction_error": [error / before if before > 0 else 0.0 for error in errors],
@@ -122,6 +136,8 @@ def build_semantic_ids(
     if _is_first(group):
         with atomic_folder(target) as part:
             quantizer.save(part)
+            if collaborative is not None:
+                collaborative.save(part)
             _write_codes(part, embeddings.item_ids, codes_with_suffix, summary)
     return summary
 
@@ -150,7 +166,11 @@ def assign_ids(
     new_ids = _require_new(known, item_ids, folder)
     if len(new_ids) != len(vectors):
         raise GenrecError(f"{len(new_ids)} new items but {len(vectors)} vectors; give one vector an item")
-    codes = ResidualQuantizer.load(folder).encode(np.asarray(vectors, dtype=np.float32))
+    vectors, collaborative = np.asarray(vectors, dtype=np.float32), CollaborativeMap.load(folder)
+    if collaborative is not None:
+        require_finite_rows(vectors, "item vectors")
+        vectors = collaborative.extend(vectors)
+    codes = ResidualQuantizer.load(folder).encode(vectors)
     suffixes = _next_suffixes(known, codes, new_ids)
     extended = SemanticIds(
         np.concatenate([known.item_ids, new_ids]),
@@ -159,6 +179,20 @@ def assign_ids(
     )
     _write_extended(folder, target, extended)
     return extended
+
+
+def _with_collaborative_part(
+    embeddings: ItemEmbeddings, histories: pl.DataFrame, settings: SemanticIdSettings, group: "ProcessGroup | None"
+) -> tuple[NDArray[np.float32], CollaborativeMap]:
+    """What is clustered, float32 [n, dim + dims], and how it is made for items without histories."""
+    from genrec_core.quantization.ranks import RowShare
+
+    require_finite_rows(embeddings.raw, "item vectors")
+    trained = training_part(Histories.from_frame(histories, embeddings.item_ids))
+    share = RowShare.of(len(embeddings.raw), group)
+    known = agreed(collaborative_vectors(trained, len(embeddings.raw), settings), share)
+    found = fit_map(embeddings.raw, known, settings.collaborative_weight)
+    return found.extend(embeddings.raw, known), found
 
 
 def rank_within_group(codes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -355,7 +355,7 @@ class TigerModel(PreTrainedModel):
 
     def compile_decoder(self) -> None:
         """Have :meth:`decode` compiled by torch.compile the first time it is called, for any batch and length."""
-        self.decode = torch.compile(self.decode, dynamic=True)  # type: ignore[method-assign]
+        setattr(self, "decode", torch.compile(self.decode, dynamic=True))  # noqa: B010 - a method, as mypy sees it
 
     def _prefixes(self, tokens: Tensor) -> Tensor:
         """Hash of everything up to each level: rows of ``token_embedding`` int64 [..., L] -> int64 [..., L]."""

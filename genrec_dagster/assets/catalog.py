@@ -71,16 +71,23 @@ def item_embeddings(
         return dg.MaterializeResult(value=folder, metadata=_facts(stats, stats["items"]), data_version=version)
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "numpy"}, code_version="1")
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "numpy"}, code_version="2")
 def semantic_ids(
-    context: dg.AssetExecutionContext, item_embeddings: Path, config: SemanticIdForm, work: WorkFolders
+    context: dg.AssetExecutionContext,
+    item_embeddings: Path,
+    user_histories: pl.DataFrame,
+    config: SemanticIdForm,
+    work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """One code an item, short enough to generate token by token, and no two alike."""
+    """One code an item, short enough to generate token by token, and no two alike.
+
+    Items whose texts are alike, or which are bought together in the training part of the histories, share prefixes.
+    """
     from genrec_core.evaluation.plots import codebook_use
     from genrec_core.quantization.semantic_ids import build_semantic_ids
 
     with work.new(context) as folder:
-        summary = build_semantic_ids(item_embeddings, config, folder)
+        summary = build_semantic_ids(item_embeddings, config, folder, histories=user_histories)
         metadata = {
             **_facts(summary, summary["items"]),
             "codebook_use": picture(codebook_use(summary), "codebook use by level"),

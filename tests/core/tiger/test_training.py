@@ -46,7 +46,7 @@ def small_settings(**changes: object) -> TrainingSettings:
 
 def steady_settings() -> TrainingSettings:
     """Without anything drawn in training, so that the number of processes makes no difference."""
-    return small_settings(dropout=0.0, learn_item_vectors=False, future_share=0.0, epochs=3)
+    return small_settings(dropout=0.0, learn_item_vectors=False, id_view=False, future_share=0.0, epochs=3)
 
 
 class KilledError(Exception):

@@ -1,0 +1,151 @@
+"""What users buy together, as vectors beside those of the items' texts. Fitting needs torch; the rest does not.
+
+Two items that often follow one another should share a prefix even where their texts say nothing of it: the model can
+then generate towards both. Items that nobody bought in training, and items added later, get the vector that their text
+lets one expect.
+
+Source: Levy & Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factorization", for the vectors; Wang et al.
+2024, "Learnable Item Tokenization for Generative Recommendation" (LETTER), for collaborative semantic IDs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_core.data.histories import Histories
+from genrec_core.embedding.item_embeddings import l2_normalized
+from genrec_core.errors import GenrecError
+from genrec_core.quantization.stored import load_array
+from genrec_core.settings import SemanticIdSettings
+
+if TYPE_CHECKING:
+    from genrec_core.quantization.ranks import RowShare
+
+Float32s = NDArray[np.float32]
+COLLABORATIVE = "collaborative.npy"
+_CONTEXT_POWER = 0.75  # smooths the share of popular neighbours; Levy & Goldberg, after word2vec
+_SPARE_DIMS, _POWER_ITERATIONS = 8, 6  # of the randomised decomposition
+
+
+@dataclass(frozen=True)
+class CollaborativeMap:
+    """Expects an item's collaborative vector from its text vector, by ridge regression.
+
+    Args:
+        weights: float64 [dim, dims]; what comes out is scaled to ``length``.
+        length: of the collaborative part, beside a text part of length 1.
+    """
+
+    weights: NDArray[np.float64]
+    length: float
+
+    def extend(self, text: Float32s, known: Float32s | None = None) -> Float32s:
+        """Text vectors with their collaborative part behind, float32 [n, dim + dims].
+
+        Args:
+            text: float32 [n, dim], of any length.
+            known: collaborative vectors float32 [n, dims] of length 1, or 0 where unknown; None: all unknown.
+
+        Raises:
+            GenrecError: the texts' width is not what was fitted.
+        """
+        if text.ndim != 2 or text.shape[1] != len(self.weights):
+            raise GenrecError(
+                f"vectors of shape {text.shape} do not fit the codebooks, which were fitted on [n, "
+                f"{len(self.weights)}]; embed the items with the same model"
+            )
+        text = l2_normalized(text)
+        part = l2_normalized((text.astype(np.float64) @ self.weights).astype(np.float32))
+        if known is not None:
+            part = np.where(known.any(axis=1, keepdims=True), known, part)
+        return np.concatenate([text, np.float32(self.length) * part], axis=1)
+
+    def save(self, folder: Path) -> None:
+        """Write ``collaborative.npy``: the weights, and the length as one more row."""
+        length = np.full((1, self.weights.shape[1]), self.length)
+        np.save(folder / COLLABORATIVE, np.concatenate([self.weights, length]), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "CollaborativeMap | None":
+        """Read what :meth:`save` wrote; None where the semantic IDs were made of text alone.
+
+        Raises:
+            GenrecError: the file is damaged.
+        """
+        if not (folder / COLLABORATIVE).is_file():
+            return None
+        stored = load_array(folder / COLLABORATIVE)
+        if stored.ndim != 2 or len(stored) < 2:
+            raise GenrecError(f"{folder / COLLABORATIVE}: shape {stored.shape}; build the semantic IDs again")
+        return cls(stored[:-1], float(stored[-1, 0]))
+
+
+def collaborative_vectors(histories: Histories, n_items: int, settings: SemanticIdSettings) -> Float32s:
+    """A vector of length 1 for every item that follows or is followed by another, 0 for the others.
+
+    Items near each other in a history count by the inverse of their distance; the positive pointwise mutual information
+    of these counts is decomposed into ``collaborative_dims`` dimensions, fewer in a small catalogue.
+
+    Args:
+        histories: the training part of the users' histories.
+        n_items: rows of the catalogue.
+        settings: dimensions, window, seed.
+
+    Returns:
+        float32 [n_items, dims].
+    """
+    import torch
+
+    pairs, counts = _neighbours(histories, n_items, settings.collaborative_window)
+    first, second = np.divmod(pairs, n_items)
+    degree = np.bincount(first, counts, minlength=n_items)
+    context = degree**_CONTEXT_POWER
+    information = np.log(counts * context.sum() / (degree[first] * context[second]))
+    told = information > 0
+    dims = min(settings.collaborative_dims, n_items)
+    if not told.any():
+        return np.zeros((n_items, dims), dtype=np.float32)
+    places = torch.from_numpy(np.stack([first[told], second[told]]))
+    told_by = torch.from_numpy(information[told])
+    matrix = torch.sparse_coo_tensor(places, told_by, (n_items, n_items), check_invariants=True).coalesce()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        left, values, _ = torch.svd_lowrank(matrix, q=min(dims + _SPARE_DIMS, n_items), niter=_POWER_ITERATIONS)
+    return l2_normalized((left * values.sqrt())[:, :dims].float().numpy())
+
+
+def fit_map(text: Float32s, known: Float32s, length: float) -> CollaborativeMap:
+    """Regress collaborative vectors float32 [n, dims] on text vectors float32 [n, dim], where they are not 0."""
+    has = known.any(axis=1)
+    inputs, wanted = l2_normalized(text[has]).astype(np.float64), known[has].astype(np.float64)
+    ridge = max(len(inputs), 1) / text.shape[1]
+    weights = np.linalg.solve(inputs.T @ inputs + ridge * np.eye(text.shape[1]), inputs.T @ wanted)
+    return CollaborativeMap(weights, length)
+
+
+def agreed(array: Float32s, share: "RowShare") -> Float32s:
+    """Rank 0's array on every rank: a decomposition may differ in the last bit between machines."""
+    import torch
+
+    if share.group is None:
+        return array
+    found: Float32s = share.sum(torch.from_numpy(array if share.rank == 0 else np.zeros_like(array))).numpy()
+    return found
+
+
+def _neighbours(histories: Histories, n_items: int, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs of different items within ``window`` of each other, as ``first * n_items + second``, and their counts."""
+    rows = histories.rows.astype(np.int64)
+    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    pairs, weights = [], []
+    for distance in range(1, min(window, len(rows) - 1) + 1):
+        near = (user[:-distance] == user[distance:]) & (rows[:-distance] != rows[distance:])
+        one, other = rows[:-distance][near], rows[distance:][near]
+        pairs += [one * n_items + other, other * n_items + one]
+        weights += [np.full(len(one), 1 / distance)] * 2
+    every, place = np.unique(np.concatenate([np.zeros(0, np.int64), *pairs]), return_inverse=True)
+    counts = np.bincount(place, np.concatenate([np.zeros(0), *weights]), minlength=len(every))
+    return every, counts.astype(np.float64)
