@@ -56,7 +56,7 @@ class TigerConfig(PretrainedConfig):
         if d_model % heads:
             raise GenrecError(f"d_model {d_model} is not a multiple of heads {heads}; change one of them")
         if id_view and not (known_items and dense):
-            raise GenrecError("id_view needs learn_item_vectors and a dense_weight above 0; set these, or id_view to false")
+            raise GenrecError("id_view needs learn_item_vectors and a dense_weight above 0; set id_view false or these")
         self.level_sizes = list(level_sizes)
         self.item_vector_dim = item_vector_dim
         self.known_items = known_items
