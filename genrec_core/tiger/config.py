@@ -14,6 +14,7 @@ class TigerConfig(PretrainedConfig):
         level_sizes: vocabulary by level, the collision suffix last.
         item_vector_dim: width of the item text vectors that the encoder reads beside the codes; 0 for none.
         known_items: catalogue rows below this have a learned vector of their own in the encoder; 0 for none.
+        untrained_items: those of them that no training history held, so that their learned vectors say nothing.
         prefix_buckets: rows of the table of prefix vectors that the decoder reads, addressed by a hash of the prefix.
         d_model: width of the Transformer.
         heads: attention heads; divides ``d_model``.
@@ -51,6 +52,7 @@ class TigerConfig(PretrainedConfig):
         id_dropout: float = 0.5,
         dense: bool = True,
         hybrid_weight: float = 0.5,
+        untrained_items: tuple[int, ...] | list[int] = (),
         **kwargs: Any,
     ) -> None:
         if d_model % heads:
@@ -72,4 +74,5 @@ class TigerConfig(PretrainedConfig):
         self.id_dropout = id_dropout
         self.dense = dense
         self.hybrid_weight = hybrid_weight
+        self.untrained_items = list(untrained_items)
         super().__init__(**kwargs)

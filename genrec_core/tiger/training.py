@@ -155,6 +155,7 @@ class Trainer:
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         """The model with random weights."""
         settings = self.settings
+        trained = np.bincount(training_part(data.histories).rows, minlength=len(data.codes))
         config = TigerConfig(
             level_sizes=data.level_sizes,
             item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
@@ -169,6 +170,7 @@ class Trainer:
             id_view=settings.id_view,
             id_dropout=settings.id_dropout,
             dense=settings.dense_weight > 0,
+            untrained_items=np.flatnonzero(trained == 0).tolist(),
         )
         return TigerModel(config)
 

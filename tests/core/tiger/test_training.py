@@ -87,6 +87,17 @@ def test_a_killed_training_ends_with_the_history_of_an_unbroken_one(
         assert torch.equal(old, new)
 
 
+def test_the_kept_model_names_the_items_that_training_never_saw(tmp_path: Path):
+    data = cyclic_data()
+    never = ITEMS - 1
+    rows = np.where(data.histories.rows == never, 0, data.histories.rows)
+    histories = Histories(data.histories.user_ids, rows, data.histories.offsets)
+    best = train(
+        TrainingData(histories, data.codes, data.level_sizes, data.vectors), small_settings(epochs=1), tmp_path, ALONE
+    )
+    assert read_json(best / "config.json")["untrained_items"] == [never]
+
+
 def test_averaged_weights_are_the_exponential_mean_of_every_step_and_are_what_is_kept(tmp_path: Path):
     best = train(cyclic_data(), small_settings(epochs=1, ema_decay=0.9), tmp_path, ALONE)
     kept, newest = load_file(best / "model.safetensors"), load_file(tmp_path / "state" / "model.safetensors")
