@@ -138,6 +138,9 @@ def _add_evaluate(commands: _Commands) -> None:
     _add_inputs(command)
     command.add_argument("--split", choices=("test", "validation"), default="test", help="with --checkpoint (test)")
     command.add_argument("--beams", type=int, default=1000, metavar="N", help="with --checkpoint (%(default)s)")
+    command.add_argument(
+        "--baseline", type=Path, metavar="DIR", help="with --checkpoint: a trained SASRec, for paired differences"
+    )
     command.add_argument("--output", type=Path, metavar="DIR", help="with --checkpoint: keep metrics and plots here")
 
 
@@ -169,9 +172,16 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     if embeddings.item_ids.tolist() != ids.item_ids.tolist():
         raise GenrecError("--semantic_ids and --embeddings hold different items; give those of one catalogue")
     histories = Histories.from_frame(read_user_histories(options.histories or latest("user_histories")), ids.item_ids)
-    model = open_checkpoint(options.checkpoint, ids.codes, embeddings.l2norm)
+    model, baseline = (
+        open_checkpoint(folder, ids.codes, embeddings.l2norm) if folder else None
+        for folder in (options.checkpoint, options.baseline)
+    )
+    assert model is not None
     with one_thread_an_operator():
-        found = evaluate(model.scorer, ids, histories, settings, model.max_history, model.weights, split=options.split)
+        found = evaluate(
+            model.scorer, ids, histories, settings, model.max_history, model.weights,
+            split=options.split, baseline=baseline.scorer if baseline else None,
+        )  # fmt: skip
     if options.output:
         write_metrics(options.output, found)
     return found.metrics

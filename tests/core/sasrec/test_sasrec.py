@@ -103,6 +103,11 @@ def test_the_command_line_trains_and_measures_it_beside_tiger_on_either_split(
             metrics = json.loads(capsys.readouterr().out)
             assert (metrics["split"], metrics["ranking"], metrics["users"]) == (split, ranking, 40)
             assert ("generative" in metrics) == (ranking == "hybrid")
+            assert "sasrec" not in metrics
+    assert main([*arguments, "--baseline", str(output / "best")]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    difference = metrics["hybrid"]["recall@10"] - metrics["sasrec"]["recall@10"]
+    assert metrics["against"]["sasrec"]["recall@10"]["difference"] == pytest.approx(difference)
 
     other = tmp_path / "other"
     write_item_embeddings(
