@@ -130,7 +130,9 @@ class Trainer:
     ) -> None:
         self.settings, self.folder, self.world, self.on_event = settings, folder, world, on_event
         self.recipe = data.identity(settings.model_copy(update={"seed": 0}))  # the same for trainings of other seeds
-        self.sequences = Sequences.cut(training_part(data.histories), settings.max_history)
+        trained = training_part(data.histories)
+        self.sequences = Sequences.cut(trained, settings.max_history)
+        self.counts = np.bincount(trained.rows, minlength=len(data.codes))
         if self.sequences.targets == 0:
             raise GenrecError("no history has two items before its last two, so there is nothing to train on")
         self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
@@ -155,7 +157,6 @@ class Trainer:
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         """The model with random weights."""
         settings = self.settings
-        trained = np.bincount(training_part(data.histories).rows, minlength=len(data.codes))
         config = TigerConfig(
             level_sizes=data.level_sizes,
             item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
@@ -170,7 +171,7 @@ class Trainer:
             id_view=settings.id_view,
             id_dropout=settings.id_dropout,
             dense=settings.dense_weight > 0,
-            untrained_items=np.flatnonzero(trained == 0).tolist(),
+            untrained_items=np.flatnonzero(self.counts == 0).tolist(),
         )
         return TigerModel(config)
 
@@ -180,11 +181,10 @@ class Trainer:
         return NextItemLoss(self.model, self._item_tables(data), self.trie, self.settings)
 
     def _item_tables(self, data: TrainingData) -> ItemTables:
-        counts = np.bincount(training_part(data.histories).rows, minlength=len(data.codes))
         tables = (
             torch.from_numpy(data.codes.astype(np.int64)),
             item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors),
-            torch.from_numpy((counts / counts.sum()).astype(np.float32)),
+            torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32)),
         )
         return ItemTables(*(table.to(self.world.device) for table in tables))
 
