@@ -100,10 +100,13 @@ class TrainingSettings(Settings):
     dense_weight: float = Field(
         1.0, ge=0, le=100, description="Weight of the dense head's loss beside the generative one; 0: no dense head."
     )
-    id_view: bool = Field(
-        True, description="Give the dense head a second encoder that knows items by their identity alone (SASRec)."
+    content_views: int = Field(
+        1, ge=1, le=16, description="Encoders of the dense head that read the items' codes and texts, an ensemble."
     )
-    id_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of that encoder.")
+    id_views: int = Field(
+        1, ge=0, le=16, description="Encoders of it that know items by their identity alone (SASRec), beside those."
+    )
+    id_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of the latter.")
     dense_full_items: int = Field(
         20_000, ge=0, description="Larger catalogues train the dense head on a sample of items, corrected for its bias."
     )
@@ -198,7 +201,7 @@ PRESETS: dict[str, Preset] = {
             dropout=0.2,
             label_smoothing=0.05,
             future_share=0.0,  # the next item of the synthetic shop depends on the newest one alone
-            id_view=False,
+            id_views=0,
             distillation=0.0,
             validation_users=1000,
         ),

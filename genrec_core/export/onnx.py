@@ -108,7 +108,7 @@ def export_graphs(model: TigerModel, folder: Path) -> None:
         "max_history": config.max_history,
         "decoder_layers": config.decoder_layers,
         "d_model": config.d_model,
-        "item_width": config.d_model * (2 if config.id_view else 1),
+        "item_width": config.d_model * config.views,
         "prefix_buckets": config.prefix_buckets,
         "prefix_factor": PREFIX_FACTOR,
         "dense": config.dense,
@@ -155,7 +155,7 @@ class DecoderStep(nn.Module):
 def _export_encoder(model: TigerModel, path: Path) -> None:
     length = min(_TIME, model.config.max_history)
     inputs = {
-        "items": torch.zeros(_BATCH, length, model.config.d_model * (2 if model.config.id_view else 1)),
+        "items": torch.zeros(_BATCH, length, model.config.d_model * model.config.views),
         "lengths": torch.ones(_BATCH, dtype=torch.int64),
     }
     dynamic: dict[str, dict[int, str]] = {"items": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}

@@ -23,14 +23,15 @@ class TigerConfig(PretrainedConfig):
         d_ff: width of the feed-forward layers.
         dropout: dropout probability.
         max_history: newest items of a history that the encoder reads.
-        id_view: whether a second encoder reads the items' identities alone, for the dense head.
-        id_dropout: dropout probability of that encoder.
+        content_views: encoders that read the items' content, for the dense head; the decoder reads the first.
+        id_views: encoders that read the items' identities alone, for the dense head.
+        id_dropout: dropout probability of those.
         dense: whether the dense head was trained; without it items can be ranked by generating alone.
         hybrid_weight: share of the dense head in the hybrid ranking, from 0 (generating alone) to 1 (dense alone).
 
     Raises:
-        GenrecError: ``heads`` does not divide ``d_model``, or ``id_view`` is asked for without ``known_items`` or
-            ``dense``.
+        GenrecError: ``heads`` does not divide ``d_model``, or there is more than one view without ``dense``, or
+            an identity view without ``known_items``.
     """
 
     model_type = "genrec_tiger"
@@ -48,7 +49,8 @@ class TigerConfig(PretrainedConfig):
         d_ff: int = 512,
         dropout: float = 0.2,
         max_history: int = 50,
-        id_view: bool = False,
+        content_views: int = 1,
+        id_views: int = 0,
         id_dropout: float = 0.5,
         dense: bool = True,
         hybrid_weight: float = 0.5,
@@ -57,8 +59,12 @@ class TigerConfig(PretrainedConfig):
     ) -> None:
         if d_model % heads:
             raise GenrecError(f"d_model {d_model} is not a multiple of heads {heads}; change one of them")
-        if id_view and not (known_items and dense):
-            raise GenrecError("id_view needs learn_item_vectors and a dense_weight above 0; set id_view false or these")
+        if id_views and not known_items:
+            raise GenrecError("id_views needs learn_item_vectors; set id_views to 0 or learn_item_vectors to true")
+        if content_views + id_views > 1 and not dense:
+            raise GenrecError(
+                "several views need a dense_weight above 0; set id_views to 0 and content_views to 1, or raise it"
+            )
         self.level_sizes = list(level_sizes)
         self.item_vector_dim = item_vector_dim
         self.known_items = known_items
@@ -70,9 +76,15 @@ class TigerConfig(PretrainedConfig):
         self.d_ff = d_ff
         self.dropout = dropout
         self.max_history = max_history
-        self.id_view = id_view
+        self.content_views = content_views
+        self.id_views = id_views
         self.id_dropout = id_dropout
         self.dense = dense
         self.hybrid_weight = hybrid_weight
         self.untrained_items = list(untrained_items)
         super().__init__(**kwargs)
+
+    @property
+    def views(self) -> int:
+        """Views of the dense head; each item has as many vectors and keys of ``d_model``."""
+        return self.content_views + self.id_views

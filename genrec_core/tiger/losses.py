@@ -54,7 +54,7 @@ class NextItemLoss(nn.Module):
         Args:
             history: catalogue rows int64 [B, T].
             targets: row of the item to predict at each position, int64 [B, T], -1 on padding.
-            following: row of the very next item, int64 [B, T], -1 on padding. The identity view learns these, whatever
+            following: row of the very next item, int64 [B, T], -1 on padding. The identity views learn these, whatever
                 the targets are, so that the views' errors differ and their mean is better than either.
             distillation: share of the level losses' targets that follows the dense head, in 0..1.
         """
@@ -69,7 +69,8 @@ class NextItemLoss(nn.Module):
         if self.settings.dense_weight:
             queries = [query[inside] for query in every]
             shares = self.subtrees.of(rows) if distillation and self.subtrees is not None else None
-            wanted = [rows, following[inside]][: len(queries)]
+            contents, identities = self.model.config.content_views, self.model.config.id_views
+            wanted = [rows] * contents + [following[inside]] * identities
             loss = loss + self.settings.dense_weight * self._dense_loss(queries, wanted, shares)
             soft = shares.levels if shares else None
         for level, logits in enumerate(self.model.decode(memory, every, codes)):

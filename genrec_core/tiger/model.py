@@ -9,6 +9,7 @@ Shapes: B users, T items of history, L levels, W beams, H heads, D = d_model, K 
 """
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -165,11 +166,8 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class ItemEncoder(nn.Module):
-    """One vector an item: its codes, its text vector and, for items known in training, a learned part of its own.
-
-    In training the learned part is hidden now and then, so that the model copes with items that have none.
-    """
+class ContentItems(nn.Module):
+    """One vector an item: its codes, its text vector and, for items known in training, a learned part of its own."""
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__()
@@ -177,78 +175,121 @@ class ItemEncoder(nn.Module):
         self.levels = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
         self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
         self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
-        # Row 0 stands for every item that training did not know.
-        self.own = nn.Embedding(1 + config.known_items, config.d_model) if config.known_items else None
+        self.own = LearnedItems(config) if config.known_items else None
         self.norm = nn.LayerNorm(config.d_model)
-        self.identity = nn.Embedding(1 + config.known_items, config.d_model) if config.id_view else None
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
-        """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D].
-
-        With ``id_view`` the item's identity vector follows: [..., 2 D].
-        """
-        views = self.views(rows, codes, vectors)
-        return torch.cat(views, dim=-1) if len(views) > 1 else views[0]
-
-    def views(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> list[Tensor]:
-        """The parts of :meth:`forward`, each [..., D]: the item's content and, with ``id_view``, identity."""
+        """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D]."""
         embedded = [table(codes[..., level]) for level, table in enumerate(self.levels)]
         x = self.codes(torch.cat(embedded, dim=-1))
         if self.text is not None:
             x = x + self.text(vectors)
         if self.own is not None:
-            x = x + self.own(self._own_index(rows, self.own.num_embeddings))
-        x = self.norm(x)
-        if self.identity is None:
-            return [x]
-        return [x, self.identity(self._own_index(rows, self.identity.num_embeddings))]
-
-    def _own_index(self, rows: Tensor, entries: int) -> Tensor:
-        """Entry of the learned part: 0 for an unknown item, and for a random few in training."""
-        index = torch.where(rows + 1 < entries, rows + 1, 0)
-        if not self.training:
-            return index
-        return index * (torch.rand(rows.shape, device=rows.device) >= HIDDEN_SHARE)
+            x = x + self.own(rows)
+        normed: Tensor = self.norm(x)
+        return normed
 
 
-class DenseHead(nn.Module):
-    """Scores whole items: the cosine of a query, made of what the encoder read, and a key of each item, scaled.
+class LearnedItems(nn.Embedding):
+    """A learned vector for each item known in training; row 0 stands for all others.
 
-    An item's key is made of what the encoder reads of it, so that an item that training did not know has one too. With
-    ``id_view`` there is a second opinion that knows items by their identity alone (SASRec: the identity vectors are the
-    keys too); each view has its own loss, and items are ranked by the mean of their logits, as an ensemble would.
-
-    Source: Yang et al. 2024, "Unifying Generative and Dense Retrieval for Sequential Recommendation" (LIGER); Kang &
-    McAuley 2018, "Self-Attentive Sequential Recommendation" (SASRec).
+    In training it is hidden now and then, so that the model copes with items that have none.
     """
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__(1 + config.known_items, config.d_model)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Catalogue rows [...] -> [..., D]."""
+        index = torch.where(rows + 1 < self.num_embeddings, rows + 1, 0)
+        if self.training:
+            index = index * (torch.rand(rows.shape, device=rows.device) >= HIDDEN_SHARE)
+        return super().forward(index)
+
+
+class ItemEncoder(nn.Module):
+    """The vectors of an item that the encoders read: one a content view, then one an identity view."""
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
+        self.contents = nn.ModuleList(ContentItems(config) for _ in range(config.content_views))
+        self.identities = nn.ModuleList(LearnedItems(config) for _ in range(config.id_views))
+
+    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
+        """:meth:`views` side by side, [..., views x D]."""
+        views = self.views(rows, codes, vectors)
+        return torch.cat(views, dim=-1) if len(views) > 1 else views[0]
+
+    def views(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> list[Tensor]:
+        """The item's vector in each view, [..., D]."""
+        contents = [content(rows, codes, vectors) for content in self.contents]
+        return contents + [identity(rows) for identity in self.identities]
+
+
+class ContentMatch(nn.Module):
+    """The scaled cosine of what a content encoder read and an item's content."""
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__()
         self.query = nn.Linear(config.d_model, config.d_model)
         self.key = nn.Linear(config.d_model, config.d_model)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
-        self.id_encoder = CausalEncoder(config, config.id_dropout) if config.id_view else None
+
+    def queries(self, memory: Tensor) -> Tensor:
+        """Encoder outputs [..., D] -> [..., D], scaled so that the product with a key is a logit."""
+        return F.normalize(self.query(memory), dim=-1) * self.log_scale.exp()
+
+    def keys(self, items: Tensor) -> Tensor:
+        """Content vectors [..., D] -> unit vectors [..., D]."""
+        return F.normalize(self.key(items), dim=-1)
+
+
+class DenseHead(nn.Module):
+    """Scores whole items by the mean logit of several views, as an ensemble would; each view has its own loss.
+
+    A content view compares what an encoder read with what it would read of the item, so that an item that training did
+    not know has a key too; the first shares the decoder's encoder. An identity view knows items by a learned vector
+    alone, which is the key as well (SASRec). Views of one kind differ in their random weights and dropout.
+
+    Source: Yang et al. 2024, "Unifying Generative and Dense Retrieval for Sequential Recommendation" (LIGER); Kang &
+    McAuley 2018, "Self-Attentive Sequential Recommendation" (SASRec); Lakshminarayanan et al. 2017, "Simple and
+    Scalable Predictive Uncertainty Estimation using Deep Ensembles".
+    """
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
         self.width = config.d_model
+        self.matches = nn.ModuleList(ContentMatch(config) for _ in range(config.content_views))
+        self.content_encoders = nn.ModuleList(
+            CausalEncoder(config, config.dropout) for _ in range(1, config.content_views)
+        )
+        self.id_encoders = nn.ModuleList(CausalEncoder(config, config.id_dropout) for _ in range(config.id_views))
 
     def queries(self, memory: Tensor, items: Tensor) -> list[Tensor]:
         """The query of each view [B, T, D]; its product with the view's key is a logit.
 
         Args:
-            memory: encoder outputs [B, T, D].
-            items: what the encoder read, vectors of the item encoder [B, T, D or 2 D].
+            memory: outputs [B, T, D] of the encoder that the decoder reads.
+            items: what the encoders read, vectors of the item encoder [B, T, views x D].
         """
-        content = F.normalize(self.query(memory), dim=-1) * self.log_scale.exp()
-        if self.id_encoder is None:
-            return [content]
-        return [content, self.id_encoder(items[..., self.width :] * self.width**0.5)]
+        read = items.split(self.width, dim=-1)
+        others, identities = read[1 : len(self.matches)], read[len(self.matches) :]
+        memories = [memory] + [encoder(part) for encoder, part in zip(self.content_encoders, others, strict=True)]
+        queries = [match.queries(part) for match, part in zip(self._content_matches(), memories, strict=True)]
+        scale = self.width**0.5
+        return queries + [encoder(part * scale) for encoder, part in zip(self.id_encoders, identities, strict=True)]
 
-    def keys(self, items: list[Tensor]) -> list[Tensor]:
+    def keys(self, items: Sequence[Tensor]) -> list[Tensor]:
         """The key of each view [..., D] for the item encoder's views, each [..., D]."""
-        return [F.normalize(self.key(items[0]), dim=-1), *items[1:]]
+        contents = [match.keys(part) for match, part in zip(self._content_matches(), items, strict=False)]
+        return [*contents, *items[len(contents) :]]
 
     def joined(self, views: list[Tensor]) -> Tensor:
-        """Queries or keys of all views side by side [..., D x views]: the product of two such is the mean logit."""
+        """Queries or keys of all views side by side [..., views x D]: the product of two such is the mean logit."""
         return torch.cat(views, dim=-1) * len(views) ** -0.5
+
+    def _content_matches(self) -> list[ContentMatch]:
+        return cast("list[ContentMatch]", list(self.matches))
 
 
 class TigerModel(PreTrainedModel):
@@ -269,7 +310,9 @@ class TigerModel(PreTrainedModel):
         # A token means something else after every prefix, so the prefix as a whole has a vector too.
         self.prefix_embedding = nn.Embedding(config.prefix_buckets, config.d_model)
         self.context = nn.Linear(config.d_model, config.d_model)
-        self.id_context = nn.Linear(config.d_model, config.d_model) if config.id_view else None
+        self.other_context = (
+            nn.Linear((config.views - 1) * config.d_model, config.d_model) if config.views > 1 else None
+        )
         self.cross_bias = RecencyBias(config.heads, config.max_history)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.d_model)
@@ -288,7 +331,7 @@ class TigerModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, DenseHead):
+        elif isinstance(module, ContentMatch):
             nn.init.constant_(module.log_scale, math.log(INITIAL_SCALE))
         elif isinstance(module, TigerModel):
             nn.init.normal_(module.head_weight, std=0.02)
@@ -302,7 +345,7 @@ class TigerModel(PreTrainedModel):
         """Encoder output [B, T, D]; position t has read items 0..t.
 
         Args:
-            items: vectors of the item encoder, [B, T, D or 2 D], oldest first, padded on the right with anything.
+            items: vectors of the item encoder, [B, T, views x D], oldest first, padded on the right with anything.
         """
         memory: Tensor = self.encoder(items[..., : self.config.d_model])
         return memory
@@ -326,14 +369,17 @@ class TigerModel(PreTrainedModel):
     def read(self, memory: Tensor, queries: list[Tensor]) -> Tensor:
         """What the decoder starts every level from: what each position's encoders made of the history, [B, T, D].
 
-        The identity view is read as it is: the decoder's loss does not train it, so that it stays a second opinion.
+        Views but the first are read as they are: the decoder's loss does not train them, so that they stay opinions of
+        their own.
 
         Args:
             memory: encoder outputs [B, T, D].
             queries: of the dense head's views, each [B, T, D].
         """
         context: Tensor = self.context(memory)
-        return context if self.id_context is None else context + self.id_context(queries[1].detach())
+        if self.other_context is None:
+            return context
+        return context + self.other_context(torch.cat(queries[1:], dim=-1).detach())
 
     def decode(self, memory: Tensor, queries: list[Tensor], targets: Tensor) -> tuple[Tensor, ...]:
         """Logits by level [B, T, level size] of :meth:`forward`; memory and queries as in :meth:`read`."""
@@ -377,14 +423,14 @@ class TigerModel(PreTrainedModel):
         """What decoding needs of a user, computed once.
 
         Args:
-            items: vectors of the item encoder, float32 [B, T, D or 2 D], padded on the right with anything.
+            items: vectors of the item encoder, float32 [B, T, views x D], padded on the right with anything.
             lengths: items a history, int64 [B], at least 1.
 
         Returns:
             history: keys and values of every decoder layer [layers, 2, B, H, T, K];
             bias: cross-attention bias [B, H, 1, T], minus infinity on padding;
             context: what :meth:`read` gives at the newest item [B, 1, D];
-            query: of the dense head at the newest item, all views side by side [B, D x views].
+            query: of the dense head at the newest item, all views side by side [B, views x D].
         """
         memory = self.encode(items)
         last = lengths - 1

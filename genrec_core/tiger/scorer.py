@@ -58,7 +58,7 @@ def one_thread_an_operator() -> Iterator[None]:
 
 @torch.inference_mode()
 def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """What the encoder reads of every item of the catalogue, float32 [n_items, D or 2 D].
+    """What the encoder reads of every item of the catalogue, float32 [n_items, views x D].
 
     Args:
         model: in evaluation mode.
@@ -92,7 +92,7 @@ def learned_rows(config: TigerConfig, vectors: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
-    """Keys of the dense head float32 [n_items, D x views], of ``items`` as :func:`item_inputs` gives them."""
+    """Keys of the dense head float32 [n_items, views x D], of ``items`` as :func:`item_inputs` gives them."""
     return model.dense.joined(model.dense.keys(list(items.split(model.config.d_model, dim=-1))))
 
 

@@ -52,7 +52,8 @@ def test_graphs_take_any_batch_time_and_width(tiny_model: "TinyModel") -> None:
     model = TigerModel.from_pretrained(tiny_model.checkpoint).eval()
     encoder, decoder = (open_graph(tiny_model.model_dir / name, 1) for name in (ENCODER, DECODER))
     for batch, length, width in [(1, 1, 1), (1, 12, 4), (3, 2, 1), (2, 5, 3)]:
-        items, lengths = torch.randn(batch, length, 64), torch.randint(1, length + 1, (batch,))
+        items = torch.randn(batch, length, model.config.d_model * model.config.views)
+        lengths = torch.randint(1, length + 1, (batch,))
         with torch.inference_mode():
             *encoded, query = model.encode_history(items, lengths)
         names = ("history", "bias", "context")

@@ -31,9 +31,9 @@ def test_without_texts_it_has_what_unknown_items_have():
 def test_a_new_item_scores_beside_the_one_that_it_is_like():
     torch.manual_seed(0)
     sizes = {"d_model": 16, "heads": 2, "d_ff": 16, "level_sizes": (4, 4, 2), "item_vector_dim": DIM}
-    model = TigerModel(TigerConfig(**sizes, known_items=6, untrained_items=[2], id_view=True))
+    model = TigerModel(TigerConfig(**sizes, known_items=6, untrained_items=[2], id_views=1))
     with torch.no_grad():
-        for table in (model.item_encoder.own, model.item_encoder.identity):
+        for table in (model.item_encoder.contents[0].own, model.item_encoder.identities[0]):
             table.weight.normal_(std=3.0)
     codes = np.stack([np.arange(8) % 4, np.arange(8) // 4, np.zeros(8)], axis=1).astype(np.int64)
     keys = TorchScorer(model, codes, text(8).numpy()).keys

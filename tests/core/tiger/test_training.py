@@ -46,7 +46,7 @@ def small_settings(**changes: object) -> TrainingSettings:
 
 def steady_settings() -> TrainingSettings:
     """Without anything drawn in training, so that the number of processes makes no difference."""
-    return small_settings(dropout=0.0, learn_item_vectors=False, id_view=False, future_share=0.0, epochs=3)
+    return small_settings(dropout=0.0, learn_item_vectors=False, id_views=0, future_share=0.0, epochs=3)
 
 
 class KilledError(Exception):
@@ -220,7 +220,7 @@ def test_a_training_killed_hard_at_any_moment_ends_with_the_history_of_an_unbrok
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_trains_to_the_same_weights(tmp_path: Path):
-    settings = {"epochs": 1, "dropout": 0.0, "id_view": True, "id_dropout": 0.0}
+    settings = {"epochs": 1, "dropout": 0.0, "content_views": 2, "id_views": 1, "id_dropout": 0.0}
     plain = train(cyclic_data(), small_settings(**settings), tmp_path / "plain", ALONE)
     compiled = train(cyclic_data(), small_settings(**settings, compile=True), tmp_path / "compiled", ALONE)
     wanted, found = (load_file(folder / "model.safetensors") for folder in (plain, compiled))
