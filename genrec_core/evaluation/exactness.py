@@ -45,7 +45,8 @@ def beam_agreement(
         ranked = beam_search(scorer, trie, histories, beams=width, top_k=width, dense_weight=dense_weight)
         exact = (1 - dense_weight) * exact_scores(scorer, trie, histories)
         if dense_weight:
-            exact = exact + dense_weight * scorer.start(histories).item_log_probs()
+            logits = scorer.start(histories).item_logits()
+            exact = exact + dense_weight * (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
         order = np.argsort(-exact, axis=1, kind="stable")
         for k, found in overlap.items():
             pairs = zip(ranked.items[:, :k], order[:, :k], strict=True)

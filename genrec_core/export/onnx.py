@@ -1,6 +1,7 @@
 """Turns a trained TIGER checkpoint into a model folder that onnxruntime serves without torch.
 
-The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` and ``decoder_step.onnx`` (fp32),
+The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` and a ``decoder_step_<level>.onnx`` a level,
+``token_vectors.npy`` and ``prefix_vectors.npy`` (what the decoder adds for a token and for a prefix),
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
 item), ``item_keys.npy`` (what the dense head compares a query with) and ``manifest.json``.
 """
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +21,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.inference.onnx_scorer import DECODER, ENCODER, FORMAT, SETTINGS
+from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, step_graph
 from genrec_core.inference.recommender import CODES, ITEM_IDS, ITEM_KEYS, ITEM_VECTORS, POPULARITY
 from genrec_core.quantization.semantic_ids import SemanticIds
-from genrec_core.tiger.model import PREFIX_FACTOR, TigerModel
+from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
+from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 
 # Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
 # for the same axis.
-_BATCH, _TIME, _WIDTH, _PARENTS, _DEPTH = 2, 5, 3, 4, 2
+_BATCH, _TIME, _WIDTH, _EARLIER = 2, 5, 3, 7
 
 
 def export_recommender(
@@ -106,50 +109,18 @@ def export_graphs(model: TigerModel, folder: Path) -> None:
         "format": FORMAT,
         "level_sizes": list(config.level_sizes),
         "max_history": config.max_history,
-        "decoder_layers": config.decoder_layers,
-        "d_model": config.d_model,
         "item_width": config.d_model * config.views,
-        "prefix_buckets": config.prefix_buckets,
-        "prefix_factor": PREFIX_FACTOR,
         "dense": config.dense,
         "hybrid_weight": config.hybrid_weight,
     }
     write_json(folder / SETTINGS, settings)
     model = model.cpu().float().eval()
+    with torch.no_grad():
+        np.save(folder / TOKENS, token_vectors(model).numpy(), allow_pickle=False)
+        np.save(folder / PREFIXES, model.prefix_embedding.weight.numpy(), allow_pickle=False)
     _export_encoder(model, folder / ENCODER)
-    _export_decoder(model, folder / DECODER)
-
-
-class HistoryEncoder(nn.Module):
-    """:meth:`TigerModel.encode_history` as a graph of its own."""
-
-    def __init__(self, model: TigerModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.model.encode_history(items, lengths)
-
-
-class DecoderStep(nn.Module):
-    """:meth:`TigerModel.decode_step` as a graph of its own; the level is an input."""
-
-    def __init__(self, model: TigerModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        tokens: Tensor,
-        level: Tensor,
-        parents: Tensor,
-        cache: Tensor,
-        history: Tensor,
-        bias: Tensor,
-        context: Tensor,
-        prefix: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        return self.model.decode_step(tokens, level, parents, cache, history, bias, context, prefix)
+    for level in range(len(config.level_sizes)):
+        _export_step(model, level, folder / step_graph(level))
 
 
 def _export_encoder(model: TigerModel, path: Path) -> None:
@@ -159,37 +130,41 @@ def _export_encoder(model: TigerModel, path: Path) -> None:
         "lengths": torch.ones(_BATCH, dtype=torch.int64),
     }
     dynamic: dict[str, dict[int, str]] = {"items": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
-    _export(HistoryEncoder(model), inputs, dynamic, ["history", "bias", "context", "query"], path)
+    outputs = ["context", "query", *_by_layer(model, ("keys", "offsets", "values"))]
+    _export(HistoryEncoder(model), inputs, tuple(dynamic.values()), outputs, path)
 
 
-def _export_decoder(model: TigerModel, path: Path) -> None:
-    config = model.config
-    layers, heads, width = config.decoder_layers, config.heads, config.d_model
-    inputs = {
-        "tokens": torch.zeros(_BATCH, _WIDTH, dtype=torch.int64),
-        "level": torch.tensor(0),
-        "parents": torch.zeros(_BATCH, _WIDTH, dtype=torch.int64),
-        "cache": torch.zeros(layers, 2, _BATCH, _PARENTS, _DEPTH, width),
-        "history": torch.zeros(layers, 2, _BATCH, heads, _TIME, width // heads),
-        "bias": torch.zeros(_BATCH, heads, 1, _TIME),
-        "context": torch.zeros(_BATCH, 1, width),
-        "prefix": torch.zeros(_BATCH, _WIDTH, dtype=torch.int64),
-    }
-    dynamic: dict[str, dict[int, str]] = {
-        "tokens": {0: "batch", 1: "width"},
-        "level": {},
-        "parents": {0: "batch", 1: "width"},
-        "cache": {2: "batch", 3: "parents", 4: "depth"},
-        "history": {2: "batch", 4: "time"},
-        "bias": {0: "batch", 3: "time"},
-        "context": {0: "batch"},
-        "prefix": {0: "batch", 1: "width"},
-    }
-    _export(DecoderStep(model), inputs, dynamic, ["scores", "next_cache"], path)
+def _by_layer(model: TigerModel, names: tuple[str, ...]) -> list[str]:
+    return [f"{name}_{layer}" for layer in range(model.config.decoder_layers) for name in names]
+
+
+def _export_step(model: TigerModel, level: int, path: Path) -> None:
+    """The step of ``level``; widths of the beams differ from level to level."""
+    width, crossed = model.config.d_model, model.config.heads * _TIME
+    inputs, dynamic = {}, []
+    beams = {0: "batch"} if level == 0 else {0: "batch", 1: "width"}
+
+    def add(name: str, shape: dict[int, str], *sizes: int, dtype: torch.dtype = torch.float32) -> None:
+        inputs[name] = torch.zeros(*sizes, dtype=dtype)
+        dynamic.append(shape)
+
+    add("x", beams, _BATCH, 1 if level == 0 else _WIDTH, width)
+    for layer in range(model.config.decoder_layers):
+        add(f"keys_{layer}", {0: "batch", 2: "crossed"}, _BATCH, width, crossed)
+        add(f"offsets_{layer}", {0: "batch", 2: "crossed"}, _BATCH, 1, crossed)
+        add(f"values_{layer}", {0: "batch", 1: "crossed"}, _BATCH, crossed, width)
+    for earlier in range(level):
+        if earlier:
+            add(f"ancestors_{earlier}", {0: "beams"}, _BATCH * _WIDTH, dtype=torch.int64)
+        shape = {0: "batch", 1: f"width_{earlier}"} if earlier else {0: "batch"}
+        for name in _by_layer(model, (f"key_{earlier}", f"value_{earlier}")):
+            add(name, shape, _BATCH, _EARLIER + earlier if earlier else 1, width)
+    outputs = ["logits", *_by_layer(model, (f"key_{level}_own", f"value_{level}_own"))]
+    _export(DecoderStep(model, level), inputs, (dynamic[0], tuple(dynamic[1:])), outputs, path)
 
 
 def _export(
-    module: nn.Module, inputs: dict[str, Tensor], dynamic: dict[str, dict[int, str]], outputs: list[str], path: Path
+    module: nn.Module, inputs: dict[str, Tensor], dynamic: tuple[Any, ...], outputs: list[str], path: Path
 ) -> None:
     """Trace ``module`` and write it as one ONNX file.
 

@@ -10,9 +10,12 @@ import onnxruntime as ort
 from genrec_core.artifacts import read_json
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
+from genrec_core.tiger.lineage import Lineage
 
-SETTINGS, ENCODER, DECODER = "recommender.json", "history_encoder.onnx", "decoder_step.onnx"
-FORMAT = 2
+SETTINGS, ENCODER = "recommender.json", "history_encoder.onnx"
+TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"
+FORMAT = 3
+_SLOW_FUSION = "SkipLayerNormFusion"  # its kernel takes seven times as long as the two that it replaces
 
 
 @dataclass(frozen=True)
@@ -22,22 +25,14 @@ class GraphSettings:
     Args:
         level_sizes: vocabulary by level, the collision suffix last.
         max_history: newest items that the encoder reads.
-        decoder_layers: layers of the self-attention cache.
-        d_model: width of the self-attention cache.
         item_width: width of the item vectors and keys.
-        prefix_buckets: range of the hash of a prefix.
-        prefix_factor: what the hash is multiplied by before the next token is added.
         dense: whether the dense head was trained.
         hybrid_weight: share of the dense head in the hybrid ranking.
     """
 
     level_sizes: tuple[int, ...]
     max_history: int
-    decoder_layers: int
-    d_model: int
     item_width: int
-    prefix_buckets: int
-    prefix_factor: int
     dense: bool
     hybrid_weight: float
 
@@ -53,6 +48,23 @@ class GraphSettings:
         if found != FORMAT:
             raise GenrecError(f"{folder / SETTINGS}: format {found}, but this version reads {FORMAT}; export it again")
         return cls(**{**content, "level_sizes": tuple(content["level_sizes"])})
+
+
+def step_graph(level: int) -> str:
+    """The file name of a level's decoder step."""
+    return f"decoder_step_{level}.onnx"
+
+
+def read_array(path: Path) -> np.ndarray:
+    """An array of the model folder.
+
+    Raises:
+        GenrecError: it cannot be read.
+    """
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise GenrecError(f"{path}: cannot be read as an array ({error}); export the model again") from error
 
 
 def default_threads() -> int:
@@ -76,13 +88,15 @@ def open_graph(path: Path, threads: int | None, spinning: bool = False) -> ort.I
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=[_SLOW_FUSION]
+        )
     except Exception as error:  # onnxruntime raises many types of its own, without a common base
         raise GenrecError(f"{path}: onnxruntime cannot open it ({error}); export it again") from error
 
 
 class OnnxScorer:
-    """A ``CodeScorer`` over the two exported graphs.
+    """A ``CodeScorer`` over the exported graphs: one that reads histories and one for each level.
 
     Args:
         folder: a model folder that :func:`genrec_core.export.onnx.export_recommender` wrote.
@@ -106,10 +120,12 @@ class OnnxScorer:
         self.items = np.ascontiguousarray(items, dtype=np.float32)
         self.keys = np.ascontiguousarray(keys, dtype=np.float32)
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
-        # Row 0 of the token embedding starts a code; the tokens of level l follow those of the levels before it.
+        # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
+        self.tokens, self.prefixes = (read_array(folder / name) for name in (TOKENS, PREFIXES))
         self.encoder = open_graph(folder / ENCODER, threads)
-        self.decoder = open_graph(folder / DECODER, threads)
+        self.steps = [open_graph(folder / step_graph(level), threads) for level in range(len(sizes))]
+        self.step_inputs = [[put.name for put in step.get_inputs()] for step in self.steps]
 
     def start(self, histories: HistoryBatch) -> "OnnxSession":
         """Encode the histories of a batch; every one holds at least one item."""
@@ -117,41 +133,33 @@ class OnnxScorer:
 
 
 class OnnxSession:
-    """The decoding of one batch: caches of the levels done so far."""
+    """The decoding of one batch."""
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.level = scorer, 0
-        rows = np.maximum(histories.rows, 0)
-        inputs = {"items": scorer.items[rows], "lengths": histories.lengths.astype(np.int64)}
-        history, bias, context, self.query = scorer.encoder.run(["history", "bias", "context", "query"], inputs)
-        self.encoded = {"history": history, "bias": bias, "context": context}
-        settings = scorer.settings
-        self.cache = np.zeros((settings.decoder_layers, 2, len(rows), 1, 0, settings.d_model), dtype=np.float32)
-        self.prefix = np.zeros((len(rows), 1), dtype=np.int64)
+        self.scorer, self.earlier = scorer, list[list[np.ndarray]]()
+        inputs = {"items": scorer.items[np.maximum(histories.rows, 0)], "lengths": histories.lengths.astype(np.int64)}
+        self.context, self.query, *self.crossed = scorer.encoder.run(None, inputs)
+        self.lineage = Lineage(len(histories.lengths), len(scorer.prefixes))
 
-    def item_log_probs(self) -> np.ndarray:
-        """Log-probabilities float32 [B, n_items] by the dense head; see ``ScorerSession``."""
-        logits = self.query @ self.scorer.keys.T
-        logits -= logits.max(axis=1, keepdims=True)
-        return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+    def item_logits(self) -> np.ndarray:
+        """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
+        return np.asarray(self.query @ self.scorer.keys.T)
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        """Log-probabilities float32 [B, W, level size] of the next level; see ``ScorerSession``."""
+        """Logits float32 [B, W, level size] of the next level; see ``ScorerSession``."""
+        scorer, level = self.scorer, len(self.earlier)
         if tokens is None or parents is None:
-            inputs = parents = np.zeros((self.cache.shape[2], 1), dtype=np.int64)
+            rows = np.zeros((len(self.context), 1), dtype=np.int64)
         else:
-            inputs = self.scorer.token_offset[self.level - 1] + tokens
-            settings, above = self.scorer.settings, np.take_along_axis(self.prefix, parents, axis=1)
-            self.prefix = (above * settings.prefix_factor + inputs) % settings.prefix_buckets
-        feeds = {
-            "tokens": np.asarray(inputs, dtype=np.int64),
-            "level": np.asarray(self.level, dtype=np.int64),
-            "parents": np.asarray(parents, dtype=np.int64),
-            "cache": self.cache,
-            "prefix": self.prefix,
-            **self.encoded,
-        }
-        scores, self.cache = self.scorer.decoder.run(["scores", "next_cache"], feeds)
-        size = self.scorer.settings.level_sizes[self.level]
-        self.level += 1
-        return np.asarray(scores[..., :size])
+            rows = scorer.token_offset[level - 1] + tokens
+            self.lineage.descend(rows, parents)
+        x = scorer.prefixes[self.lineage.prefix]  # [B, W, D]
+        x += scorer.tokens[rows]
+        x += self.context
+        inputs = [x, *self.crossed]
+        for number, kept in enumerate(self.earlier):
+            inputs += [self.lineage.ancestors[number - 1], *kept] if number else kept
+        step = scorer.steps[level]
+        logits, *own = step.run(None, dict(zip(scorer.step_inputs[level], inputs, strict=True)))
+        self.earlier.append(own)
+        return np.asarray(logits)

@@ -10,7 +10,7 @@ from genrec_core.artifacts import verify_manifest
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
-from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer
+from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, read_array
 from genrec_core.settings import RankingMode
 from genrec_core.tiger.search import CodeScorer, RankingWeights, beam_search
 from genrec_core.tiger.trie import CodeTrie
@@ -94,7 +94,7 @@ class Recommender:
         verify_manifest(model_dir)
         settings = GraphSettings.load(model_dir)
         names = (ITEM_IDS, CODES, POPULARITY, ITEM_VECTORS, ITEM_KEYS)
-        item_ids, codes, popularity, items, keys = arrays = [_read(model_dir / name) for name in names]
+        item_ids, codes, popularity, items, keys = arrays = [read_array(model_dir / name) for name in names]
         rows = {name: len(array) for name, array in zip(names, arrays, strict=True)}
         if len(set(rows.values())) != 1:
             raise GenrecError(f"{model_dir}: the files differ in items ({rows}); export it again")
@@ -254,10 +254,3 @@ def _seen(histories: list[np.ndarray]) -> np.ndarray:
     """Distinct rows of each whole history, int32 [batch, most], -1 padded."""
     distinct = [np.unique(history) for history in histories]
     return padded(distinct, max(len(rows) for rows in distinct)).rows
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise GenrecError(f"{path}: cannot be read as an array ({error}); export the model again") from error

@@ -132,11 +132,11 @@ class SasRecSession:
         newest = torch.as_tensor(histories.lengths, dtype=torch.int64, device=model.device) - 1
         with torch.inference_mode():
             encoded = model.encode(rows)[torch.arange(len(rows), device=model.device), newest]
-            self.log_probs = (encoded @ model.items.weight.T).float().log_softmax(-1)
+            self.logits = (encoded @ model.items.weight.T).float()
 
-    def item_log_probs(self) -> np.ndarray:
-        """Log-probabilities float32 [B, n_items]."""
-        return np.asarray(self.log_probs.cpu())
+    def item_logits(self) -> np.ndarray:
+        """Logits float32 [B, n_items]; see ``ScorerSession``."""
+        return np.asarray(self.logits.cpu())
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """SASRec generates nothing.

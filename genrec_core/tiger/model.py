@@ -20,10 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.dropout import Dropout
+from genrec_core.tiger.lineage import PREFIX_FACTOR
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
 
-PREFIX_FACTOR = 257
 INITIAL_SCALE = 16.0  # of the dense head's cosines; learned from there
 HIDDEN_SHARE = 0.1  # of the history's items in training, read as if the model had not known them
 
@@ -36,11 +36,6 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 def _merge_heads(x: Tensor) -> Tensor:
     """[..., H, N, K] -> [..., N, D]."""
     return x.transpose(-3, -2).flatten(-2)
-
-
-def next_prefix(prefix: Tensor, tokens: Tensor, buckets: int) -> Tensor:
-    """Hash of a prefix and the token after it (a row of ``token_embedding``); the ONNX scorer does the same."""
-    return (prefix * PREFIX_FACTOR + tokens) % buckets
 
 
 class RecencyBias(nn.Module):
@@ -275,20 +270,21 @@ class DenseHead(nn.Module):
         read = items.split(self.width, dim=-1)
         others, identities = read[1 : len(self.matches)], read[len(self.matches) :]
         memories = [memory] + [encoder(part) for encoder, part in zip(self.content_encoders, others, strict=True)]
-        queries = [match.queries(part) for match, part in zip(self._content_matches(), memories, strict=True)]
+        queries = [match.queries(part) for match, part in zip(self.content_matches(), memories, strict=True)]
         scale = self.width**0.5
         return queries + [encoder(part * scale) for encoder, part in zip(self.id_encoders, identities, strict=True)]
 
     def keys(self, items: Sequence[Tensor]) -> list[Tensor]:
         """The key of each view [..., D] for the item encoder's views, each [..., D]."""
-        contents = [match.keys(part) for match, part in zip(self._content_matches(), items, strict=False)]
+        contents = [match.keys(part) for match, part in zip(self.content_matches(), items, strict=False)]
         return [*contents, *items[len(contents) :]]
 
     def joined(self, views: list[Tensor]) -> Tensor:
         """Queries or keys of all views side by side [..., views x D]: the product of two such is the mean logit."""
         return torch.cat(views, dim=-1) * len(views) ** -0.5
 
-    def _content_matches(self) -> list[ContentMatch]:
+    def content_matches(self) -> list[ContentMatch]:
+        """How each content view scores an item."""
         return cast("list[ContentMatch]", list(self.matches))
 
 
@@ -404,10 +400,10 @@ class TigerModel(PreTrainedModel):
         setattr(self, "decode", torch.compile(self.decode, dynamic=True))  # noqa: B010 - a method, as mypy sees it
 
     def _prefixes(self, tokens: Tensor) -> Tensor:
-        """Hash of everything up to each level: rows of ``token_embedding`` int64 [..., L] -> int64 [..., L]."""
+        """Hash of everything up to each level, int64 [..., L], as ``Lineage`` makes it; rows int64 [..., L]."""
         hashes = [tokens[..., 0]]
         for level in range(1, tokens.shape[-1]):
-            hashes.append(next_prefix(hashes[-1], tokens[..., level], self.config.prefix_buckets))
+            hashes.append((hashes[-1] * PREFIX_FACTOR + tokens[..., level]) % self.config.prefix_buckets)
         return torch.stack(hashes, dim=-1)
 
     @staticmethod
@@ -418,85 +414,3 @@ class TigerModel(PreTrainedModel):
         )  # [B*T, H, L, K]
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return _merge_heads(attended).reshape(x.shape)
-
-    def encode_history(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What decoding needs of a user, computed once.
-
-        Args:
-            items: vectors of the item encoder, float32 [B, T, views x D], padded on the right with anything.
-            lengths: items a history, int64 [B], at least 1.
-
-        Returns:
-            history: keys and values of every decoder layer [layers, 2, B, H, T, K];
-            bias: cross-attention bias [B, H, 1, T], minus infinity on padding;
-            context: what :meth:`read` gives at the newest item [B, 1, D];
-            query: of the dense head at the newest item, all views side by side [B, views x D].
-        """
-        memory = self.encode(items)
-        last = lengths - 1
-        bias = self.cross_bias(last.unsqueeze(-1), items.shape[1])  # [B, H, 1, T]
-        index = last.reshape(-1, 1, 1)
-        newest = memory.gather(1, index.expand(-1, 1, memory.shape[-1]))
-        every = self.dense.queries(memory, items)
-        queries = [query.gather(1, index.expand(-1, 1, query.shape[-1])) for query in every]
-        history = torch.stack([torch.stack(layer.history_key_value(memory)) for layer in self._decoder_layers()])
-        return history, bias, self.read(newest, queries), self.dense.joined(queries).squeeze(1)
-
-    def decode_step(
-        self,
-        tokens: Tensor,
-        level: Tensor,
-        parents: Tensor,
-        cache: Tensor,
-        history: Tensor,
-        bias: Tensor,
-        context: Tensor,
-        prefix: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Score the next level for every beam.
-
-        Args:
-            tokens: rows of ``token_embedding`` int64 [B, W]: 0 at level 0, else ``token_offset[level - 1]`` + token.
-            level: int64 scalar, the level to score.
-            parents: int64 [B, W], each beam's index into the previous step's beams.
-            cache: self-attention keys and values of the previous step [layers, 2, B, W_previous, level, D].
-            history, bias, context: from :meth:`encode_history`.
-            prefix: hash of each beam's prefix, int64 [B, W]: 0 at level 0, then by :func:`next_prefix`.
-
-        Returns:
-            Log-probabilities [B, W, V] (minus infinity beyond the level's size) and the new cache
-            [layers, 2, B, W, level + 1, D].
-        """
-        x = self.token_embedding(tokens) + self.prefix_embedding(prefix) + self.level_embedding(level) + context
-        index = parents[None, None, :, :, None, None].expand(*cache.shape[:2], -1, -1, *cache.shape[4:])
-        cache = cache.gather(3, index)
-        kept = []
-        for number, layer in enumerate(self._decoder_layers()):
-            query, key, value = layer.project_self(x)
-            keys = torch.cat([cache[number, 0], key.unsqueeze(2)], dim=2)  # [B, W, level + 1, D]
-            values = torch.cat([cache[number, 1], value.unsqueeze(2)], dim=2)
-            kept.append(torch.stack([keys, values]))
-            attended = self._attend_cached(query, keys, values, layer.heads)
-            x = layer.finish(x, attended, history[number, 0], history[number, 1], bias)
-        weight, offset = self.head_weight[level], self.head_bias[level]
-        logits = F.linear(self.decoder_norm(x), weight, offset)
-        return F.log_softmax(self._within_level(logits, level), dim=-1), torch.stack(kept)
-
-    @staticmethod
-    def _attend_cached(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
-        """Attention of one token a beam: query [B, W, D], keys and values [B, W, N, D] -> [B, W, D]."""
-        query = query.unflatten(-1, (heads, -1)).unsqueeze(2)  # [B, W, 1, H, K]
-        keys, values = keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1))  # [B, W, N, H, K]
-        scores = (query * keys).sum(-1, keepdim=True) / query.shape[-1] ** 0.5  # [B, W, N, H, 1]
-        return (scores.softmax(2) * values).sum(2).flatten(-2)
-
-    def _within_level(self, logits: Tensor, level: Tensor) -> Tensor:
-        """Mask tokens beyond the level's vocabulary."""
-        sizes = torch.tensor(self.config.level_sizes, device=logits.device)
-        beyond = torch.arange(logits.shape[-1], device=logits.device) >= sizes[level]
-        return logits.masked_fill(beyond, float("-inf"))
-
-    def empty_cache(self, batch: int) -> Tensor:
-        """The cache that the first :meth:`decode_step` gets: one beam a user, no level yet."""
-        config = self.config
-        return torch.zeros(config.decoder_layers, 2, batch, 1, 0, config.d_model, device=self.device)

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel, next_prefix
+from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
+from genrec_core.tiger.lineage import Lineage
+from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.search import RankingWeights
 
 _NEW_ITEMS_AT_ONCE = 1024
@@ -34,6 +36,11 @@ class TorchScorer:
         table = item_vector_table(model.config.item_vector_dim, len(codes), vectors).to(model.device)
         self.items = item_inputs(model, torch.as_tensor(codes, dtype=torch.int64, device=model.device), table)
         self.keys = item_keys(model, self.items)
+        with torch.inference_mode():
+            self.encoder = HistoryEncoder(model)
+            self.steps = [DecoderStep(model, level) for level in range(len(model.config.level_sizes))]
+            self.tokens = token_vectors(model)
+        self.token_offset = model.token_offset.cpu().numpy()
 
     @classmethod
     def from_folder(cls, checkpoint: Path, codes: np.ndarray, vectors: np.ndarray | None) -> "TorchScorer":
@@ -112,37 +119,35 @@ def ranking_weights(config: TigerConfig) -> RankingWeights:
 
 
 class TorchSession:
-    """The decoding of one batch: caches of the levels done so far."""
+    """The decoding of one batch."""
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
-        self.model, self.keys, self.level = scorer.model, scorer.keys, 0
+        self.scorer, self.earlier = scorer, list[list[torch.Tensor]]()
         rows = torch.from_numpy(histories.rows).to(scorer.items.device, torch.int64).clamp(min=0)
         lengths = torch.from_numpy(histories.lengths).to(rows)
+        self.lineage = Lineage(len(rows), scorer.model.config.prefix_buckets)
         with torch.inference_mode():
-            *self.encoded, self.query = self.model.encode_history(scorer.items[rows], lengths)
-            self.cache = self.model.empty_cache(len(rows))
-        self.prefix = torch.zeros(len(rows), 1, dtype=torch.int64, device=rows.device)
+            self.context, self.query, *self.crossed = scorer.encoder(scorer.items[rows], lengths)
 
-    def item_log_probs(self) -> np.ndarray:
-        """Log-probabilities float32 [B, n_items] by the dense head; see ``ScorerSession``."""
+    def item_logits(self) -> np.ndarray:
+        """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
         with torch.inference_mode():
-            return (self.query @ self.keys.T).float().log_softmax(-1).cpu().numpy()
+            return (self.query @ self.scorer.keys.T).float().cpu().numpy()
 
+    @torch.inference_mode()
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        """Log-probabilities float32 [B, W, level size] of the next level; see ``ScorerSession``."""
-        device, batch = self.cache.device, self.cache.shape[2]
+        """Logits float32 [B, W, level size] of the next level; see ``ScorerSession``."""
+        scorer, level, device = self.scorer, len(self.earlier), self.context.device
         if tokens is None or parents is None:
-            inputs = parent_index = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+            rows = np.zeros((len(self.context), 1), dtype=np.int64)
         else:
-            inputs = self.model.token_offset[self.level - 1] + torch.from_numpy(tokens).to(device)
-            parent_index = torch.from_numpy(parents).to(device)
-            buckets = self.model.config.prefix_buckets
-            self.prefix = next_prefix(self.prefix.gather(1, parent_index), inputs, buckets)
-        level = torch.tensor(self.level, device=device)
-        with torch.inference_mode():
-            scores, self.cache = self.model.decode_step(
-                inputs, level, parent_index, self.cache, *self.encoded, self.prefix
-            )
-        size = self.model.config.level_sizes[self.level]
-        self.level += 1
-        return scores[..., :size].float().cpu().numpy()
+            rows = scorer.token_offset[level - 1] + tokens
+            self.lineage.descend(rows, parents)
+        x = scorer.tokens[torch.from_numpy(rows).to(device)] + self.context
+        x = x + scorer.model.prefix_embedding(torch.from_numpy(self.lineage.prefix).to(device))
+        inputs = [*self.crossed]
+        for number, kept in enumerate(self.earlier):
+            inputs += [torch.from_numpy(self.lineage.ancestors[number - 1]).to(device), *kept] if number else kept
+        logits, *own = scorer.steps[level](x, *inputs)
+        self.earlier.append(own)
+        return np.asarray(logits.float().cpu().numpy())

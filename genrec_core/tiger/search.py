@@ -8,7 +8,7 @@ mix, with the probabilities of all items below it summed: the dense head guides 
 high, and a beam as wide as the catalogue is still exact.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from genrec_core.settings import RankingMode
 from genrec_core.tiger.trie import CodeTrie
 
 _EXACT_CHUNK = 512  # items scored at once by exact_scores
+_TINY = np.finfo(np.float32).tiny
 
 
 class ScorerSession(Protocol):
@@ -32,12 +33,13 @@ class ScorerSession(Protocol):
             parents: index of each beam's parent in the width of the previous call, int64 [batch, width]; None likewise.
 
         Returns:
-            Log-probabilities over the level's vocabulary, float32 [batch, width, level size].
+            Logits over the level's vocabulary, float32 [batch, width, level size]: log-probabilities up to a constant
+            a beam, for the search renormalises them over the tokens that the catalogue has there.
         """
         ...
 
-    def item_log_probs(self) -> np.ndarray:
-        """Log-probabilities of all items by the dense head, float32 [batch, n_items] by catalogue row."""
+    def item_logits(self) -> np.ndarray:
+        """Logits of all items by the dense head, float32 [batch, n_items] by catalogue row."""
         ...
 
 
@@ -95,19 +97,25 @@ class Ranked:
 
 @dataclass(frozen=True)
 class _Beams:
-    """Beams of one depth, in node order, so that ties go to the lower leaf.
+    """Beams of one depth, by user and then by node, so that ties go to the lower leaf.
 
     Args:
-        node: int64 [batch, width], -1 where there is none.
-        score: generative score, float32 [batch, width].
-        order: what beams are kept by, float32 [batch, width]: the generative score, or its mix with the dense one.
-        slot: index in the width of the last call, int64 [batch, width]; meaningless for a beam that needed no call.
+        user: int64 [beams of all users].
+        node: int64, likewise.
+        score: generative score, float32.
+        order: what beams are kept by, float32: the generative score, or its mix with the dense one.
+        slot: index in the width of the last call, int64; meaningless for a beam that needed no call.
     """
 
+    user: np.ndarray
     node: np.ndarray
     score: np.ndarray
     order: np.ndarray
     slot: np.ndarray
+
+    def take(self, which: np.ndarray) -> "_Beams":
+        """Some of them, by mask or by index."""
+        return _Beams(self.user[which], self.node[which], self.score[which], self.order[which], self.slot[which])
 
 
 class DenseGuide:
@@ -115,22 +123,33 @@ class DenseGuide:
 
     Args:
         trie: the catalogue.
-        log_probs: of every item, float32 [batch, n_items] by catalogue row.
+        logits: of every item, float32 [batch, n_items] by catalogue row.
         weight: share of the dense head in the mix, in 0..1.
     """
 
-    def __init__(self, trie: CodeTrie, log_probs: np.ndarray, weight: float) -> None:
-        leaves = log_probs[:, trie.leaf_row]
-        if np.isnan(leaves).any():
+    def __init__(self, trie: CodeTrie, logits: np.ndarray, weight: float) -> None:
+        leaves = logits[:, trie.leaf_row]
+        leaves -= leaves.max(axis=1, keepdims=True)
+        self.mass = np.zeros((len(leaves), trie.n_items + 1))  # of the leaves before each, in double: differences count
+        np.cumsum(np.exp(leaves), axis=1, dtype=np.float64, out=self.mass[:, 1:])
+        total = self.mass[:, -1:].copy()
+        if not np.isfinite(total).all():
             raise GenrecError("the dense head's log-probabilities are not numbers; train or export the model again")
-        shares = np.exp(leaves)
-        tiny = np.finfo(np.float32).tiny
-        inner = [np.log(np.add.reduceat(shares, starts[:-1], axis=1).clip(min=tiny)) for starts in trie.first_leaf[:-1]]
-        self.below, self.weight = [*inner, leaves], np.float32(weight)
+        self.mass /= total
+        self.leaves = leaves - np.log(total).astype(np.float32)
+        self.trie, self.weight = trie, np.float32(weight)
+
+    def log_share(self, depth: int, user: np.ndarray, node: np.ndarray) -> np.ndarray:
+        """Log-probability of the items below nodes of ``depth``, float32 [n]."""
+        if depth == self.trie.depth:
+            return np.asarray(self.leaves[user, node])
+        starts = self.trie.first_leaf[depth]
+        below = self.mass[user, starts[node + 1]] - self.mass[user, starts[node]]
+        return np.log(below.astype(np.float32).clip(min=_TINY))
 
     def mix(self, depth: int, user: np.ndarray, node: np.ndarray, score: np.ndarray) -> np.ndarray:
         """The mix of generative scores and the dense head's for nodes of ``depth``, float32 [n]."""
-        return np.asarray((1 - self.weight) * score + self.weight * self.below[depth][user, node])
+        return np.asarray((1 - self.weight) * score + self.weight * self.log_share(depth, user, node))
 
 
 def beam_search(
@@ -166,33 +185,54 @@ def beam_search(
     """
     batch = len(histories.lengths)
     _check_arguments(trie, batch, beams, top_k, allowed, excluded)
-    live = trie.live_leaves(allowed)
-    dead = None if excluded is None else trie.dead_nodes(excluded, live)
     if not 0 <= dense_weight <= 1:
         raise GenrecError(f"dense_weight {dense_weight} is no share; give a number from 0 to 1")
+    masks = _Masks(trie, allowed, excluded)
     session = scorer.start(histories)
-    guide = DenseGuide(trie, session.item_log_probs(), dense_weight) if dense_weight else None
+    guide = DenseGuide(trie, session.item_logits(), dense_weight) if dense_weight else None
     if guide is not None and dense_weight == 1:
-        return _ranked(trie, _all_leaves(trie, guide, live[-1], dead, top_k), top_k)
-    zeros = np.zeros((batch, 1), dtype=np.int64)
-    state = _Beams(zeros, zeros.astype(np.float32), zeros.astype(np.float32), zeros)
+        return _ranked(trie, _all_leaves(trie, guide, masks, top_k), batch, top_k)
+    nothing = np.zeros(batch, dtype=np.float32)
+    root = np.zeros(batch, dtype=np.int64)
+    state = _Beams(np.arange(batch), root, nothing, nothing, root)
     for level in range(trie.depth):
-        state = _advance(session, trie, level, state, beams, live, dead, guide)
-    return _ranked(trie, state, top_k)
+        state = _advance(session, trie, level, state, batch, beams, masks, guide)
+    return _ranked(trie, state, batch, top_k)
 
 
-def _all_leaves(
-    trie: CodeTrie, guide: DenseGuide, live: np.ndarray, dead: list[np.ndarray] | None, top_k: int
-) -> _Beams:
-    """The best ``top_k`` live leaves of each user by the dense head alone."""
-    batch = len(guide.below[-1])
+class _Masks:
+    """The nodes that a filter closes: those without a leaf that is allowed and not excluded.
+
+    Args:
+        trie: the catalogue.
+        allowed, excluded: as in :func:`beam_search`.
+    """
+
+    def __init__(self, trie: CodeTrie, allowed: np.ndarray | None, excluded: np.ndarray | None) -> None:
+        live = trie.live_leaves(allowed)
+        self.trie, self.live = trie, None if allowed is None else live
+        self.dead = None if excluded is None else trie.dead_nodes(excluded, live)
+
+    def open(self, depth: int, beams: _Beams) -> _Beams:
+        """Those of ``depth`` that are not closed; they come by user and then by node."""
+        if self.live is not None:
+            beams = beams.take(self.live[depth][beams.node] > 0)
+        if self.dead is None or not len(self.dead[depth]):
+            return beams
+        keys = beams.user * self.trie.nodes(depth) + beams.node  # sorted
+        place = np.searchsorted(keys, self.dead[depth])
+        inside = place < len(keys)
+        place = place[inside]
+        place = place[keys[place] == self.dead[depth][inside]]
+        return beams.take(np.delete(np.arange(len(keys)), place)) if len(place) else beams
+
+
+def _all_leaves(trie: CodeTrie, guide: DenseGuide, masks: _Masks, top_k: int) -> _Beams:
+    """The best ``top_k`` open leaves of each user by the dense head alone."""
+    batch = len(guide.leaves)
     user, leaf = np.divmod(np.arange(batch * trie.n_items), trie.n_items)
-    keep = np.tile(live > 0, batch)
-    if dead is not None:
-        keep[dead[-1]] = False
-    user, leaf = user[keep], leaf[keep]
-    order = guide.below[-1][user, leaf]
-    return _select(batch, user, leaf, order, order, np.zeros_like(leaf), top_k)
+    order = guide.leaves.reshape(-1)
+    return _best(masks.open(trie.depth, _Beams(user, leaf, order, order, leaf)), batch, top_k)
 
 
 def _check_arguments(
@@ -219,137 +259,120 @@ def _advance(
     trie: CodeTrie,
     level: int,
     state: _Beams,
+    batch: int,
     beams: int,
-    live: list[np.ndarray],
-    dead: list[np.ndarray] | None,
+    masks: _Masks,
     guide: DenseGuide | None,
 ) -> _Beams:
-    """One level down: the best ``beams`` live children of all beams of each user."""
-    slot, log_probs = _score_branching(session, trie, level, state)
-    user, beam = np.nonzero(state.node >= 0)
-    parent = state.node[user, beam]
+    """One level down: the best ``beams`` open children of all beams of each user."""
+    logits, state = _score_branching(session, trie, level, state, batch)
     starts = trie.child_start[level]
-    counts = (starts[parent + 1] - starts[parent]).astype(np.int64)
-    first = np.cumsum(counts) - counts
-    child = np.arange(counts.sum()) + np.repeat(starts[parent] - first, counts)
-    score = np.repeat(state.score[user, beam], counts)
-    if log_probs is not None:
-        score = score + _child_log_probs(log_probs, trie.tokens[level][child], user, slot[user, beam], counts, first)
-        if np.isnan(score).any():  # a NaN compares with nothing, so the user would silently lose every beam
-            raise GenrecError(f"level {level}: the model's log-probabilities are not numbers; train or export it again")
-    keep = live[level + 1][child] > 0
-    of_user = np.repeat(user, counts)
-    order = score if guide is None else guide.mix(level + 1, of_user, child, score)
-    if dead is not None:
-        keep &= ~_is_key(dead[level + 1], of_user * trie.nodes(level + 1) + child)
-    of_slot = np.repeat(slot[user, beam], counts)
-    return _select(len(state.node), of_user[keep], child[keep], score[keep], order[keep], of_slot[keep], beams)
+    first = starts[state.node].astype(np.int64)
+    counts = starts[state.node + 1] - first
+    ends = counts.cumsum()
+    parent = np.repeat(np.arange(len(counts)), counts)
+    child = np.arange(ends[-1] if len(ends) else 0) + (first - (ends - counts))[parent]
+    score = state.score[parent]
+    if logits is not None:
+        score = score + _child_log_probs(logits, trie.tokens[level][child], state, parent, ends - counts, level)
+    user = state.user[parent]
+    order = score if guide is None else guide.mix(level + 1, user, child, score)
+    return _best(masks.open(level + 1, _Beams(user, child, score, order, state.slot[parent])), batch, beams)
 
 
 def _score_branching(
-    session: ScorerSession, trie: CodeTrie, level: int, state: _Beams
-) -> tuple[np.ndarray, np.ndarray | None]:
+    session: ScorerSession, trie: CodeTrie, level: int, state: _Beams, batch: int
+) -> tuple[np.ndarray | None, _Beams]:
     """Score the beams that have more than one leaf below them; the others end in one item whatever the model says.
 
     Returns:
-        Index of every beam in the width of this call (-1 where it is left out), and the log-probabilities, None where
-        no beam needed them.
+        The logits [batch, width, level size], None where no beam needed them; and the beams with their index in the
+        width of this call, -1 where they are left out.
     """
-    branching = (state.node >= 0) & (trie.leaves(level, state.node.clip(min=0)) > 1)
-    width = int(branching.sum(axis=1).max(initial=0))
-    slot = np.where(branching, np.cumsum(branching, axis=1) - 1, -1)
+    branching = trie.leaves(level, state.node) > 1
+    scored = state if branching.all() else state.take(branching)
+    counts = np.bincount(scored.user, minlength=batch)
+    width = int(counts.max(initial=0))
+    column = np.arange(len(scored.user)) - (counts.cumsum() - counts)[scored.user]
+    slot = np.full(len(state.node), -1)
+    slot[branching] = column
+    state = replace(state, slot=slot)
     if width == 0:
-        return slot, None
+        return None, state
     if level == 0:
-        return slot, session.advance(None, None)
-    user, beam = np.nonzero(branching)
-    tokens = np.zeros((len(state.node), width), dtype=np.int64)
+        return session.advance(None, None), state
+    tokens = np.zeros((batch, width), dtype=np.int64)
     parents = np.zeros_like(tokens)
-    tokens[user, slot[user, beam]] = trie.tokens[level - 1][state.node[user, beam]]
-    parents[user, slot[user, beam]] = state.slot[user, beam]
-    return slot, session.advance(tokens, parents)
+    tokens[scored.user, column] = trie.tokens[level - 1][scored.node]
+    parents[scored.user, column] = scored.slot
+    return session.advance(tokens, parents), state
 
 
 def _child_log_probs(
-    log_probs: np.ndarray, token: np.ndarray, user: np.ndarray, slot: np.ndarray, counts: np.ndarray, first: np.ndarray
+    logits: np.ndarray, token: np.ndarray, state: _Beams, parent: np.ndarray, first: np.ndarray, level: int
 ) -> np.ndarray:
-    """Log-probability of every child among its siblings, float32 [n_children]; 0 for children of beams not scored.
+    """Log-probability of every child among its siblings, float32 [children]; 0 for children of beams not scored.
 
     Args:
-        log_probs: float32 [batch, width, level size].
+        logits: float32 [batch, width, level size].
         token: token of each child.
-        user, slot: user and index in the width of each parent; a negative slot was not scored.
-        counts, first: children of each parent and where they begin.
+        state: the parents.
+        parent: which of them each child has.
+        first: where the children of each parent begin.
+        level: for the error.
     """
-    width, size = log_probs.shape[1:]
-    base = (user * width + slot.clip(min=0)) * size
-    raw = log_probs.reshape(-1)[np.repeat(base, counts) + token]
+    width, size = logits.shape[1:]
+    base = (state.user * width + state.slot) * size
+    skipped = state.slot < 0
+    if skipped.any():
+        base[skipped] = 0
+        raw = np.where(skipped[parent], np.float32(0), logits.reshape(-1)[base[parent] + token])
+    else:
+        raw = logits.reshape(-1)[base[parent] + token]
     peak = np.maximum.reduceat(raw, first)
-    with np.errstate(
-        invalid="ignore"
-    ):  # inf - inf: masked here for a beam not scored, an error of the caller otherwise
-        total = peak + np.log(np.add.reduceat(np.exp(raw - np.repeat(peak, counts)), first))
-        return np.where(np.repeat(slot >= 0, counts), raw - np.repeat(total, counts), np.float32(0))
+    with np.errstate(invalid="ignore"):  # infinite logits: an error below
+        total = peak + np.log(np.add.reduceat(np.exp(raw - peak[parent]), first))
+    if np.isnan(total).any():  # a NaN compares with nothing, so the user would silently lose every beam
+        raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
+    return np.asarray(raw - total[parent])
 
 
-def _is_key(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Whether each ``wanted`` is among the sorted ``keys``."""
-    if len(keys) == 0:
-        return np.zeros(len(wanted), dtype=bool)
-    return np.asarray(keys[np.searchsorted(keys, wanted).clip(max=len(keys) - 1)] == wanted)
-
-
-def _select(
-    batch: int,
-    user: np.ndarray,
-    node: np.ndarray,
-    score: np.ndarray,
-    order: np.ndarray,
-    slot: np.ndarray,
-    beams: int,
-) -> _Beams:
-    """The best ``beams`` candidates of each user by ``order``, in node order; of equal ones the lower node.
-
-    Candidates come sorted by user and node, for beams are kept in node order and children follow their parents.
-    """
-    counts = np.bincount(user, minlength=batch)
-    widest = max(int(counts.max(initial=0)), 1)
-    column = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+def _best(beams: _Beams, batch: int, k: int) -> _Beams:
+    """The best ``k`` of each user by ``order``, in the order they come; of equal ones the first."""
+    if batch == 1:
+        return beams if len(beams.node) <= k else beams.take(_largest(beams.order[None], k)[0])
+    counts = np.bincount(beams.user, minlength=batch)
+    widest = int(counts.max(initial=0))
+    if widest <= k:
+        return beams
+    column = np.arange(len(beams.user)) - (counts.cumsum() - counts)[beams.user]
     padded = np.full((batch, widest), -np.inf, dtype=np.float32)
-    padded[user, column] = order
-    if widest > beams:
-        taken = _best(padded, beams)[user, column]
-        user, node, score, order, slot = user[taken], node[taken], score[taken], order[taken], slot[taken]
-        counts = np.bincount(user, minlength=batch)
-        widest = max(int(counts.max(initial=0)), 1)
-        column = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
-    chosen = _Beams(
-        np.full((batch, widest), -1, dtype=np.int64),
-        np.full((batch, widest), -np.inf, dtype=np.float32),
-        np.full((batch, widest), -np.inf, dtype=np.float32),
-        np.zeros((batch, widest), dtype=np.int64),
-    )
-    chosen.node[user, column], chosen.score[user, column] = node, score
-    chosen.order[user, column], chosen.slot[user, column] = order, slot
-    return chosen
+    padded[beams.user, column] = beams.order
+    return beams.take(_largest(padded, k)[beams.user, column])
 
 
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
+def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     """Mask of the ``k`` largest of each row, bool [batch, n]; of equal ones at the edge the leftmost."""
     edge = np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k][:, None]
-    above, level = scores > edge, scores == edge
+    above = scores > edge
+    level = scores == edge
     room = k - above.sum(axis=1, keepdims=True)
-    return np.asarray(above | (level & (np.cumsum(level, axis=1) <= room)))
+    return np.asarray(above | (level & (level.cumsum(axis=1) <= room)))
 
 
-def _ranked(trie: CodeTrie, state: _Beams, top_k: int) -> Ranked:
+def _ranked(trie: CodeTrie, state: _Beams, batch: int, top_k: int) -> Ranked:
     """Leaves by score, the lower leaf first among equals, padded to ``top_k``."""
-    order = np.argsort(-state.order, axis=1, kind="stable")[:, :top_k]
-    node = np.take_along_axis(state.node, order, axis=1)
-    scores = np.take_along_axis(state.order, order, axis=1)
-    items = np.where(node >= 0, trie.leaf_row[node.clip(min=0)], -1).astype(np.int32)
-    missing = ((0, 0), (0, top_k - items.shape[1]))
-    return Ranked(np.pad(items, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf))
+    best = np.lexsort((-state.order, state.user)) if batch > 1 else np.argsort(-state.order, kind="stable")
+    user = state.user[best]
+    counts = np.bincount(user, minlength=batch)
+    rank = np.arange(len(user)) - (counts.cumsum() - counts)[user]
+    kept = rank < top_k
+    user, rank, best = user[kept], rank[kept], best[kept]
+    items = np.full((batch, top_k), -1, dtype=np.int32)
+    scores = np.full((batch, top_k), -np.inf, dtype=np.float32)
+    items[user, rank] = trie.leaf_row[state.node[best]]
+    scores[user, rank] = state.order[best]
+    return Ranked(items, scores)
 
 
 def unconstrained_top1(
@@ -361,7 +384,9 @@ def unconstrained_top1(
     scores = np.zeros((batch, 1), dtype=np.float32)
     tokens = parents = None
     for size in level_sizes:
-        total = (scores[..., None] + session.advance(tokens, parents)).reshape(batch, -1)
+        logits = session.advance(tokens, parents)
+        logits = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        total = (scores[..., None] + logits).reshape(batch, -1)
         best = np.argsort(-total, axis=1, kind="stable")[:, :beams]
         parents, tokens = np.divmod(best, size)
         scores = np.take_along_axis(total, best, axis=1)

@@ -29,6 +29,11 @@ class TinyModel:
     popularity: np.ndarray
     model_dir: Path
 
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Vocabulary by level."""
+        return SemanticIds.load(self.semantic_ids).level_sizes
+
     def torch_recommender(self) -> Recommender:
         """The same recommender over the torch model."""
         ids = SemanticIds.load(self.semantic_ids)

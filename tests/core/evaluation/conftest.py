@@ -28,7 +28,7 @@ class TableSession:
     def __init__(self, scorer: TableScorer, newest: np.ndarray) -> None:
         self.scorer, self.newest, self.level = scorer, newest, 0
 
-    def item_log_probs(self) -> np.ndarray:
+    def item_logits(self) -> np.ndarray:
         logits = self.scorer.whole[self.newest]
         return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from genrec_core.artifacts import verify_manifest
+from genrec_core.data.histories import padded
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
-from genrec_core.inference.onnx_scorer import DECODER, ENCODER, SETTINGS, open_graph
-from genrec_core.inference.recommender import Recommender
+from genrec_core.inference.onnx_scorer import ENCODER, PREFIXES, SETTINGS, TOKENS, OnnxScorer, step_graph
+from genrec_core.inference.recommender import ITEM_KEYS, ITEM_VECTORS, Recommender
 from genrec_core.quantization.semantic_ids import assign_ids
 from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel, next_prefix
+from genrec_core.tiger.model import TigerModel
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -43,40 +43,26 @@ def test_every_file_is_in_the_manifest(tiny_model: "TinyModel") -> None:
     verify_manifest(tiny_model.model_dir)
     names = {path.name for path in tiny_model.model_dir.iterdir()}
     assert names == {
-        "recommender.json", "history_encoder.onnx", "decoder_step.onnx", "item_ids.npy", "codes_with_suffix.npy",
-        "item_vectors.npy", "item_keys.npy", "popularity.npy", "manifest.json",
+        "recommender.json", "history_encoder.onnx", "item_ids.npy", "codes_with_suffix.npy", "item_vectors.npy",
+        "item_keys.npy", "popularity.npy", "token_vectors.npy", "prefix_vectors.npy", "manifest.json",
+        *(f"decoder_step_{level}.onnx" for level in range(len(tiny_model.level_sizes))),
     }  # fmt: skip
 
 
-def test_graphs_take_any_batch_time_and_width(tiny_model: "TinyModel") -> None:
-    model = TigerModel.from_pretrained(tiny_model.checkpoint).eval()
-    encoder, decoder = (open_graph(tiny_model.model_dir / name, 1) for name in (ENCODER, DECODER))
-    for batch, length, width in [(1, 1, 1), (1, 12, 4), (3, 2, 1), (2, 5, 3)]:
-        items = torch.randn(batch, length, model.config.d_model * model.config.views)
-        lengths = torch.randint(1, length + 1, (batch,))
-        with torch.inference_mode():
-            *encoded, query = model.encode_history(items, lengths)
-        names = ("history", "bias", "context")
-        asked = encoder.run(["query"], {"items": items.numpy(), "lengths": lengths.numpy()})[0]
-        np.testing.assert_allclose(asked, query.numpy(), atol=1e-4)
-        graph = encoder.run(list(names), {"items": items.numpy(), "lengths": lengths.numpy()})
-        for ours, theirs in zip(graph, encoded, strict=True):
-            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
-        cache, tokens = model.empty_cache(batch), torch.zeros(batch, 1).long()
-        parents = prefix = tokens
-        for level, size in enumerate(model.config.level_sizes):
-            feeds = {"tokens": tokens, "level": torch.tensor(level), "parents": parents, "cache": cache}
-            with torch.inference_mode():
-                scores, next_cache = model.decode_step(*feeds.values(), *encoded, prefix)
-            fed = {name: value.numpy() for name, value in {**feeds, "prefix": prefix}.items()}
-            fed |= dict(zip(names, graph, strict=True))
-            ours, kept = decoder.run(["scores", "next_cache"], fed)
-            np.testing.assert_allclose(ours, scores.numpy(), atol=1e-4)
-            np.testing.assert_allclose(kept, next_cache.numpy(), atol=1e-4)
-            parents = torch.randint(0, tokens.shape[1], (batch, width))
-            tokens = model.token_offset[level] + torch.randint(0, size, (batch, width))
-            prefix = next_prefix(prefix.gather(1, parents), tokens, model.config.prefix_buckets)
-            cache = next_cache.clone()
+@pytest.mark.parametrize(("batch", "width"), [(1, 1), (1, 4), (3, 1), (2, 5)])
+def test_graphs_take_any_batch_time_and_width(tiny_model: "TinyModel", batch: int, width: int) -> None:
+    ours = OnnxScorer(
+        tiny_model.model_dir, *(np.load(tiny_model.model_dir / name) for name in (ITEM_VECTORS, ITEM_KEYS))
+    )
+    theirs, random = tiny_model.torch_recommender().scorer, np.random.default_rng(batch)
+    rows = [random.integers(0, len(ours.items), random.integers(1, 12)).astype(np.int32) for _ in range(batch)]
+    sessions = [scorer.start(padded(rows, 12)) for scorer in (ours, theirs)]
+    np.testing.assert_allclose(*(session.item_logits() for session in sessions), atol=1e-4)
+    tokens = parents = None
+    for level, size in enumerate(tiny_model.level_sizes):
+        np.testing.assert_allclose(*(session.advance(tokens, parents) for session in sessions), atol=1e-4)
+        tokens = random.integers(0, size, (batch, width))
+        parents = random.integers(0, width if level else 1, (batch, width))
 
 
 def test_an_export_that_fails_leaves_the_older_one(tiny_model: "TinyModel", tmp_path: Path) -> None:
@@ -102,7 +88,7 @@ def test_an_item_assigned_later_is_served_without_training(
     tiny_model: "TinyModel", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def copy_graphs(model: TigerModel, folder: Path) -> None:  # the graphs do not depend on the items
-        for name in (SETTINGS, ENCODER, DECODER):
+        for name in (SETTINGS, ENCODER, TOKENS, PREFIXES, *map(step_graph, range(len(tiny_model.level_sizes)))):
             shutil.copy(tiny_model.model_dir / name, folder)
 
     monkeypatch.setattr(onnx, "export_graphs", copy_graphs)

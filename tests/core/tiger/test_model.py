@@ -1,4 +1,4 @@
-"""The training pass and step-by-step decoding are the same model; the encoder never looks ahead."""
+"""The training pass never looks ahead, neither over the history nor over the levels."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.dropout import Dropout
-from genrec_core.tiger.model import TigerModel, next_prefix
+from genrec_core.tiger.model import TigerModel
 
 BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 
@@ -35,25 +35,6 @@ def batch() -> tuple[torch.Tensor, ...]:
 
 
 @torch.no_grad()
-def test_stepwise_decoding_gives_the_log_probabilities_of_the_training_pass(model, batch):
-    rows, codes, vectors, targets = batch
-    logits = model(rows, codes, vectors, targets)
-    lengths = torch.tensor([TIME, 4, 1])
-    *encoded, _ = model.encode_history(model.item_encoder(rows, codes, vectors), lengths)
-    cache = model.empty_cache(BATCH)
-    tokens = parents = prefix = torch.zeros(BATCH, 1, dtype=torch.int64)
-    newest = lengths - 1
-    for level in range(LEVELS):
-        scores, cache = model.decode_step(tokens, torch.tensor(level), parents, cache, *encoded, prefix)
-        size = model.config.level_sizes[level]
-        wanted = logits[level][torch.arange(BATCH), newest].log_softmax(-1)
-        torch.testing.assert_close(scores[:, 0, :size], wanted, atol=1e-5, rtol=1e-5)
-        assert torch.isneginf(scores[:, 0, size:]).all()
-        tokens = model.token_offset[level] + targets[torch.arange(BATCH), newest, level].unsqueeze(1)
-        prefix = next_prefix(prefix, tokens, model.config.prefix_buckets)
-
-
-@torch.no_grad()
 def test_a_position_sees_nothing_that_comes_after_it(model, batch):
     rows, codes, vectors, targets = batch
     before = model(rows, codes, vectors, targets)
@@ -76,24 +57,6 @@ def test_a_level_sees_only_the_levels_before_it(model, batch):
     for level in range(3):
         torch.testing.assert_close(before[level], after[level])
     assert not torch.allclose(before[3], after[3])
-
-
-@torch.no_grad()
-def test_beams_keep_the_cache_of_their_parent(model, batch):
-    rows, codes, vectors, _ = batch
-    *encoded, _ = model.encode_history(model.item_encoder(rows, codes, vectors), torch.full((BATCH,), TIME))
-    zero = torch.zeros(BATCH, 1, dtype=torch.int64)
-    _, root = model.decode_step(zero, torch.tensor(0), zero, model.empty_cache(BATCH), *encoded, zero)
-    first = model.token_offset[0] + torch.tensor([[0, 1, 2]]).expand(BATCH, -1)
-    _, cache = model.decode_step(first, torch.tensor(1), torch.zeros_like(first), root, *encoded, first)
-    second = model.token_offset[1] + torch.tensor([[3, 3, 3]]).expand(BATCH, -1)
-
-    def scored(order: list[int]) -> torch.Tensor:
-        prefix = next_prefix(first[:, order], second, model.config.prefix_buckets)
-        parents = torch.tensor([order]).expand(BATCH, -1)
-        return model.decode_step(second, torch.tensor(2), parents, cache, *encoded, prefix)[0]
-
-    torch.testing.assert_close(scored([2, 0, 0]), scored([0, 1, 2])[:, [2, 0, 0]])
 
 
 @torch.no_grad()

@@ -39,9 +39,9 @@ class HashSession:
     def __init__(self, scorer: HashScorer, keys: list[bytes]) -> None:
         self.scorer, self.prefixes, self.level = scorer, [[key] for key in keys], 0
 
-    def item_log_probs(self) -> np.ndarray:
+    def item_logits(self) -> np.ndarray:
         assert isinstance(self.scorer, DenseHashScorer)
-        return np.stack([HashSession._log_probs(b"dense" + row[0], self.scorer.n_items) for row in self.prefixes])
+        return 3 + np.stack([HashSession._log_probs(b"dense" + row[0], self.scorer.n_items) for row in self.prefixes])
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         assert (tokens is None) == (parents is None) == (self.level == 0)
@@ -116,7 +116,7 @@ def test_a_beam_as_wide_as_the_catalogue_is_exact_under_any_filter_and_mix(catal
     scorer = DenseHashScorer(trie.level_sizes, trie.n_items)
     options = {"beams": trie.n_items, "top_k": trie.n_items, "allowed": allowed, "excluded": excluded}
     ranked = beam_search(scorer, trie, HISTORIES, dense_weight=weight, **options)
-    dense = scorer.start(HISTORIES).item_log_probs()
+    dense = scorer.start(HISTORIES).item_logits() - 3  # log-probabilities up to a constant
     scores = (1 - weight) * exact_scores(HashScorer(trie.level_sizes), trie, HISTORIES) + weight * dense
     for user in range(3):
         left = [row for row in range(trie.n_items) if allowed[row] and row not in excluded[user].tolist()]
@@ -131,7 +131,7 @@ def test_the_dense_head_leads_a_narrow_beam_past_a_prefix_that_the_decoder_prefe
     trie = CodeTrie.build(codes, (2, 2))
 
     class Session(TableSession):
-        def item_log_probs(self) -> np.ndarray:
+        def item_logits(self) -> np.ndarray:
             return np.log(np.tile(np.array([0.01, 0.01, 0.08, 0.9], dtype=np.float32), (self.batch, 1)))
 
     class Scorer(TableScorer):
@@ -294,7 +294,7 @@ def test_a_token_of_probability_zero_harms_no_other_item():
 
 def test_a_model_whose_scores_are_no_numbers_is_an_error():
     trie = CodeTrie.build(np.array([[0, 0], [1, 0], [1, 1]]), (2, 2))
-    with pytest.raises(GenrecError, match="level 1: the model's log-probabilities are not numbers"):
+    with pytest.raises(GenrecError, match="level 1: the model's logits are not numbers"):
         beam_search(TableScorer([0.5, 0.5], [np.nan, np.nan]), trie, HISTORIES, beams=3, top_k=3)
 
 

@@ -1,0 +1,89 @@
+"""Step-by-step decoding is the same model as the training pass, for every number of views and layers."""
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
+from genrec_core.tiger.lineage import Lineage
+from genrec_core.tiger.model import TigerModel
+
+BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
+LENGTHS = torch.tensor([TIME, 4, 1])
+
+
+def build(decoder_layers: int, content_views: int, id_views: int) -> TigerModel:
+    torch.manual_seed(0)
+    config = TigerConfig(
+        level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, known_items=20, d_model=32, heads=4, d_ff=64, max_history=TIME,
+        decoder_layers=decoder_layers, content_views=content_views, id_views=id_views,
+    )  # fmt: skip
+    model = TigerModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def batch() -> tuple[torch.Tensor, ...]:
+    random = torch.Generator().manual_seed(1)
+    codes = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
+    targets = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
+    rows = torch.randint(0, 30, (BATCH, TIME), generator=random)  # some beyond the 20 known items
+    return rows, codes, torch.randn(BATCH, TIME, DIM, generator=random), targets
+
+
+class Decoding:
+    """Decodes level by level what a test chooses."""
+
+    def __init__(self, model: TigerModel, items: torch.Tensor) -> None:
+        self.model, self.tokens = model, token_vectors(model)
+        self.context, self.query, *self.cross = HistoryEncoder(model)(items, LENGTHS)
+        self.lineage, self.earlier = Lineage(BATCH, model.config.prefix_buckets), []
+
+    def advance(self, tokens: torch.Tensor | None = None, parents: np.ndarray | None = None) -> torch.Tensor:
+        level, rows = len(self.earlier), np.zeros((BATCH, 1), dtype=np.int64)
+        if tokens is not None:
+            rows = (self.model.token_offset[level - 1] + tokens).numpy()
+            self.lineage.descend(rows, np.zeros_like(rows) if parents is None else parents)
+        x = self.tokens[rows] + self.model.prefix_embedding(torch.from_numpy(self.lineage.prefix)) + self.context
+        inputs = [*self.cross]
+        for number, kept in enumerate(self.earlier):
+            inputs += [torch.from_numpy(self.lineage.ancestors[number - 1]), *kept] if number else kept
+        logits, *own = DecoderStep(self.model, level)(x, *inputs)
+        self.earlier.append(own)
+        return logits.log_softmax(-1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layers", "contents", "identities"), [(1, 1, 0), (1, 1, 1), (2, 3, 2)])
+def test_stepwise_decoding_gives_what_the_training_pass_gives(layers: int, contents: int, identities: int):
+    model, (rows, codes, vectors, targets) = build(layers, contents, identities), batch()
+    logits, items = model(rows, codes, vectors, targets), model.item_encoder(rows, codes, vectors)
+    decoding, users, newest = Decoding(model, items), torch.arange(BATCH), LENGTHS - 1
+    queries = [query[users, newest] for query in model.dense.queries(model.encode(items), items)]
+    torch.testing.assert_close(decoding.query, model.dense.joined(queries), atol=1e-5, rtol=1e-5)
+    tokens = None
+    for level in range(LEVELS):
+        wanted = logits[level][users, newest].log_softmax(-1)
+        torch.testing.assert_close(decoding.advance(tokens)[:, 0], wanted, atol=1e-5, rtol=1e-5)
+        tokens = targets[users, newest, level].unsqueeze(1)
+
+
+@torch.no_grad()
+def test_beams_read_their_own_ancestors():
+    model, (rows, codes, vectors, _) = build(2, 1, 0), batch()
+    items = model.item_encoder(rows, codes, vectors)
+    second = torch.tensor([[3, 3, 1, 0]]).expand(BATCH, -1)
+
+    def scored(order: list[int]) -> torch.Tensor:
+        decoding, parents = Decoding(model, items), np.tile(order, (BATCH, 1))
+        decoding.advance()
+        decoding.advance(torch.tensor([[0, 1, 2]]).expand(BATCH, -1), np.zeros((BATCH, 3), dtype=np.int64))
+        decoding.advance(second, parents)
+        return decoding.advance(torch.ones_like(second), np.tile([3, 2, 1, 0], (BATCH, 1)))
+
+    swapped, plain = scored([2, 0, 0, 1]), scored([0, 2, 0, 1])
+    torch.testing.assert_close(swapped[:, :2], plain[:, :2])
+    torch.testing.assert_close(swapped[:, [3, 2]], plain[:, [2, 3]])
+    assert not torch.allclose(swapped[:, 2], swapped[:, 3])
