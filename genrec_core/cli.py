@@ -488,7 +488,7 @@ def _export(options: argparse.Namespace) -> None:
 _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
     "graph": ("graph", ()),
     "train": ("training", ("preset", "repeats")),
-    "decode": ("decoding", ("model_dir", "beams", "threads", "repeats")),
+    "decode": ("decoding", ("model_dir", "checkpoint", "beams", "threads", "repeats")),
 }
 
 
@@ -497,7 +497,8 @@ def _add_bench(commands: _Commands) -> None:
     command.add_argument("name", choices=tuple(_BENCHMARKS), help="what to measure")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode: an exported model (the newest)")
-    command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (10 100 1000)")
+    command.add_argument("--checkpoint", type=Path, metavar="DIR", help="decode: its torch model (the newest)")
+    command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (100 1000)")
     command.add_argument("--threads", type=int, metavar="N", help="decode: CPU threads (every core)")
     command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
     command.add_argument("--repeats", type=int, metavar="N", help="decode, train: measurements that count")

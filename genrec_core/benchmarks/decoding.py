@@ -1,4 +1,4 @@
-"""Users decoded per second by the exported model, at several beam widths."""
+"""How fast the exported model decodes: a user at a time, in batches, against two peers and the machine's limit."""
 
 import time
 from collections.abc import Sequence
@@ -9,48 +9,76 @@ import numpy as np
 
 from genrec_core.benchmarks.machine import describe, peak_mb, spread
 from genrec_core.benchmarks.workload import random_histories
+from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.inference.onnx_scorer import default_threads
-from genrec_core.inference.recommender import Recommender
+from genrec_core.inference.recommender import CODES, ITEM_VECTORS, Recommender
+from genrec_core.settings import TrainingSettings
 from genrec_core.storage import latest
+from genrec_core.tiger.search import CodeScorer, ScorerSession, beam_search
 
-BEAMS = (10, 100, 1000)
+BEAMS = (100, 1000)  # of the batches
+SINGLE = (10, 100, 256, 1000)
+_ORIGINAL = (256, 128)  # beams and items of the comparison with the original
+_WARM = 3  # single users that are not counted
+_GENERATE = (100, 8)  # beams, and users a batch, of that with transformers' generate
 
 
 def run(
     model_dir: Path | None = None,
+    checkpoint: Path | None = None,
     beams: Sequence[int] = BEAMS,
     users: int = 128,
     repeats: int = 5,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Rank for random histories, the seen items excluded, in the batches of ``genrec predict``.
+    """Rank for random histories as long as Beauty's, the seen items excluded, by the hybrid ranking.
 
     Args:
         model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.
-        beams: beam widths, each also the number of items asked for.
+        checkpoint: the torch model that it was exported from, for the peers; the newest ``tiger_checkpoint``.
+        beams: beam widths of the batches, each also the number of items asked for.
         users: users of one measurement.
         repeats: measurements that count, after one that warms up; each has other users.
         threads: threads of onnxruntime; None for every core that this process may use.
 
     Returns:
-        ``users_per_second`` and ``peak_mb`` by beam width (memory of the process up to then), machine, commit.
+        ``single_ms`` (median for one user by number of items, as many beams), ``ratio_original`` and
+        ``ratio_generate`` (speed over the peers of :mod:`genrec_core.benchmarks.decoding_peers`), ``limit_share``
+        (arithmetic that a user of a batch needs, a second, over the machine's matrix rate, by beams), then
+        ``users_per_second``, ``gflop_a_user`` and ``peak_mb`` by beams, the peers' own times, machine, commit.
 
     Raises:
         GenrecError: there is no model.
     """
+    from genrec_core.benchmarks.training import matrix_gflops
+    from genrec_core.tiger.model import TigerModel
+
     folder = model_dir or latest("onnx_encoder")
+    model = TigerModel.from_pretrained(checkpoint or latest("tiger_checkpoint"))
+    model.train(False)
     recommender = Recommender.from_folder(folder, threads=threads)
-    item_ids = recommender.item_ids
+    alone = _drawn(recommender, 10 * repeats + _WARM, seed=0)
+    single = {str(k): _single_ms(recommender, alone, k, k) for k in SINGLE if k <= len(recommender.item_ids)}
     rates: dict[str, dict[str, float | int]] = {}
     peaks: dict[str, float] = {}
+    before = matrix_gflops()
     for width in sorted(beams):  # upwards: the memory of a process is known only by its peak
-        rates[str(width)] = spread(_rates(recommender, item_ids, width, users, repeats))
+        rates[str(width)] = spread(_rates(recommender, width, users, repeats))
         peaks[str(width)] = round(peak_mb(), 1)
+    work = {str(width): _gflop_a_user(recommender, model, width) for width in beams}
+    matrix = max(before, matrix_gflops())
+    peers = _peers(recommender, model, folder, repeats)
     return {
+        "single_ms": {k: times["median"] for k, times in single.items()},
+        **peers,
+        "limit_share": {k: round(rate["median"] * work[k] / matrix, 3) for k, rate in rates.items()},
         "benchmark": "decoding",
         "model_dir": str(folder),
-        "items": len(item_ids),
+        "items": len(recommender.item_ids),
         "users_per_second": rates,
+        "single_ms_spread": single,
+        "gflop_a_user": {k: round(gflop, 4) for k, gflop in work.items()},
+        "matrix_gflops": round(matrix, 1),
         "peak_mb": peaks,
         "users": users,
         "threads": threads or default_threads(),
@@ -58,13 +86,103 @@ def run(
     }
 
 
-def _rates(recommender: Recommender, item_ids: np.ndarray, width: int, users: int, repeats: int) -> list[float]:
+def _drawn(recommender: Recommender, users: int, seed: int) -> list[np.ndarray]:
+    """Catalogue rows of random histories."""
+    drawn = random_histories(users, len(recommender.item_ids), seed)
+    return [drawn.of(user) for user in range(users)]
+
+
+def _rank(recommender: Recommender, histories: list[np.ndarray], top_k: int, beams: int) -> float:
+    """Seconds of one call."""
+    items = [recommender.item_ids[rows].tolist() for rows in histories]
+    began = time.perf_counter()
+    recommender.rank(items, top_k, beams=beams)
+    return time.perf_counter() - began
+
+
+def _single_ms(recommender: Recommender, histories: list[np.ndarray], top_k: int, beams: int) -> dict[str, float | int]:
+    """Milliseconds of one user at a time, the first few left out, which warm up."""
+    times = [_rank(recommender, [history], top_k, beams) * 1e3 for history in histories]
+    return spread(times[_WARM:])
+
+
+def _rates(recommender: Recommender, width: int, users: int, repeats: int) -> list[float]:
     """Users a second of each measurement but the first."""
-    rates = []
-    for repeat in range(repeats + 1):
-        drawn = random_histories(users, len(item_ids), seed=repeat)
-        histories = [item_ids[drawn.of(user)].tolist() for user in range(users)]
+    drawn = [_drawn(recommender, users, seed=repeat) for repeat in range(repeats + 1)]
+    return [users / _rank(recommender, histories, width, width) for histories in drawn][1:]
+
+
+def _peers(recommender: Recommender, model: Any, folder: Path, repeats: int) -> dict[str, Any]:
+    """Speed over the two peers, and the milliseconds on both sides."""
+    from genrec_core.benchmarks.decoding_peers import OriginalDecoding, generate_ms
+
+    codes, histories = np.load(folder / CODES), _drawn(recommender, 4 * repeats + _WARM, seed=1)
+    original = OriginalDecoding(model, np.load(folder / ITEM_VECTORS), codes)
+    beams, top_k = (min(count, len(codes)) for count in _ORIGINAL)
+    theirs = []
+    for history in histories:
         began = time.perf_counter()
-        recommender.rank(histories, width, beams=width)
-        rates.append(users / (time.perf_counter() - began))
-    return rates[1:]
+        original.rank(history, beams, top_k)
+        theirs.append((time.perf_counter() - began) * 1e3)
+    ours = _single_ms(recommender, histories, top_k, beams)
+    width, batch_users = min(_GENERATE[0], len(codes)), _GENERATE[1]
+    names = ("d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "max_history")
+    sizes = TrainingSettings(**{name: getattr(model.config, name) for name in names})
+    drawn = _drawn(recommender, batch_users * (repeats + 1), seed=2)
+    generated = generate_ms(drawn, codes, tuple(model.config.level_sizes), sizes, width, batch_users)
+    rate = spread(_rates(recommender, width, batch_users * 16, repeats))
+    found = {"original_ms": spread(theirs[_WARM:]), "ours_ms": ours, "generate_ms": spread(generated)}
+    return {
+        "ratio_original": round(found["original_ms"]["median"] / ours["median"], 1),
+        "ratio_generate": round(found["generate_ms"]["median"] * rate["median"] / 1e3, 1),
+        **found,
+    }
+
+
+def _gflop_a_user(recommender: Recommender, model: Any, width: int, users: int = 16) -> float:
+    """Floating-point operations that a user's list needs at ``width`` beams, in 10^9, by the model's plain arithmetic.
+
+    A token that is scored goes through each decoder layer and its level's head once; the encoders read each item once;
+    the dense head compares one query with all items. Beams that end in a single item are not scored.
+    """
+    config, histories = model.config, _drawn(recommender, users, seed=3)
+    counts = [_scored(recommender, history, min(width, len(recommender.item_ids))) for history in histories]
+    items = np.array([min(len(history), config.max_history) for history in histories], dtype=np.float64)
+    size = config.d_model
+    block = 4 * size**2 + 2 * size * config.d_ff
+    encoders = config.views * config.encoder_layers * items * (block + size * items)
+    crossed = config.decoder_layers * items * 2 * size**2
+    dense = config.views * size * len(recommender.item_ids) if config.dense else 0
+    tokens = np.zeros_like(items)
+    for level, vocabulary in enumerate(config.level_sizes):
+        scored = np.array([found[level] for found in counts], dtype=np.float64)
+        layer = block + 2 * size**2 + 2 * size * (items + level + 1)
+        tokens += scored * (config.decoder_layers * layer + size * vocabulary)
+    return float(2 * (encoders + crossed + dense + tokens).mean() / 1e9)
+
+
+def _scored(recommender: Recommender, history: np.ndarray, width: int) -> list[int]:
+    """How many beams of one user each level scores."""
+    counter = _Counter(recommender.scorer)
+    batch = padded([history], recommender.max_history)
+    weight = recommender.weights.of("hybrid")
+    beam_search(counter, recommender.trie, batch, beams=width, top_k=width, dense_weight=weight)
+    return counter.widths + [0] * (recommender.trie.depth - len(counter.widths))
+
+
+class _Counter:
+    """A scorer that notes how many beams each level asks it for."""
+
+    def __init__(self, scorer: CodeScorer) -> None:
+        self.scorer, self.widths = scorer, list[int]()
+
+    def start(self, histories: HistoryBatch) -> ScorerSession:
+        self.session = self.scorer.start(histories)
+        return self
+
+    def item_logits(self) -> np.ndarray:
+        return self.session.item_logits()
+
+    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
+        self.widths.append(1 if tokens is None else tokens.shape[1])
+        return self.session.advance(tokens, parents)

@@ -387,7 +387,7 @@ class TigerModel(PreTrainedModel):
         positions = torch.arange(length, device=memory.device).repeat_interleave(levels)
         bias = self.cross_bias(positions, length).unsqueeze(0)  # [1, H, T*L, T]
         for layer in self._decoder_layers():
-            attended = self._attend_levels(layer, x, levels)
+            attended = self.attend_levels(layer, x, levels)
             x = layer.finish(x, attended, *layer.history_key_value(memory), bias)
         x = self.decoder_norm(x).reshape(batch, length, levels, -1)
         return tuple(
@@ -407,7 +407,7 @@ class TigerModel(PreTrainedModel):
         return torch.stack(hashes, dim=-1)
 
     @staticmethod
-    def _attend_levels(layer: DecoderLayer, x: Tensor, levels: int) -> Tensor:
+    def attend_levels(layer: DecoderLayer, x: Tensor, levels: int) -> Tensor:
         """Causal self-attention among the levels of each target: [B, T*L, D] -> [B, T*L, D]."""
         query, key, value = (
             _split_heads(part.reshape(-1, levels, part.shape[-1]), layer.heads) for part in layer.project_self(x)

@@ -1,0 +1,137 @@
+"""Two other ways to decode, as peers for the decoding benchmark: the original's, and ``generate`` of ``transformers``.
+
+Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval", and the projects that followed it.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import DynamicCache, EncoderDecoderCache
+
+from genrec_core.benchmarks.original import t5_model
+from genrec_core.settings import TrainingSettings
+from genrec_core.tiger.decoding import token_vectors
+from genrec_core.tiger.lineage import PREFIX_FACTOR
+from genrec_core.tiger.model import DecoderLayer, TigerModel
+
+CANDIDATES = 64  # tokens that the original considers behind each beam
+Prefix = tuple[int, ...]
+
+
+class OriginalDecoding:
+    """The original's beam search on the very same model: a user at a time, no cache, beams extended one by one.
+
+    Each step recomputes the whole prefix of every beam (all beams in one batch, which is generous), takes each beam's
+    most probable tokens, and keeps the best extensions that a set of valid prefixes holds.
+
+    Args:
+        model: a trained model.
+        items: what its encoders read of each item, float32 [n_items, views x D].
+        codes: semantic IDs by catalogue row, int [n_items, L].
+    """
+
+    def __init__(self, model: TigerModel, items: np.ndarray, codes: np.ndarray) -> None:
+        self.model, self.items = model, torch.from_numpy(items)
+        model.train(False)
+        self.tokens = token_vectors(model)
+        self.rows = {tuple(code): row for row, code in enumerate(codes.tolist())}
+        self.valid = {code[:length] for code in self.rows for length in range(1, codes.shape[1] + 1)}
+
+    @torch.inference_mode()
+    def rank(self, history: np.ndarray, beams: int, top_k: int) -> list[int]:
+        """Catalogue rows of the best items, best first.
+
+        Args:
+            history: catalogue rows, oldest first, int [T].
+            beams: beams kept a step.
+            top_k: items wanted.
+        """
+        model = self.model
+        items = self.items[torch.from_numpy(history[-model.config.max_history :].astype(np.int64))].unsqueeze(0)
+        memory = model.encode(items)
+        context = model.read(memory, model.dense.queries(memory, items))[:, -1:]
+        found: list[tuple[float, Prefix]] = [(0.0, ())]
+        for level in range(len(model.config.level_sizes)):
+            scores = self._next_tokens([prefix for _, prefix in found], memory, context)
+            best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+            extended: list[tuple[float, Prefix]] = []
+            for (score, prefix), values, tokens in zip(found, best.values.tolist(), best.indices.tolist(), strict=True):
+                for value, token in zip(values, tokens, strict=True):
+                    if (*prefix, token) in self.valid:
+                        extended.append((score + value, (*prefix, token)))
+            found = sorted(extended, reverse=True)[:beams]
+            assert all(len(prefix) == level + 1 for _, prefix in found)
+        return [self.rows[prefix] for _, prefix in found[:top_k]]
+
+    def _next_tokens(self, prefixes: list[Prefix], memory: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [beams, level size] of the token behind each prefix, nothing of earlier steps reused."""
+        model, level = self.model, len(prefixes[0])
+        tokens = torch.tensor(prefixes, dtype=torch.int64).reshape(len(prefixes), level)
+        rows = F.pad(tokens + model.token_offset[:level], (1, 0))  # [W, level + 1]
+        hashes = [rows[:, 0]]
+        for at in range(1, level + 1):
+            hashes.append((hashes[-1] * PREFIX_FACTOR + rows[:, at]) % model.config.prefix_buckets)
+        x = self.tokens[rows] + model.prefix_embedding(torch.stack(hashes, dim=1)) + context
+        newest = torch.full((level + 1,), memory.shape[1] - 1)
+        bias = model.cross_bias(newest, memory.shape[1]).unsqueeze(0)
+        for layer in model.decoder:
+            assert isinstance(layer, DecoderLayer)
+            key, value = (part.expand(len(rows), -1, -1, -1) for part in layer.history_key_value(memory))
+            x = layer.finish(x, model.attend_levels(layer, x, level + 1), key, value, bias)
+        size = model.config.level_sizes[level]
+        hidden = model.decoder_norm(x[:, -1])
+        return F.linear(hidden, model.head_weight[level, :size], model.head_bias[level, :size]).log_softmax(-1)
+
+
+def generate_ms(
+    histories: Sequence[np.ndarray],
+    codes: np.ndarray,
+    level_sizes: tuple[int, ...],
+    settings: TrainingSettings,
+    beams: int,
+    batch_users: int,
+) -> list[float]:
+    """Milliseconds a user of ``transformers``' ``generate`` for each batch, after one that warms up.
+
+    The model is a T5 of equal sizes that reads one token a level; ``prefix_allowed_tokens_fn`` keeps codes valid.
+
+    Args:
+        histories: catalogue rows of each user.
+        codes: semantic IDs by catalogue row, int [n_items, L].
+        level_sizes: vocabulary by level.
+        settings: sizes of the model.
+        beams: beams, and items returned.
+        batch_users: users a batch.
+    """
+    torch.manual_seed(0)
+    model = t5_model(level_sizes, settings)
+    model.train(False)
+    tokens = codes + 1 + np.cumsum(level_sizes) - np.asarray(level_sizes)  # 0 is padding; every level its own range
+    children: dict[Prefix, list[int]] = {}
+    for code in tokens.tolist():
+        for length in range(len(code)):
+            children.setdefault(tuple(code[:length]), []).append(code[length])
+    children = {prefix: sorted(set(found)) for prefix, found in children.items()}
+
+    def allowed(user: int, generated: torch.Tensor) -> list[int]:
+        return children.get(tuple(generated[1:].tolist()), [0])
+
+    times = []
+    for first in range(0, len(histories) - batch_users + 1, batch_users):
+        batch = histories[first : first + batch_users]
+        ids = np.zeros((batch_users, max(map(len, batch)) * codes.shape[1]), dtype=np.int64)
+        for line, history in zip(ids, batch, strict=True):
+            line[: len(history) * codes.shape[1]] = tokens[history].ravel()
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())  # the default one counts the encoder's layers
+        began = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(  # type: ignore[misc]  # the mixin types its self as a protocol that T5 meets
+                torch.from_numpy(ids), attention_mask=torch.from_numpy(ids != 0).long(), past_key_values=cache,
+                num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=codes.shape[1],
+                prefix_allowed_tokens_fn=allowed,
+            )  # fmt: skip
+        times.append((time.perf_counter() - began) * 1e3 / batch_users)
+    return times[1:]
