@@ -23,7 +23,7 @@ help: ## list the commands
 setup: ## make .venv with the pinned packages, unless it is up to date
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/setup
 
-run: setup ## materialise the whole graph: GENREC_RAW=folder-or-url PRESET=sample|beauty|beauty-gpu
+run: setup ## materialise the whole graph: GENREC_RAW=folder-or-url PRESET=sample|beauty|beauty-best|beauty-gpu
 	@"$(BIN)/python" -m genrec_dagster.run
 
 test: setup ## the default tests

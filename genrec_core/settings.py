@@ -107,6 +107,16 @@ class TrainingSettings(Settings):
         1, ge=0, le=16, description="Encoders of it that know items by their identity alone (SASRec), beside those."
     )
     id_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of the latter.")
+    text_neighbors: int = Field(
+        64,
+        ge=0,
+        le=4096,
+        description="Items of the nearest texts that the dense head lifts for each item of a history; 0: none. "
+        "Finding them takes time by the square of the catalogue.",
+    )
+    neighbor_weight: float = Field(
+        3.0, ge=0, le=100, description="How far it lifts them, in logits; dropped where validation is better without."
+    )
     dense_full_items: int = Field(
         20_000, ge=0, description="Larger catalogues train the dense head on a sample of items, corrected for its bias."
     )
@@ -207,6 +217,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "beauty": Preset(),
+    "beauty-best": Preset(training=TrainingSettings(content_views=3, id_views=3, epochs=30)),
     "beauty-gpu": Preset(training=TrainingSettings(processes=1, amp="bf16", compile=True, batch_targets=8192)),
 }
 

@@ -3,7 +3,8 @@
 The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` and a ``decoder_step_<level>.onnx`` a level,
 ``token_vectors.npy`` and ``prefix_vectors.npy`` (what the decoder adds for a token and for a prefix),
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
-item), ``item_keys.npy`` (what the dense head compares a query with) and ``manifest.json``.
+item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
+it lifts beside the history) and ``manifest.json``.
 """
 
 import logging
@@ -22,10 +23,19 @@ from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, step_graph
-from genrec_core.inference.recommender import CODES, ITEM_IDS, ITEM_KEYS, ITEM_VECTORS, POPULARITY
+from genrec_core.inference.recommender import (
+    CODES,
+    ITEM_IDS,
+    ITEM_KEYS,
+    ITEM_VECTORS,
+    NEIGHBOR_BONUS,
+    NEIGHBORS,
+    POPULARITY,
+)
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 
 # Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
@@ -60,8 +70,18 @@ def export_recommender(
         table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
         items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
         np.save(folder / ITEM_VECTORS, items.numpy(), allow_pickle=False)
+        _save_neighbors(model, vectors, folder)
         np.save(folder / ITEM_KEYS, item_keys(model, items).numpy(), allow_pickle=False)
         write_manifest(folder)
+
+
+def _save_neighbors(model: TigerModel, vectors: np.ndarray, folder: Path) -> None:
+    """What the dense head's ranking lifts, if anything."""
+    config = model.config
+    if config.neighbor_weight:
+        neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
+        np.save(folder / NEIGHBORS, neighbors.rows, allow_pickle=False)
+        np.save(folder / NEIGHBOR_BONUS, neighbors.bonus, allow_pickle=False)
 
 
 def _vectors_of(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ from genrec_core.artifacts import read_json
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.lineage import Lineage
+from genrec_core.tiger.neighbors import TextNeighbors
 
 SETTINGS, ENCODER = "recommender.json", "history_encoder.onnx"
 TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"
@@ -102,14 +103,22 @@ class OnnxScorer:
         folder: a model folder that :func:`genrec_core.export.onnx.export_recommender` wrote.
         items: what the encoder reads of each item, float32 [n_items, item_width] by catalogue row.
         keys: what the dense head compares its query with, of the same shape.
+        neighbors: items that the dense head's ranking lifts beside those of a history; None for none.
         threads: threads inside an operator; None for every core that this process may use.
 
     Raises:
         GenrecError: a graph is missing or damaged, or the vectors are not as wide as the model wants.
     """
 
-    def __init__(self, folder: Path, items: np.ndarray, keys: np.ndarray, threads: int | None = None) -> None:
-        self.settings = GraphSettings.load(folder)
+    def __init__(
+        self,
+        folder: Path,
+        items: np.ndarray,
+        keys: np.ndarray,
+        neighbors: TextNeighbors | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.settings, self.neighbors = GraphSettings.load(folder), neighbors
         width = self.settings.item_width
         for name, array in (("vectors", items), ("keys", keys)):
             if array.ndim != 2 or array.shape[1] != width:
@@ -136,14 +145,17 @@ class OnnxSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.earlier = scorer, list[list[np.ndarray]]()
+        self.scorer, self.histories, self.earlier = scorer, histories, list[list[np.ndarray]]()
         inputs = {"items": scorer.items[np.maximum(histories.rows, 0)], "lengths": histories.lengths.astype(np.int64)}
         self.context, self.query, *self.crossed = scorer.encoder.run(None, inputs)
         self.lineage = Lineage(len(histories.lengths), len(scorer.prefixes))
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
-        return np.asarray(self.query @ self.scorer.keys.T)
+        logits = np.asarray(self.query @ self.scorer.keys.T)
+        if self.scorer.neighbors is not None:
+            self.scorer.neighbors.lift(logits, self.histories)
+        return logits
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """Logits float32 [B, W, level size] of the next level; see ``ScorerSession``."""

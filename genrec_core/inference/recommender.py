@@ -12,6 +12,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
 from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, read_array
 from genrec_core.settings import RankingMode
+from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.search import CodeScorer, RankingWeights, beam_search
 from genrec_core.tiger.trie import CodeTrie
 
@@ -22,6 +23,7 @@ ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
     "item_keys.npy",
     "popularity.npy",
 )
+NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"  # where the model lifts any
 LEAST_BEAMS = 50
 _SHORTEST_PADDING = 8  # items; histories are padded to this, twice this, and so on
 _BATCH_BEAMS = 1 << 15  # users x beams decoded together, at most, so that memory does not grow with the beams
@@ -98,7 +100,7 @@ class Recommender:
         rows = {name: len(array) for name, array in zip(names, arrays, strict=True)}
         if len(set(rows.values())) != 1:
             raise GenrecError(f"{model_dir}: the files differ in items ({rows}); export it again")
-        scorer = OnnxScorer(model_dir, items, keys, threads)
+        scorer = OnnxScorer(model_dir, items, keys, _neighbors(model_dir, len(item_ids)), threads)
         sizes = settings.level_sizes
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
         return cls(scorer, item_ids, codes, sizes, popularity, settings.max_history, weights)
@@ -248,6 +250,15 @@ class Recommender:
         users = np.flatnonzero(popular)
         rows[users, : len(first)] = first
         scores[users, : len(first)] = np.nan
+
+
+def _neighbors(model_dir: Path, n_items: int) -> TextNeighbors | None:
+    if not (model_dir / NEIGHBORS).is_file():
+        return None
+    rows, bonus = read_array(model_dir / NEIGHBORS), read_array(model_dir / NEIGHBOR_BONUS)
+    if rows.shape != bonus.shape or len(rows) != n_items or rows.max(initial=0) >= n_items:
+        raise GenrecError(f"{model_dir}: {NEIGHBORS} and {NEIGHBOR_BONUS} do not fit {n_items} items; export it again")
+    return TextNeighbors(rows, bonus)
 
 
 def _seen(histories: list[np.ndarray]) -> np.ndarray:

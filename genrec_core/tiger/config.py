@@ -26,6 +26,8 @@ class TigerConfig(PretrainedConfig):
         content_views: encoders that read the items' content, for the dense head; the decoder reads the first.
         id_views: encoders that read the items' identities alone, for the dense head.
         id_dropout: dropout probability of those.
+        text_neighbors: items of the nearest texts that are lifted in the dense head's ranking for each history item.
+        neighbor_weight: how far, in logits; 0 for not at all.
         dense: whether the dense head was trained; without it items can be ranked by generating alone.
         hybrid_weight: share of the dense head in the hybrid ranking, from 0 (generating alone) to 1 (dense alone).
 
@@ -52,6 +54,8 @@ class TigerConfig(PretrainedConfig):
         content_views: int = 1,
         id_views: int = 0,
         id_dropout: float = 0.5,
+        text_neighbors: int = 0,
+        neighbor_weight: float = 0.0,
         dense: bool = True,
         hybrid_weight: float = 0.5,
         untrained_items: tuple[int, ...] | list[int] = (),
@@ -79,6 +83,8 @@ class TigerConfig(PretrainedConfig):
         self.content_views = content_views
         self.id_views = id_views
         self.id_dropout = id_dropout
+        self.text_neighbors = text_neighbors
+        self.neighbor_weight = neighbor_weight
         self.dense = dense
         self.hybrid_weight = hybrid_weight
         self.untrained_items = list(untrained_items)

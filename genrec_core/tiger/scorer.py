@@ -14,6 +14,7 @@ from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.lineage import Lineage
 from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.search import RankingWeights
 
 _NEW_ITEMS_AT_ONCE = 1024
@@ -26,13 +27,19 @@ class TorchScorer:
         model: a trained model; put into evaluation mode.
         codes: semantic IDs with suffix by catalogue row, int [n_items, L].
         vectors: item text vectors by catalogue row, float32 [n_items, dim]; None where the model reads none.
+        neighbors: what ``vectors`` and the model's settings give, if that is known already.
 
     Raises:
         GenrecError: the vectors are not as wide as the model wants.
     """
 
-    def __init__(self, model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None) -> None:
-        self.model = model.eval()
+    def __init__(
+        self, model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None, neighbors: TextNeighbors | None = None
+    ) -> None:
+        self.model, config = model.eval(), model.config
+        if config.neighbor_weight and neighbors is None and vectors is not None:
+            neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
+        self.neighbors = neighbors if config.neighbor_weight else None
         table = item_vector_table(model.config.item_vector_dim, len(codes), vectors).to(model.device)
         self.items = item_inputs(model, torch.as_tensor(codes, dtype=torch.int64, device=model.device), table)
         self.keys = item_keys(model, self.items)
@@ -122,7 +129,7 @@ class TorchSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.earlier = scorer, list[list[torch.Tensor]]()
+        self.scorer, self.histories, self.earlier = scorer, histories, list[list[torch.Tensor]]()
         rows = torch.from_numpy(histories.rows).to(scorer.items.device, torch.int64).clamp(min=0)
         lengths = torch.from_numpy(histories.lengths).to(rows)
         self.lineage = Lineage(len(rows), scorer.model.config.prefix_buckets)
@@ -132,7 +139,10 @@ class TorchSession:
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
         with torch.inference_mode():
-            return (self.query @ self.scorer.keys.T).float().cpu().numpy()
+            logits: np.ndarray = (self.query @ self.scorer.keys.T).float().cpu().numpy()
+        if self.scorer.neighbors is not None:
+            self.scorer.neighbors.lift(logits, self.histories)
+        return logits
 
     @torch.inference_mode()
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:

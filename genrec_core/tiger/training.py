@@ -31,6 +31,7 @@ from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import ItemTables, NextItemLoss
 from genrec_core.tiger.model import CausalEncoder, TigerModel
+from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
 from genrec_core.tiger.search import CodeScorer
 from genrec_core.tiger.trie import CodeTrie
@@ -139,6 +140,7 @@ class Trainer:
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
         self.codes = data.codes
         self.vectors = data.vectors if settings.use_item_vectors else None
+        self.neighbors: TextNeighbors | None = None  # found when first needed
         torch.manual_seed(settings.seed)
         self.model = self._build_model(data)
         nn.Module.to(self.model, world.device)
@@ -156,7 +158,7 @@ class Trainer:
 
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         """The model with random weights."""
-        settings = self.settings
+        settings, reads_texts = self.settings, self.vectors is not None and self.settings.dense_weight > 0
         config = TigerConfig(
             level_sizes=data.level_sizes,
             item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
@@ -171,6 +173,8 @@ class Trainer:
             content_views=settings.content_views,
             id_views=settings.id_views,
             id_dropout=settings.id_dropout,
+            text_neighbors=settings.text_neighbors if reads_texts else 0,
+            neighbor_weight=settings.neighbor_weight if reads_texts and settings.text_neighbors else 0.0,
             dense=settings.dense_weight > 0,
             untrained_items=np.flatnonzero(self.counts == 0).tolist(),
         )
@@ -280,7 +284,10 @@ class Trainer:
     def _scorer(self, model: PreTrainedModel) -> CodeScorer:
         """What ranks the validation items."""
         assert isinstance(model, TigerModel)
-        return TorchScorer(model, self.codes, self.vectors)
+        config = model.config
+        if config.neighbor_weight and self.neighbors is None and self.vectors is not None:
+            self.neighbors = TextNeighbors.of(self.vectors, config.text_neighbors, config.neighbor_weight)
+        return TorchScorer(model, self.codes, self.vectors, self.neighbors)
 
     def _distillation(self) -> float:
         """Share that follows the dense head at this step: none before it knows something."""
@@ -310,19 +317,28 @@ class Trainer:
         return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
 
     def _conclude(self) -> dict[str, float]:
-        """Note in the best model the mix that ranks the validation items best; of equals the one nearest to even."""
+        """Note in the best model the mix that ranks the validation items best; of equals the one nearest to even.
+
+        Text neighbours stay where the dense ranking is at least as good with them.
+        """
         if not self.settings.dense_weight:
             return {}
         best = self.model_class.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
+        lifted = best.config.neighbor_weight
+        if lifted:
+            with_neighbors = self._validation_recall(best, 1.0)
+            best.config.neighbor_weight = 0.0
+            if with_neighbors >= self._validation_recall(best, 1.0):
+                best.config.neighbor_weight = lifted
         recall = {weight: self._validation_recall(best, weight) for weight in _HYBRID_WEIGHTS}
         chosen = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
-        if self.world.rank == 0 and best.config.hybrid_weight != chosen:
+        if self.world.rank == 0:
             best.config.hybrid_weight = chosen
             self._save_best(best)
             self._update_history()
         self.world.wait()
-        return {"hybrid_weight": chosen}
+        return {"hybrid_weight": chosen, "neighbor_weight": best.config.neighbor_weight}
 
     def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
         """Validation Recall@10, each process ranking its share of the users."""

@@ -13,8 +13,8 @@ from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_emb
 from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
-from genrec_core.inference.onnx_scorer import ENCODER, PREFIXES, SETTINGS, TOKENS, OnnxScorer, step_graph
-from genrec_core.inference.recommender import ITEM_KEYS, ITEM_VECTORS, Recommender
+from genrec_core.inference.onnx_scorer import ENCODER, PREFIXES, SETTINGS, TOKENS, step_graph
+from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization.semantic_ids import assign_ids
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
@@ -44,19 +44,19 @@ def test_every_file_is_in_the_manifest(tiny_model: "TinyModel") -> None:
     names = {path.name for path in tiny_model.model_dir.iterdir()}
     assert names == {
         "recommender.json", "history_encoder.onnx", "item_ids.npy", "codes_with_suffix.npy", "item_vectors.npy",
-        "item_keys.npy", "popularity.npy", "token_vectors.npy", "prefix_vectors.npy", "manifest.json",
+        "neighbors.npy", "neighbor_bonus.npy", "item_keys.npy", "popularity.npy", "token_vectors.npy",
+        "prefix_vectors.npy", "manifest.json",
         *(f"decoder_step_{level}.onnx" for level in range(len(tiny_model.level_sizes))),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("batch", "width"), [(1, 1), (1, 4), (3, 1), (2, 5)])
-def test_graphs_take_any_batch_time_and_width(tiny_model: "TinyModel", batch: int, width: int) -> None:
-    ours = OnnxScorer(
-        tiny_model.model_dir, *(np.load(tiny_model.model_dir / name) for name in (ITEM_VECTORS, ITEM_KEYS))
-    )
-    theirs, random = tiny_model.torch_recommender().scorer, np.random.default_rng(batch)
-    rows = [random.integers(0, len(ours.items), random.integers(1, 12)).astype(np.int32) for _ in range(batch)]
-    sessions = [scorer.start(padded(rows, 12)) for scorer in (ours, theirs)]
+def test_graphs_take_any_batch_time_and_width(
+    tiny_model: "TinyModel", tiny_recommender: Recommender, batch: int, width: int
+) -> None:
+    scorers, random = (tiny_recommender.scorer, tiny_model.torch_recommender().scorer), np.random.default_rng(batch)
+    rows = [random.integers(0, 90, random.integers(1, 12)).astype(np.int32) for _ in range(batch)]
+    sessions = [scorer.start(padded(rows, 12)) for scorer in scorers]
     np.testing.assert_allclose(*(session.item_logits() for session in sessions), atol=1e-4)
     tokens = parents = None
     for level, size in enumerate(tiny_model.level_sizes):

@@ -1,0 +1,53 @@
+"""Text neighbours are the nearest others, and lift an item by the best bonus that the history has for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_core.data.histories import padded
+from genrec_core.tiger import neighbors
+from genrec_core.tiger.neighbors import DECAY, UNRELATED, TextNeighbors
+
+
+def vectors(items: int, seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).normal(size=(items, 4)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_they_are_the_nearest_others(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "_CHUNK_VALUES", chunk)
+    texts = vectors(30)
+    found = TextNeighbors.of(texts, 6, 2.0)
+    similarity = texts @ texts.T
+    np.fill_diagonal(similarity, -np.inf)
+    for row in range(30):
+        nearest = np.sort(np.argsort(-similarity[row])[:6])
+        assert found.rows[row].tolist() == nearest.tolist()
+        wanted = 2.0 * np.maximum(similarity[row, nearest] - UNRELATED, 0)
+        np.testing.assert_allclose(found.bonus[row], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("items", "count", "left"), [(3, 10, 2), (1, 10, 0)])
+def test_a_small_catalogue_has_fewer(items: int, count: int, left: int):
+    found = TextNeighbors.of(vectors(items), count, 1.0)
+    assert found.rows.shape == found.bonus.shape == (items, left)
+    logits = np.zeros((1, items), dtype=np.float32)
+    found.lift(logits, padded([np.array([0], np.int32)], 5))
+    assert np.isfinite(logits).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=9), min_size=1, max_size=4))
+def test_an_item_is_lifted_by_its_best_bonus_and_the_newest_item_counts_most(histories: list[list[int]]):
+    found = TextNeighbors.of(vectors(20), 5, 3.0)
+    logits = np.random.default_rng(1).normal(size=(len(histories), 20)).astype(np.float32)
+    lifted = logits.copy()
+    found.lift(lifted, padded([np.array(history, np.int32) for history in histories], 6))
+    for user, history in enumerate(histories):
+        bonus = np.zeros(20)
+        for age, item in enumerate(reversed(history[-6:])):
+            for row, worth in zip(found.rows[item], found.bonus[item], strict=True):
+                bonus[row] = max(bonus[row], worth * DECAY**age)
+        np.testing.assert_allclose(lifted[user], logits[user] + bonus, atol=1e-5)
