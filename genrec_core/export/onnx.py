@@ -1,6 +1,6 @@
 """Turns a trained TIGER checkpoint into a model folder that onnxruntime serves without torch.
 
-The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` and a ``decoder_step_<level>.onnx`` a level,
+The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` with level 0, ``decoder_step_<level>.onnx``,
 ``token_vectors.npy`` and ``prefix_vectors.npy`` (what the decoder adds for a token and for a prefix),
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
 item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
@@ -139,7 +139,7 @@ def export_graphs(model: TigerModel, folder: Path) -> None:
         np.save(folder / TOKENS, token_vectors(model).numpy(), allow_pickle=False)
         np.save(folder / PREFIXES, model.prefix_embedding.weight.numpy(), allow_pickle=False)
     _export_encoder(model, folder / ENCODER)
-    for level in range(len(config.level_sizes)):
+    for level in range(1, len(config.level_sizes)):
         _export_step(model, level, folder / step_graph(level))
 
 
@@ -150,7 +150,8 @@ def _export_encoder(model: TigerModel, path: Path) -> None:
         "lengths": torch.ones(_BATCH, dtype=torch.int64),
     }
     dynamic: dict[str, dict[int, str]] = {"items": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
-    outputs = ["context", "query", *_by_layer(model, ("keys", "offsets", "values"))]
+    crossed = _by_layer(model, ("keys", "offsets", "values"))
+    outputs = ["context", "query", "logits", *crossed, *_by_layer(model, ("key", "value"))]
     _export(HistoryEncoder(model), inputs, tuple(dynamic.values()), outputs, path)
 
 
@@ -162,13 +163,12 @@ def _export_step(model: TigerModel, level: int, path: Path) -> None:
     """The step of ``level``; widths of the beams differ from level to level."""
     width, crossed = model.config.d_model, model.config.heads * _TIME
     inputs, dynamic = {}, []
-    beams = {0: "batch"} if level == 0 else {0: "batch", 1: "width"}
 
     def add(name: str, shape: dict[int, str], *sizes: int, dtype: torch.dtype = torch.float32) -> None:
         inputs[name] = torch.zeros(*sizes, dtype=dtype)
         dynamic.append(shape)
 
-    add("x", beams, _BATCH, 1 if level == 0 else _WIDTH, width)
+    add("x", {0: "batch", 1: "width"}, _BATCH, _WIDTH, width)
     for layer in range(model.config.decoder_layers):
         add(f"keys_{layer}", {0: "batch", 2: "crossed"}, _BATCH, width, crossed)
         add(f"offsets_{layer}", {0: "batch", 2: "crossed"}, _BATCH, 1, crossed)

@@ -97,7 +97,7 @@ def open_graph(path: Path, threads: int | None, spinning: bool = False) -> ort.I
 
 
 class OnnxScorer:
-    """A ``CodeScorer`` over the exported graphs: one that reads histories and one for each level.
+    """A ``CodeScorer`` over the exported graphs: one that reads histories and one for each level but the first.
 
     Args:
         folder: a model folder that :func:`genrec_core.export.onnx.export_recommender` wrote.
@@ -133,7 +133,7 @@ class OnnxScorer:
         self.token_offset = 1 + np.cumsum(sizes) - sizes
         self.tokens, self.prefixes = (read_array(folder / name) for name in (TOKENS, PREFIXES))
         self.encoder = open_graph(folder / ENCODER, threads)
-        self.steps = [open_graph(folder / step_graph(level), threads) for level in range(len(sizes))]
+        self.steps = [open_graph(folder / step_graph(level), threads) for level in range(1, len(sizes))]
         self.step_inputs = [[put.name for put in step.get_inputs()] for step in self.steps]
 
     def start(self, histories: HistoryBatch) -> "OnnxSession":
@@ -145,9 +145,11 @@ class OnnxSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.histories, self.earlier = scorer, histories, list[list[np.ndarray]]()
+        self.scorer, self.histories = scorer, histories
         inputs = {"items": scorer.items[np.maximum(histories.rows, 0)], "lengths": histories.lengths.astype(np.int64)}
-        self.context, self.query, *self.crossed = scorer.encoder.run(None, inputs)
+        self.context, self.query, self.first, *rest = scorer.encoder.run(None, inputs)
+        layers = len(rest) // 5  # a layer has three inputs of cross-attention, a key and a value
+        self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
         self.lineage = Lineage(len(histories.lengths), len(scorer.prefixes))
 
     def item_logits(self) -> np.ndarray:
@@ -159,19 +161,18 @@ class OnnxSession:
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """Logits float32 [B, W, level size] of the next level; see ``ScorerSession``."""
-        scorer, level = self.scorer, len(self.earlier)
         if tokens is None or parents is None:
-            rows = np.zeros((len(self.context), 1), dtype=np.int64)
-        else:
-            rows = scorer.token_offset[level - 1] + tokens
-            self.lineage.descend(rows, parents)
+            return np.asarray(self.first)
+        scorer, level = self.scorer, len(self.earlier)
+        rows = scorer.token_offset[level - 1] + tokens
+        self.lineage.descend(rows, parents)
         x = scorer.prefixes[self.lineage.prefix]  # [B, W, D]
         x += scorer.tokens[rows]
         x += self.context
         inputs = [x, *self.crossed]
         for number, kept in enumerate(self.earlier):
             inputs += [self.lineage.ancestors[number - 1], *kept] if number else kept
-        step = scorer.steps[level]
-        logits, *own = step.run(None, dict(zip(scorer.step_inputs[level], inputs, strict=True)))
+        step, names = scorer.steps[level - 1], scorer.step_inputs[level - 1]
+        logits, *own = step.run(None, dict(zip(names, inputs, strict=True)))
         self.earlier.append(own)
         return np.asarray(logits)

@@ -85,7 +85,7 @@ class _ViewLayer(_Weights):
 
 
 class HistoryEncoder(nn.Module):
-    """What decoding needs of a user, computed once: cross-attention, context, and the dense head's query.
+    """What decoding needs of a user, computed once: cross-attention, context, the dense head's query, and level 0.
 
     Args:
         model: a trained model.
@@ -110,6 +110,8 @@ class HistoryEncoder(nn.Module):
         self.model_context, self.other_context, self.dense = model.context, model.other_context, head
         decoder = cast("list[DecoderLayer]", list(model.decoder))
         self.crossed = nn.ModuleList(_FoldedCross(layer) for layer in decoder)
+        self.start = _Weights(x=token_vectors(model)[0] + model.prefix_embedding.weight[0])
+        self.first_step = DecoderStep(model, 0)
 
     def forward(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Read histories.
@@ -121,9 +123,11 @@ class HistoryEncoder(nn.Module):
         Returns:
             context: what the decoder starts every level from [B, 1, D];
             query: of the dense head at the newest item, all views side by side [B, V x D];
-            then for each decoder layer the cross-attention's keys [B, D, H x T], with the query projection within,
-            offsets of their product [B, 1, H x T], minus infinity on padding, and values [B, H x T, D], with the output
-            projection within.
+            logits of level 0 [B, 1, level size];
+            for each decoder layer the cross-attention's keys [B, D, H x T], with the query projection within, offsets
+            of their product [B, 1, H x T], minus infinity on padding, and values [B, H x T, D], with the output
+            projection within;
+            for each decoder layer the keys and values of the start of a code, as :class:`DecoderStep` gives them.
         """
         batch, time = items.shape[:2]
         x = items.unflatten(-1, (-1, self.width)).permute(2, 0, 1, 3)  # [V, B, T, D]
@@ -141,7 +145,8 @@ class HistoryEncoder(nn.Module):
             context = context + self.other_context(torch.cat(queries[1:], dim=-1))
         recency = self._recency(lengths, time)
         folded = [part for cross in self.crossed for part in cross(x[0], recency)]
-        return context, self.dense.joined(queries).squeeze(1), *folded
+        logits, *own = self.first_step(context + self.start.x, *folded)
+        return context, self.dense.joined(queries).squeeze(1), logits, *folded, *own
 
     def _recency(self, lengths: Tensor, time: int) -> Tensor:
         """The cross-attention's bias by how old an item is, minus infinity on padding: lengths [B] -> [B, H, T]."""
@@ -247,7 +252,7 @@ class _StepLayer(_Weights):
 
 
 class DecoderStep(nn.Module):
-    """Scores one level's tokens for every beam.
+    """Scores one level's tokens for every beam; level 0 is part of :class:`HistoryEncoder`.
 
     Args:
         model: a trained model.

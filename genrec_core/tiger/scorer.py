@@ -45,7 +45,7 @@ class TorchScorer:
         self.keys = item_keys(model, self.items)
         with torch.inference_mode():
             self.encoder = HistoryEncoder(model)
-            self.steps = [DecoderStep(model, level) for level in range(len(model.config.level_sizes))]
+            self.steps = [DecoderStep(model, level) for level in range(1, len(model.config.level_sizes))]
             self.tokens = token_vectors(model)
         self.token_offset = model.token_offset.cpu().numpy()
 
@@ -129,12 +129,14 @@ class TorchSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.histories, self.earlier = scorer, histories, list[list[torch.Tensor]]()
+        self.scorer, self.histories = scorer, histories
         rows = torch.from_numpy(histories.rows).to(scorer.items.device, torch.int64).clamp(min=0)
         lengths = torch.from_numpy(histories.lengths).to(rows)
         self.lineage = Lineage(len(rows), scorer.model.config.prefix_buckets)
         with torch.inference_mode():
-            self.context, self.query, *self.crossed = scorer.encoder(scorer.items[rows], lengths)
+            self.context, self.query, self.first, *rest = scorer.encoder(scorer.items[rows], lengths)
+        layers = scorer.model.config.decoder_layers
+        self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
@@ -147,17 +149,16 @@ class TorchSession:
     @torch.inference_mode()
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         """Logits float32 [B, W, level size] of the next level; see ``ScorerSession``."""
-        scorer, level, device = self.scorer, len(self.earlier), self.context.device
         if tokens is None or parents is None:
-            rows = np.zeros((len(self.context), 1), dtype=np.int64)
-        else:
-            rows = scorer.token_offset[level - 1] + tokens
-            self.lineage.descend(rows, parents)
+            return np.asarray(self.first.float().cpu().numpy())
+        scorer, level, device = self.scorer, len(self.earlier), self.context.device
+        rows = scorer.token_offset[level - 1] + tokens
+        self.lineage.descend(rows, parents)
         x = scorer.tokens[torch.from_numpy(rows).to(device)] + self.context
         x = x + scorer.model.prefix_embedding(torch.from_numpy(self.lineage.prefix).to(device))
         inputs = [*self.crossed]
         for number, kept in enumerate(self.earlier):
             inputs += [torch.from_numpy(self.lineage.ancestors[number - 1]).to(device), *kept] if number else kept
-        logits, *own = scorer.steps[level](x, *inputs)
+        logits, *own = scorer.steps[level - 1](x, *inputs)
         self.earlier.append(own)
         return np.asarray(logits.float().cpu().numpy())

@@ -38,14 +38,17 @@ class Decoding:
 
     def __init__(self, model: TigerModel, items: torch.Tensor) -> None:
         self.model, self.tokens = model, token_vectors(model)
-        self.context, self.query, *self.cross = HistoryEncoder(model)(items, LENGTHS)
-        self.lineage, self.earlier = Lineage(BATCH, model.config.prefix_buckets), []
+        self.context, self.query, self.first, *rest = HistoryEncoder(model)(items, LENGTHS)
+        layers = model.config.decoder_layers
+        self.cross, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
+        self.lineage = Lineage(BATCH, model.config.prefix_buckets)
 
     def advance(self, tokens: torch.Tensor | None = None, parents: np.ndarray | None = None) -> torch.Tensor:
-        level, rows = len(self.earlier), np.zeros((BATCH, 1), dtype=np.int64)
-        if tokens is not None:
-            rows = (self.model.token_offset[level - 1] + tokens).numpy()
-            self.lineage.descend(rows, np.zeros_like(rows) if parents is None else parents)
+        if tokens is None:
+            return self.first.log_softmax(-1)
+        level = len(self.earlier)
+        rows = (self.model.token_offset[level - 1] + tokens).numpy()
+        self.lineage.descend(rows, np.zeros_like(rows) if parents is None else parents)
         x = self.tokens[rows] + self.model.prefix_embedding(torch.from_numpy(self.lineage.prefix)) + self.context
         inputs = [*self.cross]
         for number, kept in enumerate(self.earlier):
