@@ -489,6 +489,7 @@ _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
     "graph": ("graph", ()),
     "train": ("training", ("preset", "repeats")),
     "decode": ("decoding", ("model_dir", "checkpoint", "beams", "threads", "repeats")),
+    "trie": ("trie", ("repeats",)),
 }
 
 
@@ -501,7 +502,7 @@ def _add_bench(commands: _Commands) -> None:
     command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (100 1000)")
     command.add_argument("--threads", type=int, metavar="N", help="decode: CPU threads (every core)")
     command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
-    command.add_argument("--repeats", type=int, metavar="N", help="decode, train: measurements that count")
+    command.add_argument("--repeats", type=int, metavar="N", help="decode, train, trie: measurements that count")
 
 
 def _bench(options: argparse.Namespace) -> None:

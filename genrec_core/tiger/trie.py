@@ -1,15 +1,27 @@
-"""The catalogue's semantic IDs as a trie of flat arrays.
+"""The catalogue's semantic IDs as a trie of flat arrays, which processes can share as mapped files.
 
 The nodes of a depth are numbered in the lexicographic order of their prefixes, so the children of a node, and the
-leaves below it, are contiguous ranges. Depth 0 is the root, depth L holds one leaf an item.
+leaves below it, are contiguous ranges. Depth 0 is the root, depth L holds one leaf an item. Below the first levels,
+whose children stand in dense tables, a child is found by bisecting its siblings.
+
+Source: youtube/static-constraint-decoding (STATIC), for dense tables of the first levels over flat arrays of the rest.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from genrec_core.artifacts import atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
+
+HEADER = "trie.json"
+FORMAT = "genrec code trie 1"
+_MOST_ITEMS = np.iinfo(np.int32).max - 1  # nodes and leaves are int32
+_KEY_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -18,9 +30,13 @@ class CodeTrie:
 
     Args:
         level_sizes: vocabulary by level, as long as a code.
-        tokens: by depth 1..L (index 0 is depth 1), the last token of each node's prefix, int32 [nodes at that depth].
-        child_start: by depth 0..L-1, node ``n`` owns nodes ``child_start[n]:child_start[n + 1]`` of the next depth.
-        first_leaf: by depth 0..L, node ``n`` owns leaves ``first_leaf[n]:first_leaf[n + 1]``.
+        tokens: by depth 1..L (index 0 is depth 1), the last token of each node's prefix, of the smallest unsigned type
+            that holds its level; convert before arithmetic.
+        child_start: by depth 0..L-1, node ``n`` owns nodes ``child_start[n]:child_start[n + 1]`` of the next depth,
+            int32.
+        inner_first_leaf: :attr:`first_leaf` of depths 0..L-1, int32; the last is the last ``child_start``.
+        dense: by depth from 0, as far as tables are no larger than the catalogue: the child for every token, or -1,
+            int32 [nodes at that depth, level size].
         leaf_row: catalogue row of each leaf, int32 [n_items].
         row_leaf: leaf of each catalogue row, int32 [n_items].
     """
@@ -28,37 +44,29 @@ class CodeTrie:
     level_sizes: tuple[int, ...]
     tokens: list[np.ndarray]
     child_start: list[np.ndarray]
-    first_leaf: list[np.ndarray]
+    inner_first_leaf: list[np.ndarray]
+    dense: list[np.ndarray]
     leaf_row: np.ndarray
     row_leaf: np.ndarray
 
     @classmethod
     def build(cls, codes: np.ndarray, level_sizes: tuple[int, ...] | list[int]) -> "CodeTrie":
-        """Build from codes, int [n_items, L].
+        """Build from codes, int [n_items, L]; items added later are built in by building again.
 
         Raises:
-            GenrecError: there is no item, a token is outside its level, or two items share a code.
+            GenrecError: there is no item, or there are 2^31 or more; a token is outside its level, or two items share a
+                code.
         """
         _check_tokens(codes, level_sizes)
-        order = np.lexsort(codes.T[::-1]).astype(np.int32)
-        ordered = codes[order]
-        changes = ordered[1:] != ordered[:-1]  # [n_items - 1, L]
-        new_prefix = np.logical_or.accumulate(changes, axis=1)
-        _check_unique(new_prefix, order, ordered)
-        first_leaf = [np.array([0, len(codes)], dtype=np.int32)]
-        for level in range(codes.shape[1]):
-            starts = np.concatenate([[0], np.flatnonzero(new_prefix[:, level]) + 1, [len(codes)]])
-            first_leaf.append(starts.astype(np.int32))
+        order = _lexicographic_order(codes, level_sizes)
+        tokens, first_leaf = _nodes_by_depth(codes, order, level_sizes)
+        # The nodes of depth L are the leaves, so those of depth L - 1 own children as they own leaves.
+        child_start = [np.searchsorted(below, above).astype(np.int32) for above, below in pairwise(first_leaf)]
+        child_start.append(first_leaf[-1])
         row_leaf = np.empty(len(codes), dtype=np.int32)
         row_leaf[order] = np.arange(len(codes), dtype=np.int32)
-        return cls(
-            level_sizes=tuple(level_sizes),
-            tokens=[ordered[starts[:-1], level].astype(np.int32) for level, starts in enumerate(first_leaf[1:])],
-            child_start=[np.searchsorted(below, above).astype(np.int32) for above, below in pairwise(first_leaf)],
-            first_leaf=first_leaf,
-            leaf_row=order,
-            row_leaf=row_leaf,
-        )
+        dense = _dense_tables(tokens, child_start, level_sizes, len(codes))
+        return cls(tuple(level_sizes), tokens, child_start, first_leaf, dense, order, row_leaf)
 
     @property
     def depth(self) -> int:
@@ -70,41 +78,74 @@ class CodeTrie:
         """Leaves."""
         return len(self.leaf_row)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self._arrays().values())
+
+    @cached_property
+    def first_leaf(self) -> list[np.ndarray]:
+        """By depth 0..L, node ``n`` owns leaves ``first_leaf[n]:first_leaf[n + 1]``, int32."""
+        return [*self.inner_first_leaf, np.arange(self.n_items + 1, dtype=np.int32)]
+
     def nodes(self, depth: int) -> int:
         """Distinct prefixes of ``depth`` tokens."""
-        return len(self.first_leaf[depth]) - 1
+        return self.n_items if depth == self.depth else len(self.inner_first_leaf[depth]) - 1
 
     def leaves(self, depth: int, nodes: np.ndarray) -> np.ndarray:
         """How many leaves lie below each node."""
-        starts = self.first_leaf[depth]
+        if depth == self.depth:
+            return np.ones(np.shape(nodes), dtype=np.int32)
+        starts = self.inner_first_leaf[depth]
         return np.asarray(starts[nodes + 1] - starts[nodes])
+
+    def child(self, depth: int, nodes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The child that each token leads to, int64 [...]; -1 where it leads to none.
+
+        Args:
+            depth: of the nodes, in 0..L-1.
+            nodes: int [...]; -1 for none.
+            tokens: int [...] of any value.
+        """
+        size = self.level_sizes[depth]
+        valid = (nodes >= 0) & (tokens >= 0) & (tokens < size)
+        node, token = np.where(valid, nodes, 0), np.where(valid, tokens, 0)
+        if depth < len(self.dense):
+            return np.where(valid, self.dense[depth][node, token], -1).astype(np.int64)
+        starts, siblings = self.child_start[depth], self.tokens[depth]
+        low, end = starts[node].astype(np.int64), starts[node + 1].astype(np.int64)
+        high = end
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            middle = (low + high) // 2
+            below = (low < high) & (siblings[np.minimum(middle, len(siblings) - 1)] < token)
+            low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+        found = valid & (low < end) & (siblings[np.minimum(low, len(siblings) - 1)] == token)
+        return np.where(found, low, -1)
 
     def lookup(self, codes: np.ndarray) -> np.ndarray:
         """Catalogue row of each code, int32 [...]; -1 where it is no item's. Codes int [..., L]."""
         node = np.zeros(codes.shape[:-1], dtype=np.int64)
         for level in range(self.depth):
-            token = codes[..., level]
-            size = self.level_sizes[level]
-            parents = np.repeat(np.arange(self.nodes(level)), np.diff(self.child_start[level]))
-            keys = parents * size + self.tokens[level]  # sorted, for the nodes are in lexicographic order
-            wanted = node * size + token
-            found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-            valid = (node >= 0) & (token >= 0) & (token < size) & (keys[found] == wanted)
-            node = np.where(valid, found, -1)
+            node = self.child(level, node, codes[..., level])
         return np.where(node >= 0, self.leaf_row[node], -1).astype(np.int32)
 
-    def live_leaves(self, allowed: np.ndarray | None) -> list[np.ndarray]:
-        """By depth 0..L, the leaves below each node that are allowed: a mask on the leaves, propagated upward.
+    @cached_property
+    def all_live(self) -> "LiveLeaves":
+        """Every leaf allowed."""
+        return LiveLeaves(self, None)
+
+    def live_leaves(self, allowed: "np.ndarray | LiveLeaves | None") -> "LiveLeaves":
+        """The leaves that are allowed, counted below each node.
 
         Args:
-            allowed: bool [n_items] by catalogue row; None allows all.
+            allowed: bool [n_items] by catalogue row; None allows all, which costs nothing; what an earlier call
+                returned comes back as it is.
         """
-        if allowed is None:
-            return [np.diff(starts) for starts in self.first_leaf]
-        count = np.concatenate([[0], np.cumsum(allowed[self.leaf_row])])
-        return [np.diff(count[starts]) for starts in self.first_leaf]
+        if isinstance(allowed, LiveLeaves):
+            return allowed
+        return self.all_live if allowed is None else LiveLeaves(self, allowed[self.leaf_row])
 
-    def dead_nodes(self, excluded: np.ndarray, live: list[np.ndarray]) -> list[np.ndarray]:
+    def dead_nodes(self, excluded: np.ndarray, live: "LiveLeaves") -> list[np.ndarray]:
         """By depth 0..L, the nodes that lose their last live leaf to a user's own exclusions.
 
         Args:
@@ -118,33 +159,235 @@ class CodeTrie:
         leaf = self.row_leaf[excluded[user, column]]
         keys = np.unique(user.astype(np.int64) * self.n_items + leaf)
         user, leaf = np.divmod(keys, self.n_items)
-        counted = live[-1][leaf] > 0
-        user, leaf = user[counted], leaf[counted]
+        if live.allowed is not None:
+            counted = live.allowed[leaf]
+            user, leaf, keys = user[counted], leaf[counted], keys[counted]
         dead = []
-        for depth, starts in enumerate(self.first_leaf):
+        for depth, starts in enumerate(self.inner_first_leaf):
             node = np.searchsorted(starts, leaf, side="right") - 1
             nodes, lost = np.unique(user * self.nodes(depth) + node, return_counts=True)
-            dead.append(nodes[lost == live[depth][nodes % self.nodes(depth)]])
-        return dead
+            dead.append(nodes[lost == live.count(depth, nodes % self.nodes(depth))])
+        return [*dead, keys]
+
+    def save(self, folder: Path) -> None:
+        """Write a folder of plain arrays that :meth:`open` maps; it appears whole, its manifest last, or not at all.
+
+        Args:
+            folder: replaced if it is there.
+        """
+        with atomic_folder(folder) as part:
+            arrays = self._arrays()
+            for name, array in arrays.items():
+                np.save(part / f"{name}.npy", array, allow_pickle=False)
+            described = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+            header = {"format": FORMAT, "level_sizes": self.level_sizes, "items": self.n_items, "arrays": described}
+            write_json(part / HEADER, header)
+            write_manifest(part)
+
+    @classmethod
+    def open(cls, folder: Path, mmap: bool = True, verify: bool = True) -> "CodeTrie":
+        """Open what :meth:`save` wrote.
+
+        Args:
+            folder: the trie.
+            mmap: map the arrays, so that processes share their pages and only what is used is read; else read them.
+            verify: check the sha256 of every file, which reads all of them once; shapes and types are always checked.
+
+        Raises:
+            GenrecError: the folder is no trie of this version, or a file is missing, damaged or does not fit.
+        """
+        header = _read_header(folder)
+        if verify:
+            verify_manifest(folder)
+        arrays = {name: _read_array(folder / f"{name}.npy", form, mmap) for name, form in header["arrays"].items()}
+        sizes = tuple(header["level_sizes"])
+        try:
+            inner = [arrays[f"first_leaf_{level}"] for level in range(len(sizes))]
+            trie = cls(
+                level_sizes=sizes,
+                tokens=[arrays[f"tokens_{level}"] for level in range(len(sizes))],
+                child_start=[*(arrays[f"child_start_{level}"] for level in range(len(sizes) - 1)), inner[-1]],
+                inner_first_leaf=inner,
+                dense=[arrays[f"dense_{level}"] for level in range(len(sizes)) if f"dense_{level}" in arrays],
+                leaf_row=arrays["leaf_row"],
+                row_leaf=arrays["row_leaf"],
+            )
+        except KeyError as error:
+            raise GenrecError(f"{folder / HEADER}: lists no array {error}; save the trie again") from error
+        _require_fitting(trie, header["items"], folder)
+        return trie
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Every array once, under the name of its file."""
+        levels = {"tokens": self.tokens, "first_leaf": self.inner_first_leaf, "dense": self.dense}
+        levels["child_start"] = self.child_start[:-1]
+        named = {f"{name}_{level}": array for name, arrays in levels.items() for level, array in enumerate(arrays)}
+        return {**named, "leaf_row": self.leaf_row, "row_leaf": self.row_leaf}
+
+
+class LiveLeaves:
+    """How many allowed leaves lie below each node: a mask on the leaves, propagated upward.
+
+    Counts of a depth are made when they are first asked for and then kept, so whoever searches with one mask again and
+    again keeps this.
+
+    Args:
+        trie: the catalogue.
+        allowed: bool [n_items] by leaf; None for all of them, which needs no array.
+    """
+
+    def __init__(self, trie: CodeTrie, allowed: np.ndarray | None) -> None:
+        self.trie, self.allowed = trie, allowed
+        self._counts: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Depths, the root's among them."""
+        return self.trie.depth + 1
+
+    def __getitem__(self, depth: int) -> np.ndarray:
+        """Counts of all nodes of a depth, int [nodes]; negative depths count from the leaves."""
+        if not -len(self) <= depth < len(self):
+            raise IndexError(f"depth {depth} of a trie of {self.trie.depth} levels")
+        depth %= len(self)
+        if depth not in self._counts:
+            self._counts[depth] = self._counted(depth)
+        return self._counts[depth]
+
+    def count(self, depth: int, nodes: np.ndarray) -> np.ndarray:
+        """Counts of some nodes; needs no array of all of them where every leaf is allowed."""
+        return self.trie.leaves(depth, nodes) if self.allowed is None else np.asarray(self[depth][nodes])
+
+    def alive(self, depth: int, nodes: np.ndarray) -> np.ndarray:
+        """Whether some leaf below each node is allowed, bool."""
+        return np.ones(np.shape(nodes), dtype=bool) if self.allowed is None else np.asarray(self[depth][nodes] > 0)
+
+    def _counted(self, depth: int) -> np.ndarray:
+        if self.allowed is None:
+            if depth == self.trie.depth:
+                return np.broadcast_to(np.int8(1), self.trie.n_items)
+            return np.diff(self.trie.inner_first_leaf[depth])
+        if depth == self.trie.depth:
+            return self.allowed.view(np.int8)
+        return np.add.reduceat(self[depth + 1], self.trie.child_start[depth][:-1], dtype=np.int32)
+
+
+def _lexicographic_order(codes: np.ndarray, level_sizes: tuple[int, ...] | list[int]) -> np.ndarray:
+    """Rows int32 [n_items] in the order of their codes; a code is sorted as one integer where it fits 64 bits.
+
+    Raises:
+        GenrecError: two items share a code.
+    """
+    bits = [int(size - 1).bit_length() for size in level_sizes]
+    if sum(bits) > _KEY_BITS:
+        order = np.lexsort(codes.T[::-1]).astype(np.int32)
+        same = (codes[order[1:]] == codes[order[:-1]]).all(axis=1)
+    else:
+        keys = np.zeros(len(codes), dtype=np.uint64)
+        for level, width in enumerate(bits):
+            keys <<= np.uint64(width)
+            keys |= codes[:, level].astype(np.uint64)
+        order = np.argsort(keys).astype(np.int32)
+        ordered = keys[order]
+        same = ordered[1:] == ordered[:-1]
+    _require_unique(codes, order, same)
+    return order
+
+
+def _nodes_by_depth(
+    codes: np.ndarray, order: np.ndarray, level_sizes: tuple[int, ...] | list[int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """``tokens`` of depths 1..L, and ``first_leaf`` of depths 0..L-1."""
+    tokens, first_leaf = [], [np.array([0, len(codes)], dtype=np.int32)]
+    begins = np.zeros(len(codes), dtype=bool)  # where the prefix differs from that of the leaf before
+    begins[0] = True
+    for level, size in enumerate(level_sizes):
+        column = codes[:, level].astype(np.min_scalar_type(size - 1))[order]
+        begins[1:] |= column[1:] != column[:-1]
+        if level + 1 == len(level_sizes):
+            tokens.append(column)
+        else:
+            starts = np.flatnonzero(begins)
+            tokens.append(column[starts])
+            first_leaf.append(np.append(starts, len(codes)).astype(np.int32))
+    return tokens, first_leaf
+
+
+def _dense_tables(
+    tokens: list[np.ndarray], child_start: list[np.ndarray], level_sizes: tuple[int, ...] | list[int], n_items: int
+) -> list[np.ndarray]:
+    """The first levels' tables, as long as each has no more entries than there are items."""
+    tables: list[np.ndarray] = []
+    for token, starts, size in zip(tokens, child_start, level_sizes, strict=True):
+        nodes = len(starts) - 1
+        if nodes * size > n_items:
+            break
+        table = np.full((nodes, size), -1, dtype=np.int32)
+        table[np.repeat(np.arange(nodes), np.diff(starts)), token] = np.arange(len(token), dtype=np.int32)
+        tables.append(table)
+    return tables
 
 
 def _check_tokens(codes: np.ndarray, level_sizes: tuple[int, ...] | list[int]) -> None:
-    if codes.ndim != 2 or codes.shape[1] != len(level_sizes) or len(codes) == 0:
+    if codes.ndim != 2 or codes.shape[1] != len(level_sizes) or codes.size == 0:
         raise GenrecError(f"codes of shape {codes.shape} do not fit {len(level_sizes)} levels of at least one item")
-    outside = (codes < 0) | (codes >= np.asarray(level_sizes))
-    if outside.any():
-        row, level = np.argwhere(outside)[0].tolist()
+    if len(codes) > _MOST_ITEMS:
+        raise GenrecError(f"{len(codes)} items are more than a trie holds, {_MOST_ITEMS}; split the catalogue")
+    for level, size in enumerate(level_sizes):
+        column = codes[:, level]
+        if column.min() < 0 or column.max() >= size:
+            row = int(np.flatnonzero((column < 0) | (column >= size))[0])
+            raise GenrecError(
+                f"row {row}: token {column[row]} of level {level} is outside 0..{size - 1}; rebuild semantic_ids"
+            )
+
+
+def _require_unique(codes: np.ndarray, order: np.ndarray, same: np.ndarray) -> None:
+    """Refuse equal codes; ``same``: whether a leaf has the code of the one before it, bool [n_items - 1]."""
+    places = np.flatnonzero(same)
+    if len(places):
+        code = codes[order[places[0]]]
+        rows = np.flatnonzero((codes == code).all(axis=1))[:2].tolist()
         raise GenrecError(
-            f"row {row}: token {codes[row, level]} of level {level} is outside 0..{level_sizes[level] - 1}; "
-            "rebuild semantic_ids"
+            f"rows {rows[0]} and {rows[1]} share the code {code.tolist()} "
+            f"({len(places)} collisions); give them a suffix (rebuild semantic_ids)"
         )
 
 
-def _check_unique(new_prefix: np.ndarray, order: np.ndarray, ordered: np.ndarray) -> None:
-    same = np.flatnonzero(~new_prefix[:, -1])
-    if len(same):
-        first = int(same[0])
+def _read_header(folder: Path) -> dict[str, Any]:
+    header = read_json(folder / HEADER)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise GenrecError(f"{folder / HEADER}: not the header of a {FORMAT!r}; save the trie again")
+    for name, kind in (("level_sizes", list), ("items", int), ("arrays", dict)):
+        if not isinstance(header.get(name), kind):
+            raise GenrecError(f"{folder / HEADER}: {name} is {header.get(name)!r:.80}; save the trie again")
+    return header
+
+
+def _read_array(path: Path, form: list[Any], mmap: bool) -> np.ndarray:
+    """One array of the type and shape ``form`` (type, then lengths) that the header gives."""
+    try:
+        array = np.asarray(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise GenrecError(f"{path}: cannot be read as an array ({error}); save the trie again") from error
+    if [str(array.dtype), *array.shape] != form:
         raise GenrecError(
-            f"rows {order[first]} and {order[first + 1]} share the code {ordered[first].tolist()} "
-            f"({len(same)} collisions); give them a suffix (rebuild semantic_ids)"
+            f"{path}: {array.dtype} of shape {array.shape}, but {HEADER} says {form}; save the trie again"
         )
+    return array
+
+
+def _require_fitting(trie: CodeTrie, items: int, folder: Path) -> None:
+    """Refuse arrays that belong to different tries, as far as their lengths and ends tell."""
+    wanted = {"leaf_row": items, "row_leaf": items}
+    for level in range(trie.depth):
+        wanted[f"tokens_{level}"] = trie.nodes(level + 1)
+        wanted[f"child_start_{level}"] = trie.nodes(level) + 1
+        ends = (int(trie.inner_first_leaf[level][-1]), int(trie.child_start[level][-1]))
+        if ends != (items, trie.nodes(level + 1)):
+            raise GenrecError(f"{folder}: level {level} ends at {ends}, not at its nodes' number; save the trie again")
+    for name, array in trie._arrays().items():
+        if len(array) != wanted.get(name, len(array)):
+            raise GenrecError(
+                f"{folder / name}.npy: {len(array)} entries where the other arrays have {wanted[name]}; "
+                "save the trie again"
+            )

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-NAMES = ("graph", "train", "decode")
+NAMES = ("graph", "train", "decode", "trie")
 Row = tuple[str, str, str]
 
 
@@ -79,6 +79,11 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
         yield name, "ratio to the original's way", f"{result['ratio_original']:.1f}"
         share = f"{result['limit_share']:.0%} of {result['matrix_gflops']:.0f} GFLOP/s"
         yield name, "share of the machine's matrix rate", share
+    elif name == "trie":
+        yield name, "bytes an item", f"{result['bytes_per_item']}"
+        yield name, "seconds to build", f"{result['build_s']}"
+        yield name, "step, largest over smallest catalogue", with_spread(result["ten_children_a_prefix"]["step_ratio"])
+        yield name, "the same with random 3 x 256 codes", with_spread(result["random_3x256"]["step_ratio"])
     else:
         for beams, rate in result["users_per_second"].items():
             yield name, f"users a second, {beams} beams ({result['threads']} threads)", with_spread(rate)
