@@ -463,6 +463,12 @@ def _add_export(commands: _Commands) -> None:
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="the trained model (the newest)")
     _add_inputs(command)
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    command.add_argument(
+        "--int8", action="store_true", help="round the graphs' weights, if validation recall allows it"
+    )
+    command.add_argument(
+        "--users", type=int, default=4000, metavar="N", help="with --int8: validation users that decide (%(default)s)"
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -482,6 +488,12 @@ def _export(options: argparse.Namespace) -> None:
     checkpoint = options.checkpoint or latest("tiger_checkpoint")
     embeddings = options.embeddings or latest("item_embeddings")
     export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output)
+    if options.int8:
+        from genrec_core.export.quantize import Requests, quantize_recommender
+
+        requests = Requests.of_validation(histories, item_ids[order], options.users)
+        report = quantize_recommender(options.output, options.output, requests)
+        print("\n".join(report.lines()), file=sys.stderr)
     print(f"{len(item_ids)} items: {options.output}", file=sys.stderr)
 
 

@@ -1,0 +1,99 @@
+"""A quantised model folder ranks nearly as before, and a model that loses by it is left as it is."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+
+from genrec_core.artifacts import read_json, verify_manifest
+from genrec_core.cli import main
+from genrec_core.data.histories import Histories
+from genrec_core.errors import GenrecError
+from genrec_core.export.quantize import REPORT, Requests, quantize_recommender
+from genrec_core.inference.onnx_scorer import ENCODER, step_graph
+from genrec_core.inference.recommender import Recommender
+
+if TYPE_CHECKING:
+    from conftest import TinyModel
+
+
+@pytest.fixture(scope="module")
+def requests(tiny_recommender: Recommender) -> Requests:
+    """Users whose next item is the one that the model in fp32 would recommend first."""
+    random = np.random.default_rng(2)
+    histories = [random.choice(tiny_recommender.item_ids, random.integers(1, 12)).tolist() for _ in range(60)]
+    return Requests(histories, [int(found[0]) for found in tiny_recommender.recommend(histories, 1)])
+
+
+@pytest.fixture(scope="module")
+def quantized(tiny_model: "TinyModel", requests: Requests, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized") / "int8"
+    quantize_recommender(tiny_model.model_dir, folder, requests, largest_loss=0.1, threads=1)
+    return folder
+
+
+def test_the_graphs_multiply_integers_and_are_smaller(tiny_model: "TinyModel", quantized: Path) -> None:
+    verify_manifest(quantized)
+    for name in (ENCODER, step_graph(1)):
+        operators = [node.op_type for node in onnx.load(quantized / name).graph.node]
+        assert "MatMulInteger" in operators
+        assert (quantized / name).stat().st_size < (tiny_model.model_dir / name).stat().st_size
+
+
+def test_the_lists_stay_nearly_the_same(tiny_recommender: Recommender, quantized: Path, requests: Requests) -> None:
+    report = read_json(quantized / REPORT)
+    assert report["users"] == 60
+    assert set(report["rankings"]) == set(tiny_recommender.weights.modes())
+    for found in report["rankings"].values():
+        assert found["overlap"] > 0.8
+        assert found["recall_int8"] > 0.9 * found["recall_fp32"] > 0
+    before = tiny_recommender.rank(requests.histories, 10).scores
+    after = Recommender.from_folder(quantized, threads=1).rank(requests.histories, 10).scores
+    assert 0 < np.abs(before - after).max() < 0.2 * np.ptp(before)
+
+
+def test_a_model_that_loses_recall_is_refused_and_nothing_is_written(
+    tiny_model: "TinyModel", requests: Requests, tmp_path: Path
+) -> None:
+    wanted = r"Recall@10 of \w+ falls from .* keep the model in fp32"
+    with pytest.raises(GenrecError, match=wanted):
+        quantize_recommender(tiny_model.model_dir, tmp_path / "int8", requests, largest_loss=-2, threads=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quantised_model_is_not_quantised_again(quantized: Path, requests: Requests) -> None:
+    with pytest.raises(GenrecError, match="quantised already"):
+        quantize_recommender(quantized, quantized, requests)
+
+
+def test_the_users_who_decide_are_validation_users() -> None:
+    frame = pl.DataFrame({"user_id": ["a", "b", "c"], "item_ids": [[5, 6, 7, 9], [9, 6], [6, 9, 5]]})
+    item_ids = np.array([5, 6, 7, 9])
+    found = Requests.of_validation(Histories.from_frame(frame, item_ids), item_ids, users=10)
+    assert found.histories == [[5, 6], [6]]
+    assert found.targets == [7, 9]
+
+
+def test_export_int8_quantises_what_was_exported(
+    tiny_model: "TinyModel",
+    requests: Requests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(  # the export itself has its own tests, and takes long
+        "genrec_core.export.onnx.export_recommender",
+        lambda *arguments: shutil.copytree(tiny_model.model_dir, arguments[-1]),
+    )
+    rows = [[*read, bought, read[0]] for read, bought in zip(requests.histories, requests.targets, strict=True)]
+    users = pl.DataFrame({"user_id": [str(user) for user in range(len(rows))], "item_ids": rows})
+    users.write_parquet(tmp_path / "users.parquet")
+    inputs = ["--semantic_ids", str(tiny_model.semantic_ids), "--embeddings", str(tiny_model.embeddings)]
+    inputs += ["--histories", str(tmp_path / "users.parquet"), "--checkpoint", str(tiny_model.checkpoint)]
+    assert main(["export", "--int8", "--users", "20", *inputs, "--output", str(tmp_path / "model")]) == 0
+    assert "hybrid: Recall@10 1.0000 in fp32, 1.0000 in int8" in capsys.readouterr().err
+    assert read_json(tmp_path / "model" / REPORT)["users"] == 20
