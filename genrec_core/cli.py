@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_train,
         _add_sweep,
         _add_export,
+        _add_export_text_encoder,
         _add_bench,
     ):
         add(commands)
@@ -218,8 +219,17 @@ def _add_assign_ids(commands: _Commands) -> None:
     command.add_argument(
         "--embeddings", type=Path, metavar="DIR", help="item embeddings that name the model (the newest)"
     )
-    command.add_argument("--text_template", metavar="TEXT", help="with --items: the catalogue's template (the default)")
+    _add_text_encoder(command)
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder: old and new items")
+
+
+def _add_text_encoder(command: argparse.ArgumentParser) -> None:
+    """How the texts of ``--items`` become vectors."""
+    command.add_argument("--text_template", metavar="TEXT", help="with --items: the catalogue's template (the default)")
+    command.add_argument(
+        "--text_encoder", type=Path, metavar="DIR",
+        help="with --items: what export-text-encoder wrote (the newest where torch is absent, else torch embeds)",
+    )  # fmt: skip
 
 
 def _assign_ids(options: argparse.Namespace) -> None:
@@ -245,14 +255,65 @@ def _embedded(options: argparse.Namespace) -> tuple[Any, Any]:
     """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
     from genrec_core.artifacts import read_json
     from genrec_core.embedding.item_embeddings import STATS
-    from genrec_core.embedding.text import embed_texts
     from genrec_core.inference.new_items import read_new_items
-    from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, EmbeddingSettings
+    from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
     from genrec_core.storage import latest
 
     item_ids, texts = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
     model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
-    return item_ids, embed_texts(texts, EmbeddingSettings(model=model))
+    return item_ids, _text_vectors(texts, model, options.text_encoder)
+
+
+def _text_vectors(texts: list[str], model: str, text_encoder: Path | None) -> Any:
+    """Vectors float32 [n, dim] by ``model``: by the exported encoder if one is named or torch is absent, else by torch.
+
+    Raises:
+        GenrecError: the encoder is of another model, or there is neither one nor torch.
+    """
+    from importlib.util import find_spec
+
+    from genrec_core.settings import EmbeddingSettings
+    from genrec_core.storage import latest
+
+    if text_encoder is None and find_spec("torch") is not None:
+        from genrec_core.embedding.text import embed_texts
+
+        return embed_texts(texts, EmbeddingSettings(model=model))
+    from genrec_core.embedding.onnx_text import OnnxTextEncoder
+
+    try:
+        folder = text_encoder or latest("text_encoder")
+    except GenrecError as error:
+        remedy = "run genrec export-text-encoder where torch is, and name its folder with --text_encoder"
+        raise GenrecError(f"torch is not installed and no text encoder was exported; {remedy}") from error
+    encoder = OnnxTextEncoder(folder)
+    if encoder.model != model:
+        raise GenrecError(f"{folder} holds {encoder.model}, but {model} embedded the catalogue; export that one")
+    return encoder.embed(texts)
+
+
+def _add_export_text_encoder(commands: _Commands) -> None:
+    about = "Export the model that embeds item texts to ONNX, so that assign-ids needs no torch."
+    command = _command(commands, "export-text-encoder", _export_text_encoder, about)
+    command.add_argument("--embeddings", type=Path, metavar="DIR", help="item embeddings that name it (the newest)")
+    command.add_argument("--output", type=Path, metavar="DIR", help="the folder to write (text_encoder of the storage)")
+    command.add_argument("--int8", action="store_true", help="a smaller and faster one, whose vectors differ a little")
+
+
+def _export_text_encoder(options: argparse.Namespace) -> None:
+    from genrec_core.artifacts import read_json
+    from genrec_core.embedding.item_embeddings import STATS
+    from genrec_core.export.text_encoder import export_text_encoder
+    from genrec_core.settings import EmbeddingSettings
+    from genrec_core.storage import latest, set_latest, storage_root
+
+    model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
+    version = f"{Path(model).name}-{'int8' if options.int8 else 'fp32'}"
+    target = options.output or storage_root() / "text_encoder" / version
+    export_text_encoder(EmbeddingSettings(model=model), target, options.int8)
+    if options.output is None:
+        set_latest("text_encoder", version)
+    print(f"{model}: {target}", file=sys.stderr)
 
 
 def _add_sample(commands: _Commands) -> None:

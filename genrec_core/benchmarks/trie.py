@@ -89,21 +89,23 @@ def random_codes(items: int) -> np.ndarray:
 
 
 def step_seconds(scorer: "RandomScorer", trie: CodeTrie, beams: int, users: int) -> float:
-    """Mean time of the steps of one search that had all beams scored.
+    """Time of a step that had all beams scored, in one search.
+
+    The last step also sorts the items that are found. It counts as much as the mean of the others, so that a search of
+    few levels is comparable with one of many.
 
     Raises:
-        GenrecError: there was none.
+        GenrecError: there was no such step.
     """
     histories = HistoryBatch(np.zeros((users, 1), dtype=np.int32), np.ones(users, dtype=np.int64))
     beam_search(scorer, trie, histories, beams=beams, top_k=beams)
     session, end = scorer.session, time.perf_counter()
-    after = [*session.began[1:], end]
-    full = [
-        step - done for done, step, width in zip(session.ended, after, session.widths, strict=True) if width == beams
-    ]
-    if not full:
+    steps = np.array([*session.began[1:], end]) - session.ended
+    full = np.array(session.widths) == beams
+    kinds = [part[kept].mean() for part, kept in ((steps[:-1], full[:-1]), (steps[-1:], full[-1:])) if kept.any()]
+    if not kinds:
         raise GenrecError(f"{trie.n_items} items are too few to fill {beams} beams; use more items or fewer beams")
-    return sum(full) / len(full)
+    return float(np.mean(kinds))
 
 
 def _measure(

@@ -152,7 +152,7 @@ def _export_encoder(model: TigerModel, path: Path) -> None:
     dynamic: dict[str, dict[int, str]] = {"items": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
     crossed = _by_layer(model, ("keys", "offsets", "values"))
     outputs = ["context", "query", "logits", *crossed, *_by_layer(model, ("key", "value"))]
-    _export(HistoryEncoder(model), inputs, tuple(dynamic.values()), outputs, path)
+    export_graph(HistoryEncoder(model), inputs, tuple(dynamic.values()), outputs, path)
 
 
 def _by_layer(model: TigerModel, names: tuple[str, ...]) -> list[str]:
@@ -180,13 +180,23 @@ def _export_step(model: TigerModel, level: int, path: Path) -> None:
         for name in _by_layer(model, (f"key_{earlier}", f"value_{earlier}")):
             add(name, shape, _BATCH, _EARLIER + earlier if earlier else 1, width)
     outputs = ["logits", *_by_layer(model, (f"key_{level}_own", f"value_{level}_own"))]
-    _export(DecoderStep(model, level), inputs, (dynamic[0], tuple(dynamic[1:])), outputs, path)
+    export_graph(DecoderStep(model, level), inputs, (dynamic[0], tuple(dynamic[1:])), outputs, path)
 
 
-def _export(
+def export_graph(
     module: nn.Module, inputs: dict[str, Tensor], dynamic: tuple[Any, ...], outputs: list[str], path: Path
 ) -> None:
     """Trace ``module`` and write it as one ONNX file.
+
+    Args:
+        module: put into evaluation mode.
+        inputs: example inputs by name, in the order of the module's arguments.
+        dynamic: names of the dynamic axes of each input, by axis.
+        outputs: names.
+        path: the file to write.
+
+    Raises:
+        GenrecError: torch made no graph of it.
 
     The fused attention kernel of the CPU has strides that the exporter's decomposition cannot view, so the plain one is
     traced.

@@ -1,0 +1,75 @@
+"""Item text to vectors by onnxruntime, from the folder that ``genrec export-text-encoder`` writes. Needs no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from genrec_core.artifacts import read_json, verify_manifest
+from genrec_core.errors import GenrecError
+from genrec_core.inference.onnx_scorer import open_graph
+
+GRAPH, TOKENIZER, HEADER = "text_encoder.onnx", "tokenizer.json", "text_encoder.json"
+FORMAT = "genrec text encoder 1"
+
+
+class OnnxTextEncoder:
+    """A text embedding model without torch.
+
+    Args:
+        folder: what :func:`genrec_core.export.text_encoder.export_text_encoder` wrote.
+        threads: CPU threads; None for every core.
+
+    Attributes:
+        model: name of the model that was exported.
+        dim: width of its vectors.
+
+    Raises:
+        GenrecError: the folder is no text encoder of this version, or a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        header = read_json(folder / HEADER)
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise GenrecError(
+                f"{folder / HEADER}: not the header of a {FORMAT!r}; run genrec export-text-encoder again"
+            )
+        verify_manifest(folder)
+        self.model, self.dim = str(header["model"]), int(header["dim"])
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._tokenizer.enable_truncation(header["max_tokens"])
+        self._tokenizer.enable_padding(pad_id=header["pad_id"])  # to the longest of a batch
+        self._graph = open_graph(folder / GRAPH, threads)
+
+    def embed(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+        """Encode texts, longest first, so that a batch holds texts of like length and little padding.
+
+        Args:
+            texts: the item texts.
+            batch_size: texts encoded at once.
+
+        Returns:
+            Vectors float32 [n, dim] in the order of ``texts``, not normalised.
+
+        Raises:
+            GenrecError: a vector is not finite.
+        """
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        for start in range(0, len(texts), batch_size):
+            rows = order[start : start + batch_size]
+            vectors[rows] = self._encode([texts[row].strip() for row in rows])
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if broken.size:
+            raise GenrecError(f"embedding model {self.model}: the vector of {texts[broken[0]][:80]!r} is not finite")
+        return vectors
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        found = self._tokenizer.encode_batch(texts)
+        feeds = {
+            "input_ids": np.array([text.ids for text in found], dtype=np.int64),
+            "attention_mask": np.array([text.attention_mask for text in found], dtype=np.int64),
+        }
+        return np.asarray(self._graph.run(["vectors"], feeds)[0], dtype=np.float32)

@@ -1,0 +1,81 @@
+"""Turns the sentence-transformers model that embeds item texts into a folder that onnxruntime runs without torch."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from genrec_core.artifacts import atomic_folder, write_json, write_manifest
+from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, TOKENIZER
+from genrec_core.embedding.text import load_model
+from genrec_core.errors import GenrecError
+from genrec_core.export.onnx import export_graph
+from genrec_core.settings import EmbeddingSettings
+
+_TEXTS, _TOKENS = 2, 5  # of the example
+_SMALLEST_COUNT = 1e-9  # sentence-transformers' own guard against a text of no token
+
+
+class MeanOfTokens(nn.Module):
+    """A Transformer and the mean over a text's tokens, as sentence-transformers takes it."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask int64 [texts, tokens] -> [texts, D]."""
+        tokens = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
+        return (tokens * mask).sum(1) / mask.sum(1).clamp(min=_SMALLEST_COUNT)
+
+
+def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = False) -> None:
+    """Write ``text_encoder.onnx``, ``tokenizer.json`` and ``text_encoder.json``; they appear together or not at all.
+
+    Args:
+        settings: the model, and how long a text may be.
+        target: the folder to write, replaced if it is there.
+        int8: round the weights' matrices; the vectors then differ a little.
+
+    Raises:
+        GenrecError: the model cannot be loaded, or does not take the mean over tokens.
+    """
+    model = load_model(settings).cpu().eval()
+    transformer = _transformer(model, settings.model)
+    inputs = {
+        "input_ids": torch.ones(_TEXTS, _TOKENS, dtype=torch.int64),
+        "attention_mask": torch.ones(_TEXTS, _TOKENS, dtype=torch.int64),
+    }
+    axes = {0: "texts", 1: "tokens"}
+    with atomic_folder(target) as folder:
+        export_graph(MeanOfTokens(transformer), inputs, (axes, axes), ["vectors"], folder / GRAPH)
+        if int8:
+            from genrec_core.export.quantize import quantize_graph
+
+            quantize_graph(folder / GRAPH)
+        (folder / TOKENIZER).write_text(model.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+        header = {
+            "format": FORMAT,
+            "model": settings.model,
+            "dim": model.get_embedding_dimension(),
+            "max_tokens": model.max_seq_length,
+            "pad_id": model.tokenizer.pad_token_id,
+            "precision": "int8" if int8 else "fp32",
+        }
+        write_json(folder / HEADER, header)
+        write_manifest(folder)
+
+
+def _transformer(model: SentenceTransformer, name: str) -> nn.Module:
+    """The Transformer of a model that is one and a mean over its tokens."""
+    pooling = model[1] if len(model) == 2 else None
+    mode = getattr(pooling, "pooling_mode", None)
+    if mode not in ("mean", ("mean",), ["mean"]):
+        raise GenrecError(
+            f"embedding model {name}: not a Transformer and the mean over its tokens ({mode or list(model)!r:.200}); "
+            "only such a model can be exported, others need torch"
+        )
+    return cast("nn.Module", model[0].auto_model)
