@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_sweep,
         _add_export,
         _add_export_text_encoder,
+        _add_export_torchserve,
         _add_bench,
     ):
         add(commands)
@@ -556,6 +557,22 @@ def _export(options: argparse.Namespace) -> None:
         report = quantize_recommender(options.output, options.output, requests)
         print("\n".join(report.lines()), file=sys.stderr)
     print(f"{len(item_ids)} items: {options.output}", file=sys.stderr)
+
+
+def _add_export_torchserve(commands: _Commands) -> None:
+    about = "Write what torch-model-archiver packs into an archive for TorchServe."
+    command = _command(commands, "export-torchserve", _export_torchserve, about)
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the newest one)")
+    command.add_argument("--out_dir", type=Path, required=True, metavar="DIR", help="the folder to write")
+
+
+def _export_torchserve(options: argparse.Namespace) -> None:
+    from genrec_core.export.torchserve import archiver_command, export_torchserve
+    from genrec_core.storage import latest
+
+    export_torchserve(options.model_dir or latest("onnx_encoder"), options.out_dir)
+    print(f"{options.out_dir}: archive.sh there packs model_store/mymodel.mar by", file=sys.stderr)
+    print(archiver_command())
 
 
 _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options

@@ -1,0 +1,95 @@
+"""Writes what ``torch-model-archiver`` packs into a ``.mar``, and the files to run TorchServe with it.
+
+The folder holds ``archive.sh`` (the command), ``genrec_handler.py``, ``requirements.txt``, ``model-config.yaml``,
+``config.properties`` (the server's) and ``extra/``, which is unpacked at the root of the archive: the model folder and
+the code of this package, so that a model is always served by the code that it was exported with.
+"""
+
+import shutil
+from importlib.metadata import requires
+from pathlib import Path
+
+import genrec_core
+from genrec_core.artifacts import atomic_folder, verify_manifest
+from genrec_core.errors import GenrecError
+from genrec_core.export import torchserve_handler
+
+MODEL_NAME = "mymodel"
+ARCHIVER, HANDLER, EXTRA, STORE = "archive.sh", "genrec_handler.py", "extra", "model_store"
+REQUIREMENTS, MODEL_CONFIG, SERVER_CONFIG = "requirements.txt", "model-config.yaml", "config.properties"
+
+_ARCHIVER_SCRIPT = """\
+#!/bin/sh
+# Packs {store}/{model}.mar. The archiver empties the folder {model} of TMPDIR first, so it gets one of its own.
+set -eu
+cd "$(dirname "$0")"
+mkdir -p {store}
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+{command}
+"""
+_MODEL_CONFIG = """\
+# One worker uses every core; requests that wait while it works, at most batchSize, are ranked together.
+minWorkers: 1
+maxWorkers: 1
+batchSize: 16
+maxBatchDelay: 5  # milliseconds
+responseTimeout: 60  # seconds
+"""
+_SERVER_CONFIG = """\
+# Loopback only, and a token for every request: torchserve writes the tokens to key_file.json where it is started.
+inference_address=http://127.0.0.1:8080
+management_address=http://127.0.0.1:8081
+metrics_address=http://127.0.0.1:8082
+disable_token_authorization=false
+enable_model_api=false
+allowed_urls=file://.*
+install_py_dep_per_model=false
+model_store={store}
+load_models={model}.mar
+"""
+
+
+def archiver_command() -> str:
+    """The documented call, to be run in the exported folder."""
+    return (
+        f"torch-model-archiver --model-name {MODEL_NAME} --version 1.0 --handler {HANDLER} --extra-files {EXTRA} "
+        f"--requirements-file {REQUIREMENTS} --config-file {MODEL_CONFIG} --export-path {STORE} --force"
+    )
+
+
+def export_torchserve(model_dir: Path, target: Path) -> None:
+    """Write the folder ``target``; it appears whole or not at all.
+
+    Args:
+        model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote; each file is verified.
+        target: the folder to write; an earlier export there is replaced, its packed archive included.
+
+    Raises:
+        GenrecError: the model is not whole, or ``target`` holds something else.
+    """
+    verify_manifest(model_dir)
+    if target.exists() and not (target / ARCHIVER).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise GenrecError(f"{target}: is there and no earlier export; name a new or an empty folder")
+    with atomic_folder(target) as folder:
+        shutil.copyfile(Path(torchserve_handler.__file__), folder / HANDLER)
+        shutil.copytree(model_dir, folder / EXTRA / torchserve_handler.MODEL_FOLDER)
+        code = Path(genrec_core.__file__).parent
+        shutil.copytree(code, folder / EXTRA / code.name, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / REQUIREMENTS).write_text("\n".join(inference_requirements()) + "\n", encoding="utf-8")
+        (folder / MODEL_CONFIG).write_text(_MODEL_CONFIG, encoding="utf-8")
+        names = {"store": STORE, "model": MODEL_NAME}
+        (folder / SERVER_CONFIG).write_text(_SERVER_CONFIG.format(**names), encoding="utf-8")
+        script = folder / ARCHIVER
+        script.write_text(_ARCHIVER_SCRIPT.format(**names, command=archiver_command()), encoding="utf-8")
+        script.chmod(0o755)
+
+
+def inference_requirements() -> list[str]:
+    """The pinned packages that the recommender needs, those of no extra.
+
+    Raises:
+        GenrecError: the package is not installed, only its files are there.
+    """
+    return [line for line in requires("genrec") or [] if "extra ==" not in line]

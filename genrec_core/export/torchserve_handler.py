@@ -1,0 +1,86 @@
+"""What a TorchServe worker runs: request bodies in, ranked items out, each request with its own answer or error.
+
+:mod:`genrec_core.export.torchserve` copies this file into the archive. TorchServe wants one class in it.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from genrec_core.errors import GenrecError
+from genrec_core.inference.instances import InstancesRequest, InvalidRequestError, answer_instances, read_instances
+from genrec_core.inference.recommender import Recommender
+
+MODEL_FOLDER = "model"
+_BAD_REQUEST = 400
+
+if TYPE_CHECKING:  # not at run time: TorchServe would take it for a second handler
+
+    class _Context(Protocol):
+        """What is used of TorchServe's ``Context``."""
+
+        system_properties: dict[str, Any]
+
+        def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...
+
+        def set_response_content_type(self, idx: int, value: str) -> None: ...
+
+
+class RecommenderHandler:
+    """TorchServe's handler interface over the :class:`~genrec_core.inference.recommender.Recommender`."""
+
+    def initialize(self, context: "_Context") -> None:
+        """Open the model that lies unpacked beside this file.
+
+        Raises:
+            GenrecError: a file of the model is missing or damaged; the worker then ends, and its log says so.
+        """
+        self.recommender = Recommender.from_folder(Path(context.system_properties["model_dir"]) / MODEL_FOLDER)
+
+    def handle(self, data: list[dict[str, Any]], context: "_Context") -> list[dict[str, Any]]:
+        """Answer a batch of requests, those with the same options together.
+
+        Args:
+            data: one entry a request, its content under ``body``.
+            context: takes status and content type of each response.
+
+        Returns:
+            For each request ``{"predictions": ...}``, or ``{"code": 400, "type": ..., "message": ..., "faults": ...}``.
+        """
+        answers: list[dict[str, Any]] = [{}] * len(data)
+        alike: dict[str, list[int]] = defaultdict(list)
+        requests: dict[int, InstancesRequest] = {}
+        for place, row in enumerate(data):
+            context.set_response_content_type(place, "application/json")
+            try:
+                requests[place] = _request(row)
+                alike[requests[place].options()].append(place)
+            except InvalidRequestError as error:
+                answers[place] = _refusal(error, place, context)
+        for places in alike.values():
+            for place, answer in zip(places, self._answer(places, requests, context), strict=True):
+                answers[place] = answer
+        return answers
+
+    def _answer(
+        self, places: list[int], requests: dict[int, InstancesRequest], context: "_Context"
+    ) -> list[dict[str, Any]]:
+        """The answers of requests with the same options, or a refusal of each where the model cannot do as asked."""
+        try:
+            return answer_instances(self.recommender, [requests[place] for place in places])
+        except GenrecError as error:
+            return [_refusal(error, place, context) for place in places]
+
+
+def _request(row: dict[str, Any]) -> InstancesRequest:
+    if "body" not in row:
+        reason = "no JSON body; send one with the header Content-Type: application/json"
+        raise InvalidRequestError([{"field": "request", "reason": reason}])
+    return read_instances(row["body"])
+
+
+def _refusal(error: GenrecError, place: int, context: "_Context") -> dict[str, Any]:
+    """The form of TorchServe's own errors, and what is wrong with each field."""
+    context.set_response_status(_BAD_REQUEST, "Bad Request", place)
+    faults = error.faults if isinstance(error, InvalidRequestError) else []
+    return {"code": _BAD_REQUEST, "type": "InvalidRequest", "message": str(error), "faults": faults}
