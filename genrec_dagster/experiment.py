@@ -1,14 +1,20 @@
-"""What a training leaves in MLflow beside its curves: files, and the test metrics once they are known."""
+"""What a training leaves in MLflow beside its curves: files, test metrics once they are known, the exported model."""
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genrec_core.artifacts import read_json, write_json
 from genrec_core.evaluation.evaluate import RANKINGS
+from genrec_core.export import pyfunc
+from genrec_core.export.package import inference_requirements, package_code
 from genrec_dagster.resources import ExperimentTracker
 
-EXPERIMENT_FILE = "experiment.json"
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+EXPERIMENT_FILE, MODEL_NAME = "experiment.json", "model"
 
 
 def metric_name(name: str) -> str:
@@ -44,3 +50,50 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
                 client.log_metric(noted["run_id"], metric_name(f"test/{ranking}/{name}"), value)
     client.log_artifact(noted["run_id"], str(report))
     return str(noted["run_id"])
+
+
+def log_recommender(checkpoint: Path, model_dir: Path, example: list[int]) -> str:
+    """Add the exported model to the MLflow run that trained ``checkpoint``, as a pyfunc model; its address.
+
+    Args:
+        checkpoint: the folder of ``tiger_checkpoint``.
+        model_dir: the folder of its export.
+        example: item ids of a history, for the model's input example.
+    """
+    noted = read_json(checkpoint / EXPERIMENT_FILE)
+    client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as named:
+        data = (
+            Path(named) / "recommender"
+        )  # the folder's own name differs in each run, and an export logged again would
+        data.symlink_to(model_dir.absolute())  # lie beside the earlier one
+        mlflow.pyfunc.save_model(
+            f"{folder}/{MODEL_NAME}",
+            loader_module=pyfunc.__name__,
+            data_path=str(data),
+            code_paths=[str(package_code())],
+            pip_requirements=[*inference_requirements(), f"mlflow=={mlflow.__version__}"],
+            signature=_recommender_signature(),
+            input_example={"topk": 4, "instances": [{"user_id": "1", "item_ids": example}]},
+        )
+        client.log_artifacts(noted["run_id"], folder)
+    return f"runs:/{noted['run_id']}/{MODEL_NAME}"
+
+
+def _recommender_signature() -> "ModelSignature":
+    """Users or requests in, as :meth:`genrec_core.export.pyfunc.PyfuncRecommender.predict` describes them."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
+
+    user_id, items = AnyType(), Array(DataType.long)  # type: ignore[no-untyped-call]  # MLflow's, without types
+    users: dict[str, Any] = {"user_id": user_id, "item_ids": items}
+    user = Object([Property(name, kind) for name, kind in users.items()])
+    scalars = {"topk": DataType.long, "ranking": DataType.string, "exclude_seen": DataType.boolean}
+    lists = ("allow", "deny")
+    columns: dict[str, Any] = {**users, "instances": Array(user), **scalars, **dict.fromkeys(lists, items)}
+    params = [ParamSpec(name, kind, None) for name, kind in scalars.items()]
+    params += [ParamSpec(name, DataType.long, [], (-1,)) for name in lists]
+    inputs = Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
+    return ModelSignature(inputs=inputs, params=ParamSchema(params))

@@ -6,13 +6,12 @@ the code of this package, so that a model is always served by the code that it w
 """
 
 import shutil
-from importlib.metadata import requires
 from pathlib import Path
 
-import genrec_core
 from genrec_core.artifacts import atomic_folder, verify_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.export import torchserve_handler
+from genrec_core.export.package import inference_requirements, package_code
 
 MODEL_NAME = "mymodel"
 ARCHIVER, HANDLER, EXTRA, STORE = "archive.sh", "genrec_handler.py", "extra", "model_store"
@@ -75,7 +74,7 @@ def export_torchserve(model_dir: Path, target: Path) -> None:
     with atomic_folder(target) as folder:
         shutil.copyfile(Path(torchserve_handler.__file__), folder / HANDLER)
         shutil.copytree(model_dir, folder / EXTRA / torchserve_handler.MODEL_FOLDER)
-        code = Path(genrec_core.__file__).parent
+        code = package_code()
         shutil.copytree(code, folder / EXTRA / code.name, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / REQUIREMENTS).write_text("\n".join(inference_requirements()) + "\n", encoding="utf-8")
         (folder / MODEL_CONFIG).write_text(_MODEL_CONFIG, encoding="utf-8")
@@ -84,12 +83,3 @@ def export_torchserve(model_dir: Path, target: Path) -> None:
         script = folder / ARCHIVER
         script.write_text(_ARCHIVER_SCRIPT.format(**names, command=archiver_command()), encoding="utf-8")
         script.chmod(0o755)
-
-
-def inference_requirements() -> list[str]:
-    """The pinned packages that the recommender needs, those of no extra.
-
-    Raises:
-        GenrecError: the package is not installed, only its files are there.
-    """
-    return [line for line in requires("genrec") or [] if "extra ==" not in line]

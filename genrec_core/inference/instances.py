@@ -17,6 +17,7 @@ from genrec_core.settings import RankingMode, Settings
 
 _INT64 = 1 << 63
 _SHOWN_FAULTS = 10
+MOST_INSTANCES = 10_000
 
 ItemId = Annotated[int, Field(strict=True, ge=-_INT64, lt=_INT64)]
 
@@ -32,7 +33,7 @@ class InstancesRequest(Settings):
     """What a client asks for."""
 
     topk: StrictInt = Field(128, ge=1, le=1000, description="Items a user.")
-    instances: list[Instance] = Field(min_length=1, max_length=10_000, description="The users, in any order.")
+    instances: list[Instance] = Field(min_length=1, max_length=MOST_INSTANCES, description="The users, in any order.")
     ranking: RankingMode = Field("hybrid", description="What orders the items.")
     exclude_seen: StrictBool = Field(True, description="Never recommend an item of the user's own history.")
     allow: list[ItemId] | None = Field(None, description="The only items to recommend; null for all.")

@@ -11,7 +11,7 @@ import polars as pl
 from genrec_core.artifacts import read_json
 from genrec_core.settings import TrainingSettings
 from genrec_dagster.config import EvaluationForm, TrainingForm
-from genrec_dagster.experiment import log_files, log_test_metrics, note_run
+from genrec_dagster.experiment import log_files, log_recommender, log_test_metrics, note_run
 from genrec_dagster.metadata import Row, content_version, markdown_table, picture, table
 from genrec_dagster.progress import progress_log
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
@@ -110,7 +110,8 @@ def onnx_encoder(
     with work.new(context) as folder:
         export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder)
         files: list[Row] = [{"file": path.name, "bytes": path.stat().st_size} for path in sorted(folder.iterdir())]
-        metadata = {"files": table(files), "items": dg.MetadataValue.int(len(ids.item_ids))}
+        mlflow_model = log_recommender(tiger_checkpoint, folder, user_histories["item_ids"][0].to_list())
+        metadata: dict[str, Any] = {"files": table(files), "items": len(ids.item_ids), "mlflow_model": mlflow_model}
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

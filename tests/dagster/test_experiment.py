@@ -1,0 +1,187 @@
+"""The exported model in MLflow: logged with the training's run, loaded and served from there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+
+from genrec_core.artifacts import read_json
+from genrec_core.inference.recommender import Recommender
+from genrec_core.storage import latest
+from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender
+
+START_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def tracking(finished_graph: Any) -> dict[str, str]:
+    """Tracking URI and run of the training."""
+    noted: dict[str, str] = read_json(latest("tiger_checkpoint", finished_graph.storage) / EXPERIMENT_FILE)
+    return noted
+
+
+@pytest.fixture(scope="module")
+def model(tracking: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The pyfunc model that the graph logged."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(tracking["tracking_uri"])
+    try:
+        folder = str(tmp_path_factory.mktemp("downloaded"))
+        return mlflow.pyfunc.load_model(f"runs:/{tracking['run_id']}/model", dst_path=folder)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def recommender(finished_graph: Any) -> Recommender:
+    return Recommender.from_folder(latest("onnx_encoder", finished_graph.storage), 1)
+
+
+def request(recommender: Recommender) -> dict[str, Any]:
+    items = recommender.item_ids.tolist()
+    histories = {"1": items[:4], "2": [items[5], 10**9], "3": []}
+    return {"topk": 4, "instances": [{"user_id": user, "item_ids": found} for user, found in histories.items()]}
+
+
+def expected(recommender: Recommender, body: dict[str, Any]) -> list[dict[str, Any]]:
+    users = body["instances"]
+    lists = recommender.recommend([user["item_ids"] for user in users], body["topk"])
+    return [
+        {"user_id": user["user_id"], "predictions": found.tolist()} for user, found in zip(users, lists, strict=True)
+    ]
+
+
+def test_a_request_gets_the_recommenders_own_answer(model: Any, recommender: Recommender) -> None:
+    body = request(recommender)
+    assert model.predict(body) == expected(recommender, body)
+
+
+def test_a_frame_of_users_gets_a_frame(model: Any, recommender: Recommender) -> None:
+    body = request(recommender)
+    users = pd.DataFrame(body["instances"], index=[7, 8, 9])
+    found = model.predict(users, params={"topk": 4})
+    assert found.index.tolist() == [7, 8, 9]
+    assert found.to_dict("records") == expected(recommender, body)
+
+
+def test_options_count_in_a_request_and_as_params(model: Any, recommender: Recommender) -> None:
+    body, allow = request(recommender), recommender.item_ids[:3].tolist()
+    options = {"allow": allow, "exclude_seen": False, "ranking": "generative"}
+    for found in (
+        model.predict({**body, **options}),
+        model.predict(pd.DataFrame(body["instances"]), params={"topk": 4, **options}).to_dict("records"),
+    ):
+        assert [sorted(user["predictions"]) for user in found] == [sorted(allow)] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"topk": 0}, "topk"),
+        ({"topk": None}, "topk is missing"),
+        ({"ranking": "best"}, "ranking"),
+        ({"allow": [10**9]}, "leave no item"),
+    ],
+)
+def test_a_bad_request_is_refused(model: Any, recommender: Recommender, change: dict[str, Any], said: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    body = {name: value for name, value in {**request(recommender), **change}.items() if value is not None}
+    with pytest.raises(MlflowException, match=said) as refused:
+        model.predict(body)
+    assert refused.value.get_http_status_code() == 400
+
+
+def test_it_needs_no_training_library_and_holds_no_pickle(
+    model: Any, finished_graph: Any, tracking: dict[str, str], tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    client, run = MlflowClient(tracking["tracking_uri"]), tracking["run_id"]
+    folder = Path(client.download_artifacts(run, "model", str(tmp_path)))
+    needed = (folder / "requirements.txt").read_text().split()
+    assert all("==" in line for line in needed)
+    assert not {line.partition("==")[0] for line in needed} & {"torch", "transformers", "dagster"}
+    assert not [path for path in folder.rglob("*") if path.suffix in {".pkl", ".pyc"}]
+    assert model.metadata.get_input_schema().input_names()[:2] == ["user_id", "item_ids"]
+    # logged again, it replaces what was there
+    checkpoint, export = (latest(name, finished_graph.storage) for name in ("tiger_checkpoint", "onnx_encoder"))
+    log_recommender(checkpoint, export, [1])
+    assert [file.path for file in client.list_artifacts(run, "model/data")] == ["model/data/recommender"]
+
+
+@pytest.fixture
+def server(tracking: dict[str, str], tmp_path: Path) -> Iterator[int]:
+    """The port of ``mlflow models serve``, started as the README says; the package is found in the model alone."""
+    from contextlib import closing
+    from socket import create_server
+
+    with closing(create_server(("127.0.0.1", 0))) as opened:
+        port = opened.getsockname()[1]
+    mlflow = str(Path(sys.executable).with_name("mlflow"))
+    command = [mlflow, "models", "serve", "-m", f"runs:/{tracking['run_id']}/model", "--env-manager", "local"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {
+        "MLFLOW_TRACKING_URI": tracking["tracking_uri"],
+        "PATH": f"{Path(mlflow).parent}:{os.environ['PATH']}",
+        "TMPDIR": str(tmp_path),
+    }
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            cwd=tmp_path, env=environment, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    family = [psutil.Process(process.pid)]
+    try:
+        wait_until_ready(process, port, tmp_path / "output")
+        family += family[0].children(recursive=True)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+    assert not psutil.wait_procs(family, timeout=30)[1]
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+        try:
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/ping")
+            if connection.getresponse().status == 200:
+                return
+        except ConnectionError:
+            continue
+    raise AssertionError(f"mlflow models serve is not ready:\n{output.read_text()[-4000:]}")
+
+
+def ask(port: int, body: dict[str, Any]) -> tuple[int, Any]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/invocations", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_answers(server: int, recommender: Recommender) -> None:
+    body = request(recommender)
+    answer = {"predictions": expected(recommender, body)}
+    assert ask(server, {"inputs": body}) == (200, answer)
+    assert ask(server, {"dataframe_records": body["instances"], "params": {"topk": 4}}) == (200, answer)
+    for bad, said in (({"inputs": {**body, "topk": 0}}, "topk"), ({"inputs": body["instances"]}, "topk is missing")):
+        status, refusal = ask(server, bad)
+        assert status == 400
+        assert said in refusal["message"]
