@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _Form = TypeVar("_Form", bound="BaseModel")
 _Commands = Any  # argparse has no public name for what add_subparsers returns
 _FAILED, _INTERRUPTED = 2, 130
-_TRAINING_MODULES = {"torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript"}
+_TRAINING_MODULES = {"polars", "torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

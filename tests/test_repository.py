@@ -41,7 +41,7 @@ SETTINGS = {
     "gates": "gates",
     "prediction": "batch_predictions",
 }
-NOT_FOR_INFERENCE = {"torch", "transformers", "sentence-transformers", "dagster", "mlflow", "matplotlib"}
+NOT_FOR_INFERENCE = {"polars", "torch", "transformers", "sentence-transformers", "dagster", "mlflow", "matplotlib"}
 
 
 # --- dependencies ---------------------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from genrec_core.errors import GenrecError
+
+if TYPE_CHECKING:  # inference does without polars, which is as large as all else that it needs
+    import polars as pl
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Histories:
     offsets: np.ndarray
 
     @classmethod
-    def from_frame(cls, frame: pl.DataFrame, item_ids: np.ndarray) -> "Histories":
+    def from_frame(cls, frame: "pl.DataFrame", item_ids: np.ndarray) -> "Histories":
         """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n].
 
         Raises:

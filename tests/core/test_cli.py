@@ -22,7 +22,10 @@ from genrec_core.storage import set_latest
 if TYPE_CHECKING:
     from conftest import TinyModel
 
-FORBIDDEN = ("torch", "transformers", "sentence_transformers", "onnx", "dagster", "mlflow", "matplotlib", "safetensors")
+FORBIDDEN = (
+    *("torch", "transformers", "sentence_transformers", "onnx", "dagster", "mlflow", "matplotlib", "safetensors"),
+    *("polars", "pandas"),
+)
 WITHOUT_TORCH = f"""
 import sys
 for name in {FORBIDDEN}:
