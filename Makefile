@@ -6,6 +6,8 @@ STATE := $(CURDIR)/.genrec
 PYTHON ?=
 PRESET ?= sample
 GENREC_RAW ?=
+IMAGES ?=
+MODEL ?=
 UI_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
@@ -15,10 +17,10 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint ui mlflow bench clean
+.PHONY: help setup run test test-slow lint ui mlflow bench images test-images lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv with the pinned packages, unless it is up to date
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/setup
@@ -49,6 +51,15 @@ mlflow: setup ## the MLflow UI on http://127.0.0.1:5000 (MLFLOW_PORT)
 
 bench: setup ## the benchmarks, one after the other, on the newest run's model
 	@"$(BIN)/python" tests/benchmarks/run.py
+
+images: ## build the images, by docker or by buildah and podman: IMAGES="inference torchserve dagster"
+	@python3 docker/images.py build $(IMAGES)
+
+test-images: setup ## run the images on the newest exported model, or MODEL=folder
+	@"$(BIN)/python" docker/images.py test $(IMAGES) $(if $(MODEL),--model_dir "$(MODEL)")
+
+lock: setup ## write docker/locks after pyproject.toml changed
+	@"$(BIN)/python" docker/lock.py
 
 clean: ## remove .venv; what was built in .genrec stays
 	rm -rf "$(VENV)"

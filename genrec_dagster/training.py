@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -68,7 +69,9 @@ def prepare_job(
 
 
 def code_revision() -> str:
-    """The git commit of the code, or the package version where it is not a checkout."""
+    """The git commit of the code, or the package version where it is not a checkout or git is not installed."""
+    if not shutil.which("git"):
+        return f"genrec {version('genrec')}"
     asked = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

@@ -28,7 +28,7 @@ from genrec_dagster.assets.model import tiger_checkpoint
 from genrec_dagster.checks import model as checks
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
-from genrec_dagster.training import tracked_run, training_key
+from genrec_dagster.training import code_revision, tracked_run, training_key
 
 ITEMS, USERS = 60, 80
 TINY = {
@@ -246,3 +246,8 @@ def test_nothing_is_left_running_when_the_step_is_stopped(tmp_path: Path, number
     assert not psutil.wait_procs(children, timeout=60)[1]
     tracker = ExperimentTracker(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     assert [run.info.status for run in newest_runs(tracker)] == ["KILLED"]
+
+
+def test_without_git_the_packages_version_stands_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert code_revision().startswith("genrec ")
