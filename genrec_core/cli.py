@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _Form = TypeVar("_Form", bound="BaseModel")
 _Commands = Any  # argparse has no public name for what add_subparsers returns
 _FAILED, _INTERRUPTED = 2, 130
-_TRAINING_MODULES = {"polars", "torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript"}
+_EXTRA = {"tokenizers": "text", "fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve"}
+_OPTIONAL = {"polars", "torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript", *_EXTRA}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GenrecError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in _TRAINING_MODULES:
+        if error.name not in _OPTIONAL:
             raise
-        return _fail(f"{error.name} is not installed; run pip install 'genrec[train]'")
+        return _fail(f"{error.name} is not installed; run pip install 'genrec[{_EXTRA.get(error.name, 'train')}]'")
     except KeyboardInterrupt:
         print("genrec: interrupted", file=sys.stderr)
         return _INTERRUPTED
