@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for add in (
         _add_predict,
+        _add_withdraw,
         _add_evaluate,
         _add_assign_ids,
         _add_sample,
@@ -87,10 +88,15 @@ def _command(
 
 
 def _add_predict(commands: _Commands) -> None:
-    about = "Recommend items for the users of a file: lines `user item item ...`, or CSV with user_id,item_ids."
+    about = (
+        "Recommend items for the users of a file: lines `user item item ...`, CSV with user_id,item_ids, or such "
+        "Parquet. CSV and Parquet may also hold the columns allow, deny and rule, for that user alone."
+    )
     command = _command(commands, "predict", _predict, about)
     command.add_argument("--input_path", type=Path, required=True, metavar="IN", help="the requests")
-    command.add_argument("--output_path", type=Path, required=True, metavar="OUT", help="CSV: user_id,pred_1..pred_K")
+    command.add_argument(
+        "--output_path", type=Path, required=True, metavar="OUT", help="user_id,pred_1..pred_K: CSV, or *.parquet"
+    )
     command.add_argument("--topk", type=int, default=128, metavar="K", help="items a user (%(default)s)")
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the newest one)")
     command.add_argument("--beams", type=int, metavar="N", help="beams, at least K (K, and at least 50)")
@@ -103,14 +109,23 @@ def _add_predict(commands: _Commands) -> None:
     command.add_argument("--keep_seen", action="store_true", help="also recommend items of the user's own history")
     command.add_argument("--allow", type=Path, metavar="FILE", help="the only item ids to recommend, one a line")
     command.add_argument("--deny", type=Path, metavar="FILE", help="item ids never to recommend, one a line")
-    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (every core)")
+    command.add_argument(
+        "--rule", metavar="TEXT", help="what every item must meet, e.g. 'brand = OPI and not category = Nails'"
+    )
+    command.add_argument(
+        "--shard", metavar="I/N", help="serve the I-th of N parts; their outputs in order are the whole"
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="batches decoded side by side (one a core)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _predict(options: argparse.Namespace) -> None:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: batches are decoded side by side already
+    from genrec_core.inference.constraints import Constraints
     from genrec_core.inference.item_lists import read_item_list
     from genrec_core.inference.predict import predict_file
     from genrec_core.inference.recommender import Recommender
+    from genrec_core.inference.shards import Shard
     from genrec_core.settings import PredictionSettings
     from genrec_core.storage import latest
 
@@ -120,16 +135,45 @@ def _predict(options: argparse.Namespace) -> None:
         "batch_users": options.batch_users,
         "ranking": options.ranking,
         "exclude_seen": not options.keep_seen,
+        "rule": options.rule,
+        "workers": options.threads,
     }
     settings = _checked(PredictionSettings, values)
-    if options.threads is not None and options.threads < 1:
-        raise GenrecError(f"--threads {options.threads}: use at least one thread")
-    recommender = Recommender.from_folder(options.model_dir or latest("onnx_encoder"), options.threads)
-    allow, deny = (read_item_list(path) if path else None for path in (options.allow, options.deny))
-    allowed = recommender.allowed(allow, deny)
+    shard = Shard.parse(options.shard) if options.shard is not None else None
+    recommender = Recommender.from_folder(options.model_dir or latest("onnx_encoder"), threads=1)
+    allow, deny = (read_item_list(path).tolist() if path else None for path in (options.allow, options.deny))
+    constraints = Constraints.of(allow, deny)
+    selection = recommender.selection(constraints, Constraints.of(rule=options.rule))
+    for warning in selection.warnings:
+        print(f"genrec: warning: {warning}", file=sys.stderr)
+    if selection.count < options.topk:
+        print(f"genrec: warning: {selection.count} items may be recommended, fewer than --topk", file=sys.stderr)
     paths = (options.input_path, options.output_path)
-    report = predict_file(recommender, *paths, settings, allowed=allowed, show_progress=not options.quiet)
+    shown = not options.quiet
+    report = predict_file(recommender, *paths, settings, constraints=constraints, shard=shard, show_progress=shown)
     print("\n".join(report.lines(options.output_path)), file=sys.stderr)
+
+
+def _add_withdraw(commands: _Commands) -> None:
+    about = "Take items out of an exported model without building it again, or bring them back."
+    command = _command(commands, "withdraw", _withdraw, about)
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="the exported model (the newest one)")
+    command.add_argument("--items", type=Path, required=True, metavar="FILE", help="item ids, one a line")
+    command.add_argument("--restore", action="store_true", help="recommend them again")
+
+
+def _withdraw(options: argparse.Namespace) -> None:
+    from genrec_core.inference.item_lists import read_item_list
+    from genrec_core.inference.withdrawn import withdraw
+    from genrec_core.storage import latest
+
+    folder = options.model_dir or latest("onnx_encoder")
+    done = withdraw(folder, read_item_list(options.items), options.restore)
+    print(
+        f"{done.changed} items {'restored' if options.restore else 'withdrawn'}; {done.withdrawn} are withdrawn now, "
+        f"{done.left} can be recommended: {folder}",
+        file=sys.stderr,
+    )
 
 
 def _add_evaluate(commands: _Commands) -> None:
@@ -525,6 +569,9 @@ def _add_export(commands: _Commands) -> None:
     command = _command(commands, "export", _export, "Export a trained model to ONNX, for `genrec predict --model_dir`.")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="the trained model (the newest)")
     _add_inputs(command)
+    command.add_argument(
+        "--catalog", type=Path, metavar="PATH", help="item catalogue, for rules: a parquet file or its folder"
+    )
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model folder to write")
     command.add_argument(
         "--int8", action="store_true", help="round the graphs' weights, if validation recall allows it"
@@ -550,14 +597,29 @@ def _export(options: argparse.Namespace) -> None:
     popularity = training_counts(histories, len(item_ids))[order.argsort()]
     checkpoint = options.checkpoint or latest("tiger_checkpoint")
     embeddings = options.embeddings or latest("item_embeddings")
-    export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output)
+    catalog = _read_catalog(options.catalog) if options.catalog else None
+    export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output, catalog)
     if options.int8:
         from genrec_core.export.quantize import Requests, quantize_recommender
 
         requests = Requests.of_validation(histories, item_ids[order], options.users)
         report = quantize_recommender(options.output, options.output, requests)
         print("\n".join(report.lines()), file=sys.stderr)
-    print(f"{len(item_ids)} items: {options.output}", file=sys.stderr)
+    without = "" if options.catalog else " (no --catalog was given, so the model takes no rules)"
+    print(f"{len(item_ids)} items{without}: {options.output}", file=sys.stderr)
+
+
+def _read_catalog(source: Path) -> "pl.DataFrame":
+    """The frame of ``item_catalog`` from its parquet file, or from the folder that holds it."""
+    import polars as pl
+
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    if len(files) != 1:
+        raise GenrecError(f"{source}: holds {len(files)} parquet files; name the one of the item catalogue")
+    try:
+        return pl.read_parquet(files[0])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise GenrecError(f"{files[0]}: not a parquet file ({error}); name the item catalogue's") from error
 
 
 def _add_export_torchserve(commands: _Commands) -> None:

@@ -184,6 +184,10 @@ class PredictionSettings(Settings):
         "hybrid", description="Order items by their codes' probability, by the dense head, or by a mix of both."
     )
     exclude_seen: bool = Field(True, description="Never recommend an item of the user's own history.")
+    rule: str | None = Field(
+        None, description="What every recommended item must meet, e.g. `brand = OPI`; unset: none."
+    )
+    workers: int | None = Field(None, ge=1, le=1024, description="Batches decoded side by side; unset: one a core.")
 
 
 class Preset(Settings):

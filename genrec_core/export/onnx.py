@@ -4,7 +4,7 @@ The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` with lev
 ``token_vectors.npy`` and ``prefix_vectors.npy`` (what the decoder adds for a token and for a prefix),
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
 item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
-it lifts beside the history) and ``manifest.json``.
+it lifts beside the history), ``items.parquet`` (title, brand, categories and price, for rules) and ``manifest.json``.
 """
 
 import logging
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
+from genrec_core.inference.item_attributes import ITEMS, item_table
 from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, step_graph
 from genrec_core.inference.recommender import (
     CODES,
@@ -44,7 +46,12 @@ _BATCH, _TIME, _WIDTH, _EARLIER = 2, 5, 3, 7
 
 
 def export_recommender(
-    checkpoint: Path, semantic_ids: Path, embeddings: Path, popularity: np.ndarray, target: Path
+    checkpoint: Path,
+    semantic_ids: Path,
+    embeddings: Path,
+    popularity: np.ndarray,
+    target: Path,
+    catalog: pl.DataFrame | None = None,
 ) -> None:
     """Write the model folder ``target``; it appears whole, its manifest last, or not at all.
 
@@ -54,6 +61,8 @@ def export_recommender(
         embeddings: the folder of ``item_embeddings``.
         popularity: training interactions by catalogue row, int [n_items].
         target: the folder to write; replaced if it is there.
+        catalog: the frame of ``item_catalog``; without it, the model takes no rules. An item that it lacks has no
+            title, brand, category or price.
 
     Raises:
         GenrecError: the inputs are of different catalogues, or not what the model was trained on.
@@ -72,6 +81,8 @@ def export_recommender(
         np.save(folder / ITEM_VECTORS, items.numpy(), allow_pickle=False)
         _save_neighbors(model, vectors, folder)
         np.save(folder / ITEM_KEYS, item_keys(model, items).numpy(), allow_pickle=False)
+        if catalog is not None:
+            item_table(catalog, ids.item_ids).write_parquet(folder / ITEMS)
         write_manifest(folder)
 
 

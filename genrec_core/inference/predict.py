@@ -1,11 +1,18 @@
-"""Serves a request file: streams it through a recommender into ``user_id,pred_1..pred_K``, whole or not at all."""
+"""Serves a request file: streams it through a recommender into ``user_id,pred_1..pred_K``, whole or not at all.
+
+Requests are decoded in blocks of lines whose bounds depend on nothing but the line numbers and the batch size. Which
+users are decoded together, and with that every bit of a row, is therefore the same for any number of workers and of
+shards.
+"""
 
 import csv
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TextIO
@@ -15,14 +22,19 @@ from tqdm import tqdm
 
 from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
+from genrec_core.inference.constraints import Constraints, Selection
+from genrec_core.inference.onnx_scorer import default_threads
+from genrec_core.inference.prediction_files import CsvPredictions, PredictionWriter, is_parquet
 from genrec_core.inference.recommender import Ranking
-from genrec_core.inference.requests import Rejected, Request, read_requests
+from genrec_core.inference.requests import Check, Rejected, Request, count_lines, read_requests
+from genrec_core.inference.shards import Shard
 from genrec_core.settings import PredictionSettings, RankingMode
 
-_WINDOW_BATCHES = 16  # batches read ahead, so that users of like length can be decoded together
-_WINDOW_ITEMS = 1 << 18  # history items read ahead, at most (one history may be longer)
+_BLOCK_BATCHES = 16  # batches read ahead, so that users of like length can be decoded together
+_BLOCK_ITEMS = 1 << 18  # history items decoded at once, at most (one history may be longer)
+_WORKERS_A_BLOCK = 8  # workers that one block keeps busy
 _SHOWN_CONTENT = 200  # characters of a rejected line that are kept
-_BLOCK_BYTES = 1 << 20
+_SHOWN_WARNINGS = 20
 
 
 class Ranks(Protocol):
@@ -36,10 +48,14 @@ class Ranks(Protocol):
         beams: int | None,
         exclude_seen: bool,
         ranking: RankingMode,
-        allowed: np.ndarray | None,
+        allowed: Sequence[np.ndarray | None],
         batch_users: int,
+        pool: Executor | None,
     ) -> Ranking:
         """See :meth:`genrec_core.inference.recommender.Recommender.rank`."""
+
+    def selection(self, *constraints: Constraints) -> Selection:
+        """See :meth:`genrec_core.inference.recommender.Recommender.selection`."""
 
 
 @dataclass
@@ -54,6 +70,9 @@ class PredictionReport:
         empty_histories: requests without a known item, which got the popular items.
         rejected: malformed lines, listed in ``OUT.rejected``.
         short_rows: rows with fewer than ``top_k`` items; their last cells are empty.
+        narrow: requests whose constraints leave fewer than ``top_k`` items of the catalogue; they got all of them that
+            they have not seen.
+        warnings: values of rules that no item has, the first few.
         seconds: wall time.
     """
 
@@ -64,6 +83,8 @@ class PredictionReport:
     empty_histories: int = 0
     rejected: int = 0
     short_rows: int = 0
+    narrow: int = 0
+    warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -78,6 +99,9 @@ class PredictionReport:
             self.unknown_items and f"{self.unknown_items} history items are not in the catalogue and were dropped",
             self.empty_histories and f"{self.empty_histories} users have no known item and got the popular items",
             self.short_rows and f"{self.short_rows} users got fewer than {self.top_k} items: no more are left for them",
+            self.narrow
+            and f"{self.narrow} users have constraints that leave fewer than {self.top_k} items and got all of those",
+            *self.warnings,
             self.rejected and f"{self.rejected} malformed lines were not served: {rejected_path(output)}",
         ]
         return [line for line in said if isinstance(line, str)]
@@ -94,7 +118,8 @@ def predict_file(
     output: Path,
     settings: PredictionSettings,
     *,
-    allowed: np.ndarray | None = None,
+    constraints: Constraints | None = None,
+    shard: Shard | None = None,
     show_progress: bool = True,
 ) -> PredictionReport:
     """Serve every request of ``source``, in its order.
@@ -103,32 +128,94 @@ def predict_file(
     any, no such file is left. Memory does not grow with the number of users.
 
     Args:
-        recommender: a :class:`~genrec_core.inference.recommender.Recommender`.
-        source: requests in either form of :func:`~genrec_core.inference.requests.read_requests`.
-        output: the CSV file to write, ``user_id,pred_1..pred_K``; a cell is empty where no item is left.
-        settings: items a user, beams, batch size, whether seen items are left out.
-        allowed: catalogue rows that may be recommended, bool [n_items]; None for all.
+        recommender: a :class:`~genrec_core.inference.recommender.Recommender`; opened with one thread an operator,
+            since batches are decoded side by side.
+        source: requests in either form of :func:`~genrec_core.inference.requests.read_requests`, or Parquet by its
+            name.
+        output: the file to write, ``user_id,pred_1..pred_K``; Parquet by its name, else CSV. A cell is empty where no
+            item is left.
+        settings: items a user, beams, batch size, workers, a rule for all, whether seen items are left out.
+        constraints: what all lists are restricted to, beside the rule of ``settings`` and what a request itself says.
+        shard: the part of ``source`` to serve; None for the whole. CSV parts but the first have no header, so that they
+            can be joined as they are.
         show_progress: a bar on stderr with users a second.
 
     Raises:
-        GenrecError: ``source`` cannot be read or holds no request that can be served, or ``output`` cannot be written.
+        GenrecError: ``source`` cannot be read or holds no request that can be served (a shard may), the constraints
+            leave no item, or ``output`` cannot be written.
     """
     began = time.monotonic()
-    _require_usable(source, output)
+    _require_usable(source, output, shard)
     report = PredictionReport(top_k=settings.top_k)
+    run = (Constraints.of(rule=settings.rule), constraints or Constraints())
+    recommender.selection(*run)
+    reader = _Reader(source, settings, shard, lambda own: recommender.selection(*run, own))
     try:
-        with RejectedLines(rejected_path(output)) as rejected, atomic_file(output) as part:
-            with part.open("w", encoding="utf-8", newline="") as file, _bar(source, show_progress) as bar:
-                _serve(recommender, read_requests(source), _Sink(file, rejected, bar), settings, allowed, report)
-            if not report.users:
+        with RejectedLines(rejected_path(output), reader.headed_before) as rejected, atomic_file(output) as part:
+            with _writer(part, output, source, settings, shard) as writer, _bar(reader, show_progress) as bar:
+                decoder = _Decoder(recommender, settings, run, report)
+                _serve(decoder, reader.blocks(), _Sink(writer, rejected, bar), report)
+            if not report.users and shard is None:
                 raise NothingServedError(
                     f"{source}: none of its {report.rejected} lines is a request, the first: {rejected.first}; "
                     f"see {rejected.path}"
                 )
-    except OSError as error:
-        raise GenrecError(f"{output}: cannot be written ({error.strerror or error}); it is left as it was") from error
+    except _write_errors() as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GenrecError(f"{output}: cannot be written ({reason}); it is left as it was") from error
     report.seconds = time.monotonic() - began
     return report
+
+
+def _write_errors() -> tuple[type[Exception], ...]:
+    """What a full disk or a missing right raises; polars has errors of its own, and is there only where it is used."""
+    polars = sys.modules.get("polars")
+    return (OSError, polars.exceptions.PolarsError) if polars else (OSError,)
+
+
+class _Reader:
+    """The lines of a request file that this run serves, block by block."""
+
+    def __init__(self, source: Path, settings: PredictionSettings, shard: Shard | None, check: Check) -> None:
+        self.source, self.check = source, check
+        self.block = _BLOCK_BATCHES * settings.batch_users
+        self.parquet = is_parquet(source)
+        self.lines = None if shard is None else shard.lines(self.count(), self.block)
+
+    def count(self) -> int:
+        """Lines of the whole file."""
+        total = _parquet_rows(self.source) if self.parquet else count_lines(self.source)
+        if not total:
+            raise GenrecError(f"{self.source}: no requests in it; write lines `user item item ...`, or CSV or Parquet")
+        return total
+
+    def outcomes(self, lines: range | None) -> Iterator[Request | Rejected]:
+        """What the lines hold."""
+        if not self.parquet:
+            return read_requests(self.source, self.check, lines)
+        from genrec_core.inference.parquet_requests import read_parquet_requests
+
+        return read_parquet_requests(self.source, self.check, lines)
+
+    def headed_before(self) -> bool:
+        """Whether an earlier shard rejects a line, and so begins the joined list of them."""
+        if self.lines is None:
+            return False
+        return any(isinstance(outcome, Rejected) for outcome in self.outcomes(range(1, self.lines.start)))
+
+    def blocks(self) -> Iterator[list[Request | Rejected]]:
+        """Outcomes of a block of lines, or of a part of one whose histories are many; see the module's first lines."""
+        held: list[Request | Rejected] = []
+        size = 0
+        for outcome in self.outcomes(self.lines):
+            of_block = (outcome.line - 1) // self.block
+            if held and (size >= _BLOCK_ITEMS or of_block != (held[0].line - 1) // self.block):
+                yield held
+                held, size = [], 0
+            held.append(outcome)
+            size += len(outcome.item_ids) if isinstance(outcome, Request) else len(outcome.content)
+        if held:
+            yield held
 
 
 class NothingServedError(GenrecError):
@@ -136,10 +223,15 @@ class NothingServedError(GenrecError):
 
 
 class RejectedLines:
-    """``OUT.rejected``: written aside and published at the end; removed if there is no line for it."""
+    """``OUT.rejected``: written aside and published at the end; removed if there is no line for it.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.first = path, ""
+    Args:
+        path: the file.
+        headed_before: tells whether it continues a file that has the header.
+    """
+
+    def __init__(self, path: Path, headed_before: Callable[[], bool]) -> None:
+        self.path, self.first, self._headed_before = path, "", headed_before
         self._stack = ExitStack()
         self._file: TextIO | None = None
 
@@ -151,10 +243,13 @@ class RejectedLines:
         if self._file is None:
             part = self._stack.enter_context(atomic_file(self.path))
             self._file = self._stack.enter_context(part.open("w", encoding="utf-8", newline=""))
-            self._file.write("line,reason,content\n")
+            if not self._headed_before():
+                self._file.write("line,reason,content\n")
             self.first = f"line {line.line}: {line.reason}"
-        row = (line.line, line.reason, line.content[:_SHOWN_CONTENT])
-        csv.writer(self._file, lineterminator="\n").writerow(row)
+        texts = (
+            text.replace("\r", "\\r") for text in (line.reason, line.content[:_SHOWN_CONTENT])
+        )  # csv quotes \n alone
+        csv.writer(self._file, lineterminator="\n").writerow([line.line, *texts])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -172,90 +267,154 @@ class RejectedLines:
 class _Sink:
     """Where the outcomes of a request file go."""
 
-    output: TextIO
+    output: PredictionWriter
     rejected: RejectedLines
     bar: "tqdm[None]"
 
 
+class _Decoder:
+    """Ranks blocks of requests, several at once: batches side by side in threads.
+
+    onnxruntime and numpy's products leave the interpreter to others while they compute, and one model in memory is
+    shared, so threads are as fast as processes here and do not multiply the memory.
+    """
+
+    def __init__(
+        self,
+        recommender: Ranks,
+        settings: PredictionSettings,
+        run: tuple[Constraints, ...],
+        report: PredictionReport,
+    ) -> None:
+        self.recommender, self.settings, self.run, self.report = recommender, settings, run, report
+        self.workers = settings.workers or default_threads()
+
+    def ranked(self, blocks: Iterable[list[Request | Rejected]]) -> Iterator[tuple["_Block", Ranking | None]]:
+        """Blocks in order, each with the ranking of its requests."""
+        ahead = 1 + -(-self.workers // _WORKERS_A_BLOCK)
+        batches, windows = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(ahead)
+        waiting: deque[tuple[_Block, Future[Ranking | None]]] = deque()
+        try:
+            for outcomes in blocks:
+                block = _Block.of(outcomes)
+                waiting.append((block, windows.submit(self.rank, block.requests, batches)))
+                if len(waiting) > ahead:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            for done, future in waiting:
+                yield done, future.result()
+        finally:
+            batches.shutdown(wait=False, cancel_futures=True)
+            windows.shutdown(wait=True, cancel_futures=True)
+
+    def rank(self, requests: list[Request], pool: Executor) -> Ranking | None:
+        """The ranking of one block; None without a request."""
+        if not requests:
+            return None
+        settings = self.settings
+        return self.recommender.rank(
+            [request.item_ids for request in requests],
+            settings.top_k,
+            beams=settings.beams,
+            exclude_seen=settings.exclude_seen,
+            ranking=settings.ranking,
+            allowed=self.masks(requests),
+            batch_users=settings.batch_users,
+            pool=pool,
+        )
+
+    def masks(self, requests: list[Request]) -> list[np.ndarray | None]:
+        """The mask of each request; requests of equal constraints share one."""
+        distinct = {own: self.recommender.selection(*self.run, own) for own in {each.constraints for each in requests}}
+        return [distinct[request.constraints].mask for request in requests]
+
+    def note(self, requests: list[Request]) -> None:
+        """Count what the constraints of requests do."""
+        for request in requests:
+            if request.constraints:
+                selection = self.recommender.selection(*self.run, request.constraints)
+                self.report.narrow += selection.count < self.settings.top_k
+                new = [warning for warning in selection.warnings if warning not in self.report.warnings]
+                self.report.warnings += new[: _SHOWN_WARNINGS - len(self.report.warnings)]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What some consecutive lines hold."""
+
+    requests: list[Request]
+    malformed: list[Rejected]
+
+    @classmethod
+    def of(cls, outcomes: list[Request | Rejected]) -> "_Block":
+        requests = [outcome for outcome in outcomes if isinstance(outcome, Request)]
+        return cls(requests, [outcome for outcome in outcomes if isinstance(outcome, Rejected)])
+
+
 def _serve(
-    recommender: Ranks,
-    outcomes: Iterable[Request | Rejected],
-    sink: _Sink,
-    settings: PredictionSettings,
-    allowed: np.ndarray | None,
-    report: PredictionReport,
+    decoder: _Decoder, blocks: Iterable[list[Request | Rejected]], sink: _Sink, report: PredictionReport
 ) -> None:
-    """Serve window after window, and count in ``report`` what became of every line."""
-    writer = csv.writer(sink.output, lineterminator="\n")
-    writer.writerow(["user_id", *(f"pred_{rank}" for rank in range(1, settings.top_k + 1))])
-    for window in _windows(outcomes, _WINDOW_BATCHES * settings.batch_users):
-        requests = [outcome for outcome in window if isinstance(outcome, Request)]
-        malformed = [outcome for outcome in window if isinstance(outcome, Rejected)]
-        for line in malformed:
+    """Write block after block, and count in ``report`` what became of every line."""
+    for block, ranking in decoder.ranked(blocks):
+        for line in block.malformed:
             sink.rejected.add(line)
-        report.rejected += len(malformed)
-        if requests:
-            _serve_window(recommender, requests, writer.writerow, settings, allowed, report)
-        sink.bar.update(len(window))
+        report.rejected += len(block.malformed)
+        if ranking is not None:
+            sink.output.write([request.user_id for request in block.requests], ranking.items, ranking.counts)
+            decoder.note(block.requests)
+            _count(ranking, report)
+        sink.bar.update(len(block.requests) + len(block.malformed))
     sink.bar.total = sink.bar.n  # a header and blank lines were counted too
     sink.bar.refresh()
 
 
-def _serve_window(
-    recommender: Ranks,
-    requests: list[Request],
-    write: Callable[[list[object]], object],
-    settings: PredictionSettings,
-    allowed: np.ndarray | None,
-    report: PredictionReport,
-) -> None:
-    ranking = recommender.rank(
-        [request.item_ids for request in requests],
-        settings.top_k,
-        beams=settings.beams,
-        exclude_seen=settings.exclude_seen,
-        ranking=settings.ranking,
-        allowed=allowed,
-        batch_users=settings.batch_users,
-    )
-    for user, request in enumerate(requests):
-        items: list[object] = ranking.of(user).tolist()
-        write([request.user_id, *items, *[""] * (settings.top_k - len(items))])
-    report.users += len(requests)
-    report.rows += len(requests)
+def _count(ranking: Ranking, report: PredictionReport) -> None:
+    report.users += len(ranking.counts)
+    report.rows += len(ranking.counts)
     report.unknown_items += int(ranking.unknown.sum())
     report.empty_histories += int(ranking.popular.sum())
-    report.short_rows += int((ranking.counts < settings.top_k).sum())
+    report.short_rows += int((ranking.counts < report.top_k).sum())
 
 
-def _windows(outcomes: Iterable[Request | Rejected], lines: int) -> Iterator[list[Request | Rejected]]:
-    """Consecutive outcomes, at most ``lines`` and few enough items that they fit the memory."""
-    window: list[Request | Rejected] = []
-    size = 0
-    for outcome in outcomes:
-        window.append(outcome)
-        size += len(outcome.item_ids) if isinstance(outcome, Request) else len(outcome.content)
-        if len(window) == lines or size >= _WINDOW_ITEMS:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window
+@contextmanager
+def _writer(
+    part: Path, output: Path, source: Path, settings: PredictionSettings, shard: Shard | None
+) -> Iterator[PredictionWriter]:
+    """The writer of ``part``, of the form that the name of ``output`` tells; finished unless an error comes."""
+    writer: PredictionWriter
+    if is_parquet(output):
+        from genrec_core.inference.parquet_predictions import ParquetPredictions
+        from genrec_core.inference.parquet_requests import user_type
+
+        writer = ParquetPredictions(part, settings.top_k, user_type(source) if is_parquet(source) else None)
+    else:
+        writer = CsvPredictions(part, settings.top_k, header=shard is None or shard.number == 1)
+    try:
+        yield writer
+        writer.close()
+    finally:
+        writer.discard()
 
 
-def _require_usable(source: Path, output: Path) -> None:
+def _parquet_rows(path: Path) -> int:
+    from genrec_core.inference.parquet_requests import count_rows
+
+    return count_rows(path)
+
+
+def _require_usable(source: Path, output: Path, shard: Shard | None) -> None:
     """Refuse before any work what must fail at its end."""
     if output.is_dir():
         raise GenrecError(f"{output}: is a folder; name a file to write")
     if source.exists() and source.resolve() in (output.resolve(), rejected_path(output).resolve()):
         raise GenrecError(f"{output}: would overwrite the requests in {source}; name another file to write")
+    if source.exists() and not source.is_file() and (shard is not None or is_parquet(source)):
+        raise GenrecError(f"{source}: is no regular file, which shards and Parquet need; write the requests to one")
 
 
-def _bar(source: Path, show: bool) -> "tqdm[None]":
-    """A progress bar on stderr over the lines of ``source``, open-ended where it is a pipe."""
-    total = _count_lines(source) if show and source.is_file() else None
+def _bar(reader: _Reader, show: bool) -> "tqdm[None]":
+    """A progress bar on stderr over the lines to serve, open-ended where they come from a pipe."""
+    total = None
+    if show and reader.source.is_file():
+        total = reader.count() if reader.lines is None else len(reader.lines)
     return tqdm(total=total, unit=" users", file=sys.stderr, disable=not show, desc="predict", mininterval=0.5)
-
-
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK_BYTES), b""))

@@ -1,8 +1,10 @@
 """The recommender without torch: item-id histories in, ranked item ids out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,11 +12,15 @@ from genrec_core.artifacts import verify_manifest
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
+from genrec_core.inference.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
 from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, read_array
+from genrec_core.inference.withdrawn import read_withdrawn
 from genrec_core.settings import RankingMode
 from genrec_core.tiger.neighbors import TextNeighbors
-from genrec_core.tiger.search import CodeScorer, RankingWeights, beam_search
-from genrec_core.tiger.trie import CodeTrie
+from genrec_core.tiger.search import CodeScorer, Ranked, RankingWeights, beam_search
+
+if TYPE_CHECKING:
+    from genrec_core.inference.item_attributes import ItemAttributes
 
 ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
     "item_ids.npy",
@@ -63,6 +69,11 @@ class Recommender:
         popularity: training interactions by catalogue row, int64 [n_items].
         max_history: newest items of a history that the model reads.
         weights: shares of the dense head.
+        attributes: reads what rules compare, when the first one comes; None for a model without any.
+        withdrawn: ids of items that nobody gets, int64 [n]; None for none.
+
+    Raises:
+        GenrecError: two items share a code, or every item is withdrawn.
     """
 
     def __init__(
@@ -74,21 +85,26 @@ class Recommender:
         popularity: np.ndarray,
         max_history: int,
         weights: RankingWeights,
+        attributes: "Callable[[], ItemAttributes] | None" = None,
+        withdrawn: np.ndarray | None = None,
     ) -> None:
         self.weights = weights
         self.scorer, self.item_ids, self.max_history = scorer, item_ids, max_history
-        self.trie = CodeTrie.build(codes, level_sizes)
+        self.trie = MaskedTrie.build(codes, level_sizes)
         self.popular_rows = popularity_order(popularity)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
+        rows = None if withdrawn is None else self._known_rows(withdrawn)
+        self.masks = CatalogueMasks(len(item_ids), self._known_rows, attributes or _no_attributes, rows)
 
     @classmethod
     def from_folder(cls, model_dir: Path, threads: int | None = None) -> "Recommender":
         """Open a model folder and verify each of its files.
 
         Args:
-            model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote.
-            threads: CPU threads; None for every core that this process may use.
+            model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote. Items that
+                :func:`genrec_core.inference.withdrawn.withdraw` listed in it are never recommended.
+            threads: CPU threads inside an operator; None for every core that this process may use.
 
         Raises:
             GenrecError: a file is missing, damaged, or does not fit the others.
@@ -103,7 +119,10 @@ class Recommender:
         scorer = OnnxScorer(model_dir, items, keys, _neighbors(model_dir, len(item_ids)), threads)
         sizes = settings.level_sizes
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
-        return cls(scorer, item_ids, codes, sizes, popularity, settings.max_history, weights)
+        return cls(
+            scorer, item_ids, codes, sizes, popularity, settings.max_history, weights,
+            attributes=lambda: _attributes(model_dir, item_ids), withdrawn=read_withdrawn(model_dir, item_ids),
+        )  # fmt: skip
 
     def recommend(
         self,
@@ -114,6 +133,7 @@ class Recommender:
         ranking: RankingMode = "hybrid",
         allow: Iterable[int] | None = None,
         deny: Iterable[int] | None = None,
+        rule: str | None = None,
     ) -> list[np.ndarray]:
         """Item ids for each history, best first, int64 [at most ``top_k``] a user.
 
@@ -126,11 +146,12 @@ class Recommender:
             ranking: see :meth:`rank`.
             allow: the only item ids to recommend; None for all.
             deny: item ids never to recommend.
+            rule: what every recommended item must meet; see :mod:`genrec_core.inference.rules`.
 
         Raises:
-            GenrecError: ``allow`` and ``deny`` leave no item.
+            GenrecError: as :meth:`allowed`.
         """
-        allowed = self.allowed(allow, deny)
+        allowed = self.allowed(allow, deny, rule)
         found = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
         return [found.of(user) for user in range(len(histories))]
 
@@ -142,8 +163,9 @@ class Recommender:
         beams: int | None = None,
         exclude_seen: bool = True,
         ranking: RankingMode = "hybrid",
-        allowed: np.ndarray | None = None,
+        allowed: np.ndarray | Sequence[np.ndarray | None] | None = None,
         batch_users: int = 64,
+        pool: Executor | None = None,
     ) -> Ranking:
         """Rank the catalogue for each history.
 
@@ -159,54 +181,78 @@ class Recommender:
             ranking: ``generative`` orders items by the probability of their code, ``dense`` by the dense head,
                 ``hybrid`` by a mix of both whose weight was chosen on validation. A model without a dense head knows
                 ``generative`` alone, which ``hybrid`` then means too.
-            allowed: see :meth:`allowed`.
+            allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
+                decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
+            pool: decodes the batches, side by side where it has several threads; None decodes them here in turn.
 
         Raises:
             GenrecError: ``beams`` is less than ``top_k``, or ``dense`` is asked of a model without a dense head.
         """
         beams, dense_weight = self._beams(top_k, beams), self.weights.of(ranking)
         known = [self._known_rows(history) for history in histories]
+        masks = self._masks(allowed, len(histories))
         rows = np.full((len(histories), top_k), -1, dtype=np.int32)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-        for users in self._batches(known, min(batch_users, max(1, _BATCH_BEAMS // beams))):
+
+        def decode(users: np.ndarray) -> Ranked:
             batch = [known[user] for user in users]
-            ranked = beam_search(
+            return beam_search(
                 self.scorer,
                 self.trie,
                 self._padded(batch),
                 beams=beams,
                 top_k=min(top_k, self.trie.n_items),
-                allowed=allowed,
+                allowed=masks[users[0]],
                 excluded=_seen(batch) if exclude_seen else None,
                 dense_weight=dense_weight,
             )
+
+        batches = list(self._batches(known, masks, min(batch_users, max(1, _BATCH_BEAMS // beams))))
+        for users, ranked in zip(batches, (pool.map if pool else map)(decode, batches), strict=True):
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores
         popular = np.array([not len(history) for history in known], dtype=bool)
-        self._fill_popular(rows, scores, popular, allowed)
+        self._fill_popular(rows, scores, popular, masks)
         unknown = [len(history) - len(found) for history, found in zip(histories, known, strict=True)]
         items, counts = self.item_ids[np.maximum(rows, 0)], (rows >= 0).sum(axis=1)
         return Ranking(items, scores, counts, np.array(unknown, dtype=np.int64), popular)
 
-    def allowed(self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None) -> np.ndarray | None:
-        """Which catalogue rows may be recommended, bool [n_items]; None where all may.
+    def allowed(
+        self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
+    ) -> np.ndarray | None:
+        """Which catalogue rows may be recommended, bool [n_items], read-only; None where all may.
 
-        Ids that the catalogue does not hold are passed over.
+        Masks are kept by the content of the constraints, and what the search derives from a mask is kept with it:
+        asking again for the same ones costs next to nothing. Ids that the catalogue does not hold are passed over.
+
+        Args:
+            allow: the only item ids to recommend; None for all.
+            deny: item ids never to recommend.
+            rule: what every recommended item must meet; see :mod:`genrec_core.inference.rules`.
 
         Raises:
-            GenrecError: no item is left.
+            GenrecError: the rule cannot be read, the model was exported without the attributes that rules need, or no
+                item is left.
         """
-        if allow is None and deny is None:
-            return None
-        mask = np.full(len(self.item_ids), allow is None)
-        if allow is not None:
-            mask[self._known_rows(list(allow))] = True
-        if deny is not None:
-            mask[self._known_rows(list(deny))] = False
-        if not mask.any():
-            raise GenrecError("the allow and deny lists leave no item of the catalogue; widen one of them")
-        return mask
+        return self.selection(Constraints.of(allow, deny, rule)).mask
+
+    def selection(self, *constraints: Constraints) -> Selection:
+        """The mask that all the constraints leave, how many items that is, and what of a rule no item has.
+
+        Raises:
+            GenrecError: as :meth:`allowed`.
+        """
+        return self.masks.selection(*constraints)
+
+    def _masks(self, allowed: np.ndarray | Sequence[np.ndarray | None] | None, users: int) -> list[np.ndarray | None]:
+        """The mask of each user, the withdrawn items taken out; the same object for users who share one."""
+        if allowed is None or isinstance(allowed, np.ndarray):
+            return [self.masks.without_withdrawn(allowed)] * users
+        if len(allowed) != users:
+            raise GenrecError(f"{len(allowed)} masks for {users} users; give one for each, or one for all")
+        distinct = {id(mask): self.masks.without_withdrawn(mask) for mask in allowed}
+        return [distinct[id(mask)] for mask in allowed]
 
     def _beams(self, top_k: int, beams: int | None) -> int:
         if top_k < 1:
@@ -215,19 +261,21 @@ class Recommender:
             raise GenrecError(f"{beams} beams cannot find {top_k} items; give at least as many beams as top_k")
         return min(beams or max(top_k, LEAST_BEAMS), self.trie.n_items)
 
-    def _known_rows(self, history: Sequence[int]) -> np.ndarray:
+    def _known_rows(self, history: Sequence[int] | np.ndarray) -> np.ndarray:
         """Catalogue rows int64 of the known items, in order."""
         items = np.asarray(history, dtype=np.int64)
         place = np.minimum(np.searchsorted(self._sorted_ids, items), len(self._sorted_ids) - 1)
         return np.asarray(self._by_id[place[self._sorted_ids[place] == items]])
 
-    def _batches(self, known: list[np.ndarray], users: int) -> Iterator[np.ndarray]:
-        """Users with a history, those of equal padding together."""
-        paddings = np.array([self._padding(len(history)) if len(history) else 0 for history in known], dtype=np.int64)
-        for padding in np.unique(paddings[paddings > 0]).tolist():
-            members = np.flatnonzero(paddings == padding)
+    def _batches(self, known: list[np.ndarray], masks: list[np.ndarray | None], users: int) -> Iterator[np.ndarray]:
+        """Users with a history, those of equal padding and mask together; the longest, which take longest, first."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for user, history in enumerate(known):
+            if len(history):
+                groups.setdefault((self._padding(len(history)), id(masks[user])), []).append(user)
+        for _, members in sorted(groups.items(), key=lambda group: -group[0][0]):
             for first in range(0, len(members), users):
-                yield members[first : first + users]
+                yield np.array(members[first : first + users])
 
     def _padding(self, length: int) -> int:
         padding = _SHORTEST_PADDING
@@ -242,14 +290,25 @@ class Recommender:
         return HistoryBatch(np.pad(batch.rows, ((0, 0), (0, width)), constant_values=-1), batch.lengths)
 
     def _fill_popular(
-        self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, allowed: np.ndarray | None
+        self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]
     ) -> None:
         """Give the most popular allowed items to the users that ``popular`` marks."""
-        candidates = self.popular_rows if allowed is None else self.popular_rows[allowed[self.popular_rows]]
-        first = candidates[: rows.shape[1]]
-        users = np.flatnonzero(popular)
-        rows[users, : len(first)] = first
-        scores[users, : len(first)] = np.nan
+        for user in np.flatnonzero(popular).tolist():
+            mask = masks[user]
+            candidates = self.popular_rows if mask is None else self.popular_rows[mask[self.popular_rows]]
+            first = candidates[: rows.shape[1]]
+            rows[user, : len(first)] = first
+            scores[user, : len(first)] = np.nan
+
+
+def _attributes(model_dir: Path, item_ids: np.ndarray) -> "ItemAttributes":
+    from genrec_core.inference.item_attributes import ItemAttributes
+
+    return ItemAttributes.load(model_dir, item_ids)
+
+
+def _no_attributes() -> "ItemAttributes":
+    raise GenrecError("this model has no titles, brands, categories and prices, which rules need; export it with them")
 
 
 def _neighbors(model_dir: Path, n_items: int) -> TextNeighbors | None:

@@ -90,13 +90,14 @@ def recall_metrics(
 
 
 # The metrics are no input of the export, but their gates hold it back.
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx"}, code_version="1", deps=[recall_metrics])
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx"}, code_version="2", deps=[recall_metrics])
 def onnx_encoder(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
     semantic_ids: Path,
     item_embeddings: Path,
     user_histories: pl.DataFrame,
+    item_catalog: pl.DataFrame,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
     """History encoder and decoder step as ONNX graphs, and all that serving needs beside them; no torch from here."""
@@ -108,7 +109,7 @@ def onnx_encoder(
     ids = SemanticIds.load(semantic_ids)
     popularity = training_counts(Histories.from_frame(user_histories, ids.item_ids), len(ids.item_ids))
     with work.new(context) as folder:
-        export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder)
+        export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder, item_catalog)
         files: list[Row] = [{"file": path.name, "bytes": path.stat().st_size} for path in sorted(folder.iterdir())]
         mlflow_model = log_recommender(tiger_checkpoint, folder, user_histories["item_ids"][0].to_list())
         metadata: dict[str, Any] = {"files": table(files), "items": len(ids.item_ids), "mlflow_model": mlflow_model}

@@ -17,7 +17,7 @@ _REQUESTS = "requests.txt"
 _SHOWN_USERS, _SHOWN_ITEMS = 5, 5
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="1")
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="2")
 def batch_predictions(
     context: dg.AssetExecutionContext,
     onnx_encoder: Path,
@@ -32,7 +32,8 @@ def batch_predictions(
     with work.new(context) as folder:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
         write_requests(user_histories, requests)
-        report = predict_file(Recommender.from_folder(onnx_encoder), requests, output, config, show_progress=False)
+        recommender = Recommender.from_folder(onnx_encoder, threads=1)
+        report = predict_file(recommender, requests, output, config, show_progress=False)
         requests.unlink()
         metadata: dict[str, Any] = {
             "dagster/row_count": report.rows,

@@ -210,8 +210,12 @@ def test_train_and_export_work_without_dagster(
     exported: list[object] = []
     monkeypatch.setattr("genrec_core.export.onnx.export_recommender", keep_arguments)
     checkpoint = str(tmp_path / "training" / "best")
-    assert main(["export", *inputs, "--checkpoint", checkpoint, "--output", str(tmp_path / "model")]) == 0
-    *paths, popularity, target = exported
+    pl.DataFrame({"item_id": ids}).write_parquet(tmp_path / "catalog.parquet")
+    given = [*inputs, "--catalog", str(tmp_path / "catalog.parquet")]
+    assert main(["export", *given, "--checkpoint", checkpoint, "--output", str(tmp_path / "model")]) == 0
+    *paths, popularity, target, catalog = exported
+    assert isinstance(catalog, pl.DataFrame)
+    assert catalog["item_id"].to_list() == ids.tolist()
     assert paths == [Path(checkpoint), tiny_model.semantic_ids, tiny_model.embeddings]
     assert target == tmp_path / "model"
     bought = [item for items in frame["item_ids"].to_list() for item in items[:-2]]

@@ -12,6 +12,7 @@ import pytest
 
 from genrec_core.errors import GenrecError
 from genrec_core.inference import predict
+from genrec_core.inference.constraints import Constraints, Selection
 from genrec_core.inference.item_lists import read_item_list
 from genrec_core.inference.predict import PredictionReport, predict_file, rejected_path
 from genrec_core.inference.recommender import Ranking, Recommender
@@ -32,6 +33,9 @@ class Echo:
             items[user, : counts[user]] = history[::-1][:top_k]
         nothing = np.zeros(len(histories), dtype=np.int64)
         return Ranking(items, items.astype(np.float32), counts, nothing, counts == 0)
+
+    def selection(self, *constraints: Constraints) -> Selection:
+        return Selection(None, 10**6)
 
 
 def served(tmp_path: Path, content: str, top_k: int = 2, recommender: Echo | Recommender | None = None, batch: int = 3):
@@ -108,10 +112,14 @@ def test_a_failure_half_way_leaves_everything_as_it_was(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
+from genrec_core.inference.constraints import Selection
 from genrec_core.inference.predict import predict_file
 from genrec_core.settings import PredictionSettings
 
 class Killed:
+    def selection(self, *constraints):
+        return Selection(None, 1)
+
     def rank(self, *arguments, **options):
         os.kill(os.getpid(), 9)
 
@@ -169,7 +177,7 @@ def test_memory_does_not_grow_with_the_number_of_users(tmp_path: Path) -> None:
 
 
 def test_a_window_ends_early_where_histories_are_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(predict, "_WINDOW_ITEMS", 50)
+    monkeypatch.setattr(predict, "_BLOCK_ITEMS", 50)
     echo = Echo()
     line = " ".join(map(str, range(20)))
     served(tmp_path, f"a {line}\n" * 10, recommender=echo)

@@ -1,0 +1,113 @@
+"""Items taken out of an exported model without building it again: a list beside the model that can be undone.
+
+The list is ``withdrawn.json`` in the model folder. The folder's manifest does not name it, for it changes while the
+model stays as it was released; it holds a sha256 of its own instead.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genrec_core.artifacts import MANIFEST, read_json, verify_manifest, write_json
+from genrec_core.errors import GenrecError
+
+WITHDRAWN = "withdrawn.json"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What :func:`withdraw` did.
+
+    Args:
+        changed: items that were withdrawn or restored now; the others already were.
+        withdrawn: items that are withdrawn from now on.
+        left: items that can still be recommended.
+    """
+
+    changed: int
+    withdrawn: int
+    left: int
+
+
+def read_withdrawn(model_dir: Path, item_ids: np.ndarray) -> np.ndarray:
+    """Ids of the withdrawn items, int64 [n] ascending; none where the folder has no list.
+
+    Raises:
+        GenrecError: the list is damaged, or names an item that the model does not hold.
+    """
+    path = model_dir / WITHDRAWN
+    if not path.is_file():
+        return np.empty(0, dtype=np.int64)
+    content = read_json(path)
+    listed = content.get("item_ids") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not all(type(item) is int for item in listed):
+        raise GenrecError(f"{path}: no list of item ids; remove it and withdraw the items again")
+    if content.get("sha256") != _digest(listed):
+        raise GenrecError(f"{path}: differs from its own sha256; remove it and withdraw the items again")
+    foreign = np.setdiff1d(np.array(listed, dtype=np.int64), item_ids)
+    if len(foreign):
+        raise GenrecError(f"{path}: item {foreign[0]} is none of the model's; remove it and withdraw the items again")
+    return np.array(listed, dtype=np.int64)
+
+
+def withdraw(model_dir: Path, items: np.ndarray, restore: bool = False) -> Withdrawal:
+    """Add ``items`` to the withdrawn ones, or take them off that list; the list is replaced whole.
+
+    Recommenders opened afterwards obey; one that is open already does not change. Items withdrawn already, or restored
+    without being withdrawn, change nothing. Two calls at once wait for one another.
+
+    Args:
+        model_dir: the exported model.
+        items: ids, int64 [n].
+        restore: recommend the items again.
+
+    Raises:
+        GenrecError: the folder is no whole model or cannot be written, an item is none of the model's, or no item would
+            be left.
+    """
+    verify_manifest(model_dir)
+    if WITHDRAWN in read_json(model_dir / MANIFEST)["files"]:
+        raise GenrecError(f"{model_dir / MANIFEST} names {WITHDRAWN}, which may change; write the manifest without it")
+    item_ids = np.load(model_dir / "item_ids.npy", allow_pickle=False)
+    unknown = np.setdiff1d(items, item_ids)
+    if len(unknown):
+        shown = ", ".join(map(str, unknown[:_SHOWN].tolist()))
+        raise GenrecError(f"{len(unknown)} items are none of the model's ({shown}); nothing was changed")
+    with _locked(model_dir):
+        before = read_withdrawn(model_dir, item_ids)
+        after = np.setdiff1d(before, items) if restore else np.union1d(before, items)
+        if len(after) == len(item_ids):
+            raise GenrecError("no item of the model would be left; nothing was changed")
+        _write(model_dir, after.tolist())
+    return Withdrawal(abs(len(after) - len(before)), len(after), len(item_ids) - len(after))
+
+
+def _write(model_dir: Path, items: list[int]) -> None:
+    path = model_dir / WITHDRAWN
+    try:
+        write_json(path, {"item_ids": items, "sha256": _digest(items)})
+    except OSError as error:
+        raise GenrecError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+
+
+def _digest(items: list[int]) -> str:
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process whatever becomes of it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
