@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_predict,
         _add_withdraw,
+        _add_serve,
         _add_evaluate,
         _add_assign_ids,
         _add_sample,
@@ -174,6 +175,32 @@ def _withdraw(options: argparse.Namespace) -> None:
         f"{done.left} can be recommended: {folder}",
         file=sys.stderr,
     )
+
+
+def _add_serve(commands: _Commands) -> None:
+    from genrec_core.settings import ServingSettings
+
+    about = "Answer requests over HTTP with an exported model: POST /predictions/mymodel; reload on SIGHUP."
+    command = _command(commands, "serve", _serve, about)
+    command.add_argument(
+        "--model_dir", type=Path, metavar="DIR", help="an exported model, or a link to it (the newest)"
+    )
+    command.add_argument("--token_file", type=Path, metavar="FILE", help="what clients must show (GENREC_TOKEN)")
+    for name, field in ServingSettings.model_fields.items():
+        help_text = f"{(field.description or '').rstrip('.')} ({field.default})"
+        command.add_argument(f"--{name}", metavar=name.rsplit("_", 1)[-1].upper(), help=help_text)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # batches go side by side; set before NumPy is imported
+    from genrec_core.serving.process import read_token, serve
+    from genrec_core.settings import ServingSettings
+    from genrec_core.storage import latest
+
+    names = ServingSettings.model_fields
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    settings = _checked(ServingSettings, given)
+    serve(options.model_dir or latest("onnx_encoder"), settings, read_token(options.token_file))
 
 
 def _add_evaluate(commands: _Commands) -> None:

@@ -190,6 +190,29 @@ class PredictionSettings(Settings):
     workers: int | None = Field(None, ge=1, le=1024, description="Batches decoded side by side; unset: one a core.")
 
 
+class ServingSettings(Settings):
+    """The online server; options of ``genrec serve``."""
+
+    name: str = Field(
+        "mymodel", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="The model's name, as in /predictions/mymodel."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; another than loopback should have a token.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Batches decoded side by side; unset: one a core.")
+    batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together, at most.")
+    max_wait_ms: float = Field(
+        0, ge=0, le=10_000, description="How long a user may wait for others to be batched with."
+    )
+    queue: int = Field(1024, ge=1, le=1_000_000, description="Users waiting, at most; beyond, the answer is 503.")
+    max_instances: int = Field(256, ge=1, le=100_000, description="Users a request.")
+    max_history: int = Field(1000, ge=1, le=1_000_000, description="Items a history.")
+    max_topk: int = Field(1000, ge=1, le=100_000, description="Items a user.")
+    max_listed: int = Field(100_000, ge=1, le=10_000_000, description="Items of an allow or deny list.")
+    max_body_kb: int = Field(1024, ge=1, le=1_048_576, description="Size of a request's body in KiB.")
+    grace_seconds: int = Field(20, ge=0, le=3600, description="How long requests in flight may take when it stops.")
+    keep_alive_seconds: int = Field(30, ge=1, le=3600, description="How long an idle connection is kept.")
+
+
 class Preset(Settings):
     """One value for every setting."""
 
