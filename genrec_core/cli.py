@@ -121,7 +121,6 @@ def _add_predict(commands: _Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: batches are decoded side by side already
     from genrec_core.inference.constraints import Constraints
     from genrec_core.inference.item_lists import read_item_list
     from genrec_core.inference.predict import predict_file
@@ -668,7 +667,7 @@ def _export_torchserve(options: argparse.Namespace) -> None:
 _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
     "graph": ("graph", ()),
     "train": ("training", ("preset", "repeats")),
-    "decode": ("decoding", ("model_dir", "checkpoint", "beams", "threads", "repeats")),
+    "decode": ("decoding", ("model_dir", "checkpoint", "beams", "repeats")),
     "trie": ("trie", ("repeats",)),
 }
 
@@ -680,7 +679,6 @@ def _add_bench(commands: _Commands) -> None:
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode: an exported model (the newest)")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="decode: its torch model (the newest)")
     command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (100 1000)")
-    command.add_argument("--threads", type=int, metavar="N", help="decode: CPU threads (every core)")
     command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
     command.add_argument("--repeats", type=int, metavar="N", help="decode, train, trie: measurements that count")
 

@@ -27,9 +27,8 @@ def run(
     model_dir: Path | None = None,
     checkpoint: Path | None = None,
     beams: Sequence[int] = BEAMS,
-    users: int = 128,
+    users: int = 512,
     repeats: int = 5,
-    threads: int | None = None,
 ) -> dict[str, Any]:
     """Rank for random histories as long as Beauty's, the seen items excluded, by the hybrid ranking.
 
@@ -37,9 +36,8 @@ def run(
         model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.
         checkpoint: the torch model that it was exported from, for the peers; the newest ``tiger_checkpoint``.
         beams: beam widths of the batches, each also the number of items asked for.
-        users: users of one measurement.
+        users: users of one measurement, whose batches are decoded side by side on every core.
         repeats: measurements that count, after one that warms up; each has other users.
-        threads: threads of onnxruntime; None for every core that this process may use.
 
     Returns:
         ``single_ms`` (median for one user by number of items, as many beams), ``ratio_original`` and
@@ -56,7 +54,7 @@ def run(
     folder = model_dir or latest("onnx_encoder")
     model = TigerModel.from_pretrained(checkpoint or latest("tiger_checkpoint"))
     model.train(False)
-    recommender = Recommender.from_folder(folder, threads=threads)
+    recommender = Recommender.from_folder(folder)
     alone = _drawn(recommender, 10 * repeats + _WARM, seed=0)
     single = {str(k): _single_ms(recommender, alone, k, k) for k in SINGLE if k <= len(recommender.item_ids)}
     rates: dict[str, dict[str, float | int]] = {}
@@ -81,7 +79,7 @@ def run(
         "matrix_gflops": round(matrix, 1),
         "peak_mb": peaks,
         "users": users,
-        "threads": threads or default_threads(),
+        "threads": default_threads(),
         **describe(),
     }
 

@@ -18,14 +18,18 @@ from genrec_core.tiger.lineage import PREFIX_FACTOR
 from genrec_core.tiger.model import DecoderLayer, TigerModel
 
 CANDIDATES = 64  # tokens that the original considers behind each beam
+_LEAST_PROBABILITY = 1e-12
 Prefix = tuple[int, ...]
 
 
 class OriginalDecoding:
     """The original's beam search on the very same model: a user at a time, no cache, beams extended one by one.
 
-    Each step recomputes the whole prefix of every beam (all beams in one batch, which is generous), takes each beam's
-    most probable tokens, and keeps the best extensions that a set of valid prefixes holds.
+    The history is read once. Each step sends the whole prefix of every beam through the decoder, the history's keys and
+    values computed anew for each beam, then goes through the beams one by one: of the tokens that continue its prefix
+    in the catalogue (found by a scan over all codes, once a prefix in the life of the process), the most probable
+    become candidates, token by token, and the best candidates of all beams are sorted out in Python. The encoder is the
+    model's own, one token an item where the original reads one a level.
 
     Args:
         model: a trained model.
@@ -37,8 +41,10 @@ class OriginalDecoding:
         self.model, self.items = model, torch.from_numpy(items)
         model.train(False)
         self.tokens = token_vectors(model)
+        self.codes = codes
         self.rows = {tuple(code): row for row, code in enumerate(codes.tolist())}
-        self.valid = {code[:length] for code in self.rows for length in range(1, codes.shape[1] + 1)}
+        self.below: dict[Prefix, np.ndarray] = {(): np.arange(len(codes))}  # rows of the items with a prefix
+        self.allowed: dict[Prefix, torch.Tensor] = {}
 
     @torch.inference_mode()
     def rank(self, history: np.ndarray, beams: int, top_k: int) -> list[int]:
@@ -55,19 +61,34 @@ class OriginalDecoding:
         context = model.read(memory, model.dense.queries(memory, items))[:, -1:]
         found: list[tuple[float, Prefix]] = [(0.0, ())]
         for level in range(len(model.config.level_sizes)):
-            scores = self._next_tokens([prefix for _, prefix in found], memory, context)
-            best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+            probabilities = self._next_tokens([prefix for _, prefix in found], memory, context)
             extended: list[tuple[float, Prefix]] = []
-            for (score, prefix), values, tokens in zip(found, best.values.tolist(), best.indices.tolist(), strict=True):
-                for value, token in zip(values, tokens, strict=True):
-                    if (*prefix, token) in self.valid:
-                        extended.append((score + value, (*prefix, token)))
-            found = sorted(extended, reverse=True)[:beams]
+            for beam, (score, prefix) in enumerate(found):
+                allowed = self._continuations(prefix)
+                best = probabilities[beam].index_select(0, allowed).topk(min(CANDIDATES, len(allowed)))
+                tokens = allowed.index_select(0, best.indices)
+                for place in range(len(tokens)):
+                    value = float(best.values[place].clamp_min(_LEAST_PROBABILITY).log().item())
+                    extended.append((score + value, (*prefix, int(tokens[place].item()))))
+            found = sorted(extended, key=lambda each: each[0], reverse=True)[:beams]
             assert all(len(prefix) == level + 1 for _, prefix in found)
         return [self.rows[prefix] for _, prefix in found[:top_k]]
 
+    def _continuations(self, prefix: Prefix) -> torch.Tensor:
+        """Tokens behind ``prefix`` in the catalogue, int64 [n], ascending."""
+        if prefix not in self.allowed:
+            tokens = np.unique(self.codes[self._below(prefix), len(prefix)])
+            self.allowed[prefix] = torch.from_numpy(tokens.astype(np.int64))
+        return self.allowed[prefix]
+
+    def _below(self, prefix: Prefix) -> np.ndarray:
+        if prefix not in self.below:
+            above = self._below(prefix[:-1])
+            self.below[prefix] = above[self.codes[above, len(prefix) - 1] == prefix[-1]]
+        return self.below[prefix]
+
     def _next_tokens(self, prefixes: list[Prefix], memory: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [beams, level size] of the token behind each prefix, nothing of earlier steps reused."""
+        """Probabilities [beams, level size] of the token behind each prefix, nothing of earlier steps reused."""
         model, level = self.model, len(prefixes[0])
         tokens = torch.tensor(prefixes, dtype=torch.int64).reshape(len(prefixes), level)
         rows = F.pad(tokens + model.token_offset[:level], (1, 0))  # [W, level + 1]
@@ -79,11 +100,11 @@ class OriginalDecoding:
         bias = model.cross_bias(newest, memory.shape[1]).unsqueeze(0)
         for layer in model.decoder:
             assert isinstance(layer, DecoderLayer)
-            key, value = (part.expand(len(rows), -1, -1, -1) for part in layer.history_key_value(memory))
+            key, value = layer.history_key_value(memory.expand(len(rows), -1, -1))
             x = layer.finish(x, model.attend_levels(layer, x, level + 1), key, value, bias)
         size = model.config.level_sizes[level]
         hidden = model.decoder_norm(x[:, -1])
-        return F.linear(hidden, model.head_weight[level, :size], model.head_bias[level, :size]).log_softmax(-1)
+        return F.linear(hidden, model.head_weight[level, :size], model.head_bias[level, :size]).softmax(-1)
 
 
 def generate_ms(

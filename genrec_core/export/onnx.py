@@ -181,15 +181,15 @@ def _export_step(model: TigerModel, level: int, path: Path) -> None:
 
     add("x", {0: "batch", 1: "width"}, _BATCH, _WIDTH, width)
     for layer in range(model.config.decoder_layers):
-        add(f"keys_{layer}", {0: "batch", 2: "crossed"}, _BATCH, width, crossed)
-        add(f"offsets_{layer}", {0: "batch", 2: "crossed"}, _BATCH, 1, crossed)
+        add(f"keys_{layer}", {0: "batch", 1: "crossed"}, _BATCH, crossed, width)
+        add(f"offsets_{layer}", {0: "batch", 1: "crossed"}, _BATCH, crossed, 1)
         add(f"values_{layer}", {0: "batch", 1: "crossed"}, _BATCH, crossed, width)
-    for earlier in range(level):
-        if earlier:
-            add(f"ancestors_{earlier}", {0: "beams"}, _BATCH * _WIDTH, dtype=torch.int64)
-        shape = {0: "batch", 1: f"width_{earlier}"} if earlier else {0: "batch"}
+    for name in _by_layer(model, ("key_0", "value_0")):
+        add(name, {0: "batch"}, _BATCH, 1, width)
+    for earlier in range(1, level):
+        add(f"ancestors_{earlier}", {0: "beams"}, _BATCH * _WIDTH, dtype=torch.int64)
         for name in _by_layer(model, (f"key_{earlier}", f"value_{earlier}")):
-            add(name, shape, _BATCH, _EARLIER + earlier if earlier else 1, width)
+            add(name, {0: f"beams_{earlier}"}, _EARLIER + earlier, width)
     outputs = ["logits", *_by_layer(model, (f"key_{level}_own", f"value_{level}_own"))]
     export_graph(DecoderStep(model, level), inputs, (dynamic[0], tuple(dynamic[1:])), outputs, path)
 

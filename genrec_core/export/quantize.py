@@ -103,7 +103,7 @@ def quantize_recommender(
     requests: Requests,
     *,
     largest_loss: float = LARGEST_LOSS,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> QuantizationReport:
     """Write ``target``, which appears whole or not at all.
 
@@ -112,7 +112,7 @@ def quantize_recommender(
         target: the folder to write, replaced if it is there; may be ``model_dir``.
         requests: validation users, whose lists say whether the result is as good.
         largest_loss: of Recall@10, as a share of it, that any ranking may have.
-        threads: CPU threads of the comparison; None for every core.
+        threads: CPU threads inside an operator in the comparison.
 
     Raises:
         GenrecError: a ranking loses more, or the model is quantised already.

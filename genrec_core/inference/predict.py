@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
+from genrec_core.inference.blas_threads import one_blas_thread
 from genrec_core.inference.constraints import Constraints, Selection
 from genrec_core.inference.onnx_scorer import default_threads
 from genrec_core.inference.prediction_files import CsvPredictions, PredictionWriter, is_parquet
@@ -295,14 +296,15 @@ class _Decoder:
         batches, windows = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(ahead)
         waiting: deque[tuple[_Block, Future[Ranking | None]]] = deque()
         try:
-            for outcomes in blocks:
-                block = _Block.of(outcomes)
-                waiting.append((block, windows.submit(self.rank, block.requests, batches)))
-                if len(waiting) > ahead:
-                    done, future = waiting.popleft()
+            with one_blas_thread():
+                for outcomes in blocks:
+                    block = _Block.of(outcomes)
+                    waiting.append((block, windows.submit(self.rank, block.requests, batches)))
+                    if len(waiting) > ahead:
+                        done, future = waiting.popleft()
+                        yield done, future.result()
+                for done, future in waiting:
                     yield done, future.result()
-            for done, future in waiting:
-                yield done, future.result()
         finally:
             batches.shutdown(wait=False, cancel_futures=True)
             windows.shutdown(wait=True, cancel_futures=True)

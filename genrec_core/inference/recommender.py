@@ -1,8 +1,9 @@
 """The recommender without torch: item-id histories in, ranked item ids out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from genrec_core.artifacts import verify_manifest
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
+from genrec_core.inference.blas_threads import one_blas_thread
 from genrec_core.inference.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
-from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, read_array
+from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, default_threads, read_array
 from genrec_core.inference.withdrawn import read_withdrawn
 from genrec_core.settings import RankingMode
 from genrec_core.tiger.neighbors import TextNeighbors
@@ -32,7 +34,7 @@ ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
 NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"  # where the model lifts any
 LEAST_BEAMS = 50
 _SHORTEST_PADDING = 8  # items; histories are padded to this, twice this, and so on
-_BATCH_BEAMS = 1 << 15  # users x beams decoded together, at most, so that memory does not grow with the beams
+_BATCH_BEAMS = 1 << 11  # users x beams decoded together, at most: what a step computes should stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,14 @@ class Recommender:
         self.masks = CatalogueMasks(len(item_ids), self._known_rows, attributes or _no_attributes, rows)
 
     @classmethod
-    def from_folder(cls, model_dir: Path, threads: int | None = None) -> "Recommender":
+    def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
         """Open a model folder and verify each of its files.
 
         Args:
             model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote. Items that
                 :func:`genrec_core.inference.withdrawn.withdraw` listed in it are never recommended.
-            threads: CPU threads inside an operator; None for every core that this process may use.
+            threads: CPU threads inside an operator. One is fastest: a user's operators are too small to share, and
+                batches are decoded side by side.
 
         Raises:
             GenrecError: a file is missing, damaged, or does not fit the others.
@@ -184,7 +187,7 @@ class Recommender:
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
-            pool: decodes the batches, side by side where it has several threads; None decodes them here in turn.
+            pool: decodes the batches, side by side where it has several threads; None for one thread a core.
 
         Raises:
             GenrecError: ``beams`` is less than ``top_k``, or ``dense`` is asked of a model without a dense head.
@@ -209,7 +212,7 @@ class Recommender:
             )
 
         batches = list(self._batches(known, masks, min(batch_users, max(1, _BATCH_BEAMS // beams))))
-        for users, ranked in zip(batches, (pool.map if pool else map)(decode, batches), strict=True):
+        for users, ranked in zip(batches, self._decoded(batches, decode, pool), strict=True):
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores
         popular = np.array([not len(history) for history in known], dtype=bool)
@@ -244,6 +247,21 @@ class Recommender:
             GenrecError: as :meth:`allowed`.
         """
         return self.masks.selection(*constraints)
+
+    def _decoded(
+        self, batches: list[np.ndarray], decode: Callable[[np.ndarray], Ranked], pool: Executor | None
+    ) -> Iterator[Ranked]:
+        """What ``decode`` gives for each batch."""
+        if pool is None and len(batches) < 2:
+            yield from map(decode, batches)
+        else:
+            with one_blas_thread():
+                yield from (pool or self._pool).map(decode, batches)
+
+    @cached_property
+    def _pool(self) -> Executor:
+        """Decodes batches side by side for callers without threads of their own."""
+        return ThreadPoolExecutor(default_threads(), thread_name_prefix="decode")
 
     def _masks(self, allowed: np.ndarray | Sequence[np.ndarray | None] | None, users: int) -> list[np.ndarray | None]:
         """The mask of each user, the withdrawn items taken out; the same object for users who share one."""
@@ -285,9 +303,7 @@ class Recommender:
 
     def _padded(self, histories: list[np.ndarray]) -> HistoryBatch:
         """The batch, as wide as the padding of its first history; all share it."""
-        batch = padded(histories, self.max_history)
-        width = self._padding(len(histories[0])) - batch.rows.shape[1]
-        return HistoryBatch(np.pad(batch.rows, ((0, 0), (0, width)), constant_values=-1), batch.lengths)
+        return padded(histories, self.max_history, self._padding(len(histories[0])))
 
     def _fill_popular(
         self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]

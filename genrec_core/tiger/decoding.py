@@ -3,10 +3,11 @@
 It computes what :class:`~genrec_core.tiger.model.TigerModel` computes, arranged for few and large operators, which is
 what the time of a decode is made of:
 
-- the encoders of all views are one Transformer whose weights have an axis more;
+- every product with weights is one of two matrices, which onnxruntime lays out once, when it opens the graph;
 - the weights of a layer norm are part of the linear layer behind it;
 - the cross-attention's query projection is multiplied into a user's keys and its output projection into the values,
-  once a user, so that a beam costs two products with matrices as narrow as the history is long;
+  once a user, so that a beam costs two products with matrices as narrow as the history is long; its scores lie with
+  the beams last, so that their softmax runs over long rows;
 - self-attention knows its few positions apart, so the start of a code, the same for all beams of a user, is kept once,
   and every other position is a row gathered by ancestor.
 
@@ -54,34 +55,57 @@ class _Weights(nn.Module):
         return cast(Tensor, super().__getattr__(name))
 
 
-class _ViewLayer(_Weights):
-    """One layer of the encoders of all views: matrices [V, in, out], offsets [V, 1, out]."""
+class _HistoryLayer(_Weights):
+    """One layer of a view's encoder."""
 
-    def __init__(self, layers: list[EncoderLayer]) -> None:
-        scale = (layers[0].query_key_value.in_features // layers[0].heads) ** -0.5
-        parts: list[tuple[Tensor, ...]] = []
-        for layer in layers:
-            matrix, offset = _after_norm(layer.attention_norm, layer.query_key_value)
-            scaled = torch.ones_like(offset)
-            scaled[: layer.query_key_value.in_features] = scale  # the query's third
-            output = (layer.output.weight.T, layer.output.bias)
-            parts.append((matrix * scaled, offset * scaled, *output, *_feed_forward(layer)))
-        names = ("qkv", "qkv_offset", "output", "output_offset", "first", "first_offset", "last", "last_offset")
-        stacked = [torch.stack(same) for same in zip(*parts, strict=True)]
-        super().__init__(**{name: x.unsqueeze(1) if x.ndim == 2 else x for name, x in zip(names, stacked, strict=True)})
-        self.heads = layers[0].heads
+    def __init__(self, layer: EncoderLayer) -> None:
+        width = layer.query_key_value.in_features
+        matrix, offset = _after_norm(layer.attention_norm, layer.query_key_value)
+        scaled = torch.ones_like(offset)
+        scaled[:width] = (width // layer.heads) ** -0.5  # the query's third
+        first, first_offset, last, last_offset = _feed_forward(layer)
+        super().__init__(
+            qkv=matrix * scaled,
+            qkv_offset=offset * scaled,
+            output=layer.output.weight.T.contiguous(),
+            output_offset=layer.output.bias,
+            first=first,
+            first_offset=first_offset,
+            last=last,
+            last_offset=last_offset,
+        )
+        self.heads = layer.heads
 
     def forward(self, x: Tensor, bias: Tensor, batch: int) -> Tensor:
-        """[V, B*T, D] with bias [V, 1, H, T, T] -> [V, B*T, D]."""
-        views, _, width = x.shape
-        qkv = torch.baddbmm(self.qkv_offset, _normalized(x), self.qkv)
-        parts = qkv.reshape(views, batch, -1, 3, self.heads, width // self.heads).permute(3, 0, 1, 4, 2, 5)
-        query, key, value = parts[0], parts[1], parts[2]  # [V, B, H, T, K]
+        """[B*T, D] with bias [1, H, T, T] -> [B*T, D]."""
+        width = x.shape[-1]
+        qkv = torch.addmm(self.qkv_offset, _normalized(x), self.qkv)
+        parts = qkv.reshape(batch, -1, 3 * self.heads, width // self.heads).transpose(1, 2)
+        query, key, value = parts.split(self.heads, dim=1)  # [B, H, T, K]
         attention = (query @ key.transpose(-1, -2) + bias).softmax(-1)
-        attended = (attention @ value).transpose(2, 3).reshape(views, -1, width)
-        x = x + torch.baddbmm(self.output_offset, attended, self.output)
-        hidden = F.gelu(torch.baddbmm(self.first_offset, _normalized(x), self.first))
-        return x + torch.baddbmm(self.last_offset, hidden, self.last)
+        attended = (attention @ value).transpose(1, 2).reshape(-1, width)
+        x = x + torch.addmm(self.output_offset, attended, self.output)
+        hidden = F.gelu(torch.addmm(self.first_offset, _normalized(x), self.first))
+        return x + torch.addmm(self.last_offset, hidden, self.last)
+
+
+class _View(nn.Module):
+    """A view's encoder with its attention bias for every pair of positions."""
+
+    def __init__(self, encoder: CausalEncoder, positions: Tensor, scale: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_HistoryLayer(layer) for layer in cast("list[EncoderLayer]", list(encoder.layers)))
+        self.norm, self.scale = encoder.norm, scale
+        self.bias = _Weights(attention=encoder.bias(positions, len(positions)).unsqueeze(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        batch, time, width = x.shape
+        bias = self.bias.attention[..., :time, :time]
+        x = x.reshape(-1, width) * self.scale
+        for layer in self.layers:
+            x = layer(x, bias, batch)
+        return cast(Tensor, self.norm(x)).reshape(batch, time, width)
 
 
 class HistoryEncoder(nn.Module):
@@ -94,19 +118,13 @@ class HistoryEncoder(nn.Module):
     def __init__(self, model: TigerModel) -> None:
         super().__init__()
         config, head = model.config, model.dense
-        encoders = cast("list[CausalEncoder]", [model.encoder, *head.content_encoders, *head.id_encoders])
-        self.width, self.contents, self.scale = config.d_model, config.content_views, config.d_model**0.5
-        by_depth = zip(*(cast("list[EncoderLayer]", list(encoder.layers)) for encoder in encoders), strict=True)
-        self.layers = nn.ModuleList(_ViewLayer(list(layers)) for layers in by_depth)
-        self.norms = _Weights(
-            weight=torch.stack([encoder.norm.weight for encoder in encoders]).unsqueeze(1),
-            bias=torch.stack([encoder.norm.bias for encoder in encoders]).unsqueeze(1),
-        )
         positions = torch.arange(config.max_history, device=model.device)
-        self.biases = _Weights(
-            attention=torch.stack([encoder.bias(positions, config.max_history) for encoder in encoders]).unsqueeze(1),
-            cross=model.cross_bias.table,
+        encoders = cast("list[CausalEncoder]", [model.encoder, *head.content_encoders, *head.id_encoders])
+        scales = [1.0] * config.content_views + [config.d_model**0.5] * (len(encoders) - config.content_views)
+        self.views = nn.ModuleList(
+            _View(encoder, positions, scale) for encoder, scale in zip(encoders, scales, strict=True)
         )
+        self.cross_bias = _Weights(table=model.cross_bias.table)
         self.model_context, self.other_context, self.dense = model.context, model.other_context, head
         decoder = cast("list[DecoderLayer]", list(model.decoder))
         self.crossed = nn.ModuleList(_FoldedCross(layer) for layer in decoder)
@@ -124,34 +142,30 @@ class HistoryEncoder(nn.Module):
             context: what the decoder starts every level from [B, 1, D];
             query: of the dense head at the newest item, all views side by side [B, V x D];
             logits of level 0 [B, 1, level size];
-            for each decoder layer the cross-attention's keys [B, D, H x T], with the query projection within, offsets
-            of their product [B, 1, H x T], minus infinity on padding, and values [B, H x T, D], with the output
+            for each decoder layer the cross-attention's keys [B, H x T, D], with the query projection within, offsets
+            of their product [B, H x T, 1], minus infinity on padding, and values [B, H x T, D], with the output
             projection within;
-            for each decoder layer the keys and values of the start of a code, as :class:`DecoderStep` gives them.
+            for each decoder layer the key and value of the start of a code [B, 1, D].
         """
-        batch, time = items.shape[:2]
-        x = items.unflatten(-1, (-1, self.width)).permute(2, 0, 1, 3)  # [V, B, T, D]
-        x = torch.cat([x[: self.contents], x[self.contents :] * self.scale]).flatten(1, 2)
-        bias = self.biases.attention[..., :time, :time]
-        for layer in self.layers:
-            x = layer(x, bias, batch)
-        x = _normalized(x) * self.norms.weight + self.norms.bias
-        x = x.unflatten(1, (batch, time))
-        newest = x.gather(2, (lengths - 1).reshape(1, -1, 1, 1).expand(len(x), -1, 1, self.width))  # [V, B, 1, D]
+        batch = items.shape[0]
+        widths = items.shape[-1] // len(self.views)
+        encoded = [view(x) for view, x in zip(self.views, items.split(widths, dim=-1), strict=True)]
+        place = (lengths - 1).reshape(-1, 1, 1).expand(-1, 1, widths)
+        newest = [x.gather(1, place) for x in encoded]  # [B, 1, D] each
         queries = [match.queries(part) for match, part in zip(self.dense.content_matches(), newest, strict=False)]
-        queries += list(newest[len(queries) :])
+        queries += newest[len(queries) :]
         context = self.model_context(newest[0])
         if self.other_context is not None:
             context = context + self.other_context(torch.cat(queries[1:], dim=-1))
-        recency = self._recency(lengths, time)
-        folded = [part for cross in self.crossed for part in cross(x[0], recency)]
-        logits, *own = self.first_step(context + self.start.x, *folded)
-        return context, self.dense.joined(queries).squeeze(1), logits, *folded, *own
+        recency = self._recency(lengths, items.shape[1])
+        folded = [part for cross in self.crossed for part in cross(encoded[0], recency)]
+        logits, *own = (part.unsqueeze(1) for part in self.first_step(context + self.start.x, *folded))
+        return context, self.dense.joined(queries).reshape(batch, -1), logits, *folded, *own
 
     def _recency(self, lengths: Tensor, time: int) -> Tensor:
         """The cross-attention's bias by how old an item is, minus infinity on padding: lengths [B] -> [B, H, T]."""
         distance = (lengths - 1).unsqueeze(1) - torch.arange(time, device=lengths.device)  # [B, T]
-        bias = self.biases.cross.T[distance.clamp(0, self.biases.cross.shape[1] - 1)]  # [B, T, H]
+        bias = self.cross_bias.table.T[distance.clamp(0, self.cross_bias.table.shape[1] - 1)]  # [B, T, H]
         return bias.masked_fill((distance < 0).unsqueeze(-1), float("-inf")).transpose(1, 2)
 
 
@@ -168,19 +182,20 @@ class _FoldedCross(_Weights):
             query=(query.T * scale).unflatten(0, (heads, -1)),  # [H, K, D]
             query_offset=(offset * scale).reshape(heads, -1, 1),  # [H, K, 1]
             output=layer.cross_output.weight.T.unflatten(0, (heads, -1)),  # [H, K, D]
+            output_offset=layer.cross_output.bias / heads,  # a head's shares sum to 1
         )
         self.heads = heads
 
     def forward(self, memory: Tensor, recency: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory [B, T, D] and bias [B, H, T] -> keys [B, D, H*T], offsets [B, 1, H*T], values [B, H*T, D]."""
+        """Memory [B, T, D] and bias [B, H, T] -> keys [B, H*T, D], offsets [B, H*T, 1], values [B, H*T, D]."""
         both = memory @ self.history + self.history_offset
         parts = both.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [2, B, H, T, K]
         keys, values = parts[0], parts[1]
         offsets = (keys @ self.query_offset).squeeze(-1) + recency
         return (
-            (keys @ self.query).flatten(1, 2).transpose(1, 2).contiguous(),
-            offsets.flatten(1).unsqueeze(1),
-            (values @ self.output).flatten(1, 2),
+            (keys @ self.query).flatten(1, 2),
+            offsets.flatten(1).unsqueeze(2),
+            (values @ self.output + self.output_offset).flatten(1, 2),
         )
 
 
@@ -203,7 +218,6 @@ class _StepLayer(_Weights):
             value_offset=offsets[2],
             output=layer.self_output.weight.T.contiguous(),
             output_offset=layer.self_output.bias,
-            cross_offset=layer.cross_output.bias,
             first=first,
             first_offset=first_offset,
             last=last,
@@ -221,34 +235,47 @@ class _StepLayer(_Weights):
         Args:
             x: [B*W, D].
             batch: B.
-            earlier: keys and values of each position before, each [B, 1 or W, D].
+            earlier: keys and values of each position before: that of the start [B, 1, D], the others [B*W, D].
             cross: keys, offsets and values of :class:`_FoldedCross`.
 
         Returns:
-            [B*W, D], and the token's own key and value [B, W, D].
+            The layer's output, and the token's own key and value, each [B*W, D].
         """
-        shape = (batch, -1, x.shape[-1])
         normed = _normalized(x)
-        key = torch.addmm(self.key_offset, normed, self.key).reshape(shape)
-        value = torch.addmm(self.value_offset, normed, self.value).reshape(shape)
+        key = torch.addmm(self.key_offset, normed, self.key)
+        value = torch.addmm(self.value_offset, normed, self.value)
         attended = value
         if earlier:
-            query = torch.addmm(self.query_offset, normed, self.query).reshape(shape)
-            attended = self._attend(query, [*earlier, (key, value)])
-        x = x + torch.addmm(self.output_offset, attended.reshape(x.shape), self.output)
-        keys, offsets, values = cross
-        scores = _normalized(x).reshape(shape) @ keys + offsets  # [B, W, H*T]
-        attention = scores.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(2)
-        x = x + ((attention @ values).reshape(x.shape) + self.cross_offset)
+            query = torch.addmm(self.query_offset, normed, self.query)
+            attended = self._attend(query, [*earlier, (key, value)], batch)
+        x = x + torch.addmm(self.output_offset, attended, self.output)
+        x = x + self._cross(_normalized(x).reshape(batch, -1, x.shape[-1]), *cross).reshape(x.shape)
         hidden = F.gelu(torch.addmm(self.first_offset, _normalized(x), self.first))
         return x + torch.addmm(self.last_offset, hidden, self.last), key, value
 
-    def _attend(self, query: Tensor, positions: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Attention over positions, each a key and a value [B, 1 or W, D] -> [B, W, D]."""
-        scores = torch.stack([(query * key) @ self.by_head for key, _ in positions], dim=-1)  # [B, W, H, N]
-        shares = scores.softmax(-1).unbind(-1)
-        parts = [(share @ self.to_head) * value for share, (_, value) in zip(shares, positions, strict=True)]
+    def _attend(self, query: Tensor, positions: list[tuple[Tensor, Tensor]], batch: int) -> Tensor:
+        """Attention [B*W, D] over positions, each a key and a value [B*W, D] or, of the start, [B, 1, D]."""
+        products = [_each_user(query, key, batch) for key, _ in positions]
+        shares = torch.stack([product @ self.by_head for product in products], dim=-1).softmax(-1)  # [B*W, H, N]
+        parts = [
+            _each_user(share @ self.to_head, value, batch)
+            for share, (_, value) in zip(shares.unbind(-1), positions, strict=True)
+        ]
         return sum(parts[1:], parts[0])
+
+    def _cross(self, x: Tensor, keys: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+        """Attention over the history for beams [B, W, D] -> [B, W, D]."""
+        scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (self.heads, -1))  # [B, H, T, W]
+        weights = (scores - scores.amax(2, keepdim=True)).exp()
+        shares = (weights / weights.sum(2, keepdim=True)).flatten(1, 2)
+        return shares.transpose(1, 2) @ values
+
+
+def _each_user(x: Tensor, factor: Tensor, batch: int) -> Tensor:
+    """``x`` [B*W, D] times a factor of the same shape or, one for all beams of a user, of [B, 1, D]."""
+    if factor.ndim == 2:
+        return x * factor
+    return (x.reshape(batch, -1, x.shape[-1]) * factor).flatten(0, 1)
 
 
 class DecoderStep(nn.Module):
@@ -272,41 +299,34 @@ class DecoderStep(nn.Module):
 
         Args:
             x: sum of the vectors of each beam's newest token and prefix and the user's context, [B, W, D].
-            rest: what :class:`HistoryEncoder` gave for each layer; then for each level before what that step gave for
-                each layer, behind the beam's ancestor there unless it is the first: int64 [B x W], as ``user * its W +
-                beam``.
+            rest: what :class:`HistoryEncoder` gave for each layer, the start of a code last; then for each level since
+                the beam's ancestor there, int64 [B x W], and what that step gave for each layer.
 
         Returns:
-            Logits [B, W, level size], and for each layer the tokens' own keys and values [B, W, D].
+            Logits [B*W, level size], and for each layer the tokens' own keys and values [B*W, D].
         """
         batch, layers = x.shape[0], len(self.layers)
         given = list(rest)
         cross = [given[3 * number : 3 * number + 3] for number in range(layers)]
-        positions = self._positions(x, given[3 * layers :], layers)
+        positions = self._positions(given[3 * layers :], layers)
         kept: list[Tensor] = []
         flat = x.flatten(0, 1)
         for number, layer in enumerate(self.layers):
             earlier = [at[number] for at in positions]
             flat, key, value = layer(flat, batch, earlier, tuple(cross[number]))
             kept += [key, value]
-        logits = torch.addmm(self.head.bias, _normalized(flat), self.head.weight)
-        return logits.unflatten(0, x.shape[:2]), *kept
+        return torch.addmm(self.head.bias, _normalized(flat), self.head.weight), *kept
 
     @staticmethod
-    def _positions(x: Tensor, given: list[Tensor], layers: int) -> list[list[tuple[Tensor, Tensor]]]:
+    def _positions(given: list[Tensor], layers: int) -> list[list[tuple[Tensor, Tensor]]]:
         """Keys and values of each level before by layer, those of the beams' ancestors."""
         positions: list[list[tuple[Tensor, Tensor]]] = []
         while given:
             ancestors = given.pop(0) if positions else None
-            kept = [part if ancestors is None else _rows(part, ancestors, x) for part in given[: 2 * layers]]
+            kept = [part if ancestors is None else part.index_select(0, ancestors) for part in given[: 2 * layers]]
             positions.append(list(zip(kept[::2], kept[1::2], strict=True)))
             del given[: 2 * layers]
         return positions
-
-
-def _rows(cache: Tensor, ancestors: Tensor, x: Tensor) -> Tensor:
-    """Rows of ``cache`` [B, its W, D] by ancestor -> [B, W, D]."""
-    return cache.flatten(0, 1).index_select(0, ancestors).reshape(x.shape)
 
 
 def token_vectors(model: TigerModel) -> Tensor:

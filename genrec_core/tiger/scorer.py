@@ -161,4 +161,4 @@ class TorchSession:
             inputs += [torch.from_numpy(self.lineage.ancestors[number - 1]).to(device), *kept] if number else kept
         logits, *own = scorer.steps[level - 1](x, *inputs)
         self.earlier.append(own)
-        return np.asarray(logits.float().cpu().numpy())
+        return np.asarray(logits.reshape(*tokens.shape, -1).float().cpu().numpy())

@@ -115,7 +115,10 @@ class _Beams:
 
     def take(self, which: np.ndarray) -> "_Beams":
         """Some of them, by mask or by index."""
-        return _Beams(self.user[which], self.node[which], self.score[which], self.order[which], self.slot[which])
+        if which.dtype == np.bool_:
+            which = np.flatnonzero(which)
+        parts = (self.user, self.node, self.score, self.order, self.slot)
+        return _Beams(*(part.take(which) for part in parts))
 
 
 class DenseGuide:
@@ -128,24 +131,22 @@ class DenseGuide:
     """
 
     def __init__(self, trie: CodeTrie, logits: np.ndarray, weight: float) -> None:
-        leaves = logits[:, trie.leaf_row]
-        leaves -= leaves.max(axis=1, keepdims=True)
-        self.mass = np.zeros((len(leaves), trie.n_items + 1))  # of the leaves before each, in double: differences count
-        np.cumsum(np.exp(leaves), axis=1, dtype=np.float64, out=self.mass[:, 1:])
-        total = self.mass[:, -1:].copy()
-        if not np.isfinite(total).all():
-            raise GenrecError("the dense head's log-probabilities are not numbers; train or export the model again")
-        self.mass /= total
-        self.leaves = leaves - np.log(total).astype(np.float32)
         self.trie, self.weight = trie, np.float32(weight)
+        self.leaves = logits.take(trie.leaf_row, axis=1)
+        self.leaves -= self.leaves.max(axis=1, keepdims=True)
+        self.mass = np.zeros((len(logits), trie.n_items + 1))  # of the leaves before each, in double: differences count
+        np.cumsum(np.exp(self.leaves), axis=1, dtype=np.float64, out=self.mass[:, 1:])
+        if not np.isfinite(self.mass[:, -1]).all():
+            raise GenrecError("the dense head's log-probabilities are not numbers; train or export the model again")
+        self.log_total = np.log(self.mass[:, -1]).astype(np.float32)
 
     def log_share(self, depth: int, user: np.ndarray, node: np.ndarray) -> np.ndarray:
         """Log-probability of the items below nodes of ``depth``, float32 [n]."""
         if depth == self.trie.depth:
-            return np.asarray(self.leaves[user, node])
-        starts = self.trie.first_leaf[depth]
-        below = self.mass[user, starts[node + 1]] - self.mass[user, starts[node]]
-        return np.log(below.astype(np.float32).clip(min=_TINY))
+            return np.asarray(self.leaves.take(user * self.trie.n_items + node) - self.log_total.take(user))
+        starts, base = self.trie.first_leaf[depth], user * self.mass.shape[1]
+        below = self.mass.take(base + starts.take(node + 1)) - self.mass.take(base + starts.take(node))
+        return np.asarray(np.log(below.astype(np.float32).clip(min=_TINY)) - self.log_total.take(user))
 
     def mix(self, depth: int, user: np.ndarray, node: np.ndarray, score: np.ndarray) -> np.ndarray:
         """The mix of generative scores and the dense head's for nodes of ``depth``, float32 [n]."""
@@ -231,7 +232,7 @@ def _all_leaves(trie: CodeTrie, guide: DenseGuide, masks: _Masks, top_k: int) ->
     """The best ``top_k`` open leaves of each user by the dense head alone."""
     batch = len(guide.leaves)
     user, leaf = np.divmod(np.arange(batch * trie.n_items), trie.n_items)
-    order = guide.leaves.reshape(-1)
+    order = (guide.leaves - guide.log_total[:, None]).reshape(-1)
     return _best(masks.open(trie.depth, _Beams(user, leaf, order, order, leaf)), batch, top_k)
 
 
@@ -267,17 +268,18 @@ def _advance(
     """One level down: the best ``beams`` open children of all beams of each user."""
     logits, state = _score_branching(session, trie, level, state, batch)
     starts = trie.child_start[level]
-    first = starts[state.node].astype(np.int64)
-    counts = starts[state.node + 1] - first
+    first = starts.take(state.node).astype(np.int64)
+    counts = starts.take(state.node + 1) - first
     ends = counts.cumsum()
     parent = np.repeat(np.arange(len(counts)), counts)
-    child = np.arange(ends[-1] if len(ends) else 0) + (first - (ends - counts))[parent]
-    score = state.score[parent]
+    shift: np.ndarray = first - (ends - counts)
+    child = np.arange(ends[-1] if len(ends) else 0) + shift.take(parent)
+    score = state.score.take(parent)
     if logits is not None:
-        score = score + _child_log_probs(logits, trie.tokens[level][child], state, parent, ends - counts, level)
-    user = state.user[parent]
+        score += _child_log_probs(logits, trie.tokens[level].take(child), state, parent, ends - counts, level)
+    user = state.user.take(parent)
     order = score if guide is None else guide.mix(level + 1, user, child, score)
-    return _best(masks.open(level + 1, _Beams(user, child, score, order, state.slot[parent])), batch, beams)
+    return _best(masks.open(level + 1, _Beams(user, child, score, order, state.slot.take(parent))), batch, beams)
 
 
 def _score_branching(
@@ -289,11 +291,11 @@ def _score_branching(
         The logits [batch, width, level size], None where no beam needed them; and the beams with their index in the
         width of this call, -1 where they are left out.
     """
-    branching = trie.leaves(level, state.node) > 1
-    scored = state if branching.all() else state.take(branching)
+    branching = np.flatnonzero(trie.leaves(level, state.node) > 1)
+    scored = state if len(branching) == len(state.node) else state.take(branching)
     counts = np.bincount(scored.user, minlength=batch)
     width = int(counts.max(initial=0))
-    column = np.arange(len(scored.user)) - (counts.cumsum() - counts)[scored.user]
+    column = np.arange(len(branching)) - (counts.cumsum() - counts).take(scored.user)
     slot = np.full(len(state.node), -1)
     slot[branching] = column
     state = replace(state, slot=slot)
@@ -303,8 +305,9 @@ def _score_branching(
         return session.advance(None, None), state
     tokens = np.zeros((batch, width), dtype=np.int64)
     parents = np.zeros_like(tokens)
-    tokens[scored.user, column] = trie.tokens[level - 1][scored.node]
-    parents[scored.user, column] = scored.slot
+    place = scored.user * width + column
+    tokens.reshape(-1)[place] = trie.tokens[level - 1].take(scored.node)
+    parents.reshape(-1)[place] = scored.slot
     return session.advance(tokens, parents), state
 
 
@@ -326,15 +329,16 @@ def _child_log_probs(
     skipped = state.slot < 0
     if skipped.any():
         base[skipped] = 0
-        raw = np.where(skipped[parent], np.float32(0), logits.reshape(-1)[base[parent] + token])
+        raw = np.where(skipped.take(parent), np.float32(0), logits.take(base.take(parent) + token))
     else:
-        raw = logits.reshape(-1)[base[parent] + token]
-    peak = np.maximum.reduceat(raw, first)
+        raw = logits.take(base.take(parent) + token)
     with np.errstate(invalid="ignore"):  # infinite logits: an error below
-        total = peak + np.log(np.add.reduceat(np.exp(raw - peak[parent]), first))
+        raw -= np.maximum.reduceat(raw, first).take(parent)
+        total = np.log(np.add.reduceat(np.exp(raw), first))
     if np.isnan(total).any():  # a NaN compares with nothing, so the user would silently lose every beam
         raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
-    return np.asarray(raw - total[parent])
+    raw -= total.take(parent)
+    return raw
 
 
 def _best(beams: _Beams, batch: int, k: int) -> _Beams:
@@ -345,19 +349,22 @@ def _best(beams: _Beams, batch: int, k: int) -> _Beams:
     widest = int(counts.max(initial=0))
     if widest <= k:
         return beams
-    column = np.arange(len(beams.user)) - (counts.cumsum() - counts)[beams.user]
+    shift: np.ndarray = np.arange(batch) * widest - (counts.cumsum() - counts)
+    place = np.arange(len(beams.user)) + shift.take(beams.user)
     padded = np.full((batch, widest), -np.inf, dtype=np.float32)
-    padded[beams.user, column] = beams.order
-    return beams.take(_largest(padded, k)[beams.user, column])
+    padded.reshape(-1)[place] = beams.order
+    return beams.take(_largest(padded, k).take(place))
 
 
 def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     """Mask of the ``k`` largest of each row, bool [batch, n]; of equal ones at the edge the leftmost."""
     edge = np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k][:, None]
-    above = scores > edge
-    level = scores == edge
-    room = k - above.sum(axis=1, keepdims=True)
-    return np.asarray(above | (level & (level.cumsum(axis=1) <= room)))
+    found = scores >= edge
+    if np.count_nonzero(found) > k * len(scores):
+        above = scores > edge
+        level = found & ~above
+        found = above | (level & (level.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    return found
 
 
 def _ranked(trie: CodeTrie, state: _Beams, batch: int, top_k: int) -> Ranked:

@@ -165,8 +165,10 @@ class CodeTrie:
         dead = []
         for depth, starts in enumerate(self.inner_first_leaf):
             node = np.searchsorted(starts, leaf, side="right") - 1
-            nodes, lost = np.unique(user * self.nodes(depth) + node, return_counts=True)
-            dead.append(nodes[lost == live.count(depth, nodes % self.nodes(depth))])
+            above = user * self.nodes(depth) + node  # sorted, as the leaves are
+            first = np.flatnonzero(np.concatenate(([True], above[1:] != above[:-1]))) if len(above) else above
+            lost = np.diff(first, append=len(above))
+            dead.append(above[first[lost == live.count(depth, node[first])]])
         return [*dead, keys]
 
     def save(self, folder: Path) -> None:

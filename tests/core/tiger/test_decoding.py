@@ -55,7 +55,7 @@ class Decoding:
             inputs += [torch.from_numpy(self.lineage.ancestors[number - 1]), *kept] if number else kept
         logits, *own = DecoderStep(self.model, level)(x, *inputs)
         self.earlier.append(own)
-        return logits.log_softmax(-1)
+        return logits.reshape(*tokens.shape, -1).log_softmax(-1)
 
 
 @torch.no_grad()
