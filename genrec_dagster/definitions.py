@@ -10,9 +10,11 @@ from genrec_dagster.checks import serving as serving_checks
 from genrec_dagster.config import Gates
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.jobs import JOBS
+from genrec_dagster.liveness import lost_runs_sensor
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, tracking_uri
 
 ROOT = str(storage_root())
+TRACKER = ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root())
 
 defs = dg.Definitions(
     assets=[
@@ -28,10 +30,11 @@ defs = dg.Definitions(
     ],
     asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *serving_checks.CHECKS],
     jobs=JOBS,
+    sensors=[lost_runs_sensor(TRACKER, storage_root())],
     resources={
         "io_manager": ArtifactStorage(root=ROOT),
         "work": WorkFolders(root=ROOT),
-        "tracker": ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root()),
+        "tracker": TRACKER,
         "gates": Gates(),
         # longer than torchrun gives its workers (30 s), so that it is never left behind
         "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),

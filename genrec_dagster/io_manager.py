@@ -12,6 +12,7 @@ from upath import UPath
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.storage import latest, set_latest
+from genrec_dagster.liveness import note_worker
 
 FRAME, CONTENT = "frame.parquet", "content.json"
 
@@ -68,7 +69,9 @@ class ArtifactStorage(dg.ConfigurableIOManagerFactory[ArtifactIOManager]):
     root: str
 
     def create_io_manager(self, context: dg.InitResourceContext) -> ArtifactIOManager:
-        """The IO manager over ``root``."""
+        """The IO manager over ``root``; the run notes that this process works on it."""
+        if context.run is not None and context.instance is not None:
+            note_worker(context.instance, context.run)
         return ArtifactIOManager(Path(self.root).absolute())
 
 

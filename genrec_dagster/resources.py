@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 EXPERIMENT = "genrec"
 _SQLITE = "sqlite:///"
 _MLFLOW_HOME = Path(".genrec") / "mlflow"
+_WORK = ".work"
 
 
 class WorkFolders(dg.ConfigurableResource[None]):
     """Folders to build in, on the file system of the storage, so that handing one over is a rename.
 
-    They lie in dot-folders of the storage; what a killed run leaves there may be deleted.
+    They lie in dot-folders of the storage. What a killed run leaves there :func:`discard_run` removes.
     """
 
     root: str
@@ -28,7 +29,7 @@ class WorkFolders(dg.ConfigurableResource[None]):
     @contextmanager
     def new(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
         """An empty folder for this run of the asset; it stays for the IO manager on success and goes on an error."""
-        folder = Path(self.root).absolute() / ".work" / context.asset_key.to_python_identifier() / context.run.run_id
+        folder = Path(self.root).absolute() / _WORK / context.asset_key.to_python_identifier() / context.run.run_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -42,6 +43,13 @@ class WorkFolders(dg.ConfigurableResource[None]):
         folder = Path(self.root).absolute() / ".training" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def discard_run(root: Path, run_id: str) -> None:
+    """Remove what a killed run left half-built in the storage ``root``; finished versions and trainings stay."""
+    for pattern in (f"{_WORK}/*/{run_id}", f"*/.{run_id}.*.part", f"*/.{run_id}.*.old"):
+        for left in root.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def tracking_uri() -> str:
@@ -101,6 +109,16 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
     def close_run(self, run_id: str, status: str) -> None:
         """End a run as FINISHED, FAILED or KILLED."""
         self.client().set_terminated(run_id, status)
+
+    def end_runs_of(self, dagster_run: str, status: str) -> None:
+        """End the runs that a Dagster run left RUNNING, as FAILED or KILLED."""
+        client = self.client()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return
+        query = f"tags.dagster_run = '{dagster_run}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment.experiment_id], query):
+            client.set_terminated(run.info.run_id, status)
 
     def _create_experiment(self, client: "MlflowClient") -> str:
         return str(client.create_experiment(EXPERIMENT, artifact_location=self.artifact_root))

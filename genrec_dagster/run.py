@@ -157,7 +157,8 @@ def _reason(event: dg.DagsterEvent) -> str:
 def main() -> int:
     """Run the whole graph; the exit code is 0 only if every asset was built and every gate passed."""
     from genrec_dagster.config import PRESET_NAME
-    from genrec_dagster.definitions import defs
+    from genrec_dagster.definitions import TRACKER, defs
+    from genrec_dagster.liveness import fail_lost_runs
 
     _quieten()
     home = prepare_home()
@@ -167,6 +168,8 @@ def main() -> int:
     say(f"preset {PRESET_NAME}, storage {storage_root()}, Dagster home {home}, run {run_id}")
     status = "CANCELED"
     with dg.DagsterInstance.get() as instance, PeakMemory() as memory:
+        for lost in fail_lost_runs(instance, TRACKER, storage_root()):
+            say(f"run {lost} is marked as failed: its process is gone")
         instance.add_event_listener(run_id, report)
         try:
             tags = {"preset": PRESET_NAME}

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesExecutionError
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from genrec_core.artifacts import read_json
@@ -90,6 +91,28 @@ def tracked_run(tracker: ExperimentTracker, run_id: str) -> Iterator[None]:
         tracker.close_run(run_id, "FAILED")
         raise
     tracker.close_run(run_id, "FINISHED")
+
+
+@contextmanager
+def only_training(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold the work folder of a training: a second run of the same training waits, then finds it done.
+
+    The system frees the lock with the process that holds it.
+
+    Args:
+        folder: from :meth:`genrec_dagster.resources.WorkFolders.training`.
+        say: is told that this run waits.
+    """
+    lock = FileLock(folder / "step.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another run trains the same model in {folder}; waiting for it to end")
+        lock.acquire(poll_interval=1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_torchrun(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: TrainingJob) -> None:

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from dagster_pipes import PipesContext, open_dagster_pipes
+from filelock import FileLock
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from genrec_core.artifacts import read_json
@@ -96,6 +97,11 @@ def _connection(world: World) -> AbstractContextManager[PipesContext | None]:
     return open_dagster_pipes() if world.rank == 0 else nullcontext()
 
 
+def _only_writer(folder: Path) -> AbstractContextManager[object]:
+    """Rank 0 waits until that of an earlier attempt, which its launcher's death is ending, has left the folder."""
+    return FileLock(folder / "rank.lock") if os.environ["RANK"] == "0" else nullcontext()
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     """Leave on the first signal; those that follow would break what is written on the way out."""
     for later in STOPPING:
@@ -127,7 +133,7 @@ def main() -> None:
     for number in STOPPING:
         signal.signal(number, _stop)
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    with distributed() as world:
+    with _only_writer(job.folder), distributed() as world:
         try:
             run(job, world)
         except BaseException as error:

@@ -15,7 +15,7 @@ from genrec_dagster.experiment import log_files, log_recommender, log_test_metri
 from genrec_dagster.metadata import Row, content_version, markdown_table, picture, table
 from genrec_dagster.progress import progress_log
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
-from genrec_dagster.training import prepare_job, run_torchrun, tracked_run
+from genrec_dagster.training import only_training, prepare_job, run_torchrun, tracked_run
 
 if TYPE_CHECKING:
     from genrec_core.evaluation.evaluate import Evaluation
@@ -24,7 +24,7 @@ GROUP, OWNERS = "model", ["team:recsys"]
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "huggingface"}, code_version="1")
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "huggingface"}, code_version="1", pool="training")
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
     user_histories: Path,
@@ -39,7 +39,7 @@ def tiger_checkpoint(
     inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
     settings = TrainingSettings(**config.model_dump())
     job = prepare_job(context.run.run_id, inputs, settings, work, tracker)
-    with tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
+    with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
         run_torchrun(context, pipes, job)
         shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)
         note_run(folder, tracker, job.mlflow_run)

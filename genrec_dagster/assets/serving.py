@@ -17,7 +17,7 @@ _REQUESTS = "requests.txt"
 _SHOWN_USERS, _SHOWN_ITEMS = 5, 5
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="2")
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="2", pool="inference")
 def batch_predictions(
     context: dg.AssetExecutionContext,
     onnx_encoder: Path,

@@ -121,7 +121,11 @@ def test_workspace_and_cloud_files_name_the_definitions() -> None:
 def test_the_instance_is_quiet_and_a_changed_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     config = prepare_home() / "dagster.yaml"
-    assert yaml.safe_load(config.read_text()) == {"telemetry": {"enabled": False}, "nux": {"enabled": False}}
+    settings = yaml.safe_load(config.read_text())
+    assert (settings["telemetry"], settings["nux"]) == ({"enabled": False}, {"enabled": False})
+    assert settings["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
+    with dg.DagsterInstance.get() as instance:  # Dagster reads all of it
+        assert instance.run_monitoring_enabled
     config.write_text("telemetry: {enabled: false}\n")
     prepare_home()
     assert config.read_text() == "telemetry: {enabled: false}\n"

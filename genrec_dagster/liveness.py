@@ -1,0 +1,86 @@
+"""Tells the truth about runs whose process died: failed in Dagster and in MLflow, and nothing of theirs left behind.
+
+A process that is killed hard reports nothing, and Dagster's local run launcher does not look after it: the run would
+stay "started" for ever. Every run notes which process works on it; a sensor and the next ``make run`` look whether it
+still lives.
+"""
+
+import socket
+from pathlib import Path
+
+import dagster as dg
+import psutil
+
+from genrec_dagster.resources import ExperimentTracker, discard_run
+
+WORKER_TAG = "genrec/worker"
+_EVERY_SECONDS = 30
+_LOST = "the process of this run, {worker}, is gone: it was killed, or its machine went down"
+
+
+def this_worker() -> str:
+    """This process as ``host:process id:seconds since 1970 at its start``, which no later process shares."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+
+
+def note_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Tag ``run`` with this process, which works on it."""
+    worker = this_worker()
+    if run.tags.get(WORKER_TAG) != worker and instance.has_run(run.run_id):
+        instance.add_run_tags(run.run_id, {WORKER_TAG: worker})
+
+
+def is_gone(worker: str) -> bool:
+    """Whether a process of this machine has ended; of another machine's nothing is known, and it counts as alive."""
+    host, number, started = worker.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(number))
+        return f"{process.create_time():.2f}" != started or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, storage: Path) -> list[str]:
+    """End the runs whose process is gone, and their trainings in MLflow; remove what they left half-written.
+
+    Args:
+        instance: where the runs are recorded.
+        tracker: where trainings are.
+        storage: the root of the storage.
+
+    Returns:
+        The ids of the runs that were lost.
+    """
+    in_progress = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+    lost = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
+        worker = run.tags.get(WORKER_TAG)
+        if worker is None or not is_gone(worker):
+            continue
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, _LOST.format(worker=worker))
+        else:
+            instance.report_run_failed(run, _LOST.format(worker=worker))
+        tracker.end_runs_of(run.run_id, "FAILED")
+        discard_run(storage, run.run_id)
+        lost.append(run.run_id)
+    return lost
+
+
+def lost_runs_sensor(tracker: ExperimentTracker, storage: Path) -> dg.SensorDefinition:
+    """The sensor that looks for lost runs."""
+
+    @dg.sensor(
+        name="lost_runs",
+        minimum_interval_seconds=_EVERY_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fails the runs whose process was killed, in Dagster and in MLflow.",
+    )
+    def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        lost = fail_lost_runs(context.instance, tracker, storage)
+        return dg.SkipReason(f"failed {', '.join(lost)}: their processes are gone" if lost else "every run is alive")
+
+    return lost_runs
