@@ -14,7 +14,7 @@ import psutil
 from genrec_dagster.resources import ExperimentTracker, discard_run
 
 WORKER_TAG = "genrec/worker"
-_EVERY_SECONDS = 30
+_EVERY_SECONDS = 10
 _LOST = "the process of this run, {worker}, is gone: it was killed, or its machine went down"
 
 
