@@ -117,15 +117,16 @@ def free_port() -> int:
 
 
 def connected(port: int) -> DagsterGraphQLClient:
-    """A client of the webserver, once that answers."""
+    """A client of the webserver, once that listens."""
     until = time.monotonic() + _START
     while True:
         try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return DagsterGraphQLClient("127.0.0.1", port_number=port)
-        except Exception:  # its error for a server that does not listen yet is of no public type
+        except OSError:
             if time.monotonic() > until:
                 raise
-            time.sleep(1)
+            time.sleep(0.5)
 
 
 def role(process: psutil.Process) -> str | None:
