@@ -1,13 +1,25 @@
 #!/bin/sh
-# What the dagster image runs: webserver, daemon, code (a code location for another Dagster), or any command.
+# What the dagster image runs: webserver, daemon, code (a code location for another Dagster), mlflow, or any command.
+# GENREC_HOST and GENREC_PORT say where it listens; inside a container everywhere, as its publisher decides who gets there.
 set -eu
+etc=${GENREC_ETC:-/etc/genrec}
+host=${GENREC_HOST:-0.0.0.0}
+if [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then  # where libpq looks for it: in no address, no environment and no log
+  (umask 077 && sed '1{s/[\\:]/\\&/g;s/^/*:*:*:*:/};q' "$POSTGRES_PASSWORD_FILE" > "$PGPASSFILE")
+fi
+role=${1:-webserver}
+echo "$role" > "${TMPDIR:-/tmp}/role"  # for the health check
+if [ "$role" = mlflow ]; then
+  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+  exec mlflow server --host "$host" --port "${GENREC_PORT:-5000}" --workers 1 --serve-artifacts \
+    --artifacts-destination "${GENREC_DATA:-/data}/mlflow/artifacts"
+fi
 DAGSTER_HOME=$(python -m genrec_dagster.instance)
 export DAGSTER_HOME
-role=${1:-webserver}
-echo "$role" > /tmp/role  # for the health check
+if [ -f "$etc/dagster.yaml" ]; then cp "$etc/dagster.yaml" "$DAGSTER_HOME/dagster.yaml"; fi
 case $role in
-  webserver) exec dagster-webserver -h 0.0.0.0 -p 3000 -w /etc/genrec/workspace.yaml ;;
-  daemon) exec dagster-daemon run -w /etc/genrec/workspace.yaml ;;
-  code) exec dagster code-server start -h 0.0.0.0 -p 4000 -m genrec_dagster.definitions ;;
+  webserver) exec dagster-webserver -h "$host" -p "${GENREC_PORT:-3000}" -w "$etc/workspace.yaml" ;;
+  daemon) exec dagster-daemon run -w "$etc/workspace.yaml" ;;
+  code) exec dagster code-server start -h "$host" -p "${GENREC_PORT:-4000}" -m genrec_dagster.definitions ;;
   *) exec "$@" ;;
 esac

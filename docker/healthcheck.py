@@ -9,7 +9,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-DAGSTER = {
+PAGES = {"webserver": "http://127.0.0.1:3000/server_info", "mlflow": "http://127.0.0.1:5000/health"}
+COMMANDS = {
     "daemon": ["dagster-daemon", "liveness-check"],
     "code": ["dagster", "api", "grpc-health-check", "-p", "4000"],
 }
@@ -31,9 +32,9 @@ def main() -> int:
     if sys.argv[1] != "dagster":
         return 0 if answers(sys.argv[1]) else 1
     role = Path("/tmp/role").read_text(encoding="utf-8").strip()
-    if role == "webserver":
-        return 0 if answers("http://127.0.0.1:3000/server_info") else 1
-    return subprocess.run(DAGSTER[role], check=False).returncode if role in DAGSTER else 0
+    if role in PAGES:
+        return 0 if answers(PAGES[role]) else 1
+    return subprocess.run(COMMANDS[role], check=False).returncode if role in COMMANDS else 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ from packaging.requirements import Requirement
 
 DOCKER = Path(__file__).parent
 PYPROJECT = DOCKER.parent / "pyproject.toml"
-IMAGES = {"inference": (), "torchserve": ("torchserve",), "dagster": ("train", "dagster")}  # their extras
+IMAGES = {  # their extras
+    "inference": (),
+    "torchserve": ("torchserve",),
+    "dagster": ("train", "dagster", "postgres", "kubernetes", "ray"),
+}
 
 
 def locked(extras: tuple[str, ...]) -> dict[str, str]:

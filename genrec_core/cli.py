@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
     from pydantic import BaseModel
 
-    from genrec_core.settings import TrainingSettings
+    from genrec_core.settings import RendezvousSettings, TrainingSettings
     from genrec_core.tiger.training import TrainingEvent
 
 _Form = TypeVar("_Form", bound="BaseModel")
@@ -423,7 +423,25 @@ def _add_train(commands: _Commands) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one training setting; repeat"
     )
     command.add_argument("--processes", type=int, default=1, metavar="N", help="torchrun processes (%(default)s)")
+    _add_rendezvous(command)
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="best/ and state/ are written here")
+
+
+def _add_rendezvous(command: argparse.ArgumentParser) -> None:
+    """Where several machines meet; the command is run once on each, with the same ``--output`` on shared storage."""
+    command.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (%(default)s)")
+    command.add_argument("--node_rank", type=int, default=0, metavar="I", help="which of them this is (%(default)s)")
+    command.add_argument("--rendezvous", default="127.0.0.1:0", metavar="HOST:PORT", help="where node 0 is reached")
+    command.add_argument("--interface", default="lo", metavar="NAME", help="network between them (%(default)s)")
+    command.add_argument("--local_address", metavar="HOST", help="this machine's address for the others")
+
+
+def _rendezvous(options: argparse.Namespace) -> "RendezvousSettings":
+    from genrec_core.settings import RendezvousSettings
+
+    names = ("nodes", "node_rank", "interface", "local_address")
+    values = {name: getattr(options, name) for name in names} | {"endpoint": options.rendezvous}
+    return _checked(RendezvousSettings, values)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -438,7 +456,7 @@ def _train(options: argparse.Namespace) -> None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
     _write_histories(options.histories or latest("user_histories"), histories)
-    if settings.processes == 1:
+    if settings.processes == options.nodes == 1:
         _train_here(settings, histories, *folders, options)
     else:
         _train_with_torchrun(settings, options, *folders)
@@ -537,17 +555,19 @@ def _show_event(event: "TrainingEvent") -> None:
 def _train_with_torchrun(
     settings: "TrainingSettings", options: argparse.Namespace, semantic_ids: Path, embeddings: Path
 ) -> None:
-    """Start this command once a process; the rendezvous is on the loopback address and a free port."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--max-restarts", "0"]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    """Start this command once a process."""
+    from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+
+    rendezvous = _rendezvous(options)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(settings, rendezvous)]
     changes = [f"--set={change}" for change in options.set]
     command = [
-        *torchrun, *rendezvous, "--nproc-per-node", str(settings.processes), "-m", "genrec_core.cli", "train",
+        *torchrun, "-m", "genrec_core.cli", "train",
         "--model", options.model, "--preset", options.preset, *changes, "--processes", str(settings.processes),
         "--semantic_ids", str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
     ]  # fmt: skip
-    threads = {"OMP_NUM_THREADS": str(settings.threads_per_process), "GLOO_SOCKET_IFNAME": "lo"}
-    with subprocess.Popen(command, env={**threads, **os.environ}) as process:
+    environment = {**torchrun_environment(settings, rendezvous), **os.environ}
+    with subprocess.Popen(command, env=environment) as process:
         try:
             code = process.wait()
         finally:

@@ -3,7 +3,7 @@
 import os
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genrec_core.errors import GenrecError
 
@@ -139,13 +139,24 @@ class TrainingSettings(Settings):
     validation_beams: int = Field(20, ge=10, le=1000, description="Beams of the validation Recall@10.")
     validate_every: int = Field(2, ge=1, description="Epochs between validations.")
     patience: int = Field(6, ge=1, description="Validations without a better Recall@10 before training stops.")
-    processes: int = Field(2, ge=1, le=1024, description="torchrun processes on this machine.")
+    processes: int = Field(2, ge=1, le=1024, description="torchrun processes on each machine.")
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads a process.")
     amp: Literal["off", "bf16", "fp16"] = Field("off", description="Mixed precision, on CUDA only.")
     compile: bool = Field(
         False, description="torch.compile the Transformers: a minute first, faster steps after; needs a C++ compiler."
     )
     seed: int = Field(42, ge=0, description="Seed of weights, batches and dropout.")
+
+
+class RendezvousSettings(Settings):
+    """How the machines of one training find each other."""
+
+    nodes: int = Field(1, ge=1, le=1024, description="Machines that train together; all must see the same storage.")
+    node_rank: int = Field(0, ge=0, description="Which of them this one is; 0 runs the step and writes the checkpoint.")
+    endpoint: str = Field("127.0.0.1:0", description="HOST:PORT of node 0, where several machines meet.")
+    interface: str = Field("lo", min_length=1, description="Network interface by which this one reaches the others.")
+    local_address: str | None = Field(None, description="Address of this machine for the others; unset: its name's.")
+    timeout_seconds: int = Field(900, ge=1, description="How long to wait for the other machines.")
 
 
 class EvaluationSettings(Settings):
@@ -268,3 +279,27 @@ def preset_from_environment() -> tuple[str, Preset]:
     if name not in PRESETS:
         raise GenrecError(f"PRESET={name}: no such preset; choose one of {', '.join(PRESETS)}")
     return name, PRESETS[name]
+
+
+_RENDEZVOUS = {
+    "nodes": "GENREC_NODES",
+    "node_rank": "GENREC_NODE_RANK",
+    "endpoint": "GENREC_RENDEZVOUS",
+    "interface": "GENREC_INTERFACE",
+    "local_address": "GENREC_LOCAL_ADDRESS",
+}
+
+
+def rendezvous_from_environment() -> RendezvousSettings:
+    """Where the machines of a training meet, by ``GENREC_NODES``, ``GENREC_NODE_RANK``, ``GENREC_RENDEZVOUS`` and so on.
+
+    Raises:
+        GenrecError: a variable's value cannot be one.
+    """
+    given = {name: os.environ[variable] for name, variable in _RENDEZVOUS.items() if os.environ.get(variable)}
+    try:
+        return RendezvousSettings.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        variable = _RENDEZVOUS[str(fault["loc"][0])]
+        raise GenrecError(f"{variable}={fault['input']}: {fault['msg']}") from error

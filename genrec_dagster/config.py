@@ -14,10 +14,12 @@ from genrec_core.settings import (
     EvaluationSettings,
     GateSettings,
     PredictionSettings,
+    RendezvousSettings,
     SemanticIdSettings,
     Settings,
     TrainingSettings,
     preset_from_environment,
+    rendezvous_from_environment,
 )
 
 Form = TypeVar("Form", bound=Settings)
@@ -77,6 +79,11 @@ class EvaluationForm(EvaluationSettings, dg.Config):
 @defaults_from(_PRESET.gates)
 class Gates(GateSettings, dg.ConfigurableResource[None]):
     """What the metrics must reach; one resource, as several checks read it."""
+
+
+@defaults_from(rendezvous_from_environment())
+class Rendezvous(RendezvousSettings, dg.ConfigurableResource[None]):
+    """Where the machines of one training meet; a resource, as it belongs to the place and not to the model."""
 
 
 @defaults_from(_PRESET.prediction)

@@ -7,10 +7,11 @@ from genrec_dagster.assets import catalog, model, serving
 from genrec_dagster.checks import catalog as catalog_checks
 from genrec_dagster.checks import model as model_checks
 from genrec_dagster.checks import serving as serving_checks
-from genrec_dagster.config import Gates
+from genrec_dagster.config import Gates, Rendezvous
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.jobs import JOBS
 from genrec_dagster.liveness import lost_runs_sensor
+from genrec_dagster.kubernetes import training_client
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, tracking_uri
 
 ROOT = str(storage_root())
@@ -36,8 +37,8 @@ defs = dg.Definitions(
         "work": WorkFolders(root=ROOT),
         "tracker": TRACKER,
         "gates": Gates(),
-        # longer than torchrun gives its workers (30 s), so that it is never left behind
-        "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
+        "pipes": training_client(),
+        "rendezvous": Rendezvous(),
     },
     # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
     executor=dg.in_process_executor,

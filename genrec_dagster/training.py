@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesE
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from genrec_core.artifacts import read_json
-from genrec_core.settings import TrainingSettings
+from genrec_core.artifacts import atomic_file, read_json
+from genrec_core.settings import RendezvousSettings, TrainingSettings
+from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
 from genrec_dagster.io_manager import FRAME
+from genrec_dagster.kubernetes import PodsFailedError, TrainingPods
 from genrec_dagster.metadata import content_version
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 
+JOB_FILE = "job.json"
 _RETRIES = 1
 
 
@@ -115,42 +119,83 @@ def only_training(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
         lock.release()
 
 
-def run_torchrun(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: TrainingJob) -> None:
+def run_torchrun(
+    context: dg.AssetExecutionContext,
+    pipes: dg.PipesSubprocessClient | TrainingPods,
+    job: TrainingJob,
+    rendezvous: RendezvousSettings,
+) -> None:
     """Train with as many processes as the settings say; their loss and recall appear in this step's log.
+
+    Args:
+        context: of the step.
+        pipes: what starts torchrun: a process here, or pods.
+        job: the training.
+        rendezvous: where other machines join it; each of them runs :mod:`genrec_dagster.training_node`.
 
     Raises:
         dg.Failure: a rank refused its settings or data; the message names it.
         dg.RetryRequested: a rank failed otherwise, for instance killed for its memory; its cause names it. Not a
             ``RetryPolicy``, because that one also tries again what a user has interrupted.
     """
-    job_file, failure_file = job.folder / "job.json", job.folder / "failure.json"
-    job_file.write_text(job.model_dump_json(indent=2), encoding="utf-8")
+    job_file, failure_file = job.folder / JOB_FILE, job.folder / "failure.json"
     failure_file.unlink(missing_ok=True)
+    with atomic_file(job_file) as part:
+        part.write_text(job.model_dump_json(indent=2), encoding="utf-8")
     try:
-        pipes.run(
-            context=context,
-            command=torchrun_command(job.settings.processes, job_file, failure_file),
-            env={"OMP_NUM_THREADS": str(job.settings.threads_per_process), "GLOO_SOCKET_IFNAME": "lo"},
-        )
-    except DagsterPipesExecutionError as error:
+        if isinstance(pipes, TrainingPods):
+            pipes.run(context, partial(_in_pod, job, job_file, failure_file), rendezvous, job.folder.name)
+        else:
+            _say_how_to_join(context, job_file, rendezvous)
+            command = torchrun_command(job.settings, rendezvous, job_file, failure_file)
+            pipes.run(context=context, command=command, env=torchrun_environment(job.settings, rendezvous))
+    except (DagsterPipesExecutionError, PodsFailedError) as error:
         failure = _named_failure(failure_file, error)
         if failure.allow_retries:
             raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=1) from failure
         raise failure from error
 
 
-def torchrun_command(processes: int, job_file: Path, failure_file: Path) -> list[str]:
+def torchrun_command(
+    settings: TrainingSettings,
+    rendezvous: RendezvousSettings,
+    job_file: Path,
+    failure_file: Path,
+    python: str = sys.executable,
+    parent: int | None = None,
+) -> list[str]:
     """The command line: the launcher, torchrun's arguments, the worker.
 
-    The rendezvous is on the loopback address and a free port; ``--standalone`` would ask for the machine's name.
+    Args:
+        settings: how many processes.
+        rendezvous: where several machines meet.
+        job_file: what the workers read.
+        failure_file: where the launcher names a rank that failed.
+        python: the interpreter.
+        parent: the process that the launcher must not outlive; None: this one.
     """
-    launcher = [sys.executable, "-m", "genrec_dagster.launcher", str(os.getpid()), str(failure_file)]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    torchrun = ["--nnodes", "1", "--nproc-per-node", str(processes), "--max-restarts", "0", *rendezvous]
-    return [*launcher, *torchrun, "-m", "genrec_dagster.training_worker", str(job_file)]
+    launcher = [python, "-m", "genrec_dagster.launcher", str(os.getpid() if parent is None else parent)]
+    worker = ["-m", "genrec_dagster.training_worker", str(job_file)]
+    return [*launcher, str(failure_file), *torchrun_arguments(settings, rendezvous), *worker]
 
 
-def _named_failure(failure_file: Path, error: DagsterPipesExecutionError) -> dg.Failure:
+def _in_pod(
+    job: TrainingJob, job_file: Path, failure_file: Path, rendezvous: RendezvousSettings
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of one machine's container, whose first process has no parent: number 0."""
+    notes = failure_file if rendezvous.node_rank == 0 else failure_file.with_suffix(f".{rendezvous.node_rank}.json")
+    command = torchrun_command(job.settings, rendezvous, job_file, notes, python="python", parent=0)
+    return command, torchrun_environment(job.settings, rendezvous)
+
+
+def _say_how_to_join(context: dg.AssetExecutionContext, job_file: Path, rendezvous: RendezvousSettings) -> None:
+    for rank in range(1, rendezvous.nodes):
+        join = f"python -m genrec_dagster.training_node {job_file}"
+        settings = f"GENREC_NODES={rendezvous.nodes} GENREC_NODE_RANK={rank} GENREC_RENDEZVOUS={rendezvous.endpoint}"
+        context.log.info(f"waiting for node {rank}; run there: {settings} GENREC_INTERFACE=... {join}")
+
+
+def _named_failure(failure_file: Path, error: Exception) -> dg.Failure:
     if not failure_file.is_file():
         return dg.Failure(f"torchrun failed before any rank did: {error}; see the step's stderr")
     failure = read_json(failure_file)

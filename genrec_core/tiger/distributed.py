@@ -1,12 +1,16 @@
 """The torchrun process group: gloo on CPU, nccl on CUDA; a plain process is a world of one."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from genrec_core.errors import GenrecError
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,31 @@ class World:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
+
+    def require_shared(self, folder: Path) -> None:
+        """Refuse a folder that not all processes see, as on machines whose storage is not shared.
+
+        Raises:
+            GenrecError: on every process, naming the folder.
+        """
+        if self.size == 1:
+            return
+        token = int(self.sum(secrets.randbits(32) if self.rank == 0 else 0)[0])
+        mark = (
+            folder / f".seen-by-all-{token:x}"
+        )  # a new name: network file systems may remember that one was not there
+        if self.rank == 0:
+            mark.touch()
+        self.wait()
+        (blind,) = self.sum(0 if mark.is_file() else 1)
+        self.wait()
+        if self.rank == 0:
+            mark.unlink()
+        if blind:
+            raise GenrecError(
+                f"{folder}: {blind:.0f} of {self.size} processes do not see what process 0 writes there; put it on "
+                "storage that all machines share, under the same path"
+            )
 
     def wait(self) -> None:
         """Wait until every process is here."""

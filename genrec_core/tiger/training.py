@@ -110,12 +110,12 @@ def train(
         ``folder/best``.
 
     Raises:
-        GenrecError: ``folder`` belongs to other settings or data, there is nothing to train on, or the loss is not
-            finite.
+        GenrecError: ``folder`` belongs to other settings or data, not all processes see it, there is nothing to train
+            on, or the loss is not finite.
     """
     if world.rank == 0:
         claim_folder(folder, data.identity(settings) + (f"-{trainer.__name__}" if trainer else ""))
-    world.wait()
+    world.require_shared(folder)
     (trainer or Trainer)(data, settings, folder, world, on_event or (lambda event: None)).run()
     return folder / "best"
 

@@ -9,9 +9,10 @@ import dagster as dg
 import polars as pl
 
 from genrec_core.artifacts import read_json
-from genrec_core.settings import TrainingSettings
-from genrec_dagster.config import EvaluationForm, TrainingForm
+from genrec_core.settings import RendezvousSettings, TrainingSettings
+from genrec_dagster.config import EvaluationForm, Rendezvous, TrainingForm
 from genrec_dagster.experiment import log_files, log_recommender, log_test_metrics, note_run
+from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import Row, content_version, markdown_table, picture, table
 from genrec_dagster.progress import progress_log
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
@@ -33,14 +34,15 @@ def tiger_checkpoint(
     config: TrainingForm,
     work: WorkFolders,
     tracker: ExperimentTracker,
-    pipes: dg.PipesSubprocessClient,
+    pipes: dg.ResourceParam[dg.PipesSubprocessClient | TrainingPods],
+    rendezvous: Rendezvous,
 ) -> dg.MaterializeResult[Path]:
     """The best TIGER model by validation Recall@10, trained by torchrun; a retry goes on where the last one ended."""
     inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
     settings = TrainingSettings(**config.model_dump())
     job = prepare_job(context.run.run_id, inputs, settings, work, tracker)
     with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
-        run_torchrun(context, pipes, job)
+        run_torchrun(context, pipes, job, RendezvousSettings(**rendezvous.model_dump()))
         shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)
         note_run(folder, tracker, job.mlflow_run)
         metadata = _training_metadata(folder, job.mlflow_run)

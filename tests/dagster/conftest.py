@@ -109,6 +109,12 @@ class FinishedGraph:
 
 
 @pytest.fixture(scope="session")
+def tiny_run_config(sample_folder: Path) -> dict[str, Any]:
+    """Launchpad values that build the graph of the tiny shop in a minute."""
+    return run_config(sample_folder)
+
+
+@pytest.fixture(scope="session")
 def finished_graph(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedGraph:
     import torch
 

@@ -1,8 +1,10 @@
 """Training under torchrun: what reaches Dagster and MLflow, how it ends, and how it goes on."""
 
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +28,9 @@ from genrec_core.settings import SemanticIdSettings, TrainingSettings
 from genrec_core.storage import latest
 from genrec_dagster.assets.model import tiger_checkpoint
 from genrec_dagster.checks import model as checks
+from genrec_dagster.config import Rendezvous
 from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 from genrec_dagster.training import code_revision, tracked_run, training_key
 
@@ -78,8 +82,9 @@ def train_asset(
     storage: Path,
     tracker: ExperimentTracker,
     settings: dict[str, Any],
-    pipes: dg.PipesSubprocessClient | None = None,
+    pipes: dg.PipesSubprocessClient | TrainingPods | None = None,
     instance: dg.DagsterInstance | None = None,
+    rendezvous: Rendezvous | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Materialise ``tiger_checkpoint`` and its checks from the given inputs."""
     sources = [source(name, folder, storage) for name, folder in inputs.items()]
@@ -94,9 +99,16 @@ def train_asset(
             "work": WorkFolders(root=root),
             "tracker": tracker,
             "pipes": pipes or dg.PipesSubprocessClient(),
+            "rendezvous": rendezvous or Rendezvous(),
         },
         run_config={"ops": {"tiger_checkpoint": {"config": settings}}},
     )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def kill_rank(rank: int, storage: Path, after_epoch: int) -> None:
@@ -183,6 +195,35 @@ def test_an_interrupted_training_is_not_tried_again(
     assert run.status == dg.DagsterRunStatus.FAILURE  # what Dagster's in-process executor makes of an interrupt
     assert dg.DagsterEventType.STEP_UP_FOR_RETRY not in kinds
     assert [run.info.status for run in newest_runs(tracker)] == ["KILLED"]
+
+
+@pytest.mark.slow
+def test_a_second_machine_joins_the_training_of_a_step(
+    inputs: dict[str, Path], tmp_path: Path, tracker: ExperimentTracker
+) -> None:
+    endpoint, nodes = f"127.0.0.1:{free_port()}", {"GENREC_NODES": "2", "GENREC_NODE_RANK": "1"}
+    joined: list[subprocess.CompletedProcess[bytes]] = []
+
+    def join() -> None:
+        while not (jobs := list(tmp_path.glob(".training/*/job.json"))):
+            time.sleep(0.1)
+        command = [sys.executable, "-m", "genrec_dagster.training_node", str(jobs[0])]
+        environment = {
+            **os.environ,
+            **nodes,
+            "GENREC_RENDEZVOUS": endpoint,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        joined.append(subprocess.run(command, env=environment, capture_output=True, check=False))
+
+    other = threading.Thread(target=join, daemon=True)
+    other.start()
+    settings = {**TINY, "processes": 1}
+    rendezvous = Rendezvous(nodes=2, endpoint=endpoint, timeout_seconds=180)
+    result = train_asset(inputs, tmp_path, tracker, settings, rendezvous=rendezvous)
+    other.join(timeout=60)
+    assert result.success
+    assert [done.returncode for done in joined] == [0]
 
 
 def newest_runs(tracker: ExperimentTracker) -> list[Any]:

@@ -1,0 +1,43 @@
+"""One more machine of a training: ``python -m genrec_dagster.training_node JOB_FILE``, the file on shared storage.
+
+``GENREC_NODES``, ``GENREC_NODE_RANK``, ``GENREC_RENDEZVOUS`` and ``GENREC_INTERFACE`` say where it meets the others. It
+ends when the training does, with the exit code of torchrun.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from genrec_core.errors import GenrecError
+from genrec_core.settings import RendezvousSettings, rendezvous_from_environment
+from genrec_core.tiger.torchrun import torchrun_environment
+from genrec_dagster.training import TrainingJob, torchrun_command
+
+
+def join(job_file: Path, rendezvous: RendezvousSettings) -> int:
+    """Train beside the machine that runs the step; torchrun's exit code.
+
+    Raises:
+        GenrecError: this is node 0, which the step itself starts, or there is no such job.
+    """
+    if not 0 < rendezvous.node_rank < rendezvous.nodes:
+        raise GenrecError(
+            f"node {rendezvous.node_rank} of {rendezvous.nodes}: set GENREC_NODES, and GENREC_NODE_RANK to 1 or more; "
+            "the step itself is node 0"
+        )
+    if not job_file.is_file():
+        raise GenrecError(f"{job_file}: no such job; the step writes it, to storage that all machines must share")
+    job = TrainingJob.model_validate_json(job_file.read_text(encoding="utf-8"))
+    failure_file = job_file.with_name(f"failure.{rendezvous.node_rank}.json")
+    command = torchrun_command(job.settings, rendezvous, job_file, failure_file)
+    return subprocess.run(
+        command, env={**os.environ, **torchrun_environment(job.settings, rendezvous)}, check=False
+    ).returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(join(Path(sys.argv[1]).absolute(), rendezvous_from_environment()))
+    except GenrecError as error:
+        sys.exit(f"training_node: error: {error}")
