@@ -182,7 +182,7 @@ def _add_serve(commands: _Commands) -> None:
     about = "Answer requests over HTTP with an exported model: POST /predictions/mymodel; reload on SIGHUP."
     command = _command(commands, "serve", _serve, about)
     command.add_argument(
-        "--model_dir", type=Path, metavar="DIR", help="an exported model, or a link to it (the newest)"
+        "--model_dir", type=Path, metavar="DIR", help="an exported model, or a link to one (the newest)"
     )
     command.add_argument("--token_file", type=Path, metavar="FILE", help="what clients must show (GENREC_TOKEN)")
     for name, field in ServingSettings.model_fields.items():
@@ -191,15 +191,13 @@ def _add_serve(commands: _Commands) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # batches go side by side; set before NumPy is imported
     from genrec_core.serving.process import read_token, serve
     from genrec_core.settings import ServingSettings
-    from genrec_core.storage import latest
 
     names = ServingSettings.model_fields
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     settings = _checked(ServingSettings, given)
-    serve(options.model_dir or latest("onnx_encoder"), settings, read_token(options.token_file))
+    serve(options.model_dir, settings, read_token(options.token_file))
 
 
 def _add_evaluate(commands: _Commands) -> None:
@@ -688,6 +686,7 @@ _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
     "graph": ("graph", ()),
     "train": ("training", ("preset", "repeats")),
     "decode": ("decoding", ("model_dir", "checkpoint", "beams", "repeats")),
+    "server": ("server", ("model_dir", "seconds", "repeats")),
     "trie": ("trie", ("repeats",)),
 }
 
@@ -696,11 +695,12 @@ def _add_bench(commands: _Commands) -> None:
     command = _command(commands, "bench", _bench, "Measure, or report the last run, and print the figures.")
     command.add_argument("name", choices=tuple(_BENCHMARKS), help="what to measure")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode: an exported model (the newest)")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode, server: an exported model (the newest)")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="decode: its torch model (the newest)")
     command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (100 1000)")
+    command.add_argument("--seconds", type=float, metavar="S", help="server: how long its clients ask (60)")
     command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
-    command.add_argument("--repeats", type=int, metavar="N", help="decode, train, trie: measurements that count")
+    command.add_argument("--repeats", type=int, metavar="N", help="measurements that count, not of graph")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -209,10 +209,18 @@ class ServingSettings(Settings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on; another than loopback should have a token.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
-    threads: int | None = Field(None, ge=1, le=1024, description="Batches decoded side by side; unset: one a core.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Decoding processes of one thread, with the model in each; unset: one a core.",
+    )
     batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together, at most.")
     max_wait_ms: float = Field(
-        0, ge=0, le=10_000, description="How long a user may wait for others to be batched with."
+        0,
+        ge=0,
+        le=10_000,
+        description="Wait for a larger batch while others are decoded; never when idle.",
     )
     queue: int = Field(1024, ge=1, le=1_000_000, description="Users waiting, at most; beyond, the answer is 503.")
     max_instances: int = Field(256, ge=1, le=100_000, description="Users a request.")
@@ -220,6 +228,7 @@ class ServingSettings(Settings):
     max_topk: int = Field(1000, ge=1, le=100_000, description="Items a user.")
     max_listed: int = Field(100_000, ge=1, le=10_000_000, description="Items of an allow or deny list.")
     max_body_kb: int = Field(1024, ge=1, le=1_048_576, description="Size of a request's body in KiB.")
+    body_seconds: int = Field(30, ge=1, le=3600, description="Seconds within which a request's body must be there.")
     grace_seconds: int = Field(20, ge=0, le=3600, description="How long requests in flight may take when it stops.")
     keep_alive_seconds: int = Field(30, ge=1, le=3600, description="How long an idle connection is kept.")
 

@@ -7,13 +7,15 @@ A request is ``{"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3]}
 import json
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr, ValidationError
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Recommender
 from genrec_core.settings import RankingMode, Settings
+
+if TYPE_CHECKING:  # the online server reads requests in a process without NumPy and onnxruntime
+    from genrec_core.inference.recommender import Recommender
 
 _INT64 = 1 << 63
 _SHOWN_FAULTS = 10
@@ -74,7 +76,7 @@ def read_instances(body: object) -> InstancesRequest:
         raise InvalidRequestError(faults[:_SHOWN_FAULTS]) from error
 
 
-def answer_instances(recommender: Recommender, requests: Sequence[InstancesRequest]) -> list[dict[str, Any]]:
+def answer_instances(recommender: "Recommender", requests: Sequence[InstancesRequest]) -> list[dict[str, Any]]:
     """Answer requests that share their options, all users ranked together.
 
     Raises:

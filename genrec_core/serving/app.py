@@ -2,22 +2,21 @@
 
 import asyncio
 import hmac
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Ranking, Recommender
 from genrec_core.serving.batcher import Batcher, QueueFullError, Task
+from genrec_core.serving.decoders import Decoded, DecoderLostError, UnservableError
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.serving.requests import PredictionRequest, RefusedError, parse
@@ -27,6 +26,8 @@ LOG = logging.getLogger("genrec.serving")
 _LOOPBACK = ("127.0.0.1", "::1")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 _CLIENT_CLOSED = 499  # nobody reads this answer; the status is for the metrics
+_LARGE_BODY = 64 << 10  # bytes; parsing more takes long enough to keep the event loop from others
+_RETRY = {"Retry-After": "1"}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -43,31 +44,40 @@ class Server:
 
     def __init__(self, holder: ModelHolder, settings: ServingSettings, metrics: Metrics, token: str | None) -> None:
         self.holder, self.settings, self.metrics, self.token = holder, settings, metrics, token
-        self.batcher = Batcher(settings, metrics)
+        self.batcher = Batcher(settings, holder.threads, metrics)
         self.stopping = False
 
     async def predict(self, request: Request) -> Response:
         """``POST /predictions/<name>``."""
         self.authorize(request)
-        asked = parse(await self.body(request), self.settings)
-        model = self.model()
-        try:
-            ranked = await self.batcher.rank(
-                Task(asked.topk, asked.ranking, asked.exclude_seen),
-                model,
-                [instance.item_ids for instance in asked.instances],
-                self.mask(model.recommender, asked),
-            )
-        except QueueFullError as error:
-            message = "the queue is full; ask again, or ask another server"
-            raise RefusedError(503, "queue_full", message, headers={"Retry-After": "1"}) from error
-        except GenrecError as error:
-            raise RefusedError(422, "cannot_rank", str(error)) from error
+        self.model()
+        body = await self.body(request)
+        large = len(body) > _LARGE_BODY
+        asked = await asyncio.to_thread(parse, body, self.settings) if large else parse(body, self.settings)
+        with self.holder.lease() as model:
+            decoded = await self.decoded(asked, model or self.model())
         answers = [
-            _answer(instance.user_id, ranking, place, asked.topk)
-            for instance, (ranking, place) in zip(asked.instances, ranked, strict=True)
+            _answer(instance.user_id, outcome, place, asked.topk)
+            for instance, (outcome, place) in zip(asked.instances, decoded, strict=True)
         ]
-        return JSONResponse({"predictions": answers})
+        warnings = decoded[0][0].warnings
+        return as_json({"predictions": answers, **({"warnings": warnings} if warnings else {})})
+
+    async def decoded(self, asked: PredictionRequest, model: ServedModel) -> list[tuple[Decoded, int]]:
+        """What the batch of each user got, and the user's place in it."""
+        try:
+            histories = [instance.item_ids for instance in asked.instances]
+            return await self.batcher.decode(Task(asked.options(), model), histories)
+        except QueueFullError as error:
+            raise RefusedError(503, "queue_full", "the queue is full; ask again later", headers=_RETRY) from error
+        except DecoderLostError as error:
+            LOG.exception("a batch was lost")
+            raise RefusedError(503, "decoder_lost", "the model was lost while it ranked", headers=_RETRY) from error
+        except UnservableError as error:
+            if error.about == "ranking":
+                raise RefusedError(422, "cannot_rank", str(error), "ranking") from error
+            given = [name for name in ("rule", "deny", "allow") if getattr(asked, name)]
+            raise RefusedError(422, "constraint", str(error), given[0] if given else "allow") from error
 
     def authorize(self, request: Request) -> None:
         """Refuse a client without the token."""
@@ -82,17 +92,22 @@ class Server:
 
     async def body(self, request: Request) -> bytes:
         """The request's body, given up as soon as it is too large."""
-        coding = request.headers.get("content-encoding", "identity").lower()
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
         if coding != "identity":
-            raise RefusedError(415, "encoding", f"content-encoding {coding[:40]} is not read; send the body as it is")
+            raise RefusedError(415, "content_encoding", "compressed bodies are not read; send the JSON as it is")
         most, read = self.settings.max_body_kb * 1024, bytearray()
         declared = request.headers.get("content-length", "0")
         if not declared.isascii() or not declared.isdigit() or int(declared) > most:
             raise self._too_large()
-        async for chunk in request.stream():
-            read += chunk
-            if len(read) > most:
-                raise self._too_large()
+        try:
+            async with asyncio.timeout(self.settings.body_seconds):
+                async for chunk in request.stream():
+                    read += chunk
+                    if len(read) > most:
+                        raise self._too_large()
+        except TimeoutError as error:
+            reason = f"the body was not here after {self.settings.body_seconds} s"
+            raise RefusedError(408, "body_timeout", reason, headers={"Connection": "close"}) from error
         return bytes(read)
 
     def _too_large(self) -> RefusedError:
@@ -104,16 +119,8 @@ class Server:
         model = self.holder.current
         if model is None or self.stopping:
             message = "the server is stopping" if self.stopping else "the model is not loaded yet"
-            raise RefusedError(503, "not_ready", message, headers={"Retry-After": "1"})
+            raise RefusedError(503, "not_ready", message, headers=_RETRY)
         return model
-
-    def mask(self, recommender: Recommender, asked: PredictionRequest) -> np.ndarray | None:
-        """The rows that the request's lists and rule leave."""
-        given = [name for name in ("rule", "deny", "allow") if getattr(asked, name) is not None]
-        try:
-            return recommender.allowed(asked.allow, asked.deny, asked.rule)
-        except GenrecError as error:
-            raise RefusedError(422, "constraint", str(error), given[0] if given else None) from error
 
     async def reload(self, request: Request) -> Response:
         """``POST /admin/reload``: open the model folder again if it changed."""
@@ -124,7 +131,7 @@ class Server:
             changed = await asyncio.to_thread(self.holder.load)
         except GenrecError as error:
             raise RefusedError(409, "reload_failed", f"{error}; the model before goes on serving") from error
-        return JSONResponse({"changed": changed, **self.facts()})
+        return as_json({"changed": changed, **self.facts()})
 
     def facts(self) -> dict[str, Any]:
         """What serves."""
@@ -132,42 +139,50 @@ class Server:
         return {
             "name": self.settings.name,
             "version": model.version,
-            "items": len(model.recommender.item_ids),
-            "rankings": list(model.recommender.weights.modes()),
+            **model.facts,
             "loaded_at": round(model.loaded_at, 3),
             "load_seconds": round(model.load_seconds, 3),
             "last_failure": self.holder.failure,
         }
 
+    async def close(self) -> None:
+        """Answer what is being decoded, then end the decoding processes."""
+        self.stopping = True
+        await asyncio.to_thread(self.batcher.close)
+        await asyncio.to_thread(self.holder.close)
 
-def _answer(user_id: str | int, ranking: Ranking, place: int, topk: int) -> dict[str, Any]:
+
+def _answer(user_id: str | int, decoded: Decoded, place: int, topk: int) -> dict[str, Any]:
     """One user's items, and whatever a client should know of them."""
-    items = ranking.of(place).tolist()
+    items = decoded.items[place]
     answer: dict[str, Any] = {"user_id": user_id, "predictions": items}
     if len(items) < topk:
         answer["note"] = f"{len(items)} of {topk}: no more items are allowed and unseen"
-    if ranking.popular[place]:
+    if decoded.popular[place]:
         answer["popular"] = True
-    if ranking.unknown[place]:
-        answer["unknown_items"] = int(ranking.unknown[place])
+    if decoded.unknown[place]:
+        answer["unknown_items"] = decoded.unknown[place]
     return answer
+
+
+def as_json(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A response in ASCII, so that no text from outside can fail to be encoded."""
+    return Response(json.dumps(content, separators=(",", ":")), status, headers, media_type="application/json")
 
 
 def build_app(server: Server) -> FastAPI:
     """The application: routes, errors as JSON, figures of every request."""
-    name = server.settings.name
+    schema = _inline(PredictionRequest.model_json_schema())
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        server.stopping = True
-        await asyncio.to_thread(server.batcher.close)
+        await server.close()
 
     app = FastAPI(title="genrec", description="Generative retrieval recommender.", lifespan=lifespan)
-    schema = _inline(PredictionRequest.model_json_schema())
-    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
-    @app.post(f"/predictions/{name}", openapi_extra=body, summary="Recommend items to users")
+    @app.post(f"/predictions/{server.settings.name}", openapi_extra=body, summary="Recommend items to users")
     async def predictions(request: Request) -> Response:
         return await _measured(server, request, server.predict)
 
@@ -179,33 +194,49 @@ def build_app(server: Server) -> FastAPI:
     async def model(request: Request) -> Response:
         async def facts(request: Request) -> Response:
             server.authorize(request)
-            return JSONResponse(server.facts())
+            return as_json(server.facts())
 
         return await _measured(server, request, facts)
 
+    _add_probes(app, server)
+    _add_errors(app, server)
+    return app
+
+
+def _add_probes(app: FastAPI, server: Server) -> None:
+    """What service managers and Prometheus ask, without a token."""
+
     @app.get("/health/live", summary="The process answers")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
+    async def live() -> Response:
+        return as_json({"status": "live"})
 
     @app.get("/health/ready", summary="The model is loaded and warm, and the server is not stopping")
     async def ready() -> Response:
         try:
             server.model()
         except RefusedError as error:
-            return JSONResponse(error.content(), error.status, error.headers)
-        return JSONResponse({"status": "ready"})
+            return as_json(error.content(), error.status, error.headers)
+        return as_json({"status": "ready"})
 
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+
+def _add_errors(app: FastAPI, server: Server) -> None:
+    """Answers of our own form where no route is reached, or one of the probes fails."""
+
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        server.metrics.requests.labels(str(error.status_code)).inc()
         code = _CODES.get(error.status_code, "http_error")
         refused = RefusedError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
-        return JSONResponse(refused.content(), refused.status, dict(error.headers or {}))
+        return as_json(refused.content(), refused.status, dict(error.headers or {}))
 
-    return app
+    @app.exception_handler(Exception)
+    async def failure(request: Request, error: Exception) -> Response:  # starlette raises it again: uvicorn logs it
+        server.metrics.requests.labels("500").inc()
+        return _failure()
 
 
 async def _measured(server: Server, request: Request, handle: Handler) -> Response:
@@ -214,16 +245,19 @@ async def _measured(server: Server, request: Request, handle: Handler) -> Respon
     try:
         response = await handle(request)
     except RefusedError as error:
-        response = JSONResponse(error.content(), error.status, error.headers)
+        response = as_json(error.content(), error.status, error.headers)
     except ClientDisconnect:
         response = Response(status_code=_CLIENT_CLOSED)
     except Exception:
         LOG.exception("%s %s failed", request.method, request.url.path)
-        failed = RefusedError(500, "internal", "the server failed; its log says why")
-        response = JSONResponse(failed.content(), failed.status)
+        response = _failure()
     server.metrics.requests.labels(str(response.status_code)).inc()
     server.metrics.seconds.observe(time.perf_counter() - began)
     return response
+
+
+def _failure() -> Response:
+    return as_json(RefusedError(500, "internal", "the server failed; its log says why").content(), 500)
 
 
 def _inline(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,40 +1,46 @@
-"""Decodes the users of different requests together, in a bounded queue and a few threads."""
+"""Decodes the users of different requests together: a bounded queue, and a thread for each decoding process."""
 
 import asyncio
+import math
+import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from threading import Condition, Thread
 
-import numpy as np
-
-from genrec_core.errors import GenrecError
-from genrec_core.inference.onnx_scorer import default_threads
-from genrec_core.inference.recommender import Ranking
+from genrec_core.serving.decoders import Decoded
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
-from genrec_core.settings import RankingMode, ServingSettings
+from genrec_core.settings import ServingSettings
+
+_SHORTEST = 8  # items; shorter histories are padded to this
 
 
 @dataclass(frozen=True)
 class Task:
-    """What users must share to be decoded together."""
+    """What users must share to be decoded together.
 
-    topk: int
-    ranking: RankingMode
-    exclude_seen: bool
+    Args:
+        options: all of a request but its users, as JSON.
+        model: the model that ranks.
+    """
+
+    options: str
+    model: ServedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Waiting:
-    """One user in the queue; the mask belongs to the model that made it, so the two travel together."""
+    """One user in the queue, since a time of ``time.monotonic``."""
 
     task: Task
-    model: ServedModel
     history: list[int]
-    mask: np.ndarray | None
     since: float
-    answer: "asyncio.Future[tuple[Ranking, int]]"
+    answer: "asyncio.Future[tuple[Decoded, int]]"
+
+    @property
+    def length(self) -> int:
+        """The history's length in powers of two: only histories that are padded to one length are decoded in one go."""
+        return math.ceil(math.log2(max(_SHORTEST, min(len(self.history), self.task.model.max_history))))
 
 
 class QueueFullError(Exception):
@@ -42,38 +48,41 @@ class QueueFullError(Exception):
 
 
 class Batcher:
-    """Takes users one by one and decodes whoever waits as soon as a thread is free.
+    """Takes users one by one and decodes whoever waits as soon as a decoding process is free.
 
-    A batch holds users of one task and model. While threads are busy the queue fills, so batches grow with the load; an
-    idle server decodes at once, or after ``max_wait_ms`` where that is set.
+    A batch holds users of one task whose histories are of like length. While all processes are busy the queue fills, so
+    batches grow with the load. Where some are busy, a small batch may wait ``max_wait_ms`` for more users; an idle
+    server never waits. The threads take their batches themselves, without a detour over the event loop.
 
     Args:
-        settings: queue, batch size, waiting and threads.
+        settings: queue, batch size and waiting.
+        processes: decoding processes of every model.
         metrics: told the depth of the queue and the size of each batch.
     """
 
-    def __init__(self, settings: ServingSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ServingSettings, processes: int, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
         self.queue: deque[Waiting] = deque()
-        self.free = settings.threads or default_threads()
-        self.pool = ThreadPoolExecutor(self.free, thread_name_prefix="decode")
-        self.timer: asyncio.TimerHandle | None = None
+        self.busy, self.closed, self.changed = 0, False, Condition()
+        self.threads = [Thread(target=self._work, args=(number,), daemon=True) for number in range(processes)]
+        for thread in self.threads:
+            thread.start()
 
-    async def rank(
-        self, task: Task, model: ServedModel, histories: list[list[int]], mask: np.ndarray | None
-    ) -> list[tuple[Ranking, int]]:
-        """The ranking of each user, and the user's place in it.
+    async def decode(self, task: Task, histories: list[list[int]]) -> list[tuple[Decoded, int]]:
+        """What the batch of each user got, and the user's place in it.
 
         Raises:
-            QueueFullError: they do not fit the queue.
-            GenrecError: the model cannot rank them.
+            QueueFullError: they do not fit the queue, or it is closed.
+            UnservableError, DecoderFailedError, DecoderLostError: see :class:`genrec_core.serving.decoders.Decoder`.
         """
-        if len(self.queue) + len(histories) > self.settings.queue:
-            raise QueueFullError
-        loop = asyncio.get_running_loop()
-        users = [Waiting(task, model, history, mask, loop.time(), loop.create_future()) for history in histories]
-        self.queue.extend(users)
-        self._dispatch()
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        users = [Waiting(task, history, now, loop.create_future()) for history in histories]
+        with self.changed:
+            if self.closed or len(self.queue) + len(users) > self.settings.queue:
+                raise QueueFullError
+            self.queue.extend(users)
+            self.metrics.queue.set(len(self.queue))
+            self.changed.notify(len(users))
         try:
             return list(await asyncio.gather(*(user.answer for user in users)))
         finally:
@@ -81,71 +90,71 @@ class Batcher:
                 user.answer.cancel()
 
     def close(self) -> None:
-        """Wait for the batches in the threads."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        """Wait for the batches that are being decoded; who still waits in the queue is not served."""
+        with self.changed:
+            self.closed = True
+            self.queue.clear()
+            self.changed.notify_all()
+        for thread in self.threads:
+            thread.join()
 
-    def _dispatch(self) -> None:
-        """Give batches to free threads."""
-        while self.free and (batch := self._batch()):
-            self.free -= 1
+    def _work(self, number: int) -> None:
+        """Decode batch after batch in one of the processes."""
+        while batch := self._next():
+            task = batch[0].task
             self.metrics.batch.observe(len(batch))
-            work = asyncio.get_running_loop().run_in_executor(self.pool, partial(_decode, batch, self.settings))
-            work.add_done_callback(partial(self._finish, batch))
-        self.metrics.queue.set(len(self.queue))
+            outcome: Decoded | Exception
+            try:
+                outcome = task.model.decoders[number].decode(task.options, [user.history for user in batch])
+                self.metrics.users.inc(len(batch))
+            except Exception as error:  # whatever it is, those who asked are told, and the thread goes on
+                outcome = error
+            with self.changed:
+                self.busy -= 1
+            batch[0].answer.get_loop().call_soon_threadsafe(_answer, batch, outcome)
+
+    def _next(self) -> list[Waiting]:
+        """The next batch, when there is one; empty at the end."""
+        with self.changed:
+            while not self.closed:
+                while self.queue and self.queue[0].answer.done():
+                    self.queue.popleft()
+                wait = self._wait() if self.queue else None
+                if wait == 0:
+                    if batch := self._batch():
+                        self.busy += 1
+                        return batch
+                    continue
+                self.changed.wait(wait)
+            return []
+
+    def _wait(self) -> float:
+        """Seconds for which more users should be waited for."""
+        if not self.busy or len(self.queue) >= self.settings.batch_users:
+            return 0
+        return max(0.0, self.queue[0].since + self.settings.max_wait_ms / 1000 - time.monotonic())
 
     def _batch(self) -> list[Waiting]:
-        """The longest waiting user and those behind who can be decoded together; none while it pays to wait."""
-        while self.queue and self.queue[0].answer.done():
-            self.queue.popleft()
-        if not self.queue or self._too_early():
-            return []
-        first, batch, others = self.queue[0], list[Waiting](), list[Waiting]()
-        while self.queue and len(batch) < self.settings.batch_users:
-            user = self.queue.popleft()
-            if user.answer.done():
-                continue
-            together = user.task == first.task and user.model is first.model
-            (batch if together else others).append(user)
-        self.queue.extendleft(reversed(others))
+        """Of the users who can be decoded together, those who have waited longest in sum."""
+        groups: dict[tuple[Task, int], list[Waiting]] = {}
+        for user in self.queue:
+            if not user.answer.done():
+                groups.setdefault((user.task, user.length), []).append(user)
+        now = time.monotonic()
+        batch = max(groups.values(), key=lambda users: sum(now - user.since for user in users), default=[])
+        del batch[self.settings.batch_users :]
+        taken = set(batch)
+        self.queue = deque(user for user in self.queue if user not in taken and not user.answer.done())
+        self.metrics.queue.set(len(self.queue))
         return batch
 
-    def _too_early(self) -> bool:
-        """Whether to wait for more users, with a timer set for when the wait is over."""
-        loop = asyncio.get_running_loop()
-        left = self.queue[0].since + self.settings.max_wait_ms / 1000 - loop.time()
-        if left <= 0 or len(self.queue) >= self.settings.batch_users:
-            return False
-        if self.timer is None or self.timer.when() <= loop.time():
-            self.timer = loop.call_later(left, self._dispatch)
-        return True
 
-    def _finish(self, batch: list[Waiting], work: "asyncio.Future[Ranking]") -> None:
-        """Answer the users of a batch, and begin the next."""
-        self.free += 1
-        for place, user in enumerate(batch):
-            if user.answer.done():
-                continue
-            if work.cancelled():
-                user.answer.cancel()
-            elif (error := work.exception()) is not None:
-                user.answer.set_exception(error)
-            else:
-                user.answer.set_result((work.result(), place))
-        self.metrics.users.inc(len(batch))
-        self._dispatch()
-
-
-def _decode(batch: list[Waiting], settings: ServingSettings) -> Ranking:
-    task, model = batch[0].task, batch[0].model
-    items = len(model.recommender.item_ids)
-    masks = [user.mask for user in batch]
-    if any(mask is not None and not mask.any() for mask in masks):
-        raise GenrecError("no item is left")
-    return model.recommender.rank(
-        [user.history for user in batch],
-        min(task.topk, items),
-        exclude_seen=task.exclude_seen,
-        ranking=task.ranking,
-        allowed=masks,
-        batch_users=settings.batch_users,
-    )
+def _answer(batch: list[Waiting], outcome: Decoded | Exception) -> None:
+    """Give each user of a batch the outcome; runs in the event loop."""
+    for place, user in enumerate(batch):
+        if user.answer.done():
+            continue
+        if isinstance(outcome, Exception):
+            user.answer.set_exception(outcome)
+        else:
+            user.answer.set_result((outcome, place))

@@ -1,48 +1,68 @@
 """The model that serves, and its replacement by a newer release while requests go on."""
 
+import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from genrec_core.artifacts import MANIFEST, sha256_of
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Recommender
+from genrec_core.serving.decoders import Decoder
 from genrec_core.serving.metrics import Metrics
-from genrec_core.settings import ServingSettings
+from genrec_core.storage import LATEST, latest
 
 
-@dataclass(frozen=True)
 class ServedModel:
-    """A model folder, opened and warmed up.
+    """A release: a model folder, opened and warmed up in some decoding processes.
 
     Args:
-        recommender: it ranks with one thread an operator; several batches go side by side.
-        folder: the folder itself, links followed.
-        version: the start of the manifest's sha256.
-        loaded_at: seconds since 1970.
-        load_seconds: how long opening and warming took.
+        model_dir: the folder; links are followed at once, so that a link that moves on changes nothing.
+        threads: decoding processes, of one thread each.
+
+    Raises:
+        GenrecError: it is missing, damaged, of another form, or was replaced while it was read.
     """
 
-    recommender: Recommender
-    folder: Path
-    version: str
-    loaded_at: float
-    load_seconds: float
+    def __init__(self, model_dir: Path, threads: int) -> None:
+        began, self.folder = time.perf_counter(), model_dir.resolve()
+        self.version = version_of(self.folder)
+        self.decoders = [Decoder(self.folder) for _ in range(threads)]
+        try:
+            *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
+            if version_of(self.folder) != self.version:
+                raise GenrecError(f"{model_dir}: was replaced while it was read; load it again")
+        except GenrecError:
+            self._close()
+            raise
+        self.max_history = int(self.facts["max_history"])
+        self.loaded_at, self.load_seconds = time.time(), time.perf_counter() - began
+        self._lock, self._requests, self._retired = threading.Lock(), 0, False
 
-    @classmethod
-    def open(cls, model_dir: Path) -> "ServedModel":
-        """Verify, open and warm up a model folder.
+    def acquire(self) -> None:
+        """Keep the processes for a request, until :meth:`release`."""
+        with self._lock:
+            self._requests += 1
 
-        Raises:
-            GenrecError: it is missing, damaged, or of another form.
-        """
-        began, folder = time.perf_counter(), model_dir.resolve()
-        recommender = Recommender.from_folder(folder, threads=1)
-        history = recommender.item_ids[:1].tolist()
-        for users in (1, 2):
-            recommender.rank([history] * users, 1)
-        return cls(recommender, folder, version_of(folder), time.time(), time.perf_counter() - began)
+    def release(self) -> None:
+        """The request has its answer."""
+        with self._lock:
+            self._requests -= 1
+            last = self._retired and not self._requests
+        if last:
+            threading.Thread(target=self._close, name="retire").start()  # it waits for the processes to end
+
+    def retire(self) -> None:
+        """End the processes as soon as no request needs them."""
+        with self._lock:
+            self._retired, idle = True, not self._requests
+        if idle:
+            self._close()
+
+    def _close(self) -> None:
+        for decoder in self.decoders:
+            decoder.close()
 
 
 def version_of(model_dir: Path) -> str:
@@ -57,23 +77,57 @@ def version_of(model_dir: Path) -> str:
     return sha256_of(manifest)[:12]
 
 
-class ModelHolder:
-    """Holds the model that serves; a batch keeps the one it began with.
+def release_in(model_dir: Path | None) -> Path:
+    """The model folder that is meant now.
 
     Args:
-        model_dir: the folder, or a link that is moved from release to release.
-        settings: the server's.
+        model_dir: a model folder, a link to one, or an asset's folder, whose newest version is meant; None for the
+            newest ``onnx_encoder`` of the storage.
+
+    Raises:
+        GenrecError: there is none.
+    """
+    if model_dir is None:
+        return latest("onnx_encoder")
+    return latest(model_dir.name, model_dir.parent) if (model_dir / LATEST).is_file() else model_dir
+
+
+class ModelHolder:
+    """Holds the model that serves; a request keeps the one it began with.
+
+    Args:
+        model_dir: see :func:`release_in`.
+        threads: decoding processes; None for one a core.
         metrics: told of every load.
     """
 
-    def __init__(self, model_dir: Path, settings: ServingSettings, metrics: Metrics) -> None:
-        self.model_dir, self.settings, self.metrics = model_dir, settings, metrics
+    def __init__(
+        self,
+        model_dir: Path | None,
+        threads: int | None,
+        metrics: Metrics,
+        open_model: Callable[[Path, int], ServedModel] = ServedModel,
+    ) -> None:
+        self.model_dir, self.metrics, self._open = model_dir, metrics, open_model
+        self.threads = threads or len(os.sched_getaffinity(0))
         self.current: ServedModel | None = None
         self.failure: str | None = None
-        self._loading = threading.Lock()
+        self._loading, self._switching = threading.Lock(), threading.Lock()
 
-    def load(self, force: bool = False) -> bool:
-        """Open the folder if it is not what serves already; what serves stays until the new model is warm.
+    @contextmanager
+    def lease(self) -> Iterator[ServedModel | None]:
+        """What serves now, kept alive for a request though another may take its place; None before the first load."""
+        with self._switching:
+            if model := self.current:
+                model.acquire()
+        try:
+            yield model
+        finally:
+            if model:
+                model.release()
+
+    def load(self) -> bool:
+        """Open the release if it is not what serves already; what serves stays until the new one is warm.
 
         Returns:
             Whether another model serves now.
@@ -83,18 +137,31 @@ class ModelHolder:
         """
         with self._loading:
             try:
-                serves = self.current
-                if serves and not force and version_of(self.model_dir.resolve()) == serves.version:
+                folder, before = release_in(self.model_dir), self.current
+                if before and version_of(folder) == before.version:
+                    self.failure = None
                     self.metrics.reloads.labels("unchanged").inc()
                     return False
-                model = ServedModel.open(self.model_dir)
+                model = self._open(folder, self.threads)
             except GenrecError as error:
                 self.failure = str(error)
                 self.metrics.reloads.labels("failed").inc()
                 raise
-            self.current, self.failure = model, None
-            self.metrics.reloads.labels("loaded").inc()
-            self.metrics.loaded.set(model.loaded_at)
-            self.metrics.load_seconds.set(model.load_seconds)
-            self.metrics.model.info({"version": model.version, "folder": model.folder.name})
+            with self._switching:
+                self.current, self.failure = model, None
+            self._show(model)
+            if before:
+                before.retire()
             return True
+
+    def _show(self, model: ServedModel) -> None:
+        self.metrics.reloads.labels("loaded").inc()
+        self.metrics.loaded.set(model.loaded_at)
+        self.metrics.load_seconds.set(model.load_seconds)
+        self.metrics.model.info({"version": model.version, "folder": model.folder.name})
+
+    def close(self) -> None:
+        """End what serves; its requests are answered by now."""
+        with self._loading:
+            if self.current:
+                self.current.retire()

@@ -6,15 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
 
 from genrec_core.errors import GenrecError
-from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
-from genrec_core.serving.models import ModelHolder
+from genrec_core.serving.models import ModelHolder, release_in
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
@@ -22,11 +22,11 @@ TOKEN = "GENREC_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(model_dir: Path, settings: ServingSettings, token: str | None) -> None:
-    """Serve until SIGTERM or SIGINT.
+def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) -> None:
+    """Serve until SIGTERM or SIGINT. It listens at once, and is ready when the model is.
 
     Args:
-        model_dir: an exported model, or a link to one.
+        model_dir: see :func:`genrec_core.serving.models.release_in`.
         settings: where to listen, and limits.
         token: what clients must show as ``Authorization: Bearer``; None lets everyone in.
 
@@ -35,21 +35,29 @@ def serve(model_dir: Path, settings: ServingSettings, token: str | None) -> None
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     metrics = Metrics()
-    holder = ModelHolder(model_dir, settings, metrics)
-    holder.load()
-    if token is None and settings.host not in _LOOPBACK:
-        LOG.warning("listening on %s without a token: whoever reaches the port is served", settings.host)
-    config = uvicorn.Config(
-        build_app(Server(holder, settings, metrics, token)),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=settings.grace_seconds,
-        timeout_keep_alive=settings.keep_alive_seconds,
-        server_header=False,
-    )
-    asyncio.run(_run(_Server(config), holder))
+    release_in(model_dir)
+    holder = ModelHolder(model_dir, settings.threads, metrics)
+    with ThreadPoolExecutor(1) as loader:
+        loading = loader.submit(holder.load)  # its processes start while this one imports the rest
+        try:
+            from genrec_core.serving.app import Server, build_app
+
+            if token is None and settings.host not in _LOOPBACK:
+                LOG.warning("listening on %s without a token: whoever reaches the port is served", settings.host)
+            config = uvicorn.Config(
+                build_app(Server(holder, settings, metrics, token)),
+                host=settings.host,
+                port=settings.port,
+                access_log=False,
+                log_config=None,
+                timeout_graceful_shutdown=settings.grace_seconds,
+                timeout_keep_alive=settings.keep_alive_seconds,
+                server_header=False,
+            )
+            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop
+                runner.run(_run(_Server(config), holder, loading))
+        finally:
+            holder.close()
 
 
 class _Server(uvicorn.Server):
@@ -63,7 +71,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _run(server: uvicorn.Server, holder: ModelHolder) -> None:
+async def _run(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     def reload() -> None:
@@ -72,12 +80,25 @@ async def _run(server: uvicorn.Server, holder: ModelHolder) -> None:
         task.add_done_callback(tasks.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
+    first = loop.create_task(_first_load(server, holder, loading))
     try:
         await server.serve()
     except SystemExit as error:  # uvicorn's way to say that it cannot listen
         raise GenrecError(
             f"cannot listen on {server.config.host} port {server.config.port}; see above, or choose another --port"
         ) from error
+    await first
+
+
+async def _first_load(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:
+    """Say when the model is ready; end the server where it cannot be opened."""
+    try:
+        await asyncio.wrap_future(loading)
+    except GenrecError:
+        server.should_exit = True
+        raise
+    if model := holder.current:
+        LOG.info("ready: model %s, opened in %.2f s", model.version, model.load_seconds)
 
 
 async def _reload(holder: ModelHolder) -> None:
@@ -93,16 +114,21 @@ def read_token(path: Path | None) -> str | None:
     """The token of ``--token_file``, else of the environment.
 
     Raises:
-        GenrecError: the file cannot be read, or is empty.
+        GenrecError: the file cannot be read, or the token is empty or no single word of ASCII.
     """
     if path is None:
-        return os.environ.get(TOKEN) or None
+        return None if TOKEN not in os.environ else _checked(os.environ[TOKEN].strip(), TOKEN)
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise GenrecError(f"{path}: cannot be read ({error}); give a file that holds the token alone") from error
-    if not token or not token.isascii() or any(letter.isspace() for letter in token):
-        raise GenrecError(f"{path}: no token in it; write one line of ASCII letters without spaces")
     if path.stat().st_mode & 0o077:
         print(f"genrec: warning: {path} can be read by others; chmod 600 it", file=sys.stderr)
+    return _checked(token, str(path))
+
+
+def _checked(token: str, source: str) -> str:
+    """An empty token is refused: a server that was meant to have one must not be open to everyone."""
+    if not token or not token.isascii() or any(letter.isspace() for letter in token):
+        raise GenrecError(f"{source}: no token in it; write one line of ASCII letters without spaces")
     return token

@@ -1,34 +1,25 @@
 """What a client may ask, and how a request that cannot be served is answered."""
 
-from typing import Annotated, Any
+import json
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, StrictInt, StrictStr, ValidationError
 
-from genrec_core.settings import RankingMode, ServingSettings
+from genrec_core.inference.instances import InstancesRequest
+from genrec_core.settings import ServingSettings
 
-ItemId = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
-
-
-class Instance(BaseModel):
-    """A user and the items of the history, oldest first."""
-
-    model_config = ConfigDict(extra="forbid")
-    user_id: Annotated[str, Field(strict=True, max_length=1000)] | ItemId
-    item_ids: list[ItemId]
+_SHOWN = 60  # characters of a name that an error quotes
+_LONGEST_RULE = 10_000
 
 
-class PredictionRequest(BaseModel):
-    """Users to recommend items to, and what holds for all of them."""
+class PredictionRequest(InstancesRequest):
+    """Users to recommend items to, and what holds for all of them: TorchServe's request, and rules."""
 
-    model_config = ConfigDict(extra="forbid")
-    instances: list[Instance] = Field(min_length=1)
-    topk: Annotated[int, Field(strict=True, ge=1)] = Field(10, description="Items a user.")
-    ranking: RankingMode = Field("hybrid", description="What orders the items.")
-    exclude_seen: Annotated[bool, Field(strict=True)] = Field(True, description="Leave out the user's own items.")
-    allow: list[ItemId] | None = Field(None, description="The only items to recommend.")
-    deny: list[ItemId] | None = Field(None, description="Items never to recommend.")
-    rule: Annotated[str, Field(strict=True, max_length=10_000)] | None = Field(
-        None, description="What every item must meet, such as brand = OPI and not category = Nails."
+    topk: StrictInt = Field(128, ge=1, description="Items a user.")
+    rule: StrictStr | None = Field(
+        None,
+        max_length=_LONGEST_RULE,
+        description="What every item must meet, such as brand = OPI and not category = Nails.",
     )
 
 
@@ -61,30 +52,54 @@ def parse(body: bytes, limits: ServingSettings) -> PredictionRequest:
         RefusedError: it is no JSON (400), or a field is missing, of another type or beyond a limit (422).
     """
     try:
-        request = PredictionRequest.model_validate_json(body)
+        request = PredictionRequest.model_validate(_decoded(body))
     except ValidationError as error:
         raise _refused(error) from error
-    if len(request.instances) > limits.max_instances:
-        raise _beyond("instances", f"{len(request.instances)} instances", limits.max_instances)
-    if request.topk > limits.max_topk:
-        raise _beyond("topk", f"topk {request.topk}", limits.max_topk)
+    _check_size("instances", len(request.instances), min(limits.max_instances, limits.queue))
+    _check_size("topk", request.topk, limits.max_topk)
     for number, instance in enumerate(request.instances):
-        if len(instance.item_ids) > limits.max_history:
-            raise _beyond(f"instances.{number}.item_ids", f"{len(instance.item_ids)} items", limits.max_history)
-    for name in ("allow", "deny"):
-        listed = getattr(request, name) or ()
-        if len(listed) > limits.max_listed:
-            raise _beyond(name, f"{len(listed)} items", limits.max_listed)
+        _check_size(f"instances.{number}.item_ids", len(instance.item_ids), limits.max_history)
+    _check_size("allow", len(request.allow or ()), limits.max_listed)
+    _check_size("deny", len(request.deny), limits.max_listed)
     return request
+
+
+def _decoded(body: bytes) -> object:
+    """The body's content; other than by ``json`` alone, a name that comes twice in an object is an error."""
+    try:
+        text = body.decode("utf-8")
+        content = json.loads(text, object_pairs_hook=_object)
+        if "\\ud" in text.lower():  # an escaped surrogate: half a pair is no text
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise RefusedError(400, "invalid_json", "the body is nested too deeply") from error
+    except ValueError as error:  # no UTF-8, no JSON, or an integer of thousands of digits
+        raise RefusedError(400, "invalid_json", f"the body is no JSON in UTF-8: {error}") from error
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RefusedError(422, "repeated_field", "this field is given twice in one object", _shown(twice))
+    return found
 
 
 def _refused(error: ValidationError) -> RefusedError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return RefusedError(400, "invalid_json", f"the body is no JSON: {first['msg']}")
-    place = [str(part) for part in first["loc"] if not (isinstance(part, str) and not part.isidentifier())]
+    place = [_shown(part) for part in first["loc"]]
+    if "user_id" in place:
+        place = place[: place.index("user_id") + 1]  # what follows tells text from integer
     return RefusedError(422, "invalid_field", first["msg"], ".".join(place) or "body")
 
 
-def _beyond(place: str, found: str, most: int) -> RefusedError:
-    return RefusedError(422, "too_many", f"{found}, but this server takes at most {most}", place)
+def _shown(part: str | int) -> str:
+    """A name from outside, short and in ASCII."""
+    return str(part)[:_SHOWN].encode("ascii", "backslashreplace").decode()
+
+
+def _check_size(place: str, found: int, most: int) -> None:
+    if found > most:
+        raise RefusedError(422, "too_many", f"{found}, but this server takes at most {most}", place)

@@ -15,22 +15,37 @@ from fastapi.testclient import TestClient
 
 from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
-from genrec_core.serving.models import ModelHolder
+from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
 
 if TYPE_CHECKING:
     from conftest import TinyModel
 
 
+class KeptModel(ServedModel):
+    """A model that serves one server after the other."""
+
+    def retire(self) -> None:
+        """The session ends its process."""
+
+
+@pytest.fixture(scope="session")
+def kept_model(tiny_model: "TinyModel") -> Iterator[KeptModel]:
+    model = KeptModel(tiny_model.model_dir, threads=1)
+    yield model
+    ServedModel.retire(model)
+
+
 @pytest.fixture
-def client_of(tiny_model: "TinyModel") -> Iterator[Callable[..., TestClient]]:
-    """Called with settings and a token: a client of a server on the tiny model."""
+def client_of(tiny_model: "TinyModel", kept_model: KeptModel) -> Iterator[Callable[..., TestClient]]:
+    """Called with settings and a token: a client of a server on the tiny model, its decoding process shared by all."""
     clients = []
 
-    def make(token: str | None = None, model_dir: Path | None = None, **settings: object) -> TestClient:
+    def make(token: str | None = None, loaded: bool = True, **settings: object) -> TestClient:
         form, metrics = ServingSettings.model_validate({"threads": 1, **settings}), Metrics()
-        holder = ModelHolder(model_dir or tiny_model.model_dir, form, metrics)
-        holder.load()
+        holder = ModelHolder(tiny_model.model_dir, 1, metrics, open_model=lambda *_: kept_model)
+        if loaded:
+            holder.load()
         client = TestClient(build_app(Server(holder, form, metrics, token)), raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)
@@ -44,9 +59,10 @@ def client_of(tiny_model: "TinyModel") -> Iterator[Callable[..., TestClient]]:
 class RunningServer:
     """``genrec serve`` in a process of its own."""
 
-    def __init__(self, model_dir: Path, *options: str, token: str | None = None) -> None:
-        command = [sys.executable, "-m", "genrec_core.cli", "serve", "--model_dir", str(model_dir), "--port", "0"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"GENREC_TOKEN": token} if token else {})
+    def __init__(self, model_dir: Path | None, *options: str, **environment: str) -> None:
+        model = ["--model_dir", str(model_dir)] if model_dir else []
+        command = [sys.executable, "-m", "genrec_core.cli", "serve", *model, "--port", "0"]
+        environment = {**os.environ, **environment}
         self.process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment)
         self.log: list[str] = []
         self.url = self._wait()
@@ -56,7 +72,7 @@ class RunningServer:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            if "ready: model" in line and (found := re.search(r"http://127\.0\.0\.1:\d+", "".join(self.log))):
                 return found.group()
         raise AssertionError(f"the server never listened: {''.join(self.log)}")
 
@@ -74,8 +90,8 @@ def start_server(tiny_model: "TinyModel") -> Iterator[Callable[..., RunningServe
     """Starts servers on the tiny model, or another folder; what still runs at the end is killed."""
     running: list[RunningServer] = []
 
-    def start(*options: str, model_dir: Path | None = None, token: str | None = None) -> RunningServer:
-        running.append(RunningServer(model_dir or tiny_model.model_dir, *options, token=token))
+    def start(*options: str, model_dir: Path | None = tiny_model.model_dir, **environment: str) -> RunningServer:
+        running.append(RunningServer(model_dir, *options, **environment))
         return running[-1]
 
     yield start

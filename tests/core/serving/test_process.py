@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,13 +14,29 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import psutil
+import pytest
+
 from genrec_core.artifacts import write_manifest
+from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import POPULARITY, Recommender
+from genrec_core.serving.process import read_token
+from genrec_core.storage import set_latest
 
 if TYPE_CHECKING:
     from conftest import TinyModel
 
 StartServer = Callable[..., Any]
+
+
+FORBIDDEN = ("torch", "transformers", "onnx", "dagster", "mlflow", "polars", "numpy", "onnxruntime")
+WITHOUT = f"""
+import sys
+for name in {FORBIDDEN}:
+    sys.modules[name] = None  # importing it raises ImportError
+import genrec_core.serving.app, genrec_core.serving.process
+"""
 
 
 def post(url: str, body: dict[str, Any], **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -58,10 +76,66 @@ def test_many_clients_get_their_own_answers_and_sigterm_ends_it(
 
 
 def test_beyond_the_queue_it_says_when_to_come_back(start_server: StartServer, tiny_recommender: Recommender):
-    server = start_server("--queue", "5", "--threads", "1")
-    status, answer, headers = post(f"{server.url}/predictions/mymodel", users(tiny_recommender, 6))
-    assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "queue_full", "1")
-    assert post(f"{server.url}/predictions/mymodel", users(tiny_recommender, 5))[0] == 200
+    server = start_server("--queue", "4", "--threads", "1", "--batch_users", "1")
+    url, body = f"{server.url}/predictions/mymodel", {**users(tiny_recommender, 4), "topk": 80}
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: post(url, body), range(64)))
+    assert {status for status, _, _ in answers} == {200, 503}
+    refused = [
+        (answer["error"]["code"], headers["retry-after"]) for status, answer, headers in answers if status == 503
+    ]
+    assert set(refused) == {("queue_full", "1")}
+    assert post(url, body)[0] == 200
+
+
+def test_what_is_in_flight_is_answered_before_it_ends(start_server: StartServer, tiny_recommender: Recommender):
+    server = start_server("--threads", "1", "--batch_users", "1")
+    body = {**users(tiny_recommender, 60), "topk": 80}
+    for decoder in psutil.Process(server.process.pid).children():
+        decoder.send_signal(signal.SIGTERM)  # as a service manager does: to every process of the service
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, f"{server.url}/predictions/mymodel", body)
+        while "genrec_queue_users 0.0" in urllib.request.urlopen(f"{server.url}/metrics").read().decode():
+            assert not answer.done()
+        decoders = psutil.Process(server.process.pid).children()
+        assert server.stop() == 0
+        status, content, _ = answer.result()
+    assert (status, len(content["predictions"])) == (200, 60)
+    assert not any(decoder.is_running() for decoder in decoders)
+
+
+def test_a_decoding_process_that_died_is_replaced(start_server: StartServer, tiny_recommender: Recommender):
+    server = start_server("--threads", "1")
+    (decoder,) = psutil.Process(server.process.pid).children()
+    decoder.kill()
+    url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 2)
+    status, answer, headers = post(url, body)
+    assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "decoder_lost", "1")
+    assert post(url, body)[0] == 200
+    assert "a decoding process ended with -9" in "".join(server.log)
+
+
+def test_a_server_that_is_killed_leaves_no_process_behind(start_server: StartServer):
+    server = start_server("--threads", "1")
+    decoders = psutil.Process(server.process.pid).children()
+    server.process.kill()
+    gone, alive = psutil.wait_procs(decoders, timeout=10)
+    assert (len(gone), alive) == (1, [])
+
+
+def test_the_newest_model_is_found_again_on_reload(start_server: StartServer, tiny_model: "TinyModel", tmp_path: Path):
+    for version in ("one", "two"):
+        shutil.copytree(tiny_model.model_dir, tmp_path / "onnx_encoder" / version)
+    np.save(tmp_path / "onnx_encoder" / "two" / POPULARITY, np.arange(90))
+    write_manifest(tmp_path / "onnx_encoder" / "two")
+    set_latest("onnx_encoder", "one", tmp_path)
+    token = {"Authorization": "Bearer s3cret"}
+    server = start_server("--threads", "1", model_dir=None, GENREC_STORAGE=str(tmp_path), GENREC_TOKEN="s3cret")
+    assert post(f"{server.url}/admin/reload", {})[0] == 401
+    assert post(f"{server.url}/admin/reload", {}, **token)[1]["changed"] is False
+    set_latest("onnx_encoder", "two", tmp_path)
+    assert post(f"{server.url}/admin/reload", {}, **token)[1]["changed"] is True
+    assert "s3cret" not in "".join(server.log)
 
 
 def test_a_reload_under_load_loses_no_request_and_a_broken_release_changes_nothing(
@@ -70,8 +144,6 @@ def test_a_reload_under_load_loses_no_request_and_a_broken_release_changes_nothi
     first, second, broken, link = (tmp_path / name for name in ("first", "second", "broken", "current"))
     for folder in (first, second, broken):
         shutil.copytree(tiny_model.model_dir, folder)
-    import numpy as np
-
     np.save(second / POPULARITY, np.arange(90)[::-1].copy())
     write_manifest(second)
     (broken / POPULARITY).write_bytes(b"cut off")
@@ -106,11 +178,40 @@ def test_a_reload_under_load_loses_no_request_and_a_broken_release_changes_nothi
 
 
 def test_a_port_in_use_is_an_error(start_server: StartServer, tiny_model: "TinyModel"):
-    import subprocess
-    import sys
-
     port = start_server().url.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "genrec_core.cli", "serve", "--model_dir", str(tiny_model.model_dir)]
     second = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 2
     assert f"cannot listen on 127.0.0.1 port {port}" in second.stderr
+
+
+def test_a_model_that_cannot_be_opened_ends_it(tiny_model: "TinyModel", tmp_path: Path):
+    broken = Path(shutil.copytree(tiny_model.model_dir, tmp_path / "broken"))
+    (broken / POPULARITY).write_bytes(b"cut off")
+    command = [sys.executable, "-m", "genrec_core.cli", "serve", "--port", "0", "--threads", "1"]
+    done = subprocess.run(
+        [*command, "--model_dir", str(broken)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "differs from the sha256" in done.stderr.splitlines()[-1]
+
+
+def test_the_process_that_answers_needs_no_numpy_and_no_onnxruntime():
+    subprocess.run([sys.executable, "-c", WITHOUT], check=True)
+
+
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("GENREC_TOKEN", raising=False)
+    assert read_token(None) is None
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("GENREC_TOKEN", "from-environment")
+    assert (read_token(file), read_token(None)) == ("from-file", "from-environment")
+    monkeypatch.setenv("GENREC_TOKEN", "")
+    with pytest.raises(GenrecError, match="GENREC_TOKEN: no token in it"):
+        read_token(None)
+    for content in ("", "two words", "schlüssel"):
+        file.write_text(content)
+        with pytest.raises(GenrecError, match="no token in it"):
+            read_token(file)

@@ -1,0 +1,144 @@
+"""The server's side of a decoding process: starts it, gives it batches, and starts it again where it died."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from genrec_core.errors import GenrecError
+
+LOG = logging.getLogger("genrec.serving")
+_END_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the users of a batch get.
+
+    Args:
+        items: item ids of each user, best first.
+        unknown: how many items of each history the catalogue does not hold.
+        popular: which users have no known item and so got the popular ones.
+        warnings: values of the rule that no item has.
+    """
+
+    items: list[list[int]]
+    unknown: list[int]
+    popular: list[bool]
+    warnings: list[str]
+
+
+class UnservableError(GenrecError):
+    """The model cannot do what was asked.
+
+    Args:
+        reason: why.
+        about: ``constraints``, where they are at fault, or ``ranking``.
+    """
+
+    def __init__(self, reason: str, about: str) -> None:
+        super().__init__(reason)
+        self.about = about
+
+
+class DecoderFailedError(Exception):
+    """A fault of the decoding itself; the message is its traceback."""
+
+
+class DecoderLostError(Exception):
+    """The process ended in the middle of a batch; another has taken its place."""
+
+
+class Decoder:
+    """One decoding process and the model in it, for one caller at a time.
+
+    A process of its own, not a thread: threads that decode share the interpreter with each other and with the event
+    loop, which costs about a tenth of the throughput, and a crash would take the server with it.
+
+    Args:
+        model_dir: the model it opens; :meth:`ready` waits for that.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
+        self.model_dir, self._closed, self._lock = model_dir, False, threading.Lock()
+        self._start()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        descriptor = str(theirs.fileno())
+        command = [sys.executable, "-m", "genrec_core.serving.decoding", descriptor, str(self.model_dir)]
+        # One thread each: the decoding processes share the cores already.
+        environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
+        with theirs:
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self.connection = Connection(ours.detach())
+
+    def ready(self) -> dict[str, Any]:
+        """Wait until the model is open and warm.
+
+        Returns:
+            Facts of the model; see :func:`genrec_core.serving.decoding.facts`.
+
+        Raises:
+            GenrecError: it cannot be opened.
+        """
+        try:
+            answer = json.loads(self.connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise GenrecError(f"{self.model_dir}: the process that opens it died; its message is above") from error
+        if "refused" in answer:
+            raise GenrecError(answer["refused"])
+        return dict(answer)
+
+    def decode(self, options: str, histories: list[list[int]]) -> Decoded:
+        """Rank for users who share all options; see :func:`genrec_core.serving.decoding.decode`.
+
+        Raises:
+            UnservableError: the model cannot do what was asked.
+            DecoderFailedError: it failed.
+            DecoderLostError: it died; it is started again.
+        """
+        message = json.dumps({"options": options, "histories": histories}).encode()
+        with self._lock:
+            if self._closed:
+                raise DecoderLostError("this model was replaced")
+            try:
+                self.connection.send_bytes(message)
+                answer = json.loads(self.connection.recv_bytes())
+            except (EOFError, OSError) as error:
+                self._restart()
+                raise DecoderLostError("a decoding process ended in the middle of a batch") from error
+        if "refused" in answer:
+            raise UnservableError(answer["refused"], answer["about"])
+        if "failed" in answer:
+            raise DecoderFailedError(answer["failed"])
+        return Decoded(**answer)
+
+    def _restart(self) -> None:
+        self._end()
+        LOG.error("a decoding process ended with %s; starting another", self.process.returncode)
+        self._start()
+        self.ready()
+
+    def close(self) -> None:
+        """End the process, after the batch that it may be decoding."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    def _end(self) -> None:
+        self.connection.close()
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

@@ -1,0 +1,108 @@
+"""A process that decodes batches for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR``.
+
+It talks over an inherited socket, a JSON text a message, and ends when the other side closes it. Signals are the
+server's business: a service manager sends SIGTERM to every process of a service, and this one may hold a batch.
+"""
+
+import json
+import signal
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from genrec_core.errors import GenrecError
+from genrec_core.inference.constraints import Constraints
+from genrec_core.inference.recommender import Recommender
+
+_ONE_THREAD = ThreadPoolExecutor(1)  # the processes beside this one take the other cores
+_EVERY_ITEM = "item_id >= 0 or item_id < 0"
+
+
+def main(descriptor: int, model_dir: Path) -> None:
+    """Open the model, say what it is, then answer batch after batch."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with Connection(descriptor) as connection:
+        try:
+            recommender = open_warm(model_dir)
+        except GenrecError as error:
+            _send(connection, {"refused": str(error)})
+            return
+        _send(connection, facts(recommender))
+        while True:
+            try:
+                message = json.loads(connection.recv_bytes())
+            except EOFError:  # the server is done with this model, or gone
+                return
+            _send(connection, decode(recommender, json.loads(message["options"]), message["histories"]))
+
+
+def _send(connection: Connection, message: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def open_warm(model_dir: Path) -> Recommender:
+    """Verify and open a model folder, and use it once, so that the first request finds all in memory.
+
+    Raises:
+        GenrecError: it is missing, damaged, or of another form.
+    """
+    recommender = Recommender.from_folder(model_dir, threads=1)
+    history = recommender.item_ids[:1].tolist()
+    for users in (1, 2):
+        recommender.rank([history] * users, 1)
+    if any(model_dir.glob("*.parquet")):  # what rules compare; read now, since the folder may be replaced later
+        recommender.allowed(rule=_EVERY_ITEM)
+    return recommender
+
+
+def facts(recommender: Recommender) -> dict[str, Any]:
+    """What the server has to know of the model."""
+    return {
+        "items": len(recommender.item_ids),
+        "max_history": recommender.max_history,
+        "rankings": list(recommender.weights.modes()),
+    }
+
+
+def decode(recommender: Recommender, options: dict[str, Any], histories: list[list[int]]) -> dict[str, Any]:
+    """Rank for users who share all options.
+
+    Args:
+        recommender: the model.
+        options: a request less its users; see :class:`genrec_core.serving.requests.PredictionRequest`.
+        histories: item ids of each user, oldest first.
+
+    Returns:
+        ``items``, ``unknown`` and ``popular`` of each user and ``warnings`` about the rule; or ``refused``, a reason,
+        and ``about``, which is ``constraints`` or ``ranking``; or ``failed``, a traceback.
+    """
+    about = "constraints"
+    try:
+        selection = recommender.selection(Constraints.of(options["allow"], options["deny"] or None, options["rule"]))
+        about = "ranking"
+        ranking = recommender.rank(
+            histories,
+            min(options["topk"], len(recommender.item_ids)),
+            exclude_seen=options["exclude_seen"],
+            ranking=options["ranking"],
+            allowed=selection.mask,
+            pool=_ONE_THREAD,
+        )
+    except GenrecError as error:
+        return {"refused": str(error), "about": about}
+    except Exception:  # the server answers 500 and logs this; the next batch may be fine
+        return {"failed": traceback.format_exc()}
+    return {
+        "items": [ranking.of(user).tolist() for user in range(len(histories))],
+        "unknown": ranking.unknown.tolist(),
+        "popular": ranking.popular.tolist(),
+        "warnings": list(selection.warnings),
+    }
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
