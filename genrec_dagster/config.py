@@ -14,6 +14,7 @@ from genrec_core.settings import (
     EvaluationSettings,
     GateSettings,
     PredictionSettings,
+    ReleaseSettings,
     SemanticIdSettings,
     Settings,
     TrainingSettings,
@@ -77,6 +78,22 @@ class EvaluationForm(EvaluationSettings, dg.Config):
 @defaults_from(_PRESET.gates)
 class Gates(GateSettings, dg.ConfigurableResource[None]):
     """What the metrics must reach; one resource, as several checks read it."""
+
+
+@defaults_from(_PRESET.release)
+class ReleaseRule(ReleaseSettings, dg.ConfigurableResource[None]):
+    """When a new release takes the place of the one that is served."""
+
+
+class ServedReleaseForm(dg.Config):
+    """Which release is to be served."""
+
+    to: str = Field(
+        "newest",
+        description="`newest`: the newest release, if its gates passed; `previous`: the one before the one that is "
+        "served; or a version that was served before.",
+    )
+    reason: str | None = Field(None, description="Why, as kept with the pointer.")
 
 
 @defaults_from(_PRESET.prediction)

@@ -3,11 +3,12 @@
 import dagster as dg
 
 from genrec_core.storage import storage_root
-from genrec_dagster.assets import catalog, model, serving
+from genrec_dagster.assets import catalog, model, release, serving
 from genrec_dagster.checks import catalog as catalog_checks
 from genrec_dagster.checks import model as model_checks
+from genrec_dagster.checks import release as release_checks
 from genrec_dagster.checks import serving as serving_checks
-from genrec_dagster.config import Gates
+from genrec_dagster.config import Gates, ReleaseRule
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.jobs import JOBS
 from genrec_dagster.liveness import lost_runs_sensor
@@ -26,9 +27,11 @@ defs = dg.Definitions(
         model.tiger_checkpoint,
         model.recall_metrics,
         model.onnx_encoder,
+        release.model_release,
+        release.served_release,
         serving.batch_predictions,
     ],
-    asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *serving_checks.CHECKS],
+    asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *release_checks.CHECKS, *serving_checks.CHECKS],
     jobs=JOBS,
     sensors=[lost_runs_sensor(TRACKER, storage_root())],
     resources={
@@ -36,6 +39,7 @@ defs = dg.Definitions(
         "work": WorkFolders(root=ROOT),
         "tracker": TRACKER,
         "gates": Gates(),
+        "release": ReleaseRule(),
         # longer than torchrun gives its workers (30 s), so that it is never left behind
         "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
     },

@@ -8,6 +8,7 @@ from pathlib import Path
 from genrec_core.artifacts import MANIFEST, sha256_of
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Recommender
+from genrec_core.releases import served_model
 from genrec_core.serving.metrics import Metrics
 from genrec_core.settings import ServingSettings
 
@@ -61,12 +62,13 @@ class ModelHolder:
     """Holds the model that serves; a batch keeps the one it began with.
 
     Args:
-        model_dir: the folder, or a link that is moved from release to release.
+        model_dir: the folder, or a link that is moved from release to release; None for the served release, whose
+            pointer is read at each load.
         settings: the server's.
         metrics: told of every load.
     """
 
-    def __init__(self, model_dir: Path, settings: ServingSettings, metrics: Metrics) -> None:
+    def __init__(self, model_dir: Path | None, settings: ServingSettings, metrics: Metrics) -> None:
         self.model_dir, self.settings, self.metrics = model_dir, settings, metrics
         self.current: ServedModel | None = None
         self.failure: str | None = None
@@ -83,11 +85,11 @@ class ModelHolder:
         """
         with self._loading:
             try:
-                serves = self.current
-                if serves and not force and version_of(self.model_dir.resolve()) == serves.version:
+                folder, serves = self.model_dir or served_model(), self.current
+                if serves and not force and version_of(folder.resolve()) == serves.version:
                     self.metrics.reloads.labels("unchanged").inc()
                     return False
-                model = ServedModel.open(self.model_dir)
+                model = ServedModel.open(folder)
             except GenrecError as error:
                 self.failure = str(error)
                 self.metrics.reloads.labels("failed").inc()

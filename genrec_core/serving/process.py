@@ -22,11 +22,11 @@ TOKEN = "GENREC_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(model_dir: Path, settings: ServingSettings, token: str | None) -> None:
+def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        model_dir: an exported model, or a link to one.
+        model_dir: an exported model, or a link to one; None for the release that is served.
         settings: where to listen, and limits.
         token: what clients must show as ``Authorization: Bearer``; None lets everyone in.
 
