@@ -9,6 +9,7 @@ from genrec_dagster.checks import model as model_checks
 from genrec_dagster.checks import release as release_checks
 from genrec_dagster.checks import serving as serving_checks
 from genrec_dagster.config import Gates, ReleaseRule
+from genrec_dagster.inbox_sensor import request_definitions
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.jobs import JOBS
 from genrec_dagster.liveness import lost_runs_sensor
@@ -17,7 +18,7 @@ from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_ro
 ROOT = str(storage_root())
 TRACKER = ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root())
 
-defs = dg.Definitions(
+graph = dg.Definitions(
     assets=[
         catalog.raw_beauty,
         catalog.item_catalog,
@@ -46,3 +47,4 @@ defs = dg.Definitions(
     # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
     executor=dg.in_process_executor,
 )
+defs = dg.Definitions.merge(graph, request_definitions())

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from genrec_core.artifacts import write_json
 from genrec_core.releases import MODEL, RELEASES, read_pointer
 from genrec_core.storage import version_folder
 from genrec_dagster.config import PredictionForm
@@ -14,7 +15,7 @@ from genrec_dagster.metadata import content_version, markdown_table
 from genrec_dagster.resources import WorkFolders
 
 GROUP, OWNERS = "serving", ["team:recsys"]
-PREDICTIONS = "predictions.csv"
+PREDICTIONS, REPORT = "predictions.csv", "report.json"
 _REQUESTS = "requests.txt"
 _SHOWN_USERS, _SHOWN_ITEMS = 5, 5
 
@@ -37,12 +38,13 @@ def batch_predictions(
         recommender = Recommender.from_folder(pointed_model(served_release, work), threads=1)
         report = predict_file(recommender, requests, output, config, show_progress=False)
         requests.unlink()
+        write_json(folder / REPORT, asdict(report))
         metadata: dict[str, Any] = {
             "dagster/row_count": report.rows,
             "release": read_pointer(served_release).version,
             "report": dg.MetadataValue.json(asdict(report)),
             "users_per_second": report.users_per_second,
-            "preview": dg.MetadataValue.md(_preview(output)),
+            "preview": dg.MetadataValue.md(preview(output)),
         }
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
@@ -60,7 +62,10 @@ def write_requests(histories: pl.DataFrame, path: Path) -> None:
     lines.write_csv(path, include_header=False, quote_style="never")
 
 
-def _preview(predictions: Path) -> str:
-    """The first items of the first users."""
-    frame = pl.read_csv(predictions, n_rows=_SHOWN_USERS, infer_schema=False)
+def preview(table: Path) -> str:
+    """The first columns of the first rows of a CSV or Parquet file."""
+    if table.suffix == ".parquet":
+        frame = pl.read_parquet(table, n_rows=_SHOWN_USERS)
+    else:
+        frame = pl.read_csv(table, n_rows=_SHOWN_USERS, infer_schema=False)
     return markdown_table(frame.select(frame.columns[: 1 + _SHOWN_ITEMS]).to_dicts())

@@ -150,6 +150,13 @@ class Place:
         assert pointer is not None
         return pointer.version
 
+    @property
+    def resources(self) -> dict[str, Any]:
+        return resources_in(self.folder)
+
+    def definitions(self) -> dg.Definitions:
+        return definitions_in(self.folder)
+
     def run_job(self, name: str) -> dg.ExecuteInProcessResult:
         return self.graph.run_job(name, self.folder, self.instance)
 
