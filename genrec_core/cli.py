@@ -99,7 +99,7 @@ def _add_predict(commands: _Commands) -> None:
         "--output_path", type=Path, required=True, metavar="OUT", help="user_id,pred_1..pred_K: CSV, or *.parquet"
     )
     command.add_argument("--topk", type=int, default=128, metavar="K", help="items a user (%(default)s)")
-    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the newest one)")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the served release's)")
     command.add_argument("--beams", type=int, metavar="N", help="beams, at least K (K, and at least 50)")
     command.add_argument(
         "--batch_users", type=int, default=64, metavar="N", help="users decoded together (%(default)s)"
@@ -126,8 +126,8 @@ def _predict(options: argparse.Namespace) -> None:
     from genrec_core.inference.predict import predict_file
     from genrec_core.inference.recommender import Recommender
     from genrec_core.inference.shards import Shard
+    from genrec_core.releases import served_model
     from genrec_core.settings import PredictionSettings
-    from genrec_core.storage import latest
 
     values = {
         "top_k": options.topk,
@@ -140,7 +140,7 @@ def _predict(options: argparse.Namespace) -> None:
     }
     settings = _checked(PredictionSettings, values)
     shard = Shard.parse(options.shard) if options.shard is not None else None
-    recommender = Recommender.from_folder(options.model_dir or latest("onnx_encoder"), threads=1)
+    recommender = Recommender.from_folder(options.model_dir or served_model(), threads=1)
     allow, deny = (read_item_list(path).tolist() if path else None for path in (options.allow, options.deny))
     constraints = Constraints.of(allow, deny)
     selection = recommender.selection(constraints, Constraints.of(rule=options.rule))
@@ -157,7 +157,7 @@ def _predict(options: argparse.Namespace) -> None:
 def _add_withdraw(commands: _Commands) -> None:
     about = "Take items out of an exported model without building it again, or bring them back."
     command = _command(commands, "withdraw", _withdraw, about)
-    command.add_argument("--model_dir", type=Path, metavar="DIR", help="the exported model (the newest one)")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="the exported model (the served release's)")
     command.add_argument("--items", type=Path, required=True, metavar="FILE", help="item ids, one a line")
     command.add_argument("--restore", action="store_true", help="recommend them again")
 
@@ -165,9 +165,9 @@ def _add_withdraw(commands: _Commands) -> None:
 def _withdraw(options: argparse.Namespace) -> None:
     from genrec_core.inference.item_lists import read_item_list
     from genrec_core.inference.withdrawn import withdraw
-    from genrec_core.storage import latest
+    from genrec_core.releases import served_model
 
-    folder = options.model_dir or latest("onnx_encoder")
+    folder = options.model_dir or served_model()
     done = withdraw(folder, read_item_list(options.items), options.restore)
     print(
         f"{done.changed} items {'restored' if options.restore else 'withdrawn'}; {done.withdrawn} are withdrawn now, "
@@ -182,7 +182,7 @@ def _add_serve(commands: _Commands) -> None:
     about = "Answer requests over HTTP with an exported model: POST /predictions/mymodel; reload on SIGHUP."
     command = _command(commands, "serve", _serve, about)
     command.add_argument(
-        "--model_dir", type=Path, metavar="DIR", help="an exported model, or a link to one (the newest)"
+        "--model_dir", type=Path, metavar="DIR", help="an exported model, or a link to it (the served release)"
     )
     command.add_argument("--token_file", type=Path, metavar="FILE", help="what clients must show (GENREC_TOKEN)")
     for name, field in ServingSettings.model_fields.items():
@@ -669,15 +669,15 @@ def _read_catalog(source: Path) -> "pl.DataFrame":
 def _add_export_torchserve(commands: _Commands) -> None:
     about = "Write what torch-model-archiver packs into an archive for TorchServe."
     command = _command(commands, "export-torchserve", _export_torchserve, about)
-    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the newest one)")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the served release's)")
     command.add_argument("--out_dir", type=Path, required=True, metavar="DIR", help="the folder to write")
 
 
 def _export_torchserve(options: argparse.Namespace) -> None:
     from genrec_core.export.torchserve import archiver_command, export_torchserve
-    from genrec_core.storage import latest
+    from genrec_core.releases import served_model
 
-    export_torchserve(options.model_dir or latest("onnx_encoder"), options.out_dir)
+    export_torchserve(options.model_dir or served_model(), options.out_dir)
     print(f"{options.out_dir}: archive.sh there packs model_store/mymodel.mar by", file=sys.stderr)
     print(archiver_command())
 

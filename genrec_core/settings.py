@@ -185,6 +185,21 @@ class GateSettings(Settings):
     max_miss_share: float = Field(0.01, ge=0, le=1, description="Misses must stay below this share.")
 
 
+class ReleaseSettings(Settings):
+    """When a new release takes the place of the one that is served."""
+
+    rule: Literal["off", "not_worse", "better"] = Field(
+        "not_worse",
+        description="Against the release that is served, on validation items: `off` compares nothing, `not_worse` "
+        "holds back what is worse beyond noise, `better` what is not better beyond noise.",
+    )
+    users: int = Field(2000, ge=2, description="Users drawn for the comparison.")
+    top_k: int = Field(10, ge=10, le=1000, description="Items a user that are compared; Recall and NDCG up to there.")
+    beams: int = Field(50, ge=10, description="Beams of both models.")
+    samples: int = Field(1000, ge=100, le=100_000, description="Resamples of users for the intervals.")
+    seed: int = Field(42, ge=0, description="Seed of the draw and of the resamples.")
+
+
 class PredictionSettings(Settings):
     """What a prediction file holds."""
 
@@ -242,6 +257,7 @@ class Preset(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gates: GateSettings = GateSettings()
+    release: ReleaseSettings = ReleaseSettings()
     prediction: PredictionSettings = PredictionSettings()
 
 
@@ -300,7 +316,7 @@ _RENDEZVOUS = {
 
 
 def rendezvous_from_environment() -> RendezvousSettings:
-    """Where the machines of a training meet, by ``GENREC_NODES``, ``GENREC_NODE_RANK``, ``GENREC_RENDEZVOUS`` and so on.
+    """Where the machines of a training meet: ``GENREC_NODES``, ``GENREC_NODE_RANK``, ``GENREC_RENDEZVOUS`` and so on.
 
     Raises:
         GenrecError: a variable's value cannot be one.

@@ -44,6 +44,19 @@ def latest(asset: str, root: Path | None = None) -> Path:
     return folder
 
 
+def version_folder(asset: str, version: str, root: Path | None = None) -> Path:
+    """The folder of one version of ``asset``, whether it is the newest or not.
+
+    Raises:
+        GenrecError: ``version`` is not a plain folder name, or that version is not in the storage.
+    """
+    store = (root or storage_root()) / asset
+    _require_plain_name(version, store)
+    if not (store / version).is_dir():
+        raise GenrecError(f"{store}: no version {version} of {asset}; it was removed, or lies in another storage")
+    return store / version
+
+
 def set_latest(asset: str, version: str, root: Path | None = None) -> None:
     """Make ``version`` the newest of ``asset``; call it once the version is whole on disk.
 

@@ -14,6 +14,7 @@ from genrec_core.settings import (
     EvaluationSettings,
     GateSettings,
     PredictionSettings,
+    ReleaseSettings,
     RendezvousSettings,
     SemanticIdSettings,
     Settings,
@@ -84,6 +85,22 @@ class Gates(GateSettings, dg.ConfigurableResource[None]):
 @defaults_from(rendezvous_from_environment())
 class Rendezvous(RendezvousSettings, dg.ConfigurableResource[None]):
     """Where the machines of one training meet; a resource, as it belongs to the place and not to the model."""
+
+
+@defaults_from(_PRESET.release)
+class ReleaseRule(ReleaseSettings, dg.ConfigurableResource[None]):
+    """When a new release takes the place of the one that is served."""
+
+
+class ServedReleaseForm(dg.Config):
+    """Which release is to be served."""
+
+    to: str = Field(
+        "newest",
+        description="`newest`: the newest release, if its gates passed; `previous`: the one before the one that is "
+        "served; or a version that was served before.",
+    )
+    reason: str | None = Field(None, description="Why, as kept with the pointer.")
 
 
 @defaults_from(_PRESET.prediction)

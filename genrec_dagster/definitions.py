@@ -3,21 +3,23 @@
 import dagster as dg
 
 from genrec_core.storage import storage_root
-from genrec_dagster.assets import catalog, model, serving
+from genrec_dagster.assets import catalog, model, release, serving
 from genrec_dagster.checks import catalog as catalog_checks
 from genrec_dagster.checks import model as model_checks
+from genrec_dagster.checks import release as release_checks
 from genrec_dagster.checks import serving as serving_checks
-from genrec_dagster.config import Gates, Rendezvous
+from genrec_dagster.config import Gates, ReleaseRule, Rendezvous
+from genrec_dagster.inbox_sensor import request_definitions
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.jobs import JOBS
-from genrec_dagster.liveness import lost_runs_sensor
 from genrec_dagster.kubernetes import training_client
+from genrec_dagster.liveness import lost_runs_sensor
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, tracking_uri
 
 ROOT = str(storage_root())
 TRACKER = ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root())
 
-defs = dg.Definitions(
+graph = dg.Definitions(
     assets=[
         catalog.raw_beauty,
         catalog.item_catalog,
@@ -27,9 +29,11 @@ defs = dg.Definitions(
         model.tiger_checkpoint,
         model.recall_metrics,
         model.onnx_encoder,
+        release.model_release,
+        release.served_release,
         serving.batch_predictions,
     ],
-    asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *serving_checks.CHECKS],
+    asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *release_checks.CHECKS, *serving_checks.CHECKS],
     jobs=JOBS,
     sensors=[lost_runs_sensor(TRACKER, storage_root())],
     resources={
@@ -39,7 +43,9 @@ defs = dg.Definitions(
         "gates": Gates(),
         "pipes": training_client(),
         "rendezvous": Rendezvous(),
+        "release": ReleaseRule(),
     },
     # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
     executor=dg.in_process_executor,
 )
+defs = dg.Definitions.merge(graph, request_definitions())

@@ -52,13 +52,14 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
     return str(noted["run_id"])
 
 
-def log_recommender(checkpoint: Path, model_dir: Path, example: list[int]) -> str:
+def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name: str = MODEL_NAME) -> str:
     """Add the exported model to the MLflow run that trained ``checkpoint``, as a pyfunc model; its address.
 
     Args:
         checkpoint: the folder of ``tiger_checkpoint``.
         model_dir: the folder of its export.
         example: item ids of a history, for the model's input example.
+        name: the model's folder among the run's artefacts; what is there already is written over.
     """
     noted = read_json(checkpoint / EXPERIMENT_FILE)
     client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
@@ -70,7 +71,7 @@ def log_recommender(checkpoint: Path, model_dir: Path, example: list[int]) -> st
         )  # the folder's own name differs in each run, and an export logged again would
         data.symlink_to(model_dir.absolute())  # lie beside the earlier one
         mlflow.pyfunc.save_model(
-            f"{folder}/{MODEL_NAME}",
+            f"{folder}/{name}",
             loader_module=pyfunc.__name__,
             data_path=str(data),
             code_paths=[str(package_code())],
@@ -79,7 +80,7 @@ def log_recommender(checkpoint: Path, model_dir: Path, example: list[int]) -> st
             input_example={"topk": 4, "instances": [{"user_id": "1", "item_ids": example}]},
         )
         client.log_artifacts(noted["run_id"], folder)
-    return f"runs:/{noted['run_id']}/{MODEL_NAME}"
+    return f"runs:/{noted['run_id']}/{name}"
 
 
 def _recommender_signature() -> "ModelSignature":

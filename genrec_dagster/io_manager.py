@@ -55,7 +55,8 @@ class ArtifactIOManager(dg.UPathIOManager):
 
     def get_metadata(self, context: dg.OutputContext, obj: Any) -> dict[str, dg.MetadataValue]:
         """Where the version lies and how large it is."""
-        folder = Path(str(self._get_path(context))) / context.run_id
+        paths = self._get_paths_for_partitions(context) if context.has_asset_partitions else {}
+        folder = Path(str(next(iter(paths.values()), None) or self._get_path(context))) / context.run_id
         files = read_json(folder / MANIFEST)["files"]
         return {
             "path": dg.MetadataValue.path(folder),

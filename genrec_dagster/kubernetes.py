@@ -1,7 +1,7 @@
 """Training in pods: one a machine, made from a template, gone when the step ends.
 
-``GENREC_LAUNCHER=kubernetes`` chooses it, ``GENREC_POD`` names the template (``docker/k8s/training-pod.yaml``). The storage is
-a volume that the step's pod and these mount at the same path.
+``GENREC_LAUNCHER=kubernetes`` chooses it, ``GENREC_POD`` names the template (``docker/k8s/training-pod.yaml``). The
+storage is a volume that the step's pod and these mount at the same path.
 """
 
 import copy

@@ -12,7 +12,10 @@ import polars as pl
 from genrec_core.artifacts import MANIFEST, sha256_of
 
 # Files with times or places in them: the same content made again would differ.
-_NOT_CONTENT = {MANIFEST, "provenance.json", "embedding_stats.json", "training_history.json", "experiment.json"}
+_NOT_CONTENT = {
+    *(MANIFEST, "provenance.json", "embedding_stats.json", "training_history.json", "experiment.json"),
+    *("release.json", "pointer.json", "report.json"),
+}
 Row = Mapping[str, str | int | float | bool | None]
 
 

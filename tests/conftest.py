@@ -15,7 +15,7 @@ from genrec_core.settings import CatalogSettings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-for _name in ("PRESET", "GENREC_RAW", "GENREC_STORAGE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
+for _name in ("PRESET", "GENREC_RAW", "GENREC_STORAGE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI", "GENREC_INBOX"):
     os.environ.pop(_name, None)  # what the caller set for runs changes no test
 
 

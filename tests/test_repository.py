@@ -39,6 +39,7 @@ SETTINGS = {
     "training": "tiger_checkpoint",
     "evaluation": "recall_metrics",
     "gates": "gates",
+    "release": "release",
     "prediction": "batch_predictions",
 }
 NOT_FOR_INFERENCE = {"polars", "torch", "transformers", "sentence-transformers", "dagster", "mlflow", "matplotlib"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from genrec_core.artifacts import MANIFEST, sha256_of
 from genrec_core.errors import GenrecError
+from genrec_core.releases import served_model
 from genrec_core.serving.decoders import Decoder
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage import LATEST, latest
@@ -82,13 +83,13 @@ def release_in(model_dir: Path | None) -> Path:
 
     Args:
         model_dir: a model folder, a link to one, or an asset's folder, whose newest version is meant; None for the
-            newest ``onnx_encoder`` of the storage.
+            release that is served.
 
     Raises:
         GenrecError: there is none.
     """
     if model_dir is None:
-        return latest("onnx_encoder")
+        return served_model()
     return latest(model_dir.name, model_dir.parent) if (model_dir / LATEST).is_file() else model_dir
 
 

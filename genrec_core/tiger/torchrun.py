@@ -44,8 +44,8 @@ def require_reachable(rendezvous: RendezvousSettings) -> None:
     host, _, port = rendezvous.endpoint.rpartition(":")
     if not host or not port.isdecimal() or int(port) == 0:
         raise GenrecError(
-            f"rendezvous {rendezvous.endpoint!r} of {rendezvous.nodes} nodes: write HOST:PORT, an address of node 0 that "
-            "the others reach and a free port there"
+            f"rendezvous {rendezvous.endpoint!r} of {rendezvous.nodes} nodes: write HOST:PORT, an address of node 0 "
+            "that the others reach and a free port there"
         )
     if rendezvous.node_rank >= rendezvous.nodes:
         raise GenrecError(

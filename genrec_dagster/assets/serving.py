@@ -1,4 +1,4 @@
-"""From the exported model to lists of items."""
+"""From the served release to lists of items."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,41 +7,52 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from genrec_core.artifacts import write_json
+from genrec_core.releases import MODEL, RELEASES, read_pointer
+from genrec_core.storage import version_folder
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.metadata import content_version, markdown_table
 from genrec_dagster.resources import WorkFolders
 
 GROUP, OWNERS = "serving", ["team:recsys"]
-PREDICTIONS = "predictions.csv"
+PREDICTIONS, REPORT = "predictions.csv", "report.json"
 _REQUESTS = "requests.txt"
 _SHOWN_USERS, _SHOWN_ITEMS = 5, 5
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="2", pool="inference")
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="3", pool="inference")
 def batch_predictions(
     context: dg.AssetExecutionContext,
-    onnx_encoder: Path,
+    served_release: Path,
     user_histories: pl.DataFrame,
     config: PredictionForm,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """The next items for every user, from the whole history, by the exported model alone."""
+    """The next items for every user, from the whole history, by the release that is served."""
     from genrec_core.inference.predict import predict_file
     from genrec_core.inference.recommender import Recommender
 
     with work.new(context) as folder:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
         write_requests(user_histories, requests)
-        recommender = Recommender.from_folder(onnx_encoder, threads=1)
+        recommender = Recommender.from_folder(pointed_model(served_release, work), threads=1)
         report = predict_file(recommender, requests, output, config, show_progress=False)
         requests.unlink()
+        write_json(folder / REPORT, asdict(report))
         metadata: dict[str, Any] = {
             "dagster/row_count": report.rows,
+            "release": read_pointer(served_release).version,
             "report": dg.MetadataValue.json(asdict(report)),
             "users_per_second": report.users_per_second,
-            "preview": dg.MetadataValue.md(_preview(output)),
+            "preview": dg.MetadataValue.md(preview(output)),
         }
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+def pointed_model(served_release: Path, work: WorkFolders) -> Path:
+    """The exported model of the release that a version of ``served_release`` points to."""
+    version = read_pointer(served_release).version
+    return version_folder(RELEASES, version, Path(work.root).absolute()) / MODEL
 
 
 def write_requests(histories: pl.DataFrame, path: Path) -> None:
@@ -51,7 +62,10 @@ def write_requests(histories: pl.DataFrame, path: Path) -> None:
     lines.write_csv(path, include_header=False, quote_style="never")
 
 
-def _preview(predictions: Path) -> str:
-    """The first items of the first users."""
-    frame = pl.read_csv(predictions, n_rows=_SHOWN_USERS, infer_schema=False)
+def preview(table: Path) -> str:
+    """The first columns of the first rows of a CSV or Parquet file."""
+    if table.suffix == ".parquet":
+        frame = pl.read_parquet(table, n_rows=_SHOWN_USERS)
+    else:
+        frame = pl.read_csv(table, n_rows=_SHOWN_USERS, infer_schema=False)
     return markdown_table(frame.select(frame.columns[: 1 + _SHOWN_ITEMS]).to_dicts())

@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
+from genrec_core.inference.prediction_files import is_parquet
 from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions
 from genrec_dagster.checks.verdict import verdict
 
@@ -27,7 +28,7 @@ def predictions_valid(
     batch_predictions: Path, user_histories: pl.DataFrame, item_catalog: pl.DataFrame
 ) -> dg.AssetCheckResult:
     """Every list holds known items, each once, and none of the user's history."""
-    listed = _listed(batch_predictions / PREDICTIONS)
+    listed = listed_items(batch_predictions / PREDICTIONS)
     known = item_catalog.select("item_id")
     history = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
     counts = {
@@ -39,11 +40,16 @@ def predictions_valid(
     return verdict(listed.height > 0 and not any(counts.values()), measured, "0 unknown, 0 repeated, 0 seen")
 
 
-def _listed(predictions: Path) -> pl.DataFrame:
+def listed_items(predictions: Path) -> pl.DataFrame:
     """One row a predicted item: ``row``, ``user_id``, ``item_id``; -1 where a cell is no number."""
-    frame = pl.read_csv(predictions, infer_schema=False).with_row_index("row")
+    frame = predicted(predictions).with_row_index("row")
     cells = frame.unpivot(index=["row", "user_id"], value_name="cell").drop_nulls("cell")
     return cells.select("row", "user_id", pl.col("cell").cast(pl.Int64, strict=False).fill_null(-1).alias("item_id"))
+
+
+def predicted(predictions: Path) -> pl.DataFrame:
+    """A file of predictions; cells of CSV as text."""
+    return pl.read_parquet(predictions) if is_parquet(predictions) else pl.read_csv(predictions, infer_schema=False)
 
 
 CHECKS = [predictions_for_everyone, predictions_valid]

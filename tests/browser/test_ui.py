@@ -17,6 +17,8 @@ ASSETS = {
     "tiger_checkpoint": 3,
     "recall_metrics": 4,
     "onnx_encoder": 2,
+    "model_release": 3,
+    "served_release": 1,
     "batch_predictions": 2,
 }  # and how many checks each has
 GROUPS = ("catalog", "model", "serving")
@@ -60,7 +62,7 @@ def test_a_failed_gate_is_shown_and_nothing_after_it_is_materialized(
     expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
     expect(page.get_by_text(re.compile(r"measured .*, wanted a miss share below 0\.01")).first).to_be_visible()
     page.screenshot(path=screenshots / "failed_gate.png")
-    for asset in ("onnx_encoder", "batch_predictions"):
+    for asset in ("onnx_encoder", "model_release", "batch_predictions"):
         page.goto(f"{dagster_ui}/assets/{asset}?view=events")
         expect(page.get_by_text("did not materialize this asset")).to_be_visible()
     open_graph(page, dagster_ui)

@@ -17,6 +17,7 @@ from genrec_core.cli import main, metrics_table, read_user_histories, training_s
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.releases import first_pointer, write_pointer
 from genrec_core.storage import set_latest
 
 if TYPE_CHECKING:
@@ -66,13 +67,14 @@ def test_predict_needs_neither_torch_nor_dagster(
     assert Path(f"{output}.rejected").is_file()
 
 
-def test_predict_takes_the_newest_model_and_the_filters(
+def test_predict_takes_the_served_release_and_the_filters(
     tmp_path: Path, tiny_model: "TinyModel", tiny_recommender: Recommender
 ) -> None:
-    asset = tmp_path / "storage" / "onnx_encoder"
-    asset.mkdir(parents=True)
-    (asset / "run-1").symlink_to(tiny_model.model_dir)
-    set_latest("onnx_encoder", "run-1")
+    for name in ("model_release/run-1", "served_release/run-2"):
+        (tmp_path / "storage" / name).mkdir(parents=True)
+    (tmp_path / "storage" / "model_release" / "run-1" / "model").symlink_to(tiny_model.model_dir)
+    write_pointer(tmp_path / "storage" / "served_release" / "run-2", first_pointer("run-1", "a test"))
+    set_latest("served_release", "run-2")
     allow, deny, output = tmp_path / "allow", tmp_path / "deny", tmp_path / "out.csv"
     allow.write_text("\n".join(map(str, tiny_recommender.item_ids[:6])))
     deny.write_text(str(tiny_recommender.item_ids[5]))
@@ -87,7 +89,7 @@ def test_predict_takes_the_newest_model_and_the_filters(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["predict", "--input_path", "a", "--output_path", "b"], "onnx_encoder was never built"),
+        (["predict", "--input_path", "a", "--output_path", "b"], "no release is served yet"),
         (["predict", "--input_path", "a", "--output_path", "b", "--topk", "0"], "top_k=0"),
         (["predict", "--input_path", "a", "--output_path", "b", "--model_dir", "nowhere"], "nowhere"),
         (["evaluate"], "recall_metrics was never built"),

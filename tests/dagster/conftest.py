@@ -1,12 +1,15 @@
 """The whole graph, run once in this process on a tiny shop; tests read its storage or break copies of it."""
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from genrec_core.releases import served_pointer
 from genrec_dagster.definitions import defs
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
@@ -59,22 +62,34 @@ def definitions_in(folder: Path, replacement: dg.AssetsDefinition | None = None)
     return dg.Definitions(assets=assets, asset_checks=defs.asset_checks, jobs=defs.jobs, resources=resources)
 
 
+def instance_in(folder: Path) -> dg.DagsterInstance:
+    """A Dagster instance that keeps its events in ``folder``."""
+    return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}})
+
+
 class FinishedGraph:
     """A run of ``full_graph`` and where it left its artefacts."""
 
     def __init__(self, folder: Path, raw: Path) -> None:
         self.folder, self.raw, self.storage = folder, raw, folder / "storage"
         job = definitions_in(folder).resolve_job_def("full_graph")
-        self.result = job.execute_in_process(run_config=run_config(raw), raise_on_error=False)
+        (folder / "events").mkdir()
+        with instance_in(folder / "events") as instance:
+            self.result = job.execute_in_process(run_config=run_config(raw), raise_on_error=False, instance=instance)
 
     def copy_storage(self, folder: Path) -> None:
         """Copy the storage below ``folder``, work folders left out."""
         shutil.copytree(self.storage, folder / "storage", ignore=shutil.ignore_patterns(".*"))
 
-    def run_job(self, name: str, folder: Path) -> dg.ExecuteInProcessResult:
-        """Run one of the jobs over the storage below ``folder``."""
+    def copy_instance(self, folder: Path) -> dg.DagsterInstance:
+        """A Dagster instance below ``folder`` that remembers the run."""
+        return instance_in(Path(shutil.copytree(self.folder / "events", folder / "events")))
+
+    def run_job(self, name: str, folder: Path, instance: dg.DagsterInstance | None = None) -> dg.ExecuteInProcessResult:
+        """Run one of the jobs over the storage below ``folder``; a job's own config wins."""
         job = definitions_in(folder).resolve_job_def(name)
-        return job.execute_in_process(run_config=self._config_for(job), raise_on_error=False)
+        config = None if name == "roll_back" else self._config_for(job)
+        return job.execute_in_process(run_config=config, raise_on_error=False, instance=instance)
 
     def rerun_from(
         self,
@@ -120,3 +135,63 @@ def finished_graph(sample_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
     torch.set_num_threads(1)
     return FinishedGraph(tmp_path_factory.mktemp("graph"), sample_folder)
+
+
+@dataclass
+class Place:
+    """A copy of the finished graph's storage, and of the Dagster instance that remembers its run."""
+
+    graph: FinishedGraph
+    folder: Path
+    instance: dg.DagsterInstance
+
+    @property
+    def storage(self) -> Path:
+        return self.folder / "storage"
+
+    @property
+    def served(self) -> str:
+        """The version that is served."""
+        pointer = served_pointer(self.storage)
+        assert pointer is not None
+        return pointer.version
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        return resources_in(self.folder)
+
+    def definitions(self) -> dg.Definitions:
+        return definitions_in(self.folder)
+
+    def run_job(self, name: str) -> dg.ExecuteInProcessResult:
+        return self.graph.run_job(name, self.folder, self.instance)
+
+    def materialize(
+        self,
+        *assets: str,
+        replacement: dg.AssetsDefinition | None = None,
+        checked: bool = True,
+        rule: str = "not_worse",
+        config: dict[str, Any] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run some assets of which only ``served_release`` has config, with their checks or without."""
+        selection = dg.AssetSelection.assets(*assets)
+        job = dg.define_asset_job("some", selection=selection if checked else selection.without_checks())
+        definitions = dg.Definitions.merge(definitions_in(self.folder, replacement), dg.Definitions(jobs=[job]))
+        release = {"release": {"config": {"rule": rule, "users": 100, "samples": 100}}}
+        return definitions.resolve_job_def("some").execute_in_process(
+            run_config={
+                "ops": {"served_release": {"config": config}} if config else {},
+                "resources": release if checked and "model_release" in assets else {},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            instance=self.instance,
+            raise_on_error=False,
+        )
+
+
+@pytest.fixture
+def place(finished_graph: FinishedGraph, tmp_path: Path) -> Iterator[Place]:
+    finished_graph.copy_storage(tmp_path)
+    with finished_graph.copy_instance(tmp_path) as instance:
+        yield Place(finished_graph, tmp_path, instance)

@@ -16,7 +16,7 @@ from genrec_dagster.instance import prepare_home
 REPOSITORY = Path(__file__).parents[2]
 GROUPS = {
     "catalog": ["item_catalog", "item_embeddings", "raw_beauty", "semantic_ids", "user_histories"],
-    "model": ["onnx_encoder", "recall_metrics", "tiger_checkpoint"],
+    "model": ["model_release", "onnx_encoder", "recall_metrics", "served_release", "tiger_checkpoint"],
     "serving": ["batch_predictions"],
 }
 BLOCKING = {
@@ -28,9 +28,10 @@ BLOCKING = {
     "tiger_checkpoint": ["checkpoint_reloads", "loss_falls", "loss_is_finite"],
     "recall_metrics": ["generation_misses", "recall_at_10", "recall_at_100", "recall_at_1000"],
     "onnx_encoder": ["onnx_latency", "onnx_ranks_like_torch"],
+    "model_release": ["gates_passed", "not_worse_than_current", "parts_belong_together"],
     "batch_predictions": ["predictions_for_everyone", "predictions_valid"],
 }
-WARNING = {"semantic_ids": ["codebook_use", "suffix_depth"]}
+WARNING = {"semantic_ids": ["codebook_use", "suffix_depth"], "served_release": ["alias_agrees"]}
 
 LOAD = """
 import sys, time
@@ -87,7 +88,7 @@ def test_the_metrics_are_upstream_of_the_export() -> None:
     upstream = {dep.asset_key.to_user_string() for dep in specs()["onnx_encoder"].deps}
     assert "recall_metrics" in upstream
     assert {dep.asset_key.to_user_string() for dep in specs()["batch_predictions"].deps} == {
-        "onnx_encoder",
+        "served_release",
         "user_histories",
     }
 
@@ -95,12 +96,13 @@ def test_the_metrics_are_upstream_of_the_export() -> None:
 def test_the_jobs_select_what_their_names_say() -> None:
     selected = {
         name: sorted(key.to_user_string() for key in defs.resolve_job_def(name).asset_layer.executable_asset_keys)
-        for name in ("full_graph", "train_model", "predict")
+        for name in ("full_graph", "train_model", "predict", "roll_back")
     }
     assert selected == {
         "full_graph": sorted(name for names in GROUPS.values() for name in names),
         "train_model": GROUPS["model"],
         "predict": GROUPS["serving"],
+        "roll_back": ["served_release"],
     }
 
 

@@ -130,7 +130,7 @@ def test_the_newest_model_is_found_again_on_reload(start_server: StartServer, ti
     write_manifest(tmp_path / "onnx_encoder" / "two")
     set_latest("onnx_encoder", "one", tmp_path)
     token = {"Authorization": "Bearer s3cret"}
-    server = start_server("--threads", "1", model_dir=None, GENREC_STORAGE=str(tmp_path), GENREC_TOKEN="s3cret")
+    server = start_server("--threads", "1", model_dir=tmp_path / "onnx_encoder", GENREC_TOKEN="s3cret")
     assert post(f"{server.url}/admin/reload", {})[0] == 401
     assert post(f"{server.url}/admin/reload", {}, **token)[1]["changed"] is False
     set_latest("onnx_encoder", "two", tmp_path)

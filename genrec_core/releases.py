@@ -1,0 +1,164 @@
+"""Releases: a model with all that belongs to it, written once and never changed, and which of them is served.
+
+``model_release/{version}/`` holds a release. The newest ``served_release`` holds ``pointer.json``, which names the
+version that is served; it moves, and moves back, by being written anew.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec_core.artifacts import read_json, write_json
+from genrec_core.errors import GenrecError
+from genrec_core.inference.withdrawn import WITHDRAWN, read_withdrawn, withdraw
+from genrec_core.storage import LATEST, latest, storage_root, version_folder
+
+RELEASES, SERVED = "model_release", "served_release"
+MODEL, CHECKPOINT, SEMANTIC_IDS, METRICS = "model", "checkpoint", "semantic_ids", "metrics"
+FACTS, POINTER = "release.json", "pointer.json"
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Which release is served.
+
+    Args:
+        version: its folder's name below ``model_release``.
+        before: what was served before it, oldest first; going back takes from its end.
+        known: every version that was ever served, oldest first.
+        reason: why it was moved here.
+    """
+
+    version: str
+    before: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    reason: str = ""
+
+    def moved(self, version: str, reason: str) -> "Pointer":
+        """The pointer once ``version`` is served; one that is served already keeps its history."""
+        if version == self.version:
+            return Pointer(version, self.before, self.known, reason)
+        if version in self.before:
+            return Pointer(version, self.before[: self.before.index(version)], self.known, reason)
+        return Pointer(version, (*self.before, self.version), tuple(dict.fromkeys((*self.known, version))), reason)
+
+    def moved_back(self, to: str | None, reason: str) -> "Pointer":
+        """The pointer once an earlier release is served again.
+
+        Args:
+            to: a version that was served; None for the one before this.
+            reason: as kept.
+
+        Raises:
+            GenrecError: there is none before this, or ``to`` was never served.
+        """
+        if to is None and not self.before:
+            raise GenrecError(f"{self.version} is the first release, so there is none to go back to")
+        if to is not None and to not in self.known:
+            raise GenrecError(f"{to} was never served; go back to one of {', '.join(self.known)}")
+        return self.moved(to or self.before[-1], reason)
+
+
+def first_pointer(version: str, reason: str) -> Pointer:
+    """The pointer where nothing was served before."""
+    return Pointer(version, (), (version,), reason)
+
+
+def write_pointer(folder: Path, pointer: Pointer) -> None:
+    """Write ``pointer.json`` into the folder of a new version of ``served_release``."""
+    write_json(folder / POINTER, asdict(pointer))
+
+
+def read_pointer(folder: Path) -> Pointer:
+    """The content of ``pointer.json``.
+
+    Raises:
+        GenrecError: it is missing or of another form.
+    """
+    content = read_json(folder / POINTER)
+    try:
+        return Pointer(content["version"], tuple(content["before"]), tuple(content["known"]), content["reason"])
+    except (KeyError, TypeError) as error:
+        raise GenrecError(f"{folder / POINTER}: no pointer to a release ({error!r}); serve a release again") from error
+
+
+def served_pointer(root: Path | None = None) -> Pointer | None:
+    """What is served now; None before the first release.
+
+    Args:
+        root: the storage to look in; :func:`~genrec_core.storage.storage_root` where None.
+    """
+    if not ((root or storage_root()) / SERVED / LATEST).is_file():
+        return None
+    return read_pointer(latest(SERVED, root))
+
+
+def served_release(root: Path | None = None) -> Path:
+    """The folder of the release that is served.
+
+    Raises:
+        GenrecError: nothing was released yet, or its folder is gone.
+    """
+    pointer = served_pointer(root)
+    if pointer is None:
+        raise GenrecError(
+            f"no release is served yet: no {(root or storage_root()) / SERVED / LATEST}; run `make run`, or name an "
+            "exported model with --model_dir"
+        )
+    return version_folder(RELEASES, pointer.version, root)
+
+
+def served_model(root: Path | None = None) -> Path:
+    """The exported model of the release that is served.
+
+    Raises:
+        GenrecError: as :func:`served_release`.
+    """
+    return served_release(root) / MODEL
+
+
+def kept_versions(root: Path | None = None) -> set[str]:
+    """Releases that must not be removed: the one that is served, and the one to go back to."""
+    pointer = served_pointer(root)
+    return set() if pointer is None else {pointer.version, *pointer.before[-1:]}
+
+
+def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, Any]) -> None:
+    """Fill ``folder`` with the parts of a release and ``release.json``.
+
+    Files are hard links where the file system has them: artefacts never change in place. Items withdrawn from the
+    exported model are no part of it, as that list does change.
+
+    Args:
+        folder: an empty folder.
+        parts: folders by the name that they get in the release.
+        facts: what is known of the release, JSON values.
+    """
+    for name, source in parts.items():
+        shutil.copytree(source, folder / name, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(WITHDRAWN))
+    write_json(folder / FACTS, dict(facts))
+
+
+def carry_withdrawn(source: Path, target: Path) -> int:
+    """Withdraw from one exported model what is withdrawn from another, as far as it holds it; how many items.
+
+    Raises:
+        GenrecError: as :func:`genrec_core.inference.withdrawn.withdraw`.
+    """
+    ids = [np.load(model / "item_ids.npy", allow_pickle=False) for model in (source, target)]
+    items = np.intersect1d(read_withdrawn(source, ids[0]), ids[1])
+    if len(items):
+        withdraw(target, items)
+    return len(items)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)

@@ -1,0 +1,192 @@
+"""Releases: one immutable version of all that serving needs, and the pointer to the one that is served."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from genrec_core.artifacts import MANIFEST, read_json, verify_manifest
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_core.releases import (
+    CHECKPOINT,
+    METRICS,
+    MODEL,
+    RELEASES,
+    SEMANTIC_IDS,
+    Pointer,
+    carry_withdrawn,
+    first_pointer,
+    served_pointer,
+    write_pointer,
+    write_release,
+)
+from genrec_core.storage import latest, version_folder
+from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
+from genrec_dagster.io_manager import FRAME
+from genrec_dagster.lineage import Origin, evaluation_of, trace
+from genrec_dagster.metadata import Row, content_version, table
+from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release, training_parameters
+from genrec_dagster.resources import WorkFolders
+from genrec_dagster.training import code_revision
+
+GROUP, OWNERS = "model", ["team:recsys"]
+# Blocking checks of `model_release`, which its pointer asks for by name; checks/release.py defines them.
+RELEASE_GATES = ("gates_passed", "parts_belong_together", "not_worse_than_current")
+_NEWEST, _PREVIOUS = "newest", "previous"
+
+
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "mlflow"}, code_version="1")
+def model_release(
+    context: dg.AssetExecutionContext,
+    tiger_checkpoint: Path,
+    semantic_ids: Path,
+    recall_metrics: Path,
+    onnx_encoder: Path,
+    user_histories: Path,
+    work: WorkFolders,
+) -> dg.MaterializeResult[Path]:
+    """Checkpoint, semantic IDs, exported model and metrics as one version that never changes, registered in MLflow."""
+    made = {
+        "tiger_checkpoint": tiger_checkpoint,
+        "semantic_ids": semantic_ids,
+        "recall_metrics": recall_metrics,
+        "onnx_encoder": onnx_encoder,
+    }
+    version, traced = context.run.run_id, trace(context.instance, {name: part.name for name, part in made.items()})
+    example = pl.read_parquet(user_histories / FRAME)["item_ids"][0].to_list()
+    tags = {"dagster_run": version, "code": code_revision()}
+    registered = register_release(tiger_checkpoint, onnx_encoder, version, example, tags)
+    facts: dict[str, Any] = {
+        "version": version,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code_revision(),
+        "preset": PRESET_NAME,
+        "parts": {name: part.name for name, part in made.items()},
+        "made_from": {name: _described(origins) for name, origins in sorted(traced.items())},
+        "settings": _settings(tiger_checkpoint, semantic_ids, recall_metrics),
+        "mlflow": {"model": REGISTERED_MODEL, "version": registered},
+    }
+    parts = {
+        CHECKPOINT: tiger_checkpoint,
+        SEMANTIC_IDS: semantic_ids,
+        METRICS: recall_metrics,
+        MODEL: onnx_encoder,
+    }
+    with work.new(context) as folder:
+        write_release(folder, parts, facts)
+        metadata: dict[str, Any] = {
+            "made_from": table(_rows(traced)),
+            "mlflow_version": f"models:/{REGISTERED_MODEL}/{registered}",
+            "settings": dg.MetadataValue.json(facts["settings"]),
+            **_headline(recall_metrics),
+        }
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"json", "mlflow"}, code_version="1", deps=[model_release])
+def served_release(
+    context: dg.AssetExecutionContext, config: ServedReleaseForm, work: WorkFolders
+) -> dg.MaterializeResult[Path]:
+    """The pointer that predictions and servers read; it moves to a release whose gates passed, or back to an old one.
+
+    A release that is gone to again is verified, but not judged again: it was served before.
+    """
+    root = Path(work.root).absolute()
+    before = served_pointer(root)
+    pointer = _newest(context, before, root) if config.to == _NEWEST else _earlier(before, config, root)
+    release = version_folder(RELEASES, pointer.version, root)
+    carried = 0
+    if before and before.version != pointer.version:
+        carried = carry_withdrawn(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL)
+    with work.new(context) as folder:
+        write_pointer(folder, pointer)
+        metadata: dict[str, Any] = {
+            "release": pointer.version,
+            "before": before.version if before else "none",
+            "reason": pointer.reason,
+            "withdrawn_items_carried_over": carried,
+            "alias": _move_alias(context, release / CHECKPOINT, pointer.version),
+            **_headline(release / METRICS),
+        }
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=_pointer_version(release))
+
+
+def _newest(context: dg.AssetExecutionContext, before: Pointer | None, root: Path) -> Pointer:
+    """The pointer on the release of this run where it made one, else on the newest; its gates must have passed."""
+    own = root / RELEASES / context.run.run_id
+    release = own if (own / MANIFEST).is_file() else latest(RELEASES, root)
+    verify_manifest(release)
+    origins = trace(context.instance, {RELEASES: release.name}).get(RELEASES, [])
+    failed = [name for name in RELEASE_GATES if not _passed(context.instance, name, origins)]
+    if failed:
+        raise dg.Failure(
+            f"release {release.name} is not served: {', '.join(failed)} did not pass; see the checks of {RELEASES}, or "
+            "run them, then materialise served_release again",
+            allow_retries=False,
+        )
+    reason = "its gates passed"
+    return before.moved(release.name, reason) if before else first_pointer(release.name, reason)
+
+
+def _passed(instance: dg.DagsterInstance, check: str, origins: list[Origin]) -> bool:
+    evaluation = evaluation_of(instance, dg.AssetCheckKey(dg.AssetKey(RELEASES), check), origins)
+    return evaluation is not None and evaluation.passed
+
+
+def _earlier(before: Pointer | None, config: ServedReleaseForm, root: Path) -> Pointer:
+    """The pointer on a release that was served before, once its files are verified."""
+    if before is None:
+        raise GenrecError("no release is served yet, so there is none to go back to")
+    to = None if config.to == _PREVIOUS else config.to
+    pointer = before.moved_back(to, config.reason or f"rolled back from {before.version}")
+    verify_manifest(version_folder(RELEASES, pointer.version, root))
+    return pointer
+
+
+def _move_alias(context: dg.AssetExecutionContext, checkpoint: Path, release: str) -> str:
+    """Move MLflow's alias; a registry that does not answer must not keep a bad release in service."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = point_alias(checkpoint, release)
+    except (MlflowException, OSError) as error:
+        context.log.warning(f"the alias {ALIAS} of {REGISTERED_MODEL} was not moved: {error}")
+        return f"not moved: {error}"
+    return f"models:/{REGISTERED_MODEL}@{ALIAS} is version {version}"
+
+
+def _pointer_version(release: Path) -> dg.DataVersion:
+    """A hash of the model alone: a release of the same content changes no prediction."""
+    return dg.DataVersion(hashlib.sha256(f"served {content_version(release / MODEL).value}".encode()).hexdigest())
+
+
+def _described(origins: list[Origin]) -> list[dict[str, Any]]:
+    return [{"run": origin.run_id, "data_version": origin.data_version} for origin in origins]
+
+
+def _rows(traced: dict[str, list[Origin]]) -> list[Row]:
+    rows: list[Row] = [
+        {"asset": name, "run": origin.run_id, "data_version": origin.data_version}
+        for name, origins in sorted(traced.items())
+        for origin in origins
+    ]
+    return rows or [{"asset": "unknown to this Dagster instance", "run": "", "data_version": ""}]
+
+
+def _settings(checkpoint: Path, ids: Path, metrics: Path) -> dict[str, Any]:
+    """With what each part was made, all values, not only those that were given."""
+    return {
+        "tiger_checkpoint": training_parameters(checkpoint),
+        "semantic_ids": read_json(ids / "summary.json")["settings"],
+        "recall_metrics": read_json(metrics / METRICS_FILE)["settings"],
+    }
+
+
+def _headline(metrics: Path) -> dict[str, float]:
+    """Test metrics of the ranking that is served."""
+    found = read_json(metrics / METRICS_FILE)
+    return {name: value for name, value in found[found["ranking"]].items() if name in {"recall@10", "ndcg@10"}}

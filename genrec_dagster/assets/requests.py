@@ -1,0 +1,132 @@
+"""Request files: each becomes a partition, is kept as received, and is served once by the release that is served.
+
+A separate asset from ``batch_predictions``, which is everyone's predictions and has to be built without naming a
+partition. The graph has these only where ``GENREC_INBOX`` names an inbox.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from genrec_core.artifacts import sha256_of, write_json
+from genrec_core.errors import GenrecError
+from genrec_core.inbox import Inbox, find_file
+from genrec_core.inference.prediction_files import is_parquet
+from genrec_core.releases import read_pointer
+from genrec_dagster.assets.serving import OWNERS, REPORT, pointed_model, preview
+from genrec_dagster.checks.requests import lists_valid, requests_answered
+from genrec_dagster.config import PredictionForm
+from genrec_dagster.metadata import content_version
+from genrec_dagster.resources import WorkFolders
+
+REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
+GROUP = "requests"
+REQUESTS, PREDICTIONS = "requests", "predictions"
+ANSWERED, VALID = "requests_answered", "lists_valid"
+CHECKS = [
+    dg.AssetCheckSpec(name, asset="request_predictions", description=(check.__doc__ or "").strip(), blocking=True)
+    for name, check in ((ANSWERED, requests_answered), (VALID, lists_valid))
+]
+
+
+class RequestInbox(dg.ConfigurableResource[None]):
+    """Where request files arrive."""
+
+    location: str
+
+    def open(self) -> Inbox:
+        """The inbox.
+
+        Raises:
+            GenrecError: the location is of a kind that cannot be listed.
+        """
+        return open_inbox(self.location)
+
+
+@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"file"}, code_version="1", partitions_def=REQUEST_FILES)
+def request_file(
+    context: dg.AssetExecutionContext, inbox: RequestInbox, work: WorkFolders
+) -> dg.MaterializeResult[Path]:
+    """A request file as received, so that it can be served again when the inbox has lost it."""
+    try:
+        place = inbox.open()
+        file = find_file(place, context.partition_key)
+        with work.new(context) as folder:
+            received = folder / f"{REQUESTS}{'.parquet' if is_parquet(Path(file.name)) else '.txt'}"
+            place.fetch(file, received)
+            metadata: dict[str, Any] = {"file": file.name, "bytes": file.size, "sha256": sha256_of(received)}
+            return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+    except GenrecError as error:
+        raise _refused(context.partition_key, error) from error
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"onnx", "csv"},
+    code_version="1",
+    partitions_def=REQUEST_FILES,
+    pool="inference",
+    check_specs=CHECKS,
+    dagster_type=dg.Any,  # with check results, Dagster would take the annotation below for "no value"
+)
+def request_predictions(
+    context: dg.AssetExecutionContext,
+    request_file: Path,
+    served_release: Path,
+    config: PredictionForm,
+    work: WorkFolders,
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # beside check results Dagster reads no other annotation
+    """The lists for one request file, by the release that is served; Parquet for Parquet, else CSV."""
+    from genrec_core.inference.predict import predict_file, rejected_path
+    from genrec_core.inference.recommender import Recommender
+
+    source, model = requests_in(request_file), pointed_model(served_release, work)
+    with work.new(context) as folder:
+        output = folder / f"{PREDICTIONS}{'.parquet' if is_parquet(source) else '.csv'}"
+        recommender = Recommender.from_folder(model, threads=1)
+        try:
+            report = predict_file(recommender, source, output, config, show_progress=False)
+        except GenrecError as error:
+            raise _refused(context.partition_key, error) from error
+        write_json(folder / REPORT, asdict(report))
+        metadata: dict[str, Any] = {
+            "dagster/partition_row_count": report.rows,
+            "release": read_pointer(served_release).version,
+            "report": dg.MetadataValue.json(asdict(report)),
+            "rejected_lines": report.rejected,
+            "preview": dg.MetadataValue.md(preview(output)),
+        }
+        if report.rejected:
+            metadata["rejected"] = dg.MetadataValue.md(preview(rejected_path(output)))
+        checks = [
+            requests_answered(output, source)._replace(check_name=ANSWERED),
+            lists_valid(output, model)._replace(check_name=VALID),
+        ]
+        version = content_version(folder)
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=version, check_results=checks)
+
+
+def requests_in(request_file: Path) -> Path:
+    """The file of requests in a version of ``request_file``."""
+    return next(path for path in sorted(request_file.iterdir()) if path.stem == REQUESTS)
+
+
+def open_inbox(location: str) -> Inbox:
+    """The inbox that ``GENREC_INBOX`` names.
+
+    Raises:
+        GenrecError: it is no folder.
+    """
+    from genrec_core.inbox import FolderInbox
+
+    if "://" in location:
+        raise GenrecError(f"GENREC_INBOX={location}: not a folder; set it to a folder of this machine")
+    return FolderInbox(Path(location).expanduser().absolute())
+
+
+def _refused(key: str, error: GenrecError) -> dg.Failure:
+    """The failure of one file, which another attempt would not mend."""
+    return dg.Failure(f"{key}: {error}", metadata={"file": key, "reason": str(error)}, allow_retries=False)

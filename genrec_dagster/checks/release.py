@@ -1,0 +1,124 @@
+"""May a release be served: its gates on exactly what it holds, its parts' common origin, the release served so far."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import polars as pl
+
+from genrec_core.artifacts import read_json
+from genrec_core.releases import (
+    CHECKPOINT,
+    FACTS,
+    MODEL,
+    RELEASES,
+    read_pointer,
+    served_pointer,
+)
+from genrec_core.storage import version_folder
+from genrec_dagster.assets.release import model_release, served_release
+from genrec_dagster.checks import catalog, model
+from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.config import ReleaseRule
+from genrec_dagster.lineage import Origin, conflicts, evaluation_of, trace
+from genrec_dagster.metadata import Row, table
+from genrec_dagster.resources import WorkFolders
+
+if TYPE_CHECKING:
+    from genrec_core.evaluation.challenge import Challenge
+
+_HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
+GATES = [spec for check in (*catalog.CHECKS, *model.CHECKS) for spec in check.check_specs if spec.blocking]
+
+
+@dg.asset_check(asset=model_release, blocking=True)
+def gates_passed(context: dg.AssetCheckExecutionContext, model_release: Path) -> dg.AssetCheckResult:
+    """Every blocking check upstream passed, and looked at what this release was made from, not at a newer version."""
+    traced = trace(context.instance, read_json(model_release / FACTS)["parts"])
+    rows = [_gate(context.instance, spec, traced.get(spec.asset_key.to_user_string(), [])) for spec in GATES]
+    open_gates = [f"{row['asset']} {row['gate']}: {row['result']}" for row in rows if row["result"] != "passed"]
+    detail = f"run the checks of that asset, or materialise it again; {'; '.join(open_gates)}" if open_gates else None
+    measured = f"{len(rows) - len(open_gates)} gates passed"
+    result = verdict(not open_gates, measured, f"{len(rows)} gates passed", detail=detail)
+    return result._replace(metadata={**result.metadata, "gates": table(rows)})
+
+
+@dg.asset_check(asset=model_release, blocking=True)
+def parts_belong_together(context: dg.AssetCheckExecutionContext, model_release: Path) -> dg.AssetCheckResult:
+    """Checkpoint, IDs, metrics and export were made from one another, and from one state of the data."""
+    parts = read_json(model_release / FACTS)["parts"]
+    traced = trace(context.instance, parts)
+    unknown = sorted(set(parts) - set(traced))
+    different = conflicts(traced)
+    detail = None
+    if unknown or different:
+        named = [*(f"{name}: not materialised in this Dagster instance" for name in unknown)]
+        named += [f"{name}: parts were made from different versions" for name in different]
+        detail = f"materialise tiger_checkpoint and what follows; {'; '.join(named)}"
+    measured = f"{len(unknown)} parts of unknown origin, {len(different)} assets in different versions"
+    return verdict(not unknown and not different, measured, "0 and 0", detail=detail)
+
+
+@dg.asset_check(asset=model_release, blocking=True, additional_ins=_HISTORIES)
+def not_worse_than_current(
+    model_release: Path, user_histories: pl.DataFrame, release: ReleaseRule, work: WorkFolders
+) -> dg.AssetCheckResult:
+    """On the same users' validation items, the release does at least as well as the served one, noise allowed for."""
+    from genrec_core.evaluation.challenge import challenge
+
+    root = Path(work.root).absolute()
+    served = served_pointer(root)
+    if release.rule == "off" or served is None:
+        why = "release.rule is off" if served else "nothing is served yet"
+        return verdict(True, f"no comparison, as {why}", "none")
+    champion = version_folder(RELEASES, served.version, root)
+    found = challenge(champion / MODEL, model_release / MODEL, user_histories, release)
+    held_back = found.held_back_by(release.rule)
+    wanted = {"not_worse": "no interval below 0", "better": "an interval above 0 and none below"}[release.rule]
+    detail = f"{served.version} stays; " + ", ".join(held_back) if held_back else None
+    result = verdict(not held_back, _differences(found), wanted, detail=detail)
+    shown = {"champion": dg.MetadataValue.text(served.version), "metrics": table(_rows(found))}
+    return result._replace(metadata={**result.metadata, **shown})
+
+
+@dg.asset_check(asset=served_release)
+def alias_agrees(served_release: Path, work: WorkFolders) -> dg.AssetCheckResult:
+    """MLflow's alias names the release that is served."""
+    from mlflow.exceptions import MlflowException
+
+    from genrec_dagster.registry import release_of_alias
+
+    version = read_pointer(served_release).version
+    try:
+        named = release_of_alias(version_folder(RELEASES, version, Path(work.root).absolute()) / CHECKPOINT)
+    except (MlflowException, OSError) as error:
+        return verdict(False, "no answer", version, severity=dg.AssetCheckSeverity.WARN, detail=f"MLflow says: {error}")
+    return verdict(named == version, named or "another model", version, severity=dg.AssetCheckSeverity.WARN)
+
+
+def _gate(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: list[Origin]) -> Row:
+    """One gate of the table: passed, failed, or not run on any of ``origins``."""
+    evaluation = evaluation_of(instance, spec.key, origins)
+    result = "not run on this version" if evaluation is None else "passed" if evaluation.passed else "failed"
+    said = (evaluation.description if evaluation else None) or ""
+    return {"asset": spec.asset_key.to_user_string(), "gate": spec.name, "result": result, "said": said}
+
+
+def _differences(found: "Challenge") -> str:
+    from genrec_core.evaluation.challenge import JUDGED
+
+    shown = {name: found.differences[name] for name in JUDGED}
+    parts = [f"{name} {d['difference']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})" for name, d in shown.items()]
+    return f"{', '.join(parts)} on {found.users} users"
+
+
+def _rows(found: "Challenge") -> list[Row]:
+    by_metric: Mapping[str, Mapping[str, float]] = found.differences
+    return [
+        {"metric": name, "champion": found.champion[name], "challenger": found.challenger[name], **difference}
+        for name, difference in by_metric.items()
+    ]
+
+
+CHECKS = [gates_passed, parts_belong_together, not_worse_than_current, alias_agrees]

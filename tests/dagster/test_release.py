@@ -1,0 +1,214 @@
+"""Releases in the graph: they move through gates only, are compared with the served one, and go back."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_core.artifacts import MANIFEST, read_json, write_json, write_manifest
+from genrec_core.inference.withdrawn import read_withdrawn, withdraw
+from genrec_core.releases import MODEL, served_model, served_release
+from genrec_core.storage import latest
+from genrec_dagster.assets.release import model_release
+from genrec_dagster.checks.release import not_worse_than_current
+from genrec_dagster.config import ReleaseRule
+from genrec_dagster.registry import release_of_alias
+from genrec_dagster.resources import WorkFolders
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+RELEASE = ["model_release", "served_release"]
+
+
+def built(result: dg.ExecuteInProcessResult) -> list[str]:
+    return [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
+
+
+def said(result: dg.ExecuteInProcessResult, check: str) -> str:
+    return next(e.description or "" for e in result.get_asset_check_evaluations() if e.check_name == check)
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    events = result.get_asset_materialization_events()
+    event = next(event for event in events if event.asset_key.to_user_string() == asset)
+    return {name: entry.value for name, entry in event.materialization.metadata.items()}
+
+
+def test_the_graph_ends_with_a_release_that_is_served_and_says_what_it_is_made_of(finished_graph: Any) -> None:
+    run = finished_graph.result.run_id
+    folder = served_release(finished_graph.storage)
+    assert folder == finished_graph.storage / "model_release" / run
+    facts = read_json(folder / "release.json")
+    assert facts["version"] == run
+    assert set(facts["made_from"]) == {
+        *("raw_beauty", "item_catalog", "user_histories", "item_embeddings", "semantic_ids"),
+        *("tiger_checkpoint", "recall_metrics", "onnx_encoder"),
+    }
+    assert {origin["run"] for origins in facts["made_from"].values() for origin in origins} == {run}
+    assert facts["settings"]["tiger_checkpoint"]["epochs"] == "3"
+    assert facts["settings"]["semantic_ids"]["levels"] == 2
+    for part, file in (("checkpoint", "model.safetensors"), ("semantic_ids", "codes.npy"), ("metrics", "report.html")):
+        assert (folder / part / file).is_file()
+    assert metadata(finished_graph.result, "batch_predictions")["release"] == run
+    assert "19 gates passed" in said(finished_graph.result, "gates_passed")
+
+
+def test_a_release_is_a_version_of_the_registered_model_with_a_copy_of_its_own(finished_graph: Any) -> None:
+    from mlflow import MlflowClient
+
+    run = finished_graph.result.run_id
+    noted = read_json(latest("tiger_checkpoint", finished_graph.storage) / "experiment.json")
+    client = MlflowClient(noted["tracking_uri"], noted["tracking_uri"])
+    (version,) = client.search_model_versions(f"name = 'genrec' and tags.release = '{run}'")
+    assert version.run_id == noted["run_id"]
+    assert f"release-{run}/data/recommender" in {
+        file.path for file in client.list_artifacts(noted["run_id"], f"release-{run}/data")
+    }
+    shown = metadata(finished_graph.result, "served_release")
+    assert shown["alias"] == f"models:/genrec@champion is version {version.version}"
+
+
+def test_a_new_release_moves_the_pointer_and_rolling_back_moves_it_back(place: "Place") -> None:
+    first = place.served
+    again = place.materialize(*RELEASE)
+    assert again.success
+    assert built(again) == RELEASE
+    assert place.served == again.run_id
+    assert release_of_alias(served_release(place.storage) / "checkpoint") == again.run_id
+    assert "recall@10 +0.0000" in said(again, "not_worse_than_current")
+
+    back = place.run_job("roll_back")
+    assert back.success
+    assert built(back) == ["served_release"]
+    assert place.served == first
+    assert release_of_alias(served_release(place.storage) / "checkpoint") == first
+    assert metadata(back, "served_release")["reason"] == f"rolled back from {again.run_id}"
+    predicted = place.run_job("predict")
+    assert metadata(predicted, "batch_predictions")["release"] == first
+
+    forth = place.materialize("served_release", config={"to": again.run_id})
+    assert forth.success
+    assert place.served == again.run_id
+
+
+def test_there_is_nothing_before_the_first_release(place: "Place") -> None:
+    first = place.served
+    result = place.run_job("roll_back")
+    assert not result.success
+    assert "is the first release" in str(result.failure_data_for_node("served_release").error)
+    assert place.served == first
+
+
+def test_a_release_that_is_not_better_is_held_back_where_that_is_asked(place: "Place") -> None:
+    first = place.served
+    result = place.materialize(*RELEASE, rule="better")
+    assert not result.success
+    assert built(result) == ["model_release"]
+    assert f"wanted an interval above 0 and none below; {first} stays" in said(result, "not_worse_than_current")
+    assert place.served == first
+    assert metadata(place.run_job("predict"), "batch_predictions")["release"] == first
+    # nor can the pointer be moved to it by itself
+    alone = place.materialize("served_release")
+    assert not alone.success
+    assert "not_worse_than_current did not pass" in str(alone.failure_data_for_node("served_release").user_failure_data)
+    assert place.served == first
+
+
+def test_a_worse_release_is_held_back_and_a_rule_can_let_it_pass(place: "Place", tmp_path: Path) -> None:
+    worse = shutil.copytree(served_release(place.storage), tmp_path / "worse")
+    ids = np.load(worse / MODEL / "item_ids.npy")
+    (worse / MODEL / "item_ids.npy").unlink()  # a hard link of the release that is served
+    np.save(worse / MODEL / "item_ids.npy", ids + 10**6)  # it recommends what nobody buys
+    write_manifest(worse / MODEL)
+    histories = pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")
+    work = WorkFolders(root=str(place.storage))
+    result = not_worse_than_current(worse, histories, ReleaseRule(users=200), work)
+    assert not result.passed
+    assert result.metadata["champion"].value == place.served
+    rows = {record.data["metric"]: record.data for record in result.metadata["metrics"].value.records}
+    assert rows["recall@10"]["challenger"] < rows["recall@10"]["champion"]
+    assert rows["recall@10"]["high"] < 0
+    assert not_worse_than_current(worse, histories, ReleaseRule(rule="off"), work).passed
+
+
+def test_a_gate_that_did_not_look_at_what_is_released_holds_it_back(place: "Place", tmp_path: Path) -> None:
+    first, scratch = place.served, tmp_path / "scratch"
+    export = latest("onnx_encoder", place.storage)
+
+    @dg.asset(name="onnx_encoder", deps=["tiger_checkpoint", "recall_metrics"])
+    def exported_again() -> Path:
+        return Path(shutil.copytree(export, scratch, ignore=shutil.ignore_patterns(MANIFEST)))
+
+    assert place.materialize("onnx_encoder", replacement=exported_again, checked=False).success
+    result = place.materialize(*RELEASE)
+    assert not result.success
+    assert built(result) == ["model_release"]
+    assert "17 gates passed, wanted 19" in said(result, "gates_passed")
+    assert "onnx_encoder onnx_latency: not run on this version" in said(result, "gates_passed")
+    assert place.served == first
+
+
+def test_parts_of_different_trainings_are_not_released_together(place: "Place", tmp_path: Path) -> None:
+    first, scratch = place.served, tmp_path / "scratch"
+    checkpoint = latest("tiger_checkpoint", place.storage)
+
+    @dg.asset(name="tiger_checkpoint")
+    def trained_again() -> dg.MaterializeResult[Path]:
+        folder = Path(shutil.copytree(checkpoint, scratch, ignore=shutil.ignore_patterns(MANIFEST)))
+        return dg.MaterializeResult(value=folder, data_version=dg.DataVersion("another"))
+
+    assert place.materialize("tiger_checkpoint", replacement=trained_again, checked=False).success
+    result = place.materialize(*RELEASE)
+    assert not result.success
+    assert "tiger_checkpoint: parts were made from different versions" in said(result, "parts_belong_together")
+    assert place.served == first
+
+
+def test_a_dagster_that_knows_nothing_of_the_parts_releases_nothing(place: "Place") -> None:
+    first = place.served
+    place.instance = dg.DagsterInstance.ephemeral()
+    result = place.materialize(*RELEASE)
+    assert not result.success
+    assert "onnx_encoder: not materialised in this Dagster instance" in said(result, "parts_belong_together")
+    assert place.served == first
+
+
+def test_a_bad_release_can_be_left_while_mlflow_is_away(place: "Place", monkeypatch: pytest.MonkeyPatch) -> None:
+    first = place.served
+    assert place.materialize(*RELEASE).success
+    away = "http://127.0.0.1:9"  # nothing listens on the port of "discard"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    checkpoint = place.storage / "model_release" / first / "checkpoint"
+    write_json(checkpoint / "experiment.json", {**read_json(checkpoint / "experiment.json"), "tracking_uri": away})
+    write_manifest(checkpoint.parent)
+    result = place.run_job("roll_back")
+    assert result.success
+    assert place.served == first
+    assert metadata(result, "served_release")["alias"].startswith("not moved: ")
+    (check,) = result.get_asset_check_evaluations()
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+
+
+def test_items_withdrawn_from_one_release_are_withdrawn_from_the_next(place: "Place") -> None:
+    model = served_model(place.storage)
+    ids = np.load(model / "item_ids.npy")
+    withdraw(model, ids[:2])
+    assert place.materialize(*RELEASE).success
+    assert served_model(place.storage) != model
+    assert read_withdrawn(served_model(place.storage), ids).tolist() == ids[:2].tolist()
+    predictions = place.run_job("predict")
+    assert predictions.success
+    listed = pl.read_csv(latest("batch_predictions", place.storage) / "predictions.csv").drop("user_id")
+    assert not set(ids[:2]) & set(listed.unpivot()["value"].to_list())
+
+
+def test_the_release_says_what_it_holds() -> None:
+    assert {key.to_user_string() for key in model_release.asset_deps[model_release.key]} == {
+        *("tiger_checkpoint", "semantic_ids", "recall_metrics", "onnx_encoder", "user_histories"),
+    }

@@ -1,0 +1,215 @@
+"""Request files: each is a partition that is served once, a bad one fails alone, and all can be served again."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from genrec_core.inference.recommender import Recommender
+from genrec_core.releases import served_model
+from genrec_core.storage import latest
+from genrec_dagster.assets.requests import RequestInbox
+from genrec_dagster.checks.requests import requests_answered
+from genrec_dagster.inbox_sensor import definitions_for, request_files
+
+if TYPE_CHECKING:
+    from conftest import Place
+
+
+@dataclass
+class Counter:
+    """The counter of a shop: files come in, the sensor looks, the runs that it asks for are done."""
+
+    place: Any
+    inbox: Path
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        self.inbox.mkdir()
+        base = dg.Definitions(resources=self.place.resources, executor=dg.in_process_executor)
+        graph = dg.Definitions(assets=self.place.definitions().assets)
+        requests = definitions_for(RequestInbox(location=str(self.inbox)))
+        self.definitions = dg.Definitions.merge(base, graph, requests)
+        self.job = self.definitions.resolve_job_def("serve_requests")
+
+    def put(self, name: str, content: str) -> Path:
+        path = self.inbox / name
+        path.write_text(content)
+        self.settle(path)
+        return path
+
+    def settle(self, path: Path, age_seconds: float = 60) -> None:
+        then = time.time() - age_seconds
+        os.utime(path, (then, then))
+
+    def look(self) -> dg.SensorResult | dg.SkipReason:
+        """One tick of the sensor; the partitions that it adds are there afterwards."""
+        with dg.build_sensor_context(
+            self.place.instance,
+            self.cursor,
+            definitions=self.definitions,
+            resources={"inbox": RequestInbox(location=str(self.inbox))},
+        ) as context:
+            result = request_files(context)
+        assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        if isinstance(result, dg.SensorResult):
+            self.cursor = result.cursor
+            for request in result.dynamic_partitions_requests or []:
+                self.place.instance.add_dynamic_partitions("request_files", list(request.partition_keys))
+        return result
+
+    def run(self, key: str) -> dg.ExecuteInProcessResult:
+        return self.job.execute_in_process(
+            partition_key=key, instance=self.place.instance, raise_on_error=False,
+            run_config={
+                "ops": {"request_predictions": {"config": {"top_k": 5}}},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+        )  # fmt: skip
+
+    def serve(self) -> dict[str, dg.ExecuteInProcessResult]:
+        """Look until there is nothing to do, and do what was asked; the runs by partition."""
+        runs: dict[str, dg.ExecuteInProcessResult] = {}
+        while isinstance(result := self.look(), dg.SensorResult):
+            assert bool(result.run_requests) != bool(result.dynamic_partitions_requests)
+            for request in result.run_requests or []:
+                assert request.run_key == request.partition_key
+                assert request.partition_key not in runs
+                runs[str(request.partition_key)] = self.run(str(request.partition_key))
+        return runs
+
+    def lists(self, key: str, name: str = "predictions.csv") -> Path:
+        return latest(key, self.place.storage / "request_predictions") / name
+
+
+@pytest.fixture
+def counter(place: "Place", tmp_path: Path) -> Counter:
+    return Counter(place, tmp_path / "inbox")
+
+
+def failure(result: dg.ExecuteInProcessResult, step: str) -> str:
+    data = result.failure_data_for_node(step)
+    assert data is not None
+    return str(data.user_failure_data.description if data.user_failure_data else data.error)
+
+
+def built(result: dg.ExecuteInProcessResult) -> list[str]:
+    return [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
+
+
+def test_each_file_is_served_once_and_a_bad_one_fails_alone(counter: Counter) -> None:
+    counter.put("text.txt", "17 1 2 9\n18 4\n19\n")
+    counter.put("table.csv", 'user_id,item_ids\n21,"1 2"\n22,nonsense\n')
+    bad = counter.put("bad.txt", "1 one\n2 two\n")
+    pl.DataFrame({"user_id": [5, 6], "item_ids": [[1, 2], [3]]}).write_parquet(counter.inbox / "typed.parquet")
+    counter.settle(counter.inbox / "typed.parquet")
+    runs = {key.rpartition("-")[0]: (key, result) for key, result in counter.serve().items()}
+    assert set(runs) == {"text.txt", "table.csv", "bad.txt", "typed.parquet"}
+    assert {name: result.success for name, (_, result) in runs.items()} == {
+        "text.txt": True, "table.csv": True, "bad.txt": False, "typed.parquet": True,
+    }  # fmt: skip
+
+    text = pl.read_csv(counter.lists(runs["text.txt"][0]))
+    recommender = Recommender.from_folder(served_model(counter.place.storage), threads=1)
+    wanted = recommender.recommend([[1, 2, 9], [4], []], 5)
+    assert text["user_id"].to_list() == [17, 18, 19]
+    assert text.drop("user_id").rows() == [tuple(items.tolist()) for items in wanted]
+    typed = pl.read_parquet(counter.lists(runs["typed.parquet"][0], "predictions.parquet"))
+    assert typed["user_id"].to_list() == [5, 6]
+
+    table = next(
+        e for e in runs["table.csv"][1].get_asset_materialization_events() if "predictions" in str(e.asset_key)
+    )
+    assert table.materialization.metadata["rejected_lines"].value == 1
+    assert "nonsense" in table.materialization.metadata["rejected"].value
+    for name in ("text.txt", "table.csv", "typed.parquet"):
+        checks = {e.check_name: e.passed for e in runs[name][1].get_asset_check_evaluations()}
+        assert checks == {"requests_answered": True, "lists_valid": True}
+    assert built(runs["bad.txt"][1]) == ["request_file"]
+    reason = failure(runs["bad.txt"][1], "request_predictions")
+    assert "none of its 2 lines is a request, the first: line 1: item 'one' is not an integer id" in reason
+    assert bad.is_file()
+
+    assert counter.serve() == {}  # nothing is served twice, also not what failed
+    counter.cursor = None  # nor by a sensor that was reset: a run's key is its file's
+    asked_again = counter.look()
+    assert isinstance(asked_again, dg.SensorResult)
+    assert {request.run_key for request in asked_again.run_requests or []} == {key for key, _ in runs.values()}
+
+
+def test_a_look_adds_partitions_or_asks_for_runs_and_neither_starves_the_other(counter: Counter) -> None:
+    did = []
+    for number in range(6):
+        counter.put(f"{number}.txt", f"{number} 1\n")  # a new file before every look
+        result = counter.look()
+        assert isinstance(result, dg.SensorResult)
+        did.append((len(result.dynamic_partitions_requests or []), len(result.run_requests or [])))
+    assert did == [(1, 0), (0, 1), (1, 0), (0, 2), (1, 0), (0, 2)]
+
+
+def test_a_look_that_died_before_its_cursor_was_kept_loses_nothing(counter: Counter) -> None:
+    counter.put("a.txt", "1 2\n")
+    counter.look()
+    counter.cursor = None
+    result = counter.look()
+    assert isinstance(result, dg.SensorResult)
+    assert [request.run_key for request in result.run_requests or []] == [
+        *counter.place.instance.get_dynamic_partitions("request_files")
+    ]
+
+
+def test_a_file_written_anew_is_served_anew_and_the_old_answer_stays(counter: Counter) -> None:
+    counter.put("daily.txt", "1 2\n")
+    (first,) = counter.serve()
+    counter.put("daily.txt", "1 2\n3 4\n")
+    (second,) = counter.serve()
+    assert pl.read_csv(counter.lists(first)).height == 1
+    assert pl.read_csv(counter.lists(second)).height == 2
+
+
+def test_all_partitions_can_be_served_again_when_the_inbox_is_empty(counter: Counter) -> None:
+    for name in ("a.txt", "b.txt"):
+        counter.put(name, "1 2 3\n").exists()
+    first = counter.serve()
+    for file in counter.inbox.iterdir():
+        file.unlink()
+    job = dg.define_asset_job("again", selection=dg.AssetSelection.assets("request_predictions"))
+    again = dg.Definitions.merge(counter.definitions, dg.Definitions(jobs=[job])).resolve_job_def("again")
+    partitions = counter.place.instance.get_dynamic_partitions("request_files")
+    assert set(partitions) == set(first)
+    for key in partitions:  # what a backfill does: a run a partition
+        result = again.execute_in_process(
+            partition_key=key, instance=counter.place.instance, raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )  # fmt: skip
+        assert result.success
+        assert built(result) == ["request_predictions"]
+        assert counter.lists(key).parent.name == result.run_id
+    gone = counter.run(next(iter(first)))
+    assert not gone.success
+    assert "it was removed or changed" in failure(gone, "request_file")
+
+
+def test_an_answer_that_lacks_a_row_fails_its_check(counter: Counter, tmp_path: Path) -> None:
+    counter.put("a.txt", "1 2 3\n2 4\n")
+    (key,) = counter.serve()
+    requests = latest(key, counter.place.storage / "request_file")
+    lines = counter.lists(key).read_text().splitlines(keepends=True)
+    (tmp_path / "predictions.csv").write_text("".join(lines[:-1]))
+    result = requests_answered(tmp_path / "predictions.csv", requests / "requests.txt")
+    assert not result.passed
+    assert result.description == "measured 1 rows, users not those asked for, wanted 2 rows, users those asked for"
+
+
+def test_without_an_inbox_there_is_nothing_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genrec_dagster.inbox_sensor import request_definitions
+
+    monkeypatch.delenv("GENREC_INBOX", raising=False)
+    assert not request_definitions().assets
+    monkeypatch.setenv("GENREC_INBOX", "/somewhere")
+    assert len(list(request_definitions().assets or [])) == 2
