@@ -8,6 +8,7 @@ PRESET ?= sample
 GENREC_RAW ?=
 IMAGES ?=
 MODEL ?=
+KILLS ?= 200
 UI_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
@@ -17,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint ui mlflow bench images test-images lock clean
+.PHONY: help setup run test test-slow lint ui mlflow bench soak images test-images lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ mlflow: setup ## the MLflow UI on http://127.0.0.1:5000 (MLFLOW_PORT)
 
 bench: setup ## the benchmarks, one after the other, on the newest run's model
 	@"$(BIN)/python" tests/benchmarks/run.py
+
+soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time
+	@"$(BIN)/python" tests/benchmarks/soak.py --kills $(KILLS)
 
 images: ## build the images, by docker or by buildah and podman: IMAGES="inference torchserve dagster"
 	@python3 docker/images.py build $(IMAGES)
