@@ -11,11 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genrec_core.artifacts import read_json, write_json
 from genrec_core.errors import GenrecError
-from genrec_core.inference.withdrawn import WITHDRAWN, read_withdrawn, withdraw
 from genrec_core.storage import LATEST, latest, storage_root, version_folder
 
 RELEASES, SERVED = "model_release", "served_release"
@@ -139,6 +136,8 @@ def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, A
         parts: folders by the name that they get in the release.
         facts: what is known of the release, JSON values.
     """
+    from genrec_core.inference.withdrawn import WITHDRAWN  # here, as the process that answers requests has no NumPy
+
     for name, source in parts.items():
         shutil.copytree(source, folder / name, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(WITHDRAWN))
     write_json(folder / FACTS, dict(facts))
@@ -150,6 +149,10 @@ def carry_withdrawn(source: Path, target: Path) -> int:
     Raises:
         GenrecError: as :func:`genrec_core.inference.withdrawn.withdraw`.
     """
+    import numpy as np
+
+    from genrec_core.inference.withdrawn import read_withdrawn, withdraw
+
     ids = [np.load(model / "item_ids.npy", allow_pickle=False) for model in (source, target)]
     items = np.intersect1d(read_withdrawn(source, ids[0]), ids[1])
     if len(items):

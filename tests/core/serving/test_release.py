@@ -74,6 +74,7 @@ def test_a_server_follows_the_pointer_to_and_fro(
     server: "subprocess.Popen[str]", storage: Path, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
     url = log_until(server, r"http://127\.0\.0\.1:\d+")
+    log_until(server, "ready: model")
     first = served_version(url)
     serve(storage, "two")
     assert served_version(url) == first  # until it is told
