@@ -19,33 +19,35 @@ from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_ro
 ROOT = str(storage_root())
 TRACKER = ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root())
 
-graph = dg.Definitions(
-    assets=[
-        catalog.raw_beauty,
-        catalog.item_catalog,
-        catalog.user_histories,
-        catalog.item_embeddings,
-        catalog.semantic_ids,
-        model.tiger_checkpoint,
-        model.recall_metrics,
-        model.onnx_encoder,
-        release.model_release,
-        release.served_release,
-        serving.batch_predictions,
-    ],
-    asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *release_checks.CHECKS, *serving_checks.CHECKS],
-    jobs=JOBS,
-    sensors=[lost_runs_sensor(TRACKER, storage_root())],
-    resources={
-        "io_manager": ArtifactStorage(root=ROOT),
-        "work": WorkFolders(root=ROOT),
-        "tracker": TRACKER,
-        "gates": Gates(),
-        "pipes": training_client(),
-        "rendezvous": Rendezvous(),
-        "release": ReleaseRule(),
-    },
-    # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
-    executor=dg.in_process_executor,
+defs = dg.Definitions.merge(
+    dg.Definitions(
+        assets=[
+            catalog.raw_beauty,
+            catalog.item_catalog,
+            catalog.user_histories,
+            catalog.item_embeddings,
+            catalog.semantic_ids,
+            model.tiger_checkpoint,
+            model.recall_metrics,
+            model.onnx_encoder,
+            release.model_release,
+            release.served_release,
+            serving.batch_predictions,
+        ],
+        asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *release_checks.CHECKS, *serving_checks.CHECKS],
+        jobs=JOBS,
+        sensors=[lost_runs_sensor(TRACKER, storage_root())],
+        resources={
+            "io_manager": ArtifactStorage(root=ROOT),
+            "work": WorkFolders(root=ROOT),
+            "tracker": TRACKER,
+            "gates": Gates(),
+            "pipes": training_client(),
+            "rendezvous": Rendezvous(),
+            "release": ReleaseRule(),
+        },
+        # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
+        executor=dg.in_process_executor,
+    ),
+    request_definitions(),
 )
-defs = dg.Definitions.merge(graph, request_definitions())

@@ -54,6 +54,13 @@ def test_definitions_load_in_seconds_and_without_the_heavy_libraries() -> None:
     assert float(seconds) < 10  # twice the target of 5 s: the machine may be busy
 
 
+def test_the_module_has_one_definitions_object() -> None:
+    """Dagster's servers refuse a module with two."""
+    from genrec_dagster import definitions
+
+    assert [name for name, value in vars(definitions).items() if isinstance(value, dg.Definitions)] == ["defs"]
+
+
 def test_definitions_can_be_run() -> None:
     dg.Definitions.validate_loadable(defs)
 
