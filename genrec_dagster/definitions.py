@@ -46,7 +46,7 @@ defs = dg.Definitions.merge(
             "rendezvous": Rendezvous(),
             "release": ReleaseRule(),
         },
-        # The graph is nearly a line, so steps in one process lose nothing, and torch is imported once instead of ten times.
+        # The graph is nearly a line, so steps in one process lose nothing and torch is imported once, not ten times.
         executor=dg.in_process_executor,
     ),
     request_definitions(),
