@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import CausalEncoder
+from genrec_core.tiger.pretrained import WholeModel
 
 
 class SasRecConfig(PretrainedConfig):
@@ -65,7 +66,7 @@ class SasRecConfig(PretrainedConfig):
         )
 
 
-class SasRecModel(PreTrainedModel):
+class SasRecModel(WholeModel):
     """Item embeddings, causal layers with a learned bias by distance instead of learned positions, tied output."""
 
     config_class = SasRecConfig

@@ -15,12 +15,12 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.dropout import Dropout
 from genrec_core.tiger.lineage import PREFIX_FACTOR
+from genrec_core.tiger.pretrained import WholeModel
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
 
@@ -288,7 +288,7 @@ class DenseHead(nn.Module):
         return cast("list[ContentMatch]", list(self.matches))
 
 
-class TigerModel(PreTrainedModel):
+class TigerModel(WholeModel):
     """The encoder, the decoder with one output head a level, and the dense head."""
 
     config_class = TigerConfig

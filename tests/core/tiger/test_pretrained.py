@@ -1,0 +1,80 @@
+"""A checkpoint is loaded whole or not at all: a model with random weights in it must never rank anything."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genrec_core.errors import GenrecError
+from genrec_core.sasrec.model import SasRecConfig, SasRecModel
+from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.model import TigerModel
+
+WEIGHTS = "model.safetensors"
+
+
+def renamed(weights: dict[str, Tensor]) -> None:
+    weights["context_old.weight"] = weights.pop("context.weight")
+
+
+def reshaped(weights: dict[str, Tensor]) -> None:
+    weights["context.weight"] = torch.zeros(3, 3)
+
+
+def shortened(weights: dict[str, Tensor]) -> None:
+    for name in [name for name in weights if name.startswith("encoder.")]:
+        del weights[name]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    sizes = {"d_model": 8, "heads": 2, "d_ff": 8, "encoder_layers": 1, "decoder_layers": 1}
+    TigerModel(TigerConfig(level_sizes=(4, 4, 2), **sizes)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (renamed, r"missing: context\.weight; unknown: context_old\.weight"),
+        (reshaped, r"of another shape: context\.weight \(3, 3\) in place of \(8, 8\)"),
+        (shortened, r"missing: encoder\.bias\.table, .* and \d+ more"),
+    ],
+)
+def test_weights_that_do_not_match_are_named(
+    checkpoint: Path, change: Callable[[dict[str, Tensor]], None], said: str
+) -> None:
+    weights = load_file(checkpoint / WEIGHTS)
+    change(weights)
+    save_file(weights, checkpoint / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(GenrecError, match=said):
+        TigerModel.from_pretrained(checkpoint)
+
+
+def test_a_damaged_or_missing_file_is_named(checkpoint: Path) -> None:
+    (checkpoint / WEIGHTS).write_bytes(b"cut off")
+    with pytest.raises(GenrecError, match=f"{checkpoint}.*cannot be read as a checkpoint"):
+        TigerModel.from_pretrained(checkpoint)
+    (checkpoint / WEIGHTS).unlink()
+    with pytest.raises(GenrecError, match=f"{checkpoint}.*cannot be read as a checkpoint"):
+        TigerModel.from_pretrained(checkpoint)
+
+
+def test_a_whole_checkpoint_comes_back_as_it_was(checkpoint: Path, tmp_path: Path) -> None:
+    before = load_file(checkpoint / WEIGHTS)
+    after = TigerModel.from_pretrained(checkpoint).state_dict()
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_it_holds_for_sasrec_too(tmp_path: Path) -> None:
+    SasRecModel(SasRecConfig(n_items=5, d_model=8, heads=2, layers=1, d_ff=8)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    name = sorted(weights)[0]
+    weights["other"] = weights.pop(name)
+    save_file(weights, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(GenrecError, match=rf"missing: {name}; unknown: other"):
+        SasRecModel.from_pretrained(tmp_path)
