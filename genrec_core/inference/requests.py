@@ -151,6 +151,8 @@ def _decoded(raw: bytes) -> str:
         raise MalformedError(f"the line is longer than {LONGEST_LINE} bytes")
     if b"\0" in raw:
         raise MalformedError("the line holds a NUL byte")
+    if b"\r" in raw:  # white space to a parser, but where lines end so elsewhere, two users' items would become one's
+        raise MalformedError("the line holds a carriage return that does not end it; end lines with LF or CRLF")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -59,6 +59,7 @@ def test_a_user_may_come_twice(tmp_path: Path) -> None:
         ("1 1_000", "item '1_000' is not an integer id"),
         ("1 99999999999999999999", "not an integer id"),
         ("1,5,6", "a comma in the form"),
+        ("1 5 6\r2 7 8", "a carriage return that does not end it"),
         ("\u2028", "nothing but Unicode's white space"),
     ],
 )
@@ -77,7 +78,7 @@ def test_a_malformed_text_line_is_numbered_and_explained(tmp_path: Path, line: s
         ("1,[5, 6]", "3 fields where the header has 2; put quotes"),
         ("1", "1 fields where the header has 2"),
         (",5", "user_id is empty"),
-        ("a\rb,5", "user_id holds a line end"),
+        ("a\rb,5", "a carriage return that does not end it"),
         ("1,[5", "does not end with ]"),
         ('1,"5 6', "not a CSV row"),
         ('1,"[5,,6]"', "item '' is not an integer id"),
