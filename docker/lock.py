@@ -15,7 +15,7 @@ PYPROJECT = DOCKER.parent / "pyproject.toml"
 IMAGES = {  # their extras
     "inference": (),
     "torchserve": ("torchserve",),
-    "dagster": ("train", "dagster", "postgres", "kubernetes", "ray"),
+    "dagster": ("train", "dagster", "postgres", "kubernetes"),
 }
 
 
