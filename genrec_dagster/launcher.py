@@ -30,6 +30,8 @@ def end_with_parent(parent: int) -> None:
     Raises:
         OSError: the system refuses.
     """
+    # A shell's background job ignores SIGINT, Dagster then SIGTERM too, and a process inherits what is ignored.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

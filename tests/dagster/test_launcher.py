@@ -16,7 +16,8 @@ RENDEZVOUS = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--loc
 LAUNCH = [sys.executable, "-m", "genrec_dagster.launcher"]
 
 PARENT = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the tests may run where it is ignored
 subprocess.run([*sys.argv[1:4], str(os.getpid()), *sys.argv[4:]])
 """
 WORKER = """
