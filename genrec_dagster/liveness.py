@@ -62,9 +62,10 @@ def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, sto
             continue
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, _LOST.format(worker=worker))
+            tracker.end_runs_of(run.run_id, "KILLED")
         else:
             instance.report_run_failed(run, _LOST.format(worker=worker))
-        tracker.end_runs_of(run.run_id, "FAILED")
+            tracker.end_runs_of(run.run_id, "FAILED")
         discard_run(storage, run.run_id)
         lost.append(run.run_id)
     return lost

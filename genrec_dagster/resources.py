@@ -47,7 +47,8 @@ class WorkFolders(dg.ConfigurableResource[None]):
 
 def discard_run(root: Path, run_id: str) -> None:
     """Remove what a killed run left half-built in the storage ``root``; finished versions and trainings stay."""
-    for pattern in (f"{_WORK}/*/{run_id}", f"*/.{run_id}.*.part", f"*/.{run_id}.*.old"):
+    versions = [f"{place}/.{run_id}.*.{end}" for place in ("*", "*/*") for end in ("part", "old")]  # */*: partitions
+    for pattern in (f"{_WORK}/*/{run_id}", *versions):
         for left in root.glob(pattern):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from genrec_dagster.liveness import WORKER_TAG, fail_lost_runs, is_gone, this_worker
-from genrec_dagster.resources import ExperimentTracker
+from genrec_dagster.resources import ExperimentTracker, discard_run
 from genrec_dagster.training import only_training
 
 KILLED_IN_ITS_STEP = """
@@ -72,6 +72,27 @@ def test_a_killed_run_is_failed_everywhere_and_leaves_nothing_half_written(home:
 def tracked(tracker: ExperimentTracker) -> list:
     client = tracker.client()
     return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
+def test_a_run_that_was_killed_while_it_was_canceled_is_canceled(home: Path) -> None:
+    tracker = ExperimentTracker(tracking_uri=f"sqlite:///{home}/mlflow.db", artifact_root=(home / "files").as_uri())
+    with dg.DagsterInstance.get() as instance:
+        gone = this_worker().rsplit(":", 1)[0] + ":1.00"
+        tags = {WORKER_TAG: gone}
+        run = instance.create_run_for_job(job_def=empty_job(), status=dg.DagsterRunStatus.CANCELING, tags=tags)
+        tracker.open_run("key", {"dagster_run": run.run_id}, {})
+        assert fail_lost_runs(instance, tracker, home) == [run.run_id]
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELED
+    assert [found.info.status for found in tracked(tracker)] == ["KILLED"]
+
+
+def test_what_a_killed_run_left_of_a_partition_goes_and_the_rest_stays(tmp_path: Path) -> None:
+    left, other = tmp_path / "asset" / "partition" / ".one.0.part", tmp_path / "asset" / "partition" / ".two.0.part"
+    whole = tmp_path / "asset" / "partition" / "one"
+    for folder in (left, other, whole):
+        folder.mkdir(parents=True)
+    discard_run(tmp_path, "one")
+    assert (left.exists(), other.exists(), whole.exists()) == (False, True, True)
 
 
 def test_a_run_whose_process_lives_goes_on(home: Path) -> None:
