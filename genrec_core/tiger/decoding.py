@@ -36,10 +36,18 @@ def _normalized(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
 
 
-def _feed_forward(layer: EncoderLayer | DecoderLayer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two matrices and offsets behind the layer's last norm, that norm's weights within."""
+def _second_half(output: nn.Linear, layer: EncoderLayer | DecoderLayer) -> dict[str, Tensor]:
+    """The attention's output projection, and the two matrices and offsets behind the last norm, its weights within."""
     first, last = cast(nn.Linear, layer.feed_forward[0]), cast(nn.Linear, layer.feed_forward[3])
-    return *_after_norm(layer.feed_forward_norm, first), last.weight.T.contiguous(), last.bias
+    matrix, offset = _after_norm(layer.feed_forward_norm, first)
+    return {
+        "output": output.weight.T.contiguous(),
+        "output_offset": output.bias,
+        "first": matrix,
+        "first_offset": offset,
+        "last": last.weight.T.contiguous(),
+        "last_offset": last.bias,
+    }
 
 
 class _Weights(nn.Module):
@@ -63,17 +71,7 @@ class _HistoryLayer(_Weights):
         matrix, offset = _after_norm(layer.attention_norm, layer.query_key_value)
         scaled = torch.ones_like(offset)
         scaled[:width] = (width // layer.heads) ** -0.5  # the query's third
-        first, first_offset, last, last_offset = _feed_forward(layer)
-        super().__init__(
-            qkv=matrix * scaled,
-            qkv_offset=offset * scaled,
-            output=layer.output.weight.T.contiguous(),
-            output_offset=layer.output.bias,
-            first=first,
-            first_offset=first_offset,
-            last=last,
-            last_offset=last_offset,
-        )
+        super().__init__(qkv=matrix * scaled, qkv_offset=offset * scaled, **_second_half(layer.output, layer))
         self.heads = layer.heads
 
     def forward(self, x: Tensor, bias: Tensor, batch: int) -> Tensor:
@@ -207,7 +205,6 @@ class _StepLayer(_Weights):
         matrix, offset = _after_norm(layer.self_norm, layer.query_key_value)
         matrices, offsets = matrix.split(width, dim=1), offset.split(width)
         scale = (width // layer.heads) ** -0.5
-        first, first_offset, last, last_offset = _feed_forward(layer)
         by_head = torch.eye(layer.heads).repeat_interleave(width // layer.heads, dim=0).to(offset)
         super().__init__(
             query=matrices[0] * scale,
@@ -216,14 +213,9 @@ class _StepLayer(_Weights):
             key_offset=offsets[1],
             value=matrices[2].contiguous(),
             value_offset=offsets[2],
-            output=layer.self_output.weight.T.contiguous(),
-            output_offset=layer.self_output.bias,
-            first=first,
-            first_offset=first_offset,
-            last=last,
-            last_offset=last_offset,
             by_head=by_head,  # [D, H], sums within heads
             to_head=by_head.T.contiguous(),
+            **_second_half(layer.self_output, layer),
         )
         self.heads = layer.heads
 

@@ -14,8 +14,7 @@ from genrec_core.artifacts import sha256_of, write_json
 from genrec_core.errors import GenrecError
 from genrec_core.inbox import Inbox, find_file
 from genrec_core.inference.prediction_files import is_parquet
-from genrec_core.releases import read_pointer
-from genrec_dagster.assets.serving import OWNERS, REPORT, pointed_model, preview
+from genrec_dagster.assets.serving import OWNERS, REPORT, described, pointed_model, preview
 from genrec_dagster.checks.requests import lists_valid, requests_answered
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.metadata import content_version
@@ -92,12 +91,10 @@ def request_predictions(
         except GenrecError as error:
             raise _refused(context.partition_key, error) from error
         write_json(folder / REPORT, asdict(report))
-        metadata: dict[str, Any] = {
+        metadata = {
             "dagster/partition_row_count": report.rows,
-            "release": read_pointer(served_release).version,
-            "report": dg.MetadataValue.json(asdict(report)),
             "rejected_lines": report.rejected,
-            "preview": dg.MetadataValue.md(preview(output)),
+            **described(report, served_release, output),
         }
         if report.rejected:
             metadata["rejected"] = dg.MetadataValue.md(preview(rejected_path(output)))

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -13,6 +13,9 @@ from genrec_core.storage import version_folder
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.metadata import content_version, markdown_table
 from genrec_dagster.resources import WorkFolders
+
+if TYPE_CHECKING:
+    from genrec_core.inference.predict import PredictionReport
 
 GROUP, OWNERS = "serving", ["team:recsys"]
 PREDICTIONS, REPORT = "predictions.csv", "report.json"
@@ -39,14 +42,18 @@ def batch_predictions(
         report = predict_file(recommender, requests, output, config, show_progress=False)
         requests.unlink()
         write_json(folder / REPORT, asdict(report))
-        metadata: dict[str, Any] = {
-            "dagster/row_count": report.rows,
-            "release": read_pointer(served_release).version,
-            "report": dg.MetadataValue.json(asdict(report)),
-            "users_per_second": report.users_per_second,
-            "preview": dg.MetadataValue.md(preview(output)),
-        }
+        metadata = {"dagster/row_count": report.rows, **described(report, served_release, output)}
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+def described(report: "PredictionReport", served_release: Path, output: Path) -> dict[str, Any]:
+    """Metadata of a file of predictions: by which release, how fast, how it begins."""
+    return {
+        "release": read_pointer(served_release).version,
+        "report": dg.MetadataValue.json(asdict(report)),
+        "users_per_second": report.users_per_second,
+        "preview": dg.MetadataValue.md(preview(output)),
+    }
 
 
 def pointed_model(served_release: Path, work: WorkFolders) -> Path:
