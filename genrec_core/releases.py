@@ -119,12 +119,6 @@ def served_model(root: Path | None = None) -> Path:
     return served_release(root) / MODEL
 
 
-def kept_versions(root: Path | None = None) -> set[str]:
-    """Releases that must not be removed: the one that is served, and the one to go back to."""
-    pointer = served_pointer(root)
-    return set() if pointer is None else {pointer.version, *pointer.before[-1:]}
-
-
 def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, Any]) -> None:
     """Fill ``folder`` with the parts of a release and ``release.json``.
 

@@ -66,10 +66,9 @@ def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name:
     import mlflow
 
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as named:
-        data = (
-            Path(named) / "recommender"
-        )  # the folder's own name differs in each run, and an export logged again would
-        data.symlink_to(model_dir.absolute())  # lie beside the earlier one
+        # The folder's own name differs in each run, and an export logged again would lie beside the earlier one.
+        data = Path(named) / "recommender"
+        data.symlink_to(model_dir.absolute())
         mlflow.pyfunc.save_model(
             f"{folder}/{name}",
             loader_module=pyfunc.__name__,

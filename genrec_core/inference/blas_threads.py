@@ -1,7 +1,7 @@
 """Keeps NumPy's matrix products to the calling thread while lists are decoded side by side.
 
 A BLAS library that spreads a product over threads of its own lets them spin for a while afterwards, on cores where
-other batches are being decoded: with OpenBLAS on two cores that took a third of the users a second.
+other batches are being decoded.
 """
 
 from collections.abc import Iterator

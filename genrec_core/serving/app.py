@@ -248,7 +248,7 @@ async def _measured(server: Server, request: Request, handle: Handler) -> Respon
         response = as_json(error.content(), error.status, error.headers)
     except ClientDisconnect:
         response = Response(status_code=_CLIENT_CLOSED)
-    except Exception:
+    except Exception:  # a fault of ours: the log gets it whole, the client a 500 without a stack trace
         LOG.exception("%s %s failed", request.method, request.url.path)
         response = _failure()
     server.metrics.requests.labels(str(response.status_code)).inc()

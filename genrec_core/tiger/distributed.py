@@ -38,9 +38,8 @@ class World:
         if self.size == 1:
             return
         token = int(self.sum(secrets.randbits(32) if self.rank == 0 else 0)[0])
-        mark = (
-            folder / f".seen-by-all-{token:x}"
-        )  # a new name: network file systems may remember that one was not there
+        # A new name each time, as a network file system may remember that one was not there.
+        mark = folder / f".seen-by-all-{token:x}"
         if self.rank == 0:
             mark.touch()
         self.wait()

@@ -24,7 +24,7 @@ import requests
 import yaml
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster_cloud_cli.config.models import load_dagster_cloud_yaml
-from dagster_graphql import DagsterGraphQLClient
+from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
 from genrec_dagster.definitions import defs
 
@@ -272,7 +272,7 @@ def _wait(ask: Callable[[], Any], *servers: "subprocess.Popen[bytes]") -> Any:
     while True:
         try:
             return ask()
-        except Exception:
+        except (OSError, psycopg2.OperationalError, DagsterGraphQLClientError):  # requests' own are OSErrors
             if time.monotonic() > deadline or any(server.poll() is not None for server in servers):
                 raise
             time.sleep(0.5)
