@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-NAMES = ("graph", "train", "decode", "trie")
+NAMES = ("graph", "train", "decode", "server", "trie")
 Row = tuple[str, str, str]
 
 
@@ -84,6 +84,14 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
         yield name, "seconds to build", f"{result['build_s']}"
         yield name, "step, largest over smallest catalogue", with_spread(result["ten_children_a_prefix"]["step_ratio"])
         yield name, "the same with random 3 x 256 codes", with_spread(result["random_3x256"]["step_ratio"])
+    elif name == "server":
+        asked = f"{result['clients']} clients, top {result['top_k']}"
+        yield name, f"users a second ({asked})", f"{result['users_per_s']}"
+        yield name, "the same model in batches, before and after", with_spread(result["batch_users_per_s"])
+        yield name, "share of that", f"{result['share_of_batch']:.0%}"
+        yield name, "p50, p99, ms", f"{result['p50_ms']}, {result['p99_ms']}"
+        yield name, "errors", f"{result['errors']}"
+        yield name, "start to first answer, seconds", f"{result['first_answer_s']}"
     else:
         for beams, rate in result["users_per_second"].items():
             yield name, f"users a second, {beams} beams ({result['threads']} threads)", with_spread(rate)

@@ -21,6 +21,9 @@ case "$2" in
       \\"limit_share\\": 0.25, \\"matrix_gflops\\": 310.2, \\"peak_mb\\": 500.5, $common}" ;;
   decode) echo "{\\"benchmark\\": \\"decoding\\", \\"threads\\": 2, \\"users_per_second\\": {\\"10\\": $rate},
       \\"peak_mb\\": {\\"10\\": 300.5}, $common}" ;;
+  server) echo "{\\"benchmark\\": \\"server\\", \\"clients\\": 16, \\"top_k\\": 100, \\"users_per_s\\": 300.5,
+      \\"batch_users_per_s\\": $rate, \\"share_of_batch\\": 0.75, \\"p50_ms\\": 50.0, \\"p99_ms\\": 90.5, \\"errors\\": 0,
+      \\"first_answer_s\\": 1.5, \\"peak_mb\\": 400.0, $common}" ;;
   trie) echo "{\\"benchmark\\": \\"trie\\", \\"bytes_per_item\\": 10.74, \\"build_s\\": 6.1,
       \\"peak_mb\\": 1058.0, \\"ten_children_a_prefix\\": {\\"step_ratio\\": $rate},
       \\"random_3x256\\": {\\"step_ratio\\": $rate}, $common}" ;;
@@ -61,6 +64,8 @@ def test_figures_are_printed_and_appended(
     assert f"| training | targets a second ({where}) | 20.5 (19.0 to 1,021.0 of 3) |" in printed
     assert "| decoding | users a second, 10 beams (2 threads) | 20.5 (19.0 to 1,021.0 of 3) |" in printed
     assert "| training | ratio to the original's way | 30.0 |" in printed
+    assert "| server | share of that | 75% |" in printed
+    assert "| server | p50, p99, ms | 50.0, 90.5 |" in printed
     assert "| trie | bytes an item | 10.74 |" in printed
     assert "| trie | step, largest over smallest catalogue | 20.5 (19.0 to 1,021.0 of 3) |" in printed
     assert "| training | share of the machine's matrix rate | 25% of 310 GFLOP/s |" in printed
@@ -83,4 +88,4 @@ def test_an_unknown_name_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         run(script, monkeypatch, "speed")
-    assert "no benchmark speed; choose of graph, train, decode" in capsys.readouterr().err
+    assert "no benchmark speed; choose of graph, train, decode, server, trie" in capsys.readouterr().err
