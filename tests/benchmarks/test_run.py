@@ -22,8 +22,8 @@ case "$2" in
   decode) echo "{\\"benchmark\\": \\"decoding\\", \\"threads\\": 2, \\"users_per_second\\": {\\"10\\": $rate},
       \\"peak_mb\\": {\\"10\\": 300.5}, $common}" ;;
   server) echo "{\\"benchmark\\": \\"server\\", \\"clients\\": 16, \\"top_k\\": 100, \\"users_per_s\\": 300.5,
-      \\"batch_users_per_s\\": $rate, \\"share_of_batch\\": 0.75, \\"p50_ms\\": 50.0, \\"p99_ms\\": 90.5, \\"errors\\": 0,
-      \\"first_answer_s\\": 1.5, \\"peak_mb\\": 400.0, $common}" ;;
+      \\"batch_users_per_s\\": $rate, \\"share_of_batch\\": 0.75, \\"p50_ms\\": 50.0, \\"p99_ms\\": 90.5,
+      \\"errors\\": 0, \\"first_answer_s\\": 1.5, \\"peak_mb\\": 400.0, $common}" ;;
   trie) echo "{\\"benchmark\\": \\"trie\\", \\"bytes_per_item\\": 10.74, \\"build_s\\": 6.1,
       \\"peak_mb\\": 1058.0, \\"ten_children_a_prefix\\": {\\"step_ratio\\": $rate},
       \\"random_3x256\\": {\\"step_ratio\\": $rate}, $common}" ;;
