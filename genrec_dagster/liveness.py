@@ -6,6 +6,7 @@ still lives.
 """
 
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -13,8 +14,9 @@ import psutil
 
 from genrec_dagster.resources import ExperimentTracker, discard_run
 
-WORKER_TAG = "genrec/worker"
+WORKER_TAG, CLOSED_TAG = "genrec/worker", "genrec/closed"
 _EVERY_SECONDS = 10
+_LOOKED_BACK = timedelta(days=1)
 _LOST = "the process of this run, {worker}, is gone: it was killed, or its machine went down"
 
 
@@ -46,13 +48,16 @@ def is_gone(worker: str) -> bool:
 def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, storage: Path) -> list[str]:
     """End the runs whose process is gone, and their trainings in MLflow; remove what they left half-written.
 
+    Dagster's own run monitoring may see first that a process is gone, and knows nothing of the rest: runs of the last
+    day that ended badly are closed here too, once each.
+
     Args:
         instance: where the runs are recorded.
         tracker: where trainings are.
         storage: the root of the storage.
 
     Returns:
-        The ids of the runs that were lost.
+        The ids of the runs that were still in progress for Dagster.
     """
     in_progress = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
     lost = []
@@ -62,12 +67,17 @@ def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, sto
             continue
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, _LOST.format(worker=worker))
-            tracker.end_runs_of(run.run_id, "KILLED")
         else:
             instance.report_run_failed(run, _LOST.format(worker=worker))
-            tracker.end_runs_of(run.run_id, "FAILED")
-        discard_run(storage, run.run_id)
         lost.append(run.run_id)
+    ended_badly = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=ended_badly, updated_after=datetime.now(UTC) - _LOOKED_BACK)):
+        worker = run.tags.get(WORKER_TAG)
+        if worker is None or CLOSED_TAG in run.tags or not is_gone(worker):
+            continue
+        tracker.end_runs_of(run.run_id, "KILLED" if run.status == dg.DagsterRunStatus.CANCELED else "FAILED")
+        discard_run(storage, run.run_id)
+        instance.add_run_tags(run.run_id, {CLOSED_TAG: "true"})
     return lost
 
 

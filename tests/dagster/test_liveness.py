@@ -69,6 +69,19 @@ def test_a_killed_run_is_failed_everywhere_and_leaves_nothing_half_written(home:
     assert not [path for path in storage.rglob("*") if path.name == "half" or path.suffix == ".part"]
 
 
+def test_a_killed_run_that_dagster_failed_by_itself_is_closed_too(home: Path) -> None:
+    storage = home / "storage"
+    tracker = ExperimentTracker(tracking_uri=f"sqlite:///{home}/mlflow.db", artifact_root=(home / "files").as_uri())
+    command = [sys.executable, "-c", KILLED_IN_ITS_STEP, str(storage), tracker.tracking_uri]
+    assert subprocess.run(command, cwd=home, capture_output=True, check=False).returncode == -signal.SIGKILL
+    with dg.DagsterInstance.get() as instance:
+        (run,) = instance.get_runs()
+        instance.report_run_failed(run, "as the run monitoring does")
+        assert fail_lost_runs(instance, tracker, storage) == []
+    assert [found.info.status for found in tracked(tracker)] == ["FAILED"]
+    assert not [path for path in storage.rglob("*") if path.name == "half" or path.suffix == ".part"]
+
+
 def tracked(tracker: ExperimentTracker) -> list:
     client = tracker.client()
     return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
