@@ -7,6 +7,7 @@ import dagster as dg
 
 _INPUT_EVENT = "dagster/input_event_pointer/"
 _DATA_VERSION = "dagster/data_version"
+_INPUT_VERSION = "dagster/input_data_version/"
 _PAGE = 100
 _EVALUATIONS = 100  # of one check that are looked through, the newest first
 
@@ -66,9 +67,42 @@ def trace(instance: dg.DagsterInstance, versions: Mapping[str, str]) -> dict[str
     return traced
 
 
-def conflicts(traced: Mapping[str, Iterable[Origin]]) -> list[str]:
-    """The assets of which parts were made from different content."""
-    return sorted(name for name, origins in traced.items() if len({origin.data_version for origin in origins}) > 1)
+def conflicts(
+    instance: dg.DagsterInstance, traced: Mapping[str, Iterable[Origin]], versions: Mapping[str, str]
+) -> list[str]:
+    """The assets of which parts were made from different content.
+
+    Where an asset came out the same from old and from new inputs, what was made from it belongs to both.
+
+    Args:
+        instance: what holds the event log.
+        traced: what :func:`trace` found.
+        versions: the versions that it was asked for, by asset.
+    """
+    different = [name for name, origins in traced.items() if len({origin.data_version for origin in origins}) > 1]
+    return sorted(name for name in different if not _common_versions(instance, traced, versions, name))
+
+
+def _common_versions(
+    instance: dg.DagsterInstance, traced: Mapping[str, Iterable[Origin]], versions: Mapping[str, str], name: str
+) -> set[str]:
+    """The data versions of an asset from which everything traced can have been made."""
+    allowed = [{origin.data_version} for origin in traced[name] if origin.run_id == versions.get(name)]
+    for consumer in (origin for origins in traced.values() for origin in origins):
+        if name in consumer.inputs:
+            allowed.append(_made_from(instance, consumer, name))
+    return set.intersection(*allowed)
+
+
+def _made_from(instance: dg.DagsterInstance, origin: Origin, name: str) -> set[str]:
+    """The data versions of the input ``name`` from which content as that of ``origin`` was made."""
+    found = set()
+    for record in instance.fetch_materializations(dg.AssetKey.from_user_string(origin.asset), limit=_PAGE).records:
+        materialization = record.asset_materialization
+        tags = (materialization.tags if materialization else None) or {}
+        if tags.get(_DATA_VERSION) == origin.data_version and _INPUT_VERSION + name in tags:
+            found.add(tags[_INPUT_VERSION + name])
+    return found
 
 
 def evaluation_of(

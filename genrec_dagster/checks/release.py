@@ -50,7 +50,7 @@ def parts_belong_together(context: dg.AssetCheckExecutionContext, model_release:
     parts = read_json(model_release / FACTS)["parts"]
     traced = trace(context.instance, parts)
     unknown = sorted(set(parts) - set(traced))
-    different = conflicts(traced)
+    different = conflicts(context.instance, traced, parts)
     detail = None
     if unknown or different:
         named = [*(f"{name}: not materialised in this Dagster instance" for name in unknown)]
