@@ -4,6 +4,7 @@ import dagster as dg
 
 from genrec_core.storage import storage_root
 from genrec_dagster.assets import catalog, model, release, serving
+from genrec_dagster.automation import automation_definitions
 from genrec_dagster.checks import catalog as catalog_checks
 from genrec_dagster.checks import model as model_checks
 from genrec_dagster.checks import release as release_checks
@@ -49,5 +50,6 @@ defs = dg.Definitions.merge(
         # The graph is nearly a line, so steps in one process lose nothing and torch is imported once, not ten times.
         executor=dg.in_process_executor,
     ),
+    automation_definitions(),
     request_definitions(),
 )

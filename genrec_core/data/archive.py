@@ -1,8 +1,11 @@
 """Gets the raw files from where they are: a folder, an archive, or an archive behind a URL."""
 
+import hashlib
+import json
 import shutil
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -14,6 +17,8 @@ from genrec_core.errors import GenrecError
 
 _LARGEST_UNPACKED = 8 << 30  # bytes; a bomb is refused before it fills the disk
 _TIMEOUT_SECONDS = 60
+_REST_SECONDS = 10  # files changed within are still being written
+_VALIDATORS = ("ETag", "Last-Modified", "Content-Length")
 
 
 @contextmanager
@@ -37,6 +42,47 @@ def opened_source(source: str, wanted: tuple[str, ...]) -> Iterator[Path]:
             raise GenrecError(f"GENREC_RAW={source}: no such folder or archive; check the path")
         folder = path if path.is_dir() else _unpack(path, Path(scratch) / "unpacked")
         yield _holding(folder, source, wanted)
+
+
+def fingerprint(source: str) -> str | None:
+    """What tells, without reading the data, whether they may have changed: one text for each state of ``source``.
+
+    Args:
+        source: as for :func:`opened_source`. Of a folder it goes by name, size and time of the files in it and up to
+            two levels below; of a URL by ``ETag``, ``Last-Modified`` and ``Content-Length``.
+
+    Returns:
+        A hash; None while files are being written, as they changed within the last ten seconds.
+
+    Raises:
+        GenrecError: there is no such source, or the server says nothing that would tell.
+    """
+    if source.startswith(("http://", "https://")):
+        state: list[object] = _server_state(source)
+    else:
+        path = Path(source).expanduser()
+        files = [path] if path.is_file() else sorted(file for at in ("*", "*/*", "*/*/*") for file in path.glob(at))
+        stats = [(file, file.stat()) for file in files if file.is_file()]
+        if not stats:
+            raise GenrecError(f"GENREC_RAW={source}: no such folder or archive, or nothing in it; check the path")
+        if max(stat.st_mtime for _, stat in stats) > time.time() - _REST_SECONDS:
+            return None
+        state = [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    return hashlib.sha256(json.dumps([source, state]).encode()).hexdigest()
+
+
+def _server_state(url: str) -> list[object]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS) as response:
+            found: list[object] = [response.headers.get(name) for name in _VALIDATORS]
+    except (urllib.error.URLError, OSError) as error:
+        raise GenrecError(f"GENREC_RAW={url}: the server does not answer ({error}); check the address") from error
+    if not any(found):
+        raise GenrecError(
+            f"GENREC_RAW={url}: the server sends none of {', '.join(_VALIDATORS)}, so nobody can tell "
+            "whether the archive changed; run `make run` when it did"
+        )
+    return found
 
 
 def _download(url: str, scratch: Path) -> Path:

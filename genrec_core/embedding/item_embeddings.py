@@ -50,6 +50,7 @@ def write_item_embeddings(
     vectors: NDArray[np.float32],
     model: str,
     seconds: float,
+    max_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Write the five files of the item embeddings; ``folder`` is replaced, whole or not at all.
 
@@ -60,6 +61,7 @@ def write_item_embeddings(
         vectors: float32 [n, dim], not normalised.
         model: the model that made them.
         seconds: how long that took.
+        max_tokens: where it cut the texts, if that is known; without it nothing is taken over by a later embedding.
 
     Returns:
         The content of ``embedding_stats.json``.
@@ -72,7 +74,7 @@ def write_item_embeddings(
     if not len(ids) == len(texts) == len(vectors):
         raise GenrecError(f"{folder}: {len(ids)} ids, {len(texts)} texts and {len(vectors)} vectors; embed every item")
     require_finite_rows(vectors, folder / RAW)
-    stats = _statistics(texts, vectors, model, seconds)
+    stats = _statistics(texts, vectors, model, seconds) | {"max_tokens": max_tokens}
     with atomic_folder(folder) as part:
         np.save(part / RAW, vectors, allow_pickle=False)
         np.save(part / L2NORM, l2_normalized(vectors), allow_pickle=False)
@@ -80,6 +82,27 @@ def write_item_embeddings(
         write_json(part / ITEM_TEXT, list(texts))
         write_json(part / STATS, stats)
     return stats
+
+
+def vectors_by_text(folder: Path, model: str, max_tokens: int) -> dict[str, NDArray[np.float32]]:
+    """What is embedded already: text to vector float32 [dim], as the model gives it.
+
+    Args:
+        folder: what :func:`write_item_embeddings` wrote.
+        model: the model that is to be used now; a folder's content may have changed under its name, so that nothing
+            made by a model in a folder is taken over.
+        max_tokens: where it is to cut the texts.
+
+    Returns:
+        Nothing where another model, or another cut, made the vectors.
+
+    Raises:
+        GenrecError: a file is missing or damaged.
+    """
+    stats = read_json(folder / STATS)
+    if Path(model).expanduser().is_dir() or (stats["model"], stats.get("max_tokens")) != (model, max_tokens):
+        return {}
+    return dict(zip(read_json(folder / ITEM_TEXT), ItemEmbeddings.load(folder).raw, strict=True))
 
 
 def l2_normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

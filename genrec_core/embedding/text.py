@@ -1,6 +1,6 @@
 """Item text to vectors, with a sentence-transformers model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,33 @@ def embed_texts(
             on_progress(min(start + settings.batch_size, len(texts)), len(texts))
     _require_finite(vectors, texts, settings.model)
     return vectors
+
+
+def embed_new_texts(
+    texts: Sequence[str],
+    settings: EmbeddingSettings,
+    known: Mapping[str, NDArray[np.float32]],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.float32], int]:
+    """Encode the texts that have no vector yet.
+
+    Args:
+        texts: the item texts, in the order of the catalogue.
+        settings: as for :func:`embed_texts`.
+        known: text to vector float32 [dim], made with the same settings.
+        on_progress: as for :func:`embed_texts`.
+
+    Returns:
+        Vectors float32 [n, dim] in the order of ``texts``, and how many of the texts were encoded.
+
+    Raises:
+        GenrecError: as :func:`embed_texts`.
+    """
+    new = [row for row, text in enumerate(texts) if text not in known]
+    if len(new) == len(texts):
+        return embed_texts(texts, settings, on_progress), len(new)
+    encoded = iter(embed_texts([texts[row] for row in new], settings, on_progress) if new else ())
+    return np.stack([known[text] if text in known else next(encoded) for text in texts]), len(new)
 
 
 def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":

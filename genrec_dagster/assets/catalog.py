@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from genrec_core.artifacts import verify_manifest
 from genrec_core.data.p5 import read_catalog, read_histories, receive_raw
+from genrec_core.errors import GenrecError
+from genrec_core.storage import latest
+from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.metadata import Row, content_version, describe_frame, frame_version, picture, table
 from genrec_dagster.progress import progress_log
@@ -33,7 +39,13 @@ def raw_beauty(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"polars", "parquet"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"polars", "parquet"},
+    code_version="1",
+    automation_condition=when_inputs_change(),
+)
 def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[pl.DataFrame]:
     """One row an item: its id, what is known of it, and the line of text that stands for it."""
     catalog = read_catalog(raw_beauty, config)
@@ -42,7 +54,13 @@ def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[
     return dg.MaterializeResult(value=catalog, metadata=metadata, data_version=frame_version(catalog))
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"polars", "parquet"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"polars", "parquet"},
+    code_version="1",
+    automation_condition=when_inputs_change(),
+)
 def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a user: the items of the user's history, oldest first."""
     histories = read_histories(raw_beauty)
@@ -55,23 +73,52 @@ def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
     return dg.MaterializeResult(value=histories, metadata=metadata, data_version=frame_version(histories))
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"huggingface", "numpy"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"huggingface", "numpy"},
+    code_version="1",
+    automation_condition=when_inputs_change(),
+)
 def item_embeddings(
     context: dg.AssetExecutionContext, item_catalog: pl.DataFrame, config: EmbeddingForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
-    """One vector an item, from its text: as the model gives it and L2-normalised."""
+    """One vector an item, from its text, as the model gives it and L2-normalised; only new texts are embedded."""
     from genrec_core.embedding.item_embeddings import write_item_embeddings
-    from genrec_core.embedding.text import embed_texts
+    from genrec_core.embedding.text import embed_new_texts
 
     texts, item_ids, began = item_catalog["text"].to_list(), item_catalog["item_id"].to_numpy(), time.monotonic()
-    vectors = embed_texts(texts, config, progress_log(context, "texts embedded"))
+    known = _embedded_before(context, Path(work.root), config)
+    vectors, embedded = embed_new_texts(texts, config, known, progress_log(context, "texts embedded"))
     with work.new(context) as folder:
-        stats = write_item_embeddings(folder, item_ids, texts, vectors, config.model, time.monotonic() - began)
-        version = content_version(folder)
-        return dg.MaterializeResult(value=folder, metadata=_facts(stats, stats["items"]), data_version=version)
+        seconds = time.monotonic() - began
+        stats = write_item_embeddings(folder, item_ids, texts, vectors, config.model, seconds, config.max_tokens)
+        metadata = {**_facts(stats, stats["items"]), "texts_embedded": dg.MetadataValue.int(embedded)}
+        return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "numpy"}, code_version="2")
+def _embedded_before(
+    context: dg.AssetExecutionContext, storage: Path, config: EmbeddingForm
+) -> dict[str, NDArray[np.float32]]:
+    """The vectors of the newest version; none where there is no whole one."""
+    from genrec_core.embedding.item_embeddings import vectors_by_text
+
+    try:
+        folder = latest(context.asset_key.to_user_string(), storage)
+        verify_manifest(folder)
+        return vectors_by_text(folder, config.model, config.max_tokens)
+    except GenrecError as error:
+        context.log.info(f"every text is embedded: {error}")
+        return {}
+
+
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"pytorch", "numpy"},
+    code_version="2",
+    automation_condition=when_inputs_change(),
+)
 def semantic_ids(
     context: dg.AssetExecutionContext,
     item_embeddings: Path,

@@ -10,6 +10,7 @@ import polars as pl
 
 from genrec_core.artifacts import read_json
 from genrec_core.settings import RendezvousSettings, TrainingSettings
+from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import EvaluationForm, Rendezvous, TrainingForm
 from genrec_dagster.experiment import log_files, log_recommender, log_test_metrics, note_run
 from genrec_dagster.kubernetes import TrainingPods
@@ -25,7 +26,14 @@ GROUP, OWNERS = "model", ["team:recsys"]
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "huggingface"}, code_version="1", pool="training")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"pytorch", "huggingface"},
+    code_version="1",
+    pool="training",
+    automation_condition=when_inputs_change(),
+)
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
     user_histories: Path,
@@ -50,7 +58,13 @@ def tiger_checkpoint(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"pytorch", "numpy"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"pytorch", "numpy"},
+    code_version="1",
+    automation_condition=when_inputs_change(),
+)
 def recall_metrics(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
@@ -92,7 +106,14 @@ def recall_metrics(
 
 
 # The metrics are no input of the export, but their gates hold it back.
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx"}, code_version="2", deps=[recall_metrics])
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"onnx"},
+    code_version="2",
+    deps=[recall_metrics],
+    automation_condition=when_inputs_change(),
+)
 def onnx_encoder(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,

@@ -25,6 +25,7 @@ from genrec_core.releases import (
     write_release,
 )
 from genrec_core.storage import latest, version_folder
+from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.lineage import Origin, evaluation_of, trace
@@ -39,7 +40,13 @@ RELEASE_GATES = ("gates_passed", "parts_belong_together", "not_worse_than_curren
 _NEWEST, _PREVIOUS = "newest", "previous"
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "mlflow"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"onnx", "mlflow"},
+    code_version="1",
+    automation_condition=when_inputs_change(),
+)
 def model_release(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
@@ -87,7 +94,14 @@ def model_release(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"json", "mlflow"}, code_version="1", deps=[model_release])
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"json", "mlflow"},
+    code_version="1",
+    deps=[model_release],
+    automation_condition=when_inputs_change(),
+)
 def served_release(
     context: dg.AssetExecutionContext, config: ServedReleaseForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:

@@ -10,6 +10,7 @@ import polars as pl
 from genrec_core.artifacts import write_json
 from genrec_core.releases import MODEL, RELEASES, read_pointer
 from genrec_core.storage import version_folder
+from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.metadata import content_version, markdown_table
 from genrec_dagster.resources import WorkFolders
@@ -23,7 +24,14 @@ _REQUESTS = "requests.txt"
 _SHOWN_USERS, _SHOWN_ITEMS = 5, 5
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"onnx", "csv"}, code_version="3", pool="inference")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"onnx", "csv"},
+    code_version="3",
+    pool="inference",
+    automation_condition=when_inputs_change("served_release"),
+)
 def batch_predictions(
     context: dg.AssetExecutionContext,
     served_release: Path,
