@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _Form = TypeVar("_Form", bound="BaseModel")
 _Commands = Any  # argparse has no public name for what add_subparsers returns
 _FAILED, _INTERRUPTED = 2, 130
-_EXTRA = {"tokenizers": "text", "fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve"}
+_EXTRA = {"boto3": "s3", "tokenizers": "text", "fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve"}
 _OPTIONAL = {"polars", "torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript", *_EXTRA}
 
 
@@ -75,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_export_text_encoder,
         _add_export_torchserve,
         _add_bench,
+        _add_pull,
+        _add_push,
     ):
         add(commands)
     return parser
@@ -86,6 +88,41 @@ def _command(
     command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
     command.set_defaults(run=run)
     return command
+
+
+def _add_pull(commands: _Commands) -> None:
+    about = "Take the release that another storage serves into GENREC_STORAGE, verified, and serve it here."
+    command = _command(commands, "pull", _pull, about)
+    command.add_argument("source", metavar="FROM", help="a folder, or s3://bucket/prefix")
+    _add_release(command)
+
+
+def _add_push(commands: _Commands) -> None:
+    about = "Take the release that GENREC_STORAGE serves to another storage, verified, and serve it there."
+    command = _command(commands, "push", _push, about)
+    command.add_argument("target", metavar="TO", help="a folder, or s3://bucket/prefix")
+    _add_release(command)
+
+
+def _add_release(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--release", metavar="VERSION", help="one that was served before (the one that is served)")
+
+
+def _pull(options: argparse.Namespace) -> None:
+    _transfer(options.source, None, options)
+
+
+def _push(options: argparse.Namespace) -> None:
+    _transfer(None, options.target, options)
+
+
+def _transfer(source: str | None, target: str | None, options: argparse.Namespace) -> None:
+    from genrec_core.storage import storage_root
+    from genrec_core.transfer import transfer_release
+
+    reason = f"pulled from {source}" if source else f"pushed to {target}"
+    version = transfer_release(storage_root(source), storage_root(target), options.release, reason)
+    print(f"release {version} is whole in {target or storage_root()} and served there")
 
 
 def _add_predict(commands: _Commands) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
+from genrec_core.object_store import ObjectStore
 
 _UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
 _SHOWN_NAME = 80  # characters of a file's name that its key keeps
@@ -95,6 +96,33 @@ class FolderInbox:
                 )
 
 
+@dataclass(frozen=True)
+class ObjectInbox:
+    """A prefix of a bucket; names with a further ``/``, dot-files and names of unfinished downloads are passed over.
+
+    Args:
+        store: the prefix. Objects appear there whole, so none has to settle.
+    """
+
+    store: ObjectStore
+
+    def files(self) -> list[RequestFile]:
+        """See :meth:`Inbox.files`."""
+        listed = sorted(self.store.listing().items())
+        return [RequestFile(name, facts.size, facts.stamp) for name, facts in listed if _is_meant_name(name)]
+
+    def fetch(self, file: RequestFile, target: Path) -> None:
+        """See :meth:`Inbox.fetch`."""
+        with atomic_file(target) as part:
+            self.store.download(file.name, part)
+            facts = self.store.listing(file.name).get(file.name)
+            if facts is None or (facts.size, facts.stamp) != (file.size, file.stamp):
+                raise GenrecError(
+                    f"{self.store.url}/{file.name}: gone, or changed since it was seen; what is there now is served "
+                    "by itself"
+                )
+
+
 def find_file(inbox: Inbox, key: str) -> RequestFile:
     """The file of an inbox that has ``key``.
 
@@ -108,8 +136,11 @@ def find_file(inbox: Inbox, key: str) -> RequestFile:
 
 
 def _is_meant(entry: "os.DirEntry[str]") -> bool:
-    hidden = entry.name.startswith(".") or entry.name.lower().endswith(_UNFINISHED)
-    return not hidden and entry.is_file(follow_symlinks=False)
+    return _is_meant_name(entry.name) and entry.is_file(follow_symlinks=False)
+
+
+def _is_meant_name(name: str) -> bool:
+    return bool(name) and "/" not in name and not name.startswith(".") and not name.lower().endswith(_UNFINISHED)
 
 
 def _file(path: Path) -> RequestFile | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from genrec_core.artifacts import read_json, write_json
 from genrec_core.errors import GenrecError
-from genrec_core.storage import LATEST, latest, storage_root, version_folder
+from genrec_core.storage import LATEST, is_there, latest, storage_root, version_folder
 
 RELEASES, SERVED = "model_release", "served_release"
 MODEL, CHECKPOINT, SEMANTIC_IDS, METRICS = "model", "checkpoint", "semantic_ids", "metrics"
@@ -90,7 +90,7 @@ def served_pointer(root: Path | None = None) -> Pointer | None:
     Args:
         root: the storage to look in; :func:`~genrec_core.storage.storage_root` where None.
     """
-    if not ((root or storage_root()) / SERVED / LATEST).is_file():
+    if not is_there(SERVED, root):
         return None
     return read_pointer(latest(SERVED, root))
 

@@ -1,5 +1,6 @@
 """Where asset values lie: whole versions in folders, verified by their manifest whenever they are read."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from upath import UPath
 
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.storage import latest, set_latest
+from genrec_core.storage import latest, set_latest, version_folder
 from genrec_dagster.liveness import note_worker
 
 FRAME, CONTENT = "frame.parquet", "content.json"
@@ -35,13 +36,20 @@ class ArtifactIOManager(dg.UPathIOManager):
         """Store ``obj`` as this run's version below ``path``; a folder is moved, not copied.
 
         Raises:
-            GenrecError: ``obj`` is of no kind that can be kept.
+            GenrecError: ``obj`` is of no kind that can be kept, the disk is full, or the object store refuses.
         """
         store = Path(str(path))
-        with atomic_folder(store / context.run_id) as part:
-            _write_value(part, obj)
-            write_manifest(part)
-        set_latest(store.name, context.run_id, store.parent)
+        try:
+            with atomic_folder(store / context.run_id) as part:
+                _write_value(part, obj)
+                write_manifest(part)
+            set_latest(store.name, context.run_id, store.parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise GenrecError(
+                f"{store}: no space is left on this disk; free some and run again; what was there before is whole"
+            ) from error
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """The value below ``path``, after its files were verified.
@@ -100,7 +108,7 @@ def _version_for(context: dg.InputContext, store: Path) -> Path:
     """The folder of this run's version where it is finished, else of the newest one."""
     run_id = _run_id(context)
     if run_id is not None and (store / run_id / MANIFEST).is_file():
-        return store / run_id
+        return version_folder(store.name, run_id, store.parent)
     try:
         return latest(store.name, store.parent)
     except GenrecError as error:

@@ -1,11 +1,21 @@
-"""What all tests share: one CPU thread, no network, no setting of the caller's, and a tiny shop in the raw form."""
+"""What all tests share: one CPU thread, no network, no setting of the caller's, a tiny shop, and an S3 server."""
 
+import http.client
 import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from genrec_core import object_store
 from genrec_core.data.histories import Histories
 from genrec_core.data.p5 import read_catalog, read_histories
 from genrec_core.data.sample import write_sample
@@ -15,7 +25,15 @@ from genrec_core.settings import CatalogSettings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-for _name in ("PRESET", "GENREC_RAW", "GENREC_STORAGE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI", "GENREC_INBOX"):
+for _name in (
+    "PRESET",
+    "GENREC_RAW",
+    "GENREC_STORAGE",
+    "DAGSTER_HOME",
+    "MLFLOW_TRACKING_URI",
+    "GENREC_INBOX",
+    "GENREC_MIRROR",
+):
     os.environ.pop(_name, None)  # what the caller set for runs changes no test
 
 
@@ -46,3 +64,127 @@ def beauty_folder() -> Path:
     if not folder:
         pytest.skip("GENREC_TEST_BEAUTY names no folder with the Amazon Beauty files")
     return Path(folder)
+
+
+KEY, SECRET = "genrec-test-key", "genrec-test-secret"
+
+
+class ObjectServer:
+    """``rclone serve s3`` over a folder, in which each bucket is a folder of plain files."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._monkeypatch = folder, monkeypatch
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        rclone = Path(sys.executable).with_name("rclone")
+        address = ("--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{KEY},{SECRET}")
+        # Without a cache of files it forgets nothing when it is killed.
+        command = [rclone, "serve", "s3", *address, "--vfs-cache-mode", "off", "--dir-cache-time", "50ms", self.folder]
+        environment = {**os.environ, "RCLONE_CONFIG": os.devnull}
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            with socket.socket() as asked:
+                if asked.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError("rclone serve s3 does not listen")
+
+    def use(self, key: str = KEY, secret: str = SECRET, port: int | None = None) -> None:
+        """Let boto3 ask this server, or what listens at ``port``."""
+        given = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_EC2_METADATA_DISABLED": "true"}
+        for name, value in {**given, "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port or self.port}"}.items():
+            self._monkeypatch.setenv(name, value)
+        object_store._client.cache_clear()
+
+    @contextmanager
+    def faulty(self) -> Iterator["FaultyProxy"]:
+        """Let boto3 ask this server through a proxy."""
+        proxy = FaultyProxy(self.port)
+        threading.Thread(target=proxy.server.serve_forever, daemon=True).start()
+        self.use(port=proxy.port)
+        yield proxy
+        proxy.server.shutdown()
+        proxy.server.server_close()
+
+    def notice(self) -> None:
+        """Wait until the server sees what was changed in its folder behind its back."""
+        time.sleep(0.2)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+class FaultyProxy:
+    """Passes requests to a server; the next ones it answers with 500, breaks off half-way, or lets hang.
+
+    Args:
+        port: of the server.
+        faults: what becomes of the next requests by ``method``, first to last: ``500``, ``half``, ``hang``.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.faults: list[str] = []
+        self.method, self.broken = "GET", 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+            def pass_on(self) -> None:
+                fault = proxy.faults.pop(0) if proxy.faults and self.command == proxy.method else None
+                proxy.broken += fault is not None
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if fault == "500":
+                    self.send_response(500)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                if fault == "hang":
+                    time.sleep(3)
+                    self.close_connection = True
+                    return
+                upstream = http.client.HTTPConnection("127.0.0.1", port)
+                upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() != "expect":
+                        upstream.putheader(name, value)
+                upstream.endheaders(body or None)
+                answer = upstream.getresponse()
+                content = answer.read()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                        self.send_header(name, value)
+                length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+                self.send_header("Content-Length", length or "0")
+                self.end_headers()
+                self.wfile.write(content[: len(content) // 2] if fault == "half" else content)
+                self.close_connection = fault == "half"
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = pass_on  # noqa: N815 - http.server asks for these names
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port: int = self.server.server_address[1]
+
+
+@pytest.fixture
+def object_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """A running S3 server with the bucket ``shop``, which the environment names."""
+    folder = tmp_path / "buckets"
+    (folder / "shop").mkdir(parents=True)
+    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "mirror"))
+    server = ObjectServer(folder, monkeypatch)
+    server.start()
+    server.use()
+    yield server
+    server.kill()
+    object_store._client.cache_clear()

@@ -1,4 +1,4 @@
-"""Gets the raw files from where they are: a folder, an archive, or an archive behind a URL."""
+"""Gets the raw files from where they are: a folder, an archive, an archive behind a URL, or a prefix of a bucket."""
 
 import hashlib
 import json
@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genrec_core.errors import GenrecError
+from genrec_core.object_store import SCHEME, ObjectStore
 
 _LARGEST_UNPACKED = 8 << 30  # bytes; a bomb is refused before it fills the disk
 _TIMEOUT_SECONDS = 60
+_DEEPEST = 3  # a file two folders below the top
 _REST_SECONDS = 10  # files changed within are still being written
 _VALIDATORS = ("ETag", "Last-Modified", "Content-Length")
 
@@ -26,8 +28,8 @@ def opened_source(source: str, wanted: tuple[str, ...]) -> Iterator[Path]:
     """Yield the folder that holds all ``wanted`` files.
 
     Args:
-        source: a folder, an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz) or an http(s) URL of one. The files
-            lie at its top, in ``beauty/`` or in any one other sub-folder.
+        source: a folder, an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), an http(s) URL of one, or
+            ``s3://bucket/prefix``. The files lie at its top, in ``beauty/`` or in any one other sub-folder.
 
     Raises:
         GenrecError: there is no such source, it is no archive, or the files are not in it.
@@ -36,8 +38,12 @@ def opened_source(source: str, wanted: tuple[str, ...]) -> Iterator[Path]:
         path = Path(source).expanduser()
         if source.startswith(("http://", "https://")):
             path = _download(source, Path(scratch))
+        elif source.startswith(SCHEME):
+            path = _fetch_objects(ObjectStore(source), Path(scratch) / "objects", wanted)
         elif "://" in source:
-            raise GenrecError(f"GENREC_RAW={source}: only a folder, an archive or an http(s) URL of one can be read")
+            raise GenrecError(
+                f"GENREC_RAW={source}: only a folder, an archive, an http(s) URL of one or an s3:// prefix can be read"
+            )
         if not path.exists():
             raise GenrecError(f"GENREC_RAW={source}: no such folder or archive; check the path")
         folder = path if path.is_dir() else _unpack(path, Path(scratch) / "unpacked")
@@ -49,7 +55,8 @@ def fingerprint(source: str) -> str | None:
 
     Args:
         source: as for :func:`opened_source`. Of a folder it goes by name, size and time of the files in it and up to
-            two levels below; of a URL by ``ETag``, ``Last-Modified`` and ``Content-Length``.
+            two levels below; of a URL by ``ETag``, ``Last-Modified`` and ``Content-Length``; of an s3:// prefix by
+            name, size and ETag of the objects.
 
     Returns:
         A hash; None while files are being written, as they changed within the last ten seconds.
@@ -59,6 +66,11 @@ def fingerprint(source: str) -> str | None:
     """
     if source.startswith(("http://", "https://")):
         state: list[object] = _server_state(source)
+    elif source.startswith(SCHEME):
+        listed = ObjectStore(source).listing()
+        if not listed:
+            raise GenrecError(f"GENREC_RAW={source}: no object lies there; check the address")
+        state = [(name, facts.size, facts.stamp) for name, facts in sorted(listed.items())]
     else:
         path = Path(source).expanduser()
         files = [path] if path.is_file() else sorted(file for at in ("*", "*/*", "*/*/*") for file in path.glob(at))
@@ -83,6 +95,21 @@ def _server_state(url: str) -> list[object]:
             "whether the archive changed; run `make run` when it did"
         )
     return found
+
+
+def _fetch_objects(store: ObjectStore, target: Path, wanted: tuple[str, ...]) -> Path:
+    """The objects that may be the raw files, at most two levels below the prefix."""
+    target.mkdir()
+    listed = store.listing()
+    for name in listed:
+        parts = name.split("/")
+        if parts[-1] in wanted and len(parts) <= _DEEPEST and not {"", ".", ".."} & set(parts):
+            store.download(name, target / name)
+    if not any(target.iterdir()):
+        raise GenrecError(
+            f"GENREC_RAW={store.url}: none of {', '.join(wanted)} among {len(listed)} objects there; check the address"
+        )
+    return target
 
 
 def _download(url: str, scratch: Path) -> Path:

@@ -17,6 +17,7 @@ import numpy as np
 
 from genrec_core.artifacts import MANIFEST, read_json, verify_manifest, write_json
 from genrec_core.errors import GenrecError
+from genrec_core.storage import share
 
 WITHDRAWN = "withdrawn.json"
 _SHOWN = 5
@@ -96,6 +97,7 @@ def _write(model_dir: Path, items: list[int]) -> None:
         write_json(path, {"item_ids": items, "sha256": _digest(items)})
     except OSError as error:
         raise GenrecError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+    share(path)
 
 
 def _digest(items: list[int]) -> str:

@@ -115,12 +115,15 @@ def open_inbox(location: str) -> Inbox:
     """The inbox that ``GENREC_INBOX`` names.
 
     Raises:
-        GenrecError: it is no folder.
+        GenrecError: it is neither a folder nor an ``s3://`` prefix.
     """
-    from genrec_core.inbox import FolderInbox
+    from genrec_core.inbox import FolderInbox, ObjectInbox
+    from genrec_core.object_store import SCHEME, ObjectStore
 
+    if location.startswith(SCHEME):
+        return ObjectInbox(ObjectStore(location))
     if "://" in location:
-        raise GenrecError(f"GENREC_INBOX={location}: not a folder; set it to a folder of this machine")
+        raise GenrecError(f"GENREC_INBOX={location}: neither a folder nor an s3:// prefix; set it to one of them")
     return FolderInbox(Path(location).expanduser().absolute())
 
 

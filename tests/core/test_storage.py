@@ -21,8 +21,8 @@ def test_the_variable_moves_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_url_is_refused_rather_than_taken_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENREC_STORAGE", "s3://bucket/prefix")
-    with pytest.raises(GenrecError, match=r"s3://bucket/prefix.*folder"):
+    monkeypatch.setenv("GENREC_STORAGE", "gs://bucket/prefix")
+    with pytest.raises(GenrecError, match=r"gs://bucket/prefix.*folder"):
         storage_root()
 
 

@@ -1,0 +1,146 @@
+"""A prefix of an S3 bucket: AWS, Yandex Object Storage, MinIO and others that speak its protocol.
+
+Who asks and where is what boto3 is told by the environment: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
+``AWS_ENDPOINT_URL_S3`` and the like. boto3 is imported on first use.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from genrec_core.artifacts import atomic_file
+from genrec_core.errors import GenrecError
+
+SCHEME = "s3://"
+_ATTEMPTS, _CONNECT_SECONDS, _READ_SECONDS = 6, 10, 60
+_DELETED_AT_ONCE = 1000  # the protocol's limit
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_REMEDIES = {
+    "NoSuchBucket": "there is no such bucket; create it, or correct the URL",
+    "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL_S3",
+    "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY",
+    "AccessDenied": "the key may not do this; it needs the rights to list, get, put and delete below the prefix",
+    "403": "the key may not do this; it needs the rights to list, get, put and delete below the prefix",
+    "NoCredentialsError": "no key is set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+}
+_AWAY = "the store does not answer as it should; check AWS_ENDPOINT_URL_S3 and the network, then try again"
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """What a listing says of an object.
+
+    Args:
+        size: bytes.
+        stamp: its ETag, which another content does not share.
+        modified: when it was put there.
+    """
+
+    size: int
+    stamp: str
+    modified: datetime
+
+
+class ObjectStore:
+    """The objects below ``s3://bucket/prefix``, by their names from there on.
+
+    Requests that fail for reasons of the store or the network are sent again, six times in all, with growing pauses.
+    Large objects go in parts. Every method raises :class:`GenrecError` where the store refuses or stays away.
+
+    Args:
+        url: ``s3://bucket`` or ``s3://bucket/prefix``.
+
+    Raises:
+        GenrecError: ``url`` has another form.
+    """
+
+    def __init__(self, url: str) -> None:
+        bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+        parts = [part for part in prefix.split("/") if part]
+        if not url.startswith(SCHEME) or not _BUCKET.fullmatch(bucket) or {".", ".."} & set(parts):
+            raise GenrecError(f"{url}: no address of objects; write s3://bucket or s3://bucket/prefix")
+        self.bucket, self.prefix = bucket, "".join(f"{part}/" for part in parts)
+        self.url = f"{SCHEME}{bucket}/{self.prefix}".rstrip("/")
+
+    def listing(self, below: str = "") -> dict[str, ObjectFacts]:
+        """The objects whose names begin with ``below``, by name."""
+        found = {}
+        with self._told(below or "the prefix"):
+            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + below)
+            for entry in (entry for page in pages for entry in page.get("Contents", [])):
+                facts = ObjectFacts(entry["Size"], entry["ETag"].strip('"'), entry["LastModified"])
+                found[entry["Key"].removeprefix(self.prefix)] = facts
+        return found
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small object; None where there is none."""
+        with self._told(name):
+            try:
+                content = io.BytesIO()  # the transfer, other than get_object, asks again where a body breaks off
+                _client().download_fileobj(self.bucket, self.prefix + name, content)
+                return content.getvalue()
+            except _client().exceptions.ClientError as error:
+                if error.response["Error"]["Code"] in _MISSING:
+                    return None
+                raise
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy an object to ``target``, which appears whole or not at all."""
+        with self._told(name), atomic_file(target) as part:
+            _client().download_file(self.bucket, self.prefix + name, str(part))
+
+    def upload(self, source: Path, name: str) -> None:
+        """Put a file there as ``name``; what was there is replaced whole."""
+        with self._told(name):
+            _client().upload_file(str(source), self.bucket, self.prefix + name)
+
+    def delete(self, names: list[str]) -> None:
+        """Remove objects; those that are not there are passed over."""
+        for first in range(0, len(names), _DELETED_AT_ONCE):
+            keys = [{"Key": self.prefix + name} for name in names[first : first + _DELETED_AT_ONCE]]
+            with self._told(names[first]):
+                done = _client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+            if failed := done.get("Errors"):
+                raise GenrecError(f"{self.url}/{names[first]}: cannot be removed ({failed[0].get('Code')})")
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """Say in one line what the store refused, and what to do."""
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from s3transfer.exceptions import RetriesExceededError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError, HTTPClientError, S3UploadFailedError, RetriesExceededError) as error:
+            cause = error.__context__ if isinstance(error, S3UploadFailedError) else error
+            code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
+            missing = f"there is no {name}; put it there" if code in _MISSING else _AWAY
+            raise GenrecError(f"{self.url}: {name}: {code}: {_REMEDIES.get(code, missing)}") from error
+
+
+@cache
+def _client() -> Any:
+    """One for the process; it may be shared by threads.
+
+    The checksums that newer clients add on their own are left to what asks for them: stores other than AWS refuse them,
+    and artefacts bring their own sha256.
+    """
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=config)

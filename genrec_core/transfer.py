@@ -1,0 +1,107 @@
+"""Releases taken from one storage to another, and old versions removed from one."""
+
+import shutil
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from genrec_core.artifacts import atomic_folder, verify_manifest, write_manifest
+from genrec_core.errors import GenrecError
+from genrec_core.releases import RELEASES, SERVED, Pointer, first_pointer, served_pointer, write_pointer
+from genrec_core.storage import all_assets, all_versions, is_there, latest, remove_version, set_latest, version_folder
+
+
+def transfer_release(source: Path, target: Path, version: str | None = None, reason: str | None = None) -> str:
+    """Copy a release that is or was served from one storage to another, verified, and serve it there.
+
+    What the other storage holds already is not sent again. Nothing is served there before the release is whole.
+
+    Args:
+        source: root of a storage, see :func:`genrec_core.storage.storage_root`.
+        target: root of the other.
+        version: a version that was served in ``source``; None for the one that is.
+        reason: as kept with the pointer.
+
+    Returns:
+        The version.
+
+    Raises:
+        GenrecError: nothing was served in ``source``, or not this; a file differs from its manifest; a storage refuses.
+    """
+    if source == target:
+        raise GenrecError(f"{source}: a release cannot be taken to the storage that it is in; name another")
+    pointer = served_pointer(source)
+    if pointer is None:
+        raise GenrecError(f"{source}: no release is served there, so there is none to take; run `make run` first")
+    if version is not None and version not in pointer.known:
+        raise GenrecError(
+            f"{version} was never served in {source}, so no gate let it pass; take one of {', '.join(pointer.known)}"
+        )
+    version = version or pointer.version
+    folder = version_folder(RELEASES, version, source)
+    verify_manifest(folder)
+    if version not in (held.version for held in all_versions(RELEASES, target)):
+        with atomic_folder(target / RELEASES / version) as part:
+            shutil.copytree(folder, part, dirs_exist_ok=True)
+            verify_manifest(part)
+        set_latest(RELEASES, version, target)
+    before = served_pointer(target)
+    if before is None or before.version != version:
+        reason = reason or f"taken from {source}"
+        _serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
+    return version
+
+
+def _serve(pointer: Pointer, root: Path) -> None:
+    name = str(uuid.uuid4())
+    with atomic_folder(root / SERVED / name) as part:
+        write_pointer(part, pointer)
+        write_manifest(part)
+    set_latest(SERVED, name, root)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A version that :func:`clean` removed.
+
+    Args:
+        asset: the asset, with its partition where it has some.
+        version: the version's name.
+        whole: False for what was never finished.
+    """
+
+    asset: str
+    version: str
+    whole: bool
+
+
+def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
+    """Remove old versions: of each asset all but the newest ``keep``, and what was never finished.
+
+    The version that ``latest.json`` names stays, and of releases those that are served, or were just before: as many as
+    ``keep``. What is younger than ``least_age`` stays too, as a run may be reading or writing it.
+
+    Args:
+        root: the storage.
+        keep: versions to keep of each, at least 1.
+        least_age: see above.
+
+    Raises:
+        GenrecError: a version cannot be removed.
+    """
+    removed = []
+    served = served_pointer(root)
+    for asset in all_assets(root):
+        name, base = Path(asset).name, root / Path(asset).parent
+        newest = sorted(all_versions(name, base), key=lambda held: held.written, reverse=True)
+        kept = {held.version for held in [held for held in newest if held.whole][:keep]}
+        if is_there(name, base):
+            kept.add(latest(name, base).name)
+        if asset == RELEASES and served is not None:
+            kept |= {served.version, *served.before[-keep:]}
+        for held in newest:
+            if held.version not in kept and datetime.now(UTC) - held.written >= least_age:
+                remove_version(name, held.version, base)
+                removed.append(Removed(asset, held.version, held.whole))
+    return removed

@@ -1,0 +1,289 @@
+"""Storage in a bucket, against a real S3 server: what is put there comes back whole, or the reason is said."""
+
+import json
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from genrec_core import object_store
+from genrec_core.artifacts import MANIFEST, atomic_folder, verify_manifest, write_manifest
+from genrec_core.cli import main
+from genrec_core.data.archive import fingerprint, opened_source
+from genrec_core.errors import GenrecError
+from genrec_core.inbox import ObjectInbox, find_file
+from genrec_core.object_store import ObjectStore
+from genrec_core.releases import first_pointer, served_pointer, served_release, write_pointer
+from genrec_core.storage import is_there, latest, set_latest, storage_root, version_folder
+from genrec_core.transfer import clean, transfer_release
+
+if TYPE_CHECKING:
+    from conftest import ObjectServer
+
+URL = "s3://shop/one/two"
+
+
+def build(root: Path, asset: str, version: str, content: bytes = b"codes") -> Path:
+    with atomic_folder(root / asset / version) as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "codes.bin").write_bytes(content)
+        write_manifest(part)
+    set_latest(asset, version, root)
+    return root / asset / version
+
+
+def serve(root: Path, version: str) -> None:
+    build(root, "model_release", version)
+    before = served_pointer(root)
+    pointer = before.moved(version, "test") if before else first_pointer(version, "test")
+    with atomic_folder(root / "served_release" / f"of-{version}") as part:
+        write_pointer(part, pointer)
+        write_manifest(part)
+    set_latest("served_release", f"of-{version}", root)
+
+
+@pytest.fixture
+def bucket(object_server: "ObjectServer") -> Path:
+    """The server's own folder for the storage of these tests."""
+    return object_server.folder / "shop" / "one" / "two"
+
+
+@pytest.fixture
+def root(bucket: Path) -> Path:
+    return storage_root(URL)
+
+
+def another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "mirror of another"))
+    return storage_root(URL)
+
+
+def test_what_one_machine_finished_another_reads(
+    root: Path, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_there("semantic_ids", root)
+    build(root, "semantic_ids", "run-1")
+    assert sorted(path.name for path in (bucket / "semantic_ids" / "run-1").iterdir()) == ["inner", MANIFEST]
+    other = another_machine(monkeypatch, tmp_path)
+    assert is_there("semantic_ids", other)
+    assert (latest("semantic_ids", other) / "inner" / "codes.bin").read_bytes() == b"codes"
+    build(root, "semantic_ids", "run-2", b"newer")
+    assert latest("semantic_ids", other) == other / "semantic_ids" / "run-2"
+    assert (version_folder("semantic_ids", "run-1", other) / "inner" / "codes.bin").read_bytes() == b"codes"
+
+
+def test_a_partition_lies_a_folder_deeper(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(root / "request_predictions", "shop.txt-1", "run-1")
+    other = another_machine(monkeypatch, tmp_path)
+    assert (latest("shop.txt-1", other / "request_predictions") / MANIFEST).is_file()
+
+
+def test_a_large_file_goes_in_parts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(20 << 20)
+    build(root, "tiger_checkpoint", "run-1", content)
+    found = latest("tiger_checkpoint", another_machine(monkeypatch, tmp_path))
+    assert (found / "inner" / "codes.bin").read_bytes() == content
+
+
+def test_a_version_without_its_manifest_was_never_finished(
+    object_server: "ObjectServer", root: Path, bucket: Path
+) -> None:
+    build(root, "semantic_ids", "run-1")
+    (bucket / "semantic_ids" / "run-1" / MANIFEST).unlink()
+    object_server.notice()
+    with pytest.raises(GenrecError, match=r"run-1.*build semantic_ids again"):
+        latest("semantic_ids", root)
+
+
+def test_an_object_that_was_changed_is_refused(
+    object_server: "ObjectServer", root: Path, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(root, "semantic_ids", "run-1")
+    (bucket / "semantic_ids" / "run-1" / "inner" / "codes.bin").write_bytes(b"c0des")
+    object_server.notice()
+    other = another_machine(monkeypatch, tmp_path)
+    with pytest.raises(GenrecError, match=r"codes\.bin: differs from the sha256"):
+        latest("semantic_ids", other)
+    assert not list((other / "semantic_ids").glob("run-1*"))
+
+
+def test_a_file_that_changes_follows(object_server: "ObjectServer", root: Path, bucket: Path) -> None:
+    folder = build(root, "model_release", "run-1")
+    (bucket / "model_release" / "run-1" / "withdrawn.json").write_text("[1]")
+    object_server.notice()
+    assert version_folder("model_release", "run-1", root) == folder
+    assert (folder / "withdrawn.json").read_text() == "[1]"
+    verify_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "said"),
+    [
+        ("s3://nowhere/a", {}, "NoSuchBucket.*create it"),
+        (URL, {"key": "genrec-other-key"}, "AWS_ACCESS_KEY_ID|rights"),
+        (URL, {"secret": "genrec-wrong-secret"}, "AWS_SECRET_ACCESS_KEY|rights"),
+    ],
+)
+def test_what_the_store_refuses_is_said(
+    object_server: "ObjectServer", url: str, given: dict[str, str], said: str
+) -> None:
+    object_server.use(**given)
+    root = storage_root(url)
+    with pytest.raises(GenrecError, match=said) as refused:
+        build(root, "semantic_ids", "run-1")
+    assert "genrec-wrong-secret" not in str(refused.value)
+    assert not (root / "semantic_ids" / "run-1").exists()
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3://ab", "s3://Shop/a", "s3://shop/../a", "gs://shop/a"])
+def test_an_address_of_another_form_is_refused(url: str) -> None:
+    with pytest.raises(GenrecError, match=url):
+        storage_root(url)
+
+
+@pytest.mark.parametrize("fault", ["500", "half"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_store_that_fails_now_and_then_loses_nothing(
+    object_server: "ObjectServer", root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, method: str
+) -> None:
+    with object_server.faulty() as proxy:
+        proxy.method, proxy.faults = method, [fault, fault]
+        build(root, "semantic_ids", "run-1", b"x" * 100_000)
+        found = latest("semantic_ids", another_machine(monkeypatch, tmp_path))
+        assert (found / "inner" / "codes.bin").read_bytes() == b"x" * 100_000
+        assert proxy.broken == 2
+
+
+def test_a_store_that_hangs_is_asked_again(
+    object_server: "ObjectServer", root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "_READ_SECONDS", 1)
+    build(root, "semantic_ids", "run-1")
+    with object_server.faulty() as proxy:
+        proxy.faults = ["hang"]
+        assert (latest("semantic_ids", another_machine(monkeypatch, tmp_path)) / MANIFEST).is_file()
+        assert proxy.broken == 1
+
+
+def test_a_store_that_died_is_named_and_what_was_there_stays(object_server: "ObjectServer", root: Path) -> None:
+    build(root, "semantic_ids", "run-1")
+    object_server.kill()
+    with pytest.raises(GenrecError, match="does not answer"):
+        build(root, "semantic_ids", "run-2")
+    object_server.start()
+    object_server.use()
+    assert latest("semantic_ids", root).name == "run-1"
+
+
+def test_a_release_is_pushed_and_pulled(
+    object_server: "ObjectServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    monkeypatch.setenv("GENREC_STORAGE", str(here))
+    serve(here, "run-1")
+    serve(here, "run-2")
+    assert main(["push", URL]) == 0
+    assert served_release(storage_root(URL)).name == "run-2"
+    monkeypatch.setenv("GENREC_STORAGE", str(there))
+    assert main(["pull", URL]) == 0
+    assert "release run-2 is whole" in capsys.readouterr().out
+    verify_manifest(served_release(there))
+    assert main(["pull", str(here), "--release", "run-1"]) == 0
+    pointer = served_pointer(there)
+    assert pointer is not None
+    assert (pointer.version, pointer.before, pointer.known) == ("run-1", ("run-2",), ("run-2", "run-1"))
+
+
+def test_only_what_was_served_is_taken(tmp_path: Path) -> None:
+    serve(tmp_path / "here", "run-1")
+    build(tmp_path / "here", "model_release", "run-2")
+    with pytest.raises(GenrecError, match="run-2 was never served"):
+        transfer_release(tmp_path / "here", tmp_path / "there", "run-2")
+    with pytest.raises(GenrecError, match="no release is served there"):
+        transfer_release(tmp_path / "there", tmp_path / "here")
+    with pytest.raises(GenrecError, match="name another"):
+        transfer_release(tmp_path / "here", tmp_path / "here")
+
+
+def test_a_damaged_release_is_not_taken(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    serve(here, "run-1")
+    (here / "model_release" / "run-1" / "inner" / "codes.bin").write_bytes(b"c0des")
+    with pytest.raises(GenrecError, match="differs from the sha256"):
+        transfer_release(here, there)
+    assert not is_there("served_release", there)
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_old_versions_are_cleaned_away(
+    object_server: "ObjectServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    root = storage_root(URL) if place == "bucket" else tmp_path / "folder"
+    lies = object_server.folder / "shop" / "one" / "two" if place == "bucket" else root
+    for number in range(1, 6):
+        build(root, "semantic_ids", f"run-{number}")
+        serve(root, f"run-{number}")
+        for file in lies.rglob("*"):
+            if file.is_file() and f"run-{number}" in file.as_posix():
+                os.utime(file, (1_600_000_000 + number, 1_600_000_000 + number))
+    shutil.copytree(lies / "semantic_ids" / "run-1", lies / "semantic_ids" / "run-0")
+    (lies / "semantic_ids" / "run-0" / MANIFEST).unlink()
+    object_server.notice()
+    assert clean(root, 1, timedelta(days=36_500)) == []
+    removed = {(found.asset, found.version) for found in clean(root, 2, timedelta(0))}
+    # Releases: run-5 is served, run-4 and run-3 were before it.
+    assert removed == {
+        ("model_release", "run-1"), ("model_release", "run-2"),
+        *(("semantic_ids", f"run-{number}") for number in range(4)),
+        *(("served_release", f"of-run-{number}") for number in range(1, 4)),
+    }  # fmt: skip
+    assert sorted(path.name for path in (lies / "semantic_ids").iterdir()) == ["latest.json", "run-4", "run-5"]
+    assert latest("semantic_ids", root).name == served_release(root).name == "run-5"
+
+
+def test_raw_data_come_from_a_bucket(object_server: "ObjectServer", sample_folder: Path) -> None:
+    wanted = ("sequential_data.txt", "meta.json.gz", "datamaps.json")
+    with pytest.raises(GenrecError, match="no object lies there"):
+        fingerprint("s3://shop/raw")
+    shutil.copytree(sample_folder, object_server.folder / "shop" / "raw" / "beauty")
+    object_server.notice()
+    before = fingerprint("s3://shop/raw")
+    with opened_source("s3://shop/raw", wanted) as folder:
+        assert all((folder / name).read_bytes() == (sample_folder / name).read_bytes() for name in wanted)
+    assert fingerprint("s3://shop/raw") == before
+    with (object_server.folder / "shop" / "raw" / "beauty" / wanted[0]).open("a") as file:
+        file.write("999 1 2 3\n")
+    object_server.notice()
+    assert fingerprint("s3://shop/raw") != before
+    with pytest.raises(GenrecError, match="none of sequential_data"), opened_source("s3://shop/row", wanted):
+        pass
+
+
+def test_request_files_come_from_a_bucket(object_server: "ObjectServer", tmp_path: Path) -> None:
+    folder = object_server.folder / "shop" / "inbox"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("a.txt", "b.csv", "c.part", ".d", "deeper/e.txt"):
+        (folder / name).write_text("1 2 3\n")
+    object_server.notice()
+    inbox = ObjectInbox(ObjectStore("s3://shop/inbox"))
+    files = inbox.files()
+    assert [file.name for file in files] == ["a.txt", "b.csv"]
+    inbox.fetch(find_file(inbox, files[0].key), tmp_path / "received")
+    assert (tmp_path / "received").read_text() == "1 2 3\n"
+    (folder / "a.txt").write_text("4 5 6 7\n")
+    object_server.notice()
+    with pytest.raises(GenrecError, match="changed since it was seen"):
+        inbox.fetch(files[0], tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    assert inbox.files()[0].key != files[0].key
+
+
+def test_a_pointer_that_is_no_json_is_named(object_server: "ObjectServer", root: Path, bucket: Path) -> None:
+    build(root, "semantic_ids", "run-1")
+    (bucket / "semantic_ids" / "latest.json").write_text(json.dumps({"version": "run-1"})[:-3])
+    object_server.notice()
+    with pytest.raises(GenrecError, match=r"latest\.json: not valid JSON"):
+        latest("semantic_ids", root)

@@ -1,0 +1,67 @@
+"""The asset graph over a bucket: another machine goes on with what one built; the cleaning job keeps what is used."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from genrec_core.artifacts import MANIFEST
+from genrec_core.releases import served_release
+from genrec_core.storage import LATEST, latest, set_latest, storage_root, version_folder
+from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.resources import WorkFolders
+
+if TYPE_CHECKING:
+    from conftest import FinishedGraph, ObjectServer
+
+URL = "s3://shop/genrec"
+
+
+@pytest.fixture
+def filled(finished_graph: "FinishedGraph", object_server: "ObjectServer") -> Path:
+    """The mirror of a bucket that holds what the finished graph built."""
+    root = storage_root(URL)
+    for pointer in sorted(finished_graph.storage.glob(f"*/{LATEST}")):
+        version = latest(pointer.parent.name, finished_graph.storage)
+        shutil.copytree(version, root / pointer.parent.name / version.name)
+        set_latest(pointer.parent.name, version.name, root)
+    return root
+
+
+def test_predictions_of_another_machine(
+    finished_graph: "FinishedGraph", filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genrec_dagster.assets.serving import batch_predictions
+
+    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "another"))
+    root = storage_root(URL)
+    needed = [dg.AssetSpec(name) for name in ("served_release", "user_histories")]
+    result = dg.materialize(
+        [batch_predictions, *needed],
+        selection=[batch_predictions],
+        resources={"io_manager": ArtifactStorage(root=str(root)), "work": WorkFolders(root=str(root))},
+        run_config={"ops": {"batch_predictions": {"config": {"top_k": 20}}}},
+    )
+    assert result.success
+    fetched = {path.parent.parent.name for path in root.glob(f"*/*/{MANIFEST}")}
+    assert fetched == {"batch_predictions", "served_release", "user_histories", "model_release"}
+    made = version_folder("batch_predictions", result.run_id, filled)
+    before = latest("batch_predictions", finished_graph.storage)
+    assert (made / "predictions.csv").read_bytes() == (before / "predictions.csv").read_bytes()
+
+
+def test_the_cleaning_job_leaves_what_is_used(filled: Path) -> None:
+    from genrec_dagster.definitions import defs
+
+    for number in range(3):
+        shutil.copytree(latest("semantic_ids", filled), filled / "semantic_ids" / f"run-{number}")
+        set_latest("semantic_ids", f"run-{number}", filled)
+    resources = {**(defs.resources or {}), "work": WorkFolders(root=str(filled))}
+    definitions = dg.Definitions(assets=defs.assets, jobs=defs.jobs, resources=resources)
+    job = definitions.resolve_job_def("clean_storage")
+    keep = {"ops": {"remove_old_versions": {"config": {"keep": 1, "least_age_hours": 0}}}}
+    assert job.execute_in_process(run_config=keep).success
+    assert sorted(path.name for path in (filled / "semantic_ids").iterdir()) == [LATEST, "run-2"]
+    assert (served_release(filled) / MANIFEST).is_file()
