@@ -42,6 +42,11 @@ def storage_root(place: str | None = None) -> Path:
     return (Path(value).expanduser() if value else DEFAULT_ROOT).absolute()
 
 
+def place_of(root: Path) -> str:
+    """A storage as its user names it: the folder, or the address that it mirrors."""
+    return _store_of(root).url if (root / _REMOTE).is_file() else str(root)
+
+
 def is_there(asset: str, root: Path | None = None) -> bool:
     """Whether ``asset`` was ever built.
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from genrec_core.artifacts import atomic_folder, verify_manifest, write_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.releases import RELEASES, SERVED, Pointer, first_pointer, served_pointer, write_pointer
-from genrec_core.storage import all_assets, all_versions, is_there, latest, remove_version, set_latest, version_folder
+from genrec_core.storage import (
+    all_assets,
+    all_versions,
+    is_there,
+    latest,
+    place_of,
+    remove_version,
+    set_latest,
+    version_folder,
+)
 
 
 def transfer_release(source: Path, target: Path, version: str | None = None, reason: str | None = None) -> str:
@@ -30,13 +39,16 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
         GenrecError: nothing was served in ``source``, or not this; a file differs from its manifest; a storage refuses.
     """
     if source == target:
-        raise GenrecError(f"{source}: a release cannot be taken to the storage that it is in; name another")
+        raise GenrecError(f"{place_of(source)}: a release cannot be taken to where it is; name another storage")
     pointer = served_pointer(source)
     if pointer is None:
-        raise GenrecError(f"{source}: no release is served there, so there is none to take; run `make run` first")
+        raise GenrecError(
+            f"{place_of(source)}: no release is served there, so there is none to take; run `make run` first"
+        )
     if version is not None and version not in pointer.known:
         raise GenrecError(
-            f"{version} was never served in {source}, so no gate let it pass; take one of {', '.join(pointer.known)}"
+            f"{version} was never served in {place_of(source)}, so no gate let it pass; take one of "
+            f"{', '.join(pointer.known)}"
         )
     version = version or pointer.version
     folder = version_folder(RELEASES, version, source)
@@ -48,7 +60,7 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
         set_latest(RELEASES, version, target)
     before = served_pointer(target)
     if before is None or before.version != version:
-        reason = reason or f"taken from {source}"
+        reason = reason or f"taken from {place_of(source)}"
         _serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
     return version
 

@@ -204,8 +204,13 @@ def test_only_what_was_served_is_taken(tmp_path: Path) -> None:
         transfer_release(tmp_path / "here", tmp_path / "there", "run-2")
     with pytest.raises(GenrecError, match="no release is served there"):
         transfer_release(tmp_path / "there", tmp_path / "here")
-    with pytest.raises(GenrecError, match="name another"):
+    with pytest.raises(GenrecError, match="name another storage"):
         transfer_release(tmp_path / "here", tmp_path / "here")
+
+
+def test_a_bucket_without_a_release_is_named_by_its_address(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(GenrecError, match=f"^{URL}: no release"):
+        transfer_release(root, tmp_path / "there")
 
 
 def test_a_damaged_release_is_not_taken(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Artefacts are read whole or not at all, and in the version that belongs to the reader."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from dagster import AssetsDefinition, ExecuteInProcessResult
 from polars.testing import assert_frame_equal
 
+from genrec_core import artifacts
 from genrec_core.artifacts import MANIFEST
 from genrec_core.errors import GenrecError
 from genrec_core.storage import latest
@@ -133,6 +135,20 @@ def test_a_writer_that_fails_leaves_the_old_version_newest(storage: Path) -> Non
 
     with pytest.raises(ValueError, match="not JSON compliant"):
         materialise(storage, unwritable)
+    assert latest("frame", storage) == storage / "frame" / first.run_id
+    assert sorted(path.name for path in (storage / "frame").iterdir()) == sorted(["latest.json", first.run_id])
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_version_newest(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = materialise(storage, frame)
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts.os, "fsync", full)
+    with pytest.raises(GenrecError, match="no space is left on this disk"):
+        materialise(storage, frame)
+    monkeypatch.undo()
     assert latest("frame", storage) == storage / "frame" / first.run_id
     assert sorted(path.name for path in (storage / "frame").iterdir()) == sorted(["latest.json", first.run_id])
 
