@@ -1,5 +1,6 @@
 """Folders of files that are read whole or not at all: written aside, renamed into place, listed in a manifest."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -76,6 +77,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process whatever becomes of it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_manifest(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json
+from genrec_core.artifacts import MANIFEST, atomic_folder, locked_folder, read_json, verify_manifest, write_json
 from genrec_core.errors import GenrecError
 from genrec_core.object_store import SCHEME, ObjectStore
 
@@ -252,14 +252,18 @@ def _obtain(asset: str, version: str, root: Path) -> bool:
         return False
     for name in found:
         _require_inside(name, f"{store.url}/{prefix}")
-    if not (folder / MANIFEST).is_file():
-        with atomic_folder(folder) as part:
-            for name in found:
-                store.download(prefix + name, part / name)
-            verify_manifest(part)
-        return True
-    for name in set(found) - set(read_json(folder / MANIFEST)["files"]) - {MANIFEST}:  # these may change
-        store.download(prefix + name, folder / name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked_folder(folder.parent):  # of two processes that want a version, one fetches it
+        if not (folder / MANIFEST).is_file():
+            with atomic_folder(folder) as part:
+                for name in found:
+                    store.download(prefix + name, part / name)
+                verify_manifest(part)
+            return True
+        fixed = read_json(folder / MANIFEST)["files"]
+        for name in found:
+            if name not in fixed and Path(name).name != MANIFEST:  # such a file may change
+                store.download(prefix + name, folder / name)
     return True
 
 

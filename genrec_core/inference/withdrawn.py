@@ -4,18 +4,14 @@ The list is ``withdrawn.json`` in the model folder. The folder's manifest does n
 model stays as it was released; it holds a sha256 of its own instead.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from genrec_core.artifacts import MANIFEST, read_json, verify_manifest, write_json
+from genrec_core.artifacts import MANIFEST, locked_folder, read_json, verify_manifest, write_json
 from genrec_core.errors import GenrecError
 from genrec_core.storage import share
 
@@ -82,7 +78,7 @@ def withdraw(model_dir: Path, items: np.ndarray, restore: bool = False) -> Withd
     if len(unknown):
         shown = ", ".join(map(str, unknown[:_SHOWN].tolist()))
         raise GenrecError(f"{len(unknown)} items are none of the model's ({shown}); nothing was changed")
-    with _locked(model_dir):
+    with locked_folder(model_dir):
         before = read_withdrawn(model_dir, item_ids)
         after = np.setdiff1d(before, items) if restore else np.union1d(before, items)
         if len(after) == len(item_ids):
@@ -102,14 +98,3 @@ def _write(model_dir: Path, items: list[int]) -> None:
 
 def _digest(items: list[int]) -> str:
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process whatever becomes of it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,25 @@ def test_a_partition_lies_a_folder_deeper(root: Path, tmp_path: Path, monkeypatc
     build(root / "request_predictions", "shop.txt-1", "run-1")
     other = another_machine(monkeypatch, tmp_path)
     assert (latest("shop.txt-1", other / "request_predictions") / MANIFEST).is_file()
+
+
+def test_what_is_here_is_not_fetched_again(root: Path, bucket: Path) -> None:
+    with atomic_folder(root / "model_release" / "run-1") as part:
+        (part / "model").mkdir()
+        (part / "model" / "codes.bin").write_bytes(b"codes")
+        write_manifest(part / "model")  # a release's parts keep their own
+        write_manifest(part)
+    set_latest("model_release", "run-1", root)
+    before = {path: path.stat().st_ino for path in (root / "model_release" / "run-1").rglob("*")}
+    assert {path: path.stat().st_ino for path in latest("model_release", root).rglob("*")} == before
+
+
+def test_two_that_want_a_version_at_once_get_it(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(root, "semantic_ids", "run-1")
+    other = another_machine(monkeypatch, tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: latest("semantic_ids", other).stat().st_ino, range(4)))
+    assert len(set(found)) == 1
 
 
 def test_a_large_file_goes_in_parts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
