@@ -17,6 +17,7 @@ _NOT_CONTENT = {
     *("release.json", "pointer.json", "report.json"),
 }
 Row = Mapping[str, str | int | float | bool | None]
+Page = dict[str, dg.MetadataValue]
 
 
 def content_version(folder: Path) -> dg.DataVersion:
@@ -35,14 +36,10 @@ def frame_version(frame: pl.DataFrame) -> dg.DataVersion:
     return dg.DataVersion(hashlib.sha256(content.getbuffer()).hexdigest())
 
 
-def describe_frame(frame: pl.DataFrame, rows: int = 5) -> dict[str, dg.MetadataValue]:
-    """Row count, column types and the first rows of a frame."""
-    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
-    return {
-        "dagster/row_count": dg.MetadataValue.int(frame.height),
-        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns)),
-        "preview": dg.MetadataValue.md(markdown_table(frame.head(rows).to_dicts())),
-    }
+def columns(frame: pl.DataFrame, meanings: Mapping[str, str]) -> dg.MetadataValue:
+    """The columns of a frame, with what those mean whose names do not say it."""
+    named = [dg.TableColumn(name, str(kind), meanings.get(name)) for name, kind in frame.schema.items()]
+    return dg.MetadataValue.table_schema(dg.TableSchema(named))
 
 
 def table(rows: Sequence[Row]) -> dg.MetadataValue:

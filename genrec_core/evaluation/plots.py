@@ -1,27 +1,23 @@
-"""Plots of metrics, training and codebooks, as PNG bytes."""
+"""Plots of metrics and training, as PNG bytes."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from genrec_core.errors import GenrecError
 from genrec_core.evaluation.metrics import RECALL_CUTOFFS, recall_curve
+from genrec_core.plotting import GREY, GRID, INK, MAIN, as_png, labelled, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_MODEL, _BASELINE, _INK, _GRID = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
-_DPI = 110
 _COLORS = {
     "generative": "#2563eb",
     "hybrid": "#059669",
     "dense": "#d97706",
     "sasrec": "#7c3aed",
-    "popularity": _BASELINE,
+    "popularity": GREY,
 }
 _SLICED_BY = {"history_length": "items in the history", "target_popularity": "training interactions of the target"}
 
@@ -32,7 +28,7 @@ def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
     Args:
         metrics: the content of ``beauty_metrics.json``.
     """
-    figure, (axes,) = _figure(1, (6.4, 4.0))
+    figure, (axes,) = new_figure(1, (6.4, 4.0))
     cutoffs = [k for k in RECALL_CUTOFFS if f"recall@{k}" in metrics["generative"]]
     for name, color in ((name, color) for name, color in _COLORS.items() if name in metrics):
         recall = [metrics[name][f"recall@{k}"] for k in cutoffs]
@@ -48,9 +44,9 @@ def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
     axes.minorticks_off()
     axes.margins(x=0.08, y=0.15)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    _label(axes, "Test Recall@K, history taken out", "K", "share of users")
+    labelled(axes, "Test Recall@K, history taken out", "K", "share of users")
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return as_png(figure)
 
 
 def recall_curves(ranks: Mapping[str, np.ndarray], depth: int) -> bytes:
@@ -60,14 +56,14 @@ def recall_curves(ranks: Mapping[str, np.ndarray], depth: int) -> bytes:
         ranks: the columns of ``ranks.parquet``.
         depth: deepest K that was ranked.
     """
-    figure, (axes,) = _figure(1, (8.4, 4.4))
+    figure, (axes,) = new_figure(1, (8.4, 4.4))
     cutoffs = np.arange(1, depth + 1)
     for name, found in ranks.items():
         axes.plot(cutoffs, recall_curve(found, depth), color=_COLORS[name], label=name, linewidth=1.8)
     axes.set_xscale("log")
-    _label(axes, "Recall at every K", "K", "share of users")
+    labelled(axes, "Recall at every K", "K", "share of users")
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return as_png(figure)
 
 
 def exposure_curves(shown: Mapping[str, np.ndarray]) -> bytes:
@@ -76,14 +72,14 @@ def exposure_curves(shown: Mapping[str, np.ndarray]) -> bytes:
     Args:
         shown: how often each item is shown, int [n_items], by ranking.
     """
-    figure, (axes,) = _figure(1, (5.2, 4.4))
-    axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2)
+    figure, (axes,) = new_figure(1, (5.2, 4.4))
+    axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2)
     for name, found in shown.items():
         filled = np.cumsum(np.sort(found)) / max(int(found.sum()), 1)
         axes.plot(np.linspace(0, 1, len(filled)), filled, color=_COLORS[name], label=name, linewidth=1.8)
-    _label(axes, "Who is shown: first 10 places", "share of items, the least shown first", "share of places")
+    labelled(axes, "Who is shown: first 10 places", "share of items, the least shown first", "share of places")
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return as_png(figure)
 
 
 def slice_bars(slices: pl.DataFrame) -> bytes:
@@ -93,12 +89,12 @@ def slice_bars(slices: pl.DataFrame) -> bytes:
         slices: the content of ``slices.parquet``.
     """
     kinds = slices["by"].unique(maintain_order=True).to_list()
-    figure, all_axes = _figure(len(kinds), (4.8 * len(kinds), 3.8))
+    figure, all_axes = new_figure(len(kinds), (4.8 * len(kinds), 3.8))
     for axes, by in zip(all_axes, kinds, strict=True):
         _bars_of_slice(axes, slices.filter(pl.col("by") == by))
-        _label(axes, "Test Recall@10", _SLICED_BY.get(by, by), "share of users")
+        labelled(axes, "Test Recall@10", _SLICED_BY.get(by, by), "share of users")
     figure.legend(*all_axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
-    return _png(figure)
+    return as_png(figure)
 
 
 def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
@@ -108,44 +104,24 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
         history: one entry an epoch with ``epoch``, ``loss`` and, where the epoch was validated,
             ``validation_recall@10``; the ``epochs`` of ``training_history.json``.
     """
-    figure, (left, right) = _figure(2, (9.6, 3.6))
+    figure, (left, right) = new_figure(2, (9.6, 3.6))
     from matplotlib.ticker import MaxNLocator
 
-    left.plot([entry["epoch"] for entry in history], [entry["loss"] for entry in history], color=_MODEL)
-    _label(left, "Training loss a target", "epoch", "nats")
+    left.plot([entry["epoch"] for entry in history], [entry["loss"] for entry in history], color=MAIN)
+    labelled(left, "Training loss a target", "epoch", "nats")
     validated = [entry for entry in history if "validation_recall@10" in entry]
     epochs, recall = [entry["epoch"] for entry in validated], [entry["validation_recall@10"] for entry in validated]
-    right.plot(epochs, recall, marker="o", markersize=4, color=_MODEL)
+    right.plot(epochs, recall, marker="o", markersize=4, color=MAIN)
     if validated:
         best = max(range(len(recall)), key=recall.__getitem__)
-        right.plot(epochs[best], recall[best], marker="o", markersize=9, color=_MODEL)
+        right.plot(epochs[best], recall[best], marker="o", markersize=9, color=MAIN)
         text = f"best {recall[best]:.4f}"
         right.annotate(text, (epochs[best], recall[best]), (0, 9), textcoords="offset points", ha="center")
         right.margins(y=0.2)
-    _label(right, "Validation Recall@10", "epoch", "share of users")
+    labelled(right, "Validation Recall@10", "epoch", "share of users")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _png(figure)
-
-
-def codebook_use(summary: Mapping[str, Any]) -> bytes:
-    """Centroids in use at each level of the semantic IDs, the suffix level left out.
-
-    Args:
-        summary: the content of ``summary.json``; reads ``codebook_use`` (share by level) and ``level_sizes``.
-    """
-    shares = summary["codebook_use"]
-    sizes = summary["level_sizes"][: len(shares)]
-    figure, (axes,) = _figure(1, (1.6 + 1.2 * len(sizes), 3.4))
-    levels = range(1, len(sizes) + 1)
-    axes.bar(levels, sizes, color=_GRID, width=0.6, label="codebook")
-    used = [share * size for share, size in zip(shares, sizes, strict=True)]
-    bars = axes.bar(levels, used, color=_MODEL, width=0.6, label="in use")
-    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=2)
-    axes.set_xticks(list(levels))
-    axes.margins(y=0.15)
-    _label(axes, "Codebook use", "level", "centroids")
-    return _png(figure)
+    return as_png(figure)
 
 
 def _bars_of_slice(axes: "Axes", rows: pl.DataFrame) -> None:
@@ -156,39 +132,7 @@ def _bars_of_slice(axes: "Axes", rows: pl.DataFrame) -> None:
         for name in ("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10")
     )
     spread = [(recall - low).clip(min=0), (high - recall).clip(min=0)]
-    axes.bar([p - 0.2 for p in positions], recall, 0.4, yerr=spread, color=_MODEL, ecolor=_INK, label="model")
-    axes.bar([p + 0.2 for p in positions], popular, 0.4, color=_BASELINE, label="popularity")
+    axes.bar([p - 0.2 for p in positions], recall, 0.4, yerr=spread, color=MAIN, ecolor=INK, label="model")
+    axes.bar([p + 0.2 for p in positions], popular, 0.4, color=GREY, label="popularity")
     names = [f"{name}\n{users:,} users" for name, users in rows.select("slice", "users").iter_rows()]
     axes.set_xticks(list(positions), names)
-
-
-def _figure(columns: int, size: tuple[float, float]) -> tuple["Figure", "list[Axes]"]:
-    """A figure that is drawn without a display, and its axes from left to right."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise GenrecError("plots need matplotlib; install it with `pip install 'genrec[dagster]'`") from error
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    row = figure.subplots(1, columns, squeeze=False)[0]
-    for axes in row:
-        axes.grid(axis="y", color=_GRID)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(colors=_INK, labelsize=8, length=0)
-    return figure, list(row)
-
-
-def _label(axes: "Axes", title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
-    axes.set_xlabel(x, color=_INK, fontsize=9)
-    axes.set_ylabel(y, color=_INK, fontsize=9)
-
-
-def _png(figure: "Figure") -> bytes:
-    """Drawn with Agg, whatever the machine's default is, and without a creation date or version inside."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()

@@ -1,22 +1,21 @@
 """From the raw files to semantic IDs."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import verify_manifest
+from genrec_core.artifacts import read_json, verify_manifest
 from genrec_core.data.p5 import read_catalog, read_histories, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.storage import latest
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
-from genrec_dagster.metadata import Row, content_version, describe_frame, frame_version, picture, table
+from genrec_dagster.metadata import content_version, frame_version
+from genrec_dagster.pages.catalog import catalog_page, embeddings_page, histories_page, raw_page, semantic_ids_page
 from genrec_dagster.progress import progress_log
 from genrec_dagster.resources import WorkFolders
 
@@ -27,15 +26,13 @@ GROUP, OWNERS = "catalog", ["team:recsys"]
 def raw_beauty(
     context: dg.AssetExecutionContext, config: RawBeautyForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
-    """The three P5 files as received: histories, item descriptions, id maps."""
+    """The three P5 files as received: histories, item descriptions, id maps.
+
+    `GENREC_RAW` (a folder, an archive, a URL or an `s3://` prefix) says where they come from; unset, it is the embedded
+    sample. The sensor `raw_data` looks there every 30 s. Nothing is changed on the way in; each file's sha256 is kept.
+    """
     with work.new(context) as folder:
-        provenance = receive_raw(config.source, folder)
-        files = [{"file": name, **facts} for name, facts in provenance["files"].items()]
-        metadata = {
-            "source": dg.MetadataValue.text(provenance["source"]),
-            "files": table(files),
-            **{name: dg.MetadataValue.int(provenance[name]) for name in ("users", "items", "interactions")},
-        }
+        metadata = raw_page(receive_raw(config.source, folder))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -47,11 +44,12 @@ def raw_beauty(
     automation_condition=when_inputs_change(),
 )
 def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[pl.DataFrame]:
-    """One row an item: its id, what is known of it, and the line of text that stands for it."""
+    """One row an item: its id, what is known of it, and the line of text that stands for it.
+
+    The text follows `text_template`; a part whose field the item lacks is left out.
+    """
     catalog = read_catalog(raw_beauty, config)
-    filled: list[Row] = [{"field": column.name, "items": column.len() - column.null_count()} for column in catalog]
-    metadata = {**describe_frame(catalog), "filled_fields": table(filled)}
-    return dg.MaterializeResult(value=catalog, metadata=metadata, data_version=frame_version(catalog))
+    return dg.MaterializeResult(value=catalog, metadata=catalog_page(catalog), data_version=frame_version(catalog))
 
 
 @dg.asset(
@@ -62,15 +60,14 @@ def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[
     automation_condition=when_inputs_change(),
 )
 def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
-    """One row a user: the items of the user's history, oldest first."""
+    """One row a user: the items of the user's history, oldest first.
+
+    The last item of each user is the test item, the one before it the validation item; training sees neither.
+    """
     histories = read_histories(raw_beauty)
-    lengths = histories["item_ids"].list.len()
-    metadata = {
-        **describe_frame(histories),
-        "interactions": dg.MetadataValue.int(int(lengths.sum())),
-        "history_lengths": table(_quantiles(lengths)),
-    }
-    return dg.MaterializeResult(value=histories, metadata=metadata, data_version=frame_version(histories))
+    return dg.MaterializeResult(
+        value=histories, metadata=histories_page(histories), data_version=frame_version(histories)
+    )
 
 
 @dg.asset(
@@ -83,7 +80,10 @@ def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
 def item_embeddings(
     context: dg.AssetExecutionContext, item_catalog: pl.DataFrame, config: EmbeddingForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
-    """One vector an item, from its text, as the model gives it and L2-normalised; only new texts are embedded."""
+    """One vector an item, from its text, as the model gives it and L2-normalised; only new texts are embedded.
+
+    Semantic IDs are made of these vectors, so `nearest_by_text` tells whether the model understands this catalogue.
+    """
     from genrec_core.embedding.item_embeddings import write_item_embeddings
     from genrec_core.embedding.text import embed_new_texts
 
@@ -93,7 +93,7 @@ def item_embeddings(
     with work.new(context) as folder:
         seconds = time.monotonic() - began
         stats = write_item_embeddings(folder, item_ids, texts, vectors, config.model, seconds, config.max_tokens)
-        metadata = {**_facts(stats, stats["items"]), "texts_embedded": dg.MetadataValue.int(embedded)}
+        metadata = embeddings_page(folder, stats, embedded, item_catalog)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -128,40 +128,13 @@ def semantic_ids(
 ) -> dg.MaterializeResult[Path]:
     """One code an item, short enough to generate token by token, and no two alike.
 
-    Items whose texts are alike, or which are bought together in the training part of the histories, share prefixes.
+    Items whose texts are alike, or which are bought together in the training part of the histories, share prefixes. The
+    last number, the suffix, only tells apart items that share all others.
     """
-    from genrec_core.evaluation.plots import codebook_use
+    from genrec_core.embedding.item_embeddings import ITEM_TEXT
     from genrec_core.quantization.semantic_ids import build_semantic_ids
 
     with work.new(context) as folder:
         summary = build_semantic_ids(item_embeddings, config, folder, histories=user_histories)
-        metadata = {
-            **_facts(summary, summary["items"]),
-            "codebook_use": picture(codebook_use(summary), "codebook use by level"),
-            "levels": table(_levels(summary)),
-        }
+        metadata = semantic_ids_page(folder, summary, read_json(item_embeddings / ITEM_TEXT))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
-
-
-def _levels(summary: Mapping[str, Any]) -> list[Row]:
-    """One row a level: its centroids, how many are in use, and what they explain."""
-    columns = ("codebook_use", "codebook_entropy_bits", "unique_prefixes", "reconstruction_error")
-    values = zip(*(summary[name] for name in columns), strict=True)
-    sizes = summary["level_sizes"]
-    return [
-        {"level": level, "centroids": size, **dict(zip(columns, row, strict=True))}
-        for level, (size, row) in enumerate(zip(sizes, values, strict=False), start=1)  # the suffix has no codebook
-    ]
-
-
-def _facts(facts: Mapping[str, Any], rows: int) -> dict[str, dg.MetadataValue]:
-    """Row count, and every fact as JSON."""
-    return {
-        "dagster/row_count": dg.MetadataValue.int(rows),
-        "summary": dg.MetadataValue.json(dict(facts)),
-    }
-
-
-def _quantiles(values: pl.Series) -> list[Row]:
-    shares = {"shortest": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
-    return [{"quantile": name, "items": values.quantile(share, "nearest")} for name, share in shares.items()]

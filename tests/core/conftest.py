@@ -1,5 +1,7 @@
 """A tiny catalogue with embeddings, semantic IDs, a randomly initialised model and its export, built once a session."""
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,3 +79,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 @pytest.fixture(scope="session")
 def tiny_recommender(tiny_model: TinyModel) -> Recommender:
     return Recommender.from_folder(tiny_model.model_dir, threads=1)
+
+
+@pytest.fixture(scope="session")
+def assert_picture() -> Callable[[bytes], None]:
+    """Fails for what is no PNG of a size that Dagster shows whole, or is too large for an event."""
+
+    def check(png: bytes) -> None:
+        assert png.startswith(b"\x89PNG\r\n\x1a\n")
+        width, height = struct.unpack(">II", png[16:24])
+        assert min(width, height) > 200
+        assert width <= 1160
+        assert len(png) < 100_000
+
+    return check

@@ -56,7 +56,10 @@ def test_frames_are_described_by_rows_and_columns(metadata: dict[str, dict[str, 
 @pytest.mark.parametrize(
     ("asset", "entry"),
     [
-        ("semantic_ids", "codebook_use"),
+        ("item_catalog", "plots"),
+        ("user_histories", "plots"),
+        ("item_embeddings", "plots"),
+        ("semantic_ids", "plots"),
         ("tiger_checkpoint", "curves"),
         ("recall_metrics", "recall_plot"),
         ("recall_metrics", "slices_plot"),
