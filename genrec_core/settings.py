@@ -57,6 +57,11 @@ class SemanticIdSettings(Settings):
     collaborative_window: int = Field(
         5, ge=1, le=1000, description="How near two items of a history count as together."
     )
+    collisions: Literal["suffix", "nearest_free"] = Field(
+        "suffix",
+        description="How items that share all levels are told apart: by a suffix, or by the next nearest token of the "
+        "last level that is free.",
+    )
     iterations: int = Field(50, ge=1, le=10_000, description="Lloyd iterations a level, at most.")
     tolerance: float = Field(1e-4, ge=0, description="Stop when the error falls by less than this share.")
     seed: int = Field(42, ge=0, description="Seed of k-means++ and of re-seeding dead centroids.")
@@ -127,6 +132,18 @@ class TrainingSettings(Settings):
     )
     distillation_start: float = Field(
         0.1, ge=0, le=1, description="Share of all steps before which nothing is distilled."
+    )
+    distillation_temperature: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="What the dense head's logits are divided by for that; below 1 it is sharper.",
+    )
+    code_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of an item's tokens that the encoders do not see in training."
+    )
+    parallel_levels: bool = Field(
+        False, description="Score every level from the history alone, not from the tokens before it."
     )
     clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm.")
     ema_decay: float = Field(

@@ -26,6 +26,7 @@ def catalogue_cross_entropy(
     targets: list[Tensor],
     smoothing: float = 0.0,
     on_probabilities: OnProbabilities | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Cross-entropy of the targets among all items, summed over targets and over views.
 
@@ -36,6 +37,7 @@ def catalogue_cross_entropy(
         smoothing: share of a target's probability that is spread over the catalogue.
         on_probabilities: called with a slice of the N lines and the probabilities of all items for them, float32
             [lines, n_items], by the mean logit of the views; no gradient flows there. It may not keep the tensor.
+        temperature: what that mean logit is divided by.
 
     Returns:
         A scalar; all is done in float32, under autocast too.
@@ -43,7 +45,7 @@ def catalogue_cross_entropy(
     views = [view.float() for view in (*queries, *keys)]
     places = torch.stack(targets)
     with torch.autocast(places.device.type, enabled=False):
-        loss: Tensor = _CatalogueCrossEntropy.apply(places, smoothing, on_probabilities, *views)
+        loss: Tensor = _CatalogueCrossEntropy.apply(places, smoothing, on_probabilities, temperature, *views)
     return loss
 
 
@@ -58,7 +60,12 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, targets: Tensor, smoothing: float, on_probabilities: OnProbabilities | None, *views: Tensor
+        ctx: Any,
+        targets: Tensor,
+        smoothing: float,
+        on_probabilities: OnProbabilities | None,
+        temperature: float,
+        *views: Tensor,
     ) -> Tensor:
         queries, keys = views[: len(views) // 2], views[len(views) // 2 :]
         loss = torch.zeros((), dtype=torch.float32, device=targets.device)
@@ -73,7 +80,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
                 loss += _softmax(logits).sum() - (1 - smoothing) * own - smoothing * spread
                 probabilities.append(logits)
             if on_probabilities is not None:
-                on_probabilities(piece, _by_mean_logit(probabilities))
+                on_probabilities(piece, _by_mean_logit(probabilities, temperature))
             for view, gradient in enumerate(probabilities):
                 gradient.scatter_add_(1, places[view], gradient.new_full((len(gradient), 1), smoothing - 1))
                 torch.mm(gradient, keys[view], out=query_gradients[view][piece])
@@ -87,7 +94,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *(gradient * outputs[0] for gradient in ctx.saved_tensors)
+        return None, None, None, None, *(gradient * outputs[0] for gradient in ctx.saved_tensors)
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -98,12 +105,13 @@ def _softmax(logits: Tensor) -> Tensor:
     return total.log_().add_(largest)
 
 
-def _by_mean_logit(probabilities: list[Tensor]) -> Tensor:
-    """Probabilities by the mean logit of views: their geometric mean, scaled to sum to 1."""
-    if len(probabilities) == 1:
+def _by_mean_logit(probabilities: list[Tensor], temperature: float) -> Tensor:
+    """Probabilities by the mean logit of views over a temperature: a power of their product, scaled to sum to 1."""
+    if len(probabilities) == 1 and temperature == 1:
         return probabilities[0]
-    product = torch.mul(*probabilities[:2])
+    product = probabilities[0].clone() if len(probabilities) == 1 else torch.mul(*probabilities[:2])
     for view in probabilities[2:]:
         product *= view
-    mean = product.sqrt_() if len(probabilities) == 2 else product.pow_(1 / len(probabilities))
+    power = 1 / (len(probabilities) * temperature)
+    mean = product.sqrt_() if power == 0.5 else product.pow_(power)
     return mean.div_(mean.sum(1, keepdim=True))

@@ -29,6 +29,9 @@ class TigerConfig(PretrainedConfig):
         text_neighbors: items of the nearest texts that are lifted in the dense head's ranking for each history item.
         neighbor_weight: how far, in logits; 0 for not at all.
         dense: whether the dense head was trained; without it items can be ranked by generating alone.
+        code_dropout: share of an item's tokens that the encoders do not see in training.
+        parallel_levels: whether every level is scored from the history alone (Hou et al. 2025, RPG); ``prefix_buckets``
+            is then 1.
         hybrid_weight: share of the dense head in the hybrid ranking, from 0 (generating alone) to 1 (dense alone).
 
     Raises:
@@ -57,6 +60,8 @@ class TigerConfig(PretrainedConfig):
         text_neighbors: int = 0,
         neighbor_weight: float = 0.0,
         dense: bool = True,
+        code_dropout: float = 0.0,
+        parallel_levels: bool = False,
         hybrid_weight: float = 0.5,
         untrained_items: tuple[int, ...] | list[int] = (),
         **kwargs: Any,
@@ -72,7 +77,7 @@ class TigerConfig(PretrainedConfig):
         self.level_sizes = list(level_sizes)
         self.item_vector_dim = item_vector_dim
         self.known_items = known_items
-        self.prefix_buckets = prefix_buckets
+        self.prefix_buckets = 1 if parallel_levels else prefix_buckets
         self.d_model = d_model
         self.heads = heads
         self.encoder_layers = encoder_layers
@@ -86,6 +91,8 @@ class TigerConfig(PretrainedConfig):
         self.text_neighbors = text_neighbors
         self.neighbor_weight = neighbor_weight
         self.dense = dense
+        self.code_dropout = code_dropout
+        self.parallel_levels = parallel_levels
         self.hybrid_weight = hybrid_weight
         self.untrained_items = list(untrained_items)
         super().__init__(**kwargs)

@@ -101,10 +101,12 @@ class NextItemLoss(nn.Module):
         if len(self.items.codes) <= self.settings.dense_full_items:
             smoothing = self.settings.dense_label_smoothing
             places = [self.leaves[wanted] for wanted in rows]
-            return catalogue_cross_entropy(queries, self._all_keys(), places, smoothing, shares)
+            temperature = self.settings.distillation_temperature
+            return catalogue_cross_entropy(queries, self._all_keys(), places, smoothing, shares, temperature)
         if shares is not None:
             with torch.no_grad():
                 joined, keys = self.model.dense.joined(queries), self.model.dense.joined(self._all_keys())
+                joined = joined / self.settings.distillation_temperature
                 for piece in pieces(len(joined), joined.device):
                     shares(piece, (joined[piece] @ keys.T).float().softmax(-1))
         candidates, found, log_inclusion = self._candidates(torch.cat(rows))

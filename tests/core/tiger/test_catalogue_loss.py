@@ -31,6 +31,19 @@ def test_values_and_gradients_are_those_of_the_plain_cross_entropy(monkeypatch, 
     torch.testing.assert_close(heard, (sum(logits) / views).softmax(-1).detach())
 
 
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_a_temperature_changes_what_the_listener_hears_and_nothing_else(views):
+    random = torch.Generator().manual_seed(0)
+    queries = [torch.randn(10, 5, generator=random) for _ in range(views)]
+    keys = [torch.randn(7, 5, generator=random) for _ in range(views)]
+    targets = [torch.randint(0, 7, (10,), generator=random)] * views
+    heard = torch.zeros(10, 7)
+    found = catalogue_cross_entropy(queries, keys, targets, 0.1, heard.__setitem__, temperature=0.5)
+    torch.testing.assert_close(found, catalogue_cross_entropy(queries, keys, targets, 0.1))
+    mean = sum(query @ key.T for query, key in zip(queries, keys, strict=True)) / views
+    torch.testing.assert_close(heard, (mean / 0.5).softmax(-1))
+
+
 def test_no_target_is_no_loss():
     query, key = torch.zeros(0, 5, requires_grad=True), torch.ones(7, 5, requires_grad=True)
     loss = catalogue_cross_entropy([query], [key], [torch.zeros(0, dtype=torch.int64)])

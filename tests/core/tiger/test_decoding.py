@@ -13,11 +13,11 @@ BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 LENGTHS = torch.tensor([TIME, 4, 1])
 
 
-def build(decoder_layers: int, content_views: int, id_views: int) -> TigerModel:
+def build(decoder_layers: int, content_views: int, id_views: int, parallel: bool = False) -> TigerModel:
     torch.manual_seed(0)
     config = TigerConfig(
         level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, known_items=20, d_model=32, heads=4, d_ff=64, max_history=TIME,
-        decoder_layers=decoder_layers, content_views=content_views, id_views=id_views,
+        decoder_layers=decoder_layers, content_views=content_views, id_views=id_views, parallel_levels=parallel,
     )  # fmt: skip
     model = TigerModel(config).eval()
     for parameter in model.parameters():
@@ -59,9 +59,14 @@ class Decoding:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("layers", "contents", "identities"), [(1, 1, 0), (1, 1, 1), (2, 3, 2)])
-def test_stepwise_decoding_gives_what_the_training_pass_gives(layers: int, contents: int, identities: int):
-    model, (rows, codes, vectors, targets) = build(layers, contents, identities), batch()
+@pytest.mark.parametrize(
+    ("layers", "contents", "identities", "parallel"),
+    [(1, 1, 0, False), (1, 1, 1, False), (2, 3, 2, False), (2, 1, 0, True)],
+)
+def test_stepwise_decoding_gives_what_the_training_pass_gives(
+    layers: int, contents: int, identities: int, parallel: bool
+):
+    model, (rows, codes, vectors, targets) = build(layers, contents, identities, parallel), batch()
     logits, items = model(rows, codes, vectors, targets), model.item_encoder(rows, codes, vectors)
     decoding, users, newest = Decoding(model, items), torch.arange(BATCH), LENGTHS - 1
     queries = [query[users, newest] for query in model.dense.queries(model.encode(items), items)]
@@ -90,3 +95,12 @@ def test_beams_read_their_own_ancestors():
     torch.testing.assert_close(swapped[:, :2], plain[:, :2])
     torch.testing.assert_close(swapped[:, [3, 2]], plain[:, [2, 3]])
     assert not torch.allclose(swapped[:, 2], swapped[:, 3])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("parallel", [False, True])
+def test_only_parallel_levels_do_not_read_the_tokens_before(parallel: bool):
+    model, (rows, codes, vectors, targets) = build(2, 1, 0, parallel), batch()
+    other = (targets + 1) % 4
+    pairs = zip(model(rows, codes, vectors, targets), model(rows, codes, vectors, other), strict=True)
+    assert [torch.allclose(one, two) for one, two in pairs] == [True, parallel, parallel, parallel]
