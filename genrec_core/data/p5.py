@@ -7,9 +7,7 @@ line (JSON or a Python literal), ``datamaps.json`` the map ``item2id`` from the 
 import ast
 import gzip
 import json
-import math
 import shutil
-import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,13 @@ import polars as pl
 
 from genrec_core.artifacts import atomic_folder, read_json, sha256_of
 from genrec_core.data.archive import opened_source
+from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts, text_fields
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
 
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
 RAW_FILES = (SEQUENCES, META, DATAMAPS)
-TEXT_FIELDS = ("title", "brand", "categories", "price", "description")
 _SHOWN_FAULTS = 5
 
 
@@ -137,40 +135,6 @@ def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**schema, "price": pl.Float64, "description": pl.String, "text": pl.String})
 
 
-def template_parts(template: str) -> list[tuple[str, str]]:
-    """Split a text template at its ';' into parts with the one field of each ('' for a part without a field).
-
-    Raises:
-        GenrecError: a brace does not close, a part has several fields, or a field does not exist.
-    """
-    parts = []
-    for part in filter(str.strip, template.split(";")):
-        try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(part) if name is not None]
-        except ValueError as error:
-            raise GenrecError(f"text_template part {part.strip()!r}: {error}") from error
-        if len(fields) > 1 or any(name not in TEXT_FIELDS for name in fields):
-            raise GenrecError(
-                f"text_template part {part.strip()!r}: a part may hold one of the fields {', '.join(TEXT_FIELDS)}"
-            )
-        parts.append((part.strip() + ";", fields[0] if fields else ""))
-    return parts
-
-
-def render_text(parts: list[tuple[str, str]], fields: dict[str, Any]) -> str:
-    """Fill the parts whose field is present; '' where none is."""
-    shown = [
-        part.format(**{field: _printed(fields[field])}) if field else part
-        for part, field in parts
-        if not field or fields[field] is not None
-    ]
-    return " ".join(shown) if any(field and fields[field] is not None for _, field in parts) else ""
-
-
-def _printed(value: str | float) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else value.replace(" > ", ", ")
-
-
 def _item_ids(raw: Path) -> dict[str, int]:
     """``item2id`` as integers."""
     path = raw / DATAMAPS
@@ -229,46 +193,6 @@ def _parse_meta(line: str) -> dict[str, Any]:
     if not isinstance(entry, dict) or "asin" not in entry:
         raise ValueError(f"no dict with an 'asin': {line.strip()[:60]!r}")
     return entry
-
-
-def text_fields(entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields that item text is made of, cleaned; None for what ``entry`` lacks."""
-    return {
-        "title": _text(entry.get("title")),
-        "brand": _text(entry.get("brand")),
-        "categories": _categories(entry.get("categories")),
-        "price": _price(entry.get("price")),
-        "description": _text(entry.get("description")),
-    }
-
-
-def _text(value: Any) -> str | None:
-    """White space folded; None where nothing is left. A list of strings is joined."""
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return " ".join(str(value).split()) or None
-
-
-def _categories(value: Any) -> str | None:
-    """Category paths as "A > B > C", several joined by "; "; a flat list is one path."""
-    if not isinstance(value, list):
-        return _text(value)
-    paths = value if any(isinstance(path, list) for path in value) else [value]
-    names = [
-        [text for name in path if (text := _text(name))] if isinstance(path, list) else [str(path)] for path in paths
-    ]
-    return "; ".join(dict.fromkeys(" > ".join(path) for path in names if path)) or None
-
-
-def _price(value: Any) -> float | None:
-    """A number, with or without a currency sign; None for anything else."""
-    try:
-        price = float(str(value).replace("$", "").replace(",", ""))
-    except ValueError:
-        return None
-    return price if math.isfinite(price) else None
 
 
 def _raise_faults(path: Path, faults: list[str], remedy: str) -> None:

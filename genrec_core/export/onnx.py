@@ -4,7 +4,7 @@ The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` with lev
 ``token_vectors.npy`` and ``prefix_vectors.npy`` (what the decoder adds for a token and for a prefix),
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
 item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
-it lifts beside the history), ``items.parquet`` (title, brand, categories and price, for rules) and ``manifest.json``.
+it lifts beside the history), ``items.json`` (title, brand, categories and price, for rules) and ``manifest.json``.
 """
 
 import logging
@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.inference.item_attributes import ITEMS, item_table
+from genrec_core.export.items import item_table
 from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, step_graph
 from genrec_core.inference.recommender import (
     CODES,
@@ -82,7 +82,7 @@ def export_recommender(
         _save_neighbors(model, vectors, folder)
         np.save(folder / ITEM_KEYS, item_keys(model, items).numpy(), allow_pickle=False)
         if catalog is not None:
-            item_table(catalog, ids.item_ids).write_parquet(folder / ITEMS)
+            item_table(catalog, ids.item_ids).save(folder)
         write_manifest(folder)
 
 

@@ -4,16 +4,14 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from genrec_core.errors import GenrecError
 from genrec_core.inference.byte_cache import ByteCache
+from genrec_core.inference.item_attributes import ItemAttributes
+from genrec_core.inference.rules import Rule
 from genrec_core.tiger.trie import CodeTrie, LiveLeaves
-
-if TYPE_CHECKING:
-    from genrec_core.inference.item_attributes import ItemAttributes
 
 _MASK_BYTES, _LIVE_BYTES = 64 << 20, 256 << 20
 
@@ -98,7 +96,7 @@ class CatalogueMasks:
         self,
         n_items: int,
         rows_of: Callable[[tuple[int, ...]], np.ndarray],
-        attributes: Callable[[], "ItemAttributes"],
+        attributes: Callable[[], ItemAttributes],
         withdrawn: np.ndarray | None = None,
     ) -> None:
         self.n_items, self._rows_of, self._read_attributes = n_items, rows_of, attributes
@@ -112,7 +110,7 @@ class CatalogueMasks:
         self._kept = ByteCache[Selection](_MASK_BYTES)
 
     @cached_property
-    def attributes(self) -> "ItemAttributes":
+    def attributes(self) -> ItemAttributes:
         """Title, brand, categories and price of every item."""
         return self._read_attributes()
 
@@ -140,8 +138,6 @@ class CatalogueMasks:
             if each.deny is not None:
                 mask[self._rows_of(each.deny)] = False
             if each.rule is not None:
-                from genrec_core.inference.rules import Rule  # polars, which only rules need
-
                 rule = Rule.parse(each.rule)
                 mask &= rule.holds(self.attributes)
                 warnings += rule.unmatched(self.attributes)

@@ -5,49 +5,67 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+from pydantic import ConfigDict, ValidationError, model_validator
 
+from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
+from genrec_core.settings import Settings
 
-ITEMS = "items.parquet"
-SCHEMA = {
-    "item_id": pl.Int64(), "title": pl.String(), "brand": pl.String(), "categories": pl.String(), "price": pl.Float64()
-}  # fmt: skip
+ITEMS = "items.json"
 
 
-def item_table(catalog: pl.DataFrame, item_ids: np.ndarray) -> pl.DataFrame:
-    """The attributes of ``item_ids`` int64 [n_items], one row each in that order; what ``catalog`` lacks is absent.
+class ItemTable(Settings):
+    """The content of ``items.json``: columns by item of the model, in the order of its catalogue; null where absent."""
 
-    Args:
-        catalog: the frame of ``item_catalog``; columns beyond item_id, title, brand, categories and price are left out.
-        item_ids: the items of the model; those that got their semantic ID later may be missing in the catalogue.
+    model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
-    Raises:
-        GenrecError: a column is missing or of another type, an id comes twice, or no item of the model is in it.
-    """
-    missing = [name for name in SCHEMA if name not in catalog.columns]
-    if missing:
-        raise GenrecError(f"the item catalogue has no column {missing[0]}; give the frame of item_catalog")
-    try:
-        table = catalog.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
-    except pl.exceptions.PolarsError as error:
-        raise GenrecError(f"the item catalogue cannot be read ({error}); give the frame of item_catalog") from error
-    repeated = table["item_id"].filter(table["item_id"].is_duplicated())
-    if len(repeated):
-        raise GenrecError(f"the item catalogue holds item {repeated[0]} twice; keep one row an item")
-    wanted = pl.DataFrame({"item_id": item_ids.astype(np.int64)})
-    if wanted.join(table, on="item_id", how="semi").is_empty():
-        raise GenrecError("the item catalogue holds no item of the model; give the catalogue it was trained on")
-    return wanted.join(table, on="item_id", how="left", maintain_order="left")
+    item_id: list[int]
+    title: list[str | None]
+    brand: list[str | None]
+    categories: list[str | None]
+    price: list[float | None]
+
+    @model_validator(mode="after")
+    def _columns_of_one_length(self) -> "ItemTable":
+        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of different lengths: {lengths}")
+        return self
+
+    @classmethod
+    def load(cls, model_dir: Path, item_ids: np.ndarray) -> "ItemTable":
+        """Read ``items.json``.
+
+        Raises:
+            GenrecError: it is missing, cannot be read, or holds other items than the model.
+        """
+        path = model_dir / ITEMS
+        if not path.is_file():
+            raise GenrecError(
+                f"{model_dir}: holds no {ITEMS}, which rules need; export the model again with its catalogue "
+                "(genrec export --catalog, or the asset onnx_encoder)"
+            )
+        try:
+            table = cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, fault["loc"])) or "the file"
+            raise GenrecError(f"{path}: cannot be read ({place}: {fault['msg']}); export the model again") from error
+        except OSError as error:
+            raise GenrecError(f"{path}: cannot be read ({error}); export the model again") from error
+        if not np.array_equal(table.item_id, item_ids):
+            raise GenrecError(f"{path}: does not hold the items of the model; export it again")
+        return table
+
+    def save(self, model_dir: Path) -> None:
+        """Write ``items.json``."""
+        with atomic_file(model_dir / ITEMS) as part:
+            part.write_text(self.model_dump_json(), encoding="utf-8")
 
 
 def folded(text: str) -> str:
-    """Lower case, white space folded: what texts are compared by. Polars does it, as it does for the items."""
-    return str(_folded(pl.Series([text]))[0])
-
-
-def _folded(texts: pl.Series) -> pl.Series:
-    return texts.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    """Without case, white space folded: what texts are compared by."""
+    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
@@ -55,28 +73,35 @@ class TextAttribute:
     """A text that items have, some of them several times, as distinct values and who has them.
 
     Args:
-        distinct: folded values, each once.
-        written: the same as the catalogue writes them.
-        row, value: entry by entry a catalogue row and the index of a value of its, int [entries].
+        place: folded values, each once, with their index.
+        written: the same, in that order, as the catalogue writes them.
+        row, value: entry by entry a catalogue row and the index of a value of its, int64 [entries].
         present: rows that have any, bool [n_items].
     """
 
-    distinct: pl.Series
-    written: pl.Series
+    place: dict[str, int]
+    written: list[str]
     row: np.ndarray
     value: np.ndarray
     present: np.ndarray
 
     @classmethod
-    def of(cls, entries: pl.DataFrame, n_items: int) -> "TextAttribute":
-        """From a frame ``row``, ``text``; empty texts count as absent."""
-        entries = entries.with_columns(_folded(entries["text"]).alias("key")).filter(pl.col("key").str.len_bytes() > 0)
-        distinct = entries.group_by("key", maintain_order=True).agg(pl.col("text").first()).with_row_index("value")
-        value = entries.join(distinct.select("key", "value"), on="key", how="left", maintain_order="left")["value"]
-        row = entries["row"].to_numpy()
-        present = np.zeros(n_items, dtype=bool)
-        present[row] = True
-        return cls(distinct["key"], distinct["text"], row, value.to_numpy(), present)
+    def of(cls, texts: list[list[str]]) -> "TextAttribute":
+        """From the texts of each item; empty ones count as absent."""
+        place: dict[str, int] = {}
+        written: list[str] = []
+        entries: list[tuple[int, int]] = []
+        for row, names in enumerate(texts):
+            for name in names:
+                if key := folded(name):
+                    if key not in place:
+                        place[key] = len(written)
+                        written.append(name)
+                    entries.append((row, place[key]))
+        rows, values = np.array(entries, dtype=np.int64).reshape(-1, 2).T
+        present = np.zeros(len(texts), dtype=bool)
+        present[rows] = True
+        return cls(place, written, rows, values, present)
 
     def where(self, hit: np.ndarray) -> np.ndarray:
         """Rows that have one of the values that ``hit`` marks, bool [n_items]."""
@@ -84,13 +109,19 @@ class TextAttribute:
         found[self.row[hit[self.value]]] = True
         return found
 
-    def has(self, key: str) -> bool:
-        """Whether any item has the folded value ``key``."""
-        return bool((self.distinct == key).any())
+    def containing(self, part: str) -> np.ndarray:
+        """Which distinct values contain the folded text ``part``, bool."""
+        return np.fromiter((part in key for key in self.place), dtype=bool, count=len(self.place))
+
+    def among(self, keys: tuple[str, ...]) -> np.ndarray:
+        """Which distinct values are one of the folded texts ``keys``, bool."""
+        found = np.zeros(len(self.place), dtype=bool)
+        found[[self.place[key] for key in keys if key in self.place]] = True
+        return found
 
     def shown(self, key: str) -> str:
         """A folded value as the catalogue writes it."""
-        return str(self.written.filter(self.distinct == key)[0])
+        return self.written[self.place[key]]
 
 
 @dataclass(frozen=True)
@@ -107,35 +138,10 @@ class NumberAttribute:
 
 
 class ItemAttributes:
-    """The attributes that rules compare, by catalogue row; each is indexed when a rule first asks for it.
+    """The attributes that rules compare, by catalogue row; each is indexed when a rule first asks for it."""
 
-    Args:
-        table: as :func:`item_table` gives it.
-    """
-
-    def __init__(self, table: pl.DataFrame) -> None:
+    def __init__(self, table: ItemTable) -> None:
         self._table = table
-
-    @classmethod
-    def load(cls, model_dir: Path, item_ids: np.ndarray) -> "ItemAttributes":
-        """Read ``items.parquet``.
-
-        Raises:
-            GenrecError: it is missing, cannot be read, or holds other items than the model.
-        """
-        path = model_dir / ITEMS
-        if not path.is_file():
-            raise GenrecError(
-                f"{model_dir}: holds no {ITEMS}, which rules need; export the model again with its catalogue "
-                "(genrec export --catalog, or the asset onnx_encoder)"
-            )
-        try:
-            table = pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise GenrecError(f"{path}: cannot be read ({error}); export the model again") from error
-        if table.schema != pl.Schema(SCHEMA) or not np.array_equal(table["item_id"].to_numpy(), item_ids):
-            raise GenrecError(f"{path}: does not hold the items of the model; export it again")
-        return cls(table)
 
     def attribute(self, field: str) -> TextAttribute | NumberAttribute:
         """The attribute behind a field of a rule: ``brand``, ``category``, ``title``, ``price`` or ``item_id``."""
@@ -145,31 +151,27 @@ class ItemAttributes:
     @cached_property
     def brand(self) -> TextAttribute:
         """One at most an item."""
-        return self._text(pl.col("brand"))
+        return TextAttribute.of([[brand] if brand else [] for brand in self._table.brand])
 
     @cached_property
     def title(self) -> TextAttribute:
         """One at most an item."""
-        return self._text(pl.col("title"))
+        return TextAttribute.of([[title] if title else [] for title in self._table.title])
 
     @cached_property
     def category(self) -> TextAttribute:
         """Every name of every path: ``Beauty > Nails; Gifts > Women`` is Beauty, Nails, Gifts and Women."""
-        return self._text(pl.col("categories").str.replace_all("; ", " > ", literal=True).str.split(" > "))
+        paths = ((categories or "").replace("; ", " > ") for categories in self._table.categories)
+        return TextAttribute.of([path.split(" > ") for path in paths])
 
     @cached_property
     def price(self) -> NumberAttribute:
         """Absent prices are not numbers."""
-        values = self._table["price"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        values = np.array(self._table.price, dtype=np.float64)  # None becomes NaN
         return NumberAttribute(values, np.isfinite(values))
 
     @cached_property
     def item_id(self) -> NumberAttribute:
         """Every item has one."""
-        return NumberAttribute(self._table["item_id"].to_numpy(), np.ones(self._table.height, dtype=bool))
-
-    def _text(self, column: pl.Expr) -> TextAttribute:
-        entries = self._table.select(column.alias("text")).with_row_index("row")
-        if isinstance(entries.schema["text"], pl.List):
-            entries = entries.explode("text")
-        return TextAttribute.of(entries.drop_nulls("text"), self._table.height)
+        values = np.array(self._table.item_id, dtype=np.int64)
+        return NumberAttribute(values, np.ones(len(values), dtype=bool))

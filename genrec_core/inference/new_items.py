@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec_core.data.p5 import render_text, template_parts, text_fields
+from genrec_core.data.item_text import render_text, template_parts, text_fields
 from genrec_core.errors import GenrecError
 
 

@@ -5,7 +5,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,14 +14,12 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
 from genrec_core.inference.blas_threads import one_blas_thread
 from genrec_core.inference.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
+from genrec_core.inference.item_attributes import ItemAttributes, ItemTable
 from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, default_threads, read_array
 from genrec_core.inference.withdrawn import read_withdrawn
 from genrec_core.settings import RankingMode
 from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.search import CodeScorer, Ranked, RankingWeights, beam_search
-
-if TYPE_CHECKING:
-    from genrec_core.inference.item_attributes import ItemAttributes
 
 ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
     "item_ids.npy",
@@ -87,7 +84,7 @@ class Recommender:
         popularity: np.ndarray,
         max_history: int,
         weights: RankingWeights,
-        attributes: "Callable[[], ItemAttributes] | None" = None,
+        attributes: Callable[[], ItemAttributes] | None = None,
         withdrawn: np.ndarray | None = None,
     ) -> None:
         self.weights = weights
@@ -124,7 +121,8 @@ class Recommender:
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
         return cls(
             scorer, item_ids, codes, sizes, popularity, settings.max_history, weights,
-            attributes=lambda: _attributes(model_dir, item_ids), withdrawn=read_withdrawn(model_dir, item_ids),
+            attributes=lambda: ItemAttributes(ItemTable.load(model_dir, item_ids)),
+            withdrawn=read_withdrawn(model_dir, item_ids),
         )  # fmt: skip
 
     def recommend(
@@ -317,13 +315,7 @@ class Recommender:
             scores[user, : len(first)] = np.nan
 
 
-def _attributes(model_dir: Path, item_ids: np.ndarray) -> "ItemAttributes":
-    from genrec_core.inference.item_attributes import ItemAttributes
-
-    return ItemAttributes.load(model_dir, item_ids)
-
-
-def _no_attributes() -> "ItemAttributes":
+def _no_attributes() -> ItemAttributes:
     raise GenrecError("this model has no titles, brands, categories and prices, which rules need; export it with them")
 
 

@@ -16,10 +16,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from genrec_core.errors import GenrecError
 from genrec_core.inference.item_attributes import ItemAttributes, NumberAttribute, TextAttribute, folded
@@ -74,8 +74,8 @@ class Comparison:
     def _hit(self, attribute: TextAttribute) -> np.ndarray:
         """Which of the field's distinct values are meant, bool."""
         if self.operator == "contains":
-            return attribute.distinct.str.contains(str(self.values[0]), literal=True).to_numpy()
-        return attribute.distinct.is_in(pl.Series(self.values, dtype=pl.String).implode()).to_numpy()
+            return attribute.containing(str(self.values[0]))
+        return attribute.among(tuple(map(str, self.values)))
 
     def comparisons(self) -> Iterator["Comparison"]:
         """Itself."""
@@ -174,17 +174,19 @@ def _unmatched(comparison: Comparison, items: ItemAttributes) -> Iterator[str]:
             yield f"no item has a {field} that contains {_quoted(str(comparison.values[0]))}"
     else:
         for value in comparison.values:
-            if not attribute.has(str(value)):
+            if str(value) not in attribute.place:
                 close = _close(str(value), attribute)
                 yield f"no item has the {field} {_quoted(str(value))}" + (f"; close to it: {close}" if close else "")
 
 
 def _close(value: str, attribute: TextAttribute) -> str:
     """Up to three values of the same first letter that look like ``value``, as the catalogue writes them."""
-    alike = attribute.distinct.str.starts_with(value[:1]) & attribute.distinct.str.len_chars().is_between(
-        len(value) // 2, 2 * len(value)
+    alike = (
+        name
+        for name in attribute.place
+        if name.startswith(value[:1]) and len(value) // 2 <= len(name) <= 2 * len(value)
     )
-    candidates = attribute.distinct.filter(alike).head(_CANDIDATES).to_list()
+    candidates = list(islice(alike, _CANDIDATES))
     return ", ".join(attribute.shown(name) for name in difflib.get_close_matches(value, candidates))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
@@ -22,6 +21,7 @@ from genrec_core.quantization.stored import load_array, load_fields, load_item_i
 from genrec_core.settings import SemanticIdSettings
 
 if TYPE_CHECKING:
+    import polars as pl
     from torch.distributed import ProcessGroup
 
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
@@ -95,7 +95,7 @@ def build_semantic_ids(
     settings: SemanticIdSettings,
     target: Path,
     group: "ProcessGroup | None" = None,
-    histories: pl.DataFrame | None = None,
+    histories: "pl.DataFrame | None" = None,
 ) -> dict[str, Any]:
     """Fit the codebooks on all items and give each item a code no other item has.
 
@@ -185,7 +185,7 @@ def assign_ids(
 
 
 def _with_collaborative_part(
-    embeddings: ItemEmbeddings, histories: pl.DataFrame, settings: SemanticIdSettings, group: "ProcessGroup | None"
+    embeddings: ItemEmbeddings, histories: "pl.DataFrame", settings: SemanticIdSettings, group: "ProcessGroup | None"
 ) -> tuple[NDArray[np.float32], CollaborativeMap]:
     """What is clustered, float32 [n, dim + dims], and how it is made for items without histories."""
     from genrec_core.quantization.ranks import RowShare

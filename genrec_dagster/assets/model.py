@@ -110,7 +110,7 @@ def recall_metrics(
     group_name=GROUP,
     owners=OWNERS,
     kinds={"onnx"},
-    code_version="2",
+    code_version="3",
     deps=[recall_metrics],
     automation_condition=when_inputs_change(),
 )

@@ -29,7 +29,7 @@ TEXTS = [
 WITHOUT_TORCH = """
 import sys
 from importlib.machinery import PathFinder
-absent = {"torch", "transformers", "sentence_transformers", "onnx", "safetensors"}
+absent = {"torch", "transformers", "sentence_transformers", "onnx", "safetensors", "polars"}
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in absent else find(name, *rest)
 from genrec_core.cli import main

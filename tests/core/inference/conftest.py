@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from genrec_core.artifacts import write_manifest
-from genrec_core.inference.item_attributes import ITEMS, item_table
+from genrec_core.export.items import item_table
 from genrec_core.inference.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def ruled_dir(tiny_model: "TinyModel", catalog_of: CatalogOf, tmp_path_factory: 
     """The folder of the model."""
     folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("ruled") / "model")
     ids = np.load(folder / "item_ids.npy")
-    item_table(catalog_of(ids), ids).write_parquet(folder / ITEMS)
+    item_table(catalog_of(ids), ids).save(folder)
     write_manifest(folder)
     return folder
 

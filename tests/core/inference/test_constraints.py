@@ -1,5 +1,8 @@
 """Masks of constraints: made once, kept within bounds, propagated once; and the attributes that an export carries."""
 
+import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
+from genrec_core.export.items import item_table
 from genrec_core.inference.byte_cache import ByteCache
 from genrec_core.inference.constraints import CatalogueMasks, Constraints, MaskedTrie
-from genrec_core.inference.item_attributes import ITEMS, ItemAttributes, item_table
+from genrec_core.inference.item_attributes import ITEMS, ItemAttributes, ItemTable
 from genrec_core.inference.recommender import Recommender
 from genrec_core.tiger.trie import CodeTrie
 
@@ -136,22 +140,53 @@ def test_values_that_no_item_has_are_told(ruled: Recommender) -> None:
 
 
 def test_a_model_without_attributes_says_that_rules_need_them(tiny_recommender: Recommender) -> None:
-    with pytest.raises(GenrecError, match=r"holds no items\.parquet, which rules need; export the model again"):
+    with pytest.raises(GenrecError, match=r"holds no items\.json, which rules need; export the model again"):
         tiny_recommender.allowed(rule="brand = OPI")
+
+
+def test_rules_of_a_run_and_of_its_requests_need_no_polars(ruled: Recommender, ruled_dir: Path, tmp_path: Path) -> None:
+    ids = ruled.item_ids
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f"user_id,item_ids,rule\n1,{ids[3]},price < 20\n2,{ids[3]},\n")
+    code = "import sys; sys.modules['polars'] = None; from genrec_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    paths = ["--model_dir", str(ruled_dir), "--input_path", str(source), "--output_path", str(output)]
+    command = [sys.executable, "-c", code, "predict", *paths, "--topk", "60", "--rule", "brand = even"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with output.open(newline="") as file:
+        found = {
+            row["user_id"]: {int(row[name]) for name in row if name != "user_id" and row[name]}
+            for row in csv.DictReader(file)
+        }
+    assert found == {"1": set(ids[2:20:2].tolist()), "2": set(ids[::2].tolist())}
 
 
 def test_attributes_of_another_catalogue_are_refused(tmp_path: Path, catalog_of: CatalogOf) -> None:
     ids = np.array([4, 2, 9])
     table = item_table(catalog_of(ids[:2]), ids)
-    assert table.rows() == [(4, "Item 0", "Even", "All > Tens 0", None), (2, "Item 1", "Odd", "All > Tens 0", 1.0),
-                            (9, None, None, None, None)]  # fmt: skip
-    table.write_parquet(tmp_path / ITEMS)
-    assert ItemAttributes.load(tmp_path, ids).brand.present.tolist() == [True, True, False]
+    assert table.model_dump() == {
+        "item_id": [4, 2, 9], "title": ["Item 0", "Item 1", None], "brand": ["Even", "Odd", None],
+        "categories": ["All > Tens 0", "All > Tens 0", None], "price": [None, 1.0, None],
+    }  # fmt: skip
+    table.save(tmp_path)
+    assert ItemTable.load(tmp_path, ids) == table
+    assert ItemAttributes(table).brand.present.tolist() == [True, True, False]
     with pytest.raises(GenrecError, match="does not hold the items of the model"):
-        ItemAttributes.load(tmp_path, ids[::-1])
-    (tmp_path / ITEMS).write_bytes(b"no parquet")
-    with pytest.raises(GenrecError, match="cannot be read"):
-        ItemAttributes.load(tmp_path, ids)
+        ItemTable.load(tmp_path, ids[::-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no JSON", "Invalid JSON"),
+        ('{"item_id": [4], "title": [null], "brand": [], "categories": [null], "price": [1]}', "different lengths"),
+        ('{"item_id": [4], "title": [5], "brand": [null], "categories": [null], "price": [1]}', "title.0"),
+    ],
+)
+def test_damaged_attributes_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / ITEMS).write_text(content)
+    with pytest.raises(GenrecError, match=f"cannot be read.*{said}"):
+        ItemTable.load(tmp_path, np.array([4]))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.item_attributes import ItemAttributes, item_table
+from genrec_core.export.items import item_table
+from genrec_core.inference.item_attributes import ItemAttributes
 from genrec_core.inference.rules import LONGEST_RULE, Rule
 
 ROWS: list[dict[str, Any]] = [

@@ -1,0 +1,83 @@
+"""What is known of an item, as one line of text by a template. Needs no polars."""
+
+import math
+import string
+from typing import Any
+
+from genrec_core.errors import GenrecError
+
+TEXT_FIELDS = ("title", "brand", "categories", "price", "description")
+
+
+def template_parts(template: str) -> list[tuple[str, str]]:
+    """Split a text template at its ';' into parts with the one field of each ('' for a part without a field).
+
+    Raises:
+        GenrecError: a brace does not close, a part has several fields, or a field does not exist.
+    """
+    parts = []
+    for part in filter(str.strip, template.split(";")):
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(part) if name is not None]
+        except ValueError as error:
+            raise GenrecError(f"text_template part {part.strip()!r}: {error}") from error
+        if len(fields) > 1 or any(name not in TEXT_FIELDS for name in fields):
+            raise GenrecError(
+                f"text_template part {part.strip()!r}: a part may hold one of the fields {', '.join(TEXT_FIELDS)}"
+            )
+        parts.append((part.strip() + ";", fields[0] if fields else ""))
+    return parts
+
+
+def render_text(parts: list[tuple[str, str]], fields: dict[str, Any]) -> str:
+    """Fill the parts whose field is present; '' where none is."""
+    shown = [
+        part.format(**{field: _printed(fields[field])}) if field else part
+        for part, field in parts
+        if not field or fields[field] is not None
+    ]
+    return " ".join(shown) if any(field and fields[field] is not None for _, field in parts) else ""
+
+
+def _printed(value: str | float) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else value.replace(" > ", ", ")
+
+
+def text_fields(entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields that item text is made of, cleaned; None for what ``entry`` lacks."""
+    return {
+        "title": _text(entry.get("title")),
+        "brand": _text(entry.get("brand")),
+        "categories": _categories(entry.get("categories")),
+        "price": _price(entry.get("price")),
+        "description": _text(entry.get("description")),
+    }
+
+
+def _text(value: Any) -> str | None:
+    """White space folded; None where nothing is left. A list of strings is joined."""
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return " ".join(str(value).split()) or None
+
+
+def _categories(value: Any) -> str | None:
+    """Category paths as "A > B > C", several joined by "; "; a flat list is one path."""
+    if not isinstance(value, list):
+        return _text(value)
+    paths = value if any(isinstance(path, list) for path in value) else [value]
+    names = [
+        [text for name in path if (text := _text(name))] if isinstance(path, list) else [str(path)] for path in paths
+    ]
+    return "; ".join(dict.fromkeys(" > ".join(path) for path in names if path)) or None
+
+
+def _price(value: Any) -> float | None:
+    """A number, with or without a currency sign; None for anything else."""
+    try:
+        price = float(str(value).replace("$", "").replace(",", ""))
+    except ValueError:
+        return None
+    return price if math.isfinite(price) else None

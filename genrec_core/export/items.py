@@ -1,0 +1,39 @@
+"""From the item catalogue to what a model folder keeps of it for rules."""
+
+import numpy as np
+import polars as pl
+
+from genrec_core.errors import GenrecError
+from genrec_core.inference.item_attributes import ItemTable
+
+SCHEMA = {
+    "item_id": pl.Int64(), "title": pl.String(), "brand": pl.String(), "categories": pl.String(), "price": pl.Float64()
+}  # fmt: skip
+
+
+def item_table(catalog: pl.DataFrame, item_ids: np.ndarray) -> ItemTable:
+    """The attributes of ``item_ids`` int64 [n_items], one row each in that order; what ``catalog`` lacks is absent.
+
+    Args:
+        catalog: the frame of ``item_catalog``; columns beyond item_id, title, brand, categories and price are left out.
+        item_ids: the items of the model; those that got their semantic ID later may be missing in the catalogue.
+
+    Raises:
+        GenrecError: a column is missing or of another type, an id comes twice, or no item of the model is in it.
+    """
+    missing = [name for name in SCHEMA if name not in catalog.columns]
+    if missing:
+        raise GenrecError(f"the item catalogue has no column {missing[0]}; give the frame of item_catalog")
+    try:
+        table = catalog.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+    except pl.exceptions.PolarsError as error:
+        raise GenrecError(f"the item catalogue cannot be read ({error}); give the frame of item_catalog") from error
+    repeated = table["item_id"].filter(table["item_id"].is_duplicated())
+    if len(repeated):
+        raise GenrecError(f"the item catalogue holds item {repeated[0]} twice; keep one row an item")
+    wanted = pl.DataFrame({"item_id": item_ids.astype(np.int64)})
+    if wanted.join(table, on="item_id", how="semi").is_empty():
+        raise GenrecError("the item catalogue holds no item of the model; give the catalogue it was trained on")
+    found = wanted.join(table, on="item_id", how="left", maintain_order="left")
+    finite = pl.when(pl.col("price").is_finite()).then(pl.col("price"))
+    return ItemTable.model_validate(found.with_columns(finite).to_dict(as_series=False))
