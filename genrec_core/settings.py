@@ -1,7 +1,7 @@
 """Every setting of the graph, typed and bounded, and the presets that fill them."""
 
 import os
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,9 @@ class Settings(BaseModel):
     """Base of all settings: immutable, and an unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Form = TypeVar("Form", bound=Settings)
 
 
 class CatalogSettings(Settings):
@@ -217,6 +220,46 @@ class ReleaseSettings(Settings):
     seed: int = Field(42, ge=0, description="Seed of the draw and of the resamples.")
 
 
+class MonitoringSettings(Settings):
+    """When a check warns of data that moved away from the served release, or of predictions that look wrong."""
+
+    severity: Literal["warn", "error"] = Field("warn", description="Of such a check; it stops nothing either way.")
+    max_new_items: float = Field(
+        0.05, ge=0, le=1, description="Largest share of the catalogue that the served release does not know."
+    )
+    max_gone_items: float = Field(
+        0.05, ge=0, le=1, description="Largest share of the release's items that the catalogue no longer holds."
+    )
+    max_unknown_items: float = Field(
+        0.02, ge=0, le=1, description="Largest share of history entries whose item the release does not know."
+    )
+    max_length_shift: float = Field(
+        0.25, ge=0, description="Largest population stability index of the lengths of histories."
+    )
+    max_popularity_shift: float = Field(
+        0.3, ge=0, le=1, description="Largest Jensen-Shannon distance of the items' shares of interactions."
+    )
+    min_coverage: float = Field(
+        0.05, ge=0, le=1, description="Least share of the items that the lists have places for that they show."
+    )
+    max_gini: float = Field(
+        0.95, ge=0, le=1, description="Largest Gini coefficient of exposure, where lists have places for every item."
+    )
+    max_popular_answers: float = Field(
+        0.1, ge=0, le=1, description="Largest share of users without a known item, who get the popular ones."
+    )
+    max_short_answers: float = Field(0.01, ge=0, le=1, description="Largest share of users with fewer than K items.")
+    max_rejected_lines: float = Field(0.01, ge=0, le=1, description="Largest share of lines that are no request.")
+
+
+class FreshnessSettings(Settings):
+    """How old the newest version of an asset may become; half of it is a warning."""
+
+    raw_hours: float = Field(24.0 * 7, ge=0.1, description="Raw data, since they last changed or were received.")
+    release_hours: float = Field(24.0 * 30, ge=0.1, description="The served release, since the pointer last moved.")
+    predictions_hours: float = Field(24.0 * 7, ge=0.1, description="Predictions for all users.")
+
+
 class PredictionSettings(Settings):
     """What a prediction file holds."""
 
@@ -275,6 +318,7 @@ class Preset(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     gates: GateSettings = GateSettings()
     release: ReleaseSettings = ReleaseSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     prediction: PredictionSettings = PredictionSettings()
 
 
@@ -338,10 +382,31 @@ def rendezvous_from_environment() -> RendezvousSettings:
     Raises:
         GenrecError: a variable's value cannot be one.
     """
-    given = {name: os.environ[variable] for name, variable in _RENDEZVOUS.items() if os.environ.get(variable)}
+    return _from_environment(RendezvousSettings, _RENDEZVOUS)
+
+
+_FRESHNESS = {
+    "raw_hours": "GENREC_FRESH_RAW_HOURS",
+    "release_hours": "GENREC_FRESH_RELEASE_HOURS",
+    "predictions_hours": "GENREC_FRESH_PREDICTIONS_HOURS",
+}
+
+
+def freshness_from_environment() -> FreshnessSettings:
+    """How old assets may become: ``GENREC_FRESH_RAW_HOURS`` and so on.
+
+    Raises:
+        GenrecError: a variable's value cannot be one.
+    """
+    return _from_environment(FreshnessSettings, _FRESHNESS)
+
+
+def _from_environment(form: type[Form], variables: dict[str, str]) -> Form:
+    """Settings of which some are given by variables, by field."""
+    given = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
     try:
-        return RendezvousSettings.model_validate(given)
+        return form.model_validate(given)
     except ValidationError as error:
         fault = error.errors()[0]
-        variable = _RENDEZVOUS[str(fault["loc"][0])]
+        variable = variables[str(fault["loc"][0])]
         raise GenrecError(f"{variable}={fault['input']}: {fault['msg']}") from error

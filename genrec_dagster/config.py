@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 from pydantic import Field, create_model
@@ -12,7 +12,9 @@ from genrec_core.settings import (
     CatalogSettings,
     EmbeddingSettings,
     EvaluationSettings,
+    Form,
     GateSettings,
+    MonitoringSettings,
     PredictionSettings,
     ReleaseSettings,
     RendezvousSettings,
@@ -22,8 +24,6 @@ from genrec_core.settings import (
     preset_from_environment,
     rendezvous_from_environment,
 )
-
-Form = TypeVar("Form", bound=Settings)
 
 PRESET_NAME, _PRESET = preset_from_environment()
 
@@ -90,6 +90,11 @@ class Rendezvous(RendezvousSettings, dg.ConfigurableResource[None]):
 @defaults_from(_PRESET.release)
 class ReleaseRule(ReleaseSettings, dg.ConfigurableResource[None]):
     """When a new release takes the place of the one that is served."""
+
+
+@defaults_from(_PRESET.monitoring)
+class Monitoring(MonitoringSettings, dg.ConfigurableResource[None]):
+    """When drift, or a file of predictions, deserves a warning; one resource, as several checks read it."""
 
 
 class ServedReleaseForm(dg.Config):

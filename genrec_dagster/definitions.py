@@ -5,16 +5,19 @@ import dagster as dg
 from genrec_core.storage import storage_root
 from genrec_dagster.assets import catalog, model, release, serving
 from genrec_dagster.automation import automation_definitions
+from genrec_dagster.checks import answers as answer_checks
 from genrec_dagster.checks import catalog as catalog_checks
+from genrec_dagster.checks import drift as drift_checks
 from genrec_dagster.checks import model as model_checks
 from genrec_dagster.checks import release as release_checks
 from genrec_dagster.checks import serving as serving_checks
-from genrec_dagster.config import Gates, ReleaseRule, Rendezvous
+from genrec_dagster.config import Gates, Monitoring, ReleaseRule, Rendezvous
 from genrec_dagster.inbox_sensor import request_definitions
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.jobs import JOBS
 from genrec_dagster.kubernetes import training_client
 from genrec_dagster.liveness import lost_runs_sensor
+from genrec_dagster.monitoring import daily_monitoring, monitor
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, tracking_uri
 
 ROOT = str(storage_root())
@@ -35,8 +38,16 @@ defs = dg.Definitions.merge(
             release.served_release,
             serving.batch_predictions,
         ],
-        asset_checks=[*catalog_checks.CHECKS, *model_checks.CHECKS, *release_checks.CHECKS, *serving_checks.CHECKS],
-        jobs=JOBS,
+        asset_checks=[
+            *catalog_checks.CHECKS,
+            *drift_checks.CHECKS,
+            *model_checks.CHECKS,
+            *release_checks.CHECKS,
+            *serving_checks.CHECKS,
+            *answer_checks.CHECKS,
+        ],
+        jobs=[*JOBS, monitor],
+        schedules=[daily_monitoring],
         sensors=[lost_runs_sensor(TRACKER, storage_root())],
         resources={
             "io_manager": ArtifactStorage(root=ROOT),
@@ -46,6 +57,7 @@ defs = dg.Definitions.merge(
             "pipes": training_client(),
             "rendezvous": Rendezvous(),
             "release": ReleaseRule(),
+            "monitoring": Monitoring(),
         },
         # The graph is nearly a line, so steps in one process lose nothing and torch is imported once, not ten times.
         executor=dg.in_process_executor,

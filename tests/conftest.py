@@ -33,6 +33,9 @@ for _name in (
     "MLFLOW_TRACKING_URI",
     "GENREC_INBOX",
     "GENREC_MIRROR",
+    "GENREC_FRESH_RAW_HOURS",
+    "GENREC_FRESH_RELEASE_HOURS",
+    "GENREC_FRESH_PREDICTIONS_HOURS",
 ):
     os.environ.pop(_name, None)  # what the caller set for runs changes no test
 

@@ -40,6 +40,7 @@ SETTINGS = {
     "evaluation": "recall_metrics",
     "gates": "gates",
     "release": "release",
+    "monitoring": "monitoring",
     "prediction": "batch_predictions",
 }
 NOT_FOR_INFERENCE = {"polars", "torch", "transformers", "sentence-transformers", "dagster", "mlflow", "matplotlib"}

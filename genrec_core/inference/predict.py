@@ -67,7 +67,8 @@ class PredictionReport:
         users: requests served; a user who asks twice counts twice.
         rows: rows written, one a request.
         top_k: item columns a row.
-        unknown_items: history entries dropped because the catalogue does not hold them.
+        history_items: entries of all histories.
+        unknown_items: those of them dropped because the catalogue does not hold them.
         empty_histories: requests without a known item, which got the popular items.
         rejected: malformed lines, listed in ``OUT.rejected``.
         short_rows: rows with fewer than ``top_k`` items; their last cells are empty.
@@ -80,6 +81,7 @@ class PredictionReport:
     users: int = 0
     rows: int = 0
     top_k: int = 0
+    history_items: int = 0
     unknown_items: int = 0
     empty_histories: int = 0
     rejected: int = 0
@@ -364,6 +366,7 @@ def _serve(
         if ranking is not None:
             sink.output.write([request.user_id for request in block.requests], ranking.items, ranking.counts)
             decoder.note(block.requests)
+            report.history_items += sum(len(request.item_ids) for request in block.requests)
             _count(ranking, report)
         sink.bar.update(len(block.requests) + len(block.malformed))
     sink.bar.total = sink.bar.n  # a header and blank lines were counted too

@@ -14,6 +14,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.storage import latest
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
+from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.metadata import content_version, frame_version
 from genrec_dagster.pages.catalog import catalog_page, embeddings_page, histories_page, raw_page, semantic_ids_page
 from genrec_dagster.progress import progress_log
@@ -22,7 +23,13 @@ from genrec_dagster.resources import WorkFolders
 GROUP, OWNERS = "catalog", ["team:recsys"]
 
 
-@dg.asset(group_name=GROUP, owners=OWNERS, kinds={"file"}, code_version="1")
+@dg.asset(
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"file"},
+    code_version="1",
+    freshness_policy=fresh_within(FRESHNESS.raw_hours),
+)
 def raw_beauty(
     context: dg.AssetExecutionContext, config: RawBeautyForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:

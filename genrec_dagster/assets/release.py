@@ -11,6 +11,7 @@ import polars as pl
 from genrec_core.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_core.monitoring.profile import write_profile
 from genrec_core.releases import (
     CHECKPOINT,
     METRICS,
@@ -27,6 +28,7 @@ from genrec_core.releases import (
 from genrec_core.storage import latest, version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
+from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.lineage import Origin, evaluation_of, trace
 from genrec_dagster.metadata import Row, content_version, table
@@ -44,7 +46,7 @@ _NEWEST, _PREVIOUS = "newest", "previous"
     group_name=GROUP,
     owners=OWNERS,
     kinds={"onnx", "mlflow"},
-    code_version="1",
+    code_version="2",
     automation_condition=when_inputs_change(),
 )
 def model_release(
@@ -64,9 +66,9 @@ def model_release(
         "onnx_encoder": onnx_encoder,
     }
     version, traced = context.run.run_id, trace(context.instance, {name: part.name for name, part in made.items()})
-    example = pl.read_parquet(user_histories / FRAME)["item_ids"][0].to_list()
+    histories = pl.read_parquet(user_histories / FRAME)
     tags = {"dagster_run": version, "code": code_revision()}
-    registered = register_release(tiger_checkpoint, onnx_encoder, version, example, tags)
+    registered = register_release(tiger_checkpoint, onnx_encoder, version, histories["item_ids"][0].to_list(), tags)
     facts: dict[str, Any] = {
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,6 +87,7 @@ def model_release(
     }
     with work.new(context) as folder:
         write_release(folder, parts, facts)
+        write_profile(folder, histories)
         metadata: dict[str, Any] = {
             "made_from": table(_rows(traced)),
             "mlflow_version": f"models:/{REGISTERED_MODEL}/{registered}",
@@ -100,6 +103,7 @@ def model_release(
     kinds={"json", "mlflow"},
     code_version="1",
     deps=[model_release],
+    freshness_policy=fresh_within(FRESHNESS.release_hours),
     automation_condition=when_inputs_change(),
 )
 def served_release(

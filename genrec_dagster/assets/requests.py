@@ -14,19 +14,24 @@ from genrec_core.artifacts import sha256_of, write_json
 from genrec_core.errors import GenrecError
 from genrec_core.inbox import Inbox, find_file
 from genrec_core.inference.prediction_files import is_parquet
+from genrec_core.monitoring.answers import exposure_of
 from genrec_dagster.assets.serving import OWNERS, REPORT, described, pointed_model, preview
+from genrec_dagster.checks.answers import misses_are_few, shows_enough
 from genrec_dagster.checks.requests import lists_valid, requests_answered
-from genrec_dagster.config import PredictionForm
+from genrec_dagster.config import Monitoring, PredictionForm
 from genrec_dagster.metadata import content_version
 from genrec_dagster.resources import WorkFolders
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
 GROUP = "requests"
 REQUESTS, PREDICTIONS = "requests", "predictions"
-ANSWERED, VALID = "requests_answered", "lists_valid"
+ANSWERED, VALID, SHOWN, AS_ASKED = "requests_answered", "lists_valid", "catalogue_shown", "served_as_asked"
 CHECKS = [
     dg.AssetCheckSpec(name, asset="request_predictions", description=(check.__doc__ or "").strip(), blocking=True)
     for name, check in ((ANSWERED, requests_answered), (VALID, lists_valid))
+] + [
+    dg.AssetCheckSpec(name, asset="request_predictions", description=(check.__doc__ or "").strip())
+    for name, check in ((SHOWN, shows_enough), (AS_ASKED, misses_are_few))
 ]
 
 
@@ -76,6 +81,7 @@ def request_predictions(
     request_file: Path,
     served_release: Path,
     config: PredictionForm,
+    monitoring: Monitoring,
     work: WorkFolders,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # beside check results Dagster reads no other annotation
     """The lists for one request file, by the release that is served; Parquet for Parquet, else CSV."""
@@ -91,16 +97,19 @@ def request_predictions(
         except GenrecError as error:
             raise _refused(context.partition_key, error) from error
         write_json(folder / REPORT, asdict(report))
+        exposure = exposure_of(output, recommender.item_ids)
         metadata = {
             "dagster/partition_row_count": report.rows,
             "rejected_lines": report.rejected,
-            **described(report, served_release, output),
+            **described(report, exposure, served_release, output),
         }
         if report.rejected:
             metadata["rejected"] = dg.MetadataValue.md(preview(rejected_path(output)))
         checks = [
             requests_answered(output, source)._replace(check_name=ANSWERED),
             lists_valid(output, model)._replace(check_name=VALID),
+            shows_enough(exposure, monitoring)._replace(check_name=SHOWN),
+            misses_are_few(report, monitoring)._replace(check_name=AS_ASKED),
         ]
         version = content_version(folder)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=version, check_results=checks)

@@ -8,15 +8,18 @@ import dagster as dg
 import polars as pl
 
 from genrec_core.artifacts import write_json
+from genrec_core.monitoring.answers import exposure_of, miss_shares
 from genrec_core.releases import MODEL, RELEASES, read_pointer
 from genrec_core.storage import version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PredictionForm
+from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.metadata import content_version, markdown_table
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
     from genrec_core.inference.predict import PredictionReport
+    from genrec_core.monitoring.answers import Exposure
 
 GROUP, OWNERS = "serving", ["team:recsys"]
 PREDICTIONS, REPORT = "predictions.csv", "report.json"
@@ -30,6 +33,7 @@ _SHOWN_USERS, _SHOWN_ITEMS = 5, 5
     kinds={"onnx", "csv"},
     code_version="3",
     pool="inference",
+    freshness_policy=fresh_within(FRESHNESS.predictions_hours),
     automation_condition=when_inputs_change("served_release"),
 )
 def batch_predictions(
@@ -50,16 +54,20 @@ def batch_predictions(
         report = predict_file(recommender, requests, output, config, show_progress=False)
         requests.unlink()
         write_json(folder / REPORT, asdict(report))
-        metadata = {"dagster/row_count": report.rows, **described(report, served_release, output)}
+        exposure = exposure_of(output, recommender.item_ids)
+        metadata = {"dagster/row_count": report.rows, **described(report, exposure, served_release, output)}
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-def described(report: "PredictionReport", served_release: Path, output: Path) -> dict[str, Any]:
-    """Metadata of a file of predictions: by which release, how fast, how it begins."""
+def described(report: "PredictionReport", exposure: "Exposure", served_release: Path, output: Path) -> dict[str, Any]:
+    """Metadata of a file of predictions: by which release, how fast, what it shows and misses, how it begins."""
     return {
         "release": read_pointer(served_release).version,
         "report": dg.MetadataValue.json(asdict(report)),
         "users_per_second": report.users_per_second,
+        "coverage": exposure.coverage,
+        "gini": exposure.gini,
+        **{f"{name}_share": share for name, share in miss_shares(report).items()},
         "preview": dg.MetadataValue.md(preview(output)),
     }
 

@@ -1,5 +1,7 @@
 """The result of a check: what was measured beside what was wanted, as metadata and as a sentence."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 Measured = int | float | str
@@ -12,6 +14,7 @@ def verdict(
     *,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     detail: str | None = None,
+    numbers: Mapping[str, Measured] | None = None,
 ) -> dg.AssetCheckResult:
     """A check result that names both sides.
 
@@ -21,6 +24,7 @@ def verdict(
         wanted: what would have passed.
         severity: of a failure.
         detail: where to look, of a failure.
+        numbers: further metadata, by name.
     """
     shown = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
     sentence = f"measured {shown}, wanted {wanted}"
@@ -28,5 +32,5 @@ def verdict(
         passed=bool(passed),
         severity=severity,
         description=f"{sentence}; {detail}" if detail else sentence,
-        metadata={"measured": measured, "wanted": wanted},
+        metadata={"measured": measured, "wanted": wanted, **(numbers or {})},
     )

@@ -31,7 +31,13 @@ BLOCKING = {
     "model_release": ["gates_passed", "not_worse_than_current", "parts_belong_together"],
     "batch_predictions": ["predictions_for_everyone", "predictions_valid"],
 }
-WARNING = {"semantic_ids": ["codebook_use", "suffix_depth"], "served_release": ["alias_agrees"]}
+WARNING = {
+    "item_catalog": ["gone_items", "new_items"],
+    "user_histories": ["history_lengths", "item_popularity", "unknown_items"],
+    "semantic_ids": ["codebook_use", "suffix_depth"],
+    "served_release": ["alias_agrees"],
+    "batch_predictions": ["catalogue_shown", "served_as_asked"],
+}
 
 LOAD = """
 import sys, time

@@ -129,7 +129,8 @@ def test_each_file_is_served_once_and_a_bad_one_fails_alone(counter: Counter) ->
     assert "nonsense" in table.materialization.metadata["rejected"].value
     for name in ("text.txt", "table.csv", "typed.parquet"):
         checks = {e.check_name: e.passed for e in runs[name][1].get_asset_check_evaluations()}
-        assert checks == {"requests_answered": True, "lists_valid": True}
+        gates = {"requests_answered": True, "lists_valid": True}
+        assert checks == {**gates, "catalogue_shown": True, "served_as_asked": name == "typed.parquet"}
     assert built(runs["bad.txt"][1]) == ["request_file"]
     reason = failure(runs["bad.txt"][1], "request_predictions")
     assert "none of its 2 lines is a request, the first: line 1: item 'one' is not an integer id" in reason

@@ -1,0 +1,130 @@
+"""How far the data of today are from those that a release was trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from genrec_core.monitoring.profile import Profile
+
+_LENGTH_BINS = 10
+_PRIOR = 0.5  # users added to every bin, so that an empty one gives no infinity
+
+
+@dataclass(frozen=True)
+class CatalogDrift:
+    """Items that came and went.
+
+    Args:
+        items: in the catalogue now.
+        trained: in the release.
+        new: of the catalogue, unknown to the release.
+        gone: of the release, no longer in the catalogue; it still recommends them.
+    """
+
+    items: int
+    trained: int
+    new: int
+    gone: int
+
+    @property
+    def new_share(self) -> float:
+        """New items among those of the catalogue."""
+        return self.new / max(self.items, 1)
+
+    @property
+    def gone_share(self) -> float:
+        """Gone items among those of the release."""
+        return self.gone / max(self.trained, 1)
+
+
+@dataclass(frozen=True)
+class PopularityShift:
+    """How differently items are bought.
+
+    Args:
+        distance: Jensen-Shannon distance of the items' shares of all training interactions, 0 to 1.
+        noise: the distance that two independent draws of these sizes from one and the same distribution would have;
+            histories that only grew share most of their interactions and stay well below.
+    """
+
+    distance: float
+    noise: float
+
+
+def catalog_drift(trained: Profile, item_ids: np.ndarray) -> CatalogDrift:
+    """Compare the items of a release with those of the catalogue, int64 [n]."""
+    new = int((~np.isin(item_ids, trained.item_ids)).sum())
+    gone = int((~np.isin(trained.item_ids, item_ids)).sum())
+    return CatalogDrift(len(item_ids), len(trained.item_ids), new, gone)
+
+
+def unknown_share(trained: Profile, histories: pl.DataFrame) -> float:
+    """Share of all entries of histories whose item the release does not know; serving drops them."""
+    items = histories["item_ids"].explode(empty_as_null=False).to_numpy()
+    return float((~np.isin(items, trained.item_ids)).mean()) if len(items) else 0.0
+
+
+def length_shift(trained: np.ndarray, present: np.ndarray) -> float:
+    """Population stability index of the lengths of histories, over ten bins with as many trained users each.
+
+    Args:
+        trained: users by length, int64 [longest + 1].
+        present: the same of today.
+    """
+    size = max(len(trained), len(present))
+    padded = [np.pad(counts, (0, size - len(counts))) for counts in (trained, present)]
+    edges = _even_bins(padded[0])
+    return stability_index(*(np.add.reduceat(counts, edges) for counts in padded))
+
+
+def stability_index(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Population stability index of two histograms over the same bins: below 0.1 little, above 0.25 much has moved.
+
+    Half a count is added to every bin, so that an empty one gives no infinity.
+
+    Source: Siddiqi 2006, "Credit Risk Scorecards", chapter 9.
+    """
+    p, q = ((counts + _PRIOR) / (counts + _PRIOR).sum() for counts in (expected, actual))
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def popularity_shift(trained: Profile, present: Profile, seed: int = 0) -> PopularityShift:
+    """Compare how items share the training interactions, over the items of both."""
+    item_ids = np.union1d(trained.item_ids, present.item_ids)
+    first, second = (_aligned(profile, item_ids) for profile in (trained, present))
+    if not first.sum() or not second.sum():
+        return PopularityShift(float(first.sum() != second.sum()), 0.0)
+    random, pooled = np.random.default_rng(seed), (first + second) / (first + second).sum()
+    noise = shannon_distance(*(random.multinomial(counts.sum(), pooled) for counts in (first, second)))
+    return PopularityShift(shannon_distance(first, second), noise)
+
+
+def shannon_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Jensen-Shannon distance of two histograms over the same bins, 0 (alike) to 1 (nothing in common).
+
+    Source: Endres & Schindelin 2003, "A new metric for probability distributions", with logarithms to base 2.
+    """
+    p, q = first / first.sum(), second / second.sum()
+    middle = (p + q) / 2
+    divergence = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2
+    return float(np.sqrt(max(divergence, 0.0)))
+
+
+def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
+    there = p > 0
+    return float((p[there] * np.log2(p[there] / q[there])).sum())
+
+
+def _even_bins(counts: np.ndarray) -> np.ndarray:
+    """First index of each bin, such that bins hold about as many users; fewer where one length is that common."""
+    reached = np.cumsum(counts) / max(counts.sum(), 1)
+    inner = np.searchsorted(reached, np.arange(1, _LENGTH_BINS) / _LENGTH_BINS) + 1
+    return np.unique(np.concatenate([[0], inner[inner < len(counts)]]))
+
+
+def _aligned(profile: Profile, item_ids: np.ndarray) -> np.ndarray:
+    """Popularity of each of ``item_ids``, which hold all of the profile's, int64 [n]."""
+    counts = np.zeros(len(item_ids), np.int64)
+    counts[np.searchsorted(item_ids, profile.item_ids)] = profile.popularity
+    return counts

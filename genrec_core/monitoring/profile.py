@@ -1,0 +1,71 @@
+"""What a release was trained on, in a form small enough to be kept with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from genrec_core.artifacts import read_json, write_json
+from genrec_core.data.histories import Histories
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.baselines import training_counts
+from genrec_core.inference.recommender import ITEM_IDS, POPULARITY
+from genrec_core.releases import MODEL
+
+PROFILE = "profile.json"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Items, how often each was bought, and how long histories are.
+
+    Args:
+        item_ids: the data set's own ids, ascending, int64 [n].
+        popularity: interactions of each in the training part, int64 [n].
+        lengths: users by length of their history, int64 [longest + 1].
+    """
+
+    item_ids: np.ndarray
+    popularity: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, histories: pl.DataFrame) -> "Profile":
+        """The profile of the histories that there are: frame of ``user_id`` and ``item_ids``."""
+        items = histories["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
+        item_ids = np.unique(items)
+        popularity = training_counts(Histories.from_frame(histories, item_ids), len(item_ids))
+        return cls(item_ids, popularity, _lengths(histories))
+
+
+def write_profile(folder: Path, histories: pl.DataFrame) -> None:
+    """Write into the folder of a release what its model's files do not tell: how long the histories were."""
+    counts = _lengths(histories)
+    by_length = {str(length): int(users) for length, users in enumerate(counts) if users}
+    write_json(folder / PROFILE, {"users": histories.height, "history_lengths": by_length})
+
+
+def read_profile(release: Path) -> Profile:
+    """What the model of a release was trained on.
+
+    Raises:
+        GenrecError: the release keeps no profile, or one of another form.
+    """
+    if not (release / PROFILE).is_file():
+        raise GenrecError(f"{release}: made before releases kept a profile; materialise model_release again")
+    by_length = read_json(release / PROFILE)["history_lengths"]
+    try:
+        counts = {int(length): int(users) for length, users in by_length.items()}
+    except (AttributeError, ValueError) as error:
+        raise GenrecError(f"{release / PROFILE}: no profile ({error}); materialise model_release again") from error
+    lengths = np.zeros(max(counts, default=0) + 1, np.int64)
+    lengths[list(counts)] = list(counts.values())
+    ids, popularity = (np.load(release / MODEL / name, allow_pickle=False) for name in (ITEM_IDS, POPULARITY))
+    order = np.argsort(ids)  # items that got their codes later stand behind the others
+    return Profile(ids[order], popularity[order], lengths)
+
+
+def _lengths(histories: pl.DataFrame) -> np.ndarray:
+    """Users by length of their history, int64 [longest + 1]."""
+    return np.bincount(histories["item_ids"].list.len().to_numpy()).astype(np.int64)

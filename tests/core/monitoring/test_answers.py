@@ -1,0 +1,47 @@
+"""Coverage, exposure and misses of a file of predictions."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from genrec_core.evaluation.baselines import gini
+from genrec_core.inference.predict import PredictionReport
+from genrec_core.monitoring.answers import exposure_of, miss_shares
+
+ITEMS = np.array([5, 1, 9, 7])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_every_place_of_every_list_counts(tmp_path: Path, suffix: str) -> None:
+    lists = pl.DataFrame({"user_id": ["1", "2", "3"], "pred_1": [5, 5, 9], "pred_2": [1, None, 5]})
+    path = tmp_path / f"predictions{suffix}"
+    lists.write_parquet(path) if suffix == ".parquet" else lists.write_csv(path)
+    found = exposure_of(path, ITEMS)
+    assert (found.places, found.shown, found.items) == (5, 3, 4)
+    assert (found.coverage, found.reachable_coverage) == (3 / 4, 3 / 4)
+    assert found.gini == gini(np.array([1, 3, 1, 0]))
+
+
+def test_few_lists_are_measured_by_what_they_could_hold(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("user_id,pred_1,pred_2\n1,5,9\n")
+    found = exposure_of(tmp_path / "one.csv", np.arange(1000))
+    assert found.coverage == 0.002
+    assert found.reachable_coverage == 1
+
+
+def test_no_list_shows_nothing(tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("user_id,pred_1\n")
+    found = exposure_of(tmp_path / "none.csv", ITEMS)
+    assert (found.places, found.coverage, found.reachable_coverage, found.gini) == (0, 0, 0, 0)
+
+
+def test_misses_are_shares_of_entries_users_and_lines() -> None:
+    report = PredictionReport(
+        users=8, rows=8, top_k=5, history_items=40, unknown_items=4, empty_histories=2, rejected=2, short_rows=1
+    )
+    assert miss_shares(report) == {
+        "unknown_items": 0.1, "popular_answers": 0.25, "short_answers": 0.125, "rejected_lines": 0.2,
+    }  # fmt: skip
+    assert set(miss_shares(PredictionReport()).values()) == {0}
