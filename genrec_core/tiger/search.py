@@ -4,8 +4,11 @@ The generative score of an item is the sum over levels of log p(token | prefix, 
 that the prefix has in the catalogue. A filter never changes a score, and a prefix with one child costs nothing.
 
 The hybrid ranking mixes it with the log-probability that the dense head gives the item. A prefix is kept by the same
-mix, with the probabilities of all items below it summed: the dense head guides the beams to the items that it will rank
-high, and a beam as wide as the catalogue is still exact.
+mix, with the dense head's opinion of the best item below it that may come out: no item below can get more, so that the
+beams lead to the items that will rank high, and a beam as wide as the catalogue is still exact.
+
+Scores fall as a prefix grows, so beams taper: once ``top_k`` items are known, what is below them is dropped. That
+changes no list.
 """
 
 from dataclasses import dataclass, replace
@@ -103,7 +106,7 @@ class _Beams:
         user: int64 [beams of all users].
         node: int64, likewise.
         score: generative score, float32.
-        order: what beams are kept by, float32: the generative score, or its mix with the dense one.
+        order: what beams are kept by, float32: the generative score, or its mix with the dense head's best below.
         slot: index in the width of the last call, int64; meaningless for a beam that needed no call.
     """
 
@@ -122,35 +125,65 @@ class _Beams:
 
 
 class DenseGuide:
-    """The dense head's opinion of every node of the trie: log of the probability of the items below it.
+    """The dense head's opinion of every node of the trie: its log-probability of the best item below that may come out.
+
+    No mix with it promises a prefix less than one of its items can still get, and none grows with the prefix.
 
     Args:
         trie: the catalogue.
         logits: of every item, float32 [batch, n_items] by catalogue row.
         weight: share of the dense head in the mix, in 0..1.
+        allowed: bool [n_items] by catalogue row; None allows all.
+        excluded: rows that each user may not get, int [batch, m], -1 padded; None for none.
+
+    Raises:
+        GenrecError: a logit is not a number.
     """
 
-    def __init__(self, trie: CodeTrie, logits: np.ndarray, weight: float) -> None:
+    def __init__(
+        self,
+        trie: CodeTrie,
+        logits: np.ndarray,
+        weight: float,
+        allowed: np.ndarray | None = None,
+        excluded: np.ndarray | None = None,
+    ) -> None:
         self.trie, self.weight = trie, np.float32(weight)
-        self.leaves = logits.take(trie.leaf_row, axis=1)
-        self.leaves -= self.leaves.max(axis=1, keepdims=True)
-        self.mass = np.zeros((len(logits), trie.n_items + 1))  # of the leaves before each, in double: differences count
-        np.cumsum(np.exp(self.leaves), axis=1, dtype=np.float64, out=self.mass[:, 1:])
-        if not np.isfinite(self.mass[:, -1]).all():
+        highest = logits.max(axis=1, keepdims=True)
+        if not (np.isfinite(highest).all() and np.isfinite(logits.min())):
             raise GenrecError("the dense head's log-probabilities are not numbers; train or export the model again")
-        self.log_total = np.log(self.mass[:, -1]).astype(np.float32)
+        # The last column is no leaf: it ends the range of the last node.
+        self.leaves = np.full((len(logits), trie.n_items + 1), -np.inf, dtype=np.float32)
+        by_leaf = self.leaves[:, :-1]
+        np.subtract(logits.take(trie.leaf_row, axis=1), highest, out=by_leaf)
+        by_leaf -= np.log(np.exp(by_leaf).sum(axis=1, keepdims=True))
+        live = trie.live_leaves(allowed).allowed
+        if live is not None:
+            by_leaf[:, ~live] = -np.inf
+        if excluded is not None:
+            user, column = np.nonzero(excluded >= 0)
+            by_leaf[user, trie.row_leaf.take(excluded[user, column])] = -np.inf
 
-    def log_share(self, depth: int, user: np.ndarray, node: np.ndarray) -> np.ndarray:
-        """Log-probability of the items below nodes of ``depth``, float32 [n]."""
+    def best(self, depth: int, user: np.ndarray, node: np.ndarray) -> np.ndarray:
+        """The log-probability below nodes of ``depth``, float32 [n]; minus infinity where no item may come out.
+
+        Args:
+            depth: 0..L.
+            user: int64 [n], ascending.
+            node: int64 [n], ascending for each user.
+        """
+        base, leaves = user * self.leaves.shape[1], self.leaves.reshape(-1)
         if depth == self.trie.depth:
-            return np.asarray(self.leaves.take(user * self.trie.n_items + node) - self.log_total.take(user))
-        starts, base = self.trie.first_leaf[depth], user * self.mass.shape[1]
-        below = self.mass.take(base + starts.take(node + 1)) - self.mass.take(base + starts.take(node))
-        return np.asarray(np.log(below.astype(np.float32).clip(min=_TINY)) - self.log_total.take(user))
+            return leaves.take(base + node)
+        starts = self.trie.first_leaf[depth]
+        bounds = np.empty((len(node), 2), dtype=np.int64)
+        np.add(base, starts.take(node), out=bounds[:, 0])
+        np.add(base, starts.take(node + 1), out=bounds[:, 1])
+        return np.asarray(np.maximum.reduceat(leaves, bounds.reshape(-1))[::2])
 
-    def mix(self, depth: int, user: np.ndarray, node: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """The mix of generative scores and the dense head's for nodes of ``depth``, float32 [n]."""
-        return np.asarray((1 - self.weight) * score + self.weight * self.log_share(depth, user, node))
+    def mix(self, score: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """The mix of generative scores and what :meth:`best` gave for the same nodes, float32 [n]."""
+        return np.asarray((1 - self.weight) * score + self.weight * best)
 
 
 def beam_search(
@@ -188,17 +221,25 @@ def beam_search(
     _check_arguments(trie, batch, beams, top_k, allowed, excluded)
     if not 0 <= dense_weight <= 1:
         raise GenrecError(f"dense_weight {dense_weight} is no share; give a number from 0 to 1")
-    masks = _Masks(trie, allowed, excluded)
     session = scorer.start(histories)
-    guide = DenseGuide(trie, session.item_logits(), dense_weight) if dense_weight else None
-    if guide is not None and dense_weight == 1:
-        return _ranked(trie, _all_leaves(trie, guide, masks, top_k), batch, top_k)
+    guide: DenseGuide | _Masks
+    if dense_weight:
+        guide = DenseGuide(trie, session.item_logits(), dense_weight, allowed, excluded)
+        if dense_weight == 1:
+            return _ranked(trie, _best_leaves(guide, top_k), batch, top_k)
+    else:
+        guide = _Masks(trie, allowed, excluded)
     nothing = np.zeros(batch, dtype=np.float32)
     root = np.zeros(batch, dtype=np.int64)
     state = _Beams(np.arange(batch), root, nothing, nothing, root)
     for level in range(trie.depth):
-        state = _advance(session, trie, level, state, batch, beams, masks, guide)
-    return _ranked(trie, state, batch, top_k)
+        state = _advance(session, trie, level, state, batch, guide)
+        if level + 1 == trie.depth:
+            return _ranked(trie, _best(state, batch, top_k), batch, top_k)
+        if top_k < beams:
+            state = _reachable(trie, level + 1, state, batch, top_k)
+        state = _best(state, batch, beams)
+    raise AssertionError("a trie has a level")
 
 
 class _Masks:
@@ -228,12 +269,28 @@ class _Masks:
         return beams.take(np.delete(np.arange(len(keys)), place)) if len(place) else beams
 
 
-def _all_leaves(trie: CodeTrie, guide: DenseGuide, masks: _Masks, top_k: int) -> _Beams:
-    """The best ``top_k`` open leaves of each user by the dense head alone."""
-    batch = len(guide.leaves)
-    user, leaf = np.divmod(np.arange(batch * trie.n_items), trie.n_items)
-    order = (guide.leaves - guide.log_total[:, None]).reshape(-1)
-    return _best(masks.open(trie.depth, _Beams(user, leaf, order, order, leaf)), batch, top_k)
+def _best_leaves(guide: DenseGuide, top_k: int) -> _Beams:
+    """The best ``top_k`` leaves of each user by the dense head alone."""
+    by_leaf = guide.leaves[:, :-1]
+    user, leaf = np.nonzero(_largest(by_leaf, min(top_k, by_leaf.shape[1])) & (by_leaf > -np.inf))
+    order = by_leaf[user, leaf]
+    return _Beams(user, leaf, order, order, leaf)
+
+
+def _reachable(trie: CodeTrie, depth: int, beams: _Beams, batch: int, top_k: int) -> _Beams:
+    """Those that can still give one of a user's ``top_k`` items; changes no list.
+
+    A prefix of one item has its final score already, and no other prefix rises: below ``top_k`` such scores, it is out.
+    Where a width would cut one of those items, it cuts all that is below it too.
+    """
+    final = np.flatnonzero(trie.leaves(depth, beams.node) == 1)
+    if len(final) < top_k:
+        return beams
+    known, _ = _by_user(beams.order.take(final), beams.user.take(final), batch)
+    if known.shape[1] < top_k:
+        return beams
+    edge = np.partition(known, known.shape[1] - top_k, axis=1)[:, known.shape[1] - top_k]
+    return beams.take(beams.order >= edge.take(beams.user))
 
 
 def _check_arguments(
@@ -256,16 +313,9 @@ def _check_arguments(
 
 
 def _advance(
-    session: ScorerSession,
-    trie: CodeTrie,
-    level: int,
-    state: _Beams,
-    batch: int,
-    beams: int,
-    masks: _Masks,
-    guide: DenseGuide | None,
+    session: ScorerSession, trie: CodeTrie, level: int, state: _Beams, batch: int, guide: "DenseGuide | _Masks"
 ) -> _Beams:
-    """One level down: the best ``beams`` open children of all beams of each user."""
+    """One level down: all open children of all beams of each user."""
     logits, state = _score_branching(session, trie, level, state, batch)
     starts = trie.child_start[level]
     first = starts.take(state.node).astype(np.int64)
@@ -277,9 +327,13 @@ def _advance(
     score = state.score.take(parent)
     if logits is not None:
         score += _child_log_probs(logits, trie.tokens[level].take(child), state, parent, ends - counts, level)
-    user = state.user.take(parent)
-    order = score if guide is None else guide.mix(level + 1, user, child, score)
-    return _best(masks.open(level + 1, _Beams(user, child, score, order, state.slot.take(parent))), batch, beams)
+    children = _Beams(state.user.take(parent), child, score, score, state.slot.take(parent))
+    if isinstance(guide, _Masks):
+        return guide.open(level + 1, children)
+    best = guide.best(level + 1, children.user, child)
+    children = replace(children, order=guide.mix(score, best))
+    open_ones = best > -np.inf
+    return children if open_ones.all() else children.take(open_ones)
 
 
 def _score_branching(
@@ -345,15 +399,19 @@ def _best(beams: _Beams, batch: int, k: int) -> _Beams:
     """The best ``k`` of each user by ``order``, in the order they come; of equal ones the first."""
     if batch == 1:
         return beams if len(beams.node) <= k else beams.take(_largest(beams.order[None], k)[0])
-    counts = np.bincount(beams.user, minlength=batch)
+    padded, place = _by_user(beams.order, beams.user, batch)
+    return beams if padded.shape[1] <= k else beams.take(_largest(padded, k).take(place))
+
+
+def _by_user(values: np.ndarray, user: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values [n] in a row a user, float32 [batch, most], padded with minus infinity, and where in it each one went."""
+    counts = np.bincount(user, minlength=batch)
     widest = int(counts.max(initial=0))
-    if widest <= k:
-        return beams
     shift: np.ndarray = np.arange(batch) * widest - (counts.cumsum() - counts)
-    place = np.arange(len(beams.user)) + shift.take(beams.user)
+    place = np.arange(len(user)) + shift.take(user)
     padded = np.full((batch, widest), -np.inf, dtype=np.float32)
-    padded.reshape(-1)[place] = beams.order
-    return beams.take(_largest(padded, k).take(place))
+    padded.reshape(-1)[place] = values
+    return padded, place
 
 
 def _largest(scores: np.ndarray, k: int) -> np.ndarray:

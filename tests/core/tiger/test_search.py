@@ -76,6 +76,32 @@ class TableScorer:
         return TableSession(self.levels, len(histories.lengths))
 
 
+class DenseTableScorer(TableScorer):
+    """The same with the dense head's probabilities of every item."""
+
+    def __init__(self, items: list[float], *levels: list[float]) -> None:
+        super().__init__(*levels)
+        self.items = np.log(np.array(items, dtype=np.float32))
+
+    def start(self, histories: HistoryBatch) -> "DenseTableSession":
+        return DenseTableSession(self, len(histories.lengths))
+
+
+class CountingScorer:
+    """Another scorer, and how many beams each call scored."""
+
+    def __init__(self, scorer: TableScorer) -> None:
+        self.scorer, self.widths = scorer, list[int]()
+
+    def start(self, histories: HistoryBatch) -> "CountingScorer":
+        self.session = self.scorer.start(histories)
+        return self
+
+    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
+        self.widths.append(1 if tokens is None else tokens.shape[1])
+        return self.session.advance(tokens, parents)
+
+
 class TableSession:
     def __init__(self, levels: list[np.ndarray], batch: int) -> None:
         self.levels, self.batch = iter(levels), batch
@@ -83,6 +109,15 @@ class TableSession:
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         width = 1 if tokens is None else tokens.shape[1]
         return np.tile(next(self.levels), (self.batch, width, 1))
+
+
+class DenseTableSession(TableSession):
+    def __init__(self, scorer: DenseTableScorer, batch: int) -> None:
+        super().__init__(scorer.levels, batch)
+        self.logits = np.tile(scorer.items, (batch, 1))
+
+    def item_logits(self) -> np.ndarray:
+        return self.logits
 
 
 @st.composite
@@ -130,17 +165,46 @@ def test_the_dense_head_leads_a_narrow_beam_past_a_prefix_that_the_decoder_prefe
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     trie = CodeTrie.build(codes, (2, 2))
 
-    class Session(TableSession):
-        def item_logits(self) -> np.ndarray:
-            return np.log(np.tile(np.array([0.01, 0.01, 0.08, 0.9], dtype=np.float32), (self.batch, 1)))
-
-    class Scorer(TableScorer):
-        def start(self, histories: HistoryBatch) -> Session:
-            return Session(self.levels, len(histories.lengths))
-
-    scorer = Scorer([0.6, 0.4], [0.5, 0.5])
+    scorer = DenseTableScorer([0.01, 0.01, 0.08, 0.9], [0.6, 0.4], [0.5, 0.5])
     assert beam_search(scorer, trie, HISTORIES, beams=1, top_k=1).items.tolist() == [[0]] * 3
     assert beam_search(scorer, trie, HISTORIES, beams=1, top_k=1, dense_weight=0.5).items.tolist() == [[3]] * 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(catalogues(), st.integers(1, 12), st.data(), st.sampled_from([0.0, 0.3, 0.9]))
+def test_dropping_what_cannot_reach_the_list_changes_no_list(catalogue, beams, data, weight):
+    trie = CodeTrie.build(*catalogue)
+    allowed, excluded = masks(data, trie.n_items)
+    scorer = DenseHashScorer(trie.level_sizes, trie.n_items)
+    options = {"beams": beams, "allowed": allowed, "excluded": excluded, "dense_weight": weight}
+    top_k = data.draw(st.integers(1, beams))
+    kept = beam_search(scorer, trie, HISTORIES, top_k=beams, **options)  # a list as long as the beam drops nothing
+    ranked = beam_search(scorer, trie, HISTORIES, top_k=top_k, **options)
+    np.testing.assert_array_equal(ranked.items, kept.items[:, :top_k])
+    np.testing.assert_array_equal(ranked.scores, kept.scores[:, :top_k])
+
+
+def test_beams_below_enough_known_items_are_not_scored():
+    codes = np.array([[0, 0], [1, 0], [2, 0], [2, 1], [3, 0], [3, 1]])
+    trie = CodeTrie.build(codes, (4, 2))
+    scorer = TableScorer([0.4, 0.3, 0.2, 0.1], [0.5, 0.5])
+    counted = CountingScorer(scorer)
+    assert beam_search(counted, trie, HISTORIES, beams=6, top_k=2).items.tolist() == [[0, 1]] * 3
+    assert counted.widths == [1]
+    assert beam_search(counted, trie, HISTORIES, beams=6, top_k=6).items.tolist() == [[0, 1, 2, 3, 4, 5]] * 3
+    assert counted.widths == [1, 1, 2]
+
+
+def test_an_item_that_may_not_come_out_leads_no_beam():
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    trie = CodeTrie.build(codes, (2, 2))
+    scorer = DenseTableScorer([0.01, 0.9, 0.05, 0.04], [0.5, 0.5], [0.5, 0.5])
+    options = {"beams": 1, "top_k": 1, "dense_weight": 0.5}
+    assert beam_search(scorer, trie, HISTORIES, **options).items.tolist() == [[1]] * 3
+    excluded = np.array([[1], [-1], [1]])
+    assert beam_search(scorer, trie, HISTORIES, excluded=excluded, **options).items.tolist() == [[2], [1], [2]]
+    allowed = np.array([True, False, True, True])
+    assert beam_search(scorer, trie, HISTORIES, allowed=allowed, **options).items.tolist() == [[2]] * 3
 
 
 def test_a_share_outside_0_to_1_is_an_error():
