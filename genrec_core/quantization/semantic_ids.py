@@ -13,6 +13,7 @@ from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_man
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings, require_finite_rows
+from genrec_core.engine import Engine, LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap, agreed, collaborative_vectors, fit_map
 from genrec_core.quantization.collisions import nearest_free_codes, rank_within_group
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
 _LEAST_SUFFIXES = 8
+_SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def build_semantic_ids(
     target: Path,
     group: "ProcessGroup | None" = None,
     histories: "pl.DataFrame | None" = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Fit the codebooks on all items and give each item a code no other item has.
 
@@ -106,6 +109,7 @@ def build_semantic_ids(
         group: torchrun ranks that share the work; None: this process alone.
         histories: whole histories, ``user_id`` and ``item_ids``, whose training part says what is bought together;
             None, or a ``collaborative_weight`` of 0: the codes are made of the texts alone.
+        engine: finds the codes once the codebooks are fitted; None: this process.
 
     Returns:
         The content of ``summary.json``; see :func:`summarize`.
@@ -120,7 +124,7 @@ def build_semantic_ids(
     if histories is not None and settings.collaborative_weight:
         vectors, collaborative = _with_collaborative_part(embeddings, histories, settings, group)
     quantizer = ResidualQuantizer.fit(vectors, settings, group)
-    codes = quantizer.encode(vectors)  # [n, levels]
+    codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
     if settings.collisions == "nearest_free":
         codes = nearest_free_codes(codes, vectors, quantizer)
     codes_with_suffix = np.column_stack([codes, rank_within_group(codes)])  # [n, levels + 1]
@@ -146,7 +150,11 @@ def build_semantic_ids(
 
 
 def assign_ids(
-    folder: Path, item_ids: Sequence[int], vectors: NDArray[np.float32], target: Path | None = None
+    folder: Path,
+    item_ids: Sequence[int],
+    vectors: NDArray[np.float32],
+    target: Path | None = None,
+    engine: Engine | None = None,
 ) -> SemanticIds:
     """Give new items codes from the stored codebooks and the next free suffix, leaving all existing codes as they are.
 
@@ -155,6 +163,7 @@ def assign_ids(
         item_ids: ids of the m new items.
         vectors: float32 [m, dim], of the embedding model that the codebooks were fitted on, not normalised.
         target: the folder to write, with the new items behind the old; None: ``folder`` itself.
+        engine: finds the codes; None: this process. The suffixes are counted here.
 
     Returns:
         All semantic IDs, old and new.
@@ -169,11 +178,9 @@ def assign_ids(
     new_ids = _require_new(known, item_ids, folder)
     if len(new_ids) != len(vectors):
         raise GenrecError(f"{len(new_ids)} new items but {len(vectors)} vectors; give one vector an item")
-    vectors, collaborative = np.asarray(vectors, dtype=np.float32), CollaborativeMap.load(folder)
-    if collaborative is not None:
-        require_finite_rows(vectors, "item vectors")
-        vectors = collaborative.extend(vectors)
-    codes = ResidualQuantizer.load(folder).encode(vectors)
+    vectors = np.asarray(vectors, dtype=np.float32)
+    require_finite_rows(vectors, "item vectors")
+    codes = find_codes(ResidualQuantizer.load(folder), vectors, CollaborativeMap.load(folder), engine)
     suffixes = _next_suffixes(known, codes, new_ids)
     extended = SemanticIds(
         np.concatenate([known.item_ids, new_ids]),
@@ -182,6 +189,36 @@ def assign_ids(
     )
     _write_extended(folder, target, extended)
     return extended
+
+
+def find_codes(
+    quantizer: ResidualQuantizer,
+    vectors: NDArray[np.float32],
+    collaborative: CollaborativeMap | None = None,
+    engine: Engine | None = None,
+) -> NDArray[np.int32]:
+    """The codes int32 [n, levels] of vectors float32 [n, dim], a shard of rows at a time.
+
+    Args:
+        quantizer: the codebooks.
+        vectors: of the width that was fitted, or of the texts alone where ``collaborative`` adds the rest.
+        collaborative: what items are expected to be bought with, from their texts; None: nothing is added.
+        engine: computes the shards; None: this process.
+
+    Raises:
+        GenrecError: as :meth:`ResidualQuantizer.encode`.
+    """
+    shards = (np.ascontiguousarray(vectors[row : row + _SHARD_ROWS]) for row in range(0, len(vectors), _SHARD_ROWS))
+    found = (engine or LocalEngine()).map(encode_rows, (quantizer, collaborative), shards)
+    return np.concatenate([np.empty((0, len(quantizer.sizes)), dtype=np.int32), *found])
+
+
+def encode_rows(
+    fitted: tuple[ResidualQuantizer, CollaborativeMap | None], vectors: NDArray[np.float32]
+) -> NDArray[np.int32]:
+    """The codes int32 [rows, levels] of one shard, each row's the same in any company."""
+    quantizer, collaborative = fitted
+    return quantizer.encode(vectors if collaborative is None else collaborative.extend(vectors))
 
 
 def _with_collaborative_part(

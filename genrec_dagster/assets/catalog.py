@@ -14,6 +14,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.storage import latest
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
+from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.metadata import content_version, frame_version
 from genrec_dagster.pages.catalog import catalog_page, embeddings_page, histories_page, raw_page, semantic_ids_page
@@ -85,7 +86,11 @@ def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
     automation_condition=when_inputs_change(),
 )
 def item_embeddings(
-    context: dg.AssetExecutionContext, item_catalog: pl.DataFrame, config: EmbeddingForm, work: WorkFolders
+    context: dg.AssetExecutionContext,
+    item_catalog: pl.DataFrame,
+    config: EmbeddingForm,
+    work: WorkFolders,
+    engine: ComputeEngine,
 ) -> dg.MaterializeResult[Path]:
     """One vector an item, from its text, as the model gives it and L2-normalised; only new texts are embedded.
 
@@ -96,7 +101,9 @@ def item_embeddings(
 
     texts, item_ids, began = item_catalog["text"].to_list(), item_catalog["item_id"].to_numpy(), time.monotonic()
     known = _embedded_before(context, Path(work.root), config)
-    vectors, embedded = embed_new_texts(texts, config, known, progress_log(context, "texts embedded"))
+    with engine.open(context) as computed_by:
+        on_progress = progress_log(context, "texts embedded")
+        vectors, embedded = embed_new_texts(texts, config, known, on_progress, computed_by)
     with work.new(context) as folder:
         seconds = time.monotonic() - began
         stats = write_item_embeddings(folder, item_ids, texts, vectors, config.model, seconds, config.max_tokens)
@@ -132,6 +139,7 @@ def semantic_ids(
     user_histories: pl.DataFrame,
     config: SemanticIdForm,
     work: WorkFolders,
+    engine: ComputeEngine,
 ) -> dg.MaterializeResult[Path]:
     """One code an item, short enough to generate token by token, and no two alike.
 
@@ -141,7 +149,7 @@ def semantic_ids(
     from genrec_core.embedding.item_embeddings import ITEM_TEXT
     from genrec_core.quantization.semantic_ids import build_semantic_ids
 
-    with work.new(context) as folder:
-        summary = build_semantic_ids(item_embeddings, config, folder, histories=user_histories)
+    with work.new(context) as folder, engine.open(context) as computed_by:
+        summary = build_semantic_ids(item_embeddings, config, folder, histories=user_histories, engine=computed_by)
         metadata = semantic_ids_page(folder, summary, read_json(item_embeddings / ITEM_TEXT))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
