@@ -1,5 +1,6 @@
 """Folders of files that are read whole or not at all: written aside, renamed into place, listed in a manifest."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -15,6 +16,8 @@ from genrec_core.errors import GenrecError
 
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 1 << 20
+_FULL_BYTES = 1 << 16  # a disk with less room is full
+_NUMPY_FOUND_IT_FULL = "Not enough free space to write"  # before it wrote anything
 
 
 def sha256_of(path: Path) -> str:
@@ -47,15 +50,45 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
+def told_when_full(target: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, where that is why something fails.
+
+    Args:
+        target: what is being written, in a folder that is there.
+
+    Raises:
+        GenrecError: in place of an error of the block, if no room is left.
+    """
+    try:
+        yield
+    except GenrecError:
+        raise
+    except Exception as error:
+        if not _is_full(error, target.parent):
+            raise
+        raise GenrecError(
+            f"{target}: no space is left on this disk; free some and run again; what was there before is whole"
+        ) from error
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    """NumPy, polars and safetensors say that a disk is full in words alone, without the system's number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return str(error).startswith(_NUMPY_FOUND_IT_FULL) or shutil.disk_usage(folder).free < _FULL_BYTES
+
+
+@contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it replaces ``target`` on success and is removed on an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        with told_when_full(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
 
@@ -63,11 +96,13 @@ def atomic_file(target: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` to fill; on success it replaces ``target``, on an error it is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    part.mkdir()
+    with told_when_full(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
     try:
-        yield part
+        with told_when_full(target):
+            yield part
         if target.exists():
             old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
             target.rename(old)

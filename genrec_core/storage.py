@@ -235,9 +235,10 @@ def _refresh(pointer: Path, root: Path) -> None:
         pointer.unlink(missing_ok=True)
         return
     try:
-        write_json(pointer, json.loads(content))
+        found = json.loads(content)
     except ValueError as error:
         raise GenrecError(f"{remote[0].url}/{remote[1]}{pointer.parent.name}/{LATEST}: not valid JSON") from error
+    write_json(pointer, found)
 
 
 def _obtain(asset: str, version: str, root: Path) -> bool:

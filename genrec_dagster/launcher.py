@@ -7,12 +7,13 @@ a second one in the same folder.
 """
 
 import ctypes
-import json
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from genrec_core.artifacts import write_json
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -47,7 +48,7 @@ def launch(failure_file: Path, arguments: list[str]) -> None:
     try:
         torchrun(arguments)
     except ChildFailedError as error:
-        failure_file.write_text(json.dumps(_describe(error)), encoding="utf-8")
+        write_json(failure_file, _describe(error))
         raise
 
 

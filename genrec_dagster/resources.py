@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from genrec_core.artifacts import told_when_full
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -33,7 +35,8 @@ class WorkFolders(dg.ConfigurableResource[None]):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            yield folder
+            with told_when_full(folder):
+                yield folder
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

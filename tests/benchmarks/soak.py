@@ -1,151 +1,61 @@
 """Kills parts of the running system at random moments, again and again, and checks what is left each time.
 
-``python tests/benchmarks/soak.py --kills 200 --seed 0`` starts a code server, the daemon and the webserver over a fresh
-folder, submits runs of the sample graph with a tiny model, and sends SIGKILL to the run's process, to torchrun, to a
-rank, or to the daemon. After every run it checks that
+``python tests/benchmarks/soak.py --kills 200 --seed 0 [--s3] [--minutes 60] [--folder DIR]`` starts a code server, the
+daemon and the webserver over a folder, with ``--s3`` also an S3 server that keeps the artefacts, submits runs of the
+graph of a tiny shop with a tiny model, and sends SIGKILL to the run's process, to torchrun, to a rank, to the daemon,
+or to the S3 server, which is started again some seconds later. A cycle is one training: up to four disturbed runs of
+it, each hit several times, until one ends well; where none does, one that nothing disturbs. After every run it checks
 
-- no process of the run is left;
-- every version in the storage is whole, every pointer names one, and nothing half-written lies about;
-- Dagster and MLflow say of the run how it ended;
-- a training that was cut off, run again, ends with the history of one that nothing disturbed (every tenth time).
+- that no process of a training is left, and nothing half-written lies about;
+- that every version is whole, here and in the bucket, and every pointer names one;
+- that Dagster and MLflow say of the run how it ended, and a run that ended well built everything;
+- that a run of which only the daemon, or a training's process once, was killed ended well;
 
-It prints a line a run and one JSON object at the end; the exit code is 1 where a check failed.
+and after every cycle that the training has the very history of one that nothing disturbed.
+
+It prints a line a run and one JSON object at the end; the exit code is 1 where a check failed. What is known is kept in
+``soak.json`` in the folder after every run: the same command over the same folder goes on.
 """
 
 import argparse
 import json
-import os
 import random
+import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psutil
-import yaml
-from dagster_graphql import DagsterGraphQLClient
 from mlflow import MlflowClient
+from services import BUCKET, Services
 
-from genrec_core.artifacts import MANIFEST, read_json, verify_manifest
+from genrec_core.artifacts import MANIFEST, read_json, verify_manifest, write_json
+from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
-from genrec_core.storage import LATEST, latest
+from genrec_core.storage import LATEST, latest, storage_root
 
-MARK = "GENREC_SOAK"
-RUN, TORCHRUN, RANK, DAEMON = "run", "torchrun", "rank", "daemon"
+RUN, TORCHRUN, RANK, DAEMON, S3 = "run", "torchrun", "rank", "daemon", "s3 server"
+_ROLES = {"genrec_dagster.launcher": TORCHRUN, "genrec_dagster.training_worker": RANK}
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
+BUILT = ("tiger_checkpoint", "recall_metrics", "onnx_encoder", "model_release", "served_release")
+EPOCHS = 40
 TRAINING = {
-    "d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "d_ff": 32, "max_history": 10, "epochs": 6,
-    "batch_targets": 256, "validation_users": 20, "validation_beams": 10, "validate_every": 1, "processes": 2,
+    "d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "d_ff": 32, "max_history": 10,
+    "epochs": EPOCHS, "patience": EPOCHS, "batch_targets": 256, "validation_users": 20, "validation_beams": 10,
+    "validate_every": 1, "processes": 2,
 }  # fmt: skip
-_LONGEST_RUN, _LONGEST_END, _START = 300.0, 90.0, 120.0
-_COMPARED_EVERY = 10
+_SEEDS = 3  # trainings that are made anew again and again, each compared with one undisturbed one
+_WEIGHTS = {RUN: 2, TORCHRUN: 2, RANK: 3, DAEMON: 2, S3: 3}
+_DISTURBED_RUNS, _HITS, _LONGEST_AWAY = 4, (5, 12), 12.0
+_LONGEST_RUN, _LONGEST_END = 600.0, 90.0
 _TIMINGS = {"seconds", "targets_per_second"}
-
-
-class Services:
-    """The code server, the daemon and the webserver over one folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.mark = root, uuid.uuid4().hex
-        self.env = {
-            **os.environ,
-            MARK: self.mark,
-            "DAGSTER_HOME": str(root / "home"),
-            "GENREC_STORAGE": str(root / "storage"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow/mlflow.db",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PRESET": "sample",
-            "GENREC_RAW": "",
-        }
-        for command in (["python", "-m", "genrec_dagster.instance"], ["dagster", "run", "list"]):
-            # The second makes the databases: three processes that find none each begin to make them.
-            program = str(Path(sys.executable).parent / command[0])
-            subprocess.run([program, *command[1:]], env=self.env, check=True, capture_output=True)
-        code, web = free_port(), free_port()
-        server = {"host": "127.0.0.1", "port": code, "location_name": "genrec"}
-        (root / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
-        address = ["-h", "127.0.0.1", "-p"]
-        self.code = self.start(
-            "code", "dagster", "api", "grpc", "-m", "genrec_dagster.definitions", *address, str(code)
-        )
-        listening(code)
-        self.daemon = self.start_daemon()
-        self.web = self.start("web", "dagster-webserver", "-w", str(root / "workspace.yaml"), *address, str(web))
-        listening(web)
-        # What it would build again after a killed run is not a part of the cycle.
-        stop = ["sensor", "stop", "rebuild", "-w", str(root / "workspace.yaml")]
-        dagster = str(Path(sys.executable).parent / "dagster")
-        subprocess.run([dagster, *stop], env=self.env, check=True, capture_output=True)
-        self.client = DagsterGraphQLClient("127.0.0.1", port_number=web)
-
-    def start(self, name: str, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        """A process whose output goes to a log file."""
-        command = [str(Path(sys.executable).parent / program), *arguments]
-        with (self.root / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
-
-    def start_daemon(self) -> "subprocess.Popen[bytes]":
-        """Dagster's daemon, which launches queued runs and ticks the sensors."""
-        return self.start("daemon", "dagster-daemon", "run", "-w", str(self.root / "workspace.yaml"))
-
-    def processes(self) -> list[psutil.Process]:
-        """Everything alive that carries the mark: the services and all that they started."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
-    def working(self) -> list[psutil.Process]:
-        """Those that belong to a training."""
-        return [process for process in self.processes() if role(process) in (TORCHRUN, RANK)]
-
-    def stop(self) -> None:
-        """End everything."""
-        for service in (self.web, self.daemon, self.code):
-            service.terminate()
-        time.sleep(2)
-        for process in self.processes():
-            process.kill()
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def listening(port: int) -> None:
-    """Wait until a service listens."""
-    until = time.monotonic() + _START
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)
-
-
-def role(process: psutil.Process) -> str | None:
-    """What a process does in a training."""
-    try:
-        command = process.cmdline()
-    except psutil.NoSuchProcess:
-        return None
-    names = {"genrec_dagster.launcher": TORCHRUN, "genrec_dagster.training_worker": RANK}
-    return next((kind for name, kind in names.items() if name in command), None)
+_STATE = "soak.json"
 
 
 class Soak:
@@ -157,47 +67,103 @@ class Soak:
     """
 
     def __init__(self, services: Services, seed: int) -> None:
-        self.services, self.random = services, random.Random(seed)
-        self.kills: Counter[str] = Counter()
-        self.ended: Counter[str] = Counter()
-        self.failures: list[str] = []
+        self.services, self.seed = services, seed
+        self.storage = storage_root()
+        self.stores = [self.storage]
+        if services.s3:
+            self.stores.append(services.root / "buckets" / BUCKET / "genrec")
+        self.raw = services.root / "raw"
+        if not self.raw.is_dir():
+            write_sample(self.raw, users=400, items=200)
+        state_file = services.root / _STATE
+        known = read_json(state_file) if state_file.is_file() else {}
+        self.number = known.get("cycles", 0)
+        self.seconds = known.get("seconds", 0)
+        self.kills = Counter(known.get("kills", {}))
+        self.ended = Counter(known.get("runs", {}))
+        self.failures: list[str] = known.get("failures", [])
+        self.compared, self.resumed = known.get("trainings_compared", 0), known.get("of_them_resumed", 0)
+        self.cut_off = known.get("trainings_cut_off", 0)
+        self.unfinished = known.get("unfinished_uploads", 0)
+        self.longest: dict[str, float] = known.get("undisturbed_seconds", {})
         self.verified: set[Path] = set()
-        self.compared = 0
-        self.longest = 60.0  # seconds of an undisturbed run, measured by the first
+        self.began = time.monotonic()
 
-    def cycle(self, number: int) -> None:
-        """Disturb a run, check, run it again undisturbed, check again."""
-        job = "full_graph" if number == 0 else self.random.choice(["train_model", "train_model", "full_graph"])
-        victims = [] if number == 0 else self.random.choices([RUN, TORCHRUN, RANK, DAEMON], k=self.random.randint(1, 3))
+    def found(self) -> dict[str, Any]:
+        """What is known so far."""
+        return {
+            "cycles": self.number,
+            "kills": dict(self.kills),
+            "runs": dict(self.ended),
+            "trainings_cut_off": self.cut_off,
+            "trainings_compared": self.compared,
+            "of_them_resumed": self.resumed,
+            "unfinished_uploads": self.unfinished,
+            "undisturbed_seconds": self.longest,
+            "failures": self.failures,
+            "seconds": round(self.seconds + time.monotonic() - self.began),
+            "seed": self.seed,
+        }
+
+    def cycle(self) -> None:
+        """One training, disturbed and checked until it is made; then compared."""
+        self.random = random.Random(f"{self.seed}-{self.number}")
+        shutil.rmtree(self.storage / ".training", ignore_errors=True)
+        job = (
+            "full_graph"
+            if "full_graph" not in self.longest
+            else self.random.choice(["train_model"] * 3 + ["full_graph"])
+        )
+        cut_off = self.cut_off
+        disturbed = _DISTURBED_RUNS if job in self.longest else 0
+        for attempt in range(disturbed + 1):
+            hits = self.random.randint(*_HITS) if attempt < disturbed else 0
+            if self.attempt(job, f"{self.number}.{attempt} {job}", hits) == "SUCCESS":
+                self.compare(self.cut_off > cut_off)
+                break
+        self.number += 1
+        self.keep()
+
+    def keep(self) -> None:
+        """Write down what is known."""
+        write_json(self.services.root / _STATE, self.found())
+
+    def attempt(self, job: str, what: str, hits: int) -> str:
+        """One run, hit so many times, and all checks; how it ended."""
         began = time.monotonic()
-        run = self.submit(job, number)
-        done = self.disturb(run, victims)
+        run = self.submit(job)
+        done = self.disturb(run, job, hits)
         status = self.wait(run)
-        if number == 0:
-            self.longest = time.monotonic() - began
-        self.check(run, status, f"{number} {job} after {done or 'nothing'}")
-        if status != "SUCCESS":
-            run = self.submit(job, number)
-            status = self.wait(run)
-            self.check(run, status, f"{number} {job} again")
-            if status != "SUCCESS":
-                self.fail(f"{number} {job}: run again undisturbed, it ended as {status}")
-            elif number % _COMPARED_EVERY == 0 or self.compared == 0:
-                self.compare(number)
+        if not hits:
+            self.longest[job] = min(self.longest.get(job, _LONGEST_RUN), time.monotonic() - began)
+        what = f"{what} after {', '.join(done) or 'nothing'}"
+        self.ended[status] += 1
+        self.check(run, status, done, what)
+        seconds = time.monotonic() - began
+        print(
+            f"{what}: {status} in {seconds:.0f} s; {self.kills.total()} kills, {len(self.failures)} failures",
+            flush=True,
+        )
+        self.keep()
+        return status
 
-    def submit(self, job: str, seed: int) -> str:
-        config = {
+    def submit(self, job: str) -> str:
+        config: dict[str, Any] = {
             "ops": {
-                "tiger_checkpoint": {"config": {**TRAINING, "seed": seed}},
-                "recall_metrics": {"config": {"bootstrap_samples": 20}},
+                "tiger_checkpoint": {"config": {**TRAINING, "seed": self.number % _SEEDS}},
+                "recall_metrics": {"config": {"bootstrap_samples": 20, "users": 50, "exact_users": 2}},
                 "onnx_encoder_onnx_latency": {"config": {"p95_milliseconds": 60000.0, "timed_users": 10}},
+                "onnx_encoder_onnx_ranks_like_torch": {"config": {"users": 50}},
             },
             "resources": {
-                "gates": {"config": {f"recall_at_{k}": 0.0 for k in (10, 100, 1000)}},
-                "release": {"config": {"rule": "off"}},  # each cycle trains another seed; tiny models differ much
+                "gates": {"config": {**{f"recall_at_{k}": 0.0 for k in (10, 100, 1000)}, "max_miss_share": 1.0}},
+                "release": {"config": {"rule": "off"}},  # the tiny models of different seeds differ much
             },
         }
-        config["resources"]["gates"]["config"]["max_miss_share"] = 1.0
+        if job == "full_graph":
+            config["ops"]["raw_beauty"] = {"config": {"source": str(self.raw)}}
+            config["ops"]["semantic_ids"] = {"config": {"levels": 2, "codebook_size": 16}}
+            config["ops"]["batch_predictions"] = {"config": {"top_k": 20}}
         return self.services.client.submit_job_execution(
             job, repository_location_name="genrec", repository_name="__repository__", run_config=config
         )
@@ -205,47 +171,70 @@ class Soak:
     def status(self, run: str) -> str:
         return str(self.services.client.get_run_status(run).value)
 
-    def disturb(self, run: str, victims: list[str]) -> list[str]:
-        """Kill the victims at random moments; which were found."""
-        moments = sorted(self.random.uniform(0, self.longest) for _ in victims)
+    def goes_on(self, run: str) -> bool:
+        return self.status(run) not in ENDED
+
+    def disturb(self, run: str, job: str, hits: int) -> list[str]:
+        """Kill at random moments one of what is alive then; whom."""
+        moments = sorted(self.random.uniform(0, self.longest.get(job, 0)) for _ in range(hits))
         began, done = time.monotonic(), []
-        for moment, kind in zip(moments, victims, strict=True):
-            while time.monotonic() < began + moment and self.status(run) not in ENDED:
+        for moment in moments:
+            while time.monotonic() < began + moment and self.goes_on(run):
                 time.sleep(0.2)
-            victim = self.find(run, kind, until=time.monotonic() + self.longest)
-            if victim is None:
-                continue
+            if not self.goes_on(run):
+                break
+            alive, training = self.alive(), self.training_goes_on()
+            kind = self.random.choices(list(alive), [_WEIGHTS[kind] for kind in alive])[0]
             try:
-                victim.send_signal(signal.SIGKILL)
+                self.random.choice(alive[kind]).send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:
                 continue
             done.append(kind)
             self.kills[kind] += 1
-            if kind == DAEMON:
-                self.services.daemon.wait()
-                self.services.daemon = self.services.start_daemon()
+            self.cut_off += training and kind in (RUN, TORCHRUN, RANK)
+            self.bring_back(kind)
         return done
 
-    def find(self, run: str, kind: str, until: float) -> psutil.Process | None:
-        """A process of the kind, waited for as long as the run goes on."""
-        if kind == DAEMON:
-            return psutil.Process(self.services.daemon.pid)
-        while time.monotonic() < until and self.status(run) not in ENDED:
-            if kind == RUN:
-                found = [process for process in self.services.processes() if self.works_on(process)]
-            else:
-                found = [process for process in self.services.working() if role(process) == kind]
-            if found:
-                return self.random.choice(found)
-            time.sleep(0.2)
-        return None
+    def alive(self) -> dict[str, list[psutil.Process]]:
+        """What can be killed now, by kind."""
+        found = {DAEMON: [psutil.Process(self.services.daemon.pid)]}
+        if self.services.s3:
+            found[S3] = [psutil.Process(self.services.s3.pid)]
+        for process in self.services.processes():
+            if kind := self.role(process):
+                found.setdefault(kind, []).append(process)
+        return found
 
-    def works_on(self, process: psutil.Process) -> bool:
-        """Whether it is the process of a run: what the code server forked or spawned, its resource tracker apart."""
+    def bring_back(self, kind: str) -> None:
+        """Start a service again; the S3 server after a while."""
+        if kind == DAEMON:
+            self.services.daemon.wait()
+            self.services.start_daemon()
+        elif kind == S3 and self.services.s3:
+            self.services.s3.wait()
+            time.sleep(self.random.uniform(0, _LONGEST_AWAY))
+            self.services.start_s3()
+
+    def role(self, process: psutil.Process) -> str | None:
+        """What a process does: the code server forks or spawns a run's, and a resource tracker of no interest."""
         try:
-            return process.ppid() == self.services.code.pid and "resource_tracker" not in " ".join(process.cmdline())
+            command, parent = process.cmdline(), process.ppid()
         except psutil.NoSuchProcess:
+            return None
+        if parent == self.services.code.pid and "resource_tracker" not in " ".join(command):
+            return RUN
+        return next((role for module, role in _ROLES.items() if module in command), None)
+
+    def training_goes_on(self) -> bool:
+        """Whether a training is between its first epoch and its last."""
+        if not any(self.role(process) == RANK for process in self.services.processes()):
             return False
+        for progress in self.storage.glob(".training/*/state/progress.json"):
+            try:
+                return 1 <= read_json(progress)["epoch"] < EPOCHS
+            except GenrecError:  # it is being replaced
+                return True
+        return False
 
     def wait(self, run: str) -> str:
         """How the run ended."""
@@ -257,69 +246,81 @@ class Soak:
             time.sleep(0.5)
         return status
 
-    def check(self, run: str, status: str, what: str) -> None:
-        self.ended[status] += 1
-        self.check_processes(what)
-        self.check_storage(what)
-        self.check_tracking(run, status, what)
-        print(f"{what}: {status}; {sum(self.kills.values())} kills, {len(self.failures)} failures", flush=True)
+    def check(self, run: str, status: str, done: list[str], what: str) -> None:
+        """All that must hold after a run; what is tidied by a sensor is waited for."""
+        self.check_end(run, status, done, what)
+        self.soon(what, lambda: self.running() + self.left_behind() + self.untrue(run, status))
+        for store in self.stores:
+            self.check_versions(store, what)
 
-    def check_processes(self, what: str) -> None:
+    def check_end(self, run: str, status: str, done: list[str], what: str) -> None:
+        survived = not {RUN, S3} & set(done) and len([kind for kind in done if kind != DAEMON]) <= 1
+        if survived and status != "SUCCESS":
+            self.fail(f"{what}: run {run} ended as {status}")
+        if status == "SUCCESS":
+            for asset in BUILT:
+                if not all((store / asset / run / MANIFEST).is_file() for store in self.stores):
+                    self.fail(f"{what}: run {run} ended well, and {asset} has no version of it")
+
+    def soon(self, what: str, faults: Callable[[], list[str]]) -> None:
+        """Wait until there is no fault."""
         until = time.monotonic() + _LONGEST_END
-        while left := self.services.working():
+        while found := faults():
             if time.monotonic() > until:
-                self.fail(f"{what}: left running: {[' '.join(process.cmdline())[:120] for process in left]}")
+                for fault in found:
+                    self.fail(f"{what}: {fault}")
                 return
-            time.sleep(0.5)
+            time.sleep(1)
 
-    def check_storage(self, what: str) -> None:
-        storage = self.services.root / "storage"
-        for pointer in storage.glob(f"*/{LATEST}"):
-            if not (latest(pointer.parent.name, storage) / MANIFEST).is_file():
-                self.fail(f"{what}: {pointer} names a version without a manifest")
-        for version in storage.glob("[!.]*/*"):
-            if not version.is_dir() or version in self.verified:
-                continue
-            if version.name.startswith("."):
-                self.fail(f"{what}: {version} was left half-written")
+    def running(self) -> list[str]:
+        """What still trains."""
+        found = [process for process in self.services.processes() if self.role(process) in (TORCHRUN, RANK)]
+        return [f"process {process.pid} still trains" for process in found]
+
+    def left_behind(self) -> list[str]:
+        """What lies half-written in the storage, or in this machine's mirror of it."""
+        patterns = (".work/*/*", "*/.*.part", "*/.*.old", "*/*/.*.part")
+        return [f"{left} was left behind" for pattern in patterns for left in self.storage.glob(pattern)]
+
+    def untrue(self, run: str, status: str) -> list[str]:
+        """What MLflow says otherwise than Dagster."""
+        client = MlflowClient(tracking_uri=self.services.env["MLFLOW_TRACKING_URI"])
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        trained = (self.storage / "tiger_checkpoint" / run / MANIFEST).is_file()
+        wanted = {"FINISHED"} if trained or status == "SUCCESS" else {"FAILED", "KILLED"}
+        found = [logged.info.status for logged in client.search_runs(experiments, f"tags.dagster_run = '{run}'")]
+        return [f"Dagster says {status} of {run}, MLflow {said}" for said in found if said not in wanted]
+
+    def check_versions(self, store: Path, what: str) -> None:
+        """Every pointer names a whole version, and no version that looks whole is not."""
+        for pointer in store.glob(f"*/{LATEST}"):
+            version = read_json(pointer)["version"]
+            if not (pointer.parent / version / MANIFEST).is_file():
+                self.fail(f"{what}: {pointer} names {version}, which has no manifest")
+        for version in set(store.glob("[!.]*/[!.]*/")) - self.verified:
+            self.verified.add(version)
+            if store != self.storage and not (version / MANIFEST).is_file():
+                self.unfinished += 1  # an upload was cut off; no reader takes it, and clean_storage removes it
                 continue
             try:
                 verify_manifest(version)
             except (GenrecError, OSError) as error:
                 self.fail(f"{what}: {error}")
-            self.verified.add(version)
-        for left in storage.glob(".work/*/*"):
-            self.fail(f"{what}: {left} was left behind")
 
-    def check_tracking(self, run: str, status: str, what: str) -> None:
-        client = MlflowClient(tracking_uri=self.services.env["MLFLOW_TRACKING_URI"])
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        for found in client.search_runs(experiments, f"tags.dagster_run = '{run}'"):
-            wanted = {"SUCCESS": {"FINISHED"}}.get(status, {"FAILED", "KILLED", "FINISHED"})
-            if found.info.status not in wanted:
-                self.fail(f"{what}: Dagster says {status}, MLflow {found.info.status}")
-            if found.info.status == "FINISHED" and status != "SUCCESS" and not self.trained(run):
-                self.fail(f"{what}: Dagster says {status}, MLflow FINISHED, and there is no checkpoint")
-
-    def trained(self, run: str) -> bool:
-        """Whether the run had built its checkpoint before it ended."""
-        return (self.services.root / "storage" / "tiger_checkpoint" / run / MANIFEST).is_file()
-
-    def compare(self, seed: int) -> None:
-        """The resumed training must equal one of the same seed that nothing disturbed."""
-        storage = self.services.root / "storage"
-        target = Path(tempfile.mkdtemp(dir=self.services.root)) / "model"
-        options = ["--processes", str(TRAINING["processes"]), "--output", str(target)]
-        for name, value in {**TRAINING, "seed": seed}.items():
-            options += ["--set", f"{name}={value}"]
-        subprocess.run(
-            [sys.executable, "-m", "genrec_core.cli", "train", *options],
-            env={**self.services.env, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=_LONGEST_RUN,
-        )  # fmt: skip
-        resumed, whole = latest("tiger_checkpoint", storage), target / "best"
-        if losses(resumed) != losses(whole):
-            self.fail(f"seed {seed}: resumed {losses(resumed)}, undisturbed {losses(whole)}")
+    def compare(self, resumed: bool) -> None:
+        """The training must equal one of the same seed that nothing disturbed."""
+        seed = self.number % _SEEDS
+        whole = self.services.root / "undisturbed" / f"{seed}"
+        if not (whole / "best").is_dir():
+            options = ["--processes", str(TRAINING["processes"]), "--output", str(whole)]
+            for name, value in {**TRAINING, "seed": seed}.items():
+                options += ["--set", f"{name}={value}"]
+            self.services.command("genrec", "train", *options)
+        made = latest("tiger_checkpoint", self.storage)
+        if losses(made) != losses(whole / "best"):
+            self.fail(f"cycle {self.number}: {made} has another history than {whole}")
         self.compared += 1
+        self.resumed += resumed
 
     def fail(self, failure: str) -> None:
         print(f"FAILED {failure}", flush=True)
@@ -332,31 +333,34 @@ def losses(checkpoint: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name not in _TIMINGS} for entry in entries]
 
 
+def cancel_queued_runs() -> None:
+    """Cancel what a soak that was stopped left in the queue."""
+    with dg.DagsterInstance.get() as instance:
+        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
+            instance.report_run_canceled(run, "the soak that asked for it was stopped")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="stop after the cycle that reaches so many (200)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="or after the cycle that passes this time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where to work (a temporary folder)")
+    parser.add_argument("--s3", action="store_true", help="keep the artefacts in an S3 server, and kill that too")
+    parser.add_argument("--folder", type=Path, help="where to work, or to go on (a temporary folder)")
     options = parser.parse_args()
     root = (options.folder or Path(tempfile.mkdtemp(prefix="genrec-soak-"))).absolute()
     root.mkdir(parents=True, exist_ok=True)
-    began, services = time.monotonic(), Services(root)
-    soak, number = Soak(services, options.seed), 0
+    until = time.monotonic() + 60 * options.minutes
+    services = Services(root, bucket=options.s3)
     try:
-        while sum(soak.kills.values()) < options.kills:
-            soak.cycle(number)
-            number += 1
+        services.start_all()
+        cancel_queued_runs()
+        soak = Soak(services, options.seed)
+        while soak.kills.total() < options.kills and time.monotonic() < until:
+            soak.cycle()
     finally:
-        services.stop()
-    found = {
-        "kills": dict(soak.kills),
-        "runs": dict(soak.ended),
-        "resumed_trainings_compared": soak.compared,
-        "failures": soak.failures,
-        "seconds": round(time.monotonic() - began),
-        "seed": options.seed,
-    }
-    print(json.dumps(found, indent=2))
+        services.end_processes()
+    print(json.dumps(soak.found(), indent=2))
     return 1 if soak.failures else 0
 
 

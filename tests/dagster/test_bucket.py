@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
+from genrec_core import object_store
 from genrec_core.artifacts import MANIFEST
 from genrec_core.releases import served_release
 from genrec_core.storage import LATEST, latest, set_latest, storage_root, version_folder
@@ -30,26 +31,67 @@ def filled(finished_graph: "FinishedGraph", object_server: "ObjectServer") -> Pa
     return root
 
 
-def test_predictions_of_another_machine(
-    finished_graph: "FinishedGraph", filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def predict(root: Path, raises: bool = True) -> dg.ExecuteInProcessResult:
+    """A run of ``batch_predictions`` over the storage ``root``."""
     from genrec_dagster.assets.serving import batch_predictions
 
-    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "another"))
-    root = storage_root(URL)
     needed = [dg.AssetSpec(name) for name in ("served_release", "user_histories")]
-    result = dg.materialize(
+    return dg.materialize(
         [batch_predictions, *needed],
         selection=[batch_predictions],
         resources={"io_manager": ArtifactStorage(root=str(root)), "work": WorkFolders(root=str(root))},
         run_config={"ops": {"batch_predictions": {"config": {"top_k": 20}}}},
+        raise_on_error=raises,
     )
-    assert result.success
+
+
+def predictions_in(root: Path, run: str) -> bytes:
+    return (version_folder("batch_predictions", run, root) / "predictions.csv").read_bytes()
+
+
+def test_predictions_of_another_machine(
+    finished_graph: "FinishedGraph", filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "another"))
+    root = storage_root(URL)
+    result = predict(root)
     fetched = {path.parent.parent.name for path in root.glob(f"*/*/{MANIFEST}")}
     assert fetched == {"batch_predictions", "served_release", "user_histories", "model_release"}
-    made = version_folder("batch_predictions", result.run_id, filled)
-    before = latest("batch_predictions", finished_graph.storage)
-    assert (made / "predictions.csv").read_bytes() == (before / "predictions.csv").read_bytes()
+    assert predictions_in(filled, result.run_id) == predictions_in(finished_graph.storage, finished_graph.result.run_id)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_run_outlasts_a_store_that_fails_now_and_then(
+    finished_graph: "FinishedGraph",
+    object_server: "ObjectServer",
+    filled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "another"))
+    monkeypatch.setattr(object_store, "_READ_SECONDS", 1)
+    with object_server.faulty() as proxy:
+        proxy.method, proxy.faults = method, ["500", "half", "hang", "500"]
+        result = predict(storage_root(URL))
+        assert proxy.broken == 4
+    object_server.use()
+    assert predictions_in(filled, result.run_id) == predictions_in(finished_graph.storage, finished_graph.result.run_id)
+
+
+def test_a_run_fails_with_the_reason_where_the_store_stays_away(
+    finished_graph: "FinishedGraph", object_server: "ObjectServer", filled: Path
+) -> None:
+    with object_server.faulty() as proxy:
+        proxy.method, proxy.faults = "PUT", ["500"] * 1000
+        result = predict(filled, raises=False)
+        failure = next(event for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_FAILURE)
+    assert not result.success
+    assert "the store does not answer as it should" in str(failure.event_specific_data)
+    object_server.use()
+    assert latest("batch_predictions", filled).name == finished_graph.result.run_id
+    assert not (filled / "batch_predictions" / result.run_id).exists()
+    assert not list(filled.glob(".work/*/*"))
 
 
 def test_the_cleaning_job_leaves_what_is_used(filled: Path) -> None:

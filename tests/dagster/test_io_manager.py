@@ -1,20 +1,25 @@
 """Artefacts are read whole or not at all, and in the version that belongs to the reader."""
 
-import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 from dagster import AssetsDefinition, ExecuteInProcessResult
 from polars.testing import assert_frame_equal
 
-from genrec_core import artifacts
-from genrec_core.artifacts import MANIFEST
+from genrec_core.artifacts import MANIFEST, verify_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.storage import latest
+from genrec_core.storage import latest, storage_root, version_folder
 from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.resources import WorkFolders
+
+if TYPE_CHECKING:
+    from conftest import ObjectServer, SmallDisk
 
 FRAME = pl.DataFrame({"item_id": [1, 2], "title": ["Soap", None]})
 
@@ -139,18 +144,51 @@ def test_a_writer_that_fails_leaves_the_old_version_newest(storage: Path) -> Non
     assert sorted(path.name for path in (storage / "frame").iterdir()) == sorted(["latest.json", first.run_id])
 
 
-def test_a_full_disk_is_named_and_leaves_the_old_version_newest(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_and_leaves_the_old_version_newest(small_disk: "SmallDisk") -> None:
+    storage = small_disk.folder / "storage"
     first = materialise(storage, frame)
-
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(artifacts.os, "fsync", full)
-    with pytest.raises(GenrecError, match="no space is left on this disk"):
+    with small_disk.filled(), pytest.raises(GenrecError, match="no space is left on this disk"):
         materialise(storage, frame)
-    monkeypatch.undo()
     assert latest("frame", storage) == storage / "frame" / first.run_id
     assert sorted(path.name for path in (storage / "frame").iterdir()) == sorted(["latest.json", first.run_id])
+
+
+def test_an_asset_that_fills_the_disk_says_so_and_leaves_nothing(small_disk: "SmallDisk") -> None:
+    @dg.asset
+    def vectors(context: dg.AssetExecutionContext, work: WorkFolders) -> Path:
+        with work.new(context) as folder:
+            np.save(folder / "vectors.npy", np.zeros((10_000, 1_000), np.float32))
+            return folder
+
+    resources = {"work": WorkFolders(root=str(small_disk.folder))}
+    with pytest.raises(GenrecError, match="no space is left on this disk"):
+        dg.materialize([vectors], resources={**resources, "io_manager": ArtifactStorage(root=str(small_disk.folder))})
+    assert not [path for path in small_disk.folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_of_two_runs_at_once_both_versions_are_whole_and_one_is_the_newest(
+    object_server: "ObjectServer", storage: Path, place: str
+) -> None:
+    root = storage_root("s3://shop/genrec") if place == "bucket" else storage
+    together = threading.Barrier(2)
+
+    @dg.asset
+    def vectors(context: dg.AssetExecutionContext, work: WorkFolders) -> Path:
+        with work.new(context) as folder:
+            np.save(folder / "vectors.npy", np.frombuffer(context.run.run_id.encode(), np.uint8))
+            together.wait(timeout=60)
+            return folder
+
+    resources = {"work": WorkFolders(root=str(root)), "io_manager": ArtifactStorage(root=str(root))}
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(dg.materialize, [vectors], resources=resources) for _ in range(2)]
+    versions = [run.result().run_id for run in made]
+    for version in versions:
+        verify_manifest(version_folder("vectors", version, root))
+        assert np.load(root / "vectors" / version / "vectors.npy").tobytes().decode() == version
+    assert latest("vectors", root).name in versions
+    assert sorted(path.name for path in (root / "vectors").iterdir()) == sorted(["latest.json", *versions])
 
 
 def test_a_file_that_was_changed_is_refused(storage: Path) -> None:

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
@@ -33,6 +33,9 @@ from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 from genrec_dagster.training import code_revision, tracked_run, training_key
+
+if TYPE_CHECKING:
+    from conftest import SmallDisk
 
 ITEMS, USERS = 60, 80
 TINY = {
@@ -176,6 +179,33 @@ def test_a_rank_that_fails_is_named_with_its_message_and_not_tried_again(
     )
     assert not [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY]
     assert [run.info.status for run in newest_runs(tracker)] == ["FAILED"]
+
+
+def test_a_training_that_fills_the_disk_says_so_and_goes_on_once_there_is_room(
+    inputs: dict[str, Path], small_disk: "SmallDisk", tracker: ExperimentTracker
+) -> None:
+    storage, settings = small_disk.folder, {**TINY, "processes": 1, "seed": 2, "epochs": 20, "patience": 100}
+    with ExitStack() as filled:
+
+        def fill() -> None:
+            while not any(epochs_done(path) >= 1 for path in storage.glob(".training/*/state/progress.json")):
+                time.sleep(0.02)
+            filled.enter_context(small_disk.filled())
+
+        filler = threading.Thread(target=fill, daemon=True)
+        filler.start()
+        failed = train_asset(inputs, storage, tracker, settings)
+        filler.join()
+    failure = next(e for e in failed.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE)
+    assert "no space is left on this disk; free some and run again" in str(failure.event_specific_data)
+    assert [run.info.status for run in newest_runs(tracker)] == ["FAILED"]
+    (progress,) = storage.glob(".training/*/state/progress.json")
+    before = [entry["loss"] for entry in read_json(progress)["history"]]
+    assert 1 <= len(before) < 20
+    assert train_asset(inputs, storage, tracker, settings).success
+    epochs = read_json(latest("tiger_checkpoint", storage) / "training_history.json")["epochs"]
+    assert [entry["epoch"] for entry in epochs] == list(range(1, 21))
+    assert [entry["loss"] for entry in epochs][: len(before)] == before
 
 
 class InterruptedPipes(dg.PipesSubprocessClient):
