@@ -57,11 +57,15 @@ def _shown(value: str | int | float | None) -> str | int | float:
     return "" if value is None else value
 
 
-def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as a GitHub-style table; long cells are cut."""
+def markdown_table(rows: Sequence[Mapping[str, object]], longest: int = 80) -> str:
+    """Rows as a GitHub-style table; cells longer than ``longest`` characters are cut."""
     if not rows:
         return "(no rows)"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    lines = [
+        list(rows[0]),
+        ["---"] * len(rows[0]),
+        *([_cell(value, longest) for value in row.values()] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -70,7 +74,8 @@ def picture(png: bytes, title: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, longest: int) -> str:
     text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    text = text.replace("|", "\\|").replace("\n", " ")
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    text = "" if value is None else text.replace("\n", " ")
+    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return text.replace("|", "\\|")

@@ -124,6 +124,21 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
     return as_png(figure)
 
 
+def latency_picture(milliseconds: np.ndarray, p95: float) -> bytes:
+    """How long single users waited.
+
+    Args:
+        milliseconds: one a user, float64 [n].
+        p95: the 95th percentile.
+    """
+    figure, (axes,) = new_figure(1, (6.4, 3.4))
+    axes.hist(milliseconds, bins=30, color=MAIN)
+    axes.axvline(p95, color=GREY, linewidth=1.2, linestyle="--", label=f"95 % within {p95:.3g} ms")
+    axes.legend(frameon=False)
+    labelled(axes, "Time of a single user", "ms", "users")
+    return as_png(figure)
+
+
 def _bars_of_slice(axes: "Axes", rows: pl.DataFrame) -> None:
     """Two bars a slice; a slice without users has none."""
     positions = range(rows.height)

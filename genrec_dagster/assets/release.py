@@ -31,7 +31,8 @@ from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.lineage import Origin, evaluation_of, trace
-from genrec_dagster.metadata import Row, content_version, table
+from genrec_dagster.metadata import content_version
+from genrec_dagster.pages.release import release_page, served_page
 from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release, training_parameters
 from genrec_dagster.resources import WorkFolders
 from genrec_dagster.training import code_revision
@@ -58,7 +59,11 @@ def model_release(
     user_histories: Path,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """Checkpoint, semantic IDs, exported model and metrics as one version that never changes, registered in MLflow."""
+    """Checkpoint, semantic IDs, exported model and metrics as one version that never changes, registered in MLflow.
+
+    Its gates decide whether it is served: every gate upstream passed on exactly these parts, and it is not worse than
+    the release that is served.
+    """
     made = {
         "tiger_checkpoint": tiger_checkpoint,
         "semantic_ids": semantic_ids,
@@ -88,12 +93,7 @@ def model_release(
     with work.new(context) as folder:
         write_release(folder, parts, facts)
         write_profile(folder, histories)
-        metadata: dict[str, Any] = {
-            "made_from": table(_rows(traced)),
-            "mlflow_version": f"models:/{REGISTERED_MODEL}/{registered}",
-            "settings": dg.MetadataValue.json(facts["settings"]),
-            **_headline(recall_metrics),
-        }
+        metadata = release_page(folder, facts, traced, _champion(Path(work.root).absolute()))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -122,15 +122,15 @@ def served_release(
         carried = carry_withdrawn(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL)
     with work.new(context) as folder:
         write_pointer(folder, pointer)
-        metadata: dict[str, Any] = {
-            "release": pointer.version,
-            "before": before.version if before else "none",
-            "reason": pointer.reason,
-            "withdrawn_items_carried_over": carried,
-            "alias": _move_alias(context, release / CHECKPOINT, pointer.version),
-            **_headline(release / METRICS),
-        }
+        alias = _move_alias(context, release / CHECKPOINT, pointer.version)
+        metadata = served_page(pointer, before, root, carried, alias)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=_pointer_version(release))
+
+
+def _champion(root: Path) -> Path | None:
+    """The release that is served, if there is one."""
+    pointer = served_pointer(root)
+    return version_folder(RELEASES, pointer.version, root) if pointer else None
 
 
 def _newest(context: dg.AssetExecutionContext, before: Pointer | None, root: Path) -> Pointer:
@@ -186,15 +186,6 @@ def _described(origins: list[Origin]) -> list[dict[str, Any]]:
     return [{"run": origin.run_id, "data_version": origin.data_version} for origin in origins]
 
 
-def _rows(traced: dict[str, list[Origin]]) -> list[Row]:
-    rows: list[Row] = [
-        {"asset": name, "run": origin.run_id, "data_version": origin.data_version}
-        for name, origins in sorted(traced.items())
-        for origin in origins
-    ]
-    return rows or [{"asset": "unknown to this Dagster instance", "run": "", "data_version": ""}]
-
-
 def _settings(checkpoint: Path, ids: Path, metrics: Path) -> dict[str, Any]:
     """With what each part was made, all values, not only those that were given."""
     return {
@@ -202,9 +193,3 @@ def _settings(checkpoint: Path, ids: Path, metrics: Path) -> dict[str, Any]:
         "semantic_ids": read_json(ids / "summary.json")["settings"],
         "recall_metrics": read_json(metrics / METRICS_FILE)["settings"],
     }
-
-
-def _headline(metrics: Path) -> dict[str, float]:
-    """Test metrics of the ranking that is served."""
-    found = read_json(metrics / METRICS_FILE)
-    return {name: value for name, value in found[found["ranking"]].items() if name in {"recall@10", "ndcg@10"}}

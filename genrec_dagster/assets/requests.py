@@ -5,21 +5,22 @@ partition. The graph has these only where ``GENREC_INBOX`` names an inbox.
 """
 
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
-from genrec_core.artifacts import sha256_of, write_json
+from genrec_core.artifacts import write_json
 from genrec_core.errors import GenrecError
 from genrec_core.inbox import Inbox, find_file
 from genrec_core.inference.prediction_files import is_parquet
 from genrec_core.monitoring.answers import exposure_of
-from genrec_dagster.assets.serving import OWNERS, REPORT, described, pointed_model, preview
+from genrec_dagster.assets.serving import OWNERS, REPORT, pointed_model
 from genrec_dagster.checks.answers import misses_are_few, shows_enough
-from genrec_dagster.checks.requests import lists_valid, requests_answered
+from genrec_dagster.checks.requests import lists_valid, readable, requests_answered
 from genrec_dagster.config import Monitoring, PredictionForm
 from genrec_dagster.metadata import content_version
+from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected_lines, request_page
 from genrec_dagster.resources import WorkFolders
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
@@ -60,7 +61,7 @@ def request_file(
         with work.new(context) as folder:
             received = folder / f"{REQUESTS}{'.parquet' if is_parquet(Path(file.name)) else '.txt'}"
             place.fetch(file, received)
-            metadata: dict[str, Any] = {"file": file.name, "bytes": file.size, "sha256": sha256_of(received)}
+            metadata = request_page(file.name, received)
             return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
     except GenrecError as error:
         raise _refused(context.partition_key, error) from error
@@ -98,13 +99,12 @@ def request_predictions(
             raise _refused(context.partition_key, error) from error
         write_json(folder / REPORT, asdict(report))
         exposure = exposure_of(output, recommender.item_ids)
-        metadata = {
-            "dagster/partition_row_count": report.rows,
-            "rejected_lines": report.rejected,
-            **described(report, exposure, served_release, output),
-        }
+        some = [(request.user_id, request.item_ids) for request in islice(readable(source), SHOWN_USERS)]
+        metadata = predictions_page(report, exposure, served_release, model, output, some)
+        metadata["dagster/partition_row_count"] = dg.MetadataValue.int(report.rows)
+        metadata["rejected_lines"] = dg.MetadataValue.int(report.rejected)
         if report.rejected:
-            metadata["rejected"] = dg.MetadataValue.md(preview(rejected_path(output)))
+            metadata["rejected"] = rejected_lines(rejected_path(output))
         checks = [
             requests_answered(output, source)._replace(check_name=ANSWERED),
             lists_valid(output, model)._replace(check_name=VALID),

@@ -2,29 +2,24 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
 from genrec_core.artifacts import write_json
-from genrec_core.monitoring.answers import exposure_of, miss_shares
+from genrec_core.monitoring.answers import exposure_of
 from genrec_core.releases import MODEL, RELEASES, read_pointer
 from genrec_core.storage import version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.freshness import FRESHNESS, fresh_within
-from genrec_dagster.metadata import content_version, markdown_table
+from genrec_dagster.metadata import content_version
+from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page
 from genrec_dagster.resources import WorkFolders
-
-if TYPE_CHECKING:
-    from genrec_core.inference.predict import PredictionReport
-    from genrec_core.monitoring.answers import Exposure
 
 GROUP, OWNERS = "serving", ["team:recsys"]
 PREDICTIONS, REPORT = "predictions.csv", "report.json"
 _REQUESTS = "requests.txt"
-_SHOWN_USERS, _SHOWN_ITEMS = 5, 5
 
 
 @dg.asset(
@@ -43,33 +38,26 @@ def batch_predictions(
     config: PredictionForm,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """The next items for every user, from the whole history, by the release that is served."""
+    """The next items for every user, from the whole history, by the release that is served.
+
+    `predictions.csv` holds a row a user, `user_id,pred_1..pred_K`, best first.
+    """
     from genrec_core.inference.predict import predict_file
     from genrec_core.inference.recommender import Recommender
 
     with work.new(context) as folder:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
         write_requests(user_histories, requests)
-        recommender = Recommender.from_folder(pointed_model(served_release, work), threads=1)
+        model = pointed_model(served_release, work)
+        recommender = Recommender.from_folder(model, threads=1)
         report = predict_file(recommender, requests, output, config, show_progress=False)
         requests.unlink()
         write_json(folder / REPORT, asdict(report))
         exposure = exposure_of(output, recommender.item_ids)
-        metadata = {"dagster/row_count": report.rows, **described(report, exposure, served_release, output)}
+        some = [(str(user), items) for user, items in user_histories.head(SHOWN_USERS).iter_rows()]
+        metadata = predictions_page(report, exposure, served_release, model, output, some)
+        metadata["dagster/row_count"] = dg.MetadataValue.int(report.rows)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
-
-
-def described(report: "PredictionReport", exposure: "Exposure", served_release: Path, output: Path) -> dict[str, Any]:
-    """Metadata of a file of predictions: by which release, how fast, what it shows and misses, how it begins."""
-    return {
-        "release": read_pointer(served_release).version,
-        "report": dg.MetadataValue.json(asdict(report)),
-        "users_per_second": report.users_per_second,
-        "coverage": exposure.coverage,
-        "gini": exposure.gini,
-        **{f"{name}_share": share for name, share in miss_shares(report).items()},
-        "preview": dg.MetadataValue.md(preview(output)),
-    }
 
 
 def pointed_model(served_release: Path, work: WorkFolders) -> Path:
@@ -83,12 +71,3 @@ def write_requests(histories: pl.DataFrame, path: Path) -> None:
     items = pl.col("item_ids").list.eval(pl.element().cast(pl.Utf8)).list.join(" ")
     lines = histories.select(pl.concat_str("user_id", items, separator=" ").str.strip_chars_end())
     lines.write_csv(path, include_header=False, quote_style="never")
-
-
-def preview(table: Path) -> str:
-    """The first columns of the first rows of a CSV or Parquet file."""
-    if table.suffix == ".parquet":
-        frame = pl.read_parquet(table, n_rows=_SHOWN_USERS)
-    else:
-        frame = pl.read_csv(table, n_rows=_SHOWN_USERS, infer_schema=False)
-    return markdown_table(frame.select(frame.columns[: 1 + _SHOWN_ITEMS]).to_dicts())

@@ -1,5 +1,6 @@
 """Is the model worth serving, and is the exported one the same: nothing past a failed gate is built."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
@@ -8,12 +9,15 @@ import polars as pl
 
 from genrec_core.artifacts import read_json
 from genrec_core.evaluation.evaluate import METRICS_FILE
-from genrec_dagster.assets.model import HISTORY_FILE, onnx_encoder, recall_metrics, tiger_checkpoint
+from genrec_dagster.assets.model import onnx_encoder, recall_metrics, tiger_checkpoint
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import Gates, ServingBoundsForm
 from genrec_dagster.io_manager import FRAME
+from genrec_dagster.metadata import Row, picture, table
+from genrec_dagster.pages.model import HISTORY_FILE
 
 _SCORE_TOLERANCE = 1e-4
+_QUANTILES = (50, 90, 95, 99, 100)
 _CODES = {"semantic_ids": dg.AssetIn("semantic_ids"), "item_embeddings": dg.AssetIn("item_embeddings")}
 _HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
 _CHECKPOINT = {"tiger_checkpoint": dg.AssetIn("tiger_checkpoint")}
@@ -93,16 +97,25 @@ def onnx_ranks_like_torch(
         f"{found.invalid} invalid items"
     )
     wanted = f"{found.users} of {found.users} users and 0 invalid items"
-    return verdict(found.alike == found.users and found.invalid == 0, measured, wanted)
+    result = verdict(found.alike == found.users and found.invalid == 0, measured, wanted)
+    return result._replace(metadata={**result.metadata, "agreement": table([asdict(found)])})
 
 
 @dg.asset_check(asset=onnx_encoder, blocking=True, additional_ins=_HISTORIES)
 def onnx_latency(onnx_encoder: Path, user_histories: pl.DataFrame, config: ServingBoundsForm) -> dg.AssetCheckResult:
     """A single user is served fast."""
+    from genrec_core.evaluation.plots import latency_picture
     from genrec_dagster.checks.rankings import single_user_milliseconds
 
-    p95 = float(np.quantile(single_user_milliseconds(onnx_encoder, user_histories["item_ids"], config), 0.95))
-    return verdict(p95 <= config.p95_milliseconds, p95, f"a 95th percentile of at most {config.p95_milliseconds:g} ms")
+    times = single_user_milliseconds(onnx_encoder, user_histories["item_ids"], config)
+    p95 = float(np.quantile(times, 0.95))
+    wanted = f"a 95th percentile of at most {config.p95_milliseconds:g} ms"
+    result = verdict(p95 <= config.p95_milliseconds, p95, wanted)
+    quantiles: list[Row] = [
+        {"users": f"{q} %", "served within ms": float(np.quantile(times, q / 100))} for q in _QUANTILES
+    ]
+    shown = {"latency": table(quantiles), "plot": picture(latency_picture(times, p95), "latency of single users")}
+    return result._replace(metadata={**result.metadata, **shown})
 
 
 def _recall_gate(recall_metrics: Path, k: int, least: float) -> dg.AssetCheckResult:

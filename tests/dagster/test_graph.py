@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 
 from genrec_core.artifacts import read_json, verify_manifest
 from genrec_core.storage import latest
 from genrec_dagster.definitions import defs
+from genrec_dagster.io_manager import FRAME
 
 ASSETS = sorted(spec.key.to_user_string() for spec in defs.resolve_all_asset_specs())
 
@@ -53,20 +55,57 @@ def test_frames_are_described_by_rows_and_columns(metadata: dict[str, dict[str, 
     assert metadata["raw_beauty"]["users"].value == 200
 
 
-@pytest.mark.parametrize(
-    ("asset", "entry"),
-    [
-        ("item_catalog", "plots"),
-        ("user_histories", "plots"),
-        ("item_embeddings", "plots"),
-        ("semantic_ids", "plots"),
-        ("tiger_checkpoint", "curves"),
-        ("recall_metrics", "recall_plot"),
-        ("recall_metrics", "slices_plot"),
-    ],
-)
-def test_plots_are_shown_in_place(metadata: dict[str, dict[str, Any]], asset: str, entry: str) -> None:
-    assert "](data:image/png;base64,iVBOR" in metadata[asset][entry].md_str
+def test_every_page_has_a_table_and_pictures_small_enough_for_an_event(metadata: dict[str, dict[str, Any]]) -> None:
+    pictured = {}
+    for asset, page in metadata.items():
+        texts = {name: entry.md_str for name, entry in page.items() if isinstance(entry, dg.MarkdownMetadataValue)}
+        tables = [entry for entry in page.values() if isinstance(entry, dg.TableMetadataValue)]
+        assert tables or any("| --- |" in text for text in texts.values()), asset
+        pictured[asset] = sorted(name for name, text in texts.items() if "](data:image/png;base64,iVBOR" in text)
+        assert all(len(text) < 130_000 for text in texts.values()), asset
+    assert {asset: names for asset, names in pictured.items() if names} == {
+        **{key: ["plots"] for key in ("item_catalog", "user_histories", "item_embeddings", "semantic_ids")},
+        "tiger_checkpoint": ["curves"],
+        "recall_metrics": ["recall_plot", "slices_plot"],
+        "batch_predictions": ["plots"],
+    }
+
+
+def test_predictions_are_shown_by_title(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:
+    head, _, first, *_ = metadata["batch_predictions"]["some_users"].md_str.splitlines()
+    assert head == "| user | bought, newest first | recommended |"
+    titles = dict(
+        pl.read_parquet(latest("item_catalog", finished_graph.storage) / FRAME)["item_id", "title"].iter_rows()
+    )
+    user, best = pl.read_csv(latest("batch_predictions", finished_graph.storage) / "predictions.csv").row(0)[:2]
+    assert first.startswith(f"| {user} | ")
+    assert titles[best] in first
+
+
+def test_the_parts_of_the_model_add_up(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:
+    from genrec_core.tiger.model import TigerModel
+
+    model = TigerModel.from_pretrained(latest("tiger_checkpoint", finished_graph.storage))
+    page = metadata["tiger_checkpoint"]
+    parts = {record.data["part"]: record.data["parameters"] for record in page["parts"].records}
+    assert page["parameters"].value == sum(parts.values()) == sum(each.numel() for each in model.state_dict().values())
+
+
+def test_a_release_and_its_history_are_shown(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:
+    compared = {
+        record.data["test metric"]: record.data for record in metadata["model_release"]["beside_the_served_one"].records
+    }
+    assert compared["recall@10"]["this release"] == metadata["recall_metrics"]["recall@10"].value
+    assert compared["recall@10"]["served"] == ""  # nothing was before it
+    (only,) = metadata["served_release"]["releases"].records
+    assert (only.data["release"], only.data["state"]) == (finished_graph.result.run_id, "served")
+
+
+def test_checks_of_the_export_show_latency_and_agreement(finished_graph: Any) -> None:
+    shown = {e.check_name: e.metadata for e in finished_graph.result.get_asset_check_evaluations()}
+    assert [record.data["users"] for record in shown["onnx_latency"]["latency"].value.records][-1] == "100 %"
+    (agreement,) = shown["onnx_ranks_like_torch"]["agreement"].value.records
+    assert agreement.data["alike"] == agreement.data["users"]
 
 
 def test_metrics_are_shown_beside_popularity(metadata: dict[str, dict[str, Any]]) -> None:
