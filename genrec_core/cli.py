@@ -159,13 +159,15 @@ def _add_predict(commands: _Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from genrec_core.engine import open_engine
     from genrec_core.inference.constraints import Constraints
     from genrec_core.inference.item_lists import read_item_list
     from genrec_core.inference.predict import predict_file
     from genrec_core.inference.recommender import Recommender
+    from genrec_core.inference.remote import RemoteRanking
     from genrec_core.inference.shards import Shard
     from genrec_core.releases import served_model
-    from genrec_core.settings import PredictionSettings
+    from genrec_core.settings import PredictionSettings, engine_from_environment
 
     values = {
         "top_k": options.topk,
@@ -178,7 +180,8 @@ def _predict(options: argparse.Namespace) -> None:
     }
     settings = _checked(PredictionSettings, values)
     shard = Shard.parse(options.shard) if options.shard is not None else None
-    recommender = Recommender.from_folder(options.model_dir or served_model(), threads=1)
+    model_dir = options.model_dir or served_model()
+    recommender = Recommender.from_folder(model_dir, threads=1)
     allow, deny = (read_item_list(path).tolist() if path else None for path in (options.allow, options.deny))
     constraints = Constraints.of(allow, deny)
     selection = recommender.selection(constraints, Constraints.of(rule=options.rule))
@@ -187,8 +190,11 @@ def _predict(options: argparse.Namespace) -> None:
     if selection.count < options.topk:
         print(f"genrec: warning: {selection.count} items may be recommended, fewer than --topk", file=sys.stderr)
     paths = (options.input_path, options.output_path)
-    shown = not options.quiet
-    report = predict_file(recommender, *paths, settings, constraints=constraints, shard=shard, show_progress=shown)
+    with open_engine(engine_from_environment()) as engine:
+        report = predict_file(
+            recommender, *paths, settings, constraints=constraints, shard=shard, show_progress=not options.quiet,
+            remote=RemoteRanking.of(engine, model_dir),
+        )  # fmt: skip
     print("\n".join(report.lines(options.output_path)), file=sys.stderr)
 
 

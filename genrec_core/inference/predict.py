@@ -9,54 +9,33 @@ import csv
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import TextIO
 
-import numpy as np
 from tqdm import tqdm
 
 from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
 from genrec_core.inference.blas_threads import one_blas_thread
-from genrec_core.inference.constraints import Constraints, Selection
+from genrec_core.inference.constraints import Constraints
 from genrec_core.inference.onnx_scorer import default_threads
 from genrec_core.inference.prediction_files import CsvPredictions, PredictionWriter, is_parquet
 from genrec_core.inference.recommender import Ranking
+from genrec_core.inference.remote import RankingRun, Ranks, RemoteRanking
 from genrec_core.inference.requests import Check, Rejected, Request, count_lines, read_requests
 from genrec_core.inference.shards import Shard
-from genrec_core.settings import PredictionSettings, RankingMode
+from genrec_core.settings import PredictionSettings
 
 _BLOCK_BATCHES = 16  # batches read ahead, so that users of like length can be decoded together
 _BLOCK_ITEMS = 1 << 18  # history items decoded at once, at most (one history may be longer)
 _WORKERS_A_BLOCK = 8  # workers that one block keeps busy
 _SHOWN_CONTENT = 200  # characters of a rejected line that are kept
 _SHOWN_WARNINGS = 20
-
-
-class Ranks(Protocol):
-    """What :func:`predict_file` needs of a recommender."""
-
-    def rank(
-        self,
-        histories: list[list[int]],
-        top_k: int,
-        *,
-        beams: int | None,
-        exclude_seen: bool,
-        ranking: RankingMode,
-        allowed: Sequence[np.ndarray | None],
-        batch_users: int,
-        pool: Executor | None,
-    ) -> Ranking:
-        """See :meth:`genrec_core.inference.recommender.Recommender.rank`."""
-
-    def selection(self, *constraints: Constraints) -> Selection:
-        """See :meth:`genrec_core.inference.recommender.Recommender.selection`."""
 
 
 @dataclass
@@ -124,6 +103,7 @@ def predict_file(
     constraints: Constraints | None = None,
     shard: Shard | None = None,
     show_progress: bool = True,
+    remote: RemoteRanking | None = None,
 ) -> PredictionReport:
     """Serve every request of ``source``, in its order.
 
@@ -142,6 +122,7 @@ def predict_file(
         shard: the part of ``source`` to serve; None for the whole. CSV parts but the first have no header, so that they
             can be joined as they are.
         show_progress: a bar on stderr with users a second.
+        remote: ranks the requests; None: ``recommender`` does. Only it says which items may be recommended at all.
 
     Raises:
         GenrecError: ``source`` cannot be read or holds no request that can be served (a shard may), the constraints
@@ -156,7 +137,7 @@ def predict_file(
     try:
         with RejectedLines(rejected_path(output), reader.headed_before) as rejected, atomic_file(output) as part:
             with _writer(part, output, source, settings, shard) as writer, _bar(reader, show_progress) as bar:
-                decoder = _Decoder(recommender, settings, run, report)
+                decoder = _Decoder(recommender, RankingRun(settings, run), report, remote)
                 _serve(decoder, reader.blocks(), _Sink(writer, rejected, bar), report)
             if not report.users and shard is None:
                 raise NothingServedError(
@@ -283,25 +264,25 @@ class _Decoder:
     """
 
     def __init__(
-        self,
-        recommender: Ranks,
-        settings: PredictionSettings,
-        run: tuple[Constraints, ...],
-        report: PredictionReport,
+        self, recommender: Ranks, run: RankingRun, report: PredictionReport, remote: RemoteRanking | None
     ) -> None:
-        self.recommender, self.settings, self.run, self.report = recommender, settings, run, report
-        self.workers = settings.workers or default_threads()
+        self.recommender, self.run, self.report, self.remote = recommender, run, report, remote
+        self.workers = run.settings.workers or default_threads()
 
     def ranked(self, blocks: Iterable[list[Request | Rejected]]) -> Iterator[tuple["_Block", Ranking | None]]:
         """Blocks in order, each with the ranking of its requests."""
+        divided = (_Block.of(outcomes) for outcomes in blocks)
+        return self._ranked_here(divided) if self.remote is None else self.remote.ranked(self.run, divided)
+
+    def _ranked_here(self, blocks: Iterable["_Block"]) -> Iterator[tuple["_Block", Ranking | None]]:
         ahead = 1 + -(-self.workers // _WORKERS_A_BLOCK)
         batches, windows = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(ahead)
         waiting: deque[tuple[_Block, Future[Ranking | None]]] = deque()
         try:
             with one_blas_thread():
-                for outcomes in blocks:
-                    block = _Block.of(outcomes)
-                    waiting.append((block, windows.submit(self.rank, block.requests, batches)))
+                for block in blocks:
+                    ranking = windows.submit(self.run.rank, self.recommender, block.requests, batches)
+                    waiting.append((block, ranking))
                     if len(waiting) > ahead:
                         done, future = waiting.popleft()
                         yield done, future.result()
@@ -311,33 +292,12 @@ class _Decoder:
             batches.shutdown(wait=False, cancel_futures=True)
             windows.shutdown(wait=True, cancel_futures=True)
 
-    def rank(self, requests: list[Request], pool: Executor) -> Ranking | None:
-        """The ranking of one block; None without a request."""
-        if not requests:
-            return None
-        settings = self.settings
-        return self.recommender.rank(
-            [request.item_ids for request in requests],
-            settings.top_k,
-            beams=settings.beams,
-            exclude_seen=settings.exclude_seen,
-            ranking=settings.ranking,
-            allowed=self.masks(requests),
-            batch_users=settings.batch_users,
-            pool=pool,
-        )
-
-    def masks(self, requests: list[Request]) -> list[np.ndarray | None]:
-        """The mask of each request; requests of equal constraints share one."""
-        distinct = {own: self.recommender.selection(*self.run, own) for own in {each.constraints for each in requests}}
-        return [distinct[request.constraints].mask for request in requests]
-
     def note(self, requests: list[Request]) -> None:
         """Count what the constraints of requests do."""
         for request in requests:
             if request.constraints:
-                selection = self.recommender.selection(*self.run, request.constraints)
-                self.report.narrow += selection.count < self.settings.top_k
+                selection = self.recommender.selection(*self.run.constraints, request.constraints)
+                self.report.narrow += selection.count < self.run.settings.top_k
                 new = [warning for warning in selection.warnings if warning not in self.report.warnings]
                 self.report.warnings += new[: _SHOWN_WARNINGS - len(self.report.warnings)]
 

@@ -19,6 +19,7 @@ from genrec_dagster.assets.serving import OWNERS, REPORT, pointed_model
 from genrec_dagster.checks.answers import misses_are_few, shows_enough
 from genrec_dagster.checks.requests import lists_valid, readable, requests_answered
 from genrec_dagster.config import Monitoring, PredictionForm
+from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected_lines, request_page
 from genrec_dagster.resources import WorkFolders
@@ -84,17 +85,19 @@ def request_predictions(
     config: PredictionForm,
     monitoring: Monitoring,
     work: WorkFolders,
+    engine: ComputeEngine,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # beside check results Dagster reads no other annotation
     """The lists for one request file, by the release that is served; Parquet for Parquet, else CSV."""
     from genrec_core.inference.predict import predict_file, rejected_path
     from genrec_core.inference.recommender import Recommender
+    from genrec_core.inference.remote import RemoteRanking
 
     source, model = requests_in(request_file), pointed_model(served_release, work)
-    with work.new(context) as folder:
+    with work.new(context) as folder, engine.open(context) as computed_by:
         output = folder / f"{PREDICTIONS}{'.parquet' if is_parquet(source) else '.csv'}"
-        recommender = Recommender.from_folder(model, threads=1)
+        recommender, remote = Recommender.from_folder(model, threads=1), RemoteRanking.of(computed_by, model)
         try:
-            report = predict_file(recommender, source, output, config, show_progress=False)
+            report = predict_file(recommender, source, output, config, show_progress=False, remote=remote)
         except GenrecError as error:
             raise _refused(context.partition_key, error) from error
         write_json(folder / REPORT, asdict(report))

@@ -12,6 +12,7 @@ from genrec_core.releases import MODEL, RELEASES, read_pointer
 from genrec_core.storage import version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PredictionForm
+from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page
@@ -37,6 +38,7 @@ def batch_predictions(
     user_histories: pl.DataFrame,
     config: PredictionForm,
     work: WorkFolders,
+    engine: ComputeEngine,
 ) -> dg.MaterializeResult[Path]:
     """The next items for every user, from the whole history, by the release that is served.
 
@@ -44,13 +46,14 @@ def batch_predictions(
     """
     from genrec_core.inference.predict import predict_file
     from genrec_core.inference.recommender import Recommender
+    from genrec_core.inference.remote import RemoteRanking
 
-    with work.new(context) as folder:
+    model = pointed_model(served_release, work)
+    with work.new(context) as folder, engine.open(context) as computed_by:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
         write_requests(user_histories, requests)
-        model = pointed_model(served_release, work)
-        recommender = Recommender.from_folder(model, threads=1)
-        report = predict_file(recommender, requests, output, config, show_progress=False)
+        recommender, remote = Recommender.from_folder(model, threads=1), RemoteRanking.of(computed_by, model)
+        report = predict_file(recommender, requests, output, config, show_progress=False, remote=remote)
         requests.unlink()
         write_json(folder / REPORT, asdict(report))
         exposure = exposure_of(output, recommender.item_ids)
