@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_predict,
         _add_withdraw,
+        _add_add_items,
         _add_serve,
         _add_evaluate,
         _add_assign_ids,
@@ -220,6 +221,53 @@ def _withdraw(options: argparse.Namespace) -> None:
     )
 
 
+def _add_add_items(commands: _Commands) -> None:
+    about = (
+        "Add items to an exported model without training or exporting it again: they can be recommended at once. "
+        "Without --model_dir the served release gets a successor that holds them and is served."
+    )
+    command = _command(commands, "add-items", _add_items, about)
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="the exported model (the served release's)")
+    command.add_argument(
+        "--items",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="CSV or *.jsonl: item_id, and text or title, brand ...",
+    )
+    _add_text_encoder(command)
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="with --model_dir: a new folder (--model_dir itself is replaced)"
+    )
+
+
+def _add_items(options: argparse.Namespace) -> None:
+    from genrec_core.inference.item_additions import AdditionSettings, add_items
+    from genrec_core.inference.new_items import read_new_items
+    from genrec_core.releases import add_to_served, served_model
+    from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
+
+    if options.output and not options.model_dir:
+        raise GenrecError("--output belongs to --model_dir: the served release gets a successor in the storage")
+    settings = AdditionSettings.load(options.model_dir or served_model())
+    new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
+    new.require_texts(options.items)
+    vectors = _text_vectors(new.texts, settings.embedding_model, options.text_encoder, None)
+    if options.model_dir:
+        codes = add_items(options.model_dir, new, vectors, options.output)
+        place = str(options.output or options.model_dir)
+    else:
+        version, codes = add_to_served(new, vectors)
+        place = f"release {version}, which is served"
+    _print_codes(new.item_ids, codes)
+    print(f"{len(codes)} items added: {place}", file=sys.stderr)
+
+
+def _print_codes(item_ids: Any, codes: Any) -> None:
+    for item_id, code in zip(item_ids.tolist(), codes.tolist(), strict=True):
+        print(item_id, *code)
+
+
 def _add_serve(commands: _Commands) -> None:
     from genrec_core.settings import ServingSettings
 
@@ -362,9 +410,7 @@ def _assign_ids(options: argparse.Namespace) -> None:
         else:
             item_ids, vectors = _embedded(options, engine)
         extended = assign_ids(folder, item_ids.tolist(), vectors, options.output, engine)
-    codes = extended.codes[len(extended.codes) - len(item_ids) :].tolist()
-    for item_id, code in zip(item_ids.tolist(), codes, strict=True):
-        print(item_id, *code)
+    _print_codes(item_ids, extended.codes[len(extended.codes) - len(item_ids) :])
     print(f"{len(item_ids)} new items, {len(extended.codes)} in all: {options.output}", file=sys.stderr)
 
 
@@ -376,9 +422,9 @@ def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any
     from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
     from genrec_core.storage import latest
 
-    item_ids, texts = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
+    new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
     model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
-    return item_ids, _text_vectors(texts, model, options.text_encoder, engine)
+    return new.item_ids, _text_vectors(new.texts_or_ids(), model, options.text_encoder, engine)
 
 
 def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engine: "Engine | None") -> Any:

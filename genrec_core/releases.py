@@ -6,14 +6,20 @@ version that is served; it moves, and moves back, by being written anew.
 
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from genrec_core.artifacts import read_json, write_json
+from genrec_core.artifacts import atomic_folder, read_json, write_json, write_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.storage import LATEST, is_there, latest, storage_root, version_folder
+from genrec_core.storage import LATEST, is_there, latest, set_latest, storage_root, version_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from genrec_core.inference.new_items import NewItems
 
 RELEASES, SERVED = "model_release", "served_release"
 MODEL, CHECKPOINT, SEMANTIC_IDS, METRICS = "model", "checkpoint", "semantic_ids", "metrics"
@@ -117,6 +123,52 @@ def served_model(root: Path | None = None) -> Path:
         GenrecError: as :func:`served_release`.
     """
     return served_release(root) / MODEL
+
+
+def serve(pointer: Pointer, root: Path) -> None:
+    """Make ``pointer`` what is served in a storage, as a new version of ``served_release``."""
+    name = str(uuid.uuid4())
+    with atomic_folder(root / SERVED / name) as part:
+        write_pointer(part, pointer)
+        write_manifest(part)
+    set_latest(SERVED, name, root)
+
+
+def add_to_served(new: "NewItems", vectors: "np.ndarray") -> tuple[str, "np.ndarray"]:
+    """Serve a successor of the served release whose model and semantic IDs hold new items too.
+
+    The release before stays what it was and can be gone back to. Withdrawn items stay withdrawn.
+
+    Args:
+        new, vectors: as for :func:`genrec_core.inference.item_additions.add_items`.
+
+    Returns:
+        The successor's version, and the codes of the new items.
+
+    Raises:
+        GenrecError: nothing is served, or as :func:`genrec_core.inference.item_additions.add_items`.
+    """
+    from genrec_core.inference.item_additions import add_items
+    from genrec_core.inference.withdrawn import WITHDRAWN
+    from genrec_core.quantization.semantic_ids import assign_ids
+
+    root, version = storage_root(), str(uuid.uuid4())
+    release, before = served_release(root), served_pointer(root)
+    assert before is not None
+    added = new.item_ids.tolist()
+    with atomic_folder(root / RELEASES / version) as part:
+        codes = add_items(release / MODEL, new, vectors, part / MODEL)
+        (part / MODEL / WITHDRAWN).unlink(missing_ok=True)
+        assign_ids(release / SEMANTIC_IDS, added, vectors, part / SEMANTIC_IDS)
+        for name in (CHECKPOINT, METRICS):
+            shutil.copytree(release / name, part / name, copy_function=_link_or_copy)
+        facts = {"version": version, "items_added_to": before.version, "items_added": added}
+        write_json(part / FACTS, read_json(release / FACTS) | facts)
+        write_manifest(part)
+    set_latest(RELEASES, version, root)
+    carry_withdrawn(release / MODEL, root / RELEASES / version / MODEL)
+    serve(before.moved(version, f"{len(added)} items added to {before.version}"), root)
+    return version, codes
 
 
 def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, Any]) -> None:

@@ -1,14 +1,13 @@
 """Releases taken from one storage to another, and old versions removed from one."""
 
 import shutil
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from genrec_core.artifacts import atomic_folder, verify_manifest, write_manifest
+from genrec_core.artifacts import atomic_folder, verify_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.releases import RELEASES, SERVED, Pointer, first_pointer, served_pointer, write_pointer
+from genrec_core.releases import RELEASES, first_pointer, serve, served_pointer
 from genrec_core.storage import (
     all_assets,
     all_versions,
@@ -61,16 +60,8 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     before = served_pointer(target)
     if before is None or before.version != version:
         reason = reason or f"taken from {place_of(source)}"
-        _serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
+        serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
     return version
-
-
-def _serve(pointer: Pointer, root: Path) -> None:
-    name = str(uuid.uuid4())
-    with atomic_folder(root / SERVED / name) as part:
-        write_pointer(part, pointer)
-        write_manifest(part)
-    set_latest(SERVED, name, root)
 
 
 @dataclass(frozen=True)

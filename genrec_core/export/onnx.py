@@ -4,25 +4,21 @@ The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` with lev
 ``token_vectors.npy`` and ``prefix_vectors.npy`` (what the decoder adds for a token and for a prefix),
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
 item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
-it lifts beside the history), ``items.json`` (title, brand, categories and price, for rules) and ``manifest.json``.
+it lifts beside the history), ``items.json`` (title, brand, categories and price, for rules), the folder ``new_items``
+(see :mod:`genrec_core.export.item_encoder`) and ``manifest.json``.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
+from genrec_core.export.graphs import export_graph
+from genrec_core.export.item_encoder import export_item_encoder
 from genrec_core.export.items import item_table
 from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, step_graph
 from genrec_core.inference.recommender import (
@@ -79,20 +75,23 @@ def export_recommender(
         table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
         items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
         np.save(folder / ITEM_VECTORS, items.numpy(), allow_pickle=False)
-        _save_neighbors(model, vectors, folder)
+        neighbors = _save_neighbors(model, vectors, folder)
+        export_item_encoder(model, vectors, neighbors, semantic_ids, embeddings, folder)
         np.save(folder / ITEM_KEYS, item_keys(model, items).numpy(), allow_pickle=False)
         if catalog is not None:
             item_table(catalog, ids.item_ids).save(folder)
         write_manifest(folder)
 
 
-def _save_neighbors(model: TigerModel, vectors: np.ndarray, folder: Path) -> None:
-    """What the dense head's ranking lifts, if anything."""
+def _save_neighbors(model: TigerModel, vectors: np.ndarray, folder: Path) -> int:
+    """What the dense head's ranking lifts, if anything; how many items an item."""
     config = model.config
-    if config.neighbor_weight:
-        neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
-        np.save(folder / NEIGHBORS, neighbors.rows, allow_pickle=False)
-        np.save(folder / NEIGHBOR_BONUS, neighbors.bonus, allow_pickle=False)
+    if not config.neighbor_weight:
+        return 0
+    neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
+    np.save(folder / NEIGHBORS, neighbors.rows, allow_pickle=False)
+    np.save(folder / NEIGHBOR_BONUS, neighbors.bonus, allow_pickle=False)
+    return neighbors.rows.shape[1]
 
 
 def _vectors_of(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:
@@ -192,51 +191,3 @@ def _export_step(model: TigerModel, level: int, path: Path) -> None:
             add(name, {0: f"beams_{earlier}"}, _EARLIER + earlier, width)
     outputs = ["logits", *_by_layer(model, (f"key_{level}_own", f"value_{level}_own"))]
     export_graph(DecoderStep(model, level), inputs, (dynamic[0], tuple(dynamic[1:])), outputs, path)
-
-
-def export_graph(
-    module: nn.Module, inputs: dict[str, Tensor], dynamic: tuple[Any, ...], outputs: list[str], path: Path
-) -> None:
-    """Trace ``module`` and write it as one ONNX file.
-
-    Args:
-        module: put into evaluation mode.
-        inputs: example inputs by name, in the order of the module's arguments.
-        dynamic: names of the dynamic axes of each input, by axis.
-        outputs: names.
-        path: the file to write.
-
-    Raises:
-        GenrecError: torch made no graph of it.
-
-    The fused attention kernel of the CPU has strides that the exporter's decomposition cannot view, so the plain one is
-    traced.
-    """
-    with sdpa_kernel(SDPBackend.MATH), _without_exporter_chatter():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            dynamo=True,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=dynamic,
-            verbose=False,
-        )
-    if program is None:
-        raise GenrecError(f"{path}: torch.onnx gave no program; install the pinned torch, onnx and onnxscript")
-    program.save(path)
-
-
-@contextmanager
-def _without_exporter_chatter() -> Iterator[None]:
-    """Silence notes on absent torchvision, renamed axes and torch's own old calls: a user can do nothing about them."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec", category=FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)

@@ -11,7 +11,7 @@ from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, TOKENIZER
 from genrec_core.embedding.text import load_model
 from genrec_core.errors import GenrecError
-from genrec_core.export.onnx import export_graph
+from genrec_core.export.graphs import export_graph
 from genrec_core.settings import EmbeddingSettings
 
 _TEXTS, _TOKENS = 2, 5  # of the example

@@ -57,6 +57,10 @@ class ItemTable(Settings):
             raise GenrecError(f"{path}: does not hold the items of the model; export it again")
         return table
 
+    def followed_by(self, new: "ItemTable") -> "ItemTable":
+        """The table with further items behind."""
+        return ItemTable(**{name: getattr(self, name) + getattr(new, name) for name in type(self).model_fields})
+
     def save(self, model_dir: Path) -> None:
         """Write ``items.json``."""
         with atomic_file(model_dir / ITEMS) as part:

@@ -1,8 +1,9 @@
-"""Reads the new items that ``genrec assign-ids`` gives semantic IDs to."""
+"""Reads the new items of ``genrec assign-ids`` and ``genrec add-items``."""
 
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,48 @@ import numpy as np
 
 from genrec_core.data.item_text import render_text, template_parts, text_fields
 from genrec_core.errors import GenrecError
+from genrec_core.inference.item_attributes import ItemTable
 
 
-def read_new_items(path: Path, text_template: str) -> tuple[np.ndarray, list[str]]:
-    """Ids int64 [n] and texts of new items.
+@dataclass(frozen=True)
+class NewItems:
+    """Items of a file.
+
+    Args:
+        item_ids: int64 [n].
+        texts: what is embedded; '' where nothing is known of an item.
+        fields: title, brand, categories, price and description of each, None where absent.
+    """
+
+    item_ids: np.ndarray
+    texts: list[str]
+    fields: list[dict[str, Any]]
+
+    def texts_or_ids(self) -> list[str]:
+        """The texts; of an item without one its id, so that it gets some code."""
+        return [text or f"Item: {item};" for text, item in zip(self.texts, self.item_ids.tolist(), strict=True)]
+
+    def require_texts(self, path: Path) -> None:
+        """Refuse items of which nothing is known.
+
+        Raises:
+            GenrecError: there is one; names ``path``, which they are from.
+        """
+        without = [item for text, item in zip(self.texts, self.item_ids.tolist(), strict=True) if not text]
+        if without:
+            raise GenrecError(
+                f"{path}: item {without[0]} has no text ({len(without)} such items), so nothing says whom to recommend "
+                "it to; give it a title, or a text"
+            )
+
+    def table(self) -> ItemTable:
+        """What rules compare."""
+        columns = {name: [entry[name] for entry in self.fields] for name in ("title", "brand", "categories", "price")}
+        return ItemTable(item_id=self.item_ids.tolist(), **columns)
+
+
+def read_new_items(path: Path, text_template: str) -> NewItems:
+    """The items of a file.
 
     Args:
         path: CSV with a header, or JSON lines if the name ends in ``.jsonl``; ``item_id``, and either ``text`` or the
@@ -24,16 +63,16 @@ def read_new_items(path: Path, text_template: str) -> tuple[np.ndarray, list[str
         GenrecError: the file cannot be read, or an entry has no integer ``item_id``; names the entry.
     """
     parts = template_parts(text_template)
+    found = NewItems(np.empty(0, dtype=np.int64), [], [])
     ids: list[int] = []
-    texts: list[str] = []
     for number, entry in _entries(path):
-        item_id = _item_id(entry, path, number)
-        ids.append(item_id)
-        text = str(entry.get("text") or "").strip()
-        texts.append(text or render_text(parts, text_fields(entry)) or f"Item: {item_id};")
+        ids.append(_item_id(entry, path, number))
+        fields = text_fields(entry)
+        found.fields.append(fields)
+        found.texts.append(str(entry.get("text") or "").strip() or render_text(parts, fields))
     if not ids:
         raise GenrecError(f"{path}: no items in it; give CSV with the columns item_id and title, or JSON lines")
-    return np.array(ids, dtype=np.int64), texts
+    return replace(found, item_ids=np.array(ids, dtype=np.int64))
 
 
 def read_item_ids(path: Path) -> np.ndarray:
@@ -85,6 +124,7 @@ def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         entry = json.loads(line)
+        json.dumps(entry, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except ValueError as error:
         raise GenrecError(f"{path}, line {number}: not JSON ({error}); write one object a line") from error
     if not isinstance(entry, dict):

@@ -175,20 +175,44 @@ def assign_ids(
     target = target or folder
     if target.resolve() != folder.resolve() and target.exists() and any(target.iterdir()):
         raise GenrecError(f"{target}: exists and is not empty; give another folder, or remove it first")
-    new_ids = _require_new(known, item_ids, folder)
+    extended = extend_ids(known, item_ids, vectors, folder, folder, engine)
+    _write_extended(folder, target, extended)
+    return extended
+
+
+def extend_ids(
+    known: SemanticIds,
+    item_ids: Sequence[int],
+    vectors: NDArray[np.float32],
+    codebooks: Path,
+    source: Path,
+    engine: Engine | None = None,
+) -> SemanticIds:
+    """All semantic IDs, old and new; see :func:`assign_ids`.
+
+    Args:
+        known: the semantic IDs so far.
+        item_ids: ids of the m new items.
+        vectors: float32 [m, dim], not normalised.
+        codebooks: the folder that the quantiser was saved in.
+        source: where ``known`` is from, for errors.
+        engine: as there.
+
+    Raises:
+        GenrecError: as :func:`assign_ids`.
+    """
+    new_ids = _require_new(known, item_ids, source)
     if len(new_ids) != len(vectors):
         raise GenrecError(f"{len(new_ids)} new items but {len(vectors)} vectors; give one vector an item")
     vectors = np.asarray(vectors, dtype=np.float32)
     require_finite_rows(vectors, "item vectors")
-    codes = find_codes(ResidualQuantizer.load(folder), vectors, CollaborativeMap.load(folder), engine)
+    codes = find_codes(ResidualQuantizer.load(codebooks), vectors, CollaborativeMap.load(codebooks), engine)
     suffixes = _next_suffixes(known, codes, new_ids)
-    extended = SemanticIds(
+    return SemanticIds(
         np.concatenate([known.item_ids, new_ids]),
         np.concatenate([known.codes, np.column_stack([codes, suffixes])]),
         known.level_sizes,
     )
-    _write_extended(folder, target, extended)
-    return extended
 
 
 def find_codes(

@@ -44,11 +44,42 @@ class TextNeighbors:
         for first in range(0, items if count else 0, step):
             some = slice(first, min(first + step, items))
             similarity = vectors[some] @ vectors.T
-            similarity[np.arange(len(similarity)), np.arange(some.start, some.stop)] = -np.inf
-            nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-            rows[some] = np.sort(nearest, axis=1)
-            bonus[some] = np.take_along_axis(similarity, rows[some].astype(np.int64), axis=1)
-        return cls(rows, weight * (bonus - UNRELATED).clip(min=0))
+            rows[some], bonus[some] = _nearest(similarity, some.start, count)
+        return cls(rows, _bonus(bonus, weight))
+
+    def extended(self, vectors: np.ndarray, new: np.ndarray, count: int, weight: float) -> "TextNeighbors":
+        """The neighbours once items were added: theirs, and those of them that are near to the items that were there.
+
+        An item keeps its own ``count`` neighbours; of all that were ever added behind them, the ``count`` nearest.
+
+        Args:
+            vectors: L2-normalised text vectors of the items so far, float32 [n_items, dim].
+            new: those of the new ones, float32 [m, dim].
+            count: neighbours an item had at first.
+            weight: as at first.
+        """
+        every = np.concatenate([vectors, new])
+        own_rows = np.zeros((len(new), count), dtype=np.int32)
+        own_bonus = np.zeros((len(new), count), dtype=np.float32)
+        owner, place = np.nonzero(self.bonus[:, count:])
+        near = [(owner, self.rows[:, count:][owner, place], self.bonus[:, count:][owner, place])]
+        furthest = self.bonus[:, :count].min(axis=1)
+        step = max(1, _CHUNK_VALUES // len(every))
+        for first in range(0, len(new), step):
+            some = slice(first, min(first + step, len(new)))
+            similarity = new[some] @ every.T
+            worth = _bonus(similarity[:, : len(vectors)], weight)
+            item, owner = np.nonzero(worth > furthest)
+            near.append((owner, len(vectors) + first + item, worth[item, owner]))
+            own_rows[some], found = _nearest(similarity, len(vectors) + first, count)
+            own_bonus[some] = _bonus(found, weight)
+        owner, row, worth = map(np.concatenate, zip(*near, strict=True))
+        added = _ragged(owner, row, worth, len(every), count)
+        rows, bonus = (
+            np.concatenate([self.rows[:, :count], own_rows]),
+            np.concatenate([self.bonus[:, :count], own_bonus]),
+        )
+        return TextNeighbors(np.hstack([rows, added.rows]), np.hstack([bonus, added.bonus]))
 
     def lift(self, logits: np.ndarray, histories: HistoryBatch) -> None:
         """Add to each item's logit the largest bonus that an item of the history has for it, the newest counting most.
@@ -66,3 +97,27 @@ class TextNeighbors:
         lifted = np.zeros_like(logits)
         np.maximum.at(lifted.reshape(-1), place.reshape(-1), worth.reshape(-1))
         logits += lifted
+
+
+def _nearest(similarity: np.ndarray, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` largest of each row but itself, ascending, and their similarity; the rows count from ``first``."""
+    similarity[np.arange(len(similarity)), np.arange(first, first + len(similarity))] = -np.inf
+    rows = np.sort(np.argpartition(-similarity, count - 1, axis=1)[:, :count], axis=1)
+    return rows, np.take_along_axis(similarity, rows, axis=1)
+
+
+def _bonus(similarity: np.ndarray, weight: float) -> np.ndarray:
+    return np.asarray(weight * (similarity - UNRELATED).clip(min=0), dtype=np.float32)
+
+
+def _ragged(owner: np.ndarray, row: np.ndarray, worth: np.ndarray, items: int, most: int) -> TextNeighbors:
+    """The ``most`` largest of each owner side by side, [items, as many as one has]; 0 where there are fewer."""
+    order = np.lexsort((-worth, owner))
+    owner, row, worth = owner[order], row[order], worth[order]
+    counts = np.bincount(owner, minlength=items)
+    rank = np.arange(len(owner)) - (counts.cumsum() - counts)[owner]
+    kept = rank < most
+    width = int(counts.clip(max=most).max(initial=0))
+    rows, bonus = np.zeros((items, width), dtype=np.int32), np.zeros((items, width), dtype=np.float32)
+    rows[owner[kept], rank[kept]], bonus[owner[kept], rank[kept]] = row[kept], worth[kept]
+    return TextNeighbors(rows, bonus)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
@@ -16,8 +15,7 @@ from genrec_core.tiger.lineage import Lineage
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.search import RankingWeights
-
-_NEW_ITEMS_AT_ONCE = 1024
+from genrec_core.tiger.stand_ins import learned_rows
 
 
 class TorchScorer:
@@ -79,29 +77,8 @@ def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -
         codes: int64 [n_items, L].
         vectors: float32 [n_items, item_vector_dim].
     """
-    return model.item_encoder(learned_rows(model.config, vectors), codes, vectors)
-
-
-def learned_rows(config: TigerConfig, vectors: torch.Tensor) -> torch.Tensor:
-    """Whose learned vector each item has, int64 [n_items]: its own or, if training never saw it, a stand-in's.
-
-    The stand-in is the trained item of the most similar text, so that a new item is recommended to those who would be
-    recommended that one; a model that reads no texts has none, and takes what it learned of unknown items.
-
-    Args:
-        config: the model's.
-        vectors: text vectors by catalogue row, float32 [n_items, item_vector_dim].
-    """
-    rows = torch.arange(len(vectors), device=vectors.device)
-    unknown = rows >= config.known_items
-    unknown[torch.tensor(config.untrained_items, dtype=torch.int64, device=rows.device)] = True
-    stand_ins = rows[~unknown]
-    if not config.item_vector_dim or not len(stand_ins):
-        return rows.masked_fill(unknown, config.known_items)
-    text = F.normalize(vectors, dim=-1)
-    for chunk in rows[unknown].split(_NEW_ITEMS_AT_ONCE):
-        rows[chunk] = stand_ins[(text[chunk] @ text[stand_ins].T).argmax(dim=1)]
-    return rows
+    rows = learned_rows(vectors.cpu().numpy(), model.config.known_items, model.config.untrained_items)
+    return model.item_encoder(torch.from_numpy(rows).to(vectors.device), codes, vectors)
 
 
 @torch.inference_mode()

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from genrec_core.inference.prediction_files import is_parquet
-from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions
+from genrec_core.inference.recommender import ITEM_IDS
+from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions, pointed_model
 from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.resources import WorkFolders
 
 _HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
 
@@ -22,14 +25,21 @@ def predictions_for_everyone(batch_predictions: Path, user_histories: pl.DataFra
 
 
 @dg.asset_check(
-    asset=batch_predictions, blocking=True, additional_ins={**_HISTORIES, "item_catalog": dg.AssetIn("item_catalog")}
+    asset=batch_predictions,
+    blocking=True,
+    additional_ins={**_HISTORIES, **{name: dg.AssetIn(name) for name in ("item_catalog", "served_release")}},
 )
 def predictions_valid(
-    batch_predictions: Path, user_histories: pl.DataFrame, item_catalog: pl.DataFrame
+    batch_predictions: Path,
+    user_histories: pl.DataFrame,
+    item_catalog: pl.DataFrame,
+    served_release: Path,
+    work: WorkFolders,
 ) -> dg.AssetCheckResult:
-    """Every list holds known items, each once, and none of the user's history."""
+    """Every list holds known items, those added to the release too, each once, none of the user's history."""
     listed = listed_items(batch_predictions / PREDICTIONS)
-    known = item_catalog.select("item_id")
+    served = np.load(pointed_model(served_release, work) / ITEM_IDS, allow_pickle=False)
+    known = pl.concat([item_catalog["item_id"], pl.Series("item_id", served)]).to_frame()
     history = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
     counts = {
         "unknown": listed.join(known, on="item_id", how="anti").height,

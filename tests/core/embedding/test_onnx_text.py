@@ -13,9 +13,14 @@ from genrec_core.cli import main
 from genrec_core.embedding import embed_texts, write_item_embeddings
 from genrec_core.embedding.onnx_text import GRAPH, HEADER, OnnxTextEncoder
 from genrec_core.errors import GenrecError
+from genrec_core.export.onnx import export_recommender
 from genrec_core.export.quantize import quantize_graph
+from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization import build_semantic_ids
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import EmbeddingSettings, SemanticIdSettings
+from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.model import TigerModel
 
 TEXTS = [
     "Title: OPI Nail Lacquer, Simmer and Shimmer; Brand: OPI;",
@@ -97,6 +102,26 @@ def test_new_items_get_the_same_semantic_ids_without_torch(
     assert without.returncode == 0, without.stderr
     assert without.stdout == by_torch
     assert len(by_torch.splitlines()) == 5
+
+
+def test_items_are_added_to_a_model_without_torch(embeddings: Path, storage: Path, tmp_path: Path) -> None:
+    build_semantic_ids(embeddings, SemanticIdSettings(levels=2, codebook_size=8, iterations=5), tmp_path / "ids")
+    sizes = SemanticIds.load(tmp_path / "ids").level_sizes
+    shape = {"d_model": 16, "heads": 2, "encoder_layers": 1, "d_ff": 16, "known_items": 24, "item_vector_dim": 384}
+    config = TigerConfig(level_sizes=sizes, **shape, id_views=1, text_neighbors=4, neighbor_weight=2.0)
+    TigerModel(config).save_pretrained(tmp_path / "checkpoint")
+    paths = (tmp_path / "checkpoint", tmp_path / "ids", embeddings)
+    export_recommender(*paths, np.zeros(24, np.int64), tmp_path / "model")
+    (tmp_path / "items.csv").write_text("item_id,title\n900,red soap\n901,pink nail polish\n")
+    arguments = ["add-items", "--model_dir", str(tmp_path / "model"), "--items", str(tmp_path / "items.csv")]
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments, "--output", str(tmp_path / "larger")]
+    without = subprocess.run(
+        command, capture_output=True, text=True, env={"GENREC_STORAGE": str(storage)}, check=False, cwd=Path.cwd()
+    )
+    assert without.returncode == 0, without.stderr
+    assert [line.split()[0] for line in without.stdout.splitlines()] == ["900", "901"]
+    found = Recommender.from_folder(tmp_path / "larger").recommend([[900, 1]], 26, allow=[900, 901, 2])
+    assert sorted(found[0].tolist()) == [2, 901]
 
 
 def test_without_torch_and_without_an_encoder_the_remedy_is_named(embeddings: Path, tmp_path: Path) -> None:

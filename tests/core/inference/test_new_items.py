@@ -16,14 +16,21 @@ def test_csv_and_json_lines_give_the_catalogues_text(tmp_path: Path) -> None:
         '{"item_id": 7, "title": "Red Soap", "brand": "Acme", "price": 3.5}\n\n{"item_id": "8", "title": null}\n'
     )
     for name in ("items.csv", "items.jsonl"):
-        ids, texts = read_new_items(tmp_path / name, DEFAULT_TEXT_TEMPLATE)
-        assert ids.tolist() == [7, 8]
-        assert texts == ["Title: Red Soap; Brand: Acme; Price: 3.50;", "Item: 8;"]
+        new = read_new_items(tmp_path / name, DEFAULT_TEXT_TEMPLATE)
+        assert new.item_ids.tolist() == [7, 8]
+        assert new.texts == ["Title: Red Soap; Brand: Acme; Price: 3.50;", ""]
+        assert new.texts_or_ids() == [new.texts[0], "Item: 8;"]
+        assert new.table().model_dump() == {
+            "item_id": [7, 8], "title": ["Red Soap", None], "brand": ["Acme", None], "categories": [None, None],
+            "price": [3.5, None],
+        }  # fmt: skip
+        with pytest.raises(GenrecError, match="item 8 has no text"):
+            new.require_texts(tmp_path / name)
 
 
 def test_a_ready_text_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("text,item_id,title\nsoap that is red,7,ignored\n")
-    assert read_new_items(tmp_path / "items.csv", DEFAULT_TEXT_TEMPLATE)[1] == ["soap that is red"]
+    assert read_new_items(tmp_path / "items.csv", DEFAULT_TEXT_TEMPLATE).texts == ["soap that is red"]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +41,7 @@ def test_a_ready_text_is_taken_as_it_is(tmp_path: Path) -> None:
         ("a.csv", "item_id,title\n", "no items in it"),
         ("a.jsonl", "{\n", "line 1: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: not an object"),
+        ("a.jsonl", '{"item_id": 1, "title": "half \\ud800"}\n', "line 1: not JSON"),
     ],
 )
 def test_a_faulty_file_is_named(tmp_path: Path, name: str, content: str, fault: str) -> None:

@@ -19,7 +19,10 @@ import psutil
 import pytest
 
 from genrec_core.artifacts import write_manifest
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
+from genrec_core.inference.item_additions import add_items
+from genrec_core.inference.new_items import NewItems
 from genrec_core.inference.recommender import POPULARITY, Recommender
 from genrec_core.serving.process import read_token
 from genrec_core.storage import set_latest
@@ -121,6 +124,20 @@ def test_a_server_that_is_killed_leaves_no_process_behind(start_server: StartSer
     server.process.kill()
     gone, alive = psutil.wait_procs(decoders, timeout=10)
     assert (len(gone), alive) == (1, [])
+
+
+def test_items_added_to_the_model_are_recommended_after_a_reload(
+    start_server: StartServer, tiny_model: "TinyModel", tmp_path: Path
+):
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    server = start_server("--threads", "1", model_dir=folder)
+    instance = {"user_id": "1", "item_ids": [5, int(np.load(folder / "item_ids.npy")[3])]}
+    url, body = f"{server.url}/predictions/mymodel", {"topk": 3, "instances": [instance], "allow": [5, 6]}
+    assert post(url, body)[0] == 422  # the lists leave no item
+    new = NewItems(np.array([5, 6]), ["a", "b"], [{}, {}])
+    add_items(folder, new, ItemEmbeddings.load(tiny_model.embeddings).raw[:2] + np.float32(0.1))
+    assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
+    assert post(url, body)[1]["predictions"][0]["predictions"] == [6]
 
 
 def test_the_newest_model_is_found_again_on_reload(start_server: StartServer, tiny_model: "TinyModel", tmp_path: Path):

@@ -29,6 +29,27 @@ def test_they_are_the_nearest_others(chunk: int, monkeypatch: pytest.MonkeyPatch
         np.testing.assert_allclose(found.bonus[row], wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_added_items_stand_behind_the_neighbours_that_were_there(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "_CHUNK_VALUES", chunk)
+    texts, before = vectors(40), TextNeighbors.of(vectors(40)[:20], 4, 2.0)
+    found = before
+    for first, last in ((20, 25), (25, 40)):
+        found = found.extended(texts[:first], texts[first:last], 4, 2.0)
+    np.testing.assert_array_equal(found.rows[:20, :4], before.rows)
+    np.testing.assert_array_equal(found.bonus[:20, :4], before.bonus)
+    worth = 2.0 * np.maximum(texts @ texts.T - UNRELATED, 0)
+    np.fill_diagonal(worth, -1)
+    for row in range(40):
+        there = 20 if row < 20 else 25 if row < 25 else 40  # items when this one came
+        own = np.sort(worth[row, :there])[-4:]
+        np.testing.assert_allclose(np.sort(found.bonus[row, :4]), own, atol=1e-6)
+        later = np.sort([value for value in worth[row, there:] if value > own[0]])[-4:]
+        kept = found.bonus[row] > 0
+        np.testing.assert_allclose(np.sort(found.bonus[row, 4:][kept[4:]]), later, atol=1e-6)
+        np.testing.assert_allclose(found.bonus[row, kept], worth[row, found.rows[row, kept]], atol=1e-6)
+
+
 @pytest.mark.parametrize(("items", "count", "left"), [(3, 10, 2), (1, 10, 0)])
 def test_a_small_catalogue_has_fewer(items: int, count: int, left: int):
     found = TextNeighbors.of(vectors(items), count, 1.0)

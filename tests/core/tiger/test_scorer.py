@@ -5,7 +5,7 @@ import torch
 
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.scorer import TorchScorer, learned_rows
+from genrec_core.tiger.scorer import TorchScorer
 
 DIM = 6
 
@@ -14,18 +14,6 @@ def text(n: int) -> torch.Tensor:
     vectors = torch.randn(n, DIM, generator=torch.Generator().manual_seed(0))
     vectors[2], vectors[7] = 3 * vectors[5], vectors[0] + 0.01  # what items 2 and 7 are like
     return vectors
-
-
-def test_an_item_without_training_stands_on_the_trained_item_of_the_nearest_text():
-    config = TigerConfig(item_vector_dim=DIM, known_items=6, untrained_items=[2])
-    assert learned_rows(config, text(8)).tolist()[:6] == [0, 1, 5, 3, 4, 5]
-    assert learned_rows(config, text(8))[7] == 0
-    assert set(learned_rows(config, text(8)).tolist()) <= {0, 1, 3, 4, 5}
-
-
-def test_without_texts_it_has_what_unknown_items_have():
-    config = TigerConfig(item_vector_dim=0, known_items=6, untrained_items=[2])
-    assert learned_rows(config, torch.zeros(8, 0)).tolist() == [0, 1, 6, 3, 4, 5, 6, 6]
 
 
 def test_a_new_item_scores_beside_the_one_that_it_is_like():
