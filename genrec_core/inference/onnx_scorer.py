@@ -10,6 +10,7 @@ import onnxruntime as ort
 from genrec_core.artifacts import read_json
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
+from genrec_core.inference.constant_product import ConstantProduct
 from genrec_core.tiger.lineage import Lineage
 from genrec_core.tiger.neighbors import TextNeighbors
 
@@ -127,7 +128,8 @@ class OnnxScorer:
                     "export it again"
                 )
         self.items = np.ascontiguousarray(items, dtype=np.float32)
-        self.keys = np.ascontiguousarray(keys.T, dtype=np.float32)  # a product with few queries is twice as fast so
+        self.keys = np.ascontiguousarray(keys.T, dtype=np.float32)  # a product with one query is faster so
+        self.keys_product = ConstantProduct(self.keys)
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
@@ -154,7 +156,8 @@ class OnnxSession:
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
-        logits = np.asarray(self.query @ self.scorer.keys)
+        alone = len(self.query) == 1  # a BLAS then copies nothing, and may use several threads
+        logits = np.asarray(self.query @ self.scorer.keys if alone else self.scorer.keys_product(self.query))
         if self.scorer.neighbors is not None:
             self.scorer.neighbors.lift(logits, self.histories)
         return logits
