@@ -30,7 +30,7 @@ ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
 )
 NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"  # where the model lifts any
 LEAST_BEAMS = 50
-_SHORTEST_PADDING = 8  # items; histories are padded to this, twice this, and so on
+_SHORTEST_PADDING = 8  # items
 _BATCH_BEAMS = 1 << 11  # users x beams decoded together, at most: what a step computes should stay in a core's cache
 
 
@@ -70,6 +70,8 @@ class Recommender:
         weights: shares of the dense head.
         attributes: reads what rules compare, when the first one comes; None for a model without any.
         withdrawn: ids of items that nobody gets, int64 [n]; None for none.
+        shortest_padding: items that the shortest histories are padded to, others to twice that, and so on; more lets
+            more users be decoded together, and a user alone wait longer.
 
     Raises:
         GenrecError: two items share a code, or every item is withdrawn.
@@ -86,8 +88,9 @@ class Recommender:
         weights: RankingWeights,
         attributes: Callable[[], ItemAttributes] | None = None,
         withdrawn: np.ndarray | None = None,
+        shortest_padding: int = _SHORTEST_PADDING,
     ) -> None:
-        self.weights = weights
+        self.weights, self.shortest_padding = weights, shortest_padding
         self.scorer, self.item_ids, self.max_history = scorer, item_ids, max_history
         self.trie = MaskedTrie.build(codes, level_sizes)
         self.popular_rows = popularity_order(popularity)
@@ -97,7 +100,7 @@ class Recommender:
         self.masks = CatalogueMasks(len(item_ids), self._known_rows, attributes or _no_attributes, rows)
 
     @classmethod
-    def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
+    def from_folder(cls, model_dir: Path, threads: int = 1, shortest_padding: int = _SHORTEST_PADDING) -> "Recommender":
         """Open a model folder and verify each of its files.
 
         Args:
@@ -105,6 +108,7 @@ class Recommender:
                 :func:`genrec_core.inference.withdrawn.withdraw` listed in it are never recommended.
             threads: CPU threads inside an operator. One is fastest: a user's operators are too small to share, and
                 batches are decoded side by side.
+            shortest_padding: see the class.
 
         Raises:
             GenrecError: a file is missing, damaged, or does not fit the others.
@@ -294,7 +298,7 @@ class Recommender:
                 yield np.array(members[first : first + users])
 
     def _padding(self, length: int) -> int:
-        padding = _SHORTEST_PADDING
+        padding = self.shortest_padding
         while padding < length:
             padding *= 2
         return min(padding, self.max_history)

@@ -7,12 +7,10 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Condition, Thread
 
-from genrec_core.serving.decoders import Decoded
+from genrec_core.serving.decoders import SHORTEST_PADDING, Decoded
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
-
-_SHORTEST = 8  # items; shorter histories are padded to this
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Waiting:
     @property
     def length(self) -> int:
         """The history's length in powers of two: only histories that are padded to one length are decoded in one go."""
-        return math.ceil(math.log2(max(_SHORTEST, min(len(self.history), self.task.model.max_history))))
+        return math.ceil(math.log2(max(SHORTEST_PADDING, min(len(self.history), self.task.model.max_history))))
 
 
 class QueueFullError(Exception):

@@ -16,6 +16,7 @@ from typing import Any
 from genrec_core.errors import GenrecError
 from genrec_core.inference.constraints import Constraints
 from genrec_core.inference.recommender import Recommender
+from genrec_core.serving.decoders import SHORTEST_PADDING
 
 _ONE_THREAD = ThreadPoolExecutor(1)  # the processes beside this one take the other cores
 _EVERY_ITEM = "item_id >= 0 or item_id < 0"
@@ -50,7 +51,7 @@ def open_warm(model_dir: Path) -> Recommender:
     Raises:
         GenrecError: it is missing, damaged, or of another form.
     """
-    recommender = Recommender.from_folder(model_dir, threads=1)
+    recommender = Recommender.from_folder(model_dir, threads=1, shortest_padding=SHORTEST_PADDING)
     history = recommender.item_ids[:1].tolist()
     for users in (1, 2):
         recommender.rank([history] * users, 1)
