@@ -3,6 +3,7 @@
 import dagster as dg
 
 from genrec_core.storage import storage_root
+from genrec_dagster.alerts import alert_definitions
 from genrec_dagster.assets import catalog, model, release, serving
 from genrec_dagster.automation import automation_definitions
 from genrec_dagster.checks import answers as answer_checks
@@ -65,5 +66,6 @@ defs = dg.Definitions.merge(
         executor=dg.in_process_executor,
     ),
     automation_definitions(),
+    alert_definitions(),
     request_definitions(),
 )

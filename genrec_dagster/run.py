@@ -23,11 +23,11 @@ from genrec_core.benchmarks.graph import LAST_RUN
 from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
 from genrec_core.storage import latest, storage_root
 from genrec_dagster.assets.serving import PREDICTIONS
+from genrec_dagster.failures import INTERRUPTED, failure_reason, is_failed_gate
 from genrec_dagster.instance import prepare_home
 from genrec_dagster.metadata import markdown_table
 from genrec_dagster.training import code_revision
 
-INTERRUPTED = "interrupted"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SAMPLE_SECONDS = 0.5
 _MEGABYTE = 1 << 20
@@ -94,8 +94,8 @@ class RunReport:
             self._check(event.asset_check_evaluation_data)
         elif event.step_key in self.assets:
             self._asset(event, event.step_key, entry.timestamp)
-        elif event.event_type == dg.DagsterEventType.STEP_FAILURE and not _is_failed_gate(event):
-            self._fail(f"{event.step_key}: {_reason(event)}")
+        elif event.event_type == dg.DagsterEventType.STEP_FAILURE and not is_failed_gate(event):
+            self._fail(f"{event.step_key}: {failure_reason(event)}")
 
     def _message(self, entry: dg.EventLogEntry) -> None:
         """Pass on what a step logs; of steps that a failure kept from running, only the assets are named."""
@@ -116,7 +116,7 @@ class RunReport:
         elif kind == dg.DagsterEventType.STEP_UP_FOR_RETRY:
             say(f"{name} failed and is tried again")
         elif kind == dg.DagsterEventType.STEP_FAILURE:
-            self._fail(f"{name}: {_reason(event)}")
+            self._fail(f"{name}: {failure_reason(event)}")
 
     def _check(self, evaluation: Any) -> None:
         name = f"{evaluation.asset_key.to_user_string()} {evaluation.check_name}"
@@ -133,25 +133,6 @@ class RunReport:
 def say(line: str) -> None:
     """Print at once."""
     print(line, flush=True)
-
-
-def _is_failed_gate(event: dg.DagsterEvent) -> bool:
-    """Whether a step failed only because its blocking check did, which has been reported already."""
-    error = event.step_failure_data.error
-    return error is not None and error.cls_name == "DagsterAssetCheckFailedError"
-
-
-def _reason(event: dg.DagsterEvent) -> str:
-    """The innermost error's message."""
-    data = event.step_failure_data
-    if data.error_source and data.error_source.value == "INTERRUPT":
-        return INTERRUPTED
-    if data.user_failure_data and data.user_failure_data.description:
-        return data.user_failure_data.description
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message.strip() if error else "no reason given"
 
 
 def main() -> int:

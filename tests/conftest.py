@@ -38,6 +38,9 @@ for _name in (
     "GENREC_FRESH_PREDICTIONS_HOURS",
     "GENREC_ENGINE",
     "RAY_ADDRESS",
+    "GENREC_ALERT_SLACK",
+    "GENREC_ALERT_EMAIL",
+    "GENREC_ALERT_WARNINGS",
 ):
     os.environ.pop(_name, None)  # what the caller set for runs changes no test
 
