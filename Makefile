@@ -56,7 +56,7 @@ bench: setup ## the benchmarks, one after the other, on the newest run's model
 soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time
 	@"$(BIN)/python" tests/benchmarks/soak.py --kills $(KILLS)
 
-images: ## build the images, by docker or by buildah and podman: IMAGES="inference torchserve dagster"
+images: ## build the images, by docker or by buildah and podman: IMAGES="inference serve torchserve dagster"
 	@python3 docker/images.py build $(IMAGES)
 
 test-images: setup ## run the images on the newest exported model, or MODEL=folder

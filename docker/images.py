@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DOCKER = Path(__file__).parent
-ALL = ("inference", "torchserve", "dagster")
+ALL = ("inference", "serve", "torchserve", "dagster")
+WITH_TORCH = ("torchserve", "dagster")
 
 
 def engine() -> str:
@@ -48,7 +49,7 @@ def build(image: str) -> None:
     """Build one image and say how large it is."""
     options = shlex.split(os.environ.get("IMAGE_BUILD_OPTIONS", ""))
     index = os.environ.get("PIP_EXTRA_INDEX_URL")
-    index_option = ["--build-arg", f"PIP_EXTRA_INDEX_URL={index}"] if index and image != "inference" else []
+    index_option = ["--build-arg", f"PIP_EXTRA_INDEX_URL={index}"] if index and image in WITH_TORCH else []
     target = ["--target", image, "--tag", tag(image), "--file", str(DOCKER / "Dockerfile"), str(DOCKER.parent)]
     subprocess.run([*_BUILD, *index_option, *options, *target], check=True)
     print(f"images: {tag(image)} is {size_in_mb(image):.0f} MB")
@@ -70,8 +71,18 @@ def run(image: str, options: list[str], *arguments: str) -> list[str]:
 
 
 @contextmanager
-def started(image: str, name: str, options: list[str], *arguments: str) -> Iterator[Callable[..., str]]:
-    """A running container; yields what runs a command in it. SIGTERM has to end it within 30 s."""
+def started(
+    image: str, name: str, options: list[str], *arguments: str, ends_with: int | None = None
+) -> Iterator[Callable[..., str]]:
+    """A running container; yields what runs a command in it. SIGTERM has to end it within 30 s.
+
+    Args:
+        image: which.
+        name: of the container.
+        options: of its engine.
+        arguments: of its entry point.
+        ends_with: the exit code that SIGTERM has to give; None for any.
+    """
     process = subprocess.Popen(run(image, ["--name", name, *options], *arguments))
 
     def inside(*command: str) -> str:
@@ -83,7 +94,9 @@ def started(image: str, name: str, options: list[str], *arguments: str) -> Itera
     try:
         yield inside
         subprocess.run([ENGINE, "kill", "--signal", "TERM", name], check=True, capture_output=True)
-        process.wait(timeout=30)
+        code = process.wait(timeout=30)
+        if ends_with not in (None, code):
+            raise RuntimeError(f"SIGTERM ended the {image} container with exit code {code}, not {ends_with}")
     finally:
         if process.poll() is None:
             subprocess.run([ENGINE, "kill", name], check=False, capture_output=True)

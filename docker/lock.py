@@ -14,6 +14,7 @@ DOCKER = Path(__file__).parent
 PYPROJECT = DOCKER.parent / "pyproject.toml"
 IMAGES = {  # their extras
     "inference": (),
+    "serve": ("serve",),
     "torchserve": ("torchserve",),
     "dagster": ("train", "dagster", "postgres", "kubernetes"),
 }

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from typing import Any
 from images import ENGINE, run, size_in_mb, started
 
 from genrec_core.export.torchserve import STORE, export_torchserve
+from genrec_core.inference.item_attributes import ITEMS
 from genrec_core.inference.recommender import Recommender
 
 MOST_MB, READY_SECONDS = 400, 180
+SERVE_PORT = 18080  # podman as root shares this machine's network, where 8080 may be taken
 USERS, TOPK = 50, 128
 HEALTH = ("python", "/etc/genrec/healthcheck.py")
 
@@ -31,16 +34,30 @@ def inference(model: Path) -> None:
         (folder / "input.txt").write_text("\n".join([*requests, "nobody", "odd x"]) + "\n", encoding="utf-8")
         mounts = [*_mount(model, "/model"), *_mount(folder / "input.txt", "/app/input.txt")]
         mounts += ["-v", f"{folder / 'out'}:/app/out"]
-        inside = ["--input_path", "/app/input.txt", "--output_path", "/app/out/preds.csv", "--topk", str(TOPK)]
-        subprocess.run(run("inference", ["--network", "none", *mounts], *inside), check=True)
+        same = ["--topk", str(TOPK), *(["--rule", "not brand = OPI"] if (model / ITEMS).is_file() else [])]
+        inside = ["--input_path", "/app/input.txt", "--output_path", "/app/out/preds.csv"]
+        subprocess.run(run("inference", ["--network", "none", *mounts], *inside, *same), check=True)
         outside = ["--input_path", str(folder / "input.txt"), "--output_path", str(folder / "preds.csv")]
-        command = [sys.executable, "-m", "genrec_core.cli", "predict", "--model_dir", str(model), "--topk", str(TOPK)]
-        subprocess.run([*command, *outside], check=True)
+        command = [sys.executable, "-m", "genrec_core.cli", "predict", "--model_dir", str(model)]
+        subprocess.run([*command, *outside, *same], check=True)
         for name in ("preds.csv", "preds.csv.rejected"):
             assert (folder / "out" / name).read_bytes() == (folder / name).read_bytes(), f"{name} differs"
-    code = "from importlib.util import find_spec; print(find_spec('torch'), find_spec('dagster'))"
-    probe = run("inference", ["--entrypoint", "python"], "-c", code)
-    assert subprocess.run(probe, capture_output=True, text=True, check=True).stdout.split() == ["None", "None"]
+    _require_absent("inference", "torch", "dagster", "polars")
+
+
+def serve(model: Path) -> None:
+    """The server's answers are the recommender's; it wants its token, is healthy, and SIGTERM ends it cleanly."""
+    histories, url, token = _histories(model, 5), f"http://127.0.0.1:{SERVE_PORT}", "a-trial"
+    body = {"topk": 4, "instances": [{"user_id": str(u), "item_ids": items} for u, items in enumerate(histories)]}
+    options = [*_publish(SERVE_PORT), *_mount(model, "/model"), "--env", f"GENREC_TOKEN={token}"]
+    port = ["--port", str(SERVE_PORT)]
+    with started("serve", "genrec-serve-trial", options, *port, ends_with=0) as inside:
+        _wait(partial(inside, *HEALTH, f"{url}/health/ready"))
+        found = _post(f"{url}/predictions/mymodel", body, token)
+        assert _status(f"{url}/predictions/mymodel", body) == 401, "it does not ask for its token"
+    expected = Recommender.from_folder(model).recommend(histories, 4)
+    assert [user["predictions"] for user in found["predictions"]] == [items.tolist() for items in expected]
+    _require_absent("serve", "torch", "dagster", "polars")
 
 
 def torchserve(model: Path) -> None:
@@ -75,6 +92,12 @@ def dagster(model: Path) -> None:
                 _wait(partial(inside, *HEALTH, "dagster"))
 
 
+def _require_absent(image: str, *packages: str) -> None:
+    code = f"from importlib.util import find_spec; print([name for name in {packages} if find_spec(name)])"
+    probe = run(image, ["--entrypoint", "python"], "-c", code)
+    assert subprocess.run(probe, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
 @contextmanager
 def _folder(*shared: str) -> Iterator[Path]:
     """A folder that a container's user can read, with sub-folders that it can write."""
@@ -107,6 +130,16 @@ def _post(url: str, body: dict[str, Any], key: str = "") -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.loads(response.read())
+
+
+def _status(url: str, body: dict[str, Any]) -> int:
+    """The status of an answer to a client without a token."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def _wait(ask: Callable[[], Any]) -> Any:

@@ -30,8 +30,9 @@ def test_a_lock_holds_every_pin_and_all_that_is_needed_in_turn(image: str) -> No
     assert set(LOCK["locked"](IMAGES[image])) == set(locked), remedy
 
 
-def test_the_inference_image_has_no_training_library() -> None:
-    assert not set(lock_of("inference")) & {"torch", "transformers", "polars", "dagster", "mlflow"}
+@pytest.mark.parametrize("image", ["inference", "serve"])
+def test_an_image_that_only_serves_has_no_training_library(image: str) -> None:
+    assert not set(lock_of(image)) & {"torch", "transformers", "polars", "dagster", "mlflow"}
 
 
 def test_every_image_has_a_target_that_runs_as_nobody() -> None:
