@@ -780,6 +780,7 @@ _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
     "train": ("training", ("preset", "repeats")),
     "decode": ("decoding", ("model_dir", "checkpoint", "beams", "repeats")),
     "server": ("server", ("model_dir", "seconds", "repeats")),
+    "predict": ("prediction", ("model_dir", "users", "topk", "ranking", "repeats")),
     "trie": ("trie", ("repeats",)),
 }
 
@@ -788,10 +789,13 @@ def _add_bench(commands: _Commands) -> None:
     command = _command(commands, "bench", _bench, "Measure, or report the last run, and print the figures.")
     command.add_argument("name", choices=tuple(_BENCHMARKS), help="what to measure")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode, server: an exported model (the newest)")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode, server, predict: an exported model")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="decode: its torch model (the newest)")
     command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (100 1000)")
     command.add_argument("--seconds", type=float, metavar="S", help="server: how long its clients ask (60)")
+    command.add_argument("--users", type=int, metavar="N", help="predict: requests of the file (1000000)")
+    command.add_argument("--topk", type=int, metavar="K", help="predict: items a user (100)")
+    command.add_argument("--ranking", choices=get_args(RankingMode), help="predict: what orders the items (hybrid)")
     command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
     command.add_argument("--repeats", type=int, metavar="N", help="measurements that count, not of graph")
 

@@ -1,0 +1,130 @@
+"""``genrec predict`` as a user starts it: memory while a large file is streamed, and the time to a first answer."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import psutil
+
+from genrec_core.benchmarks.machine import describe, spread
+from genrec_core.benchmarks.workload import random_histories
+from genrec_core.errors import GenrecError
+from genrec_core.inference.recommender import ITEM_IDS
+from genrec_core.settings import RankingMode
+from genrec_core.storage import latest
+
+_DISTINCT = 20_000  # histories; a larger file repeats them
+_SAMPLE_SECONDS, _PARTS = 0.5, 4
+
+
+def run(
+    model_dir: Path | None = None,
+    users: int = 1_000_000,
+    topk: int = 100,
+    ranking: RankingMode = "hybrid",
+    repeats: int = 3,
+) -> dict[str, Any]:
+    """Let ``genrec predict`` serve a file of random histories as long as Beauty's, in a process of its own.
+
+    Args:
+        model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.
+        users: lines of the file.
+        topk: items a user.
+        ranking: what orders the items; ``dense`` is fastest.
+        repeats: how often a file of one line is served, from the start of the process to its end.
+
+    Returns:
+        ``peak_mb``, ``users_per_s``, ``first_answer_s``, the largest resident memory in each quarter of the time, the
+        sizes of the files, machine, commit.
+
+    Raises:
+        GenrecError: there is no model, the command fails, or a row is missing.
+    """
+    folder = model_dir or latest("onnx_encoder")
+    with tempfile.TemporaryDirectory(prefix="genrec-bench-") as name:
+        source, output = Path(name) / "requests.txt", Path(name) / "predictions.csv"
+        options = ["--model_dir", str(folder), "--topk", str(topk), "--ranking", ranking]
+        _write_requests(source, folder, 1)
+        first = [_predict(source, output, options).seconds for _ in range(repeats + 1)][1:]
+        _write_requests(source, folder, users)
+        done = _predict(source, output, options)
+        if (rows := _lines(output) - 1) != users:
+            raise GenrecError(f"{rows} rows for {users} requests; see the messages above")
+        sizes = {"input_mb": _size_mb(source), "output_mb": _size_mb(output)}
+    return {
+        "peak_mb": done.peak_mb,
+        "users_per_s": round(users / done.seconds, 1),
+        "first_answer_s": spread(first),
+        "benchmark": "prediction",
+        "users": users,
+        "top_k": topk,
+        "ranking": ranking,
+        "seconds": round(done.seconds, 1),
+        "peak_mb_by_quarter": done.by_part(),
+        **sizes,
+        "model_dir": str(folder),
+        **describe(),
+    }
+
+
+class _Process:
+    """A finished command: how long it took, and its resident memory on the way."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        began, self._samples = time.perf_counter(), list[tuple[float, float]]()
+        process = subprocess.Popen(command)
+        watch = Thread(target=self._watch, args=(psutil.Process(process.pid), began), daemon=True)
+        watch.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.seconds = time.perf_counter() - began
+        self.peak_mb = round(usage.ru_maxrss / 1024, 1)  # Linux counts in KiB
+        watch.join()
+        if process.returncode:
+            raise GenrecError(f"genrec predict ended with exit code {process.returncode}; its messages are above")
+
+    def _watch(self, process: psutil.Process, began: float) -> None:
+        try:
+            while True:
+                self._samples.append((time.perf_counter() - began, process.memory_info().rss / 2**20))
+                time.sleep(_SAMPLE_SECONDS)
+        except psutil.Error:
+            return  # it has ended
+
+    def by_part(self) -> list[float]:
+        """The largest sample of each quarter of the time, MB of 2^20 bytes."""
+        parts: list[list[float]] = [[] for _ in range(_PARTS)]
+        for when, megabytes in self._samples:
+            parts[min(int(_PARTS * when / self.seconds), _PARTS - 1)].append(megabytes)
+        return [round(max(part, default=0.0), 1) for part in parts]
+
+
+def _predict(source: Path, output: Path, options: Sequence[str]) -> _Process:
+    paths = ["--input_path", str(source), "--output_path", str(output)]
+    return _Process([sys.executable, "-m", "genrec_core.cli", "predict", *paths, *options, "--quiet"])
+
+
+def _write_requests(path: Path, model_dir: Path, users: int) -> None:
+    """``user item item ...`` a line."""
+    ids = np.load(model_dir / ITEM_IDS, allow_pickle=False)
+    drawn = random_histories(min(users, _DISTINCT), len(ids), seed=0)
+    histories = [" ".join(map(str, ids[drawn.of(user)].tolist())) for user in range(len(drawn))]
+    with path.open("w", encoding="utf-8") as file:
+        for user in range(users):
+            file.write(f"{user} {histories[user % len(histories)]}\n")
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _size_mb(path: Path) -> float:
+    return round(path.stat().st_size / 1e6, 1)
