@@ -9,6 +9,7 @@ GENREC_RAW ?=
 IMAGES ?=
 MODEL ?=
 KILLS ?= 200
+INPUTS ?= 100000
 UI_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
@@ -18,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint ui mlflow bench soak images test-images lock clean
+.PHONY: help setup run test test-slow lint ui mlflow bench soak fuzz images test-images lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ bench: setup ## the benchmarks, one after the other, on the newest run's model
 
 soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time
 	@"$(BIN)/python" tests/benchmarks/soak.py --kills $(KILLS)
+
+fuzz: setup ## feed INPUTS malformed inputs to the text file's, the CSV's and the HTTP door of the newest model, or MODEL=folder
+	@"$(BIN)/python" tests/benchmarks/fuzz.py --inputs $(INPUTS) $(if $(MODEL),--model_dir "$(MODEL)")
 
 images: ## build the images, by docker or by buildah and podman: IMAGES="inference serve torchserve dagster"
 	@python3 docker/images.py build $(IMAGES)

@@ -1,11 +1,16 @@
 """The doors for request files under malformed input: never a crash, a hang or a wrong row."""
 
 import csv
+import json
 import random
 import re
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +22,9 @@ from genrec_core.inference.recommender import Ranking
 from genrec_core.inference.requests import Rejected, Request, read_requests
 from genrec_core.inference.rules import Rule
 from genrec_core.settings import PredictionSettings
+
+if TYPE_CHECKING:
+    from conftest import TinyModel
 
 # What breaks parsers: separators, quotes, brackets, line ends, marks, bytes that are no text, numbers at their edges.
 PIECES = [
@@ -77,11 +85,11 @@ class Echo:
         return Selection(None, 1)
 
 
-def malformed(draw: random.Random) -> bytes:
+def malformed(draw: random.Random, forms: Sequence[int] = range(4)) -> bytes:
     """A small request file in one of the forms, with some faults; now and then nothing but faults."""
     if draw.random() < 0.05:
         return b"".join(draw.choices(PIECES, k=draw.randrange(40)))
-    content = bytearray("\n".join(_lines(draw)).encode())
+    content = bytearray("\n".join(_lines(draw, draw.choice(forms))).encode())
     for _ in range(draw.choice([0, 1, 1, 2, 5, 20])):
         place = draw.randrange(len(content) + 1)
         match draw.randrange(4):
@@ -96,9 +104,8 @@ def malformed(draw: random.Random) -> bytes:
     return bytes(content)
 
 
-def _lines(draw: random.Random) -> list[str]:
+def _lines(draw: random.Random, form: int) -> list[str]:
     histories = [" ".join(str(draw.randrange(-9, 999)) for _ in range(draw.randrange(5))) for _ in range(6)]
-    form = draw.randrange(4)
     if form == 0:
         return [f"{user} {history}" for user, history in enumerate(histories)]
     if form == 1:
@@ -112,8 +119,12 @@ def _lines(draw: random.Random) -> list[str]:
     return ["user_id,item_ids,allow,deny,rule", *cells]
 
 
-def check(content: bytes, folder: Path, served: bool) -> None:
-    """Every line is accounted for once, a request is what its line says, and a clean line is never rejected."""
+def check(content: bytes, folder: Path, served: bool) -> list[Request | Rejected]:
+    """Every line is accounted for once, a request is what its line says, and a clean line is never rejected.
+
+    Returns:
+        What its lines are; nothing where the file was refused.
+    """
     source = folder / "requests"
     source.write_bytes(content)
     faults = ""
@@ -128,13 +139,14 @@ def check(content: bytes, folder: Path, served: bool) -> None:
     header = _header(numbered[0][1]) if numbered else None
     if faults:
         assert not numbered[header is not None :] or "twice" in faults
-        return
+        return []
     assert [outcome.line for outcome in outcomes] == [number for number, _ in numbered[header is not None :]]
     by_number = dict(numbered)
     for outcome in outcomes:
         _check_outcome(outcome, by_number[outcome.line], header)
     if served:
         _check_served(outcomes, source, folder / "out.csv")
+    return outcomes
 
 
 def _header(raw: bytes) -> list[str] | None:
@@ -219,6 +231,22 @@ def fuzz(files: int, folder: Path, served_every: int) -> None:
 
 def test_malformed_files_never_crash_hang_or_give_a_wrong_row(tmp_path: Path) -> None:
     fuzz(2000, tmp_path, served_every=10)
+
+
+def test_the_command_counts_what_became_of_each_input(tiny_model: "TinyModel") -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
+    command = [sys.executable, str(script), "--inputs", "90", "--model_dir", str(tiny_model.model_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert (found["faults"], found["text"]["inputs"], found["csv"]["inputs"], found["http"]["inputs"]) == (
+        0,
+        30,
+        30,
+        30,
+    )
+    for door, outcome in (("text", "requests"), ("csv", "rejected_lines"), ("http", "400"), ("http", "200")):
+        assert found[door][outcome] > 0
 
 
 @pytest.mark.slow

@@ -220,12 +220,35 @@ def test_metrics_count_requests_users_and_batches(client_of: ClientOf, tiny_reco
         assert line in found
 
 
+ODD: list[Any] = [
+    *(None, True, -1, 0, 7, 1.5, 1e300, 1 << 63, -(1 << 63), "", "x", "1", "9" * 5000, "\ud800"),
+    *([], {}, [[]], [1] * 2000, [None], {"user_id": 1}, "dense"),
+]
+
+
 def malformed(draw: random.Random, items: list[int]) -> bytes:
-    """A good body with something done to it."""
-    history = draw.sample(items, 4)
-    body = bytearray(
-        json.dumps({"topk": 4, "instances": [{"user_id": "1", "item_ids": history}], "deny": items[:1]}).encode()
-    )
+    """A good body with something done to what it says, or to its bytes."""
+    good = {"topk": 4, "instances": [{"user_id": "1", "item_ids": draw.sample(items, 4)}], "deny": items[:1]}
+    return _bent(draw, good) if draw.random() < 0.5 else _broken(draw, bytearray(json.dumps(good).encode()))
+
+
+def _bent(draw: random.Random, body: dict[str, Any]) -> bytes:
+    for _ in range(draw.choice([1, 1, 2])):
+        instances = body.get("instances")
+        instance = instances[0] if isinstance(instances, list) and instances else None
+        at = draw.choice([body, instance]) if isinstance(instance, dict) else body
+        name = draw.choice([*at, "ranking", "exclude_seen", "allow", "deny", "item_ids", "unheard_of"])
+        value = at.get(name)
+        if isinstance(value, list) and value and draw.random() < 0.6:
+            at[name] = [draw.choice(ODD) if draw.random() < 0.5 else one for one in value]
+        elif draw.random() < 0.3:
+            at.pop(name, None)
+        else:
+            at[name] = draw.choice(ODD)
+    return json.dumps(body).encode()
+
+
+def _broken(draw: random.Random, body: bytearray) -> bytes:
     for _ in range(draw.randint(1, 6)):
         place, kind = draw.randrange(len(body)), draw.randrange(4)
         if kind == 0:
