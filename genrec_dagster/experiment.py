@@ -90,7 +90,8 @@ def _recommender_signature() -> "ModelSignature":
     user_id, items = AnyType(), Array(DataType.long)  # type: ignore[no-untyped-call]  # MLflow's, without types
     users: dict[str, Any] = {"user_id": user_id, "item_ids": items}
     user = Object([Property(name, kind) for name, kind in users.items()])
-    scalars = {"topk": DataType.long, "ranking": DataType.string, "exclude_seen": DataType.boolean}
+    words = dict.fromkeys(("ranking", "rule"), DataType.string)
+    scalars = {"topk": DataType.long, **words, "exclude_seen": DataType.boolean}
     lists = ("allow", "deny")
     columns: dict[str, Any] = {**users, "instances": Array(user), **scalars, **dict.fromkeys(lists, items)}
     params = [ParamSpec(name, kind, None) for name, kind in scalars.items()]

@@ -14,7 +14,7 @@ from genrec_core.inference.recommender import Recommender
 if TYPE_CHECKING:
     import pandas as pd
 
-OPTIONS = ("topk", "ranking", "exclude_seen", "allow", "deny")
+OPTIONS = ("topk", "ranking", "exclude_seen", "allow", "deny", "rule")
 _Answers = list[dict[str, Any]]
 
 

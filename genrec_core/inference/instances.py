@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the online server reads requests in a process without NumPy
 
 _INT64 = 1 << 63
 _SHOWN_FAULTS = 10
+_LONGEST_RULE = 10_000  # characters
 MOST_INSTANCES = 10_000
 
 ItemId = Annotated[int, Field(strict=True, ge=-_INT64, lt=_INT64)]
@@ -40,6 +41,11 @@ class InstancesRequest(Settings):
     exclude_seen: StrictBool = Field(True, description="Never recommend an item of the user's own history.")
     allow: list[ItemId] | None = Field(None, description="The only items to recommend; null for all.")
     deny: list[ItemId] = Field([], description="Items never to recommend.")
+    rule: StrictStr | None = Field(
+        None,
+        max_length=_LONGEST_RULE,
+        description="What every item must meet, such as brand = OPI and not category = Nails.",
+    )
 
     def options(self) -> str:
         """All but the users; requests with the same options can be ranked together."""
@@ -80,7 +86,8 @@ def answer_instances(recommender: "Recommender", requests: Sequence[InstancesReq
     """Answer requests that share their options, all users ranked together.
 
     Raises:
-        GenrecError: the allow and deny lists leave no item, or the model cannot give the ranking that is asked for.
+        GenrecError: the lists and the rule leave no item, the rule cannot be read or the model has nothing for it, or
+            the model cannot give the ranking that is asked for.
     """
     options, instances = requests[0], [instance for request in requests for instance in request.instances]
     ranking = recommender.rank(
@@ -88,7 +95,7 @@ def answer_instances(recommender: "Recommender", requests: Sequence[InstancesReq
         options.topk,
         exclude_seen=options.exclude_seen,
         ranking=options.ranking,
-        allowed=recommender.allowed(options.allow, options.deny or None),
+        allowed=recommender.allowed(options.allow, options.deny or None, options.rule),
     )
     answers = iter(
         {"user_id": instance.user_id, "predictions": ranking.of(user).tolist()}

@@ -15,6 +15,7 @@ from typing import Any
 
 from genrec_core.errors import GenrecError
 from genrec_core.inference.constraints import Constraints
+from genrec_core.inference.item_attributes import ITEMS
 from genrec_core.inference.recommender import Recommender
 from genrec_core.serving.decoders import SHORTEST_PADDING
 
@@ -55,7 +56,7 @@ def open_warm(model_dir: Path) -> Recommender:
     history = recommender.item_ids[:1].tolist()
     for users in (1, 2):
         recommender.rank([history] * users, 1)
-    if any(model_dir.glob("*.parquet")):  # what rules compare; read now, since the folder may be replaced later
+    if (model_dir / ITEMS).is_file():  # what rules compare; read now, since the folder may be replaced later
         recommender.allowed(rule=_EVERY_ITEM)
     return recommender
 

@@ -3,24 +3,18 @@
 import json
 from typing import Any
 
-from pydantic import Field, StrictInt, StrictStr, ValidationError
+from pydantic import Field, StrictInt, ValidationError
 
 from genrec_core.inference.instances import InstancesRequest
 from genrec_core.settings import ServingSettings
 
 _SHOWN = 60  # characters of a name that an error quotes
-_LONGEST_RULE = 10_000
 
 
 class PredictionRequest(InstancesRequest):
-    """Users to recommend items to, and what holds for all of them: TorchServe's request, and rules."""
+    """Users to recommend items to, and what holds for all of them: TorchServe's request, its bounds being settings."""
 
     topk: StrictInt = Field(128, ge=1, description="Items a user.")
-    rule: StrictStr | None = Field(
-        None,
-        max_length=_LONGEST_RULE,
-        description="What every item must meet, such as brand = OPI and not category = Nails.",
-    )
 
 
 class RefusedError(Exception):

@@ -37,6 +37,15 @@ def test_options_are_handed_on(tiny_recommender: Recommender) -> None:
     assert sorted(expected[0].tolist()) == items[:4]
 
 
+def test_a_rule_is_handed_on(ruled: Recommender) -> None:
+    user = {"user_id": 7, "item_ids": ruled.item_ids[:2].tolist()}
+    request = read_instances({"topk": 90, "instances": [user], "rule": "brand = odd and price < 30"})
+    (answer,) = answer_instances(ruled, [request])
+    assert sorted(answer["predictions"][0]["predictions"]) == ruled.item_ids[3:30:2].tolist()
+    with pytest.raises(GenrecError, match="'brnad' is no field"):
+        answer_instances(ruled, [read_instances({"instances": [user], "rule": "brnad = odd"})])
+
+
 def test_text_and_what_was_decoded_from_it_are_read_alike() -> None:
     body = {"topk": 4, "instances": [ONE]}
     assert read_instances(body) == read_instances(json.dumps(body)) == read_instances(json.dumps(body).encode())
@@ -45,7 +54,8 @@ def test_text_and_what_was_decoded_from_it_are_read_alike() -> None:
 def test_only_the_users_may_differ_between_requests_ranked_together() -> None:
     alike = [{"topk": 4, "instances": [ONE]}, {"topk": 4, "instances": [ONE, ONE]}]
     assert len({read_instances(body).options() for body in alike}) == 1
-    others = [{"topk": 5}, {"topk": 4, "deny": [1]}, {"topk": 4, "allow": [1]}, {"topk": 4, "ranking": "dense"}]
+    others = [{"topk": 5}, {"topk": 4, "deny": [1]}, {"topk": 4, "allow": [1]}, {"topk": 4, "ranking": "dense"},
+              {"topk": 4, "rule": "brand = OPI"}]  # fmt: skip
     assert len({read_instances({**body, "instances": [ONE]}).options() for body in others}) == len(others)
 
 

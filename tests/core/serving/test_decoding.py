@@ -1,0 +1,27 @@
+"""The process that decodes: what it has read once the model is open."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from genrec_core.artifacts import write_manifest
+from genrec_core.inference.item_attributes import ITEMS, ItemTable
+from genrec_core.serving.decoding import open_warm
+
+if TYPE_CHECKING:
+    from conftest import TinyModel
+
+
+def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    ids = np.load(folder / "item_ids.npy").tolist()
+    nothing, brands = [None] * len(ids), ["Even", "Odd"] * (len(ids) // 2)
+    ItemTable(item_id=ids, title=nothing, brand=brands, categories=nothing, price=nothing).save(folder)
+    write_manifest(folder)
+    recommender = open_warm(folder)
+    (folder / ITEMS).unlink()
+    allowed = recommender.allowed(rule="brand = odd")
+    assert allowed is not None
+    assert allowed.sum() == 45
