@@ -305,10 +305,10 @@ class ServingSettings(Settings):
     )
     batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together, at most.")
     max_wait_ms: float = Field(
-        0,
+        5,
         ge=0,
         le=10_000,
-        description="Wait for a larger batch while others are decoded; never when idle.",
+        description="Wait so long for users who have just been answered to ask again, for a larger batch.",
     )
     queue: int = Field(1024, ge=1, le=1_000_000, description="Users waiting, at most; beyond, the answer is 503.")
     max_instances: int = Field(256, ge=1, le=100_000, description="Users a request.")

@@ -49,8 +49,9 @@ class Batcher:
     """Takes users one by one and decodes whoever waits as soon as a decoding process is free.
 
     A batch holds users of one task whose histories are of like length. While all processes are busy the queue fills, so
-    batches grow with the load. Where some are busy, a small batch may wait ``max_wait_ms`` for more users; an idle
-    server never waits. The threads take their batches themselves, without a detour over the event loop.
+    batches grow with the load, and the processes share it evenly. Clients ask again as soon as they have their answer:
+    who comes first may wait ``max_wait_ms`` for the others of the batch before, which are decoded cheaper together; a
+    lone client never waits. The threads take their batches themselves, without a detour over the event loop.
 
     Args:
         settings: queue, batch size and waiting.
@@ -61,7 +62,9 @@ class Batcher:
     def __init__(self, settings: ServingSettings, processes: int, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
         self.queue: deque[Waiting] = deque()
-        self.busy, self.closed, self.changed = 0, False, Condition()
+        self.answered: deque[tuple[float, int]] = deque()  # when, and how many of them have not asked again
+        self.decoding, self.closed, self.changed = 0, False, Condition()
+        self.processes = processes
         self.threads = [Thread(target=self._work, args=(number,), daemon=True) for number in range(processes)]
         for thread in self.threads:
             thread.start()
@@ -78,9 +81,12 @@ class Batcher:
         with self.changed:
             if self.closed or len(self.queue) + len(users) > self.settings.queue:
                 raise QueueFullError
+            idle = not self.queue
             self.queue.extend(users)
+            self._came_back(len(users))
             self.metrics.queue.set(len(self.queue))
-            self.changed.notify(len(users))
+            if idle or not self._wait(now):
+                self.changed.notify()
         try:
             return list(await asyncio.gather(*(user.answer for user in users)))
         finally:
@@ -108,7 +114,8 @@ class Batcher:
             except Exception as error:  # whatever it is, those who asked are told, and the thread goes on
                 outcome = error
             with self.changed:
-                self.busy -= 1
+                self.decoding -= len(batch)
+                self.answered.append((time.monotonic(), len(batch)))
             batch[0].answer.get_loop().call_soon_threadsafe(_answer, batch, outcome)
 
     def _next(self) -> list[Waiting]:
@@ -117,20 +124,38 @@ class Batcher:
             while not self.closed:
                 while self.queue and self.queue[0].answer.done():
                     self.queue.popleft()
-                wait = self._wait() if self.queue else None
+                wait = self._wait(time.monotonic()) if self.queue else None
                 if wait == 0:
                     if batch := self._batch():
-                        self.busy += 1
+                        self.decoding += len(batch)
+                        if self.queue:
+                            self.changed.notify()  # another process may be idle
                         return batch
                     continue
                 self.changed.wait(wait)
             return []
 
-    def _wait(self) -> float:
-        """Seconds for which more users should be waited for."""
-        if not self.busy or len(self.queue) >= self.settings.batch_users:
+    def _wait(self, now: float) -> float:
+        """Seconds for which users who were just answered should be waited for."""
+        patience = self.settings.max_wait_ms / 1000
+        while self.answered and self.answered[0][0] + patience <= now:
+            self.answered.popleft()
+        if not self.answered or len(self.queue) >= self._share():
             return 0
-        return max(0.0, self.queue[0].since + self.settings.max_wait_ms / 1000 - time.monotonic())
+        return max(0.0, min(self.queue[0].since, self.answered[-1][0]) + patience - now)
+
+    def _share(self) -> int:
+        """Users of a batch, so that every process gets as many of those that are here or expected."""
+        users = len(self.queue) + self.decoding + sum(count for _, count in self.answered)
+        return min(self.settings.batch_users, math.ceil(users / self.processes))
+
+    def _came_back(self, users: int) -> None:
+        """Expect so many fewer of those who were answered, the earliest first."""
+        while users and self.answered:
+            since, count = self.answered.popleft()
+            if count > users:
+                self.answered.appendleft((since, count - users))
+            users -= min(count, users)
 
     def _batch(self) -> list[Waiting]:
         """Of the users who can be decoded together, those who have waited longest in sum."""
@@ -140,7 +165,7 @@ class Batcher:
                 groups.setdefault((user.task, user.length), []).append(user)
         now = time.monotonic()
         batch = max(groups.values(), key=lambda users: sum(now - user.since for user in users), default=[])
-        del batch[self.settings.batch_users :]
+        del batch[self._share() :]
         taken = set(batch)
         self.queue = deque(user for user in self.queue if user not in taken and not user.answer.done())
         self.metrics.queue.set(len(self.queue))

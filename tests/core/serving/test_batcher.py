@@ -1,0 +1,91 @@
+"""Who is decoded together, by a batcher over decoders that only note what they are given."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from genrec_core.serving.batcher import Batcher, Task
+from genrec_core.serving.decoders import Decoded
+from genrec_core.serving.metrics import Metrics
+from genrec_core.serving.models import ServedModel
+from genrec_core.settings import ServingSettings
+
+
+class NotingModel:
+    """Decoders that note the size of each batch, and hold the first ones back until they are let go."""
+
+    max_history = 50
+
+    def __init__(self, processes: int) -> None:
+        self.sizes: list[int] = []
+        self.free = threading.Event()
+        self.decoders = [self] * processes
+
+    def decode(self, options: str, histories: list[list[int]]) -> Decoded:
+        self.sizes.append(len(histories))
+        assert self.free.wait(10)
+        users = len(histories)
+        return Decoded([[1]] * users, [0] * users, [False] * users, [])
+
+
+def sizes(processes: int, clients: Callable[[Callable[[int], Awaitable[None]]], Awaitable[None]], **settings: object):
+    """The sizes of the batches when ``clients`` ask, each for some users; and the seconds it took."""
+    model = NotingModel(processes)
+    batcher = Batcher(ServingSettings.model_validate(settings), processes, Metrics())
+
+    async def ask(users: int) -> None:
+        await batcher.decode(Task("{}", cast(ServedModel, model)), [[1, 2, 3]] * users)
+
+    async def run() -> None:
+        asyncio.get_running_loop().call_later(0.1, model.free.set)
+        await clients(ask)
+
+    began = time.monotonic()
+    asyncio.run(run())
+    batcher.close()
+    return model.sizes, time.monotonic() - began
+
+
+def test_users_who_were_answered_together_are_decoded_together_when_they_ask_again():
+    async def clients(ask):
+        async def client(pause: float) -> None:
+            await ask(1)
+            await asyncio.sleep(pause)
+            await ask(1)
+
+        first = asyncio.create_task(ask(1))  # keeps the process busy until the others have queued up
+        await asyncio.sleep(0.01)
+        await asyncio.gather(first, *(client(number / 100) for number in range(4)))
+
+    found, _ = sizes(1, clients, max_wait_ms=500)
+    assert found == [1, 4, 4]
+
+
+def test_nobody_waits_longer_than_the_setting_says():
+    async def clients(ask):
+        await ask(8)
+        await ask(1)  # seven are missing
+
+    found, seconds = sizes(1, clients, max_wait_ms=300)
+    assert found == [8, 1]
+    assert 0.3 < seconds < 2
+
+
+def test_a_lone_client_never_waits():
+    async def clients(ask):
+        for _ in range(5):
+            await ask(1)
+
+    found, seconds = sizes(1, clients, max_wait_ms=10_000)
+    assert found == [1] * 5
+    assert seconds < 5
+
+
+def test_the_processes_share_who_is_there():
+    async def clients(ask):
+        await ask(8)
+
+    found, _ = sizes(2, clients)
+    assert found == [4, 4]
