@@ -11,7 +11,7 @@ Scores fall as a prefix grows, so beams taper: once ``top_k`` items are known, w
 changes no list.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -327,11 +327,11 @@ def _advance(
     score = state.score.take(parent)
     if logits is not None:
         score += _child_log_probs(logits, trie.tokens[level].take(child), state, parent, ends - counts, level)
-    children = _Beams(state.user.take(parent), child, score, score, state.slot.take(parent))
+    user, slot = state.user.take(parent), state.slot.take(parent)
     if isinstance(guide, _Masks):
-        return guide.open(level + 1, children)
-    best = guide.best(level + 1, children.user, child)
-    children = replace(children, order=guide.mix(score, best))
+        return guide.open(level + 1, _Beams(user, child, score, score, slot))
+    best = guide.best(level + 1, user, child)
+    children = _Beams(user, child, score, guide.mix(score, best), slot)
     open_ones = best > -np.inf
     return children if open_ones.all() else children.take(open_ones)
 
@@ -352,7 +352,7 @@ def _score_branching(
     column = np.arange(len(branching)) - (counts.cumsum() - counts).take(scored.user)
     slot = np.full(len(state.node), -1)
     slot[branching] = column
-    state = replace(state, slot=slot)
+    state = _Beams(state.user, state.node, state.score, state.order, slot)
     if width == 0:
         return None, state
     if level == 0:
