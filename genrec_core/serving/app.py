@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from genrec_core.errors import GenrecError
 from genrec_core.serving.batcher import Batcher, QueueFullError, Task
@@ -182,9 +183,13 @@ def build_app(server: Server) -> FastAPI:
 
     app = FastAPI(title="genrec", description="Generative retrieval recommender.", lifespan=lifespan)
 
-    @app.post(f"/predictions/{server.settings.name}", openapi_extra=body, summary="Recommend items to users")
+    path = f"/predictions/{server.settings.name}"
+
+    @app.post(path, openapi_extra=body, summary="Recommend items to users")
     async def predictions(request: Request) -> Response:
         return await _measured(server, request, server.predict)
+
+    app.add_middleware(_Direct, path=path, answer=predictions)
 
     @app.post("/admin/reload", summary="Open the model folder again if it changed")
     async def reload(request: Request) -> Response:
@@ -201,6 +206,26 @@ def build_app(server: Server) -> FastAPI:
     _add_probes(app, server)
     _add_errors(app, server)
     return app
+
+
+class _Direct:
+    """Answers predictions before the framework looks for their route, which would be a fifth of the server's own work.
+
+    Args:
+        app: answers everything else.
+        path: of the predictions.
+        answer: the route's own function.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, answer: Handler) -> None:
+        self.app, self.path, self.answer = app, path, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == self.path and scope["method"] == "POST":
+            response = await self.answer(Request(scope, receive, send))
+            await response(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def _add_probes(app: FastAPI, server: Server) -> None:
