@@ -12,6 +12,8 @@ from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
 
+_LATE_SECONDS = 0.05  # in the queue: whoever waited so long is decoded next, with however few others
+
 
 @dataclass(frozen=True)
 class Task:
@@ -158,13 +160,13 @@ class Batcher:
             users -= min(count, users)
 
     def _batch(self) -> list[Waiting]:
-        """Of the users who can be decoded together, those who have waited longest in sum."""
+        """The most users who can be decoded together, or those like the one who has waited longest, and too long."""
         groups: dict[tuple[Task, int], list[Waiting]] = {}
         for user in self.queue:
             if not user.answer.done():
                 groups.setdefault((user.task, user.length), []).append(user)
-        now = time.monotonic()
-        batch = max(groups.values(), key=lambda users: sum(now - user.since for user in users), default=[])
+        oldest, late = next(iter(groups.values()), []), time.monotonic() - _LATE_SECONDS
+        batch = oldest if oldest and oldest[0].since < late else max(groups.values(), key=len, default=[])
         del batch[self._share() :]
         taken = set(batch)
         self.queue = deque(user for user in self.queue if user not in taken and not user.answer.done())

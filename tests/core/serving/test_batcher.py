@@ -30,13 +30,13 @@ class NotingModel:
         return Decoded([[1]] * users, [0] * users, [False] * users, [])
 
 
-def sizes(processes: int, clients: Callable[[Callable[[int], Awaitable[None]]], Awaitable[None]], **settings: object):
+def sizes(processes: int, clients: Callable[[Callable[..., Awaitable[None]]], Awaitable[None]], **settings: object):
     """The sizes of the batches when ``clients`` ask, each for some users; and the seconds it took."""
     model = NotingModel(processes)
     batcher = Batcher(ServingSettings.model_validate(settings), processes, Metrics())
 
-    async def ask(users: int) -> None:
-        await batcher.decode(Task("{}", cast(ServedModel, model)), [[1, 2, 3]] * users)
+    async def ask(users: int, length: int = 3) -> None:
+        await batcher.decode(Task("{}", cast(ServedModel, model)), [[1] * length] * users)
 
     async def run() -> None:
         asyncio.get_running_loop().call_later(0.1, model.free.set)
@@ -89,3 +89,22 @@ def test_the_processes_share_who_is_there():
 
     found, _ = sizes(2, clients)
     assert found == [4, 4]
+
+
+def test_the_most_users_of_a_length_go_first_and_nobody_is_forgotten():
+    async def clients(ask):
+        first = asyncio.create_task(ask(1))  # keeps the process busy
+        await asyncio.sleep(0.01)
+        long = asyncio.create_task(ask(1, length=40))
+        await asyncio.sleep(0.07)
+        short = asyncio.create_task(ask(3))
+        await asyncio.gather(first, long, short)
+
+    assert sizes(1, clients, max_wait_ms=0)[0] == [1, 1, 3]  # the long one has waited more than 50 ms
+
+    async def at_once(ask):
+        first = asyncio.create_task(ask(1))
+        await asyncio.sleep(0.085)
+        await asyncio.gather(first, ask(1, length=40), ask(3))
+
+    assert sizes(1, at_once, max_wait_ms=0)[0] == [1, 3, 1]
