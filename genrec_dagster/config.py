@@ -46,10 +46,22 @@ class RawBeautyForm(dg.Config):
     """Where the raw data comes from."""
 
     source: str | None = Field(
-        os.environ.get("GENREC_RAW") or None,
-        description="Folder, archive, or http(s) URL of an archive that holds the three P5 files (environment variable "
-        "GENREC_RAW); unset: the embedded sample.",
+        None,
+        description="Folder, archive, http(s) URL of an archive, or s3:// prefix that holds the three P5 files; unset: "
+        "what the environment variable GENREC_RAW names, else the embedded sample. Dagster keeps and shows what stands "
+        "here, so an address with a password belongs into the variable.",
     )
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="What the archive must have; unset: what the environment variable GENREC_RAW_SHA256 says, if any.",
+    )
+
+    def place(self) -> tuple[str | None, str | None]:
+        """Where to read and what sha256 to expect; the environment is read now, as its values may be secret."""
+        if self.source:
+            return self.source, self.sha256
+        return os.environ.get("GENREC_RAW") or None, self.sha256 or os.environ.get("GENREC_RAW_SHA256") or None
 
 
 @defaults_from(_PRESET.catalog)

@@ -28,6 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _name in (
     "PRESET",
     "GENREC_RAW",
+    "GENREC_RAW_SHA256",
     "GENREC_STORAGE",
     "DAGSTER_HOME",
     "MLFLOW_TRACKING_URI",

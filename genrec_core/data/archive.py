@@ -2,52 +2,72 @@
 
 import hashlib
 import json
+import lzma
 import shutil
+import stat
 import tarfile
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Generic, TypeVar
 
+from genrec_core.artifacts import sha256_of
+from genrec_core.data.download import download, is_url, server_state
 from genrec_core.errors import GenrecError
 from genrec_core.object_store import SCHEME, ObjectStore
+from genrec_core.redact import without_secrets
 
 _LARGEST_UNPACKED = 8 << 30  # bytes; a bomb is refused before it fills the disk
-_TIMEOUT_SECONDS = 60
+_MOST_ENTRIES = 100_000
 _DEEPEST = 3  # a file two folders below the top
 _REST_SECONDS = 10  # files changed within are still being written
-_VALIDATORS = ("ETag", "Last-Modified", "Content-Length")
+
+Header = TypeVar("Header")
 
 
 @contextmanager
-def opened_source(source: str, wanted: tuple[str, ...]) -> Iterator[Path]:
+def opened_source(source: str, wanted: tuple[str, ...], sha256: str | None = None) -> Iterator[Path]:
     """Yield the folder that holds all ``wanted`` files.
 
     Args:
         source: a folder, an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), an http(s) URL of one, or
             ``s3://bucket/prefix``. The files lie at its top, in ``beauty/`` or in any one other sub-folder.
+        wanted: their names; of an archive nothing else is unpacked.
+        sha256: what the archive must have; None: whatever comes.
 
     Raises:
-        GenrecError: there is no such source, it is no archive, or the files are not in it.
+        GenrecError: there is no such source, it is no archive, not the expected one, or the files are not in it.
     """
     with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
         path = Path(source).expanduser()
-        if source.startswith(("http://", "https://")):
-            path = _download(source, Path(scratch))
+        if is_url(source):
+            path = download(source, Path(scratch))
         elif source.startswith(SCHEME):
             path = _fetch_objects(ObjectStore(source), Path(scratch) / "objects", wanted)
         elif "://" in source:
             raise GenrecError(
-                f"GENREC_RAW={source}: only a folder, an archive, an http(s) URL of one or an s3:// prefix can be read"
+                f"GENREC_RAW={without_secrets(source)}: only a folder, an archive, an http(s) URL of one or an s3:// "
+                "prefix can be read"
             )
         if not path.exists():
             raise GenrecError(f"GENREC_RAW={source}: no such folder or archive; check the path")
-        folder = path if path.is_dir() else _unpack(path, Path(scratch) / "unpacked")
-        yield _holding(folder, source, wanted)
+        _require_sum(path, sha256)
+        folder = path if path.is_dir() else _unpack(path, Path(scratch) / "unpacked", wanted)
+        yield _holding(folder, without_secrets(source), wanted)
+
+
+def _require_sum(path: Path, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    if path.is_dir():
+        raise GenrecError("GENREC_RAW_SHA256: only an archive has a sha256; unset it, or name an archive")
+    if (found := sha256_of(path)) != sha256.lower():
+        raise GenrecError(f"{path}: its sha256 is {found}, not the expected {sha256.lower()}; do not use this archive")
 
 
 def fingerprint(source: str) -> str | None:
@@ -64,8 +84,8 @@ def fingerprint(source: str) -> str | None:
     Raises:
         GenrecError: there is no such source, or the server says nothing that would tell.
     """
-    if source.startswith(("http://", "https://")):
-        state: list[object] = _server_state(source)
+    if is_url(source):
+        state: list[object] = server_state(source)
     elif source.startswith(SCHEME):
         listed = ObjectStore(source).listing()
         if not listed:
@@ -83,20 +103,6 @@ def fingerprint(source: str) -> str | None:
     return hashlib.sha256(json.dumps([source, state]).encode()).hexdigest()
 
 
-def _server_state(url: str) -> list[object]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS) as response:
-            found: list[object] = [response.headers.get(name) for name in _VALIDATORS]
-    except (urllib.error.URLError, OSError) as error:
-        raise GenrecError(f"GENREC_RAW={url}: the server does not answer ({error}); check the address") from error
-    if not any(found):
-        raise GenrecError(
-            f"GENREC_RAW={url}: the server sends none of {', '.join(_VALIDATORS)}, so nobody can tell "
-            "whether the archive changed; run `make run` when it did"
-        )
-    return found
-
-
 def _fetch_objects(store: ObjectStore, target: Path, wanted: tuple[str, ...]) -> Path:
     """The objects that may be the raw files, at most two levels below the prefix."""
     target.mkdir()
@@ -112,52 +118,75 @@ def _fetch_objects(store: ObjectStore, target: Path, wanted: tuple[str, ...]) ->
     return target
 
 
-def _download(url: str, scratch: Path) -> Path:
-    target = scratch / (url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] or "archive")
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response, target.open("wb") as file:
-            shutil.copyfileobj(response, file)
-            expected = response.headers.get("Content-Length")
-    except (urllib.error.URLError, OSError) as error:
-        raise GenrecError(
-            f"GENREC_RAW={url}: cannot be downloaded ({error}); check the address or use a folder"
-        ) from error
-    if expected is not None and target.stat().st_size != int(expected):
-        raise GenrecError(f"GENREC_RAW={url}: {target.stat().st_size} of {expected} bytes arrived; try again")
-    return target
-
-
-def _unpack(archive: Path, target: Path) -> Path:
-    """Unpack regular files only; a path outside ``target``, a link or a bomb is refused."""
+def _unpack(archive: Path, target: Path, wanted: tuple[str, ...]) -> Path:
+    """Unpack the ``wanted`` files and nothing else; a path outside ``target``, a link or a bomb is refused."""
     target.mkdir(parents=True)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as content:
-                _check_size(archive, sum(entry.file_size for entry in content.infolist()))
-                for entry in content.infolist():
-                    _check_inside(archive, target, entry.filename)
-                content.extractall(target)
+                _write_entries(archive, target, wanted, map(_zip_entry, content.infolist()), content.open)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as packed:
-                _check_size(archive, sum(member.size for member in packed.getmembers()))
-                packed.extractall(target, filter="data")
+                _write_entries(archive, target, wanted, map(_tar_entry, packed), packed.extractfile)
         else:
             raise GenrecError(f"{archive}: neither a folder nor a zip or tar archive")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         raise GenrecError(f"{archive}: cannot be unpacked ({error}); get it again") from error
     return target
 
 
-def _check_size(archive: Path, size: int) -> None:
-    if size > _LARGEST_UNPACKED:
-        raise GenrecError(
-            f"{archive}: unpacks to {size} bytes, over the limit of {_LARGEST_UNPACKED}; unpack it by hand"
-        )
+@dataclass(frozen=True)
+class _Entry(Generic[Header]):
+    """What an archive says of one of its entries, in either form."""
+
+    name: str
+    size: int
+    is_file: bool
+    header: Header
 
 
-def _check_inside(archive: Path, target: Path, name: str) -> None:
+def _zip_entry(header: zipfile.ZipInfo) -> _Entry[zipfile.ZipInfo]:
+    kind = stat.S_IFMT(header.external_attr >> 16)  # 0 where it was written on a system without such kinds
+    return _Entry(header.filename, header.file_size, not header.is_dir() and kind in (0, stat.S_IFREG), header)
+
+
+def _tar_entry(header: tarfile.TarInfo) -> _Entry[tarfile.TarInfo]:
+    return _Entry(header.name, header.size, header.isreg(), header)
+
+
+def _write_entries(
+    archive: Path,
+    target: Path,
+    wanted: tuple[str, ...],
+    entries: Iterable[_Entry[Header]],
+    read: Callable[[Header], IO[bytes] | None],
+) -> None:
+    """Write the wanted entries below ``target``; entries are looked at one by one, as a tar archive has no table."""
+    total = 0
+    for number, entry in enumerate(entries, 1):
+        if number > _MOST_ENTRIES:
+            raise GenrecError(f"{archive}: more than {_MOST_ENTRIES} entries; unpack it by hand")
+        path = _inside(archive, target, entry.name)
+        if path.name not in wanted or len(PurePosixPath(entry.name).parts) > _DEEPEST:
+            continue
+        if not entry.is_file:
+            raise GenrecError(f"{archive}: {entry.name} is no regular file; do not use this archive")
+        total += entry.size
+        if total > _LARGEST_UNPACKED:
+            raise GenrecError(
+                f"{archive}: unpacks to {total} bytes, over the limit of {_LARGEST_UNPACKED}; unpack it by hand"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = read(entry.header)
+        assert content is not None
+        with content, path.open("wb") as file:
+            shutil.copyfileobj(content, file)
+
+
+def _inside(archive: Path, target: Path, name: str) -> Path:
     if not (target / name).resolve().is_relative_to(target.resolve()):
         raise GenrecError(f"{archive}: the entry {name} would be written outside the folder; do not use this archive")
+    return target / name
 
 
 def _holding(folder: Path, source: str, wanted: tuple[str, ...]) -> Path:

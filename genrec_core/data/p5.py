@@ -9,6 +9,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,26 @@ from genrec_core.data.archive import opened_source
 from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts, text_fields
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
+from genrec_core.redact import without_secrets
 from genrec_core.settings import CatalogSettings
 
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
 RAW_FILES = (SEQUENCES, META, DATAMAPS)
 _SHOWN_FAULTS = 5
+_LONGEST_LINE = 4 << 20  # characters; a few KB of gzip can hold one that fills the memory
 
 
-def receive_raw(source: str | None, target: Path) -> dict[str, Any]:
+def receive_raw(source: str | None, target: Path, sha256: str | None = None) -> dict[str, Any]:
     """Copy the three files to the folder ``target``, whole and validated, or not at all.
 
     Args:
         source: a folder, an archive, an http(s) URL of an archive, or None for the embedded synthetic sample.
         target: the folder to write.
+        sha256: what the archive must have; None: whatever comes.
 
     Returns:
-        ``source``, ``files`` (bytes and sha256 by name), and the counts ``users``, ``items``, ``interactions`` and
-        ``items_without_meta``.
+        ``source`` without passwords, ``files`` (bytes and sha256 by name), and the counts ``users``, ``items``,
+        ``interactions`` and ``items_without_meta``.
 
     Raises:
         GenrecError: a file is missing or empty, or a line does not parse; names the file and the line.
@@ -44,10 +48,10 @@ def receive_raw(source: str | None, target: Path) -> dict[str, Any]:
         if source is None:
             write_sample(folder)
         else:
-            with opened_source(source, RAW_FILES) as found:
+            with opened_source(source, RAW_FILES, sha256) as found:
                 for name in RAW_FILES:
                     shutil.copyfile(found / name, folder / name)
-        return {"source": source or "embedded sample", **describe_raw(folder)}
+        return {"source": without_secrets(source or "embedded sample"), **describe_raw(folder)}
 
 
 def describe_raw(raw: Path) -> dict[str, Any]:
@@ -165,7 +169,9 @@ def _meta_lines(path: Path) -> Iterator[dict[str, Any]]:
     faults: list[str] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(partial(lines.readline, _LONGEST_LINE + 1), ""), 1):
+                if len(line) > _LONGEST_LINE:
+                    raise GenrecError(f"{path}: line {number}: longer than {_LONGEST_LINE} characters")
                 if not line.strip():
                     continue
                 try:

@@ -40,7 +40,8 @@ def raw_beauty(
     sample. The sensor `raw_data` looks there every 30 s. Nothing is changed on the way in; each file's sha256 is kept.
     """
     with work.new(context) as folder:
-        metadata = raw_page(receive_raw(config.source, folder))
+        source, sha256 = config.place()
+        metadata = raw_page(receive_raw(source, folder, sha256))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from genrec_core.data import p5
 from genrec_core.data.p5 import RAW_FILES, describe_raw, read_catalog, read_histories, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
@@ -158,3 +159,10 @@ def test_real_beauty_has_its_published_size(beauty_folder):
     assert catalog["item_id"].to_list() == list(range(1, 12102))
     assert catalog.filter(pl.col("title").is_not_null()).height == 12094
     assert read_histories(beauty_folder)["item_ids"][0].to_list() == [1, 2, 3, 4, 5]
+
+
+def test_a_line_of_the_meta_file_that_never_ends_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(p5, "_LONGEST_LINE", 1000)
+    folder = write_raw(tmp_path, ['{"asin": "A"}', '{"asin": "B", "title": "' + "x" * 5000 + '"}'])
+    with pytest.raises(GenrecError, match=r"meta\.json\.gz: line 2: longer than 1000 characters"):
+        read_catalog(folder, CatalogSettings())
