@@ -12,6 +12,7 @@ SECRET_VARIABLES = (
     "GENREC_TOKEN",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
+    "RAY_AUTH_TOKEN",
 )
 HIDDEN = "***"
 _SHORTEST = 6  # a shorter value would blot out ordinary words

@@ -20,10 +20,10 @@ from genrec_dagster.jobs import JOBS
 from genrec_dagster.kubernetes import training_client
 from genrec_dagster.liveness import lost_runs_sensor
 from genrec_dagster.monitoring import daily_monitoring, monitor
-from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, tracking_uri
+from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, noted_uri
 
 ROOT = str(storage_root())
-TRACKER = ExperimentTracker(tracking_uri=tracking_uri(), artifact_root=artifact_root())
+TRACKER = ExperimentTracker(tracking_uri=noted_uri(), artifact_root=artifact_root())
 
 defs = dg.Definitions.merge(
     dg.Definitions(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from genrec_core.artifacts import read_json
 from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender
+from genrec_dagster.resources import usable_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,7 +81,7 @@ def _registry(checkpoint: Path) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    uri = read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"]
+    uri = usable_uri(read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"])
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

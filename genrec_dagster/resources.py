@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from genrec_core.artifacts import told_when_full
+from genrec_core.redact import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,6 +63,16 @@ def tracking_uri() -> str:
     return given or f"{_SQLITE}{(_MLFLOW_HOME / 'mlflow.db').absolute()}"
 
 
+def noted_uri() -> str:
+    """The address as it may be shown and kept: that of :func:`tracking_uri` without user, password and query."""
+    return without_secrets(tracking_uri())
+
+
+def usable_uri(noted: str) -> str:
+    """An address that :func:`noted_uri` gave, with the user and password that this process has for it."""
+    return tracking_uri() if noted == noted_uri() else noted
+
+
 def artifact_root() -> str | None:
     """Where the artefacts of a new experiment go: ``artifacts`` beside a local database; None where a server decides.
 
@@ -74,7 +85,7 @@ def artifact_root() -> str | None:
 
 
 class ExperimentTracker(dg.ConfigurableResource[None]):
-    """MLflow, imported when it is used.
+    """MLflow, imported when it is used. Its address is kept without password, as Dagster shows what a resource holds.
 
     Not dagster-mlflow's resource: that one imports mlflow with the definitions (2 s), and its end hook records a failed
     run as FINISHED.
@@ -90,7 +101,7 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
 
         if self.tracking_uri.startswith(_SQLITE):
             Path(self.tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(tracking_uri=self.tracking_uri)
+        return MlflowClient(tracking_uri=usable_uri(self.tracking_uri))
 
     def open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
         """The id of the run of ``training_key``, set to RUNNING; a retry continues the run of the earlier attempt."""

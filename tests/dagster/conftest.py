@@ -1,14 +1,17 @@
 """The whole graph, run once in this process on a tiny shop; tests read its storage or break copies of it."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 import pytest
 
+from genrec_core.redact import SECRET_VARIABLES
 from genrec_core.releases import served_pointer
 from genrec_dagster.definitions import defs
 from genrec_dagster.io_manager import ArtifactStorage
@@ -67,14 +70,18 @@ def instance_in(folder: Path) -> dg.DagsterInstance:
     return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}})
 
 
+SECRETS = {name: f"secret-of-{name.lower().replace('_', '-')}" for name in SECRET_VARIABLES}
+
+
 class FinishedGraph:
-    """A run of ``full_graph`` and where it left its artefacts."""
+    """A run of ``full_graph``, with secrets in its environment, and where it left its artefacts."""
 
     def __init__(self, folder: Path, raw: Path) -> None:
         self.folder, self.raw, self.storage = folder, raw, folder / "storage"
+        self.secrets = SECRETS
         job = definitions_in(folder).resolve_job_def("full_graph")
         (folder / "events").mkdir()
-        with instance_in(folder / "events") as instance:
+        with instance_in(folder / "events") as instance, mock.patch.dict(os.environ, SECRETS):
             self.result = job.execute_in_process(run_config=run_config(raw), raise_on_error=False, instance=instance)
 
     def copy_storage(self, folder: Path) -> None:
