@@ -1,9 +1,9 @@
 #!/bin/sh
 # What the dagster image runs: webserver, daemon, code (a code location for another Dagster), mlflow, or any command.
-# GENREC_HOST and GENREC_PORT say where it listens; inside a container everywhere, as its publisher decides who gets there.
+# GENREC_HOST and GENREC_PORT say where it listens; the image says everywhere, as its publisher decides who gets there.
 set -eu
 etc=${GENREC_ETC:-/etc/genrec}
-host=${GENREC_HOST:-0.0.0.0}
+host=${GENREC_HOST:-127.0.0.1}
 if [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then  # where libpq looks for it: in no address, no environment and no log
   (umask 077 && sed '1{s/[\\:]/\\&/g;s/^/*:*:*:*:/};q' "$POSTGRES_PASSWORD_FILE" > "$PGPASSFILE")
 fi

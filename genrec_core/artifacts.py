@@ -141,11 +141,13 @@ def verify_manifest(folder: Path) -> None:
     """Check every file of ``folder`` against its manifest.
 
     Raises:
-        GenrecError: no manifest (the writer died), or a file is missing or differs.
+        GenrecError: no manifest (the writer died), or a file is missing, differs, or lies outside the folder.
     """
     if not (folder / MANIFEST).is_file():
         raise GenrecError(f"{folder}: no {MANIFEST}, so it was never finished; build it again")
     for name, expected in read_json(folder / MANIFEST)["files"].items():
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise GenrecError(f"{folder / MANIFEST} names {name}, which lies outside the folder; do not use it")
         path = folder / name
         if not path.is_file():
             raise GenrecError(f"{path}: listed in {MANIFEST} but missing; build it again")

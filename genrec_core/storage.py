@@ -146,7 +146,12 @@ def all_assets(root: Path | None = None) -> list[str]:
     else:
         found = [name.removeprefix(remote[1]) for name in remote[0].listing(remote[1])]
     names = [name.removesuffix(f"/{LATEST}") for name in found if name.endswith(f"/{LATEST}")]
-    return sorted(name for name in names if name.count("/") <= 1 and not name.startswith("."))
+    return sorted(name for name in names if _is_asset(name.split("/")))
+
+
+def _is_asset(parts: list[str]) -> bool:
+    """Whether these are names of folders; in a bucket any name can stand."""
+    return len(parts) <= 2 and all(part and not part.startswith(".") for part in parts)
 
 
 def all_versions(asset: str, root: Path | None = None) -> list[Version]:

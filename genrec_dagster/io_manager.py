@@ -31,6 +31,16 @@ class ArtifactIOManager(dg.UPathIOManager):
     def __init__(self, root: Path) -> None:
         super().__init__(base_path=UPath(root))
 
+    def get_path_for_partition(self, context: dg.InputContext | dg.OutputContext, path: UPath, partition: str) -> UPath:
+        """The folder of a partition, which anybody who may open the UI can name.
+
+        Raises:
+            GenrecError: the name would lead elsewhere.
+        """
+        if Path(partition).name != partition or partition.startswith("."):
+            raise GenrecError(f"partition {partition!r} is no name of a folder; delete it and name another")
+        return super().get_path_for_partition(context, path, partition)
+
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Store ``obj`` as this run's version below ``path``; a folder is moved, not copied.
 

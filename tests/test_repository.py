@@ -117,11 +117,20 @@ def _imported(module: Path) -> set[str]:
     return names
 
 
+_FORBIDDEN_CALLS = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"),
+    *("torch.load", "torch.save", "tempfile.mktemp"),
+}
+
+
 def _forbidden(tree: ast.Module) -> Iterator[str]:
     """Calls that run data as code, and handlers that swallow an exception."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"eval", "exec", "torch.load", "torch.save"}:
-            yield f"line {node.lineno}: {ast.unparse(node.func)}"
+        name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if name in _FORBIDDEN_CALLS or name.endswith((".extractall", ".extract")):
+            yield f"line {node.lineno}: {name}"
+        elif isinstance(node, ast.keyword) and node.arg in {"shell", "trust_remote_code"}:
+            yield f"line {node.value.lineno}: {node.arg}"
         elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             yield f"line {node.value.lineno}: allow_pickle"
         elif isinstance(node, ast.ExceptHandler) and (node.type is None or _does_nothing(node.body)):

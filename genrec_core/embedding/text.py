@@ -127,7 +127,10 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
     name = settings.model
     folder = _model_folder(name)
     try:
-        model = SentenceTransformer(str(folder or name), local_files_only=folder is not None)
+        only_safetensors = {"use_safetensors": True}  # the other form is a pickle
+        model = SentenceTransformer(
+            str(folder or name), local_files_only=folder is not None, model_kwargs=only_safetensors
+        )
     except (OSError, ValueError) as error:
         raise GenrecError(_load_failure(name, folder, error)) from error
     while len(model) > 1 and isinstance(model[-1], Normalize):

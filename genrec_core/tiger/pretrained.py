@@ -30,6 +30,7 @@ class WholeModel(PreTrainedModel):
         """
         folder = pretrained_model_name_or_path
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are named below
+        options |= {"use_safetensors": True}  # the other form is a pickle
         try:
             loaded: Any = super().from_pretrained(folder, *arguments, **options)
         except (OSError, SafetensorError) as error:

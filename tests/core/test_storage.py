@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from genrec_core import storage
+from genrec_core.artifacts import verify_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.storage import latest, set_latest, storage_root
+from genrec_core.storage import all_assets, latest, set_latest, storage_root
 
 
 def test_the_default_root_lies_in_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,3 +62,25 @@ def test_a_damaged_pointer_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "asset" / "latest.json").write_text(content)
     with pytest.raises(GenrecError, match=r"latest\.json"):
         latest("asset", tmp_path)
+
+
+class Hostile:
+    """A bucket whose names climb out of the folder that mirrors it."""
+
+    def listing(self, below: str = "") -> dict[str, None]:
+        return dict.fromkeys([f"{name}/latest.json" for name in ("good", "good/part", "..", "x/..", "./x", "x/", "/y")])
+
+
+def test_names_of_a_bucket_that_are_no_names_of_folders_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_remote_of", lambda root: (Hostile(), ""))
+    assert all_assets(tmp_path) == ["good", "good/part"]
+
+
+@pytest.mark.parametrize("name", ["../other/secret", "/etc/hostname", "a/../../x"])
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "version").mkdir()
+    (tmp_path / "version" / "manifest.json").write_text(json.dumps({"files": {name: {"bytes": 1, "sha256": "0"}}}))
+    with pytest.raises(GenrecError, match=r"manifest\.json names .* outside the folder"):
+        verify_manifest(tmp_path / "version")

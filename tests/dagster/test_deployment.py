@@ -187,7 +187,6 @@ class Deployment:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "HF_HUB_OFFLINE": "1",
             "GENREC_ETC": str(self.folder / "etc"),
-            "GENREC_HOST": "127.0.0.1",
             "GENREC_PORT": str(self.ports[service]),
             "GENREC_DATA": str(self.folder / "data"),
             "GENREC_STORAGE": str(self.folder / "data" / "storage"),

@@ -207,3 +207,22 @@ def test_size_and_place_of_the_version_are_reported(storage: Path) -> None:
     version = storage / "frame" / result.run_id
     assert metadata["path"].value == str(version)
     assert metadata["size_bytes"].value == (version / "frame.parquet").stat().st_size
+
+
+@pytest.mark.parametrize("key", ["../../outside", "/outside", "..", "a/../../b"])
+def test_a_partition_cannot_leave_its_asset(storage: Path, tmp_path: Path, key: str) -> None:
+    """Anybody who may open the UI may name partitions."""
+    partitions = dg.DynamicPartitionsDefinition(name="files")
+
+    @dg.asset(partitions_def=partitions)
+    def parted() -> pl.DataFrame:
+        return FRAME
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("files", [key])
+        result = dg.materialize(
+            [parted], instance=instance, partition_key=key, raise_on_error=False,
+            resources={"io_manager": ArtifactStorage(root=str(storage))},
+        )  # fmt: skip
+    assert not result.success
+    assert not list(tmp_path.rglob("frame.parquet"))

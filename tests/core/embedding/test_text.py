@@ -1,5 +1,6 @@
 """Item text becomes a vector: in the order given, not normalised, from verified weights."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +136,14 @@ def test_a_hub_that_does_not_answer_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(GenrecError, match=r"nobody/none: the Hugging Face hub did not give it .* needs no network"):
         load_model(EmbeddingSettings(model="nobody/none"))
+
+
+def test_weights_that_torch_would_unpickle_are_not_read(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(packaged_model_folder(), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(GenrecError, match=r"no file named model\.safetensors"):
+        load_model(EmbeddingSettings(model=str(folder)))

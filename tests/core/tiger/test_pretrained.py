@@ -78,3 +78,10 @@ def test_it_holds_for_sasrec_too(tmp_path: Path) -> None:
     save_file(weights, tmp_path / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(GenrecError, match=rf"missing: {name}; unknown: other"):
         SasRecModel.from_pretrained(tmp_path)
+
+
+def test_weights_that_torch_would_unpickle_are_not_read(checkpoint: Path) -> None:
+    torch.save(load_file(checkpoint / WEIGHTS), checkpoint / "pytorch_model.bin")
+    (checkpoint / WEIGHTS).unlink()
+    with pytest.raises(GenrecError, match=r"no file named model\.safetensors"):
+        TigerModel.from_pretrained(checkpoint)
