@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint ui mlflow bench soak fuzz images test-images lock clean
+.PHONY: help setup run test test-slow lint ui mlflow bench soak fuzz images test-images lock audit clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ test-images: setup ## run the images on the newest exported model, or MODEL=fold
 
 lock: setup ## write docker/locks after pyproject.toml changed
 	@"$(BIN)/python" docker/lock.py
+
+audit: ## known vulnerabilities of the locked packages; needs PyPI
+	@python3 docker/audit.py
 
 clean: ## remove .venv; what was built in .genrec stays
 	rm -rf "$(VENV)"
