@@ -47,8 +47,8 @@ ui: setup ## the Dagster UI on http://127.0.0.1:3000 (UI_PORT)
 
 mlflow: setup ## the MLflow UI on http://127.0.0.1:5000 (MLFLOW_PORT)
 	@mkdir -p "$(STATE)/mlflow/artifacts"
-	@exec "$(BIN)/mlflow" server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(STATE)/mlflow/mlflow.db}" \
+	@MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(STATE)/mlflow/mlflow.db}" \
+	  exec "$(BIN)/mlflow" server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
 	  --default-artifact-root "file://$(STATE)/mlflow/artifacts"
 
 bench: setup ## the benchmarks, one after the other, on the newest run's model

@@ -15,6 +15,7 @@ from pathlib import Path
 from genrec_core.artifacts import MANIFEST, atomic_folder, locked_folder, read_json, verify_manifest, write_json
 from genrec_core.errors import GenrecError
 from genrec_core.object_store import SCHEME, ObjectStore
+from genrec_core.redact import without_secrets
 
 ROOT_VARIABLE, MIRROR_VARIABLE = "GENREC_STORAGE", "GENREC_MIRROR"
 DEFAULT_ROOT, DEFAULT_MIRROR = Path(".genrec") / "storage", Path(".genrec") / "mirror"
@@ -38,7 +39,8 @@ def storage_root(place: str | None = None) -> Path:
     if value and value.startswith(SCHEME):
         return _mirror(ObjectStore(value))
     if value and "://" in value:
-        raise GenrecError(f"{ROOT_VARIABLE}={value}: neither a folder nor an s3:// address; set it to one of them")
+        shown = without_secrets(value)
+        raise GenrecError(f"{ROOT_VARIABLE}={shown}: neither a folder nor an s3:// address; set it to one of them")
     return (Path(value).expanduser() if value else DEFAULT_ROOT).absolute()
 
 

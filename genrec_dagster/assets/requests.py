@@ -15,6 +15,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.inbox import Inbox, find_file
 from genrec_core.inference.prediction_files import is_parquet
 from genrec_core.monitoring.answers import exposure_of
+from genrec_core.redact import without_secrets
 from genrec_dagster.assets.serving import OWNERS, REPORT, pointed_model
 from genrec_dagster.checks.answers import misses_are_few, shows_enough
 from genrec_dagster.checks.requests import lists_valid, readable, requests_answered
@@ -135,7 +136,8 @@ def open_inbox(location: str) -> Inbox:
     if location.startswith(SCHEME):
         return ObjectInbox(ObjectStore(location))
     if "://" in location:
-        raise GenrecError(f"GENREC_INBOX={location}: neither a folder nor an s3:// prefix; set it to one of them")
+        shown = without_secrets(location)
+        raise GenrecError(f"GENREC_INBOX={shown}: neither a folder nor an s3:// prefix; set it to one of them")
     return FolderInbox(Path(location).expanduser().absolute())
 
 

@@ -14,7 +14,10 @@ import dagster as dg
 import pytest
 
 from genrec_core.artifacts import read_json
+from genrec_core.errors import GenrecError
+from genrec_core.storage import storage_root
 from genrec_dagster.assets.catalog import raw_beauty
+from genrec_dagster.assets.requests import open_inbox
 from genrec_dagster.config import RawBeautyForm
 from genrec_dagster.experiment import note_run
 from genrec_dagster.io_manager import ArtifactStorage
@@ -118,3 +121,17 @@ def test_a_run_noted_elsewhere_is_looked_for_there(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://joe:pass-word@one:5000")
     assert usable_uri("http://***@one:5000") == "http://joe:pass-word@one:5000"
     assert usable_uri("http://two:5000") == "http://two:5000"
+
+
+@pytest.mark.parametrize("refused", [storage_root, open_inbox])
+def test_an_address_of_the_wrong_kind_is_named_without_its_password(refused: Any) -> None:
+    with pytest.raises(GenrecError, match=r"=https://\*\*\*@files\.example/inbox\?\*\*\*: neither") as caught:
+        refused("https://joe:s3cr3t-pass@files.example/inbox?token=0a1b2c3d")
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_no_command_line_shows_the_password_of_mlflows_database() -> None:
+    """Whoever is on the machine may list its processes."""
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert "--backend-store-uri" not in makefile
+    assert 'MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-' in makefile
