@@ -23,6 +23,10 @@ LATEST = "latest.json"
 _REMOTE = ".remote.json"
 
 
+class NotBuiltError(GenrecError):
+    """There is no version of an asset yet."""
+
+
 def storage_root(place: str | None = None) -> Path:
     """A storage as an absolute path.
 
@@ -72,13 +76,14 @@ def latest(asset: str, root: Path | None = None) -> Path:
         root: the storage to look in; :func:`storage_root` where None.
 
     Raises:
-        GenrecError: the asset was never built, or ``latest.json`` names a version that is not there.
+        NotBuiltError: the asset was never built.
+        GenrecError: ``latest.json`` names a version that is not there, or the store where that lies stays away.
     """
     root = root or storage_root()
     pointer = root / asset / LATEST
     _refresh(pointer, root)
     if not pointer.is_file():
-        raise GenrecError(
+        raise NotBuiltError(
             f"{asset} was never built: no {pointer}; run `make run`, or set {ROOT_VARIABLE} to the storage that has it"
         )
     version = _version_in(pointer)

@@ -11,7 +11,7 @@ from upath import UPath
 
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.storage import latest, set_latest, version_folder
+from genrec_core.storage import NotBuiltError, latest, set_latest, version_folder
 from genrec_dagster.liveness import note_worker
 
 FRAME, CONTENT = "frame.parquet", "content.json"
@@ -113,7 +113,7 @@ def _version_for(context: dg.InputContext, store: Path) -> Path:
         return version_folder(store.name, run_id, store.parent)
     try:
         return latest(store.name, store.parent)
-    except GenrecError as error:
+    except NotBuiltError as error:
         raise GenrecError(f"{error}; materialise {context.asset_key.to_user_string()} first") from error
 
 

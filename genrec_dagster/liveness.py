@@ -15,6 +15,7 @@ import psutil
 from genrec_dagster.resources import ExperimentTracker, discard_run
 
 WORKER_TAG, CLOSED_TAG = "genrec/worker", "genrec/closed"
+TRAINED = dg.AssetKey("tiger_checkpoint")
 _EVERY_SECONDS = 10
 _LOOKED_BACK = timedelta(days=1)
 _LOST = "the process of this run, {worker}, is gone: it was killed, or its machine went down"
@@ -49,7 +50,8 @@ def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, sto
     """End the runs whose process is gone, and their trainings in MLflow; remove what they left half-written.
 
     Dagster's own run monitoring may see first that a process is gone, and knows nothing of the rest: runs of the last
-    day that ended badly are closed here too, once each.
+    day that ended badly are closed here too, once each. A training that came to its end, but not into the storage, has
+    failed with its run.
 
     Args:
         instance: where the runs are recorded.
@@ -75,10 +77,17 @@ def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, sto
         worker = run.tags.get(WORKER_TAG)
         if worker is None or CLOSED_TAG in run.tags or not is_gone(worker):
             continue
-        tracker.end_runs_of(run.run_id, "KILLED" if run.status == dg.DagsterRunStatus.CANCELED else "FAILED")
+        status = "KILLED" if run.status == dg.DagsterRunStatus.CANCELED else "FAILED"
+        tracker.end_runs_of(run.run_id, status, trained=_built(instance, run.run_id, TRAINED))
         discard_run(storage, run.run_id)
         instance.add_run_tags(run.run_id, {CLOSED_TAG: "true"})
     return lost
+
+
+def _built(instance: dg.DagsterInstance, run: str, asset: dg.AssetKey) -> bool:
+    """Whether the run came as far as to store the asset."""
+    made = instance.get_records_for_run(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    return any(record.asset_key == asset for record in made)
 
 
 def lost_runs_sensor(tracker: ExperimentTracker, storage: Path) -> dg.SensorDefinition:

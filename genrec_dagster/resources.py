@@ -125,15 +125,22 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
         """End a run as FINISHED, FAILED or KILLED."""
         self.client().set_terminated(run_id, status)
 
-    def end_runs_of(self, dagster_run: str, status: str) -> None:
-        """End the runs that a Dagster run left RUNNING, as FAILED or KILLED."""
+    def end_runs_of(self, dagster_run: str, status: str, trained: bool = False) -> None:
+        """End the runs of a Dagster run that ended badly, as FAILED or KILLED.
+
+        Args:
+            dagster_run: its id.
+            status: as above.
+            trained: the checkpoint is in the storage: what is FINISHED stays so.
+        """
         client = self.client()
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return
-        query = f"tags.dagster_run = '{dagster_run}' and attributes.status = 'RUNNING'"
-        for run in client.search_runs([experiment.experiment_id], query):
-            client.set_terminated(run.info.run_id, status)
+        untrue = {"RUNNING"} if trained else {"RUNNING", "FINISHED"}
+        for run in client.search_runs([experiment.experiment_id], f"tags.dagster_run = '{dagster_run}'"):
+            if run.info.status in untrue:
+                client.set_terminated(run.info.run_id, status)
 
     def _create_experiment(self, client: "MlflowClient") -> str:
         return str(client.create_experiment(EXPERIMENT, artifact_location=self.artifact_root))

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from genrec_dagster.liveness import WORKER_TAG, fail_lost_runs, is_gone, this_worker
 from genrec_dagster.resources import ExperimentTracker, discard_run
-from genrec_dagster.training import only_training
+from genrec_dagster.training import only_training, tracked_run
 
 KILLED_IN_ITS_STEP = """
 import os, signal, sys
@@ -80,6 +80,29 @@ def test_a_killed_run_that_dagster_failed_by_itself_is_closed_too(home: Path) ->
         assert fail_lost_runs(instance, tracker, storage) == []
     assert [found.info.status for found in tracked(tracker)] == ["FAILED"]
     assert not [path for path in storage.rglob("*") if path.name == "half" or path.suffix == ".part"]
+
+
+@pytest.mark.parametrize(("stored", "status"), [(True, "FINISHED"), (False, "FAILED")])
+def test_a_training_that_ended_but_was_not_stored_has_failed(home: Path, stored: bool, status: str) -> None:
+    tracker = ExperimentTracker(tracking_uri=f"sqlite:///{home}/mlflow.db", artifact_root=(home / "files").as_uri())
+
+    @dg.asset
+    def tiger_checkpoint(context: dg.AssetExecutionContext) -> None:
+        with tracked_run(tracker, tracker.open_run("key", {"dagster_run": context.run.run_id}, {})):
+            pass
+        if not stored:
+            raise OSError("the store is away")
+
+    @dg.asset(deps=[tiger_checkpoint])
+    def recall_metrics() -> None:
+        raise OSError("the store is away")
+
+    with dg.DagsterInstance.get() as instance:
+        gone = this_worker().rsplit(":", 1)[0] + ":1.00"
+        assets, tags = [tiger_checkpoint, recall_metrics], {WORKER_TAG: gone}
+        assert not dg.materialize(assets, instance=instance, tags=tags, raise_on_error=False).success
+        assert fail_lost_runs(instance, tracker, home) == []
+    assert [found.info.status for found in tracked(tracker)] == [status]
 
 
 def tracked(tracker: ExperimentTracker) -> list:
