@@ -68,6 +68,15 @@ class SemanticIdSettings(Settings):
     iterations: int = Field(50, ge=1, le=10_000, description="Lloyd iterations a level, at most.")
     tolerance: float = Field(1e-4, ge=0, description="Stop when the error falls by less than this share.")
     seed: int = Field(42, ge=0, description="Seed of k-means++ and of re-seeding dead centroids.")
+    refit: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="When a changed catalogue gets new codebooks, and all items new codes: `auto` where what the codes "
+        "take from the histories changed, or more than `refit_share` of the items; otherwise unchanged items keep "
+        "theirs and the others get codes from the codebooks as they are.",
+    )
+    refit_share: float = Field(
+        0.2, ge=0, description="Items that came, changed or went since the last fit, as a share of those it was of."
+    )
 
     def sizes(self) -> list[int]:
         """Centroids by level, as many as ``levels``."""

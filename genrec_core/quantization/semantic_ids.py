@@ -1,5 +1,6 @@
 """Semantic IDs: one code an item, unique in the catalogue, and codes for items that come later. Loads without torch."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
+FINGERPRINTS = "item_fingerprints.npy"
+METHOD = 1  # goes up where the same settings and data give other codes than before
 _LEAST_SUFFIXES = 8
 _SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
@@ -138,7 +141,14 @@ def build_semantic_ids(
         "mean_squared_error": errors,
         "reconstruction_error": [error / before if before > 0 else 0.0 for error in errors],
         "iterations": list(quantizer.iterations),
-        "settings": settings.model_dump(mode="json"),
+        "settings": stored_settings(settings),
+        "fit": {
+            "method": METHOD,
+            "items": len(codes),
+            "histories": histories_version(histories, settings),
+            "assigned": 0,
+            "removed": 0,
+        },
     }
     if _is_first(group):
         with atomic_folder(target) as part:
@@ -146,7 +156,31 @@ def build_semantic_ids(
             if collaborative is not None:
                 collaborative.save(part)
             _write_codes(part, embeddings.item_ids, codes_with_suffix, summary)
+            np.save(part / FINGERPRINTS, fingerprints(embeddings.raw), allow_pickle=False)
     return summary
+
+
+def stored_settings(settings: SemanticIdSettings) -> dict[str, Any]:
+    """What of the settings makes the codes; the rest says when they are made again."""
+    return settings.model_dump(mode="json", exclude={"refit", "refit_share"})
+
+
+def histories_version(histories: "pl.DataFrame | None", settings: SemanticIdSettings) -> str | None:
+    """A hash of what the codes take from the histories; None where that is nothing."""
+    if histories is None or not settings.collaborative_weight:
+        return None
+    items = histories["item_ids"].explode().drop_nulls().unique().sort().to_numpy()
+    trained = training_part(Histories.from_frame(histories, items))
+    digest = hashlib.sha256(items[trained.rows].astype("<i8").tobytes())
+    digest.update(trained.offsets.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def fingerprints(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """A hash of each row, uint64 [n] of float32 [n, dim]: an item whose text is the same has the same one."""
+    rows = np.ascontiguousarray(vectors, dtype="<f4")
+    hashes = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
+    return np.frombuffer(hashes, dtype="<u8")
 
 
 def assign_ids(
@@ -176,7 +210,13 @@ def assign_ids(
     if target.resolve() != folder.resolve() and target.exists() and any(target.iterdir()):
         raise GenrecError(f"{target}: exists and is not empty; give another folder, or remove it first")
     extended = extend_ids(known, item_ids, vectors, folder, folder, engine)
-    _write_extended(folder, target, extended)
+    fit = {}
+    printed: NDArray[np.uint64] | None = None
+    if (folder / FINGERPRINTS).is_file():
+        printed = np.concatenate([load_array(folder / FINGERPRINTS).astype(np.uint64), fingerprints(vectors)])
+        (before,) = load_fields(folder / SUMMARY, "fit")
+        fit = {"fit": before | {"assigned": before["assigned"] + len(item_ids)}}
+    write_updated(folder, target, extended, printed, fit)
     return extended
 
 
@@ -207,7 +247,7 @@ def extend_ids(
     vectors = np.asarray(vectors, dtype=np.float32)
     require_finite_rows(vectors, "item vectors")
     codes = find_codes(ResidualQuantizer.load(codebooks), vectors, CollaborativeMap.load(codebooks), engine)
-    suffixes = _next_suffixes(known, codes, new_ids)
+    suffixes = next_suffixes(known, codes, new_ids)
     return SemanticIds(
         np.concatenate([known.item_ids, new_ids]),
         np.concatenate([known.codes, np.column_stack([codes, suffixes])]),
@@ -312,16 +352,37 @@ def _write_codes(folder: Path, item_ids: NDArray[np.int64], codes: NDArray[np.in
     write_json(folder / SUMMARY, summary)
 
 
-def _write_extended(folder: Path, target: Path, extended: SemanticIds) -> None:
-    summary = read_json(folder / SUMMARY) | summarize(extended.codes, extended.level_sizes)
+def write_updated(
+    folder: Path,
+    target: Path,
+    ids: SemanticIds,
+    printed: NDArray[np.uint64] | None,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Write other codes over the same codebooks.
+
+    Args:
+        folder: the semantic IDs so far; a manifest there is checked, and the new folder gets one.
+        target: the folder to write; may be ``folder``.
+        ids: the codes.
+        printed: the items' :func:`fingerprints`, uint64 [n]; None where ``folder`` has none.
+        facts: what else changes in ``summary.json``.
+
+    Returns:
+        The content of ``summary.json``.
+    """
+    summary: dict[str, Any] = read_json(folder / SUMMARY) | summarize(ids.codes, ids.level_sizes) | facts
     listed = (folder / MANIFEST).is_file()
     if listed:
         verify_manifest(folder)
     with atomic_folder(target) as part:
         shutil.copytree(folder, part, dirs_exist_ok=True)
-        _write_codes(part, extended.item_ids, extended.codes, summary)
+        _write_codes(part, ids.item_ids, ids.codes, summary)
+        if printed is not None:
+            np.save(part / FINGERPRINTS, printed, allow_pickle=False)
         if listed:
             write_manifest(part)
+    return summary
 
 
 def _require_new(known: SemanticIds, item_ids: Sequence[int], folder: Path) -> NDArray[np.int64]:
@@ -339,8 +400,12 @@ def _require_new(known: SemanticIds, item_ids: Sequence[int], folder: Path) -> N
     return new_ids
 
 
-def _next_suffixes(known: SemanticIds, codes: NDArray[np.int32], new_ids: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The next free suffix of each new item's code, in the order of the new items."""
+def next_suffixes(known: SemanticIds, codes: NDArray[np.int32], new_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The next free suffix of each new item's code, in the order of the new items.
+
+    Raises:
+        GenrecError: the suffix vocabulary has no more.
+    """
     free: dict[bytes, int] = {}
     for code, suffix in zip(known.codes[:, :-1], known.codes[:, -1].tolist(), strict=True):
         key = code.tobytes()

@@ -118,13 +118,19 @@ def _embedded_before(
     """The vectors of the newest version; none where there is no whole one."""
     from genrec_core.embedding.item_embeddings import vectors_by_text
 
+    folder = _whole_version_before(context, storage)
+    return vectors_by_text(folder, config.model, config.max_tokens) if folder else {}
+
+
+def _whole_version_before(context: dg.AssetExecutionContext, storage: Path) -> Path | None:
+    """The newest version of the asset that is being built; None where there is no whole one."""
     try:
         folder = latest(context.asset_key.to_user_string(), storage)
         verify_manifest(folder)
-        return vectors_by_text(folder, config.model, config.max_tokens)
     except GenrecError as error:
-        context.log.info(f"every text is embedded: {error}")
-        return {}
+        context.log.info(f"nothing is taken over from an earlier version: {error}")
+        return None
+    return folder
 
 
 @dg.asset(
@@ -145,12 +151,16 @@ def semantic_ids(
     """One code an item, short enough to generate token by token, and no two alike.
 
     Items whose texts are alike, or which are bought together in the training part of the histories, share prefixes. The
-    last number, the suffix, only tells apart items that share all others.
+    last number, the suffix, only tells apart items that share all others. Items that have not changed keep their codes
+    unless the codebooks are fitted again.
     """
     from genrec_core.embedding.item_embeddings import ITEM_TEXT
-    from genrec_core.quantization.semantic_ids import build_semantic_ids
+    from genrec_core.quantization.update import update_semantic_ids
 
+    known = _whole_version_before(context, Path(work.root))
     with work.new(context) as folder, engine.open(context) as computed_by:
-        summary = build_semantic_ids(item_embeddings, config, folder, histories=user_histories, engine=computed_by)
-        metadata = semantic_ids_page(folder, summary, read_json(item_embeddings / ITEM_TEXT))
+        update = update_semantic_ids(item_embeddings, config, folder, known, user_histories, computed_by)
+        metadata = semantic_ids_page(folder, update.summary, read_json(item_embeddings / ITEM_TEXT))
+        metadata |= {name: dg.MetadataValue.int(getattr(update, name)) for name in ("kept", "assigned", "removed")}
+        metadata["refitted"] = dg.MetadataValue.text(update.refitted or "no")
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))

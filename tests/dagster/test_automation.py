@@ -17,6 +17,8 @@ import pytest
 
 from genrec_core.data.archive import fingerprint
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.storage import latest
 from genrec_dagster.automation import raw_data, receive_raw_data
 
 MODEL = ["tiger_checkpoint", "recall_metrics", "onnx_encoder", "model_release", "served_release"]
@@ -83,6 +85,11 @@ def describe_item(raw: Path, row: int, title: str) -> None:
     (raw / "meta.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
 
 
+def codes_by_item(place: Any) -> dict[int, tuple[int, ...]]:
+    ids = SemanticIds.load(latest("semantic_ids", place.storage))
+    return dict(zip(ids.item_ids.tolist(), map(tuple, ids.codes.tolist()), strict=True))
+
+
 def test_a_finished_graph_and_unchanged_content_rebuild_nothing(daemon: Daemon, raw: Path) -> None:
     assert daemon.settle() == []
     os.utime(raw / "sequential_data.txt")
@@ -99,12 +106,16 @@ def test_content_that_reads_the_same_goes_no_further_than_its_reader(daemon: Dae
 
 def test_a_changed_text_is_embedded_alone_and_the_model_follows(daemon: Daemon, raw: Path) -> None:
     before = newest(daemon.place, "batch_predictions")["path"]
+    codes = codes_by_item(daemon.place)
     describe_item(raw, 3, "Entirely Different Thing")
     daemon.receive()
     built = daemon.settle()
     catalog = ["item_catalog", "user_histories", "item_embeddings", "semantic_ids"]
     assert built == [*catalog, *MODEL, "batch_predictions"]
     assert newest(daemon.place, "item_embeddings")["texts_embedded"] == 1
+    told = newest(daemon.place, "semantic_ids")
+    assert [told[name] for name in ("kept", "assigned", "removed", "refitted")] == [119, 1, 0, "no"]
+    assert len(codes.items() - codes_by_item(daemon.place).items()) <= 1
     assert newest(daemon.place, "batch_predictions")["path"] != before
 
 
@@ -118,6 +129,7 @@ def test_changed_histories_retrain_and_embed_nothing(daemon: Daemon, raw: Path) 
     # Predictions for the new histories do not wait for the training; the training waits for the semantic IDs.
     assert daemon.tick() == ["semantic_ids", "batch_predictions"]
     assert daemon.run(["semantic_ids", "batch_predictions"]).success
+    assert newest(daemon.place, "semantic_ids")["refitted"] == "the histories changed"
     built = daemon.settle()
     assert built == [*MODEL, "batch_predictions"]
 

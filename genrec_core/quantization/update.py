@@ -1,0 +1,206 @@
+"""Semantic IDs of a changed catalogue: unchanged items keep their codes, the others get some from the same codebooks.
+
+A model reads a code as its words. Were the codebooks fitted again for each new item, every code would mean something
+else and nothing that was learned would hold.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_core.artifacts import read_json
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, require_finite_rows
+from genrec_core.engine import Engine
+from genrec_core.errors import GenrecError
+from genrec_core.quantization.collaborative import CollaborativeMap
+from genrec_core.quantization.residual import ResidualQuantizer
+from genrec_core.quantization.semantic_ids import (
+    FINGERPRINTS,
+    METHOD,
+    SUMMARY,
+    SemanticIds,
+    build_semantic_ids,
+    find_codes,
+    fingerprints,
+    histories_version,
+    next_suffixes,
+    stored_settings,
+    write_updated,
+)
+from genrec_core.quantization.stored import load_array, load_fields
+from genrec_core.settings import SemanticIdSettings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of the items.
+
+    Args:
+        summary: the content of ``summary.json``.
+        kept: items that have the code they had.
+        assigned: items that got a code from the codebooks as they were.
+        removed: items that had a code and are gone.
+        refitted: why the codebooks were fitted anew, and with them all codes; None where they were kept.
+    """
+
+    summary: dict[str, Any]
+    kept: int
+    assigned: int
+    removed: int
+    refitted: str | None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The semantic IDs so far, matched with the catalogue of now.
+
+    Args:
+        folder: where they lie.
+        ids: the codes.
+        fit: how the codebooks came about and what was assigned since; of ``summary.json``.
+        rows: the row in ``ids`` of each item of now, int64 [n]; -1 where there is none.
+        same: whether the item's vector is what it was, bool [n].
+    """
+
+    folder: Path
+    ids: SemanticIds
+    fit: dict[str, Any]
+    rows: NDArray[np.int64]
+    same: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, folder: Path, embeddings: ItemEmbeddings) -> "_Known":
+        """Raises GenrecError where the folder is damaged, or was made before codes could be kept."""
+        (fit,) = load_fields(folder / SUMMARY, "fit")
+        ids, printed = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
+        if len(printed) != len(ids.item_ids):
+            raise GenrecError(f"{folder / FINGERPRINTS}: {len(printed)} rows for {len(ids.item_ids)} items")
+        row_of = {item: row for row, item in enumerate(ids.item_ids.tolist())}
+        rows = np.array([row_of.get(item, -1) for item in embeddings.item_ids.tolist()], dtype=np.int64)
+        return cls(folder, ids, fit, rows, (rows >= 0) & (printed[rows] == fingerprints(embeddings.raw)))
+
+    @property
+    def removed(self) -> int:
+        return len(self.ids.item_ids) - int((self.rows >= 0).sum())
+
+    @property
+    def changed_share(self) -> float:
+        """Items that came, changed or went since the codebooks were fitted, over those that they were fitted on."""
+        changed = self.fit["assigned"] + self.fit["removed"] + int((~self.same).sum()) + self.removed
+        return float(changed / max(self.fit["items"], 1))
+
+
+def update_semantic_ids(
+    embeddings_folder: Path,
+    settings: SemanticIdSettings,
+    target: Path,
+    known: Path | None,
+    histories: "pl.DataFrame | None" = None,
+    engine: Engine | None = None,
+) -> Update:
+    """Write semantic IDs of a catalogue, with the codes that unchanged items have in ``known``.
+
+    The codebooks are fitted again, and all codes with them, where there are none yet, where the settings or this code
+    make others, and by ``settings.refit``: ``auto`` where the training part of the histories has changed, or too large
+    a share of the items since the last fit; ``always``; or ``never``.
+
+    Args:
+        embeddings_folder: the folder of the item embeddings.
+        settings: see :class:`SemanticIdSettings`.
+        target: the folder to write, replaced whole or not at all.
+        known: the semantic IDs so far; None where there are none.
+        histories: as :func:`~genrec_core.quantization.semantic_ids.build_semantic_ids` takes them.
+        engine: finds the codes; None: this process.
+
+    Raises:
+        GenrecError: ``refit`` is ``never`` although the settings changed; an item vector is not finite.
+    """
+    embeddings = ItemEmbeddings.load(embeddings_folder)
+    before, why = _matched(known, embeddings, settings)
+    why = why or _why_refit(before, settings, histories)
+    if before is not None and why is None:
+        try:
+            return _kept(before, embeddings, target, engine)
+        except _NoSuffixLeftError as error:
+            why = str(error)
+    summary = build_semantic_ids(embeddings_folder, settings, target, histories=histories, engine=engine)
+    removed = before.removed if before is not None else 0
+    return Update(summary, kept=0, assigned=0, removed=removed, refitted=why)
+
+
+class _NoSuffixLeftError(GenrecError):
+    """An item cannot be told apart from those that share its code."""
+
+
+def _matched(
+    known: Path | None, embeddings: ItemEmbeddings, settings: SemanticIdSettings
+) -> tuple[_Known | None, str | None]:
+    """The semantic IDs so far; or why they cannot be gone on from."""
+    if known is None:
+        return None, "there were none yet"
+    if settings.refit == "always":
+        return None, "refit is always"
+    try:
+        return _Known.of(known, embeddings), None
+    except GenrecError as error:
+        return None, str(error)
+
+
+def _why_refit(before: _Known | None, settings: SemanticIdSettings, histories: "pl.DataFrame | None") -> str | None:
+    if before is None:
+        return None
+    stored, wanted = read_json(before.folder / SUMMARY)["settings"], stored_settings(settings)
+    changed = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
+    others = [f"{name} changed" for name in changed] + ([] if before.fit["method"] == METHOD else ["the code changed"])
+    if others:
+        if settings.refit == "never":
+            raise GenrecError(f"refit is never, but {', '.join(others)}; set it to auto or always, or change that back")
+        return ", ".join(others)
+    if settings.refit == "never":
+        return None
+    if before.fit["histories"] != histories_version(histories, settings):
+        return "the histories changed"
+    if before.changed_share > settings.refit_share:
+        return f"{before.changed_share:.1%} of the items changed since the last fit (most: {settings.refit_share:.1%})"
+    return None
+
+
+def _kept(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engine | None) -> Update:
+    """Write the codes with those of unchanged items as they were."""
+    same, folder = before.same, before.folder
+    codes = np.empty((len(same), before.ids.codes.shape[1]), dtype=np.int32)
+    codes[same] = before.ids.codes[before.rows[same]]
+    codes[~same] = _assigned(before, embeddings, engine)
+    fit = before.fit | {
+        "assigned": before.fit["assigned"] + int((~same).sum()),
+        "removed": before.fit["removed"] + before.removed,
+    }
+    ids = SemanticIds(embeddings.item_ids, codes, before.ids.level_sizes)
+    summary = write_updated(folder, target, ids, fingerprints(embeddings.raw), {"fitted_items": len(codes), "fit": fit})
+    return Update(summary, int(same.sum()), int((~same).sum()), before.removed, refitted=None)
+
+
+def _assigned(before: _Known, embeddings: ItemEmbeddings, engine: Engine | None) -> NDArray[np.int32]:
+    """Codes of the items that came or changed, int32 [m, levels + 1]; those that come out as they were keep theirs.
+
+    Suffixes of items that are gone are not given again: what a model learned of them is not the new item's.
+    """
+    vectors, rows = embeddings.raw[~before.same], before.rows[~before.same]
+    require_finite_rows(vectors, "item vectors")
+    codes = find_codes(ResidualQuantizer.load(before.folder), vectors, CollaborativeMap.load(before.folder), engine)
+    stored = before.ids.codes[rows]
+    as_before = (rows >= 0) & (stored[:, :-1] == codes).all(axis=1)
+    suffixes = stored[:, -1].copy()
+    try:
+        suffixes[~as_before] = next_suffixes(
+            before.ids, codes[~as_before], embeddings.item_ids[~before.same][~as_before]
+        )
+    except GenrecError as error:
+        raise _NoSuffixLeftError(str(error)) from error
+    return np.column_stack([codes, suffixes])
