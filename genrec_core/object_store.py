@@ -6,19 +6,21 @@ Who asks and where is what boto3 is told by the environment: ``AWS_ACCESS_KEY_ID
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
 
 SCHEME = "s3://"
+Answer = TypeVar("Answer")
 _ATTEMPTS, _CONNECT_SECONDS, _READ_SECONDS = 6, 10, 60
+_PAUSES = (1, 2, 4, 8, 16)  # half a minute: a store that is started again is waited for
 _DELETED_AT_ONCE = 1000  # the protocol's limit
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MISSING = {"NoSuchKey", "404", "NotFound"}
@@ -51,8 +53,9 @@ class ObjectFacts:
 class ObjectStore:
     """The objects below ``s3://bucket/prefix``, by their names from there on.
 
-    Requests that fail for reasons of the store or the network are sent again, six times in all, with growing pauses.
-    Large objects go in parts. Every method raises :class:`GenrecError` where the store refuses or stays away.
+    Requests that fail for reasons of the store or the network are sent again, six times in all, and while the store is
+    away, after growing pauses, for half a minute more. Large objects go in parts. Every method raises
+    :class:`GenrecError` where the store refuses or stays away.
 
     Args:
         url: ``s3://bucket`` or ``s3://bucket/prefix``.
@@ -71,17 +74,21 @@ class ObjectStore:
 
     def listing(self, below: str = "") -> dict[str, ObjectFacts]:
         """The objects whose names begin with ``below``, by name."""
-        found = {}
-        with self._told(below or "the prefix"):
+
+        def ask() -> dict[str, ObjectFacts]:
+            found = {}
             pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + below)
             for entry in (entry for page in pages for entry in page.get("Contents", [])):
                 facts = ObjectFacts(entry["Size"], entry["ETag"].strip('"'), entry["LastModified"])
                 found[entry["Key"].removeprefix(self.prefix)] = facts
-        return found
+            return found
+
+        return self._ask(below or "the prefix", ask)
 
     def read(self, name: str) -> bytes | None:
         """The content of a small object; None where there is none."""
-        with self._told(name):
+
+        def ask() -> bytes | None:
             try:
                 content = io.BytesIO()  # the transfer, other than get_object, asks again where a body breaks off
                 _client().download_fileobj(self.bucket, self.prefix + name, content)
@@ -91,39 +98,62 @@ class ObjectStore:
                     return None
                 raise
 
+        return self._ask(name, ask)
+
     def download(self, name: str, target: Path) -> None:
         """Copy an object to ``target``, which appears whole or not at all."""
-        with self._told(name), atomic_file(target) as part:
-            _client().download_file(self.bucket, self.prefix + name, str(part))
+        with atomic_file(target) as part:
+            self._ask(name, lambda: _client().download_file(self.bucket, self.prefix + name, str(part)))
 
     def upload(self, source: Path, name: str) -> None:
         """Put a file there as ``name``; what was there is replaced whole."""
-        with self._told(name):
-            _client().upload_file(str(source), self.bucket, self.prefix + name)
+        self._ask(name, lambda: _client().upload_file(str(source), self.bucket, self.prefix + name))
 
     def delete(self, names: list[str]) -> None:
         """Remove objects; those that are not there are passed over."""
         for first in range(0, len(names), _DELETED_AT_ONCE):
             keys = [{"Key": self.prefix + name} for name in names[first : first + _DELETED_AT_ONCE]]
-            with self._told(names[first]):
-                done = _client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
+            removal = {"Objects": keys, "Quiet": True}
+            done = self._ask(names[first], partial(_client().delete_objects, Bucket=self.bucket, Delete=removal))
             if failed := done.get("Errors"):
                 raise GenrecError(f"{self.url}/{names[first]}: cannot be removed ({failed[0].get('Code')})")
 
-    @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
-        """Say in one line what the store refused, and what to do."""
+    def _ask(self, name: str, request: Callable[[], Answer]) -> Answer:
+        """The answer to a request, made again after pauses while the store is away.
+
+        The client itself tries again too, but gives up within two seconds where nobody listens.
+
+        Raises:
+            GenrecError: the store refuses or stays away; says in one line what, and what to do.
+        """
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
         from s3transfer.exceptions import RetriesExceededError
 
-        try:
-            yield
-        except (BotoCoreError, ClientError, HTTPClientError, S3UploadFailedError, RetriesExceededError) as error:
-            cause = error.__context__ if isinstance(error, S3UploadFailedError) else error
-            code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
-            missing = f"there is no {name}; put it there" if code in _MISSING else _AWAY
-            raise GenrecError(f"{self.url}: {name}: {code}: {_REMEDIES.get(code, missing)}") from error
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                return request()
+            except (BotoCoreError, ClientError, HTTPClientError, S3UploadFailedError, RetriesExceededError) as error:
+                cause = error.__context__ if isinstance(error, S3UploadFailedError) else error
+                pause = next(pauses, None) if _is_away(cause) else None
+                if pause is None:
+                    code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
+                    missing = f"there is no {name}; put it there" if code in _MISSING else _AWAY
+                    raise GenrecError(f"{self.url}: {name}: {code}: {_REMEDIES.get(code, missing)}") from error
+            time.sleep(pause)
+
+
+def _is_away(cause: BaseException | None) -> bool:
+    """Whether a store may be back soon; one that hangs has been waited for long enough already."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, ReadTimeoutError
+    from s3transfer.exceptions import RetriesExceededError
+
+    if isinstance(cause, RetriesExceededError):
+        cause = cause.last_exception
+    if isinstance(cause, ClientError):
+        return int(cause.response["ResponseMetadata"]["HTTPStatusCode"]) >= 500
+    return isinstance(cause, ConnectionError | HTTPClientError | OSError) and not isinstance(cause, ReadTimeoutError)
 
 
 @cache

@@ -191,6 +191,7 @@ def object_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[O
     folder = tmp_path / "buckets"
     (folder / "shop").mkdir(parents=True)
     monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setattr(object_store, "_PAUSES", (0.1, 0.2))
     server = ObjectServer(folder, monkeypatch)
     server.start()
     server.use()

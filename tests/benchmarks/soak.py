@@ -58,9 +58,10 @@ TRAINING = {
     "validate_every": 1, "processes": 2,
 }  # fmt: skip
 _SEEDS = 3  # trainings that are made anew again and again, each compared with one undisturbed one
-_WEIGHTS = {RUN: 2, TORCHRUN: 2, RANK: 4, DAEMON: 1, S3: 3}
-_HITS = ((5, 12),) * 4 + ((1, 3),) * 3  # by the number of runs it took
-_LONGEST_AWAY = 12.0
+_TRAINS = (RUN, TORCHRUN, RANK)
+_WEIGHTS = {RUN: 2, TORCHRUN: 3, RANK: 5, DAEMON: 2, S3: 5}
+_HITS = ((8, 16),) * 4 + ((1, 4),) * 3  # by the number of runs it took
+_LONGEST_AWAY = 10.0
 _LONGEST_RUN, _LONGEST_END = 600.0, 90.0
 _TIMINGS = {"seconds", "targets_per_second"}
 _STATE = "soak.json"
@@ -197,14 +198,14 @@ class Soak:
             if not self.goes_on(run):
                 break
             alive, training = self.alive(), self.training_goes_on()
-            kind = self.random.choices(list(alive), [_WEIGHTS[kind] for kind in alive])[0]
+            kind = self.random.choices(list(alive), [_weight(kind, training) for kind in alive])[0]
             try:
                 self.random.choice(alive[kind]).send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:
                 continue
             done.append(kind)
             self.kills[kind] += 1
-            self.cut_off += training and kind in (RUN, TORCHRUN, RANK)
+            self.cut_off += training and kind in _TRAINS
             self.bring_back(kind)
         return done
 
@@ -340,6 +341,11 @@ class Soak:
     def fail(self, failure: str) -> None:
         print(f"FAILED {failure}", flush=True)
         self.failures.append(failure)
+
+
+def _weight(kind: str, training: bool) -> int:
+    """How likely a kind is hit; a training that has something to lose is the more likely one."""
+    return _WEIGHTS[kind] * (3 if training and kind in _TRAINS else 1)
 
 
 def losses(checkpoint: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -186,6 +187,20 @@ def test_a_store_that_hangs_is_asked_again(
         proxy.faults = ["hang"]
         assert (latest("semantic_ids", another_machine(monkeypatch, tmp_path)) / MANIFEST).is_file()
         assert proxy.broken == 1
+
+
+def test_a_store_that_is_started_again_is_waited_for(
+    object_server: "ObjectServer", root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(root, "semantic_ids", "run-1")
+    monkeypatch.setattr(object_store, "_PAUSES", (1, 2, 4))
+    object_server.kill()
+    back = threading.Timer(4, object_server.start)
+    back.start()
+    assert latest("semantic_ids", root).name == "run-1"
+    back.join()
+    build(root, "semantic_ids", "run-2")
+    assert latest("semantic_ids", root).name == "run-2"
 
 
 def test_a_store_that_died_is_named_and_what_was_there_stays(object_server: "ObjectServer", root: Path) -> None:
