@@ -10,6 +10,7 @@ IMAGES ?=
 MODEL ?=
 KILLS ?= 200
 INPUTS ?= 100000
+SOAK ?=
 UI_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
@@ -54,8 +55,8 @@ mlflow: setup ## the MLflow UI on http://127.0.0.1:5000 (MLFLOW_PORT)
 bench: setup ## the benchmarks, one after the other, on the newest run's model
 	@"$(BIN)/python" tests/benchmarks/run.py
 
-soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time
-	@"$(BIN)/python" tests/benchmarks/soak.py --kills $(KILLS)
+soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time: SOAK="--s3"
+	@"$(BIN)/python" tests/benchmarks/soak.py --kills $(KILLS) $(SOAK)
 
 fuzz: setup ## feed INPUTS malformed inputs to the text file's, the CSV's and the HTTP door of the newest model, or MODEL=folder
 	@"$(BIN)/python" tests/benchmarks/fuzz.py --inputs $(INPUTS) $(if $(MODEL),--model_dir "$(MODEL)")
