@@ -7,8 +7,9 @@ The hybrid ranking mixes it with the log-probability that the dense head gives t
 mix, with the dense head's opinion of the best item below it that may come out: no item below can get more, so that the
 beams lead to the items that will rank high, and a beam as wide as the catalogue is still exact.
 
-Scores fall as a prefix grows, so beams taper: once ``top_k`` items are known, what is below them is dropped. That
-changes no list.
+Scores fall as a prefix grows, so beams taper: once ``top_k`` items are known, what is below them is dropped. Before
+that, the dense head tells what the list will hardly fall below; whoever's list does is searched again without that. So
+no list changes.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from genrec_core.settings import RankingMode
 from genrec_core.tiger.trie import CodeTrie
 
 _EXACT_CHUNK = 512  # items scored at once by exact_scores
-_TINY = np.finfo(np.float32).tiny
+_LIKELY_NATS = 1  # of the generative score, below what the list's last item is likely to have
 
 
 class ScorerSession(Protocol):
@@ -181,6 +182,27 @@ class DenseGuide:
         np.add(base, starts.take(node + 1), out=bounds[:, 1])
         return np.asarray(np.maximum.reduceat(leaves, bounds.reshape(-1))[::2])
 
+    def likely_edge(self, beams: "_Beams", k: int) -> np.ndarray:
+        """What the ``k``-th best item of each user will hardly fall below, float32 [batch].
+
+        The items below a prefix are taken to share its generative probability evenly. The score of the ``k``-th best is
+        rarely less than that gives (Beauty: one user in fifty, at one nat of the generative score below it).
+
+        Args:
+            beams: all open nodes of depth 1.
+            k: of at most ``beams``.
+        """
+        counts = np.diff(self.trie.first_leaf[1])
+        shares = np.full((len(self.leaves), len(counts)), -np.inf, dtype=np.float32)
+        shares[beams.user, beams.node] = beams.score
+        shares -= np.log(counts, dtype=np.float32) + np.float32(_LIKELY_NATS)
+        likely = np.repeat((1 - self.weight) * shares, counts, axis=1)
+        likely += self.weight * self.leaves[:, :-1]
+        place = likely.shape[1] - k
+        if place < 0:
+            return np.full(len(likely), -np.inf, dtype=np.float32)
+        return np.asarray(np.partition(likely, place, axis=1)[:, place])
+
     def mix(self, score: np.ndarray, best: np.ndarray) -> np.ndarray:
         """The mix of generative scores and what :meth:`best` gave for the same nodes, float32 [n]."""
         return np.asarray((1 - self.weight) * score + self.weight * best)
@@ -221,25 +243,61 @@ def beam_search(
     _check_arguments(trie, batch, beams, top_k, allowed, excluded)
     if not 0 <= dense_weight <= 1:
         raise GenrecError(f"dense_weight {dense_weight} is no share; give a number from 0 to 1")
-    session = scorer.start(histories)
-    guide: DenseGuide | _Masks
-    if dense_weight:
-        guide = DenseGuide(trie, session.item_logits(), dense_weight, allowed, excluded)
-        if dense_weight == 1:
-            return _ranked(trie, _best_leaves(guide, top_k), batch, top_k)
-    else:
-        guide = _Masks(trie, allowed, excluded)
-    nothing = np.zeros(batch, dtype=np.float32)
-    root = np.zeros(batch, dtype=np.int64)
-    state = _Beams(np.arange(batch), root, nothing, nothing, root)
-    for level in range(trie.depth):
-        state = _advance(session, trie, level, state, batch, guide)
-        if level + 1 == trie.depth:
-            return _ranked(trie, _best(state, batch, top_k), batch, top_k)
-        if top_k < beams:
-            state = _reachable(trie, level + 1, state, batch, top_k)
-        state = _best(state, batch, beams)
-    raise AssertionError("a trie has a level")
+    search = _Search(scorer, trie, beams, top_k, dense_weight)
+    ranked, unproven = search.run(histories, allowed, excluded, guess=top_k < beams)
+    if len(unproven):
+        some = HistoryBatch(histories.rows[unproven], histories.lengths[unproven])
+        again, _ = search.run(some, allowed, None if excluded is None else excluded[unproven], guess=False)
+        ranked.items[unproven], ranked.scores[unproven] = again.items, again.scores
+    return ranked
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What the users of a batch have in common; arguments as in :func:`beam_search`."""
+
+    scorer: CodeScorer
+    trie: CodeTrie
+    beams: int
+    top_k: int
+    dense_weight: float
+
+    def run(
+        self, histories: HistoryBatch, allowed: np.ndarray | None, excluded: np.ndarray | None, guess: bool
+    ) -> tuple[Ranked, np.ndarray]:
+        """Search.
+
+        Args:
+            histories, allowed, excluded: as in :func:`beam_search`.
+            guess: whether to drop what will hardly reach the list, by the dense head's opinion of all items.
+
+        Returns:
+            The items; and the users, int64 [n], whose list does not reach what was guessed, so that it may lack items
+            that were dropped. The other lists are the same as without guessing.
+        """
+        trie, batch, top_k = self.trie, len(histories.lengths), self.top_k
+        session = self.scorer.start(histories)
+        guide: DenseGuide | _Masks
+        if self.dense_weight:
+            guide = DenseGuide(trie, session.item_logits(), self.dense_weight, allowed, excluded)
+            if self.dense_weight == 1:
+                return _ranked(trie, _best_leaves(guide, top_k), batch, top_k), np.zeros(0, dtype=np.int64)
+        else:
+            guide = _Masks(trie, allowed, excluded)
+        nothing = np.zeros(batch, dtype=np.float32)
+        root, floor = np.zeros(batch, dtype=np.int64), np.full(batch, -np.inf, dtype=np.float32)
+        state = _Beams(np.arange(batch), root, nothing, nothing, root)
+        for depth in range(1, trie.depth + 1):
+            state = _advance(session, trie, depth - 1, state, batch, guide)
+            if depth == trie.depth:
+                break
+            if depth == 1 and guess and isinstance(guide, DenseGuide):
+                floor = guide.likely_edge(state, top_k)
+            if top_k < self.beams:
+                state = _reachable(trie, depth, state, floor, top_k)
+            state = _best(state, batch, self.beams)
+        ranked = _ranked(trie, _best(state, batch, top_k), batch, top_k)
+        return ranked, np.flatnonzero(ranked.scores[:, -1] < floor)
 
 
 class _Masks:
@@ -277,20 +335,20 @@ def _best_leaves(guide: DenseGuide, top_k: int) -> _Beams:
     return _Beams(user, leaf, order, order, leaf)
 
 
-def _reachable(trie: CodeTrie, depth: int, beams: _Beams, batch: int, top_k: int) -> _Beams:
-    """Those that can still give one of a user's ``top_k`` items; changes no list.
+def _reachable(trie: CodeTrie, depth: int, beams: _Beams, floor: np.ndarray, top_k: int) -> _Beams:
+    """Those that can still give one of a user's ``top_k`` items, and one above ``floor``, float32 [batch].
 
     A prefix of one item has its final score already, and no other prefix rises: below ``top_k`` such scores, it is out.
-    Where a width would cut one of those items, it cuts all that is below it too.
+    Where a width would cut one of those items, it cuts all that is below it too. So this changes no list that reaches
+    the floor.
     """
     final = np.flatnonzero(trie.leaves(depth, beams.node) == 1)
-    if len(final) < top_k:
-        return beams
-    known, _ = _by_user(beams.order.take(final), beams.user.take(final), batch)
-    if known.shape[1] < top_k:
-        return beams
-    edge = np.partition(known, known.shape[1] - top_k, axis=1)[:, known.shape[1] - top_k]
-    return beams.take(beams.order >= edge.take(beams.user))
+    if len(final) >= top_k:
+        known, _ = _by_user(beams.order.take(final), beams.user.take(final), len(floor))
+        place = known.shape[1] - top_k
+        if place >= 0:
+            floor = np.maximum(floor, np.partition(known, place, axis=1)[:, place])
+    return beams.take(beams.order >= floor.take(beams.user))
 
 
 def _check_arguments(

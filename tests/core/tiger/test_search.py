@@ -97,6 +97,10 @@ class CountingScorer:
         self.session = self.scorer.start(histories)
         return self
 
+    def item_logits(self) -> np.ndarray:
+        assert isinstance(self.session, DenseTableSession)
+        return self.session.item_logits()
+
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
         self.widths.append(1 if tokens is None else tokens.shape[1])
         return self.session.advance(tokens, parents)
@@ -193,6 +197,20 @@ def test_beams_below_enough_known_items_are_not_scored():
     assert counted.widths == [1]
     assert beam_search(counted, trie, HISTORIES, beams=6, top_k=6).items.tolist() == [[0, 1, 2, 3, 4, 5]] * 3
     assert counted.widths == [1, 1, 2]
+
+
+def test_a_list_that_falls_below_what_was_guessed_is_searched_again():
+    codes = np.array([[0, 0], [0, 1], [0, 2], [0, 3], [1, 0], [1, 1]])
+    trie = CodeTrie.build(codes, (2, 4))
+    options = {"beams": 5, "top_k": 2, "dense_weight": 0.5}
+    even = CountingScorer(DenseTableScorer([0.3, 0.3, 0.18, 0.18, 0.02, 0.02], [0.8, 0.2], [0.25] * 4))
+    assert beam_search(even, trie, HISTORIES, **options).items.tolist() == [[0, 1]] * 3
+    assert even.widths == [1, 1]  # prefix 1 is out of reach
+    surprising = DenseTableScorer([0.3, 0.3, 0.18, 0.18, 0.02, 0.02], [0.8, 0.2], [0.999997, 1e-6, 1e-6, 1e-6])
+    counted = CountingScorer(surprising)
+    wide = beam_search(surprising, trie, HISTORIES, beams=6, top_k=6, dense_weight=0.5)
+    assert beam_search(counted, trie, HISTORIES, **options).items.tolist() == wide.items[:, :2].tolist() == [[0, 4]] * 3
+    assert counted.widths == [1, 1, 1, 2]
 
 
 def test_an_item_that_may_not_come_out_leads_no_beam():
