@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RELEASES, SERVED = "model_release", "served_release"
 MODEL, CHECKPOINT, SEMANTIC_IDS, METRICS = "model", "checkpoint", "semantic_ids", "metrics"
-FACTS, POINTER = "release.json", "pointer.json"
+FACTS, POINTER, PROFILE = "release.json", "pointer.json", "profile.json"
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,8 @@ def add_to_served(new: "NewItems", vectors: "np.ndarray") -> tuple[str, "np.ndar
         assign_ids(release / SEMANTIC_IDS, added, vectors, part / SEMANTIC_IDS)
         for name in (CHECKPOINT, METRICS):
             shutil.copytree(release / name, part / name, copy_function=_link_or_copy)
+        if (release / PROFILE).is_file():
+            shutil.copyfile(release / PROFILE, part / PROFILE)
         facts = {"version": version, "items_added_to": before.version, "items_added": added}
         write_json(part / FACTS, read_json(release / FACTS) | facts)
         write_manifest(part)

@@ -11,9 +11,7 @@ from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import training_counts
 from genrec_core.inference.recommender import ITEM_IDS, POPULARITY
-from genrec_core.releases import MODEL
-
-PROFILE = "profile.json"
+from genrec_core.releases import MODEL, PROFILE
 
 
 @dataclass(frozen=True)

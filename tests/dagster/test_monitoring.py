@@ -88,7 +88,7 @@ def test_data_that_moved_away_are_a_warning_with_its_number(place: "Place") -> N
     assert measured["item_popularity"] == pytest.approx(1)
     assert measured["history_lengths"] > 0.25
     said = str(found["new_items"].description)
-    assert said.startswith("measured 0.375, wanted at most 0.05 of the items new; 60 of 160 items are new; give them")
+    assert said.startswith("measured 0.375, wanted at most 0.05 of the items new; 60 of 160 items are new; add them")
 
 
 def test_bounds_and_severity_are_settings(place: "Place") -> None:

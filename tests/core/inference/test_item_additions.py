@@ -23,6 +23,7 @@ from genrec_core.inference.new_items import NewItems, read_new_items
 from genrec_core.inference.onnx_scorer import OnnxScorer
 from genrec_core.inference.recommender import Recommender
 from genrec_core.inference.withdrawn import read_withdrawn, withdraw
+from genrec_core.monitoring.profile import read_profile, write_profile
 from genrec_core.quantization.semantic_ids import SemanticIds, assign_ids
 from genrec_core.releases import SERVED, first_pointer, serve, served_pointer, served_release
 from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
@@ -280,6 +281,7 @@ def test_the_served_release_gets_a_successor(
                          ("checkpoint", tiny_model.checkpoint), ("metrics", tiny_model.embeddings)):  # fmt: skip
         shutil.copytree(source, release / name)
     (release / "release.json").write_text('{"version": "one"}')
+    write_profile(release, pl.DataFrame({"user_id": ["a"], "item_ids": [[1, 2, 3]]}))
     write_manifest(release)
     serve(first_pointer("one", "a test"), root)
     withdraw(release / "model", np.load(release / "model" / "item_ids.npy")[:1])
@@ -292,6 +294,9 @@ def test_the_served_release_gets_a_successor(
     ids = np.load(after / "model" / "item_ids.npy")
     assert ids.tolist()[90:] == SemanticIds.load(after / "semantic_ids").item_ids.tolist()[90:] == [5, 2000]
     assert read_withdrawn(after / "model", ids).tolist() == ids[:1].tolist()
+    trained = read_profile(after)  # what drift is measured from
+    assert {5, 2000} <= set(trained.item_ids.tolist())
+    assert trained.lengths.tolist() == [0, 0, 0, 1]
     assert len(list((root / SERVED).iterdir())) == 3  # two pointers and latest.json
     serve(pointer.moved_back(None, "back"), root)
     assert served_release(root) == release
