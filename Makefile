@@ -11,6 +11,7 @@ MODEL ?=
 KILLS ?= 200
 INPUTS ?= 100000
 SOAK ?=
+SHOWN ?= $(STATE)
 UI_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
@@ -20,7 +21,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint ui mlflow bench soak fuzz images test-images lock audit clean
+.PHONY: help setup run test test-slow screenshots lint ui mlflow bench soak fuzz images test-images lock audit clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ test: setup ## the default tests
 
 test-slow: setup ## the long tests; the one of the UI needs Debian's chromium
 	@"$(BIN)/python" -m pytest -m slow
+
+screenshots: setup ## take README's pictures from the real UIs of the last make run, or SHOWN=folder; needs Debian's chromium
+	@GENREC_SHOWN="$(SHOWN)" GENREC_PICTURES="$(CURDIR)/.github/images" "$(BIN)/python" -m pytest -m slow tests/browser/test_pictures.py
 
 lint: setup ## ruff and mypy
 	@"$(BIN)/ruff" check .

@@ -78,6 +78,7 @@ def embedding_picture(vectors: ItemEmbeddings, groups: Sequence[str]) -> bytes:
     right.set_xticks([])
     right.set_yticks([])
     right.grid(visible=False)
+    right.spines["bottom"].set_visible(False)
     labelled(right, f"The catalogue by text ({share:.0%} of the variance)", "", "")
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4, markerscale=3)
     return as_png(figure)

@@ -1,4 +1,4 @@
-"""A running Dagster UI over the tiny shop, and a browser to look at it with."""
+"""A running Dagster UI over the tiny shop or over a finished run, and a browser to look at it with."""
 
 import json
 import os
@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,7 @@ CHROMIUM_ARGUMENTS = [
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS, STOP_SECONDS = 240, 30
 PAGE_MILLISECONDS = 120_000
+SHOWN, PICTURES = "GENREC_SHOWN", "GENREC_PICTURES"
 LOCATIONS = "{workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {__typename}}}}}"
 
 
@@ -54,6 +55,78 @@ def dagster_ui(chromium: Path, sample_folder: Path, tmp_path: Path) -> Iterator[
     """The address of a ``dagster dev`` with empty storage, whose raw data are the tiny shop."""
     with running_ui(tmp_path, sample_folder) as address:
         yield address
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A finished run, looked at through a copy of Dagster's events and of MLflow's database.
+
+    Args:
+        shown: the folder of the run: ``storage``, ``dagster`` and ``mlflow/mlflow.db``, as ``make run`` leaves them in
+            ``.genrec``. It is only read.
+        copy: where the copies lie.
+        pictures: where pictures go.
+    """
+
+    shown: Path
+    copy: Path
+    pictures: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = environment_in(self.copy, self.shown / "raw")
+        return {**own, "GENREC_STORAGE": str(self.shown / "storage"), "DAGSTER_DISABLE_TELEMETRY": "yes"}
+
+    def python(self, code: str) -> str:
+        """What ``code`` prints, over the copy."""
+        command = [sys.executable, "-c", code]
+        return subprocess.run(
+            command, env=self.environment, cwd=self.copy, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    @contextmanager
+    def dagster(self) -> Iterator[str]:
+        """The address of a webserver alone: without a daemon no sensor starts a run."""
+        workspace = str(REPOSITORY / "workspace.yaml")
+        with self._serving("dagster-webserver", "-w", workspace, "-h", "127.0.0.1", "-p") as (address, server, log):
+            wait_until_loaded(address, server, log)
+            yield address
+
+    @contextmanager
+    def mlflow(self) -> Iterator[str]:
+        """The address of MLflow's server."""
+        store = ("--backend-store-uri", f"sqlite:///{self.copy / 'mlflow.db'}")
+        with self._serving("mlflow", "server", *store, "--workers", "1", "--port") as (address, server, log):
+            wait_until(lambda: bool(urllib.request.urlopen(f"{address}/health", timeout=5)), server, log)
+            yield address
+
+    @contextmanager
+    def _serving(self, program: str, *arguments: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]", Path]]:
+        """A program of the environment whose last option takes a port."""
+        port, log = free_port(), self.copy / f"{program}.log"
+        command = [str(Path(sys.executable).with_name(program)), *arguments, str(port)]
+        environment = {**self.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                command, env=environment, cwd=self.copy, stdout=output, stderr=output, preexec_fn=heed_interrupts
+            )
+        try:
+            yield f"http://127.0.0.1:{port}", server, log
+        finally:
+            stop_family(server)
+
+
+@pytest.fixture
+def gallery(chromium: Path, screenshots: Path, tmp_path: Path) -> Gallery:
+    """The finished run in the folder that ``GENREC_SHOWN`` names."""
+    if not os.environ.get(SHOWN):
+        pytest.skip(f"{SHOWN} names no folder with a finished run, such as .genrec; make screenshots sets it")
+    shown = Path(os.environ[SHOWN]).resolve()
+    shutil.copytree(shown / "dagster", tmp_path / "dagster")
+    if (shown / "mlflow" / "mlflow.db").is_file():
+        shutil.copy2(shown / "mlflow" / "mlflow.db", tmp_path)
+    pictures = Path(os.environ.get(PICTURES) or screenshots)
+    return Gallery(shown, tmp_path, pictures)
 
 
 @contextmanager
@@ -103,23 +176,28 @@ def free_port() -> int:
 
 def wait_until_loaded(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
     """Return once the definitions are loaded; fail with the end of ``log`` if they are not in time."""
+    wait_until(lambda: code_is_loaded(address), server, log)
+
+
+def wait_until(answers: Callable[[], bool], server: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Return once a server answers; fail with the end of ``log`` if it does not in time."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
-        if code_is_loaded(address):
-            return
+        try:
+            if answers():
+                return
+        except OSError:  # it does not listen yet; urllib's errors are such
+            pass
         time.sleep(0.5)
-    pytest.fail(f"dagster dev did not load the definitions:\n{log.read_text(errors='replace')[-3000:]}")
+    pytest.fail(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 
 def code_is_loaded(address: str) -> bool:
     """Whether the server answers and every code location is loaded without an error."""
     body = json.dumps({"query": LOCATIONS}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
-    except (urllib.error.URLError, OSError):  # it does not listen yet
-        return False
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
     loaded = [
         entry["loadStatus"] == "LOADED" and (entry["locationOrLoadError"] or {}).get("__typename") for entry in entries
     ]
