@@ -40,6 +40,7 @@ from genrec_core.artifacts import MANIFEST, read_json, verify_manifest, write_js
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
 from genrec_core.storage import LATEST, latest, storage_root
+from genrec_dagster.training import code_revision
 
 RUN, TORCHRUN, RANK, DAEMON, S3 = "run", "torchrun", "rank", "daemon", "s3 server"
 _ROLES = {"genrec_dagster.launcher": TORCHRUN, "genrec_dagster.training_worker": RANK}
@@ -332,7 +333,7 @@ class Soak:
     def compare(self, resumed: bool) -> None:
         """The training must equal one of the same seed that nothing disturbed."""
         seed = self.number % _SEEDS
-        whole = self.services.root / "undisturbed" / f"{seed}"
+        whole = self.services.root / "undisturbed" / code_revision() / f"{seed}"
         if not (whole / "best").is_dir():
             options = ["--processes", str(TRAINING["processes"]), "--output", str(whole)]
             for name, value in {**TRAINING, "seed": seed}.items():
