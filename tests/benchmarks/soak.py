@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -384,8 +385,9 @@ def main() -> int:
         services.start_all()
         cancel_queued_runs()
         soak = Soak(services, options.seed)
-        while soak.kills.total() < options.kills and time.monotonic() < until:
-            soak.cycle()
+        with suppress(KeyboardInterrupt):  # what is known is printed, and the same command goes on from there
+            while soak.kills.total() < options.kills and time.monotonic() < until:
+                soak.cycle()
     finally:
         services.end_processes()
     print(json.dumps(soak.found(), indent=2))
