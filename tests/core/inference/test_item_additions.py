@@ -25,8 +25,9 @@ from genrec_core.inference.recommender import Recommender
 from genrec_core.inference.withdrawn import read_withdrawn, withdraw
 from genrec_core.monitoring.profile import read_profile, write_profile
 from genrec_core.quantization.semantic_ids import SemanticIds, assign_ids
-from genrec_core.releases import SERVED, first_pointer, serve, served_pointer, served_release
+from genrec_core.releases import RELEASES, SERVED, first_pointer, serve, served_pointer, served_release
 from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
+from genrec_core.storage import set_latest, storage_root
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
 if TYPE_CHECKING:
@@ -270,20 +271,27 @@ def test_the_command_writes_beside_or_in_place(
     assert "--output belongs to --model_dir" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("embedded")
-def test_the_served_release_gets_a_successor(
-    tiny_model: "TinyModel", items_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "storage"
-    monkeypatch.setenv("GENREC_STORAGE", str(root))
-    release = root / "model_release" / "one"
+def release_in(root: Path, tiny_model: "TinyModel") -> Path:
+    """A served release of the tiny model."""
+    release = root / RELEASES / "one"
     for name, source in (("model", tiny_model.model_dir), ("semantic_ids", tiny_model.semantic_ids),
                          ("checkpoint", tiny_model.checkpoint), ("metrics", tiny_model.embeddings)):  # fmt: skip
         shutil.copytree(source, release / name)
     (release / "release.json").write_text('{"version": "one"}')
     write_profile(release, pl.DataFrame({"user_id": ["a"], "item_ids": [[1, 2, 3]]}))
     write_manifest(release)
+    set_latest(RELEASES, "one", root)
     serve(first_pointer("one", "a test"), root)
+    return release
+
+
+@pytest.mark.usefixtures("embedded")
+def test_the_served_release_gets_a_successor(
+    tiny_model: "TinyModel", items_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "storage"
+    monkeypatch.setenv("GENREC_STORAGE", str(root))
+    release = release_in(root, tiny_model)
     withdraw(release / "model", np.load(release / "model" / "item_ids.npy")[:1])
     assert main(["add-items", "--items", str(items_file)]) == 0
     after, pointer = served_release(root), served_pointer(root)
@@ -300,3 +308,19 @@ def test_the_served_release_gets_a_successor(
     assert len(list((root / SERVED).iterdir())) == 3  # two pointers and latest.json
     serve(pointer.moved_back(None, "back"), root)
     assert served_release(root) == release
+
+
+@pytest.mark.usefixtures("embedded", "object_server")
+def test_a_release_in_a_bucket_gets_a_successor_there(
+    tiny_model: "TinyModel", items_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENREC_STORAGE", "s3://shop/genrec")
+    release = release_in(storage_root(), tiny_model)
+    withdraw(release / "model", np.load(release / "model" / "item_ids.npy")[:1])
+    assert main(["add-items", "--items", str(items_file)]) == 0
+    shutil.rmtree(storage_root())  # as on another machine
+    after = served_release(storage_root())
+    verify_manifest(after)
+    ids = np.load(after / "model" / "item_ids.npy")
+    assert ids.tolist()[90:] == [5, 2000]
+    assert read_withdrawn(after / "model", ids).tolist() == ids[:1].tolist()
