@@ -782,6 +782,8 @@ _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
     "server": ("server", ("model_dir", "seconds", "repeats")),
     "predict": ("prediction", ("model_dir", "users", "topk", "ranking", "repeats")),
     "trie": ("trie", ("repeats",)),
+    "cluster": ("cluster", ("model_dir",)),
+    "capacity": ("capacity", ("model_dir", "items", "users", "deadline_hours", "cores")),
 }
 
 
@@ -789,15 +791,25 @@ def _add_bench(commands: _Commands) -> None:
     command = _command(commands, "bench", _bench, "Measure, or report the last run, and print the figures.")
     command.add_argument("name", choices=tuple(_BENCHMARKS), help="what to measure")
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--model_dir", type=Path, metavar="DIR", help="decode, server, predict: an exported model")
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the newest)")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="decode: its torch model (the newest)")
     command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (100 1000)")
     command.add_argument("--seconds", type=float, metavar="S", help="server: how long its clients ask (60)")
-    command.add_argument("--users", type=int, metavar="N", help="predict: requests of the file (1000000)")
+    command.add_argument(
+        "--users", type=_whole, metavar="N", help="predict: requests of the file (1e6); capacity: users (1e9)"
+    )
+    command.add_argument("--items", type=_whole, metavar="N", help="capacity: items of the catalogue (1e8)")
+    command.add_argument("--deadline_hours", type=float, metavar="H", help="capacity: for each piece of work (24)")
+    command.add_argument("--cores", type=int, metavar="N", help="capacity: cores of a machine (16)")
     command.add_argument("--topk", type=int, metavar="K", help="predict: items a user (100)")
     command.add_argument("--ranking", choices=get_args(RankingMode), help="predict: what orders the items (hybrid)")
     command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
     command.add_argument("--repeats", type=int, metavar="N", help="measurements that count, not of graph")
+
+
+def _whole(text: str) -> int:
+    """A whole number, also as 1e9."""
+    return int(float(text))
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -807,8 +819,10 @@ def _bench(options: argparse.Namespace) -> None:
     foreign = [name for name in given if name not in takes]
     if foreign:
         raise GenrecError(f"bench {options.name} takes no --{foreign[0]}; leave it out")
-    figures = importlib.import_module(f"genrec_core.benchmarks.{module}").run(**given)
-    print(json.dumps(figures) if options.json else "\n".join(_flat(figures)))
+    benchmark = importlib.import_module(f"genrec_core.benchmarks.{module}")
+    figures = benchmark.run(**given)
+    as_text = getattr(benchmark, "as_markdown", lambda figures: "\n".join(_flat(figures)))
+    print(json.dumps(figures) if options.json else as_text(figures))
 
 
 def _flat(figures: dict[str, Any], prefix: str = "") -> list[str]:

@@ -53,7 +53,7 @@ def run(preset: str = "beauty", users: int = 2000, items: int = 12_101, repeats:
     vectors = np.random.default_rng(0).standard_normal((items, VECTOR_DIM), dtype=np.float32)
     data = TrainingData(random_histories(users, items, seed=0), codes, level_sizes, vectors)
     before = matrix_gflops()
-    started, rates = _train(data, settings.training, repeats + 1)
+    started, rates = train_epochs(data, settings.training, repeats + 1)
     peers = targets_per_second(
         data.histories, codes, level_sizes, settings.training, min(users, _ORIGINAL_USERS), repeats
     )
@@ -99,11 +99,11 @@ def gflop_a_target(data: "TrainingData", settings: TrainingSettings) -> float:
 
     counter = FlopCounterMode(display=False)
     with counter:
-        started, _ = _train(data, settings, 1)
+        started, _ = train_epochs(data, settings, 1)
     return float(counter.get_total_flops() / started["targets"] / 1e9)
 
 
-def _train(data: "TrainingData", preset: TrainingSettings, epochs: int) -> tuple[dict[str, float], list[float]]:
+def train_epochs(data: "TrainingData", preset: TrainingSettings, epochs: int) -> tuple[dict[str, float], list[float]]:
     """What the training said at its start, and the rate of every epoch."""
     from genrec_core.tiger.distributed import distributed
     from genrec_core.tiger.training import TrainingEvent, train

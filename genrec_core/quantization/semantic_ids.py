@@ -30,7 +30,7 @@ CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summa
 FINGERPRINTS = "item_fingerprints.npy"
 METHOD = 1  # goes up where the same settings and data give other codes than before
 _LEAST_SUFFIXES = 8
-_SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
+SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def find_codes(
     Raises:
         GenrecError: as :meth:`ResidualQuantizer.encode`.
     """
-    shards = (np.ascontiguousarray(vectors[row : row + _SHARD_ROWS]) for row in range(0, len(vectors), _SHARD_ROWS))
+    shards = (np.ascontiguousarray(vectors[row : row + SHARD_ROWS]) for row in range(0, len(vectors), SHARD_ROWS))
     found = (engine or LocalEngine()).map(encode_rows, (quantizer, collaborative), shards)
     return np.concatenate([np.empty((0, len(quantizer.sizes)), dtype=np.int32), *found])
 

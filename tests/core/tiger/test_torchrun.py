@@ -2,17 +2,16 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from genrec_core.benchmarks.two_nodes import ADDRESSES, INTERFACE, joined_namespaces
 from genrec_core.cli import main
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
@@ -73,9 +72,9 @@ def test_two_nodes_of_one_process_give_the_losses_of_one_node_of_two(tmp_path: P
 @pytest.mark.slow
 def test_two_nodes_in_network_namespaces_of_their_own_train_together(tmp_path: Path) -> None:
     together = trained(tmp_path, "together", [([], RendezvousSettings())], processes=2)
-    with joined_namespaces() as names:
+    with namespaces_or_skip() as names:
         nodes = [
-            (["ip", "netns", "exec", name], meeting(rank, "10.99.0.1:29511", f"10.99.0.{rank + 1}", "veth0"))
+            (["ip", "netns", "exec", name], meeting(rank, f"{ADDRESSES[0]}:29511", ADDRESSES[rank], INTERFACE))
             for rank, name in enumerate(names)
         ]
         apart = trained(tmp_path, "apart", nodes, processes=1)
@@ -125,29 +124,14 @@ def agent(
 
 
 @contextmanager
-def joined_namespaces() -> Iterator[tuple[str, str]]:
-    """Two network namespaces with 10.99.0.1 and 10.99.0.2 at the ends of one cable; each sees nothing else."""
-    if shutil.which("ip") is None or os.getuid() != 0:
-        pytest.skip("network namespaces need root and Debian's iproute2")
-    first, second = (f"genrec-{uuid.uuid4().hex[:6]}" for _ in range(2))
-    made = subprocess.run(["ip", "netns", "add", first], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
-    try:
-        _ip("netns", "add", second)
-        _ip("link", "add", "veth0", "netns", first, "type", "veth", "peer", "name", "veth0", "netns", second)
-        for name, address in ((first, "10.99.0.1/24"), (second, "10.99.0.2/24")):
-            _ip("-n", name, "address", "add", address, "dev", "veth0")
-            _ip("-n", name, "link", "set", "veth0", "up")
-            _ip("-n", name, "link", "set", "lo", "up")
-        yield first, second
-    finally:
-        for name in (first, second):
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+def namespaces_or_skip() -> Iterator[tuple[str, str]]:
+    """Two machines of a kind; the test is skipped where none can be made."""
+    with ExitStack() as stack:
+        try:
+            names = stack.enter_context(joined_namespaces())
+        except GenrecError as error:
+            pytest.skip(str(error))
+        yield names
 
 
 def free_port() -> int:

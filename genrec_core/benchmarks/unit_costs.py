@@ -1,0 +1,157 @@
+"""What one item, one user or one target costs: measured here on one thread, in a minute or two, for any scale."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from genrec_core.benchmarks.trie import VOCABULARY, branching_codes
+from genrec_core.benchmarks.workload import random_histories
+from genrec_core.data.histories import padded
+from genrec_core.inference.blas_threads import one_blas_thread
+from genrec_core.inference.prediction_files import CsvPredictions
+from genrec_core.inference.recommender import ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS, Recommender
+from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
+
+Result = TypeVar("Result")
+DIM = 384  # of all-MiniLM-L6-v2
+_TEXTS, _VECTORS, _TRIE_ITEMS, _NEIGHBOR_ITEMS, _USERS, _ROWS = 256, 20_000, 1_000_000, 4_000, 256, 2_000
+_BATCH_USERS, _SAMPLED_ITEMS, _TRAINED_USERS = 64, 25_000, 600  # beyond dense_full_items, as every large catalogue is
+_TEXT = (
+    "Title: Nail Lacquer, Simmer and Shimmer 0.5 oz {}; Brand: OPI; Categories: Beauty > Nails > Polish; Price: 8.5;"
+)
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """A measured cost.
+
+    Args:
+        value: of one unit.
+        unit: what it is.
+        source: what was measured.
+    """
+
+    value: float
+    unit: str
+    source: str
+
+
+def measure(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
+    """All unit costs, on one thread.
+
+    Args:
+        model_dir: an exported model; its sizes are those of the model that is planned.
+        top_k: items a user.
+
+    Raises:
+        GenrecError: the model cannot be opened.
+    """
+    from genrec_core.tiger.scorer import one_thread_an_operator
+
+    with one_thread_an_operator(), one_blas_thread():
+        return {**_of_items(), **_of_users(model_dir, top_k), **_of_training()}
+
+
+def _of_items() -> dict[str, UnitCost]:
+    from genrec_core.embedding.text import embed_texts
+    from genrec_core.quantization.collisions import rank_within_group
+    from genrec_core.quantization.residual import ResidualQuantizer
+    from genrec_core.quantization.semantic_ids import find_codes
+    from genrec_core.tiger.neighbors import TextNeighbors
+    from genrec_core.tiger.trie import CodeTrie
+
+    texts = [_TEXT.format(number) for number in range(_TEXTS)]
+    vectors = np.random.default_rng(0).normal(size=(_VECTORS, DIM)).astype(np.float32)
+    embed_texts(texts[:8], EmbeddingSettings())
+    fit_s, quantizer = _timed(lambda: ResidualQuantizer.fit(vectors, SemanticIdSettings()))
+    codes = branching_codes(_TRIE_ITEMS)
+    build_s, trie = _timed(lambda: CodeTrie.build(codes, (VOCABULARY,) * codes.shape[1]))
+    some = vectors[:_NEIGHBOR_ITEMS] / np.linalg.norm(vectors[:_NEIGHBOR_ITEMS], axis=1, keepdims=True)
+    seconds = {
+        "embed": (_timed(lambda: embed_texts(texts, EmbeddingSettings()))[0] / _TEXTS, f"{_TEXTS} texts of 30 tokens"),
+        "kmeans": (fit_s / _VECTORS, f"3 x 256 on {_VECTORS:,} vectors, {sum(quantizer.iterations)} iterations"),
+        "codes": (_timed(lambda: find_codes(quantizer, vectors))[0] / _VECTORS, f"{_VECTORS:,} vectors"),
+        "suffix": (_timed(lambda: rank_within_group(codes))[0] / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
+        "trie": (build_s / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
+        "neighbor_pair": (
+            _timed(lambda: TextNeighbors.of(some, 64, 3.0))[0] / _NEIGHBOR_ITEMS**2,
+            f"all pairs of {_NEIGHBOR_ITEMS:,} items",
+        ),
+    }
+    return {
+        **{f"{name}_s": UnitCost(value, "core-seconds", source) for name, (value, source) in seconds.items()},
+        "trie_bytes": UnitCost(trie.nbytes / _TRIE_ITEMS, "bytes an item", f"{_TRIE_ITEMS:,} codes of `bench trie`"),
+    }
+
+
+def _of_users(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
+    recommender = Recommender.from_folder(model_dir)
+    items = len(recommender.item_ids)
+    drawn = random_histories(2 * _USERS, items, seed=0)
+    histories = [recommender.item_ids[drawn.of(user)].tolist() for user in range(2 * _USERS)]
+    _decode(recommender, histories[_USERS:][:32], top_k)
+    decode_s = _decode(recommender, histories[:_USERS], top_k) / _USERS
+    batch = padded([drawn.of(user) for user in range(_BATCH_USERS)], recommender.max_history)
+    session = recommender.scorer.start(batch)
+    session.advance(None, None)
+    dense_s = _timed(session.item_logits)[0] / _BATCH_USERS / items
+    written_s, csv_bytes = _written(top_k)
+    return {
+        "decode_s": UnitCost(decode_s, "core-seconds", f"{_USERS} users, top-{top_k}, {items:,} items, generative"),
+        "dense_item_s": UnitCost(dense_s, "core-seconds a user and item", f"logits of {_BATCH_USERS} users"),
+        "write_s": UnitCost(written_s, "core-seconds", f"{_ROWS:,} rows of {top_k} items"),
+        "csv_bytes": UnitCost(csv_bytes, "bytes a user", f"{_ROWS:,} rows of {top_k} nine-digit ids"),
+        "history_items": UnitCost(float(drawn.lengths.mean()), "items a user", "Amazon Beauty, 5-core"),
+        **{
+            f"{name.removesuffix('.npy')}_bytes": UnitCost(
+                (model_dir / name).stat().st_size / items, "bytes an item", "the exported model's file"
+            )
+            for name in (ITEM_VECTORS, ITEM_KEYS, NEIGHBORS, NEIGHBOR_BONUS)
+            if (model_dir / name).is_file()
+        },
+    }
+
+
+def _decode(recommender: Recommender, histories: list[list[int]], top_k: int) -> float:
+    """Seconds on one core."""
+    with ThreadPoolExecutor(1) as pool:
+        return _timed(lambda: recommender.rank(histories, top_k, ranking="generative", pool=pool))[0]
+
+
+def _written(top_k: int) -> tuple[float, float]:
+    """Seconds and bytes of a row of a CSV of predictions."""
+    items = np.random.default_rng(0).integers(10**8, 10**9, size=(_ROWS, top_k))
+    users, counts = [str(10**9 + row) for row in range(_ROWS)], np.full(_ROWS, top_k)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "predictions.csv"
+        writer = CsvPredictions(path, top_k, header=False)
+        seconds, _ = _timed(lambda: writer.write(users, items, counts))
+        writer.close()
+        return seconds / _ROWS, os.stat(path).st_size / _ROWS
+
+
+def _of_training() -> dict[str, UnitCost]:
+    from genrec_core.benchmarks.training import random_codes, train_epochs
+    from genrec_core.tiger.training import TrainingData
+
+    preset = PRESETS["beauty"]
+    settings = preset.training.model_copy(update={"text_neighbors": 0})
+    codes, level_sizes = random_codes(preset.semantic_ids, _SAMPLED_ITEMS, seed=0)
+    vectors = np.random.default_rng(0).standard_normal((_SAMPLED_ITEMS, DIM), dtype=np.float32)
+    histories = random_histories(_TRAINED_USERS, _SAMPLED_ITEMS, seed=0)
+    _, rates = train_epochs(TrainingData(histories, codes, level_sizes, vectors), settings, 2)
+    source = f"the `beauty` preset's model on {_SAMPLED_ITEMS:,} items, sampled softmax"
+    return {"target_s": UnitCost(1 / rates[-1], "core-seconds", source)}
+
+
+def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
