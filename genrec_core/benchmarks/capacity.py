@@ -113,7 +113,7 @@ def bytes_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any]
         "histories (stored, an id an item)": interactions * _ID_BYTES,
         "predictions as CSV (stored)": users * costs["csv_bytes"].value,
         "trie (memory of each decoding process)": items * costs["trie_bytes"].value,
-        "text vectors of the exported model (memory of each)": items * costs["item_vectors_bytes"].value,
+        "what the exported encoder reads of items (memory of each)": items * costs["item_vectors_bytes"].value,
         "dense keys of the exported model (memory of each)": items * costs["item_keys_bytes"].value,
         "learned vectors, gradients and moments (memory of each training process)": (
             items * training.d_model * views * _VALUE_BYTES * _ADAM_COPIES
@@ -131,6 +131,7 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
     logits = _BATCH_USERS * items * _VALUE_BYTES
     pairs = scale.users * costs["history_items"].value * 2 * ids.collaborative_window * 2 * _ID_BYTES
     vectors = items * DIM * _VALUE_BYTES
+    exported = items * (costs["item_vectors_bytes"].value + costs["item_keys_bytes"].value)
     learned = items * training.d_model * (training.content_views + training.id_views) * _VALUE_BYTES * _ADAM_COPIES
     neighbor_hours = items**2 * costs["neighbor_pair_s"].value / 3600
     generated_hours = scale.users * costs["decode_s"].value / 3600
@@ -150,8 +151,12 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
             "nothing by itself, they are not divided among processes: set learn_item_vectors to false, id_views to 0",
         ),
         (
-            vectors > memory, "text vectors in memory", f"{_size(vectors)} in every process that trains or decodes",
-            "nothing by itself: set use_item_vectors to false; the exported model's files are read whole",
+            vectors > memory, "text vectors in training", f"{_size(vectors)} in every process",
+            "nothing by itself: set use_item_vectors to false",
+        ),
+        (
+            exported > memory, "the exported model's tables of items", f"{_size(exported)} in every decoding process",
+            "nothing, and no setting: they are read whole, neither mapped nor divided",
         ),
         (
             dense_hours > generated_hours, "dense and hybrid ranking",

@@ -22,7 +22,8 @@ from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
 Result = TypeVar("Result")
 DIM = 384  # of all-MiniLM-L6-v2
 _TEXTS, _VECTORS, _TRIE_ITEMS, _NEIGHBOR_ITEMS, _USERS, _ROWS = 256, 20_000, 1_000_000, 4_000, 256, 2_000
-_BATCH_USERS, _SAMPLED_ITEMS, _TRAINED_USERS = 64, 25_000, 600  # beyond dense_full_items, as every large catalogue is
+_BATCH_USERS, _TRAINED_USERS = 64, 600
+_SAMPLED_ITEMS = 25_000  # beyond dense_full_items, as every large catalogue is
 _TEXT = (
     "Title: Nail Lacquer, Simmer and Shimmer 0.5 oz {}; Brand: OPI; Categories: Beauty > Nails > Polish; Price: 8.5;"
 )

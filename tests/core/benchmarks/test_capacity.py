@@ -49,7 +49,7 @@ def test_what_breaks_depends_on_the_size() -> None:
     assert "set ranking to generative" in broken["dense and hybrid ranking"]
     middling = {row["what"] for row in breaks_of(COSTS, Scale(10**6, 10**6, 24, 16, 64))}
     assert "full softmax of the dense head in training" in middling
-    assert "text vectors in memory" not in middling
+    assert "text vectors in training" not in middling
 
 
 @pytest.mark.slow
