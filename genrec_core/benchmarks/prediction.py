@@ -21,7 +21,7 @@ from genrec_core.settings import RankingMode
 from genrec_core.storage import latest
 
 _DISTINCT = 20_000  # histories; a larger file repeats them
-_SAMPLE_SECONDS, _PARTS = 0.5, 4
+_SAMPLE_SECONDS, _PARTS = 0.05, 4
 
 
 def run(
@@ -79,7 +79,7 @@ class _Process:
     """A finished command: how long it took, also of a processor, and its resident memory on the way."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        began, self._samples = time.perf_counter(), list[tuple[float, float]]()
+        began, self._samples, self.peak_mb = time.perf_counter(), list[tuple[float, float]](), 0.0
         process = subprocess.Popen(command)
         watch = Thread(target=self._watch, args=(psutil.Process(process.pid), began), daemon=True)
         watch.start()
@@ -87,7 +87,6 @@ class _Process:
         process.returncode = os.waitstatus_to_exitcode(status)
         self.seconds = time.perf_counter() - began
         self.cpu_seconds = usage.ru_utime + usage.ru_stime
-        self.peak_mb = round(usage.ru_maxrss / 1024, 1)  # Linux counts in KiB
         watch.join()
         if process.returncode:
             raise GenrecError(f"genrec predict ended with exit code {process.returncode}; its messages are above")
@@ -96,8 +95,9 @@ class _Process:
         try:
             while True:
                 self._samples.append((time.perf_counter() - began, process.memory_info().rss / 2**20))
+                self.peak_mb = max(self.peak_mb, _high_water_mb(process.pid))
                 time.sleep(_SAMPLE_SECONDS)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return  # it has ended
 
     def by_part(self) -> list[float]:
@@ -106,6 +106,12 @@ class _Process:
         for when, megabytes in self._samples:
             parts[min(int(_PARTS * when / self.seconds), _PARTS - 1)].append(megabytes)
         return [round(max(part, default=0.0), 1) for part in parts]
+
+
+def _high_water_mb(pid: int) -> float:
+    """The largest resident memory of a process so far; what wait4 tells counts its parent's at the fork too."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return round(int(fields.get("VmHWM", "0 kB").split()[0]) / 1024, 1)  # a process that has ended has none
 
 
 def _predict(source: Path, output: Path, options: Sequence[str]) -> _Process:

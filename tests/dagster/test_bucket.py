@@ -34,12 +34,14 @@ def filled(finished_graph: "FinishedGraph", object_server: "ObjectServer") -> Pa
 def predict(root: Path, raises: bool = True) -> dg.ExecuteInProcessResult:
     """A run of ``batch_predictions`` over the storage ``root``."""
     from genrec_dagster.assets.serving import batch_predictions
+    from genrec_dagster.definitions import defs
 
     needed = [dg.AssetSpec(name) for name in ("served_release", "user_histories")]
+    here = {"io_manager": ArtifactStorage(root=str(root)), "work": WorkFolders(root=str(root))}
     return dg.materialize(
         [batch_predictions, *needed],
         selection=[batch_predictions],
-        resources={"io_manager": ArtifactStorage(root=str(root)), "work": WorkFolders(root=str(root))},
+        resources={**(defs.resources or {}), **here},
         run_config={"ops": {"batch_predictions": {"config": {"top_k": 20}}}},
         raise_on_error=raises,
     )

@@ -156,7 +156,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(predict, "_serve", full)
-    with pytest.raises(GenrecError, match="No space left on device"):
+    with pytest.raises(GenrecError, match="no space is left on this disk"):
         served(tmp_path, "a 1 2\n")
     assert [path.name for path in tmp_path.iterdir()] == ["requests"]
 
