@@ -808,8 +808,14 @@ def _add_bench(commands: _Commands) -> None:
 
 
 def _whole(text: str) -> int:
-    """A whole number, also as 1e9."""
-    return int(float(text))
+    """A whole number from 1 on, also as 1e9."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if number < 1 or not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 on, such as 5000 or 1e6")
+    return int(number)
 
 
 def _bench(options: argparse.Namespace) -> None:

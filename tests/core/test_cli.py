@@ -121,6 +121,13 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "torch is not installed; run pip install 'genrec[train]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("count", ["abc", "1.5", "0", "-3", "inf", "nan"])
+def test_a_count_that_is_no_whole_number_is_named(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "capacity", f"--items={count}"])
+    assert f"{count}: give a whole number from 1 on" in capsys.readouterr().err
+
+
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

@@ -24,6 +24,11 @@ def test_a_file_is_served_and_measured(tiny_model: "TinyModel") -> None:
     assert figures["users_per_s"] > 0
 
 
+def test_a_folder_without_a_model_is_an_error(tmp_path: "Path") -> None:
+    with pytest.raises(GenrecError, match=r"item_ids\.npy: cannot be read as an array"):
+        run(tmp_path / "nothing", users=2, repeats=1)
+
+
 def test_a_command_that_fails_is_an_error(tmp_path: "Path", tiny_model: "TinyModel") -> None:
     (tmp_path / "item_ids.npy").write_bytes((tiny_model.model_dir / "item_ids.npy").read_bytes())
     with pytest.raises(GenrecError, match="ended with exit code 2"):
