@@ -167,7 +167,11 @@ class TrainingSettings(Settings):
     validation_users: int = Field(4000, ge=1, description="Users drawn for validation while training.")
     validation_beams: int = Field(20, ge=10, le=1000, description="Beams of the validation Recall@10.")
     validate_every: int = Field(2, ge=1, description="Epochs between validations.")
-    patience: int = Field(6, ge=1, description="Validations without a better Recall@10 before training stops.")
+    patience: int = Field(
+        6,
+        ge=1,
+        description="Validations without a better one before training stops; its Recall@10 is the mean over rankings.",
+    )
     processes: int = Field(2, ge=1, le=1024, description="torchrun processes on each machine.")
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads a process.")
     amp: Literal["off", "bf16", "fp16"] = Field("off", description="Mixed precision, on CUDA only.")

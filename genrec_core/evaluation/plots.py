@@ -97,28 +97,34 @@ def slice_bars(slices: pl.DataFrame) -> bytes:
     return as_png(figure)
 
 
-def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
+def training_curves(history: Sequence[Mapping[str, float]], best_epoch: float) -> bytes:
     """Loss and validation Recall@10 by epoch.
 
     Args:
         history: one entry an epoch with ``epoch``, ``loss`` and, where the epoch was validated,
-            ``validation_recall@10``; the ``epochs`` of ``training_history.json``.
+            ``validation_recall@10`` and, beside a dense head, ``validation_generative_recall@10``; the ``epochs`` of
+            ``training_history.json``.
+        best_epoch: the epoch that is kept; it is marked where it was validated.
     """
     figure, (left, right) = new_figure(2, (9.6, 3.6))
     from matplotlib.ticker import MaxNLocator
 
     left.plot([entry["epoch"] for entry in history], [entry["loss"] for entry in history], color=MAIN)
     labelled(left, "Training loss a target", "epoch", "nats")
-    validated = [entry for entry in history if "validation_recall@10" in entry]
-    epochs, recall = [entry["epoch"] for entry in validated], [entry["validation_recall@10"] for entry in validated]
-    right.plot(epochs, recall, marker="o", markersize=4, color=MAIN)
-    if validated:
-        best = max(range(len(recall)), key=recall.__getitem__)
-        right.plot(epochs[best], recall[best], marker="o", markersize=9, color=MAIN)
-        text = f"best {recall[best]:.4f}"
-        right.annotate(text, (epochs[best], recall[best]), (0, 9), textcoords="offset points", ha="center")
-        right.margins(y=0.2)
+    generates = any("validation_generative_recall@10" in entry for entry in history)
+    curves = {"validation_recall@10": ("hybrid", MAIN), "validation_generative_recall@10": ("generative", GREY)}
+    for name, (label, color) in curves.items():
+        points = [(entry["epoch"], entry[name]) for entry in history if name in entry]
+        epochs, recalls = [epoch for epoch, _ in points], [recall for _, recall in points]
+        right.plot(epochs, recalls, marker="o", markersize=4, color=color, label=label)
+        for epoch, recall in points:
+            if epoch == best_epoch:
+                right.plot(epoch, recall, marker="o", markersize=9, color=color)
+                right.annotate(f"{recall:.4f}", (epoch, recall), (0, 9), textcoords="offset points", ha="center")
+    right.margins(y=0.2)
     labelled(right, "Validation Recall@10", "epoch", "share of users")
+    if generates:
+        right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return as_png(figure)

@@ -1,6 +1,6 @@
 """The state of an unfinished training, on disk without pickle: a killed one goes on where its last epoch ended."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from genrec_core.errors import GenrecError
 
 _MODEL, _AVERAGED = "model.safetensors", "averaged.safetensors"
 _OPTIMIZER, _PROGRESS = "optimizer.safetensors", "progress.json"
+_RANKINGS = ("validation_recall@10", "validation_generative_recall@10")
 
 
 @dataclass
@@ -23,18 +24,36 @@ class Progress:
     Args:
         epoch: finished epochs.
         step: finished optimiser steps.
-        best_recall: best validation Recall@10 so far; -1 before the first.
-        stale: validations since then.
-        history: one entry an epoch.
+        history: one entry an epoch, with the Recall@10 of each ranking where it was validated.
         seconds: time spent training, over all attempts.
     """
 
     epoch: int = 0
     step: int = 0
-    best_recall: float = -1.0
-    stale: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def _validations(self) -> list[dict[str, float]]:
+        return [entry for entry in self.history if _RANKINGS[0] in entry]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The epoch that is kept: the first of the highest mean Recall@10 over the rankings; empty before a validation.
+
+        One ranking alone would not do: the dense one is at its best epochs before the generative one is.
+        """
+        return max(self._validations, key=_mean_recall, default={})
+
+    @property
+    def stale(self) -> int:
+        """Validations since the best one."""
+        return sum(entry["epoch"] > self.best["epoch"] for entry in self._validations)
+
+
+def _mean_recall(validation: dict[str, float]) -> float:
+    found = [validation[ranking] for ranking in _RANKINGS if ranking in validation]
+    return sum(found) / len(found)
 
 
 def save_state(
@@ -50,7 +69,7 @@ def save_state(
             if module is not None:
                 save_file({key: tensor.contiguous() for key, tensor in module.state_dict().items()}, part / name)
         save_file(_optimizer_tensors(optimizer), part / _OPTIMIZER)
-        write_json(part / _PROGRESS, vars(progress))
+        write_json(part / _PROGRESS, asdict(progress))
 
 
 def load_state(
@@ -68,7 +87,8 @@ def load_state(
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**read_json(folder / _PROGRESS))
+    saved = read_json(folder / _PROGRESS)
+    return Progress(**{name: saved[name] for name in (field.name for field in fields(Progress))})
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -38,7 +38,7 @@ from genrec_core.tiger.trie import CodeTrie
 
 _REPORT_EVERY_SECONDS = 5.0
 _VALIDATION_BATCH_USERS = 128
-_EVEN_MIX = 0.5  # what epochs are compared by, before the weight is chosen
+_EVEN_MIX = 0.5  # how epochs are ranked, before the weight is chosen
 _HYBRID_WEIGHTS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
@@ -233,7 +233,7 @@ class Trainer:
             if self._validates():
                 entry |= self._validate()
             self._finish_epoch(entry, seconds, time.monotonic() - began)
-        end = {"best_recall@10": self.progress.best_recall, "seconds": self.progress.seconds}
+        end = {"best_epoch": self.progress.best["epoch"], "seconds": self.progress.seconds}
         self._emit("end", end | self._conclude())
 
     def _train_epoch(self) -> float:
@@ -311,7 +311,7 @@ class Trainer:
         return epoch % settings.validate_every == 0 or epoch == settings.epochs
 
     def _validate(self) -> dict[str, float]:
-        """Validation Recall@10 of generating and, with a dense head, of an even mix, which epochs are compared by."""
+        """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
         generative = self._validation_recall(self._result, 0.0)
         if not self.settings.dense_weight:
             return {"validation_recall@10": generative}
@@ -363,14 +363,8 @@ class Trainer:
         progress = self.progress
         progress.history.append(entry)
         progress.seconds += seconds
-        recall = entry.get("validation_recall@10")
-        best = recall is not None and recall > progress.best_recall
-        if best and recall is not None:
-            progress.best_recall, progress.stale = recall, 0
-        elif recall is not None:
-            progress.stale += 1
         if self.world.rank == 0:
-            if best:
+            if progress.best is entry:
                 self._save_best(self._result)
             self._update_history()
             save_state(self.folder / "state", self.model, self.optimizer, progress, self.averaged)
@@ -389,7 +383,8 @@ class Trainer:
             write_json(
                 self.folder / "best" / "training_history.json",
                 {
-                    "best_recall@10": progress.best_recall,
+                    "best_epoch": progress.best["epoch"],
+                    "best_recall@10": progress.best["validation_recall@10"],
                     "seconds": progress.seconds,
                     "epochs": progress.history,
                     "recipe": self.recipe,

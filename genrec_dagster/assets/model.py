@@ -38,7 +38,7 @@ GROUP, OWNERS = "model", ["team:recsys"]
     group_name=GROUP,
     owners=OWNERS,
     kinds={"pytorch", "huggingface"},
-    code_version="1",
+    code_version="2",
     pool="training",
     automation_condition=when_inputs_change(),
 )
@@ -53,7 +53,7 @@ def tiger_checkpoint(
     pipes: dg.ResourceParam[dg.PipesSubprocessClient | TrainingPods],
     rendezvous: Rendezvous,
 ) -> dg.MaterializeResult[Path]:
-    """The best TIGER model by validation Recall@10, trained by torchrun; a retry goes on where the last one ended.
+    """The best TIGER model by validation, trained by torchrun; a retry goes on where the last one ended.
 
     Loss and recall by epoch appear in the step's log while it trains, and in MLflow (`make mlflow`).
     """

@@ -23,11 +23,12 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: str) -> 
     from genrec_core.evaluation.plots import training_curves
 
     history = read_json(folder / HISTORY_FILE)
-    curves = training_curves(history["epochs"])
+    curves = training_curves(history["epochs"], history["best_epoch"])
     (folder / CURVES_PLOT).write_bytes(curves)
     parts = parameters_by_part(folder)
     return {
         "best_validation_recall@10": dg.MetadataValue.float(history["best_recall@10"]),
+        "best_epoch": dg.MetadataValue.int(int(history["best_epoch"])),
         "epochs": dg.MetadataValue.int(len(history["epochs"])),
         "training_seconds": dg.MetadataValue.float(history["seconds"]),
         "last_loss": dg.MetadataValue.float(history["epochs"][-1]["loss"]),

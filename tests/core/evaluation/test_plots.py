@@ -33,9 +33,10 @@ def test_training_is_drawn_with_and_without_validations(validated: list[int], as
     history = [{"epoch": epoch, "loss": 9.0 - epoch} for epoch in range(1, 5)]
     for epoch in validated:
         history[epoch - 1]["validation_recall@10"] = epoch / 100
-    assert_picture(training_curves(history))
+        history[epoch - 1]["validation_generative_recall@10"] = epoch / 200
+    assert_picture(training_curves(history, max(validated, default=4)))
 
 
 def test_the_same_data_gives_the_same_bytes() -> None:
     history = [{"epoch": 1, "loss": 3.0, "validation_recall@10": 0.01}]
-    assert training_curves(history) == training_curves(history)
+    assert training_curves(history, 1) == training_curves(history, 1)

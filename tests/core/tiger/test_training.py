@@ -17,6 +17,7 @@ from genrec_core.artifacts import read_json
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.settings import TrainingSettings
+from genrec_core.tiger.checkpoint import Progress
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.training import TrainingData, TrainingEvent, schedule, train
@@ -111,6 +112,31 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path):
     settings = small_settings(epochs=50, learning_rate=1e-9, patience=2)
     history = read_json(train(cyclic_data(), settings, tmp_path, ALONE) / "training_history.json")
     assert len(history["epochs"]) == 3
+
+
+def test_the_epoch_that_is_kept_is_the_best_of_both_rankings_together():
+    progress = Progress()
+    assert (progress.best, progress.stale) == ({}, 0)
+    for epoch, recalls in ((1, None), (2, (0.12, 0.06)), (4, (0.13, 0.09)), (6, (0.12, 0.10)), (8, (0.11, 0.10))):
+        names = ("validation_recall@10", "validation_generative_recall@10")
+        progress.history.append({"epoch": epoch, **dict(zip(names, recalls or (), strict=False))})
+    assert (progress.best["epoch"], progress.stale) == (4, 2)
+    progress.history.append({"epoch": 10, "validation_recall@10": 0.12, "validation_generative_recall@10": 0.11})
+    assert (progress.best["epoch"], progress.stale) == (10, 0)
+
+
+def test_a_state_of_an_earlier_version_goes_on(tmp_path: Path):
+    def kill(event: TrainingEvent) -> None:
+        if event.kind == "epoch":
+            raise KilledError
+
+    settings = small_settings(epochs=2)
+    with pytest.raises(KilledError):
+        train(cyclic_data(), settings, tmp_path, ALONE, kill)
+    saved = tmp_path / "state" / "progress.json"
+    saved.write_text(json.dumps({**json.loads(saved.read_text()), "best_recall": 0.5, "stale": 1}))
+    history = read_json(train(cyclic_data(), settings, tmp_path, ALONE) / "training_history.json")
+    assert len(history["epochs"]) == 2
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path):
