@@ -127,6 +127,7 @@ class Recommender:
             scorer, item_ids, codes, sizes, popularity, settings.max_history, weights,
             attributes=lambda: ItemAttributes(ItemTable.load(model_dir, item_ids)),
             withdrawn=read_withdrawn(model_dir, item_ids),
+            shortest_padding=shortest_padding,
         )  # fmt: skip
 
     def recommend(

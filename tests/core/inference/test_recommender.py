@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from genrec_core.artifacts import write_manifest
+from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
+from genrec_core.inference.onnx_scorer import OnnxScorer
 from genrec_core.inference.recommender import Recommender
 from genrec_core.settings import RankingMode
 
@@ -84,6 +86,24 @@ def test_a_users_list_does_not_depend_on_the_batch(tiny_recommender: Recommender
         np.testing.assert_allclose(alone.scores[0], together.scores[user], atol=1e-5)
     small = tiny_recommender.rank(histories, 20, batch_users=3)
     np.testing.assert_array_equal(small.items, together.items)
+
+
+def test_a_model_opened_for_larger_batches_decodes_short_histories_with_longer_ones(
+    tiny_model: "TinyModel", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    start = OnnxScorer.start
+
+    def counted(scorer: OnnxScorer, histories: HistoryBatch) -> object:
+        batches.append(len(histories.lengths))
+        return start(scorer, histories)
+
+    monkeypatch.setattr(OnnxScorer, "start", counted)
+    for padding, wanted in ((8, [1, 1]), (16, [2])):
+        recommender = Recommender.from_folder(tiny_model.model_dir, shortest_padding=padding)
+        batches.clear()
+        recommender.rank([recommender.item_ids[:3].tolist(), recommender.item_ids[:12].tolist()], 5)
+        assert batches == wanted
 
 
 def test_allow_and_deny_lists_hold_for_everyone(tiny_recommender: Recommender) -> None:
