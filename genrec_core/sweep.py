@@ -11,6 +11,7 @@ A sweep is a TOML file::
     beams = 100
     [[run]]
     name = "as it is"
+    seeds = [1, 2, 3]          # instead of those above
     [[run]]
     name = "more dropout"
     set = { dropout = 0.4 }
@@ -52,6 +53,7 @@ class Run(Settings):
     set: dict[str, Any] = Field(default_factory=dict, description="Training settings that differ.")
     semantic_ids: dict[str, Any] = Field(default_factory=dict, description="Semantic ID settings that differ.")
     embeddings: Path | None = Field(None, description="Another folder of item embeddings.")
+    seeds: list[int] | None = Field(None, min_length=1, description="Its own training seeds.")
 
 
 class Sweep(Settings):
@@ -98,7 +100,11 @@ class Trial:
     @property
     def folder(self) -> str:
         """A name of its own: the run's, the seed, and a hash of all settings."""
-        content = [self.run.model_dump_json(), self.settings.model_dump_json(), self.evaluation.model_dump_json()]
+        content = [
+            self.run.model_dump_json(exclude={"seeds"}),
+            self.settings.model_dump_json(),
+            self.evaluation.model_dump_json(),
+        ]
         if self.semantic_ids:
             content.append(self.semantic_ids.model_dump_json())
         digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:10]
@@ -131,7 +137,7 @@ def trials(sweep: Sweep, path: Path) -> list[Trial]:
     Raises:
         GenrecError: the preset or a setting does not exist, or a value is out of bounds; names the run.
     """
-    return [_trial(sweep, run, seed, path) for run in sweep.run for seed in sweep.seeds]
+    return [_trial(sweep, run, seed, path) for run in sweep.run for seed in run.seeds or sweep.seeds]
 
 
 def _trial(sweep: Sweep, run: Run, seed: int, path: Path) -> Trial:

@@ -127,7 +127,10 @@ def build_semantic_ids(
     if histories is not None and settings.collaborative_weight:
         vectors, collaborative = _with_collaborative_part(embeddings, histories, settings, group)
     quantizer = ResidualQuantizer.fit(vectors, settings, group)
-    codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
+    if settings.balance is None:
+        codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
+    else:
+        codes = quantizer.encode_evenly(vectors, settings.balance)
     if settings.collisions == "nearest_free":
         codes = nearest_free_codes(codes, vectors, quantizer)
     codes_with_suffix = np.column_stack([codes, rank_within_group(codes)])  # [n, levels + 1]

@@ -128,6 +128,15 @@ def test_settings_of_a_trial_are_those_of_preset_file_and_run(tmp_path: Path) ->
     assert len({trial.folder for trial in found}) == len(found)
 
 
+def test_a_run_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(SWEEP.replace('name = "as it is"', 'name = "as it is"\nseeds = [1, 7]'))
+    found = trials(read_sweep(path), path)
+    assert [trial.settings.seed for trial in found][:3] == [1, 7, 1]
+    path.write_text(SWEEP)
+    assert trials(read_sweep(path), path)[0].folder == found[0].folder  # what is done stays done
+
+
 def test_the_ablation_of_the_repository_is_a_sweep() -> None:
     path = Path(__file__).parents[1] / "benchmarks" / "ablation.toml"
     sweep = read_sweep(path)

@@ -23,11 +23,10 @@ def item_vectors() -> np.ndarray:
     return vectors
 
 
-def fit_and_encode(transform: str, group: dist.ProcessGroup | None) -> dict[str, np.ndarray]:
+def fit_and_encode(group: dist.ProcessGroup | None, **changes: object) -> dict[str, np.ndarray]:
     """Codes and codebooks of two levels."""
-    settings = SemanticIdSettings.model_validate(
-        {"levels": 2, "codebook_size": 60, "transform": transform, "tolerance": 0, "iterations": 15, "pca_dims": 12}
-    )
+    values = {"levels": 2, "codebook_size": 60, "tolerance": 0, "iterations": 15, "pca_dims": 12}
+    settings = SemanticIdSettings.model_validate({**values, **changes})
     quantizer = ResidualQuantizer.fit(item_vectors(), settings, group, device="cpu")
     found = {f"centroids_{level}": codebook for level, codebook in enumerate(quantizer.codebooks)}
     return found | {"codes": quantizer.encode(item_vectors()), "iterations": np.array(quantizer.iterations)}
@@ -48,10 +47,11 @@ def revive_dead_centroids(group: dist.ProcessGroup | None) -> dict[str, np.ndarr
 def everything(group: dist.ProcessGroup | None) -> dict[str, np.ndarray]:
     """All results by name."""
     torch.set_num_threads(1)
+    fits = {"none": {"transform": "none"}, "pca": {"transform": "pca_whiten"}, "even": {"balance": 1.2}}
     results = {
         f"{kind}_{name}": array
-        for kind in ("none", "pca_whiten")
-        for name, array in fit_and_encode(kind, group).items()
+        for kind, changes in fits.items()
+        for name, array in fit_and_encode(group, **changes).items()
     }
     return results | revive_dead_centroids(group)
 
