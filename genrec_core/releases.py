@@ -134,13 +134,14 @@ def serve(pointer: Pointer, root: Path) -> None:
     set_latest(SERVED, name, root)
 
 
-def add_to_served(new: "NewItems", vectors: "np.ndarray") -> tuple[str, "np.ndarray"]:
+def add_to_served(new: "NewItems", vectors: "np.ndarray", root: Path | None = None) -> tuple[str, "np.ndarray"]:
     """Serve a successor of the served release whose model and semantic IDs hold new items too.
 
     The release before stays what it was and can be gone back to. Withdrawn items stay withdrawn.
 
     Args:
         new, vectors: as for :func:`genrec_core.inference.item_additions.add_items`.
+        root: the storage; :func:`~genrec_core.storage.storage_root` where None.
 
     Returns:
         The successor's version, and the codes of the new items.
@@ -152,7 +153,7 @@ def add_to_served(new: "NewItems", vectors: "np.ndarray") -> tuple[str, "np.ndar
     from genrec_core.inference.withdrawn import WITHDRAWN
     from genrec_core.quantization.semantic_ids import assign_ids
 
-    root, version = storage_root(), str(uuid.uuid4())
+    root, version = root or storage_root(), str(uuid.uuid4())
     release, before = served_release(root), served_pointer(root)
     assert before is not None
     added = new.item_ids.tolist()

@@ -15,7 +15,7 @@ from genrec_core.data.archive import fingerprint
 
 RAW_VARIABLE = "GENREC_RAW"
 _EVERY_SECONDS = 30
-_CODE_VERSION, _DATA_VERSION = "dagster/code_version", "dagster/data_version"
+_CODE_VERSION, DATA_VERSION = "dagster/code_version", "dagster/data_version"
 _INPUT_VERSION = "dagster/input_data_version/"
 
 
@@ -57,19 +57,20 @@ class InputsChanged(dg.AutomationCondition[dg.AssetKey]):
 def _changed(context: dg.AutomationContext[dg.AssetKey], key: dg.AssetKey) -> bool:
     """Whether the newest materialisation of ``key`` notes other inputs, or other code, than there are."""
     instance, node = context.asset_graph_view.instance, context.asset_graph_view.asset_graph.get(key)
-    noted = _noted(instance, key)
+    noted = noted_tags(instance, key)
     if not noted:
         return False
     if node.code_version is not None and noted.get(_CODE_VERSION, node.code_version) != node.code_version:
         return True
     for parent in node.parent_keys:
-        version = _noted(instance, parent).get(_DATA_VERSION)
+        version = noted_tags(instance, parent).get(DATA_VERSION)
         if version is not None and version != noted.get(f"{_INPUT_VERSION}{parent.to_user_string()}", version):
             return True
     return False
 
 
-def _noted(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+def noted_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]:
+    """What the newest materialisation of an asset notes of its content, its inputs and its code; {} without one."""
     event = instance.get_latest_materialization_event(key)
     materialization = event.asset_materialization if event else None
     return dict(materialization.tags or {}) if materialization else {}

@@ -1,4 +1,4 @@
-"""What can be run by name: everything, the model, predictions, the way back, each with the checks; and the cleaning."""
+"""What can be run by name: everything, the model, predictions, the way back, each with its checks; and two chores."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -7,6 +7,9 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
+from genrec_core.storage import version_folder
+from genrec_dagster.assets.release import pointer_version
+from genrec_dagster.automation import DATA_VERSION, noted_tags
 from genrec_dagster.resources import WorkFolders
 
 full_graph = dg.define_asset_job(
@@ -56,6 +59,41 @@ def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, wo
     context.add_output_metadata({"removed": len(removed)})
 
 
+@dg.op
+def add_new_items(context: dg.OpExecutionContext, work: WorkFolders) -> None:
+    """Serve a successor of the served release that holds the catalogue's new items too, where there are any."""
+    from genrec_core.releases import RELEASES, SERVED, add_to_served, served_pointer
+    from genrec_dagster.additions import new_in_catalog
+
+    root = Path(work.root).absolute()
+    new, vectors = new_in_catalog(root)
+    context.add_output_metadata({"items_added": len(new.item_ids)})
+    if not len(new.item_ids):
+        context.log.info("the served release holds every item of the catalogue")
+        return
+    version, codes = add_to_served(new, vectors, root)
+    for item_id, code in zip(new.item_ids.tolist(), codes.tolist(), strict=True):
+        context.log.debug(f"item {item_id}: code {code}")
+    pointer = served_pointer(root)
+    assert pointer is not None
+    context.log.info(f"{pointer.reason}: release {version} is served")
+    metadata: dict[str, str | int] = {
+        "release": version,
+        "reason": pointer.reason,
+        "items_added": len(new.item_ids),
+    }
+    # What it was made from stays as noted, so that the next release still counts as a change of it.
+    noted = noted_tags(context.instance, dg.AssetKey(SERVED))
+    tags = {**noted, DATA_VERSION: pointer_version(version_folder(RELEASES, version, root)).value}
+    context.log_event(dg.AssetMaterialization(SERVED, metadata=metadata, tags=tags))
+
+
+@dg.job(description="Recommend the catalogue's new items at once: add them to the served release, without training.")
+def add_items() -> None:
+    """Add the catalogue's new items to the served release."""
+    add_new_items()
+
+
 @dg.job(description="Remove old versions from the storage: all but the newest of each asset.")
 def clean_storage() -> None:
     """Remove old versions."""
@@ -68,4 +106,5 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     predict,
     roll_back,
     clean_storage,
+    add_items,
 ]

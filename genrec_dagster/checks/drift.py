@@ -25,7 +25,7 @@ def new_items(item_catalog: pl.DataFrame, monitoring: Monitoring, work: WorkFold
 
     def compare(trained: Profile) -> dg.AssetCheckResult:
         found = catalog_drift(trained, item_catalog["item_id"].to_numpy())
-        detail = f"{found.new} of {found.items} items are new; add them (genrec add-items), or {_RETRAIN}"
+        detail = f"{found.new} of {found.items} items are new; add them (job add_items), or {_RETRAIN}"
         return _within(found.new_share, monitoring.max_new_items, "of the items new", monitoring, detail)
 
     return _against_served(work, monitoring, compare)
