@@ -40,10 +40,11 @@ def run(
         repeats: measurements that count, after one that warms up; each has other users.
 
     Returns:
-        ``single_ms`` (median for one user by number of items, as many beams), ``ratio_original`` and
-        ``ratio_generate`` (speed over the peers of :mod:`genrec_core.benchmarks.decoding_peers`), ``limit_share``
-        (arithmetic that a user of a batch needs, a second, over the machine's matrix rate, by beams), then
-        ``users_per_second``, ``gflop_a_user`` and ``peak_mb`` by beams, the peers' own times, machine, commit.
+        ``single_ms`` (median for one user by number of items, as many beams), ``ratio_uncached`` (by the same number),
+        ``ratio_original`` and ``ratio_generate`` (speed over the peers of
+        :mod:`genrec_core.benchmarks.decoding_peers`), ``limit_share`` (arithmetic that a user of a batch needs, a
+        second, over the machine's matrix rate, by beams), then ``users_per_second``, ``gflop_a_user`` and ``peak_mb``
+        by beams, the peers' own times, machine, commit.
 
     Raises:
         GenrecError: there is no model.
@@ -56,7 +57,9 @@ def run(
     model.train(False)
     recommender = Recommender.from_folder(folder)
     alone = _drawn(recommender, 10 * repeats + _WARM, seed=0)
-    single = {str(k): _single_ms(recommender, alone, k, k) for k in SINGLE if k <= len(recommender.item_ids)}
+    asked = [k for k in SINGLE if k <= len(recommender.item_ids)]
+    single = {str(k): _single_ms(recommender, alone, k, k) for k in asked}
+    plain = {str(k): _uncached_ms(recommender, model, folder, alone[: 2 * repeats + _WARM], k) for k in asked}
     rates: dict[str, dict[str, float | int]] = {}
     peaks: dict[str, float] = {}
     before = matrix_gflops()
@@ -68,6 +71,7 @@ def run(
     peers = _peers(recommender, model, folder, repeats)
     return {
         "single_ms": {k: times["median"] for k, times in single.items()},
+        "ratio_uncached": {k: round(times["median"] / single[k]["median"], 2) for k, times in plain.items()},
         **peers,
         "limit_share": {k: round(rate["median"] * work[k] / matrix, 3) for k, rate in rates.items()},
         "benchmark": "decoding",
@@ -75,6 +79,7 @@ def run(
         "items": len(recommender.item_ids),
         "users_per_second": rates,
         "single_ms_spread": single,
+        "uncached_ms": plain,
         "gflop_a_user": {k: round(gflop, 4) for k, gflop in work.items()},
         "matrix_gflops": round(matrix, 1),
         "peak_mb": peaks,
@@ -101,6 +106,20 @@ def _rank(recommender: Recommender, histories: list[np.ndarray], top_k: int, bea
 def _single_ms(recommender: Recommender, histories: list[np.ndarray], top_k: int, beams: int) -> dict[str, float | int]:
     """Milliseconds of one user at a time, the first few left out, which warm up."""
     times = [_rank(recommender, [history], top_k, beams) * 1e3 for history in histories]
+    return spread(times[_WARM:])
+
+
+def _uncached_ms(
+    recommender: Recommender, model: Any, folder: Path, histories: list[np.ndarray], beams: int
+) -> dict[str, float | int]:
+    """The same of a plain first version without a cache; it only generates, where ours ranks by the mix."""
+    from genrec_core.benchmarks.decoding_peers import UncachedDecoding
+
+    plain, times = UncachedDecoding(model, np.load(folder / ITEM_VECTORS), recommender.trie), []
+    for history in histories:
+        began = time.perf_counter()
+        plain.rank(history, beams, beams)
+        times.append((time.perf_counter() - began) * 1e3)
     return spread(times[_WARM:])
 
 

@@ -1,4 +1,4 @@
-"""Two other ways to decode, as peers for the decoding benchmark: the original's, and ``generate`` of ``transformers``.
+"""Other ways to decode, as peers for the benchmark: the original's, one without a cache, ``transformers``' own.
 
 Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval", and the projects that followed it.
 """
@@ -16,31 +16,72 @@ from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.decoding import token_vectors
 from genrec_core.tiger.lineage import PREFIX_FACTOR
 from genrec_core.tiger.model import DecoderLayer, TigerModel
+from genrec_core.tiger.trie import CodeTrie
 
 CANDIDATES = 64  # tokens that the original considers behind each beam
 _LEAST_PROBABILITY = 1e-12
 Prefix = tuple[int, ...]
 
 
-class OriginalDecoding:
-    """The original's beam search on the very same model: a user at a time, no cache, beams extended one by one.
+class _WholePrefixes:
+    """Scores tokens on the project's own model with nothing kept from step to step but the history, read once.
 
-    The history is read once. Each step sends the whole prefix of every beam through the decoder, the history's keys and
-    values computed anew for each beam, then goes through the beams one by one: of the tokens that continue its prefix
-    in the catalogue (found by a scan over all codes, once a prefix in the life of the process), the most probable
-    become candidates, token by token, and the best candidates of all beams are sorted out in Python. The encoder is the
-    model's own, one token an item where the original reads one a level.
+    The encoder is the model's own, one token an item where the original reads one a level.
 
     Args:
         model: a trained model.
         items: what its encoders read of each item, float32 [n_items, views x D].
+    """
+
+    def __init__(self, model: TigerModel, items: np.ndarray) -> None:
+        self.model, self.items = model, torch.from_numpy(items)
+        model.train(False)
+        self.tokens = token_vectors(model)
+
+    def read(self, history: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Memory [1, T, D] and context [1, 1, D] of a user's catalogue rows, oldest first, int [T]."""
+        model = self.model
+        items = self.items[torch.from_numpy(history[-model.config.max_history :].astype(np.int64))].unsqueeze(0)
+        memory = model.encode(items)
+        return memory, model.read(memory, model.dense.queries(memory, items))[:, -1:]
+
+    def next_tokens(self, prefixes: torch.Tensor, memory: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Probabilities [W, level size] of the token behind each prefix, int64 [W, level].
+
+        The history's keys and values are computed anew for each beam.
+        """
+        model, level = self.model, prefixes.shape[1]
+        rows = F.pad(prefixes + model.token_offset[:level], (1, 0))  # [W, level + 1]
+        hashes = [rows[:, 0]]
+        for at in range(1, level + 1):
+            hashes.append((hashes[-1] * PREFIX_FACTOR + rows[:, at]) % model.config.prefix_buckets)
+        x = self.tokens[rows] + model.prefix_embedding(torch.stack(hashes, dim=1)) + context
+        newest = torch.full((level + 1,), memory.shape[1] - 1)
+        bias = model.cross_bias(newest, memory.shape[1]).unsqueeze(0)
+        for layer in model.decoder:
+            assert isinstance(layer, DecoderLayer)
+            key, value = layer.history_key_value(memory.expand(len(rows), -1, -1))
+            x = layer.finish(x, model.attend_levels(layer, x, level + 1), key, value, bias)
+        size = model.config.level_sizes[level]
+        hidden = model.decoder_norm(x[:, -1])
+        return F.linear(hidden, model.head_weight[level, :size], model.head_bias[level, :size]).softmax(-1)
+
+
+class OriginalDecoding(_WholePrefixes):
+    """The original's beam search on the very same model: a user at a time, no cache, beams extended one by one.
+
+    Each step sends the whole prefix of every beam through the decoder, then goes through the beams one by one: of the
+    tokens that continue its prefix in the catalogue (found by a scan over all codes, once a prefix in the life of the
+    process), the most probable become candidates, token by token, and the best candidates of all beams are sorted out
+    in Python.
+
+    Args:
+        model, items: as above.
         codes: semantic IDs by catalogue row, int [n_items, L].
     """
 
     def __init__(self, model: TigerModel, items: np.ndarray, codes: np.ndarray) -> None:
-        self.model, self.items = model, torch.from_numpy(items)
-        model.train(False)
-        self.tokens = token_vectors(model)
+        super().__init__(model, items)
         self.codes = codes
         self.rows = {tuple(code): row for row, code in enumerate(codes.tolist())}
         self.below: dict[Prefix, np.ndarray] = {(): np.arange(len(codes))}  # rows of the items with a prefix
@@ -55,13 +96,11 @@ class OriginalDecoding:
             beams: beams kept a step.
             top_k: items wanted.
         """
-        model = self.model
-        items = self.items[torch.from_numpy(history[-model.config.max_history :].astype(np.int64))].unsqueeze(0)
-        memory = model.encode(items)
-        context = model.read(memory, model.dense.queries(memory, items))[:, -1:]
+        memory, context = self.read(history)
         found: list[tuple[float, Prefix]] = [(0.0, ())]
-        for level in range(len(model.config.level_sizes)):
-            probabilities = self._next_tokens([prefix for _, prefix in found], memory, context)
+        for level in range(len(self.model.config.level_sizes)):
+            prefixes = torch.tensor([prefix for _, prefix in found], dtype=torch.int64).reshape(len(found), level)
+            probabilities = self.next_tokens(prefixes, memory, context)
             extended: list[tuple[float, Prefix]] = []
             for beam, (score, prefix) in enumerate(found):
                 allowed = self._continuations(prefix)
@@ -87,24 +126,37 @@ class OriginalDecoding:
             self.below[prefix] = above[self.codes[above, len(prefix) - 1] == prefix[-1]]
         return self.below[prefix]
 
-    def _next_tokens(self, prefixes: list[Prefix], memory: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Probabilities [beams, level size] of the token behind each prefix, nothing of earlier steps reused."""
-        model, level = self.model, len(prefixes[0])
-        tokens = torch.tensor(prefixes, dtype=torch.int64).reshape(len(prefixes), level)
-        rows = F.pad(tokens + model.token_offset[:level], (1, 0))  # [W, level + 1]
-        hashes = [rows[:, 0]]
-        for at in range(1, level + 1):
-            hashes.append((hashes[-1] * PREFIX_FACTOR + rows[:, at]) % model.config.prefix_buckets)
-        x = self.tokens[rows] + model.prefix_embedding(torch.stack(hashes, dim=1)) + context
-        newest = torch.full((level + 1,), memory.shape[1] - 1)
-        bias = model.cross_bias(newest, memory.shape[1]).unsqueeze(0)
-        for layer in model.decoder:
-            assert isinstance(layer, DecoderLayer)
-            key, value = layer.history_key_value(memory.expand(len(rows), -1, -1))
-            x = layer.finish(x, model.attend_levels(layer, x, level + 1), key, value, bias)
-        size = model.config.level_sizes[level]
-        hidden = model.decoder_norm(x[:, -1])
-        return F.linear(hidden, model.head_weight[level, :size], model.head_bias[level, :size]).softmax(-1)
+
+class UncachedDecoding(_WholePrefixes):
+    """A plain first version: all beams of a user in one tensor and one trie of arrays, but no cache.
+
+    Args:
+        model, items: as above.
+        trie: the catalogue.
+    """
+
+    def __init__(self, model: TigerModel, items: np.ndarray, trie: CodeTrie) -> None:
+        super().__init__(model, items)
+        self.trie = trie
+
+    @torch.inference_mode()
+    def rank(self, history: np.ndarray, beams: int, top_k: int) -> list[int]:
+        """As :meth:`OriginalDecoding.rank`."""
+        trie, (memory, context) = self.trie, self.read(history)
+        prefixes, scores = torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1)
+        node = np.zeros(1, dtype=np.int64)
+        for level in range(trie.depth):
+            log_probs = self.next_tokens(prefixes, memory, context).log()
+            first = trie.child_start[level][node].astype(np.int64)
+            counts = trie.child_start[level][node + 1] - first
+            parent = np.repeat(np.arange(len(node)), counts)
+            child = np.arange(counts.sum()) + (first - counts.cumsum() + counts)[parent]
+            tokens, parents = torch.from_numpy(trie.tokens[level][child].astype(np.int64)), torch.from_numpy(parent)
+            best = (scores[parents] + log_probs[parents, tokens]).topk(min(beams, len(child)))
+            scores, chosen = best.values, best.indices
+            prefixes = torch.cat([prefixes[parents[chosen]], tokens[chosen].unsqueeze(1)], dim=1)
+            node = child[chosen.numpy()]
+        return [int(row) for row in trie.leaf_row[node][:top_k]]
 
 
 def generate_ms(

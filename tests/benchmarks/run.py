@@ -93,8 +93,15 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
         yield name, "errors", f"{result['errors']}"
         yield name, "start to first answer, seconds", f"{result['first_answer_s']}"
     else:
+        for items, times in result["single_ms_spread"].items():
+            plain = f"{result['ratio_uncached'][items]} x a first version without a cache"
+            yield name, f"one user, top {items}, ms", f"{with_spread(times)}; {plain}"
+        yield name, "top 128 of 256 beams, against the original's way", f"{result['ratio_original']} x"
+        yield name, "top 100 in batches, against transformers' generate", f"{result['ratio_generate']} x"
         for beams, rate in result["users_per_second"].items():
             yield name, f"users a second, {beams} beams ({result['threads']} threads)", with_spread(rate)
+            share = f"{result['limit_share'][beams]:.0%} of {result['matrix_gflops']:.0f} GFLOP/s"
+            yield name, f"the same, share of the machine's matrix rate, {beams} beams", share
     peak = result["peak_mb"]
     yield name, "peak memory, MB", str(max(peak.values()) if isinstance(peak, dict) else peak)
 

@@ -20,6 +20,8 @@ case "$2" in
       \\"targets_per_second\\": $rate, \\"original_targets_per_second\\": $rate, \\"ratio_original\\": 30.04,
       \\"limit_share\\": 0.25, \\"matrix_gflops\\": 310.2, \\"peak_mb\\": 500.5, $common}" ;;
   decode) echo "{\\"benchmark\\": \\"decoding\\", \\"threads\\": 2, \\"users_per_second\\": {\\"10\\": $rate},
+      \\"single_ms_spread\\": {\\"10\\": $rate}, \\"ratio_uncached\\": {\\"10\\": 2.5}, \\"ratio_original\\": 7.5,
+      \\"ratio_generate\\": 18.0, \\"limit_share\\": {\\"10\\": 0.55}, \\"matrix_gflops\\": 190.0,
       \\"peak_mb\\": {\\"10\\": 300.5}, $common}" ;;
   server) echo "{\\"benchmark\\": \\"server\\", \\"clients\\": 16, \\"top_k\\": 100, \\"users_per_s\\": 300.5,
       \\"batch_users_per_s\\": $rate, \\"share_of_batch\\": 0.75, \\"p50_ms\\": 50.0, \\"p99_ms\\": 90.5,
@@ -69,6 +71,8 @@ def test_figures_are_printed_and_appended(
     assert "| trie | bytes an item | 10.74 |" in printed
     assert "| trie | step, largest over smallest catalogue | 20.5 (19.0 to 1,021.0 of 3) |" in printed
     assert "| training | share of the machine's matrix rate | 25% of 310 GFLOP/s |" in printed
+    assert "| decoding | one user, top 10, ms | 20.5 (19.0 to 1,021.0 of 3); 2.5 x a first version" in printed
+    assert "| decoding | top 128 of 256 beams, against the original's way | 7.5 x |" in printed
     assert "| decoding | peak memory, MB | 300.5 |" in printed
     assert results.read_text() == "# Results\n\n" + printed.removesuffix("\n")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genrec_core.benchmarks import decoding
-from genrec_core.benchmarks.decoding_peers import OriginalDecoding
+from genrec_core.benchmarks.decoding_peers import OriginalDecoding, UncachedDecoding
 from genrec_core.data.histories import padded
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import CODES, ITEM_VECTORS
@@ -28,20 +28,23 @@ def test_every_beam_width_is_timed(tiny_model: "TinyModel") -> None:
         assert 0 < rate["least"] <= rate["median"] <= rate["most"]
     assert list(found["single_ms"]) == ["10"]  # the others are more than the 90 items
     assert all(found[name] > 0 for name in ("ratio_original", "ratio_generate"))
+    assert list(found["ratio_uncached"]) == ["10"]
+    assert found["ratio_uncached"]["10"] > 0
     assert 0 < found["gflop_a_user"]["5"] < found["gflop_a_user"]["20"]
     assert set(found["limit_share"]) == {"5", "20"}
     assert 0 < found["peak_mb"]["5"] <= found["peak_mb"]["20"]
     assert (found["items"], found["users"]) == (90, 6)
 
 
-def test_the_peer_ranks_as_the_model_does_where_its_beams_hold_everything(tiny_model: "TinyModel") -> None:
+def test_the_peers_rank_as_the_model_does_where_their_beams_hold_everything(tiny_model: "TinyModel") -> None:
     model, recommender = TigerModel.from_pretrained(tiny_model.checkpoint), tiny_model.torch_recommender()
     items = np.load(tiny_model.model_dir / ITEM_VECTORS)
     codes = np.load(tiny_model.model_dir / CODES)
-    peer = OriginalDecoding(model, items, codes)
+    peers = [OriginalDecoding(model, items, codes), UncachedDecoding(model, items, recommender.trie)]
     log_probs = exact_log_probs(recommender.scorer, codes, np.array([3, 70, 5]))
-    ranked = peer.rank(np.array([3, 70, 5]), beams=90, top_k=5)
-    assert ranked == np.argsort(-log_probs, kind="stable")[:5].tolist()
+    for peer in peers:
+        ranked = peer.rank(np.array([3, 70, 5]), beams=90, top_k=5)
+        assert ranked == np.argsort(-log_probs, kind="stable")[:5].tolist()
 
 
 def exact_log_probs(scorer: CodeScorer, codes: np.ndarray, history: np.ndarray) -> np.ndarray:
