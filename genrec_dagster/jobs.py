@@ -71,9 +71,7 @@ def add_new_items(context: dg.OpExecutionContext, work: WorkFolders) -> None:
     if not len(new.item_ids):
         context.log.info("the served release holds every item of the catalogue")
         return
-    version, codes = add_to_served(new, vectors, root)
-    for item_id, code in zip(new.item_ids.tolist(), codes.tolist(), strict=True):
-        context.log.debug(f"item {item_id}: code {code}")
+    version, _ = add_to_served(new, vectors, root)
     pointer = served_pointer(root)
     assert pointer is not None
     context.log.info(f"{pointer.reason}: release {version} is served")
