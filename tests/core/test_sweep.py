@@ -140,4 +140,6 @@ def test_a_run_may_have_seeds_of_its_own(tmp_path: Path) -> None:
 def test_the_ablation_of_the_repository_is_a_sweep() -> None:
     path = Path(__file__).parents[1] / "benchmarks" / "ablation.toml"
     sweep = read_sweep(path)
-    assert len(trials(sweep, path)) == len(sweep.run) * 3
+    seeds = [{trial.settings.seed for trial in trials(sweep, path) if trial.run is run} for run in sweep.run]
+    assert len(seeds[0]) == 3  # what is noise
+    assert all(of_run == {1} for of_run in seeds[1:])
