@@ -504,6 +504,13 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_catalog(command: argparse.ArgumentParser, purpose: str) -> None:
+    """What is known of the items."""
+    command.add_argument(
+        "--catalog", type=Path, metavar="PATH", help=f"item catalogue, {purpose}: a parquet file or its folder"
+    )
+
+
 def _add_train(commands: _Commands) -> None:
     about = "Train TIGER, or the SASRec baseline, outside the asset graph; run again, it goes on where it was cut off."
     command = _command(commands, "train", _train, about)
@@ -675,6 +682,7 @@ def _add_sweep(commands: _Commands) -> None:
         "file", type=Path, metavar="FILE", help="the variants; genrec_core/sweep.py describes the form"
     )
     _add_inputs(command)
+    _add_catalog(command, "for runs with other texts (the newest)")
     command.add_argument("--workers", type=int, default=1, metavar="N", help="trainings side by side (%(default)s)")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="results, and the table sweep.md")
 
@@ -686,12 +694,18 @@ def _sweep(options: argparse.Namespace) -> None:
     if options.workers < 1:
         raise GenrecError(f"--workers {options.workers}: use at least one")
     wanted = trials(read_sweep(options.file), options.file)
+    catalog = None
+    if any(trial.texts for trial in wanted):
+        catalog = _catalog_file(options.catalog or latest("item_catalog"))
     options.output.mkdir(parents=True, exist_ok=True)
     histories = options.output / "histories.parquet"
     if not histories.is_file():
         _write_histories(options.histories or latest("user_histories"), histories)
     inputs = SweepInputs(
-        histories, options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings")
+        histories,
+        options.semantic_ids or latest("semantic_ids"),
+        options.embeddings or latest("item_embeddings"),
+        catalog,
     )
 
     def show(trial: Any, result: dict[str, Any]) -> None:
@@ -706,9 +720,7 @@ def _add_export(commands: _Commands) -> None:
     command = _command(commands, "export", _export, "Export a trained model to ONNX, for `genrec predict --model_dir`.")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="the trained model (the newest)")
     _add_inputs(command)
-    command.add_argument(
-        "--catalog", type=Path, metavar="PATH", help="item catalogue, for rules: a parquet file or its folder"
-    )
+    _add_catalog(command, "for rules")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model folder to write")
     command.add_argument(
         "--int8", action="store_true", help="round the graphs' weights, if validation recall allows it"
@@ -750,13 +762,19 @@ def _read_catalog(source: Path) -> "pl.DataFrame":
     """The frame of ``item_catalog`` from its parquet file, or from the folder that holds it."""
     import polars as pl
 
+    file = _catalog_file(source)
+    try:
+        return pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise GenrecError(f"{file}: not a parquet file ({error}); name the item catalogue's") from error
+
+
+def _catalog_file(source: Path) -> Path:
+    """The parquet file of the item catalogue: ``source``, or what lies in that folder."""
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if len(files) != 1:
         raise GenrecError(f"{source}: holds {len(files)} parquet files; name the one of the item catalogue")
-    try:
-        return pl.read_parquet(files[0])
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise GenrecError(f"{files[0]}: not a parquet file ({error}); name the item catalogue's") from error
+    return files[0]
 
 
 def _add_export_torchserve(commands: _Commands) -> None:

@@ -18,6 +18,9 @@ A sweep is a TOML file::
     [[run]]
     name = "four levels"
     semantic_ids = { levels = 4 }
+    [[run]]
+    name = "titles alone"
+    catalog = { text_template = "{title};" }    # and embedding = { model = ... }: other item texts, other vectors
 
 What is done is kept and skipped the next time; what was cut off goes on where its last epoch ended. The test items are
 never read.
@@ -27,6 +30,7 @@ import hashlib
 import json
 import multiprocessing
 import re
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -38,8 +42,18 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from genrec_core.artifacts import read_json, write_json
+from genrec_core.data.item_text import render_text, template_parts
 from genrec_core.errors import GenrecError
-from genrec_core.settings import PRESETS, SASREC, EvaluationSettings, SemanticIdSettings, Settings, TrainingSettings
+from genrec_core.settings import (
+    PRESETS,
+    SASREC,
+    CatalogSettings,
+    EmbeddingSettings,
+    EvaluationSettings,
+    SemanticIdSettings,
+    Settings,
+    TrainingSettings,
+)
 
 RESULT = "result.json"
 _SHOWN = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
@@ -53,6 +67,8 @@ class Run(Settings):
     set: dict[str, Any] = Field(default_factory=dict, description="Training settings that differ.")
     semantic_ids: dict[str, Any] = Field(default_factory=dict, description="Semantic ID settings that differ.")
     embeddings: Path | None = Field(None, description="Another folder of item embeddings.")
+    catalog: dict[str, Any] = Field(default_factory=dict, description="Settings of the item texts that differ.")
+    embedding: dict[str, Any] = Field(default_factory=dict, description="Settings of the text embeddings that differ.")
     seeds: list[int] | None = Field(None, min_length=1, description="Its own training seeds.")
 
 
@@ -74,11 +90,13 @@ class SweepInputs:
         histories: the parquet file of ``user_histories``.
         semantic_ids: semantic IDs of runs that change nothing about them.
         embeddings: item embeddings of runs that name no others.
+        catalog: the parquet file of ``item_catalog``, for runs with item texts or text vectors of their own.
     """
 
     histories: Path
     semantic_ids: Path
     embeddings: Path
+    catalog: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,23 +108,27 @@ class Trial:
         settings: its training settings.
         semantic_ids: settings of its own semantic IDs; None where it takes the given ones.
         evaluation: how it is measured.
+        texts: settings of its own item texts and their vectors; None where it takes the given ones.
     """
 
     run: Run
     settings: TrainingSettings
     semantic_ids: SemanticIdSettings | None
     evaluation: EvaluationSettings
+    texts: tuple[CatalogSettings, EmbeddingSettings] | None = None
 
     @property
     def folder(self) -> str:
         """A name of its own: the run's, the seed, and a hash of all settings."""
         content = [
-            self.run.model_dump_json(exclude={"seeds"}),
+            self.run.model_dump_json(exclude={"seeds", "catalog", "embedding"}),
             self.settings.model_dump_json(),
             self.evaluation.model_dump_json(),
         ]
         if self.semantic_ids:
             content.append(self.semantic_ids.model_dump_json())
+        if self.texts:
+            content += [settings.model_dump_json() for settings in self.texts]
         digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:10]
         name = re.sub(r"[^a-z0-9]+", "-", self.run.name.lower()).strip("-")
         return f"{name}-{self.settings.seed}-{digest}"
@@ -147,13 +169,22 @@ def _trial(sweep: Sweep, run: Run, seed: int, path: Path) -> Trial:
     values = {**presets[sweep.preset].model_dump(), **sweep.set, **run.set, "seed": seed}
     try:
         settings = TrainingSettings.model_validate(values)
-        ids = None
+        ids = texts = None
         if run.semantic_ids:
             preset = PRESETS[sweep.preset].semantic_ids.model_dump()
             ids = SemanticIdSettings.model_validate({**preset, **run.semantic_ids})
+        if run.catalog or run.embedding:
+            catalog = CatalogSettings.model_validate({**PRESETS[sweep.preset].catalog.model_dump(), **run.catalog})
+            template_parts(catalog.text_template)
+            embedding = {**PRESETS[sweep.preset].embedding.model_dump(), **run.embedding}
+            texts = catalog, EmbeddingSettings.model_validate(embedding)
     except ValidationError as error:
         raise GenrecError(f"{path}: run {run.name!r}: {_faults(error)}") from error
-    return Trial(run, settings, ids, sweep.evaluation)
+    except GenrecError as error:
+        raise GenrecError(f"{path}: run {run.name!r}: {error}") from error
+    if texts and run.embeddings:
+        raise GenrecError(f"{path}: run {run.name!r}: embeddings are given, so catalog and embedding change nothing")
+    return Trial(run, settings, ids, sweep.evaluation, texts)
 
 
 def _faults(error: ValidationError) -> str:
@@ -175,6 +206,9 @@ def run_sweep(
     Raises:
         GenrecError: a trial failed; what was done before is kept.
     """
+    own = next((trial.run.name for trial in wanted if trial.texts), None)
+    if own is not None and inputs.catalog is None:
+        raise GenrecError(f"run {own!r} has texts of its own; give the item catalogue that they are made from")
     output.mkdir(parents=True, exist_ok=True)
     left = [trial for trial in wanted if not (output / trial.folder / RESULT).is_file()]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -206,7 +240,11 @@ def run_trial(trial: Trial, inputs: SweepInputs, output: Path) -> dict[str, Any]
     torch.set_num_threads(1)
     folder = output / trial.folder
     semantic_ids, embeddings = inputs.semantic_ids, trial.run.embeddings or inputs.embeddings
-    if trial.semantic_ids or trial.run.embeddings:
+    if trial.texts and inputs.catalog is not None:
+        embeddings = folder / "item_embeddings"
+        if not embeddings.is_dir():
+            _embed(inputs.catalog, *trial.texts, embeddings)
+    if trial.semantic_ids or trial.texts or trial.run.embeddings:
         semantic_ids = folder / "semantic_ids"
         if not semantic_ids.is_dir():
             frame = pl.read_parquet(inputs.histories)
@@ -231,6 +269,26 @@ def run_trial(trial: Trial, inputs: SweepInputs, output: Path) -> dict[str, Any]
     }
     write_json(folder / RESULT, result)
     return result
+
+
+def _embed(catalog: Path, texts: CatalogSettings, embedding: EmbeddingSettings, folder: Path) -> None:
+    """Write the item embeddings of a catalogue by other texts or another model."""
+    import polars as pl
+
+    from genrec_core.embedding.item_embeddings import write_item_embeddings
+    from genrec_core.embedding.text import embed_texts
+
+    items, parts = pl.read_parquet(catalog), template_parts(texts.text_template)
+    missing = {"item_id", *(field for _, field in parts if field)}.difference(items.columns)
+    if missing:
+        raise GenrecError(f"{catalog}: no column {min(missing)}; give the parquet file of item_catalog")
+    lines = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
+    began = time.perf_counter()
+    vectors = embed_texts(lines, embedding)
+    seconds = time.perf_counter() - began
+    write_item_embeddings(
+        folder, items["item_id"].to_numpy(), lines, vectors, embedding.model, seconds, embedding.max_tokens
+    )
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:

@@ -143,3 +143,69 @@ def test_the_ablation_of_the_repository_is_a_sweep() -> None:
     seeds = [{trial.settings.seed for trial in trials(sweep, path) if trial.run is run} for run in sweep.run]
     assert len(seeds[0]) == 3  # what is noise
     assert all(of_run == {1} for of_run in seeds[1:])
+
+
+TEXTS = """
+preset = "sample"
+[set]
+epochs = 1
+d_model = 16
+heads = 2
+d_ff = 16
+validation_users = 10
+[evaluation]
+users = 15
+beams = 20
+bootstrap_samples = 10
+[[run]]
+name = "titles alone"
+catalog = { text_template = "{title};" }
+semantic_ids = { levels = 2, codebook_size = 8 }
+"""
+
+
+def test_a_run_may_have_item_texts_of_its_own(arguments: list[str], tiny_model: "TinyModel", tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text(TEXTS)
+    item_ids = np.sort(np.load(tiny_model.model_dir / "item_ids.npy"))
+    titles = [None, *(f"Lipstick {item}" for item in item_ids[1:])]
+    catalog = pl.DataFrame({"item_id": item_ids, "title": titles, "brand": ["OPI"] * len(item_ids)})
+    catalog.write_parquet(tmp_path / "catalog.parquet")
+    assert main([*arguments, "--catalog", str(tmp_path / "catalog.parquet")]) == 0
+    (folder,) = (tmp_path / "out").glob("titles-alone-*")
+    texts = read_json(folder / "item_embeddings" / "item_text.json")
+    assert texts == [f"Item: {item_ids[0]};", *(f"Lipstick {item};" for item in item_ids[1:])]
+    assert read_json(folder / "item_embeddings" / "embedding_stats.json")["model"] == "all-MiniLM-L6-v2"
+    assert read_json(folder / RESULT)["metrics"]["split"] == "validation"
+
+
+def test_a_catalogue_without_what_the_texts_need_is_named(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep.toml").write_text(TEXTS)
+    pl.DataFrame({"item_id": [1], "text": ["a"]}).write_parquet(tmp_path / "catalog.parquet")
+    assert main([*arguments, "--catalog", str(tmp_path / "catalog.parquet")]) != 0
+    assert f"{tmp_path / 'catalog.parquet'}: no column title" in capsys.readouterr().err
+
+
+def test_texts_of_its_own_make_a_run_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(TEXTS)
+    titles = trials(read_sweep(path), path)[0].folder
+    path.write_text(TEXTS.replace("{title}", "{brand}"))
+    assert trials(read_sweep(path), path)[0].folder != titles
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("{title}", "{name}"), "a part may hold one of the fields title"),
+        (("text_template", "template"), "template"),
+        (("catalog =", "embeddings = 'vectors'\ncatalog ="), "catalog and embedding change nothing"),
+    ],
+)
+def test_a_fault_in_a_run_s_texts_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(TEXTS.replace(*change))
+    with pytest.raises(GenrecError, match="run 'titles alone'") as caught:
+        trials(read_sweep(path), path)
+    assert message in str(caught.value)
