@@ -3,6 +3,7 @@
 It computes what :class:`~genrec_core.tiger.model.TigerModel` computes, arranged for few and large operators, which is
 what the time of a decode is made of:
 
+- of the views that the decoder does not read, the last layer computes the newest item's vector alone;
 - every product with weights is one of two matrices, which onnxruntime lays out once, when it opens the graph;
 - the weights of a layer norm are part of the linear layer behind it;
 - the cross-attention's query projection is multiplied into a user's keys and its output projection into the values,
@@ -67,43 +68,103 @@ class _HistoryLayer(_Weights):
     """One layer of a view's encoder."""
 
     def __init__(self, layer: EncoderLayer) -> None:
-        width = layer.query_key_value.in_features
-        matrix, offset = _after_norm(layer.attention_norm, layer.query_key_value)
-        scaled = torch.ones_like(offset)
-        scaled[:width] = (width // layer.heads) ** -0.5  # the query's third
-        super().__init__(qkv=matrix * scaled, qkv_offset=offset * scaled, **_second_half(layer.output, layer))
+        matrix, offset = _query_key_value(layer)
+        super().__init__(qkv=matrix, qkv_offset=offset, **_second_half(layer.output, layer))
         self.heads = layer.heads
 
     def forward(self, x: Tensor, bias: Tensor, batch: int) -> Tensor:
         """[B*T, D] with bias [1, H, T, T] -> [B*T, D]."""
-        width = x.shape[-1]
         qkv = torch.addmm(self.qkv_offset, _normalized(x), self.qkv)
-        parts = qkv.reshape(batch, -1, 3 * self.heads, width // self.heads).transpose(1, 2)
-        query, key, value = parts.split(self.heads, dim=1)  # [B, H, T, K]
-        attention = (query @ key.transpose(-1, -2) + bias).softmax(-1)
-        attended = (attention @ value).transpose(1, 2).reshape(-1, width)
-        x = x + torch.addmm(self.output_offset, attended, self.output)
-        hidden = F.gelu(torch.addmm(self.first_offset, _normalized(x), self.first))
-        return x + torch.addmm(self.last_offset, hidden, self.last)
+        query, key, value = _by_head(qkv, batch, 3, self.heads)
+        return _finished(self, x, _attended(query, key, value, bias))
+
+
+class _NewestLayer(_Weights):
+    """The last layer of a view of which the newest item's vector alone is read: the others need a key and a value."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        matrix, offset = _query_key_value(layer)
+        width = layer.query_key_value.in_features
+        super().__init__(
+            query=matrix[:, :width].contiguous(),
+            query_offset=offset[:width],
+            key_value=matrix[:, width:].contiguous(),
+            key_value_offset=offset[width:],
+            **_second_half(layer.output, layer),
+        )
+        self.heads = layer.heads
+
+    def forward(self, x: Tensor, bias: Tensor, lengths: Tensor) -> Tensor:
+        """[B*T, D] with bias [B, H, 1, T] and lengths [B] -> [B, D]."""
+        batch = lengths.shape[0]
+        newest = _newest(x.reshape(batch, -1, x.shape[-1]), lengths).squeeze(1)
+        key_value = torch.addmm(self.key_value_offset, _normalized(x), self.key_value)
+        key, value = _by_head(key_value, batch, 2, self.heads)
+        (query,) = _by_head(torch.addmm(self.query_offset, _normalized(newest), self.query), batch, 1, self.heads)
+        return _finished(self, newest, _attended(query, key, value, bias))
+
+
+def _query_key_value(layer: EncoderLayer) -> tuple[Tensor, Tensor]:
+    """The matrix and offset behind the first norm, its weights within and the query's third scaled."""
+    width = layer.query_key_value.in_features
+    matrix, offset = _after_norm(layer.attention_norm, layer.query_key_value)
+    scaled = torch.ones_like(offset)
+    scaled[:width] = (width // layer.heads) ** -0.5
+    return matrix * scaled, offset * scaled
+
+
+def _by_head(x: Tensor, batch: int, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B*N, parts x D] -> ``parts`` tensors [B, H, N, K]."""
+    split = x.reshape(batch, -1, parts * heads, x.shape[-1] // (parts * heads)).transpose(1, 2)
+    return split.split(heads, dim=1) if parts > 1 else (split,)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention of queries [B, H, N, K] over keys and values [B, H, T, K], bias [..., N, T] -> [B*N, D]."""
+    attention = (query @ key.transpose(-1, -2) + bias).softmax(-1)
+    return (attention @ value).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _finished(weights: _Weights, x: Tensor, attended: Tensor) -> Tensor:
+    """The rest of an encoder layer, [N, D] -> [N, D]."""
+    x = x + torch.addmm(weights.output_offset, attended, weights.output)
+    hidden = F.gelu(torch.addmm(weights.first_offset, _normalized(x), weights.first))
+    return x + torch.addmm(weights.last_offset, hidden, weights.last)
+
+
+def _newest(x: Tensor, lengths: Tensor) -> Tensor:
+    """The vectors of the newest items: [B, T, D] -> [B, 1, D]."""
+    return x.gather(1, (lengths - 1).reshape(-1, 1, 1).expand(-1, 1, x.shape[-1]))
 
 
 class _View(nn.Module):
-    """A view's encoder with its attention bias for every pair of positions."""
+    """A view's encoder with its attention bias for every pair of positions.
 
-    def __init__(self, encoder: CausalEncoder, positions: Tensor, scale: float) -> None:
+    Args:
+        encoder: the view's.
+        positions: 0..max_history - 1.
+        scale: what it multiplies item vectors by.
+        newest: whether only the newest item's vector is wanted of it.
+    """
+
+    def __init__(self, encoder: CausalEncoder, positions: Tensor, scale: float, newest: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_HistoryLayer(layer) for layer in cast("list[EncoderLayer]", list(encoder.layers)))
+        layers = cast("list[EncoderLayer]", list(encoder.layers))
+        self.layers = nn.ModuleList(map(_HistoryLayer, layers[:-1] if newest else layers))
+        self.last = _NewestLayer(layers[-1]) if newest else None
         self.norm, self.scale = encoder.norm, scale
-        self.bias = _Weights(attention=encoder.bias(positions, len(positions)).unsqueeze(0))
+        self.bias = _Weights(attention=encoder.bias(positions, len(positions)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D], or [B, 1, D] of the newest item alone."""
         batch, time, width = x.shape
-        bias = self.bias.attention[..., :time, :time]
+        bias = self.bias.attention[..., :time]
         x = x.reshape(-1, width) * self.scale
         for layer in self.layers:
-            x = layer(x, bias, batch)
-        return cast(Tensor, self.norm(x)).reshape(batch, time, width)
+            x = layer(x, bias[:, :time].unsqueeze(0), batch)
+        if self.last is not None:
+            x = self.last(x, bias[:, lengths - 1].transpose(0, 1).unsqueeze(2), lengths)
+        return cast(Tensor, self.norm(x)).reshape(batch, -1, width)
 
 
 class HistoryEncoder(nn.Module):
@@ -119,8 +180,9 @@ class HistoryEncoder(nn.Module):
         positions = torch.arange(config.max_history, device=model.device)
         encoders = cast("list[CausalEncoder]", [model.encoder, *head.content_encoders, *head.id_encoders])
         scales = [1.0] * config.content_views + [config.d_model**0.5] * (len(encoders) - config.content_views)
-        self.views = nn.ModuleList(
-            _View(encoder, positions, scale) for encoder, scale in zip(encoders, scales, strict=True)
+        self.views = nn.ModuleList(  # the decoder reads all of the first; of the others their queries alone are read
+            _View(encoder, positions, scale, newest=number > 0)
+            for number, (encoder, scale) in enumerate(zip(encoders, scales, strict=True))
         )
         self.cross_bias = _Weights(table=model.cross_bias.table)
         self.model_context, self.other_context, self.dense = model.context, model.other_context, head
@@ -147,16 +209,15 @@ class HistoryEncoder(nn.Module):
         """
         batch = items.shape[0]
         widths = items.shape[-1] // len(self.views)
-        encoded = [view(x) for view, x in zip(self.views, items.split(widths, dim=-1), strict=True)]
-        place = (lengths - 1).reshape(-1, 1, 1).expand(-1, 1, widths)
-        newest = [x.gather(1, place) for x in encoded]  # [B, 1, D] each
+        memory, *newest = [view(x, lengths) for view, x in zip(self.views, items.split(widths, dim=-1), strict=True)]
+        newest = [_newest(memory, lengths), *newest]  # [B, 1, D] each
         queries = [match.queries(part) for match, part in zip(self.dense.content_matches(), newest, strict=False)]
         queries += newest[len(queries) :]
         context = self.model_context(newest[0])
         if self.other_context is not None:
             context = context + self.other_context(torch.cat(queries[1:], dim=-1))
         recency = self._recency(lengths, items.shape[1])
-        folded = [part for cross in self.crossed for part in cross(encoded[0], recency)]
+        folded = [part for cross in self.crossed for part in cross(memory, recency)]
         logits, *own = (part.unsqueeze(1) for part in self.first_step(context + self.start.x, *folded))
         return context, self.dense.joined(queries).reshape(batch, -1), logits, *folded, *own
 

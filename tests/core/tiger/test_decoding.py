@@ -13,11 +13,14 @@ BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 LENGTHS = torch.tensor([TIME, 4, 1])
 
 
-def build(decoder_layers: int, content_views: int, id_views: int, parallel: bool = False) -> TigerModel:
+def build(
+    decoder_layers: int, content_views: int, id_views: int, parallel: bool = False, encoder_layers: int = 2
+) -> TigerModel:
     torch.manual_seed(0)
     config = TigerConfig(
         level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, known_items=20, d_model=32, heads=4, d_ff=64, max_history=TIME,
         decoder_layers=decoder_layers, content_views=content_views, id_views=id_views, parallel_levels=parallel,
+        encoder_layers=encoder_layers,
     )  # fmt: skip
     model = TigerModel(config).eval()
     for parameter in model.parameters():
@@ -60,13 +63,14 @@ class Decoding:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("layers", "contents", "identities", "parallel"),
-    [(1, 1, 0, False), (1, 1, 1, False), (2, 3, 2, False), (2, 1, 0, True)],
+    ("layers", "contents", "identities", "parallel", "encoder_layers"),
+    [(1, 1, 0, False, 2), (1, 1, 1, False, 1), (2, 3, 2, False, 3), (2, 1, 0, True, 2)],
 )
 def test_stepwise_decoding_gives_what_the_training_pass_gives(
-    layers: int, contents: int, identities: int, parallel: bool
+    layers: int, contents: int, identities: int, parallel: bool, encoder_layers: int
 ):
-    model, (rows, codes, vectors, targets) = build(layers, contents, identities, parallel), batch()
+    model = build(layers, contents, identities, parallel, encoder_layers)
+    rows, codes, vectors, targets = batch()
     logits, items = model(rows, codes, vectors, targets), model.item_encoder(rows, codes, vectors)
     decoding, users, newest = Decoding(model, items), torch.arange(BATCH), LENGTHS - 1
     queries = [query[users, newest] for query in model.dense.queries(model.encode(items), items)]
