@@ -145,22 +145,10 @@ def test_the_ablation_of_the_repository_is_a_sweep() -> None:
     assert all(of_run == {1} for of_run in seeds[1:])
 
 
-TEXTS = """
-preset = "sample"
-[set]
-epochs = 1
-d_model = 16
-heads = 2
-d_ff = 16
-validation_users = 10
-[evaluation]
-users = 15
-beams = 20
-bootstrap_samples = 10
-[[run]]
+TEXTS = f"""{SWEEP[: SWEEP.index("[[run]]")]}[[run]]
 name = "titles alone"
-catalog = { text_template = "{title};" }
-semantic_ids = { levels = 2, codebook_size = 8 }
+catalog = {{ text_template = "{{title}};" }}
+semantic_ids = {{ levels = 2, codebook_size = 8 }}
 """
 
 
