@@ -19,6 +19,7 @@ from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
+_STARTED_POLL_SECONDS = 0.005
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -91,12 +92,16 @@ async def _run(server: uvicorn.Server, holder: ModelHolder, loading: "Future[boo
 
 
 async def _first_load(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:
-    """Say when the model is ready; end the server where it cannot be opened."""
+    """Say when the model is ready and the server listens; end the server where the model cannot be opened."""
     try:
         await asyncio.wrap_future(loading)
     except GenrecError:
         server.should_exit = True
         raise
+    while not server.started:  # uvicorn tells nobody; where it cannot listen, this task is cancelled
+        if server.should_exit:
+            return
+        await asyncio.sleep(_STARTED_POLL_SECONDS)
     if model := holder.current:
         LOG.info("ready: model %s, opened in %.2f s", model.version, model.load_seconds)
 

@@ -72,8 +72,9 @@ class RunningServer:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if "ready: model" in line and (found := re.search(r"http://127\.0\.0\.1:\d+", "".join(self.log))):
-                return found.group()
+            if "ready: model" in line:
+                (url,) = re.findall(r"http://127\.0\.0\.1:\d+", "".join(self.log))
+                return str(url)
         raise AssertionError(f"the server never listened: {''.join(self.log)}")
 
     def _drain(self) -> None:

@@ -1,5 +1,6 @@
 """The server as a process: it batches, reloads without losing a request, refuses beyond its queue, and stops."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,13 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import pytest
+import uvicorn
 
 from genrec_core.artifacts import write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
@@ -24,7 +26,9 @@ from genrec_core.errors import GenrecError
 from genrec_core.inference.item_additions import add_items
 from genrec_core.inference.new_items import NewItems
 from genrec_core.inference.recommender import POPULARITY, Recommender
-from genrec_core.serving.process import read_token
+from genrec_core.serving.metrics import Metrics
+from genrec_core.serving.models import ModelHolder
+from genrec_core.serving.process import _first_load, read_token
 from genrec_core.storage import set_latest
 
 if TYPE_CHECKING:
@@ -211,6 +215,26 @@ def test_a_model_that_cannot_be_opened_ends_it(tiny_model: "TinyModel", tmp_path
     )
     assert done.returncode == 2
     assert "differs from the sha256" in done.stderr.splitlines()[-1]
+
+
+def test_it_is_not_ready_before_it_listens(tiny_model: "TinyModel", caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "genrec.serving")
+    holder, server = ModelHolder(tiny_model.model_dir, 1, Metrics()), uvicorn.Server(uvicorn.Config("none"))
+    loading: Future[bool] = Future()
+    loading.set_result(holder.load())
+
+    async def listen_late() -> None:
+        saying = asyncio.create_task(_first_load(server, holder, loading))
+        await asyncio.sleep(0.1)
+        assert "ready: model" not in caplog.text
+        server.started = True
+        await saying
+
+    try:
+        asyncio.run(listen_late())
+    finally:
+        holder.close()
+    assert "ready: model" in caplog.text
 
 
 def test_the_process_that_answers_needs_no_numpy_and_no_onnxruntime():
