@@ -204,11 +204,12 @@ def run_sweep(
         The validation metrics of every trial, in the order of ``wanted``.
 
     Raises:
-        GenrecError: a trial failed; what was done before is kept.
+        GenrecError: a trial failed; what was done before is kept. Or a trial has texts of its own, and the item
+            catalogue is missing, no parquet file, or lacks a column: then nothing was trained.
     """
-    own = next((trial.run.name for trial in wanted if trial.texts), None)
-    if own is not None and inputs.catalog is None:
-        raise GenrecError(f"run {own!r} has texts of its own; give the item catalogue that they are made from")
+    for trial in wanted:
+        if trial.texts:
+            _texts(trial, inputs)  # what is wrong with the catalogue shows before anything is trained
     output.mkdir(parents=True, exist_ok=True)
     left = [trial for trial in wanted if not (output / trial.folder / RESULT).is_file()]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -240,10 +241,10 @@ def run_trial(trial: Trial, inputs: SweepInputs, output: Path) -> dict[str, Any]
     torch.set_num_threads(1)
     folder = output / trial.folder
     semantic_ids, embeddings = inputs.semantic_ids, trial.run.embeddings or inputs.embeddings
-    if trial.texts and inputs.catalog is not None:
+    if trial.texts:
         embeddings = folder / "item_embeddings"
         if not embeddings.is_dir():
-            _embed(inputs.catalog, *trial.texts, embeddings)
+            _embed(*_texts(trial, inputs), trial.texts[1], embeddings)
     if trial.semantic_ids or trial.texts or trial.run.embeddings:
         semantic_ids = folder / "semantic_ids"
         if not semantic_ids.is_dir():
@@ -271,24 +272,34 @@ def run_trial(trial: Trial, inputs: SweepInputs, output: Path) -> dict[str, Any]
     return result
 
 
-def _embed(catalog: Path, texts: CatalogSettings, embedding: EmbeddingSettings, folder: Path) -> None:
-    """Write the item embeddings of a catalogue by other texts or another model."""
+def _texts(trial: Trial, inputs: SweepInputs) -> tuple[np.ndarray, list[str]]:
+    """Ids int64 [n_items] and texts of the catalogue's items, for a trial with texts or vectors of its own."""
     import polars as pl
 
+    if inputs.catalog is None:
+        raise GenrecError(f"run {trial.run.name!r} has texts of its own; give the item catalogue they are made from")
+    assert trial.texts is not None
+    parts = template_parts(trial.texts[0].text_template)
+    try:
+        items = pl.read_parquet(inputs.catalog)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise GenrecError(f"{inputs.catalog}: not a parquet file ({error}); name the item catalogue's") from error
+    missing = {"item_id", *(field for _, field in parts if field)}.difference(items.columns)
+    if missing:
+        raise GenrecError(f"{inputs.catalog}: no column {min(missing)}; give the parquet file of item_catalog")
+    lines = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
+    return items["item_id"].to_numpy(), lines
+
+
+def _embed(item_ids: np.ndarray, texts: list[str], embedding: EmbeddingSettings, folder: Path) -> None:
+    """Write item embeddings by a model."""
     from genrec_core.embedding.item_embeddings import write_item_embeddings
     from genrec_core.embedding.text import embed_texts
 
-    items, parts = pl.read_parquet(catalog), template_parts(texts.text_template)
-    missing = {"item_id", *(field for _, field in parts if field)}.difference(items.columns)
-    if missing:
-        raise GenrecError(f"{catalog}: no column {min(missing)}; give the parquet file of item_catalog")
-    lines = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
     began = time.perf_counter()
-    vectors = embed_texts(lines, embedding)
+    vectors = embed_texts(texts, embedding)
     seconds = time.perf_counter() - began
-    write_item_embeddings(
-        folder, items["item_id"].to_numpy(), lines, vectors, embedding.model, seconds, embedding.max_tokens
-    )
+    write_item_embeddings(folder, item_ids, texts, vectors, embedding.model, seconds, embedding.max_tokens)
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:

@@ -169,13 +169,21 @@ def test_a_run_may_have_item_texts_of_its_own(arguments: list[str], tiny_model: 
     assert read_json(folder / RESULT)["metrics"]["split"] == "validation"
 
 
-def test_a_catalogue_without_what_the_texts_need_is_named(
+def test_a_fault_of_the_catalogue_is_named_before_anything_is_trained(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "sweep.toml").write_text(TEXTS)
-    pl.DataFrame({"item_id": [1], "text": ["a"]}).write_parquet(tmp_path / "catalog.parquet")
-    assert main([*arguments, "--catalog", str(tmp_path / "catalog.parquet")]) != 0
-    assert f"{tmp_path / 'catalog.parquet'}: no column title" in capsys.readouterr().err
+    (tmp_path / "sweep.toml").write_text(TEXTS.replace("[[run]]", '[[run]]\nname = "as it is"\n[[run]]', 1))
+    path = tmp_path / "catalog.parquet"
+    pl.DataFrame({"item_id": [1], "text": ["a"]}).write_parquet(path)
+    assert main([*arguments, "--catalog", str(path)]) != 0
+    assert f"{path}: no column title" in capsys.readouterr().err
+    path.write_text("item_id,title")
+    assert main([*arguments, "--catalog", str(path)]) != 0
+    assert f"{path}: not a parquet file" in capsys.readouterr().err
+    path.unlink()
+    assert main([*arguments, "--catalog", str(path)]) != 0
+    assert f"{path}: not a parquet file" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("as-it-is-*"))
 
 
 def test_texts_of_its_own_make_a_run_another_one(tmp_path: Path) -> None:
