@@ -201,7 +201,7 @@ def generate_ms(
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())  # the default one counts the encoder's layers
         began = time.perf_counter()
         with torch.inference_mode():
-            model.generate(  # type: ignore[misc]  # the mixin types its self as a protocol that T5 meets
+            model.generate(
                 torch.from_numpy(ids), attention_mask=torch.from_numpy(ids != 0).long(), past_key_values=cache,
                 num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=codes.shape[1],
                 prefix_allowed_tokens_fn=allowed,
