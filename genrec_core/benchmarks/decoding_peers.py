@@ -70,10 +70,11 @@ class _WholePrefixes:
 class OriginalDecoding(_WholePrefixes):
     """The original's beam search on the very same model: a user at a time, no cache, beams extended one by one.
 
-    Each step sends the whole prefix of every beam through the decoder, then goes through the beams one by one: of the
-    tokens that continue its prefix in the catalogue (found by a scan over all codes, once a prefix in the life of the
-    process), the most probable become candidates, token by token, and the best candidates of all beams are sorted out
-    in Python.
+    Each step writes the prefix of every beam into a tensor, beam by beam, and sends it whole through the decoder, then
+    goes through the beams one by one: it reads the prefix back; of the tokens that continue it in the catalogue (found
+    by a scan over all codes, once a prefix in the life of the process) and that the level has, the most probable become
+    candidates, token by token; and the best candidates of all beams are sorted out in Python. The original also applies
+    the heads of the levels before, which is left out here.
 
     Args:
         model, items: as above.
@@ -99,11 +100,15 @@ class OriginalDecoding(_WholePrefixes):
         memory, context = self.read(history)
         found: list[tuple[float, Prefix]] = [(0.0, ())]
         for level in range(len(self.model.config.level_sizes)):
-            prefixes = torch.tensor([prefix for _, prefix in found], dtype=torch.int64).reshape(len(found), level)
+            prefixes = torch.zeros(len(found), level, dtype=torch.int64)
+            for beam, (_, prefix) in enumerate(found):
+                prefixes[beam].copy_(torch.tensor(prefix, dtype=torch.int64))
             probabilities = self.next_tokens(prefixes, memory, context)
             extended: list[tuple[float, Prefix]] = []
-            for beam, (score, prefix) in enumerate(found):
+            for beam, (score, _) in enumerate(found):
+                prefix = tuple(prefixes[beam].tolist())
                 allowed = self._continuations(prefix)
+                allowed = allowed.masked_select(torch.logical_and(allowed.ge(0), allowed.lt(probabilities.shape[1])))
                 best = probabilities[beam].index_select(0, allowed).topk(min(CANDIDATES, len(allowed)))
                 tokens = allowed.index_select(0, best.indices)
                 for place in range(len(tokens)):
