@@ -88,12 +88,11 @@ class TextNeighbors:
             logits: float32 [batch, n_items] by catalogue row, changed in place.
             histories: what the users bought, as the model reads it.
         """
-        rows = histories.rows
-        age = histories.lengths[:, None] - 1 - np.arange(rows.shape[1])  # negative on padding
-        user, column = np.nonzero(age >= 0)
-        item = rows[user, column]
-        worth = self.bonus[item] * (DECAY ** age[user, column]).astype(np.float32)[:, None]  # [items, k]
-        place = user[:, None] * logits.shape[1] + self.rows[item]
+        rows = histories.rows  # -1 on padding: the last item's neighbours, by a bonus of 0
+        age = histories.lengths[:, None] - 1 - np.arange(rows.shape[1])
+        decay = np.where(age < 0, 0, DECAY**age).astype(np.float32)
+        worth = self.bonus.take(rows, axis=0) * decay[..., None]  # [batch, items, k]
+        place = self.rows.take(rows, axis=0) + (np.arange(len(rows)) * logits.shape[1])[:, None, None]
         lifted = np.zeros_like(logits)
         np.maximum.at(lifted.reshape(-1), place.reshape(-1), worth.reshape(-1))
         logits += lifted

@@ -109,6 +109,7 @@ class _Beams:
         score: generative score, float32.
         order: what beams are kept by, float32: the generative score, or its mix with the dense head's best below.
         slot: index in the width of the last call, int64; meaningless for a beam that needed no call.
+        branches: whether more than one leaf lies below, bool.
     """
 
     user: np.ndarray
@@ -116,12 +117,13 @@ class _Beams:
     score: np.ndarray
     order: np.ndarray
     slot: np.ndarray
+    branches: np.ndarray
 
     def take(self, which: np.ndarray) -> "_Beams":
         """Some of them, by mask or by index."""
         if which.dtype == np.bool_:
             which = np.flatnonzero(which)
-        parts = (self.user, self.node, self.score, self.order, self.slot)
+        parts = (self.user, self.node, self.score, self.order, self.slot, self.branches)
         return _Beams(*(part.take(which) for part in parts))
 
 
@@ -151,7 +153,7 @@ class DenseGuide:
     ) -> None:
         self.trie, self.weight = trie, np.float32(weight)
         highest = logits.max(axis=1, keepdims=True)
-        if not (np.isfinite(highest).all() and np.isfinite(logits.min())):
+        if not (np.isfinite(highest.sum()) and np.isfinite(logits.min())):
             raise GenrecError("the dense head's log-probabilities are not numbers; train or export the model again")
         # The last column is no leaf: it ends the range of the last node.
         self.leaves = np.full((len(logits), trie.n_items + 1), -np.inf, dtype=np.float32)
@@ -165,22 +167,29 @@ class DenseGuide:
             user, column = np.nonzero(excluded >= 0)
             by_leaf[user, trie.row_leaf.take(excluded[user, column])] = -np.inf
 
-    def best(self, depth: int, user: np.ndarray, node: np.ndarray) -> np.ndarray:
+    def best(self, depth: int, user: np.ndarray, node: np.ndarray, branches: np.ndarray) -> np.ndarray:
         """The log-probability below nodes of ``depth``, float32 [n]; minus infinity where no item may come out.
 
         Args:
-            depth: 0..L.
+            depth: 1..L.
             user: int64 [n], ascending.
             node: int64 [n], ascending for each user.
+            branches: whether more than one leaf lies below each, bool [n].
         """
-        base, leaves = user * self.leaves.shape[1], self.leaves.reshape(-1)
+        leaves = self.leaves.reshape(-1)
+        base = user * self.leaves.shape[1]
         if depth == self.trie.depth:
             return leaves.take(base + node)
         starts = self.trie.first_leaf[depth]
-        bounds = np.empty((len(node), 2), dtype=np.int64)
-        np.add(base, starts.take(node), out=bounds[:, 0])
-        np.add(base, starts.take(node + 1), out=bounds[:, 1])
-        return np.asarray(np.maximum.reduceat(leaves, bounds.reshape(-1))[::2])
+        first = base + starts.take(node)
+        best = leaves.take(first)
+        many = np.flatnonzero(branches)
+        if len(many):
+            bounds = np.empty((len(many), 2), dtype=np.int64)
+            bounds[:, 0] = first.take(many)
+            np.add(base.take(many), starts.take(node.take(many) + 1), out=bounds[:, 1])
+            best[many] = np.maximum.reduceat(leaves, bounds.reshape(-1))[::2]
+        return best
 
     def likely_edge(self, beams: "_Beams", k: int) -> np.ndarray:
         """What the ``k``-th best item of each user will hardly fall below, float32 [batch].
@@ -189,13 +198,12 @@ class DenseGuide:
         rarely less than that gives (Beauty: one user in fifty, at one nat of the generative score below it).
 
         Args:
-            beams: all open nodes of depth 1.
+            beams: all nodes of depth 1 of every user.
             k: of at most ``beams``.
         """
-        counts = np.diff(self.trie.first_leaf[1])
-        shares = np.full((len(self.leaves), len(counts)), -np.inf, dtype=np.float32)
-        shares[beams.user, beams.node] = beams.score
-        shares -= np.log(counts, dtype=np.float32) + np.float32(_LIKELY_NATS)
+        counts = self.trie.branch_sizes
+        shares = beams.score.reshape(len(self.leaves), -1) - np.log(counts, dtype=np.float32)
+        shares -= np.float32(_LIKELY_NATS)
         likely = np.repeat((1 - self.weight) * shares, counts, axis=1)
         likely += self.weight * self.leaves[:, :-1]
         place = likely.shape[1] - k
@@ -244,11 +252,12 @@ def beam_search(
     if not 0 <= dense_weight <= 1:
         raise GenrecError(f"dense_weight {dense_weight} is no share; give a number from 0 to 1")
     search = _Search(scorer, trie, beams, top_k, dense_weight)
-    ranked, unproven = search.run(histories, allowed, excluded, guess=top_k < beams)
-    if len(unproven):
-        some = HistoryBatch(histories.rows[unproven], histories.lengths[unproven])
-        again, _ = search.run(some, allowed, None if excluded is None else excluded[unproven], guess=False)
-        ranked.items[unproven], ranked.scores[unproven] = again.items, again.scores
+    with np.errstate(invalid="ignore"):  # logits that are not numbers: an error where they are read
+        ranked, unproven = search.run(histories, allowed, excluded, guess=top_k < beams)
+        if len(unproven):
+            some = HistoryBatch(histories.rows[unproven], histories.lengths[unproven])
+            again, _ = search.run(some, allowed, None if excluded is None else excluded[unproven], guess=False)
+            ranked.items[unproven], ranked.scores[unproven] = again.items, again.scores
     return ranked
 
 
@@ -284,19 +293,20 @@ class _Search:
                 return _ranked(trie, _best_leaves(guide, top_k), batch, top_k), np.zeros(0, dtype=np.int64)
         else:
             guide = _Masks(trie, allowed, excluded)
-        nothing = np.zeros(batch, dtype=np.float32)
-        root, floor = np.zeros(batch, dtype=np.int64), np.full(batch, -np.inf, dtype=np.float32)
-        state = _Beams(np.arange(batch), root, nothing, nothing, root)
+        nothing, root = np.zeros(batch, dtype=np.float32), np.zeros(batch, dtype=np.int64)
+        floor = np.full(batch, -np.inf, dtype=np.float32)
+        state = _Beams(np.arange(batch), root, nothing, nothing, root, np.full(batch, trie.n_items > 1))
         for depth in range(1, trie.depth + 1):
-            state = _advance(session, trie, depth - 1, state, batch, guide)
+            state, kept = _advance(session, trie, depth - 1, state, batch, guide)
             if depth == trie.depth:
+                state = state if kept is None else state.take(kept)
                 break
             if depth == 1 and guess and isinstance(guide, DenseGuide):
                 floor = guide.likely_edge(state, top_k)
             if top_k < self.beams:
-                state = _reachable(trie, depth, state, floor, top_k)
-            state = _best(state, batch, self.beams)
-        ranked = _ranked(trie, _best(state, batch, top_k), batch, top_k)
+                kept = _reachable(state, kept, floor, top_k)
+            state = _best(state if kept is None else state.take(kept), batch, self.beams)
+        ranked = _ranked(trie, state if batch == 1 else _best(state, batch, top_k), batch, top_k)
         return ranked, np.flatnonzero(ranked.scores[:, -1] < floor)
 
 
@@ -313,18 +323,19 @@ class _Masks:
         self.trie, self.live = trie, None if allowed is None else live
         self.dead = None if excluded is None else trie.dead_nodes(excluded, live)
 
-    def open(self, depth: int, beams: _Beams) -> _Beams:
-        """Those of ``depth`` that are not closed; they come by user and then by node."""
-        if self.live is not None:
-            beams = beams.take(self.live[depth][beams.node] > 0)
+    def open(self, depth: int, beams: _Beams) -> np.ndarray | None:
+        """Which of ``depth`` are not closed, bool [n]; they come by user and then by node. None for all."""
+        found = None if self.live is None else self.live[depth].take(beams.node) > 0
         if self.dead is None or not len(self.dead[depth]):
-            return beams
+            return found
         keys = beams.user * self.trie.nodes(depth) + beams.node  # sorted
         place = np.searchsorted(keys, self.dead[depth])
         inside = place < len(keys)
         place = place[inside]
-        place = place[keys[place] == self.dead[depth][inside]]
-        return beams.take(np.delete(np.arange(len(keys)), place)) if len(place) else beams
+        if found is None:
+            found = np.ones(len(keys), dtype=bool)
+        found[place[keys[place] == self.dead[depth][inside]]] = False
+        return found
 
 
 def _best_leaves(guide: DenseGuide, top_k: int) -> _Beams:
@@ -332,23 +343,30 @@ def _best_leaves(guide: DenseGuide, top_k: int) -> _Beams:
     by_leaf = guide.leaves[:, :-1]
     user, leaf = np.nonzero(_largest(by_leaf, min(top_k, by_leaf.shape[1])) & (by_leaf > -np.inf))
     order = by_leaf[user, leaf]
-    return _Beams(user, leaf, order, order, leaf)
+    return _Beams(user, leaf, order, order, leaf, np.zeros(len(leaf), dtype=bool))
 
 
-def _reachable(trie: CodeTrie, depth: int, beams: _Beams, floor: np.ndarray, top_k: int) -> _Beams:
-    """Those that can still give one of a user's ``top_k`` items, and one above ``floor``, float32 [batch].
+def _reachable(beams: _Beams, kept: np.ndarray | None, floor: np.ndarray, top_k: int) -> np.ndarray:
+    """Which of the beams that are ``kept`` can still give one of a user's ``top_k`` items, and one above ``floor``.
 
     A prefix of one item has its final score already, and no other prefix rises: below ``top_k`` such scores, it is out.
     Where a width would cut one of those items, it cuts all that is below it too. So this changes no list that reaches
     the floor.
+
+    Args:
+        beams: of one depth.
+        kept: bool [n]; None for all.
+        floor: float32 [batch].
+        top_k: items wanted.
     """
-    final = np.flatnonzero(trie.leaves(depth, beams.node) == 1)
+    final = np.flatnonzero(~beams.branches if kept is None else kept & ~beams.branches)
     if len(final) >= top_k:
         known, _ = _by_user(beams.order.take(final), beams.user.take(final), len(floor))
         place = known.shape[1] - top_k
         if place >= 0:
             floor = np.maximum(floor, np.partition(known, place, axis=1)[:, place])
-    return beams.take(beams.order >= floor.take(beams.user))
+    reached: np.ndarray = beams.order >= (floor if len(floor) == 1 else floor.take(beams.user))
+    return reached if kept is None else reached & kept
 
 
 def _check_arguments(
@@ -372,8 +390,8 @@ def _check_arguments(
 
 def _advance(
     session: ScorerSession, trie: CodeTrie, level: int, state: _Beams, batch: int, guide: "DenseGuide | _Masks"
-) -> _Beams:
-    """One level down: all open children of all beams of each user."""
+) -> tuple[_Beams, np.ndarray | None]:
+    """One level down: all children of all beams of each user; and which of them are open, bool, or None for all."""
     logits, state = _score_branching(session, trie, level, state, batch)
     starts = trie.child_start[level]
     first = starts.take(state.node).astype(np.int64)
@@ -385,13 +403,14 @@ def _advance(
     score = state.score.take(parent)
     if logits is not None:
         score += _child_log_probs(logits, trie.tokens[level].take(child), state, parent, ends - counts, level)
-    user, slot = state.user.take(parent), state.slot.take(parent)
+    user, slot, branches = state.user.take(parent), state.slot.take(parent), trie.leaves(level + 1, child) > 1
     if isinstance(guide, _Masks):
-        return guide.open(level + 1, _Beams(user, child, score, score, slot))
-    best = guide.best(level + 1, user, child)
-    children = _Beams(user, child, score, guide.mix(score, best), slot)
+        children = _Beams(user, child, score, score, slot, branches)
+        return children, guide.open(level + 1, children)
+    best = guide.best(level + 1, user, child, branches)
     open_ones = best > -np.inf
-    return children if open_ones.all() else children.take(open_ones)
+    children = _Beams(user, child, score, guide.mix(score, best), slot, branches)
+    return children, None if open_ones.all() else open_ones
 
 
 def _score_branching(
@@ -403,23 +422,23 @@ def _score_branching(
         The logits [batch, width, level size], None where no beam needed them; and the beams with their index in the
         width of this call, -1 where they are left out.
     """
-    branching = np.flatnonzero(trie.leaves(level, state.node) > 1)
-    scored = state if len(branching) == len(state.node) else state.take(branching)
-    counts = np.bincount(scored.user, minlength=batch)
+    branching = np.flatnonzero(state.branches)
+    user = state.user.take(branching)
+    counts = np.bincount(user, minlength=batch)
     width = int(counts.max(initial=0))
-    column = np.arange(len(branching)) - (counts.cumsum() - counts).take(scored.user)
+    column = np.arange(len(branching)) - (counts.cumsum() - counts).take(user)
     slot = np.full(len(state.node), -1)
     slot[branching] = column
-    state = _Beams(state.user, state.node, state.score, state.order, slot)
+    chosen, state = state, _Beams(state.user, state.node, state.score, state.order, slot, state.branches)
     if width == 0:
         return None, state
     if level == 0:
         return session.advance(None, None), state
     tokens = np.zeros((batch, width), dtype=np.int64)
     parents = np.zeros_like(tokens)
-    place = scored.user * width + column
-    tokens.reshape(-1)[place] = trie.tokens[level - 1].take(scored.node)
-    parents.reshape(-1)[place] = scored.slot
+    place = user * width + column
+    tokens.reshape(-1)[place] = trie.tokens[level - 1].take(chosen.node.take(branching))
+    parents.reshape(-1)[place] = chosen.slot.take(branching)
     return session.advance(tokens, parents), state
 
 
@@ -437,17 +456,14 @@ def _child_log_probs(
         level: for the error.
     """
     width, size = logits.shape[1:]
-    base = (state.user * width + state.slot) * size
+    base = (state.user * width + np.maximum(state.slot, 0)) * size
+    raw = logits.take(base.take(parent) + token)
     skipped = state.slot < 0
     if skipped.any():
-        base[skipped] = 0
-        raw = np.where(skipped.take(parent), np.float32(0), logits.take(base.take(parent) + token))
-    else:
-        raw = logits.take(base.take(parent) + token)
-    with np.errstate(invalid="ignore"):  # infinite logits: an error below
-        raw -= np.maximum.reduceat(raw, first).take(parent)
-        total = np.log(np.add.reduceat(np.exp(raw), first))
-    if np.isnan(total).any():  # a NaN compares with nothing, so the user would silently lose every beam
+        raw[skipped.take(parent)] = 0
+    raw -= np.maximum.reduceat(raw, first).take(parent)
+    total = np.log(np.add.reduceat(np.exp(raw), first))
+    if np.isnan(total.sum()):  # a NaN compares with nothing, so the user would silently lose every beam
         raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
     raw -= total.take(parent)
     return raw
@@ -455,14 +471,14 @@ def _child_log_probs(
 
 def _best(beams: _Beams, batch: int, k: int) -> _Beams:
     """The best ``k`` of each user by ``order``, in the order they come; of equal ones the first."""
-    if batch == 1:
-        return beams if len(beams.node) <= k else beams.take(_largest(beams.order[None], k)[0])
     padded, place = _by_user(beams.order, beams.user, batch)
     return beams if padded.shape[1] <= k else beams.take(_largest(padded, k).take(place))
 
 
 def _by_user(values: np.ndarray, user: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Values [n] in a row a user, float32 [batch, most], padded with minus infinity, and where in it each one went."""
+    if batch == 1:
+        return values[None], np.arange(len(values))
     counts = np.bincount(user, minlength=batch)
     widest = int(counts.max(initial=0))
     shift: np.ndarray = np.arange(batch) * widest - (counts.cumsum() - counts)

@@ -88,6 +88,11 @@ class CodeTrie:
         """By depth 0..L, node ``n`` owns leaves ``first_leaf[n]:first_leaf[n + 1]``, int32."""
         return [*self.inner_first_leaf, np.arange(self.n_items + 1, dtype=np.int32)]
 
+    @cached_property
+    def branch_sizes(self) -> np.ndarray:
+        """How many leaves lie below each node of depth 1, int32."""
+        return np.diff(self.first_leaf[1])
+
     def nodes(self, depth: int) -> int:
         """Distinct prefixes of ``depth`` tokens."""
         return self.n_items if depth == self.depth else len(self.inner_first_leaf[depth]) - 1
@@ -97,7 +102,7 @@ class CodeTrie:
         if depth == self.depth:
             return np.ones(np.shape(nodes), dtype=np.int32)
         starts = self.inner_first_leaf[depth]
-        return np.asarray(starts[nodes + 1] - starts[nodes])
+        return np.asarray(starts.take(nodes + 1) - starts.take(nodes))
 
     def child(self, depth: int, nodes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The child that each token leads to, int64 [...]; -1 where it leads to none.
