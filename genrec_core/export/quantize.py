@@ -1,24 +1,31 @@
 """Turns an exported model folder into one whose graphs multiply int8 matrices, if its lists stay as good.
 
-Weights are rounded once, a scale a column; what they are multiplied with is rounded as it comes, a scale a call. The
-result is a model folder like any other.
+Weights are rounded once, a scale a column; what they are multiplied with is rounded by the range that it has for some
+users, so that a list does not depend on who is ranked together. The result is a model folder like any other. The dense
+head's keys stay in fp32 in their file, since items may be added to them; they and its queries, a scale a row, are
+rounded when they are used.
 """
 
+import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import ModelProto, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
-from genrec_core.artifacts import MANIFEST, atomic_folder, write_json, write_manifest
+from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, write_json, write_manifest
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
+from genrec_core.inference.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, step_graph
 from genrec_core.inference.recommender import Recommender
 from genrec_core.settings import RankingMode
 
@@ -26,6 +33,8 @@ REPORT = "quantization.json"
 TOP_K, BATCH_USERS = 10, 64
 LARGEST_LOSS = 0.01  # of Recall@10, as a share of it
 _SMALLEST_SIDE = 32  # of a matrix that is worth rounding; smaller ones sum heads
+_OBSERVED = 128  # users whose ranges are taken
+_OBSERVED_ITEMS = 100  # asked for each of them
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class QuantizationReport:
 
     users: int
     rankings: dict[RankingMode, Agreement]
-    method: str = field(default="dynamic int8, a scale a column")
+    method: str = field(default=f"static int8, a scale a column, ranges of {_OBSERVED} users")
 
     def lines(self) -> list[str]:
         """A line a ranking, to be read."""
@@ -122,8 +131,9 @@ def quantize_recommender(
     exact = Recommender.from_folder(model_dir, threads=threads)
     with atomic_folder(target) as part:
         shutil.copytree(model_dir, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-        for graph in sorted(part.glob("*.onnx")):
-            quantize_graph(graph)
+        for name, inputs in _observed(model_dir, requests.histories[:_OBSERVED]).items():
+            quantize_graph(part / name, inputs)
+        write_json(part / SETTINGS, {**read_json(part / SETTINGS), "int8": True})
         write_manifest(part)
         report = compare(exact, Recommender.from_folder(part, threads=threads), requests)
         _require_as_good(report, largest_loss, model_dir)
@@ -132,19 +142,78 @@ def quantize_recommender(
     return report
 
 
-def quantize_graph(path: Path) -> None:
-    """Round the weight matrices of a graph to int8, in place; products of two computed matrices stay as they are."""
+Inputs = dict[str, np.ndarray]
+
+
+class _Observer:
+    """A session that notes what it is given."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self.session, self.inputs = session, list[Inputs]()
+
+    def run(self, outputs: None, inputs: Inputs) -> list[Any]:
+        self.inputs.append({name: array.copy() for name, array in inputs.items()})
+        return list(self.session.run(outputs, inputs))
+
+
+def _observed(model_dir: Path, histories: list[list[int]]) -> dict[str, list[Inputs]]:
+    """What each graph is given when some users are ranked, by its file's name."""
+    recommender = Recommender.from_folder(model_dir)
+    scorer = recommender.scorer
+    assert isinstance(scorer, OnnxScorer)
+    observers = [_Observer(session) for session in (scorer.encoder, *scorer.steps)]
+    scorer.encoder, scorer.steps = observers[0], observers[1:]
+    for history in histories:
+        recommender.recommend([history], min(_OBSERVED_ITEMS, len(recommender.item_ids)), ranking="generative")
+    names = [ENCODER, *(step_graph(level) for level in range(1, len(observers)))]
+    return dict(zip(names, (observer.inputs for observer in observers), strict=True))
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Hands the quantiser one call's inputs after the other."""
+
+    def __init__(self, inputs: list[Inputs]) -> None:
+        self.left = iter(inputs)
+
+    def get_next(self) -> Inputs | None:
+        return next(self.left, None)
+
+
+def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
+    """Round the weight matrices of a graph to int8, in place; products of two computed matrices stay as they are.
+
+    Args:
+        path: the graph.
+        inputs: of some calls, by name: the other factors are rounded by the ranges that they have in them; None: by
+            their range in each call.
+    """
     model = onnx.load(path)
     _drop_leading_ones(model)
     onnx.save(model, path)
-    quantize_dynamic(
-        path,
-        path,
-        op_types_to_quantize=["MatMul"],  # Gemm becomes MatMul and Add on the way
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=_to_be_kept(model),
-    )
+    given: dict[str, Any] = {
+        "per_channel": True,
+        "weight_type": QuantType.QInt8,
+        "nodes_to_exclude": _to_be_kept(model),
+    }
+    if inputs is None:
+        quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], **given)  # Gemm becomes MatMul and Add on the way
+        return
+    operators = ["MatMul", "Gemm"]
+    given["activation_type"] = QuantType.QUInt8  # times int8: what processors have instructions for
+    given["extra_options"] = {"OpTypesToExcludeOutputQuantization": operators}
+    with _without_advice():
+        quantize_static(path, path, _Reader(inputs), op_types_to_quantize=operators, **given)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """The quantiser advises a preparation that these graphs do not need."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def compare(exact: Recommender, rounded: Recommender, requests: Requests) -> QuantizationReport:

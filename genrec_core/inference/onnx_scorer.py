@@ -30,6 +30,7 @@ class GraphSettings:
         item_width: width of the item vectors and keys.
         dense: whether the dense head was trained.
         hybrid_weight: share of the dense head in the hybrid ranking.
+        int8: whether the weights were rounded, and the dense head's keys are to be.
     """
 
     level_sizes: tuple[int, ...]
@@ -37,6 +38,7 @@ class GraphSettings:
     item_width: int
     dense: bool
     hybrid_weight: float
+    int8: bool = False
 
     @classmethod
     def load(cls, folder: Path) -> "GraphSettings":
@@ -128,8 +130,9 @@ class OnnxScorer:
                     "export it again"
                 )
         self.items = np.ascontiguousarray(items, dtype=np.float32)
-        self.keys = np.ascontiguousarray(keys.T, dtype=np.float32)  # a product with one query is faster so
-        self.keys_product = ConstantProduct(self.keys)
+        by_column = np.ascontiguousarray(keys.T, dtype=np.float32)
+        self.keys_product = ConstantProduct(by_column, self.settings.int8)
+        self.keys = None if self.settings.int8 else by_column  # for one query, whose product is faster so
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
@@ -156,10 +159,13 @@ class OnnxSession:
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
-        alone = len(self.query) == 1  # a BLAS then copies nothing, and may use several threads
-        logits = np.asarray(self.query @ self.scorer.keys if alone else self.scorer.keys_product(self.query))
-        if self.scorer.neighbors is not None:
-            self.scorer.neighbors.lift(logits, self.histories)
+        scorer, query = self.scorer, self.query
+        if len(query) == 1 and scorer.keys is not None:  # a BLAS copies nothing then, and may use several threads
+            logits = np.asarray(query @ scorer.keys)
+        else:
+            logits = scorer.keys_product(query)
+        if scorer.neighbors is not None:
+            scorer.neighbors.lift(logits, self.histories)
         return logits
 
     def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:

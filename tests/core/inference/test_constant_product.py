@@ -17,6 +17,28 @@ def test_it_is_the_product(rows, columns):
     np.testing.assert_allclose(ConstantProduct(matrix)(left), left @ matrix, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_rounded_it_is_nearly_the_product(rows):
+    random = np.random.default_rng(0)
+    matrix = random.normal(size=(200, 300)).astype(np.float32) * np.logspace(-3, 3, 300, dtype=np.float32)
+    matrix[:, 7] = 0
+    left = random.normal(size=(rows, 200)).astype(np.float32)
+    found, exact = ConstantProduct(matrix, int8=True)(left), left @ matrix
+    assert not found[:, 7].any()
+    error = np.abs(found - exact) / np.maximum(np.linalg.norm(matrix, axis=0), 1e-9)
+    assert error.max(initial=0) < 0.05
+
+
+def test_a_rounded_row_is_the_same_beside_any_others():
+    random = np.random.default_rng(0)
+    product = ConstantProduct(random.normal(size=(64, 40)).astype(np.float32), int8=True)
+    left = random.normal(size=(6, 64)).astype(np.float32) * np.logspace(-2, 2, 6, dtype=np.float32)[:, None]
+    left[2] = 0
+    together = product(left)
+    np.testing.assert_array_equal(np.concatenate([product(row[None]) for row in left]), together)
+    assert not together[2].any()
+
+
 def test_a_matrix_larger_than_a_graph_may_be_is_cut_by_columns(monkeypatch):
     monkeypatch.setattr(constant_product, "_MOST_BYTES", 4 * 3 * 2)
     matrix = np.arange(15, dtype=np.float32).reshape(3, 5)
@@ -25,8 +47,12 @@ def test_a_matrix_larger_than_a_graph_may_be_is_cut_by_columns(monkeypatch):
     np.testing.assert_array_equal(product(np.eye(3, dtype=np.float32)), matrix)
 
 
-def test_the_graph_is_what_onnx_reads():
+def test_the_graphs_are_what_onnx_reads():
     matrix = np.arange(600, dtype=np.float32).reshape(2, 300)
     model = onnx.load_from_string(constant_product._product_graph(matrix))
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.graph.initializer[0]), matrix)
+    rounded = onnx.load_from_string(constant_product._rounded_graph(matrix))
+    onnx.checker.check_model(rounded)  # shapes of onnxruntime's own operator are unknown to it
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in rounded.graph.initializer}
+    np.testing.assert_allclose(constants["matrix"] * constants["scales"], matrix, atol=600 / 127)
