@@ -321,6 +321,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     """The metrics of ``--checkpoint``."""
     from genrec_core.data.histories import Histories
+    from genrec_core.data.user_histories import read_user_histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.checkpoints import open_checkpoint
     from genrec_core.evaluation.evaluate import evaluate, write_metrics
@@ -598,32 +599,11 @@ def _checked(kind: type[_Form], values: dict[str, Any]) -> _Form:
 def _write_histories(source: Path, target: Path) -> None:
     """Keep the histories that ``source`` holds beside the training, so that every process reads the same."""
     from genrec_core.artifacts import atomic_file
+    from genrec_core.data.user_histories import read_user_histories
 
     frame = read_user_histories(source)
     with atomic_file(target) as part:
         frame.write_parquet(part)
-
-
-def read_user_histories(source: Path) -> "pl.DataFrame":
-    """The frame ``user_id``, ``item_ids`` from a parquet file, a folder with one, or a folder of raw files.
-
-    Raises:
-        GenrecError: there is none, or its columns are others.
-    """
-    import polars as pl
-
-    from genrec_core.data.p5 import SEQUENCES, read_histories
-
-    if (source / SEQUENCES).is_file():
-        return read_histories(source)
-    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
-    if len(files) != 1 or not files[0].is_file():
-        raise GenrecError(f"{source}: no user histories; give a parquet file, its folder, or a folder with {SEQUENCES}")
-    columns = pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(pl.Int64))
-    try:
-        return pl.read_parquet(files[0]).select(*columns)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise GenrecError(f"{files[0]}: not parquet with user_id and lists of integer item_ids ({error})") from error
 
 
 def _train_here(
@@ -732,6 +712,7 @@ def _add_export(commands: _Commands) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from genrec_core.data.histories import Histories
+    from genrec_core.data.user_histories import read_user_histories
     from genrec_core.evaluation.baselines import training_counts
     from genrec_core.export.onnx import export_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
@@ -796,8 +777,8 @@ def _export_torchserve(options: argparse.Namespace) -> None:
 _BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: module, options
     "graph": ("graph", ()),
     "train": ("training", ("preset", "repeats")),
-    "decode": ("decoding", ("model_dir", "checkpoint", "beams", "repeats")),
-    "server": ("server", ("model_dir", "seconds", "repeats")),
+    "decode": ("decoding", ("model_dir", "checkpoint", "histories", "beams", "repeats")),
+    "server": ("server", ("model_dir", "histories", "seconds", "repeats")),
     "predict": ("prediction", ("model_dir", "users", "topk", "ranking", "repeats")),
     "trie": ("trie", ("repeats",)),
     "cluster": ("cluster", ("model_dir",)),
@@ -811,6 +792,12 @@ def _add_bench(commands: _Commands) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the newest)")
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="decode: its torch model (the newest)")
+    command.add_argument(
+        "--histories",
+        type=Path,
+        metavar="PATH",
+        help="decode, server: user histories as for train, or `random` (the newest; random where there are none)",
+    )
     command.add_argument("--beams", type=int, nargs="+", metavar="N", help="decode: beam widths (100 1000)")
     command.add_argument("--seconds", type=float, metavar="S", help="server: how long its clients ask (60)")
     command.add_argument(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from genrec_core.benchmarks.machine import describe, peak_mb, spread
-from genrec_core.benchmarks.workload import random_histories
+from genrec_core.benchmarks.workload import Workload
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.inference.onnx_scorer import default_threads
 from genrec_core.inference.recommender import CODES, ITEM_VECTORS, Recommender
@@ -26,15 +26,17 @@ _GENERATE = (100, 8)  # beams, and users a batch, of that with transformers' gen
 def run(
     model_dir: Path | None = None,
     checkpoint: Path | None = None,
+    histories: Path | None = None,
     beams: Sequence[int] = BEAMS,
     users: int = 512,
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Rank for random histories as long as Beauty's, the seen items excluded, by the hybrid ranking.
+    """Rank for real users, the seen items excluded, by the hybrid ranking.
 
     Args:
         model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.
         checkpoint: the torch model that it was exported from, for the peers; the newest ``tiger_checkpoint``.
+        histories: whose lists; see :meth:`genrec_core.benchmarks.workload.Workload.of`.
         beams: beam widths of the batches, each also the number of items asked for.
         users: users of one measurement, whose batches are decoded side by side on every core.
         repeats: measurements that count, after one that warms up; each has other users.
@@ -56,7 +58,8 @@ def run(
     model = TigerModel.from_pretrained(checkpoint or latest("tiger_checkpoint"))
     model.train(False)
     recommender = Recommender.from_folder(folder)
-    alone = _drawn(recommender, 10 * repeats + _WARM, seed=0)
+    workload = Workload.of(recommender.item_ids, histories)
+    alone = workload.drawn(10 * repeats + _WARM, seed=0)
     asked = [k for k in SINGLE if k <= len(recommender.item_ids)]
     single = {str(k): _single_ms(recommender, alone, k, k) for k in asked}
     generated = {str(k): _single_ms(recommender, alone, k, k, "generative") for k in asked}
@@ -65,11 +68,11 @@ def run(
     peaks: dict[str, float] = {}
     before = matrix_gflops()
     for width in sorted(beams):  # upwards: the memory of a process is known only by its peak
-        rates[str(width)] = spread(_rates(recommender, width, users, repeats))
+        rates[str(width)] = spread(_rates(recommender, workload, width, users, repeats))
         peaks[str(width)] = round(peak_mb(), 1)
-    work = {str(width): _gflop_a_user(recommender, model, width) for width in beams}
+    work = {str(width): _gflop_a_user(recommender, workload, model, width) for width in beams}
     matrix = max(before, matrix_gflops())
-    peers = _peers(recommender, model, folder, repeats)
+    peers = _peers(recommender, workload, model, folder, repeats)
     return {
         "single_ms": {k: times["median"] for k, times in single.items()},
         "ratio_uncached": {k: round(times["median"] / generated[k]["median"], 2) for k, times in plain.items()},
@@ -78,6 +81,7 @@ def run(
         "benchmark": "decoding",
         "model_dir": str(folder),
         "items": len(recommender.item_ids),
+        "histories": workload.name,
         "users_per_second": rates,
         "single_ms_spread": single,
         "generative_ms": generated,
@@ -89,12 +93,6 @@ def run(
         "threads": default_threads(),
         **describe(),
     }
-
-
-def _drawn(recommender: Recommender, users: int, seed: int) -> list[np.ndarray]:
-    """Catalogue rows of random histories."""
-    drawn = random_histories(users, len(recommender.item_ids), seed)
-    return [drawn.of(user) for user in range(users)]
 
 
 def _rank(
@@ -129,17 +127,17 @@ def _uncached_ms(
     return spread(times[_WARM:])
 
 
-def _rates(recommender: Recommender, width: int, users: int, repeats: int) -> list[float]:
+def _rates(recommender: Recommender, workload: Workload, width: int, users: int, repeats: int) -> list[float]:
     """Users a second of each measurement but the first."""
-    drawn = [_drawn(recommender, users, seed=repeat) for repeat in range(repeats + 1)]
+    drawn = [workload.drawn(users, seed=repeat) for repeat in range(repeats + 1)]
     return [users / _rank(recommender, histories, width, width) for histories in drawn][1:]
 
 
-def _peers(recommender: Recommender, model: Any, folder: Path, repeats: int) -> dict[str, Any]:
+def _peers(recommender: Recommender, workload: Workload, model: Any, folder: Path, repeats: int) -> dict[str, Any]:
     """Speed over the two peers, and the milliseconds on both sides."""
     from genrec_core.benchmarks.decoding_peers import OriginalDecoding, generate_ms
 
-    codes, histories = np.load(folder / CODES), _drawn(recommender, 4 * repeats + _WARM, seed=1)
+    codes, histories = np.load(folder / CODES), workload.drawn(4 * repeats + _WARM, seed=1)
     original = OriginalDecoding(model, np.load(folder / ITEM_VECTORS), codes)
     beams, top_k = (min(count, len(codes)) for count in _ORIGINAL)
     theirs = []
@@ -151,9 +149,9 @@ def _peers(recommender: Recommender, model: Any, folder: Path, repeats: int) -> 
     width, batch_users = min(_GENERATE[0], len(codes)), _GENERATE[1]
     names = ("d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "max_history")
     sizes = TrainingSettings(**{name: getattr(model.config, name) for name in names})
-    drawn = _drawn(recommender, batch_users * (repeats + 1), seed=2)
+    drawn = workload.drawn(batch_users * (repeats + 1), seed=2)
     generated = generate_ms(drawn, codes, tuple(model.config.level_sizes), sizes, width, batch_users)
-    rate = spread(_rates(recommender, width, batch_users * 16, repeats))
+    rate = spread(_rates(recommender, workload, width, batch_users * 16, repeats))
     found = {"original_ms": spread(theirs[_WARM:]), "ours_ms": ours, "generate_ms": spread(generated)}
     return {
         "ratio_original": round(found["original_ms"]["median"] / ours["median"], 1),
@@ -162,13 +160,13 @@ def _peers(recommender: Recommender, model: Any, folder: Path, repeats: int) -> 
     }
 
 
-def _gflop_a_user(recommender: Recommender, model: Any, width: int, users: int = 16) -> float:
+def _gflop_a_user(recommender: Recommender, workload: Workload, model: Any, width: int, users: int = 64) -> float:
     """Floating-point operations that a user's list needs at ``width`` beams, in 10^9, by the model's plain arithmetic.
 
     A token that is scored goes through each decoder layer and its level's head once; the encoders read each item once;
     the dense head compares one query with all items. Beams that end in a single item are not scored.
     """
-    config, histories = model.config, _drawn(recommender, users, seed=3)
+    config, histories = model.config, workload.drawn(users, seed=3)
     counts = [_scored(recommender, history, min(width, len(recommender.item_ids))) for history in histories]
     items = np.array([min(len(history), config.max_history) for history in histories], dtype=np.float64)
     size = config.d_model

@@ -20,7 +20,7 @@ import psutil
 
 from genrec_core.benchmarks.load import PATH, ask_for
 from genrec_core.benchmarks.machine import describe, spread
-from genrec_core.benchmarks.workload import random_histories
+from genrec_core.benchmarks.workload import Workload
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Recommender
 from genrec_core.storage import latest
@@ -32,12 +32,17 @@ _NOT_READY = 503
 
 
 def run(
-    model_dir: Path | None = None, seconds: float = 60, repeats: int = 3, options: Sequence[str] = ()
+    model_dir: Path | None = None,
+    histories: Path | None = None,
+    seconds: float = 60,
+    repeats: int = 3,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Let 16 clients ask a real server, one user a request; decode the same users in batches before and after.
 
     Args:
         model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.
+        histories: whose lists; see :meth:`genrec_core.benchmarks.workload.Workload.of`.
         seconds: how long the clients ask; two seconds before are not counted.
         repeats: measurements of the batches before, and as many after.
         options: further options of ``genrec serve``.
@@ -51,13 +56,13 @@ def run(
     """
     folder = model_dir or latest("onnx_encoder")
     recommender = Recommender.from_folder(folder)
-    drawn = random_histories(USERS, len(recommender.item_ids), seed=0)
-    histories = [recommender.item_ids[drawn.of(user)].tolist() for user in range(USERS)]
-    before = _batch_rates(recommender, histories, repeats)
+    workload = Workload.of(recommender.item_ids, histories)
+    users = [recommender.item_ids[rows].tolist() for rows in workload.drawn(USERS, seed=0)]
+    before = _batch_rates(recommender, users, repeats)
     with _serving(["--model_dir", str(folder), *options]) as server:
-        load = asyncio.run(ask_for(server.host, server.port, _bodies(histories), CLIENTS, _WARM_SECONDS, seconds))
+        load = asyncio.run(ask_for(server.host, server.port, _bodies(users), CLIENTS, _WARM_SECONDS, seconds))
         figures = {"batch_size": server.mean_batch(), "peak_mb": server.peak_mb()}
-    after = _batch_rates(recommender, histories, repeats)
+    after = _batch_rates(recommender, users, repeats)
     batch = spread(before + after)
     return {
         "users_per_s": round(load.rate, 1),
@@ -66,6 +71,7 @@ def run(
         "errors": load.errors,
         "benchmark": "server",
         "model_dir": str(folder),
+        "histories": workload.name,
         "p50_ms": round(load.percentile(50), 1),
         "batch_users_per_s": batch,
         "batch_before": spread(before)["median"],

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from genrec_core.artifacts import read_json, write_json
-from genrec_core.cli import main, metrics_table, read_user_histories, training_settings
+from genrec_core.cli import main, metrics_table, training_settings
+from genrec_core.data.user_histories import read_user_histories
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization.semantic_ids import SemanticIds
