@@ -132,6 +132,20 @@ class CodebookForm(dg.Config):
     deepest_suffix: int = Field(31, ge=0, description="Deepest suffix: items that share all other levels, less one.")
 
 
+class ExportForm(dg.Config):
+    """The form in which the model serves."""
+
+    int8: bool = Field(
+        False,
+        description="Round the weights to int8: smaller and faster, with nearly the same lists. Refused if that costs "
+        "recall on validation.",
+    )
+    largest_loss: float = Field(
+        0.01, ge=0, le=1, description="Most of validation Recall@10 that a ranking may lose by int8, as a share."
+    )
+    users: int = Field(4000, ge=1, description="Validation users that decide, with int8.")
+
+
 class ServingBoundsForm(dg.Config):
     """How the exported model is compared with the trained one, and how fast it must be."""
 
@@ -139,5 +153,6 @@ class ServingBoundsForm(dg.Config):
     top_k: int = Field(10, ge=1, description="Items compared a user.")
     beams: int = Field(50, ge=1, description="Beams of both models.")
     tolerance: float = Field(1e-3, ge=0, description="Items whose scores are this close may change places.")
+    least_shared: float = Field(0.9, ge=0, le=1, description="Least share of equal items, where weights are int8.")
     timed_users: int = Field(100, ge=1, description="Users served one at a time to measure the latency.")
     p95_milliseconds: float = Field(200.0, gt=0, description="Most that 95 % of single users may take.")

@@ -12,7 +12,7 @@ import polars as pl
 from genrec_core.artifacts import read_json
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_dagster.automation import when_inputs_change
-from genrec_dagster.config import EvaluationForm, Rendezvous, TrainingForm
+from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
 from genrec_dagster.experiment import log_files, log_recommender, log_test_metrics, note_run
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import content_version
@@ -136,6 +136,7 @@ def onnx_encoder(
     item_embeddings: Path,
     user_histories: pl.DataFrame,
     item_catalog: pl.DataFrame,
+    config: ExportForm,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
     """History encoder and decoder step as ONNX graphs, and all that serving needs beside them; no torch from here.
@@ -145,12 +146,18 @@ def onnx_encoder(
     from genrec_core.data.histories import Histories
     from genrec_core.evaluation.baselines import training_counts
     from genrec_core.export.onnx import export_recommender
+    from genrec_core.export.quantize import Requests, quantize_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
 
     ids, began = SemanticIds.load(semantic_ids), time.monotonic()
-    popularity = training_counts(Histories.from_frame(user_histories, ids.item_ids), len(ids.item_ids))
+    histories = Histories.from_frame(user_histories, ids.item_ids)
+    popularity = training_counts(histories, len(ids.item_ids))
     with work.new(context) as folder:
         export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder, item_catalog)
+        if config.int8:
+            requests = Requests.of_validation(histories, ids.item_ids, config.users)
+            report = quantize_recommender(folder, folder, requests, largest_loss=config.largest_loss)
+            context.log.info("\n".join(report.lines()))
         seconds = time.monotonic() - began
         mlflow_model = log_recommender(tiger_checkpoint, folder, user_histories["item_ids"][0].to_list())
         metadata = export_page(folder, tiger_checkpoint, len(ids.item_ids), seconds, mlflow_model)

@@ -23,12 +23,14 @@ class Agreement:
         identical: users with the same items in the same places.
         alike: those, and users whose lists differ only where scores tie within the tolerance.
         invalid: entries of the second ranking that are no item of the catalogue, repeated, or seen before.
+        shared: mean share of a user's items that both rankings hold.
     """
 
     users: int
     identical: int
     alike: int
     invalid: int
+    shared: float
 
 
 def compare_with_torch(
@@ -59,7 +61,8 @@ def agreement(
     identical = np.array([np.array_equal(a, b) for a, b in lists])
     close = np.isclose(first.scores, second.scores, rtol=0.0, atol=tolerance, equal_nan=True).all(axis=1)
     invalid = sum(invalid_items(found, history, catalog) for (_, found), history in zip(lists, histories, strict=True))
-    return Agreement(len(lists), int(identical.sum()), int((identical | close).sum()), invalid)
+    shared = np.mean([np.isin(a, b).mean() if len(a) else 1.0 for a, b in lists])
+    return Agreement(len(lists), int(identical.sum()), int((identical | close).sum()), invalid, float(shared))
 
 
 def invalid_items(found: np.ndarray, seen: list[int], catalog: np.ndarray) -> int:

@@ -99,7 +99,19 @@ def export_page(folder: Path, checkpoint: Path, items: int, seconds: float, mlfl
         "seconds": dg.MetadataValue.float(round(seconds, 2)),
         "files": table(files),
         "mlflow_model": dg.MetadataValue.text(mlflow_model),
+        **_rounding(folder),
     }
+
+
+def _rounding(folder: Path) -> Page:
+    """How a model with int8 weights ranks beside the one in fp32; nothing for that one."""
+    from genrec_core.export.quantize import REPORT
+
+    if not (folder / REPORT).is_file():
+        return {}
+    report = read_json(folder / REPORT)
+    rows: list[Row] = [{"ranking": mode, **found} for mode, found in report["rankings"].items()]
+    return {"int8": table(rows), "int8_method": dg.MetadataValue.text(report["method"])}
 
 
 def _weights_bytes(checkpoint: Path) -> int:

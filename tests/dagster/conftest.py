@@ -105,7 +105,7 @@ class FinishedGraph:
         changed: dict[str, Any] | None = None,
         gates: dict[str, float] | None = None,
     ) -> dg.ExecuteInProcessResult:
-        """Run ``asset``, which takes no config, in place of the one of its name, then all that is downstream of it.
+        """Run ``asset`` in place of the one of its name, with no config but a changed one, then all downstream of it.
 
         Args:
             asset: the replacement.
@@ -117,7 +117,9 @@ class FinishedGraph:
         job = dg.define_asset_job("from_there", selection=dg.AssetSelection.assets(asset.key).downstream())
         definitions = dg.Definitions.merge(definitions_in(folder, asset), dg.Definitions(jobs=[job]))
         resolved = definitions.resolve_job_def("from_there")
-        config = self._config_for(resolved, without=asset.op.name, changed=changed)
+        config = self._config_for(
+            resolved, without="" if asset.op.name in (changed or {}) else asset.op.name, changed=changed
+        )
         config["resources"]["gates"]["config"] = gates or RELAXED_GATES
         return resolved.execute_in_process(run_config=config, raise_on_error=False)
 

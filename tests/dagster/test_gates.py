@@ -13,6 +13,7 @@ import pytest
 
 from genrec_core.artifacts import MANIFEST, read_json, write_json
 from genrec_core.storage import latest
+from genrec_dagster.assets.model import onnx_encoder
 from genrec_dagster.checks.catalog import codebook_use, suffix_depth
 from genrec_dagster.checks.model import recall_at_1000
 from genrec_dagster.checks.verdict import verdict
@@ -245,6 +246,24 @@ def test_a_slow_export_is_not_served(finished_graph: Any, tmp_path: Path) -> Non
     assert "wanted a 95th percentile of at most 0.001 ms" in evaluation.description
     built = [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()]
     assert built == ["onnx_encoder"]
+
+
+@pytest.mark.parametrize(("least_shared", "passed"), [(0.7, True), (1.0, False)])
+def test_an_int8_export_is_served_where_most_items_are_the_trained_models(
+    finished_graph: Any, tmp_path: Path, least_shared: float, passed: bool
+) -> None:
+    changed = {
+        "onnx_encoder": {"int8": True, "largest_loss": 0.2},  # a user of 200 is more than a hundredth of the hits
+        "onnx_encoder_onnx_ranks_like_torch": {"least_shared": least_shared},
+    }
+    result = finished_graph.rerun_from(onnx_encoder, tmp_path, changed=changed)
+    evaluation = next(e for e in result.get_asset_check_evaluations() if e.check_name == "onnx_ranks_like_torch")
+    assert evaluation.passed == passed
+    assert f"wanted {least_shared:.0%} of the items and 0 invalid items" in evaluation.description
+    export, *after = result.get_asset_materialization_events()
+    rankings = {record.data["ranking"] for record in export.materialization.metadata["int8"].records}
+    assert rankings == {"generative", "hybrid", "dense"}
+    assert bool(after) == passed
 
 
 def test_a_recall_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:
