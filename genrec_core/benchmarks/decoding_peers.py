@@ -45,10 +45,13 @@ class _WholePrefixes:
         memory = model.encode(items)
         return memory, model.read(memory, model.dense.queries(memory, items))[:, -1:]
 
-    def next_tokens(self, prefixes: torch.Tensor, memory: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def next_tokens(
+        self, prefixes: torch.Tensor, memory: torch.Tensor, context: torch.Tensor, every_head: bool = False
+    ) -> torch.Tensor:
         """Probabilities [W, level size] of the token behind each prefix, int64 [W, level].
 
-        The history's keys and values are computed anew for each beam.
+        The history's keys and values are computed anew for each beam; with ``every_head``, so are the logits of the
+        levels before.
         """
         model, level = self.model, prefixes.shape[1]
         rows = F.pad(prefixes + model.token_offset[:level], (1, 0))  # [W, level + 1]
@@ -62,9 +65,11 @@ class _WholePrefixes:
             assert isinstance(layer, DecoderLayer)
             key, value = layer.history_key_value(memory.expand(len(rows), -1, -1))
             x = layer.finish(x, model.attend_levels(layer, x, level + 1), key, value, bias)
-        size = model.config.level_sizes[level]
-        hidden = model.decoder_norm(x[:, -1])
-        return F.linear(hidden, model.head_weight[level, :size], model.head_bias[level, :size]).softmax(-1)
+        hidden = model.decoder_norm(x)
+        for at in range(0 if every_head else level, level + 1):
+            size = model.config.level_sizes[at]
+            logits = F.linear(hidden[:, at], model.head_weight[at, :size], model.head_bias[at, :size])
+        return logits.softmax(-1)
 
 
 class OriginalDecoding(_WholePrefixes):
@@ -73,8 +78,8 @@ class OriginalDecoding(_WholePrefixes):
     Each step writes the prefix of every beam into a tensor, beam by beam, and sends it whole through the decoder, then
     goes through the beams one by one: it reads the prefix back; of the tokens that continue it in the catalogue (found
     by a scan over all codes, once a prefix in the life of the process) and that the level has, the most probable become
-    candidates, token by token; and the best candidates of all beams are sorted out in Python. The original also applies
-    the heads of the levels before, which is left out here.
+    candidates, token by token; and the best candidates of all beams are sorted out in Python. The heads of the levels
+    before are applied too.
 
     Args:
         model, items: as above.
@@ -103,7 +108,7 @@ class OriginalDecoding(_WholePrefixes):
             prefixes = torch.zeros(len(found), level, dtype=torch.int64)
             for beam, (_, prefix) in enumerate(found):
                 prefixes[beam].copy_(torch.tensor(prefix, dtype=torch.int64))
-            probabilities = self.next_tokens(prefixes, memory, context)
+            probabilities = self.next_tokens(prefixes, memory, context, every_head=True)
             extended: list[tuple[float, Prefix]] = []
             for beam, (score, _) in enumerate(found):
                 prefix = tuple(prefixes[beam].tolist())

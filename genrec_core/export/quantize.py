@@ -33,6 +33,7 @@ REPORT = "quantization.json"
 TOP_K, BATCH_USERS = 10, 64
 LARGEST_LOSS = 0.01  # of Recall@10, as a share of it
 _SMALLEST_SIDE = 32  # of a matrix that is worth rounding; smaller ones sum heads
+Inputs = dict[str, np.ndarray]  # of one call of a graph
 _OBSERVED = 128  # users whose ranges are taken
 _OBSERVED_ITEMS = 100  # asked for each of them
 
@@ -132,7 +133,7 @@ def quantize_recommender(
     with atomic_folder(target) as part:
         shutil.copytree(model_dir, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
         for name, inputs in _observed(model_dir, requests.histories[:_OBSERVED]).items():
-            quantize_graph(part / name, inputs)
+            quantize_graph(part / name, inputs or None)  # a level where no code branches is asked for nothing
         write_json(part / SETTINGS, {**read_json(part / SETTINGS), "int8": True})
         write_manifest(part)
         report = compare(exact, Recommender.from_folder(part, threads=threads), requests)
@@ -140,9 +141,6 @@ def quantize_recommender(
         write_json(part / REPORT, asdict(report))
         write_manifest(part)
     return report
-
-
-Inputs = dict[str, np.ndarray]
 
 
 class _Observer:
@@ -184,8 +182,8 @@ def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
 
     Args:
         path: the graph.
-        inputs: of some calls, by name: the other factors are rounded by the ranges that they have in them; None: by
-            their range in each call.
+        inputs: of some calls, one at least, by name: the other factors are rounded by the ranges that they have there;
+            None: by their range in each call.
     """
     model = onnx.load(path)
     _drop_leading_ones(model)

@@ -293,11 +293,11 @@ class _Search:
                 return _ranked(trie, _best_leaves(guide, top_k), batch, top_k), np.zeros(0, dtype=np.int64)
         else:
             guide = _Masks(trie, allowed, excluded)
-        nothing, root = np.zeros(batch, dtype=np.float32), np.zeros(batch, dtype=np.int64)
         floor = np.full(batch, -np.inf, dtype=np.float32)
-        state = _Beams(np.arange(batch), root, nothing, nothing, root, np.full(batch, trie.n_items > 1))
+        state, kept = _first(session, trie, batch, guide)
         for depth in range(1, trie.depth + 1):
-            state, kept = _advance(session, trie, depth - 1, state, batch, guide)
+            if depth > 1:
+                state, kept = _advance(session, trie, depth - 1, state, batch, guide)
             if depth == trie.depth:
                 state = state if kept is None else state.take(kept)
                 break
@@ -388,6 +388,22 @@ def _check_arguments(
         raise GenrecError(f"excluded row {excluded.max()} is outside the catalogue's rows 0..{trie.n_items - 1}")
 
 
+def _first(
+    session: ScorerSession, trie: CodeTrie, batch: int, guide: "DenseGuide | _Masks"
+) -> tuple[_Beams, np.ndarray | None]:
+    """Level 0, like :func:`_advance`: every user's beams are all nodes of depth 1."""
+    nodes = trie.nodes(1)
+    log_probs = np.zeros((batch, nodes), dtype=np.float32)
+    if trie.n_items > 1:
+        np.take(session.advance(None, None)[:, 0], trie.tokens[0], axis=1, out=log_probs)
+        log_probs -= log_probs.max(axis=1, keepdims=True)
+        log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+        _require_numbers(log_probs.max(axis=1), 0)
+    user, node = np.repeat(np.arange(batch), nodes), np.tile(np.arange(nodes), batch)
+    branches = np.tile(trie.branch_sizes > 1, batch)
+    return _kept_by(guide, 1, user, node, log_probs.reshape(-1), np.zeros(len(user), dtype=np.int64), branches)
+
+
 def _advance(
     session: ScorerSession, trie: CodeTrie, level: int, state: _Beams, batch: int, guide: "DenseGuide | _Masks"
 ) -> tuple[_Beams, np.ndarray | None]:
@@ -404,13 +420,25 @@ def _advance(
     if logits is not None:
         score += _child_log_probs(logits, trie.tokens[level].take(child), state, parent, ends - counts, level)
     user, slot, branches = state.user.take(parent), state.slot.take(parent), trie.leaves(level + 1, child) > 1
+    return _kept_by(guide, level + 1, user, child, score, slot, branches)
+
+
+def _kept_by(
+    guide: "DenseGuide | _Masks",
+    depth: int,
+    user: np.ndarray,
+    node: np.ndarray,
+    score: np.ndarray,
+    slot: np.ndarray,
+    branches: np.ndarray,
+) -> tuple[_Beams, np.ndarray | None]:
+    """Nodes as beams with what they are kept by, and which of them are open, bool, or None for all."""
     if isinstance(guide, _Masks):
-        children = _Beams(user, child, score, score, slot, branches)
-        return children, guide.open(level + 1, children)
-    best = guide.best(level + 1, user, child, branches)
+        beams = _Beams(user, node, score, score, slot, branches)
+        return beams, guide.open(depth, beams)
+    best = guide.best(depth, user, node, branches)
     open_ones = best > -np.inf
-    children = _Beams(user, child, score, guide.mix(score, best), slot, branches)
-    return children, None if open_ones.all() else open_ones
+    return _Beams(user, node, score, guide.mix(score, best), slot, branches), None if open_ones.all() else open_ones
 
 
 def _score_branching(
@@ -432,8 +460,6 @@ def _score_branching(
     chosen, state = state, _Beams(state.user, state.node, state.score, state.order, slot, state.branches)
     if width == 0:
         return None, state
-    if level == 0:
-        return session.advance(None, None), state
     tokens = np.zeros((batch, width), dtype=np.int64)
     parents = np.zeros_like(tokens)
     place = user * width + column
@@ -463,10 +489,15 @@ def _child_log_probs(
         raw[skipped.take(parent)] = 0
     raw -= np.maximum.reduceat(raw, first).take(parent)
     total = np.log(np.add.reduceat(np.exp(raw), first))
-    if np.isnan(total.sum()):  # a NaN compares with nothing, so the user would silently lose every beam
-        raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
+    _require_numbers(total, level)
     raw -= total.take(parent)
     return raw
+
+
+def _require_numbers(found: np.ndarray, level: int) -> None:
+    """A NaN compares with nothing, so that its user would silently lose every beam."""
+    if np.isnan(found.sum()):
+        raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
 
 
 def _best(beams: _Beams, batch: int, k: int) -> _Beams:

@@ -13,6 +13,7 @@ from genrec_core.artifacts import read_json, verify_manifest
 from genrec_core.cli import main
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
+from genrec_core.export import quantize
 from genrec_core.export.quantize import REPORT, Requests, quantize_recommender
 from genrec_core.inference.onnx_scorer import ENCODER, step_graph
 from genrec_core.inference.recommender import Recommender
@@ -64,6 +65,16 @@ def test_a_list_does_not_depend_on_who_is_ranked_together(quantized: Path, reque
     difference = np.abs(alone - together.scores)
     assert difference.max() < 0.01
     assert (difference < 1e-5).mean() > 0.5
+
+
+def test_a_level_that_no_user_is_asked_for_is_rounded_too(
+    tiny_model: "TinyModel", requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = quantize._observed
+    monkeypatch.setattr(quantize, "_observed", lambda *given: {**every(*given), step_graph(1): []})
+    quantize_recommender(tiny_model.model_dir, tmp_path / "int8", requests, largest_loss=0.1)
+    operators = {node.op_type for node in onnx.load(tmp_path / "int8" / step_graph(1)).graph.node}
+    assert "DynamicQuantizeLinear" in operators
 
 
 def test_a_model_that_loses_recall_is_refused_and_nothing_is_written(
