@@ -149,7 +149,7 @@ class _Observer:
     def __init__(self, session: ort.InferenceSession) -> None:
         self.session, self.inputs = session, list[Inputs]()
 
-    def run(self, outputs: None, inputs: Inputs) -> list[Any]:
+    def run(self, outputs: list[str], inputs: Inputs) -> list[Any]:
         self.inputs.append({name: array.copy() for name, array in inputs.items()})
         return list(self.session.run(outputs, inputs))
 

@@ -140,6 +140,7 @@ class OnnxScorer:
         self.encoder = open_graph(folder / ENCODER, threads)
         self.steps = [open_graph(folder / step_graph(level), threads) for level in range(1, len(sizes))]
         self.step_inputs = [[put.name for put in step.get_inputs()] for step in self.steps]
+        self.outputs = [[put.name for put in graph.get_outputs()] for graph in (self.encoder, *self.steps)]
 
     def start(self, histories: HistoryBatch) -> "OnnxSession":
         """Encode the histories of a batch; every one holds at least one item."""
@@ -151,8 +152,9 @@ class OnnxSession:
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
         self.scorer, self.histories = scorer, histories
-        inputs = {"items": scorer.items[np.maximum(histories.rows, 0)], "lengths": histories.lengths.astype(np.int64)}
-        self.context, self.query, self.first, *rest = scorer.encoder.run(None, inputs)
+        items = scorer.items.take(histories.rows, axis=0)  # of padding, which is -1, the last item
+        inputs = {"items": items, "lengths": histories.lengths.astype(np.int64, copy=False)}
+        self.context, self.query, self.first, *rest = scorer.encoder.run(scorer.outputs[0], inputs)
         layers = len(rest) // 5  # a layer has three inputs of cross-attention, a key and a value
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
         self.lineage = Lineage(len(histories.lengths), len(scorer.prefixes))
@@ -182,6 +184,6 @@ class OnnxSession:
         for ancestors, kept in zip(self.lineage.ancestors, self.earlier[1:], strict=True):
             inputs += [ancestors, *kept]
         names = scorer.step_inputs[level - 1]
-        logits, *own = scorer.steps[level - 1].run(None, dict(zip(names, inputs, strict=True)))
+        logits, *own = scorer.steps[level - 1].run(scorer.outputs[level], dict(zip(names, inputs, strict=True)))
         self.earlier.append(own)
         return np.asarray(logits).reshape(*tokens.shape, -1)

@@ -210,7 +210,7 @@ class Recommender:
                 beams=beams,
                 top_k=min(top_k, self.trie.n_items),
                 allowed=masks[users[0]],
-                excluded=_seen(batch) if exclude_seen else None,
+                excluded=padded(batch, max(map(len, batch))).rows if exclude_seen else None,
                 dense_weight=dense_weight,
             )
 
@@ -221,7 +221,7 @@ class Recommender:
         popular = np.array([not len(history) for history in known], dtype=bool)
         self._fill_popular(rows, scores, popular, masks)
         unknown = [len(history) - len(found) for history, found in zip(histories, known, strict=True)]
-        items, counts = self.item_ids[np.maximum(rows, 0)], (rows >= 0).sum(axis=1)
+        items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # -1 means nothing there
         return Ranking(items, scores, counts, np.array(unknown, dtype=np.int64), popular)
 
     def allowed(
@@ -286,7 +286,7 @@ class Recommender:
         """Catalogue rows int64 of the known items, in order."""
         items = np.asarray(history, dtype=np.int64)
         place = np.minimum(np.searchsorted(self._sorted_ids, items), len(self._sorted_ids) - 1)
-        return np.asarray(self._by_id[place[self._sorted_ids[place] == items]])
+        return np.asarray(self._by_id.take(place[self._sorted_ids.take(place) == items]))
 
     def _batches(self, known: list[np.ndarray], masks: list[np.ndarray | None], users: int) -> Iterator[np.ndarray]:
         """Users with a history, those of equal padding and mask together; the longest, which take longest, first."""
@@ -331,9 +331,3 @@ def _neighbors(model_dir: Path, n_items: int) -> TextNeighbors | None:
     if rows.shape != bonus.shape or len(rows) != n_items or rows.max(initial=0) >= n_items:
         raise GenrecError(f"{model_dir}: {NEIGHBORS} and {NEIGHBOR_BONUS} do not fit {n_items} items; export it again")
     return TextNeighbors(rows, bonus)
-
-
-def _seen(histories: list[np.ndarray]) -> np.ndarray:
-    """Distinct rows of each whole history, int32 [batch, most], -1 padded."""
-    distinct = [np.unique(history) for history in histories]
-    return padded(distinct, max(len(rows) for rows in distinct)).rows

@@ -20,6 +20,7 @@ from genrec_core.settings import ServingSettings
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
 _STARTED_POLL_SECONDS = 0.005
+_SWITCH_SECONDS = 0.0002  # a decoder waits idle while the thread that has its next batch waits for the event loop's
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,6 +35,7 @@ def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) 
     Raises:
         GenrecError: the model cannot be opened, or the port is taken.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     metrics = Metrics()
     release_in(model_dir)

@@ -13,7 +13,8 @@ no list changes.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from math import isfinite, isnan
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -99,8 +100,7 @@ class Ranked:
     scores: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Beams:
+class _Beams(NamedTuple):
     """Beams of one depth, by user and then by node, so that ties go to the lower leaf.
 
     Args:
@@ -123,8 +123,7 @@ class _Beams:
         """Some of them, by mask or by index."""
         if which.dtype == np.bool_:
             which = np.flatnonzero(which)
-        parts = (self.user, self.node, self.score, self.order, self.slot, self.branches)
-        return _Beams(*(part.take(which) for part in parts))
+        return _Beams(*(part.take(which) for part in self))
 
 
 class DenseGuide:
@@ -153,7 +152,7 @@ class DenseGuide:
     ) -> None:
         self.trie, self.weight = trie, np.float32(weight)
         highest = logits.max(axis=1, keepdims=True)
-        if not (np.isfinite(highest.sum()) and np.isfinite(logits.min())):
+        if not (isfinite(highest.sum()) and isfinite(logits.min())):
             raise GenrecError("the dense head's log-probabilities are not numbers; train or export the model again")
         # The last column is no leaf: it ends the range of the last node.
         self.leaves = np.full((len(logits), trie.n_items + 1), -np.inf, dtype=np.float32)
@@ -457,15 +456,15 @@ def _score_branching(
     column = np.arange(len(branching)) - (counts.cumsum() - counts).take(user)
     slot = np.full(len(state.node), -1)
     slot[branching] = column
-    chosen, state = state, _Beams(state.user, state.node, state.score, state.order, slot, state.branches)
+    scored = state._replace(slot=slot)
     if width == 0:
-        return None, state
+        return None, scored
     tokens = np.zeros((batch, width), dtype=np.int64)
     parents = np.zeros_like(tokens)
     place = user * width + column
-    tokens.reshape(-1)[place] = trie.tokens[level - 1].take(chosen.node.take(branching))
-    parents.reshape(-1)[place] = chosen.slot.take(branching)
-    return session.advance(tokens, parents), state
+    tokens.reshape(-1)[place] = trie.tokens[level - 1].take(state.node.take(branching))
+    parents.reshape(-1)[place] = state.slot.take(branching)
+    return session.advance(tokens, parents), scored
 
 
 def _child_log_probs(
@@ -496,7 +495,7 @@ def _child_log_probs(
 
 def _require_numbers(found: np.ndarray, level: int) -> None:
     """A NaN compares with nothing, so that its user would silently lose every beam."""
-    if np.isnan(found.sum()):
+    if isnan(found.sum()):
         raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
 
 
