@@ -20,6 +20,7 @@ BEAMS = (100, 1000)  # of the batches
 SINGLE = (10, 100, 256, 1000)
 _ORIGINAL = (256, 128)  # beams and items of the comparison with the original
 _WARM = 3  # single users that are not counted
+_COMPARED = 20  # users of the comparison with the original, by repeat: one may take twice as long as another
 _GENERATE = (100, 8)  # beams, and users a batch, of that with transformers' generate
 
 
@@ -137,7 +138,7 @@ def _peers(recommender: Recommender, workload: Workload, model: Any, folder: Pat
     """Speed over the two peers, and the milliseconds on both sides."""
     from genrec_core.benchmarks.decoding_peers import OriginalDecoding, generate_ms
 
-    codes, histories = np.load(folder / CODES), workload.drawn(4 * repeats + _WARM, seed=1)
+    codes, histories = np.load(folder / CODES), workload.drawn(_COMPARED * repeats + _WARM, seed=1)
     original = OriginalDecoding(model, np.load(folder / ITEM_VECTORS), codes)
     beams, top_k = (min(count, len(codes)) for count in _ORIGINAL)
     theirs = []
