@@ -93,9 +93,9 @@ class TextNeighbors:
         decay = np.where(age < 0, 0, DECAY**age).astype(np.float32)
         worth = self.bonus.take(rows, axis=0) * decay[..., None]  # [batch, items, k]
         place = self.rows.take(rows, axis=0) + (np.arange(len(rows)) * logits.shape[1])[:, None, None]
-        lifted = np.zeros_like(logits)
-        np.maximum.at(lifted.reshape(-1), place.reshape(-1), worth.reshape(-1))
-        logits += lifted
+        lifted = np.zeros(logits.size, dtype=np.float32)
+        np.maximum.at(lifted, place.reshape(-1), worth.reshape(-1))
+        logits += lifted.reshape(logits.shape)
 
 
 def _nearest(similarity: np.ndarray, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from genrec_core.settings import RankingMode
 from genrec_core.tiger.trie import CodeTrie
 
 _EXACT_CHUNK = 512  # items scored at once by exact_scores
+_LEAST_ODDS = np.float32(1e-30)
 _LIKELY_NATS = 1  # of the generative score, below what the list's last item is likely to have
 
 
@@ -122,7 +123,7 @@ class _Beams(NamedTuple):
     def take(self, which: np.ndarray) -> "_Beams":
         """Some of them, by mask or by index."""
         if which.dtype == np.bool_:
-            which = np.flatnonzero(which)
+            (which,) = which.nonzero()
         return _Beams(*(part.take(which) for part in self))
 
 
@@ -158,7 +159,8 @@ class DenseGuide:
         self.leaves = np.full((len(logits), trie.n_items + 1), -np.inf, dtype=np.float32)
         by_leaf = self.leaves[:, :-1]
         np.subtract(logits.take(trie.leaf_row, axis=1), highest, out=by_leaf)
-        by_leaf -= np.log(np.exp(by_leaf).sum(axis=1, keepdims=True))
+        self.odds = np.exp(by_leaf)
+        by_leaf -= np.log(self.odds.sum(axis=1, keepdims=True))
         live = trie.live_leaves(allowed).allowed
         if live is not None:
             by_leaf[:, ~live] = -np.inf
@@ -182,7 +184,7 @@ class DenseGuide:
         starts = self.trie.first_leaf[depth]
         first = base + starts.take(node)
         best = leaves.take(first)
-        many = np.flatnonzero(branches)
+        (many,) = branches.nonzero()
         if len(many):
             bounds = np.empty((len(many), 2), dtype=np.int64)
             bounds[:, 0] = first.take(many)
@@ -193,18 +195,22 @@ class DenseGuide:
     def likely_edge(self, beams: "_Beams", k: int) -> np.ndarray:
         """What the ``k``-th best item of each user will hardly fall below, float32 [batch].
 
-        The items below a prefix are taken to share its generative probability evenly. The score of the ``k``-th best is
-        rarely less than that gives (Beauty: one user in fifty, at one nat of the generative score below it).
+        The items below a prefix are taken to share its generative probability by the geometric mean of equal shares and
+        of those that the dense head gives them. The score of the ``k``-th best is rarely less than that gives (Beauty:
+        one user in a hundred, at one nat of the generative score below it).
 
         Args:
             beams: all nodes of depth 1 of every user.
             k: of at most ``beams``.
         """
-        counts = self.trie.branch_sizes
-        shares = beams.score.reshape(len(self.leaves), -1) - np.log(counts, dtype=np.float32)
-        shares -= np.float32(_LIKELY_NATS)
-        likely = np.repeat((1 - self.weight) * shares, counts, axis=1)
-        likely += self.weight * self.leaves[:, :-1]
+        counts, starts = self.trie.branch_sizes, self.trie.first_leaf[1][:-1]
+        odds = np.add.reduceat(self.odds, starts, axis=1)
+        odds /= odds.sum(axis=1, keepdims=True)
+        shares = np.log(np.maximum(odds * counts.astype(np.float32), _LEAST_ODDS))
+        shares *= np.float32(-0.5)
+        shares += beams.score.reshape(shares.shape) - np.float32(_LIKELY_NATS)
+        likely = ((1 - self.weight) * shares).repeat(counts, axis=1)
+        likely += (np.float32(0.5) * (1 + self.weight)) * self.leaves[:, :-1]
         place = likely.shape[1] - k
         if place < 0:
             return np.full(len(likely), -np.inf, dtype=np.float32)
@@ -358,7 +364,7 @@ def _reachable(beams: _Beams, kept: np.ndarray | None, floor: np.ndarray, top_k:
         floor: float32 [batch].
         top_k: items wanted.
     """
-    final = np.flatnonzero(~beams.branches if kept is None else kept & ~beams.branches)
+    (final,) = (~beams.branches if kept is None else kept & ~beams.branches).nonzero()
     if len(final) >= top_k:
         known, _ = _by_user(beams.order.take(final), beams.user.take(final), len(floor))
         place = known.shape[1] - top_k
@@ -398,9 +404,10 @@ def _first(
         log_probs -= log_probs.max(axis=1, keepdims=True)
         log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
         _require_numbers(log_probs.max(axis=1), 0)
-    user, node = np.repeat(np.arange(batch), nodes), np.tile(np.arange(nodes), batch)
-    branches = np.tile(trie.branch_sizes > 1, batch)
-    return _kept_by(guide, 1, user, node, log_probs.reshape(-1), np.zeros(len(user), dtype=np.int64), branches)
+    node, branches = np.empty((batch, nodes), dtype=np.int64), np.empty((batch, nodes), dtype=bool)
+    node[:], branches[:] = np.arange(nodes), trie.branch_sizes > 1
+    user, slot = np.arange(batch).repeat(nodes), np.zeros(batch * nodes, dtype=np.int64)
+    return _kept_by(guide, 1, user, node.reshape(-1), log_probs.reshape(-1), slot, branches.reshape(-1))
 
 
 def _advance(
@@ -412,7 +419,7 @@ def _advance(
     first = starts.take(state.node).astype(np.int64)
     counts = starts.take(state.node + 1) - first
     ends = counts.cumsum()
-    parent = np.repeat(np.arange(len(counts)), counts)
+    parent = np.arange(len(counts)).repeat(counts)
     shift: np.ndarray = first - (ends - counts)
     child = np.arange(ends[-1] if len(ends) else 0) + shift.take(parent)
     score = state.score.take(parent)
@@ -447,20 +454,20 @@ def _score_branching(
 
     Returns:
         The logits [batch, width, level size], None where no beam needed them; and the beams with their index in the
-        width of this call, -1 where they are left out.
+        width of this call.
     """
-    branching = np.flatnonzero(state.branches)
+    (branching,) = state.branches.nonzero()
     user = state.user.take(branching)
     counts = np.bincount(user, minlength=batch)
     width = int(counts.max(initial=0))
     column = np.arange(len(branching)) - (counts.cumsum() - counts).take(user)
-    slot = np.full(len(state.node), -1)
+    slot = np.zeros(len(state.node), dtype=np.int64)
     slot[branching] = column
     scored = state._replace(slot=slot)
     if width == 0:
         return None, scored
     tokens = np.zeros((batch, width), dtype=np.int64)
-    parents = np.zeros_like(tokens)
+    parents = np.zeros((batch, width), dtype=np.int64)
     place = user * width + column
     tokens.reshape(-1)[place] = trie.tokens[level - 1].take(state.node.take(branching))
     parents.reshape(-1)[place] = state.slot.take(branching)
@@ -481,11 +488,10 @@ def _child_log_probs(
         level: for the error.
     """
     width, size = logits.shape[1:]
-    base = (state.user * width + np.maximum(state.slot, 0)) * size
+    base = (state.user * width + state.slot) * size
     raw = logits.take(base.take(parent) + token)
-    skipped = state.slot < 0
-    if skipped.any():
-        raw[skipped.take(parent)] = 0
+    if not state.branches.all():  # an only child, whatever was read for it
+        raw[~state.branches.take(parent)] = 0
     raw -= np.maximum.reduceat(raw, first).take(parent)
     total = np.log(np.add.reduceat(np.exp(raw), first))
     _require_numbers(total, level)
