@@ -90,7 +90,7 @@ class TextNeighbors:
         """
         rows = histories.rows  # -1 on padding: the last item's neighbours, by a bonus of 0
         age = histories.lengths[:, None] - 1 - np.arange(rows.shape[1])
-        decay = np.where(age < 0, 0, DECAY**age).astype(np.float32)
+        decay = np.where(age < 0, 0, DECAY ** np.maximum(age, 0)).astype(np.float32)
         worth = self.bonus.take(rows, axis=0) * decay[..., None]  # [batch, items, k]
         place = self.rows.take(rows, axis=0) + (np.arange(len(rows)) * logits.shape[1])[:, None, None]
         lifted = np.zeros(logits.size, dtype=np.float32)

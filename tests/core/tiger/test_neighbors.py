@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_core.data.histories import padded
+from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.tiger import neighbors
 from genrec_core.tiger.neighbors import DECAY, UNRELATED, TextNeighbors
 
@@ -72,3 +72,13 @@ def test_an_item_is_lifted_by_its_best_bonus_and_the_newest_item_counts_most(his
             for row, worth in zip(found.rows[item], found.bonus[item], strict=True):
                 bonus[row] = max(bonus[row], worth * DECAY**age)
         np.testing.assert_allclose(lifted[user], logits[user] + bonus, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_amount_of_padding_lifts_nothing():
+    lifting = TextNeighbors(np.array([[1], [0], [0]], dtype=np.int32), np.ones((3, 1), dtype=np.float32))
+    rows = np.full((1, 5000), -1, dtype=np.int32)
+    rows[0, 0] = 1
+    logits = np.zeros((1, 3), dtype=np.float32)
+    lifting.lift(logits, HistoryBatch(rows, np.array([1], dtype=np.int32)))
+    assert logits.tolist() == [[1, 0, 0]]
