@@ -12,10 +12,10 @@ Source: https://docs.pypi.org/api/json/ (``vulnerabilities`` of a project's and 
 import json
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 import venv
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,19 @@ def ignored(path: Path = IGNORED) -> dict[str, str]:
 
 
 def locked(folder: Path = DOCKER / "locks") -> dict[tuple[str, str], list[str]]:
-    """The locks that hold each package, by its name and version."""
+    """The locks that hold each package, by its name and version.
+
+    Raises:
+        SystemExit: there is none.
+    """
     found: dict[tuple[str, str], list[str]] = {}
     for lock in sorted(folder.glob("*.txt")):
         for line in lock.read_text(encoding="utf-8").splitlines():
             name, is_pin, number = line.partition("==")
             if is_pin and not line.startswith("#"):
                 found.setdefault((name, number), []).append(lock.stem)
+    if not found:
+        raise SystemExit(f"{folder}: no lock with a package in it; make lock writes them")
     return found
 
 
@@ -96,7 +102,7 @@ def by_project(name: str, number: str, pages: str = PAGES) -> list[Any] | None:
         if page["info"]["version"] != number:
             return None
         return [each for each in page["vulnerabilities"] if not each.get("withdrawn")]
-    except (urllib.error.URLError, TimeoutError, ValueError, KeyError, TypeError) as error:
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         print(f"{name}: {error}")
         return None
 
@@ -130,7 +136,10 @@ def main() -> int:
     for advisory, reason in reasons.items():
         print(f"ignored: {advisory}: {reason}")
     if missed:
-        print("not looked up, as another release is the newest: " + ", ".join(f"{name} {n}" for name, n in missed))
+        print(
+            "not looked up, as another release is the newest or for a reason above: "
+            + ", ".join(f"{name} {n}" for name, n in missed)
+        )
     return bool(harmful or missed)
 
 

@@ -66,6 +66,11 @@ def test_every_lock_is_audited() -> None:
     assert numpy == [["dagster", "inference", "serve", "torchserve"]]
 
 
+def test_an_audit_of_nothing_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no lock with a package in it"):
+        AUDIT["locked"](tmp_path)
+
+
 def test_two_versions_of_a_package_are_asked_apart() -> None:
     assert AUDIT["_rounds"]([("a", "1"), ("b", "1"), ("a", "2")]) == [{"a": "1", "b": "1"}, {"a": "2"}]
 
