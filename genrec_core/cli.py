@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from genrec_core.errors import GenrecError
-from genrec_core.settings import RankingMode
+from genrec_core.settings import ExportSettings, RankingMode
 
 if TYPE_CHECKING:
     import polars as pl
@@ -706,7 +706,11 @@ def _add_export(commands: _Commands) -> None:
         "--int8", action="store_true", help="round the graphs' weights, if validation recall allows it"
     )
     command.add_argument(
-        "--users", type=int, default=4000, metavar="N", help="with --int8: validation users that decide (%(default)s)"
+        "--users",
+        type=int,
+        default=ExportSettings().users,
+        metavar="N",
+        help="with --int8: validation users that decide (%(default)s)",
     )
 
 

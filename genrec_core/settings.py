@@ -237,6 +237,20 @@ class GateSettings(Settings):
     max_miss_share: float = Field(0.01, ge=0, le=1, description="Misses must stay below this share.")
 
 
+class ExportSettings(Settings):
+    """The form in which the model serves."""
+
+    int8: bool = Field(
+        False,
+        description="Round the weights to int8: smaller and faster, with nearly the same lists. Refused if that costs "
+        "recall on validation.",
+    )
+    largest_loss: float = Field(
+        0.01, ge=0, le=1, description="Most of validation Recall@10 that a ranking may lose by int8, as a share."
+    )
+    users: int = Field(4000, ge=1, description="Validation users that decide, with int8.")
+
+
 class ReleaseSettings(Settings):
     """When a new release takes the place of the one that is served."""
 
@@ -349,6 +363,7 @@ class Preset(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gates: GateSettings = GateSettings()
+    export: ExportSettings = ExportSettings()
     release: ReleaseSettings = ReleaseSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     prediction: PredictionSettings = PredictionSettings()

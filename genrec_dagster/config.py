@@ -12,6 +12,7 @@ from genrec_core.settings import (
     CatalogSettings,
     EmbeddingSettings,
     EvaluationSettings,
+    ExportSettings,
     Form,
     GateSettings,
     MonitoringSettings,
@@ -132,18 +133,9 @@ class CodebookForm(dg.Config):
     deepest_suffix: int = Field(31, ge=0, description="Deepest suffix: items that share all other levels, less one.")
 
 
-class ExportForm(dg.Config):
+@defaults_from(_PRESET.export)
+class ExportForm(ExportSettings, dg.Config):
     """The form in which the model serves."""
-
-    int8: bool = Field(
-        False,
-        description="Round the weights to int8: smaller and faster, with nearly the same lists. Refused if that costs "
-        "recall on validation.",
-    )
-    largest_loss: float = Field(
-        0.01, ge=0, le=1, description="Most of validation Recall@10 that a ranking may lose by int8, as a share."
-    )
-    users: int = Field(4000, ge=1, description="Validation users that decide, with int8.")
 
 
 class ServingBoundsForm(dg.Config):

@@ -27,11 +27,10 @@ from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
 from genrec_core.inference.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, step_graph
 from genrec_core.inference.recommender import Recommender
-from genrec_core.settings import RankingMode
+from genrec_core.settings import ExportSettings, RankingMode
 
 REPORT = "quantization.json"
 TOP_K, BATCH_USERS = 10, 64
-LARGEST_LOSS = 0.01  # of Recall@10, as a share of it
 _SMALLEST_SIDE = 32  # of a matrix that is worth rounding; smaller ones sum heads
 Inputs = dict[str, np.ndarray]  # of one call of a graph
 _OBSERVED = 128  # users whose ranges are taken
@@ -112,7 +111,7 @@ def quantize_recommender(
     target: Path,
     requests: Requests,
     *,
-    largest_loss: float = LARGEST_LOSS,
+    largest_loss: float = ExportSettings().largest_loss,
     threads: int = 1,
 ) -> QuantizationReport:
     """Write ``target``, which appears whole or not at all.

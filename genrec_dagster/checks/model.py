@@ -103,10 +103,8 @@ def onnx_ranks_like_torch(
     same, wanted = found.alike == found.users, f"{found.users} of {found.users} users and 0 invalid items"
     if (onnx_encoder / REPORT).is_file():
         measured = f"{found.shared:.1%} of the items shared in int8; {measured}"
-        same, wanted = (
-            found.shared >= config.least_shared,
-            f"{config.least_shared:.0%} of the items and 0 invalid items",
-        )
+        same = found.shared >= config.least_shared
+        wanted = f"{config.least_shared:.0%} of the items and 0 invalid items"
     result = verdict(same and found.invalid == 0, measured, wanted)
     return result._replace(metadata={**result.metadata, "agreement": table([asdict(found)])})
 
