@@ -32,7 +32,7 @@ def run(
     users: int = 512,
     repeats: int = 5,
 ) -> dict[str, Any]:
-    """Rank for real users, the seen items excluded, by the hybrid ranking.
+    """Rank for real users or random histories, the seen items excluded, by the hybrid ranking.
 
     Args:
         model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.

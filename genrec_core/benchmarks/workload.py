@@ -58,16 +58,19 @@ class Workload:
                 ``user_histories`` of the storage, and random histories where it has none of this catalogue.
 
         Raises:
-            GenrecError: ``source`` cannot be read, or holds items that the catalogue does not.
+            GenrecError: ``source`` cannot be read, or holds items that the catalogue does not, or nobody to evaluate.
         """
         if source == RANDOM:
             return cls(len(item_ids), None)
         try:
-            return cls(len(item_ids), _before_validation(source or latest("user_histories"), item_ids))
+            found = _before_validation(source or latest("user_histories"), item_ids)
         except GenrecError:
             if source is not None:
                 raise
             return cls(len(item_ids), None)
+        if not len(found):
+            raise GenrecError(f"{source or 'user_histories'}: no user of three items or more; give others, or random")
+        return cls(len(item_ids), found)
 
     @property
     def name(self) -> str:

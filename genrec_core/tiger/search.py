@@ -407,7 +407,7 @@ def _first(
     node, branches = np.empty((batch, nodes), dtype=np.int64), np.empty((batch, nodes), dtype=bool)
     node[:], branches[:] = np.arange(nodes), trie.branch_sizes > 1
     user, slot = np.arange(batch).repeat(nodes), np.zeros(batch * nodes, dtype=np.int64)
-    return _kept_by(guide, 1, user, node.reshape(-1), log_probs.reshape(-1), slot, branches.reshape(-1))
+    return _as_beams(guide, 1, user, node.reshape(-1), log_probs.reshape(-1), slot, branches.reshape(-1))
 
 
 def _advance(
@@ -426,10 +426,10 @@ def _advance(
     if logits is not None:
         score += _child_log_probs(logits, trie.tokens[level].take(child), state, parent, ends - counts, level)
     user, slot, branches = state.user.take(parent), state.slot.take(parent), trie.leaves(level + 1, child) > 1
-    return _kept_by(guide, level + 1, user, child, score, slot, branches)
+    return _as_beams(guide, level + 1, user, child, score, slot, branches)
 
 
-def _kept_by(
+def _as_beams(
     guide: "DenseGuide | _Masks",
     depth: int,
     user: np.ndarray,

@@ -85,7 +85,7 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
         yield name, "step, largest over smallest catalogue", with_spread(result["ten_children_a_prefix"]["step_ratio"])
         yield name, "the same with random 3 x 256 codes", with_spread(result["random_3x256"]["step_ratio"])
     elif name == "server":
-        asked = f"{result['clients']} clients, top {result['top_k']}"
+        asked = f"{result['clients']} clients, top {result['top_k']}, {result['histories']}"
         yield name, f"users a second ({asked})", f"{result['users_per_s']}"
         yield name, "the same model in batches, before and after", with_spread(result["batch_users_per_s"])
         yield name, "share of that", f"{result['share_of_batch']:.0%}"
@@ -93,6 +93,7 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
         yield name, "errors", f"{result['errors']}"
         yield name, "start to first answer, seconds", f"{result['first_answer_s']}"
     else:
+        yield name, "histories", result["histories"]
         for items, times in result["single_ms_spread"].items():
             plain = f"{result['ratio_uncached'][items]} x a first version without a cache"
             yield name, f"one user, top {items}, ms", f"{with_spread(times)}; {plain}"

@@ -19,11 +19,13 @@ case "$2" in
   train) echo "{\\"benchmark\\": \\"training\\", \\"preset\\": \\"beauty\\", \\"processes\\": 1, \\"threads\\": 2,
       \\"targets_per_second\\": $rate, \\"original_targets_per_second\\": $rate, \\"ratio_original\\": 30.04,
       \\"limit_share\\": 0.25, \\"matrix_gflops\\": 310.2, \\"peak_mb\\": 500.5, $common}" ;;
-  decode) echo "{\\"benchmark\\": \\"decoding\\", \\"threads\\": 2, \\"users_per_second\\": {\\"10\\": $rate},
+  decode) echo "{\\"benchmark\\": \\"decoding\\", \\"histories\\": \\"random\\",
+      \\"threads\\": 2, \\"users_per_second\\": {\\"10\\": $rate},
       \\"single_ms_spread\\": {\\"10\\": $rate}, \\"ratio_uncached\\": {\\"10\\": 2.5}, \\"ratio_original\\": 7.5,
       \\"ratio_generate\\": 18.0, \\"limit_share\\": {\\"10\\": 0.55}, \\"matrix_gflops\\": 190.0,
       \\"peak_mb\\": {\\"10\\": 300.5}, $common}" ;;
-  server) echo "{\\"benchmark\\": \\"server\\", \\"clients\\": 16, \\"top_k\\": 100, \\"users_per_s\\": 300.5,
+  server) echo "{\\"benchmark\\": \\"server\\", \\"histories\\": \\"random\\",
+      \\"clients\\": 16, \\"top_k\\": 100, \\"users_per_s\\": 300.5,
       \\"batch_users_per_s\\": $rate, \\"share_of_batch\\": 0.75, \\"p50_ms\\": 50.0, \\"p99_ms\\": 90.5,
       \\"errors\\": 0, \\"first_answer_s\\": 1.5, \\"peak_mb\\": 400.0, $common}" ;;
   trie) echo "{\\"benchmark\\": \\"trie\\", \\"bytes_per_item\\": 10.74, \\"build_s\\": 6.1,

@@ -57,3 +57,9 @@ def test_histories_are_random_where_wanted_or_where_the_storage_has_none(
             np.testing.assert_array_equal(rows, random_histories(3, 500, seed=1).of(of))
     with pytest.raises(GenrecError, match="user a: item 30 is not in the catalogue"):
         Workload.of(np.arange(20), histories)
+
+
+def test_histories_without_anybody_to_evaluate_are_an_error(tmp_path: Path) -> None:
+    pl.DataFrame({"user_id": ["a"], "item_ids": [[30, 10]]}).write_parquet(tmp_path / "short.parquet")
+    with pytest.raises(GenrecError, match=r"short.parquet: no user of three items or more"):
+        Workload.of(ITEM_IDS, tmp_path / "short.parquet")
