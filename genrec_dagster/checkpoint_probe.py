@@ -28,4 +28,4 @@ def _scores(checkpoint: Path, data: TrainingData) -> np.ndarray:
     scorer = TorchScorer.from_folder(checkpoint, data.codes, data.vectors)
     users = [user for user in range(len(data.histories)) if len(data.histories.of(user))][:_USERS]
     histories = padded([data.histories.of(user) for user in users], scorer.model.config.max_history)
-    return scorer.start(histories).advance(None, None)[:, 0]
+    return scorer.start(histories).first()

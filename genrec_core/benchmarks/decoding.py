@@ -14,7 +14,8 @@ from genrec_core.inference.onnx_scorer import default_threads
 from genrec_core.inference.recommender import CODES, ITEM_VECTORS, Recommender
 from genrec_core.settings import RankingMode, TrainingSettings
 from genrec_core.storage import latest
-from genrec_core.tiger.search import CodeScorer, ScorerSession, beam_search
+from genrec_core.tiger.beams import CodeScorer, ScorerSession
+from genrec_core.tiger.search import beam_search
 
 BEAMS = (100, 1000)  # of the batches
 SINGLE = (10, 100, 256, 1000)
@@ -184,19 +185,18 @@ def _gflop_a_user(recommender: Recommender, workload: Workload, model: Any, widt
 
 
 def _scored(recommender: Recommender, history: np.ndarray, width: int) -> list[int]:
-    """How many beams of one user each level scores."""
+    """How many beams of one user each level scores, generating, which drops none that has its place among ``width``."""
     counter = _Counter(recommender.scorer)
     batch = padded([history], recommender.max_history)
-    weight = recommender.weights.of("hybrid")
-    beam_search(counter, recommender.trie, batch, beams=width, top_k=width, dense_weight=weight)
-    return counter.widths + [0] * (recommender.trie.depth - len(counter.widths))
+    beam_search(counter, recommender.trie, batch, beams=width, top_k=width)
+    return counter.beams + [0] * (recommender.trie.depth - len(counter.beams))
 
 
 class _Counter:
     """A scorer that notes how many beams each level asks it for."""
 
     def __init__(self, scorer: CodeScorer) -> None:
-        self.scorer, self.widths = scorer, list[int]()
+        self.scorer, self.beams = scorer, list[int]()
 
     def start(self, histories: HistoryBatch) -> ScorerSession:
         self.session = self.scorer.start(histories)
@@ -205,6 +205,10 @@ class _Counter:
     def item_logits(self) -> np.ndarray:
         return self.session.item_logits()
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        self.widths.append(1 if tokens is None else tokens.shape[1])
-        return self.session.advance(tokens, parents)
+    def first(self) -> np.ndarray:
+        self.beams.append(1)
+        return self.session.first()
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        self.beams.append(len(tokens))
+        return self.session.advance(tokens, parents, users)

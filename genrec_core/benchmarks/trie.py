@@ -153,15 +153,15 @@ class RandomScorer:
         self.session = TimedSession(self, len(histories.lengths))
         return self.session
 
-    def read(self, batch: int, width: int) -> np.ndarray:
-        """Scores float32 [batch, width, 256] from a random place."""
-        size = batch * width * VOCABULARY
+    def read(self, beams: int) -> np.ndarray:
+        """Scores float32 [beams, 256] from a random place."""
+        size = beams * VOCABULARY
         first = int(self._random.integers(len(self._scores) - size))
-        return self._scores[first : first + size].reshape(batch, width, VOCABULARY)
+        return self._scores[first : first + size].reshape(beams, VOCABULARY)
 
 
 class TimedSession:
-    """One search: when each call of the model began and ended, and for how many beams a user."""
+    """One search: when each call of the model began and ended, and for how many beams of a user at most."""
 
     def __init__(self, scorer: RandomScorer, batch: int) -> None:
         self._scorer, self._batch = scorer, batch
@@ -169,11 +169,18 @@ class TimedSession:
         self.ended: list[float] = []
         self.widths: list[int] = []
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
+    def first(self) -> np.ndarray:
+        """Scores of level 0; see ``ScorerSession``."""
+        return self._answered(np.arange(self._batch))
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Scores of the next level; see ``ScorerSession``."""
+        return self._answered(users)
+
+    def _answered(self, users: np.ndarray) -> np.ndarray:
         self.began.append(time.perf_counter())
-        self.widths.append(1 if tokens is None else tokens.shape[1])
-        scores = self._scorer.read(self._batch, self.widths[-1])
+        self.widths.append(int(np.bincount(users).max()))
+        scores = self._scorer.read(len(users))
         self.ended.append(time.perf_counter())
         return scores
 

@@ -101,7 +101,6 @@ def _of_users(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
     decode_s = _decode(recommender, histories[:_USERS], top_k) / _USERS
     batch = padded([drawn.of(user) for user in range(_BATCH_USERS)], recommender.max_history)
     session = recommender.scorer.start(batch)
-    session.advance(None, None)
     dense_s = _timed(session.item_logits)[0] / _BATCH_USERS / items
     written_s, csv_bytes = _written(top_k)
     return {

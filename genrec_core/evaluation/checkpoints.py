@@ -8,8 +8,9 @@ import numpy as np
 from genrec_core.artifacts import read_json
 from genrec_core.errors import GenrecError
 from genrec_core.sasrec.model import SasRecModel, SasRecScorer
+from genrec_core.tiger.beams import CodeScorer
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
-from genrec_core.tiger.search import CodeScorer, RankingWeights
+from genrec_core.tiger.search import RankingWeights
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from genrec_core.evaluation.ranks import LISTED_ITEMS, OnProgress, TargetRanks, 
 from genrec_core.evaluation.slices import HISTORY_LENGTH, TARGET_POPULARITY, SlicedRanks, slices_as_json
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import EvaluationSettings, RankingMode
-from genrec_core.tiger.search import CodeScorer, RankingWeights
+from genrec_core.tiger.beams import CodeScorer
+from genrec_core.tiger.search import RankingWeights
 from genrec_core.tiger.trie import CodeTrie
 
 METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"

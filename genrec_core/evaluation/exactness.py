@@ -4,7 +4,8 @@ import numpy as np
 
 from genrec_core.data.histories import padded
 from genrec_core.data.split import HeldOut
-from genrec_core.tiger.search import CodeScorer, beam_search, exact_scores
+from genrec_core.tiger.beams import CodeScorer
+from genrec_core.tiger.search import beam_search, exact_scores
 from genrec_core.tiger.trie import CodeTrie
 
 CUTOFFS = (10, 100)

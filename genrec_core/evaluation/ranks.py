@@ -11,7 +11,8 @@ import numpy as np
 from genrec_core.data.histories import padded
 from genrec_core.data.split import HeldOut
 from genrec_core.settings import EvaluationSettings
-from genrec_core.tiger.search import CodeScorer, beam_search, unconstrained_top1
+from genrec_core.tiger.beams import CodeScorer
+from genrec_core.tiger.search import beam_search, unconstrained_top1
 from genrec_core.tiger.trie import CodeTrie
 
 T = TypeVar("T")

@@ -38,7 +38,7 @@ from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 
 # Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
 # for the same axis.
-_BATCH, _TIME, _WIDTH, _EARLIER = 2, 5, 3, 7
+_BATCH, _TIME, _WIDTH, _BEAMS, _EARLIER = 2, 5, 3, 4, 7
 
 
 def export_recommender(
@@ -133,7 +133,7 @@ def _require_same_items(
 
 
 def export_graphs(model: TigerModel, folder: Path) -> None:
-    """Write ``recommender.json`` and the two graphs into ``folder``; batch, time and width of the beams are dynamic."""
+    """Write ``recommender.json`` and the graphs, whose batch, time and beams are dynamic, into ``folder``."""
     config = model.config
     settings = {
         "format": FORMAT,
@@ -170,7 +170,7 @@ def _by_layer(model: TigerModel, names: tuple[str, ...]) -> list[str]:
 
 
 def _export_step(model: TigerModel, level: int, path: Path) -> None:
-    """The step of ``level``; widths of the beams differ from level to level."""
+    """The step of ``level``; beams differ in number from level to level."""
     width, crossed = model.config.d_model, model.config.heads * _TIME
     inputs, dynamic = {}, []
 
@@ -178,16 +178,17 @@ def _export_step(model: TigerModel, level: int, path: Path) -> None:
         inputs[name] = torch.zeros(*sizes, dtype=dtype)
         dynamic.append(shape)
 
-    add("x", {0: "batch", 1: "width"}, _BATCH, _WIDTH, width)
+    add("x", {0: "beams"}, _BEAMS, width)
     for layer in range(model.config.decoder_layers):
         add(f"keys_{layer}", {0: "batch", 1: "crossed"}, _BATCH, crossed, width)
         add(f"offsets_{layer}", {0: "batch", 1: "crossed"}, _BATCH, crossed, 1)
         add(f"values_{layer}", {0: "batch", 1: "crossed"}, _BATCH, crossed, width)
-    for name in _by_layer(model, ("key_0", "value_0")):
-        add(name, {0: "batch"}, _BATCH, 1, width)
-    for earlier in range(1, level):
-        add(f"ancestors_{earlier}", {0: "beams"}, _BATCH * _WIDTH, dtype=torch.int64)
+    add("places", {0: "batch", 1: "width"}, _BATCH, _WIDTH, dtype=torch.int64)
+    add("own", {0: "beams"}, _BEAMS, dtype=torch.int64)
+    for earlier in range(level):
+        add(f"ancestors_{earlier}", {0: "beams"}, _BEAMS, dtype=torch.int64)
         for name in _by_layer(model, (f"key_{earlier}", f"value_{earlier}")):
-            add(name, {0: f"beams_{earlier}"}, _EARLIER + earlier, width)
+            rows = (_EARLIER + earlier, f"beams_{earlier}") if earlier else (_BATCH, "batch")
+            add(name, {0: rows[1]}, rows[0], width)
     outputs = ["logits", *_by_layer(model, (f"key_{level}_own", f"value_{level}_own"))]
     export_graph(DecoderStep(model, level), inputs, (dynamic[0], tuple(dynamic[1:])), outputs, path)

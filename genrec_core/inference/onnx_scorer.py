@@ -16,7 +16,7 @@ from genrec_core.tiger.neighbors import TextNeighbors
 
 SETTINGS, ENCODER = "recommender.json", "history_encoder.onnx"
 TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"
-FORMAT = 4
+FORMAT = 5
 _SLOW_FUSION = "SkipLayerNormFusion"  # its kernel takes seven times as long as the two that it replaces
 
 
@@ -154,7 +154,7 @@ class OnnxSession:
         self.scorer, self.histories = scorer, histories
         items = scorer.items.take(histories.rows, axis=0)  # of padding, which is -1, the last item
         inputs = {"items": items, "lengths": histories.lengths.astype(np.int64, copy=False)}
-        self.context, self.query, self.first, *rest = scorer.encoder.run(scorer.outputs[0], inputs)
+        self.context, self.query, self.logits, *rest = scorer.encoder.run(scorer.outputs[0], inputs)
         layers = len(rest) // 5  # a layer has three inputs of cross-attention, a key and a value
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
         self.lineage = Lineage(len(histories.lengths), len(scorer.prefixes))
@@ -170,20 +170,22 @@ class OnnxSession:
             scorer.neighbors.lift(logits, self.histories)
         return logits
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        """Logits float32 [B, W, level size] of the next level; see ``ScorerSession``."""
-        if tokens is None or parents is None:
-            return np.asarray(self.first)
-        scorer, level = self.scorer, len(self.earlier)
-        rows = scorer.token_offset[level - 1] + tokens
-        self.lineage.descend(rows, parents)
-        x = scorer.prefixes.take(self.lineage.prefix, axis=0)  # [B, W, D]
+    def first(self) -> np.ndarray:
+        """Logits float32 [B, level size] of level 0; see ``ScorerSession``."""
+        return np.asarray(self.logits)
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, level size] of the next level; see ``ScorerSession``."""
+        scorer, lineage, level = self.scorer, self.lineage, len(self.earlier)
+        rows = tokens + scorer.token_offset[level - 1]
+        lineage.descend(rows, parents, users)
+        x = scorer.prefixes.take(lineage.prefix, axis=0)  # [N, D]
         x += scorer.tokens.take(rows, axis=0)
-        x += self.context
-        inputs = [x, *self.crossed, *self.earlier[0]]
-        for ancestors, kept in zip(self.lineage.ancestors, self.earlier[1:], strict=True):
+        x += self.context if len(self.context) == 1 else self.context.take(users, axis=0)
+        inputs = [x, *self.crossed, lineage.places, lineage.own]
+        for ancestors, kept in zip(lineage.ancestors, self.earlier, strict=True):
             inputs += [ancestors, *kept]
         names = scorer.step_inputs[level - 1]
         logits, *own = scorer.steps[level - 1].run(scorer.outputs[level], dict(zip(names, inputs, strict=True)))
         self.earlier.append(own)
-        return np.asarray(logits).reshape(*tokens.shape, -1)
+        return np.asarray(logits)

@@ -18,8 +18,9 @@ from genrec_core.inference.item_attributes import ItemAttributes, ItemTable
 from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, default_threads, read_array
 from genrec_core.inference.withdrawn import read_withdrawn
 from genrec_core.settings import RankingMode
+from genrec_core.tiger.beams import CodeScorer, Ranked
 from genrec_core.tiger.neighbors import TextNeighbors
-from genrec_core.tiger.search import CodeScorer, Ranked, RankingWeights, beam_search
+from genrec_core.tiger.search import RankingWeights, beam_search
 
 ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
     "item_ids.npy",

@@ -139,10 +139,14 @@ class SasRecSession:
         """Logits float32 [B, n_items]; see ``ScorerSession``."""
         return np.asarray(self.logits.cpu())
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
+    def first(self) -> np.ndarray:
         """SASRec generates nothing.
 
         Raises:
             GenrecError: always.
         """
         raise GenrecError("SASRec generates no codes; rank with dense_weight 1")
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Likewise."""
+        return self.first()

@@ -9,10 +9,12 @@ what the time of a decode is made of:
 - the cross-attention's query projection is multiplied into a user's keys and its output projection into the values,
   once a user, so that a beam costs two products with matrices as narrow as the history is long; its scores lie with
   the beams last, so that their softmax runs over long rows;
-- self-attention knows its few positions apart, so the start of a code, the same for all beams of a user, is kept once,
-  and every other position is a row gathered by ancestor.
+- self-attention knows its few positions apart, each a row gathered by ancestor;
+- the beams of all users stand one behind the other, as many as each has; the cross-attention alone, a small part of the
+  arithmetic, puts those of a user side by side.
 
-Shapes: B users, T items of history, W beams, L levels, V views, H heads, D = d_model, K = D / H, Y decoder layers.
+Shapes: B users, T items of history, N beams of all users, W the most of one user, L levels, V views, H heads,
+D = d_model, K = D / H, Y decoder layers.
 
 Source: Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need", for what decoding waits for;
 projections are folded into keys and values as in DeepSeek-AI 2024, "DeepSeek-V2" (section 2.1, absorbed matrices).
@@ -199,13 +201,13 @@ class HistoryEncoder(nn.Module):
             lengths: items a history, int64 [B], at least 1.
 
         Returns:
-            context: what the decoder starts every level from [B, 1, D];
+            context: what the decoder starts every level from [B, D];
             query: of the dense head at the newest item, all views side by side [B, V x D];
-            logits of level 0 [B, 1, level size];
+            logits of level 0 [B, level size];
             for each decoder layer the cross-attention's keys [B, H x T, D], with the query projection within, offsets
             of their product [B, H x T, 1], minus infinity on padding, and values [B, H x T, D], with the output
             projection within;
-            for each decoder layer the key and value of the start of a code [B, 1, D].
+            for each decoder layer the key and value of the start of a code [B, D].
         """
         batch = items.shape[0]
         widths = items.shape[-1] // len(self.views)
@@ -218,7 +220,8 @@ class HistoryEncoder(nn.Module):
             context = context + self.other_context(torch.cat(queries[1:], dim=-1))
         recency = self._recency(lengths, items.shape[1])
         folded = [part for cross in self.crossed for part in cross(memory, recency)]
-        logits, *own = (part.unsqueeze(1) for part in self.first_step(context + self.start.x, *folded))
+        context = context.squeeze(1)
+        logits, *own = self.first_step(context + self.start.x, *folded)
         return context, self.dense.joined(queries).reshape(batch, -1), logits, *folded, *own
 
     def _recency(self, lengths: Tensor, time: int) -> Tensor:
@@ -281,18 +284,18 @@ class _StepLayer(_Weights):
         self.heads = layer.heads
 
     def forward(
-        self, x: Tensor, batch: int, earlier: list[tuple[Tensor, Tensor]], cross: tuple[Tensor, ...]
+        self, x: Tensor, earlier: list[tuple[Tensor, Tensor]], cross: list[Tensor], beside: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One token a beam.
 
         Args:
-            x: [B*W, D].
-            batch: B.
-            earlier: keys and values of each position before: that of the start [B, 1, D], the others [B*W, D].
+            x: [N, D].
+            earlier: keys and values of each position before, each [N, D].
             cross: keys, offsets and values of :class:`_FoldedCross`.
+            beside: the beams of each user, int64 [B, W], and where in it each beam is, int64 [N]; None for one a user.
 
         Returns:
-            The layer's output, and the token's own key and value, each [B*W, D].
+            The layer's output, and the token's own key and value, each [N, D].
         """
         normed = _normalized(x)
         key = torch.addmm(self.key_offset, normed, self.key)
@@ -300,20 +303,23 @@ class _StepLayer(_Weights):
         attended = value
         if earlier:
             query = torch.addmm(self.query_offset, normed, self.query)
-            attended = self._attend(query, [*earlier, (key, value)], batch)
+            attended = self._attend(query, [*earlier, (key, value)])
         x = x + torch.addmm(self.output_offset, attended, self.output)
-        x = x + self._cross(_normalized(x).reshape(batch, -1, x.shape[-1]), *cross).reshape(x.shape)
+        normed = _normalized(x)
+        if beside is None:
+            x = x + self._cross(normed.unsqueeze(1), *cross).squeeze(1)
+        else:
+            places, own = beside
+            by_user = normed.index_select(0, places.flatten()).reshape(*places.shape, -1)
+            x = x + self._cross(by_user, *cross).flatten(0, 1).index_select(0, own)
         hidden = F.gelu(torch.addmm(self.first_offset, _normalized(x), self.first))
         return x + torch.addmm(self.last_offset, hidden, self.last), key, value
 
-    def _attend(self, query: Tensor, positions: list[tuple[Tensor, Tensor]], batch: int) -> Tensor:
-        """Attention [B*W, D] over positions, each a key and a value [B*W, D] or, of the start, [B, 1, D]."""
-        products = [_each_user(query, key, batch) for key, _ in positions]
-        shares = torch.stack([product @ self.by_head for product in products], dim=-1).softmax(-1)  # [B*W, H, N]
-        parts = [
-            _each_user(share @ self.to_head, value, batch)
-            for share, (_, value) in zip(shares.unbind(-1), positions, strict=True)
-        ]
+    def _attend(self, query: Tensor, positions: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Attention [N, D] over positions, each a key and a value [N, D]."""
+        products = [(query * key) @ self.by_head for key, _ in positions]
+        shares = torch.stack(products, dim=-1).softmax(-1)  # [N, H, positions]
+        parts = [(share @ self.to_head) * value for share, (_, value) in zip(shares.unbind(-1), positions, strict=True)]
         return sum(parts[1:], parts[0])
 
     def _cross(self, x: Tensor, keys: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
@@ -322,13 +328,6 @@ class _StepLayer(_Weights):
         weights = (scores - scores.amax(2, keepdim=True)).exp()
         shares = (weights / weights.sum(2, keepdim=True)).flatten(1, 2)
         return shares.transpose(1, 2) @ values
-
-
-def _each_user(x: Tensor, factor: Tensor, batch: int) -> Tensor:
-    """``x`` [B*W, D] times a factor of the same shape or, one for all beams of a user, of [B, 1, D]."""
-    if factor.ndim == 2:
-        return x * factor
-    return (x.reshape(batch, -1, x.shape[-1]) * factor).flatten(0, 1)
 
 
 class DecoderStep(nn.Module):
@@ -351,35 +350,32 @@ class DecoderStep(nn.Module):
         """One step.
 
         Args:
-            x: sum of the vectors of each beam's newest token and prefix and the user's context, [B, W, D].
-            rest: what :class:`HistoryEncoder` gave for each layer, the start of a code last; then for each level since
-                the beam's ancestor there, int64 [B x W], and what that step gave for each layer.
+            x: sum of the vectors of each beam's newest token and prefix and the user's context, [N, D].
+            rest: what :class:`HistoryEncoder` gave of the cross-attention for each layer; where there are positions
+                before, the beams of each user, int64 [B, W], and where in it each beam is, int64 [N]; then for each of
+                the positions, the start of a code first, the beam's ancestor there, int64 [N], and the keys and values
+                that its step gave for each layer.
 
         Returns:
-            Logits [B*W, level size], and for each layer the tokens' own keys and values [B*W, D].
+            Logits [N, level size], and for each layer the tokens' own keys and values [N, D].
         """
-        batch, layers = x.shape[0], len(self.layers)
-        given = list(rest)
-        cross = [given[3 * number : 3 * number + 3] for number in range(layers)]
-        positions = self._positions(given[3 * layers :], layers)
+        layers = len(self.layers)
+        cross, given = list(rest[: 3 * layers]), list(rest[3 * layers :])
+        beside = (given.pop(0), given.pop(0)) if given else None
+        size = 1 + 2 * layers
+        positions = [_gathered(*given[first : first + size]) for first in range(0, len(given), size)]
         kept: list[Tensor] = []
-        flat = x.flatten(0, 1)
         for number, layer in enumerate(self.layers):
             earlier = [at[number] for at in positions]
-            flat, key, value = layer(flat, batch, earlier, tuple(cross[number]))
+            x, key, value = layer(x, earlier, cross[3 * number : 3 * number + 3], beside)
             kept += [key, value]
-        return torch.addmm(self.head.bias, _normalized(flat), self.head.weight), *kept
+        return torch.addmm(self.head.bias, _normalized(x), self.head.weight), *kept
 
-    @staticmethod
-    def _positions(given: list[Tensor], layers: int) -> list[list[tuple[Tensor, Tensor]]]:
-        """Keys and values of each level before by layer, those of the beams' ancestors."""
-        positions: list[list[tuple[Tensor, Tensor]]] = []
-        while given:
-            ancestors = given.pop(0) if positions else None
-            kept = [part if ancestors is None else part.index_select(0, ancestors) for part in given[: 2 * layers]]
-            positions.append(list(zip(kept[::2], kept[1::2], strict=True)))
-            del given[: 2 * layers]
-        return positions
+
+def _gathered(ancestors: Tensor, *kept: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The keys and values of the beams' ancestors at one position, by layer."""
+    rows = [part.index_select(0, ancestors) for part in kept]
+    return list(zip(rows[::2], rows[1::2], strict=True))
 
 
 def token_vectors(model: TigerModel) -> Tensor:

@@ -13,27 +13,35 @@ class Lineage:
         buckets: range of the hash of a prefix.
 
     Attributes:
-        prefix: hash of each beam's prefix, int64 [batch, width]; 0 before the first token.
-        ancestors: for each level scored so far but the first and the newest, the beam's ancestor there as
-            ``user * width + beam`` with that level's own width, int64 [batch x width].
+        prefix: hash of each beam's prefix, int64 [beams]; 0 before the first token.
+        ancestors: for each position before the newest token, which of its beams each beam descends from, int64 [beams];
+            the first is the start of a code, which has a beam a user.
+        places: the beams of each user in a row, int64 [batch, most of a user]; any beam where a user has fewer.
+        own: where in ``places``, read flat, each beam is, int64 [beams].
     """
 
     def __init__(self, batch: int, buckets: int) -> None:
-        self.buckets, self.level, self.first = buckets, 0, np.arange(batch)[:, None]
-        self.prefix = np.zeros((batch, 1), dtype=np.int64)
+        self.batch, self.buckets = batch, buckets
+        self.prefix = np.zeros(batch, dtype=np.int64)
         self.ancestors: list[np.ndarray] = []
 
-    def descend(self, rows: np.ndarray, parents: np.ndarray) -> None:
+    def descend(self, rows: np.ndarray, parents: np.ndarray, users: np.ndarray) -> None:
         """Go one level down.
 
         Args:
-            rows: the chosen tokens as rows of the token embedding, int64 [batch, width].
-            parents: index of each beam's parent in the width so far, int64 [batch, width].
+            rows: the chosen tokens as rows of the token embedding, int64 [beams].
+            parents: which of the beams before each comes from, int64 [beams].
+            users: whose each is, int64 [beams], ascending.
         """
-        places = self.first * self.prefix.shape[1] + parents
-        self.prefix = (self.prefix.reshape(-1)[places] * PREFIX_FACTOR + rows) % self.buckets
-        places = places.reshape(-1)
-        self.ancestors = [above[places] for above in self.ancestors]
-        if self.level > 0:
-            self.ancestors.append(places)
-        self.level += 1
+        self.prefix = (self.prefix.take(parents) * PREFIX_FACTOR + rows) % self.buckets
+        self.ancestors = [above.take(parents) for above in self.ancestors]
+        self.ancestors.append(parents)
+        self.own = beams = np.arange(len(users))
+        if self.batch == 1:
+            self.places = beams[None]
+            return
+        counts = np.bincount(users, minlength=self.batch)
+        widest = counts.max()
+        self.own = beams + (np.arange(self.batch) * widest - (counts.cumsum() - counts)).take(users)
+        self.places = np.zeros((self.batch, widest), dtype=np.int64)
+        self.places.reshape(-1)[self.own] = beams

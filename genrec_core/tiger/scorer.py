@@ -111,7 +111,7 @@ class TorchSession:
         lengths = torch.from_numpy(histories.lengths).to(rows)
         self.lineage = Lineage(len(rows), scorer.model.config.prefix_buckets)
         with torch.inference_mode():
-            self.context, self.query, self.first, *rest = scorer.encoder(scorer.items[rows], lengths)
+            self.context, self.query, self.logits, *rest = scorer.encoder(scorer.items[rows], lengths)
         layers = scorer.model.config.decoder_layers
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
 
@@ -123,19 +123,24 @@ class TorchSession:
             self.scorer.neighbors.lift(logits, self.histories)
         return logits
 
+    def first(self) -> np.ndarray:
+        """Logits float32 [B, level size] of level 0; see ``ScorerSession``."""
+        return np.asarray(self.logits.float().cpu().numpy())
+
     @torch.inference_mode()
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        """Logits float32 [B, W, level size] of the next level; see ``ScorerSession``."""
-        if tokens is None or parents is None:
-            return np.asarray(self.first.float().cpu().numpy())
-        scorer, level, device = self.scorer, len(self.earlier), self.context.device
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, level size] of the next level; see ``ScorerSession``."""
+        scorer, lineage, level = self.scorer, self.lineage, len(self.earlier)
         rows = scorer.token_offset[level - 1] + tokens
-        self.lineage.descend(rows, parents)
-        x = scorer.tokens[torch.from_numpy(rows).to(device)] + self.context
-        x = x + scorer.model.prefix_embedding(torch.from_numpy(self.lineage.prefix).to(device))
-        inputs = [*self.crossed]
-        for number, kept in enumerate(self.earlier):
-            inputs += [torch.from_numpy(self.lineage.ancestors[number - 1]).to(device), *kept] if number else kept
+        lineage.descend(rows, parents, users)
+        x = scorer.tokens[self._on_device(rows)] + self.context[self._on_device(users)]
+        x = x + scorer.model.prefix_embedding(self._on_device(lineage.prefix))
+        inputs = [*self.crossed, self._on_device(lineage.places), self._on_device(lineage.own)]
+        for ancestors, kept in zip(lineage.ancestors, self.earlier, strict=True):
+            inputs += [self._on_device(ancestors), *kept]
         logits, *own = scorer.steps[level - 1](x, *inputs)
         self.earlier.append(own)
-        return np.asarray(logits.reshape(*tokens.shape, -1).float().cpu().numpy())
+        return np.asarray(logits.float().cpu().numpy())
+
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.context.device)

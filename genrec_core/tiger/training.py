@@ -26,6 +26,7 @@ from genrec_core.evaluation.ranks import recall_at_10
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
+from genrec_core.tiger.beams import CodeScorer
 from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
@@ -33,7 +34,6 @@ from genrec_core.tiger.losses import ItemTables, NextItemLoss
 from genrec_core.tiger.model import CausalEncoder, TigerModel
 from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
-from genrec_core.tiger.search import CodeScorer
 from genrec_core.tiger.trie import CodeTrie
 
 _REPORT_EVERY_SECONDS = 5.0

@@ -93,6 +93,17 @@ class CodeTrie:
         """How many leaves lie below each node of depth 1, int32."""
         return np.diff(self.first_leaf[1])
 
+    @cached_property
+    def leaf_node(self) -> list[np.ndarray]:
+        """By depth 0..L, the node above each leaf, int32 [n_items]."""
+        inner = [np.arange(len(starts) - 1, dtype=np.int32).repeat(np.diff(starts)) for starts in self.inner_first_leaf]
+        return [*inner, np.arange(self.n_items, dtype=np.int32)]
+
+    @cached_property
+    def branching(self) -> list[np.ndarray]:
+        """By depth 0..L-1, whether more than one leaf lies below each node, bool."""
+        return [np.diff(starts) > 1 for starts in self.inner_first_leaf]
+
     def nodes(self, depth: int) -> int:
         """Distinct prefixes of ``depth`` tokens."""
         return self.n_items if depth == self.depth else len(self.inner_first_leaf[depth]) - 1

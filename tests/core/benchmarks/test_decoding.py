@@ -12,8 +12,8 @@ from genrec_core.benchmarks.decoding_peers import OriginalDecoding, UncachedDeco
 from genrec_core.data.histories import padded
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import CODES, ITEM_VECTORS
+from genrec_core.tiger.beams import CodeScorer
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.search import CodeScorer
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -50,13 +50,13 @@ def test_the_peers_rank_as_the_model_does_where_their_beams_hold_everything(tiny
 def exact_log_probs(scorer: CodeScorer, codes: np.ndarray, history: np.ndarray) -> np.ndarray:
     """Log-probability of every item's code over the whole vocabulary, each item a beam of its own."""
     session, total = scorer.start(padded([history.astype(np.int32)], 12)), np.zeros(len(codes))
-    tokens = parents = None
+    each, only = np.arange(len(codes)), np.zeros(len(codes), dtype=np.int64)
+    logits = session.first().repeat(len(codes), axis=0)
     for level in range(codes.shape[1]):
-        logits = session.advance(tokens, parents)[0].astype(np.float64)
-        logits -= np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        total += logits[np.arange(len(codes)) if level else 0, codes[:, level]]
-        tokens = codes[None, :, level].astype(np.int64)
-        parents = np.arange(len(codes))[None] if level else np.zeros((1, len(codes)), dtype=np.int64)
+        if level:
+            logits = session.advance(codes[:, level - 1].astype(np.int64), each if level > 1 else only, only)
+        log_probs = logits - np.logaddexp.reduce(logits.astype(np.float64), axis=1, keepdims=True)
+        total += log_probs[each, codes[:, level]]
     return total
 
 

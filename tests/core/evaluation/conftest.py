@@ -32,10 +32,15 @@ class TableSession:
         logits = self.scorer.whole[self.newest]
         return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        logits = self.scorer.by_item[self.level][self.newest][:, None, :]
-        if tokens is not None:
-            logits = logits + self.scorer.by_token[self.level][tokens]
+    def first(self) -> np.ndarray:
+        return self._scored(self.scorer.by_item[0][self.newest])
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        return self._scored(
+            self.scorer.by_item[self.level][self.newest[users]] + self.scorer.by_token[self.level][tokens]
+        )
+
+    def _scored(self, logits: np.ndarray) -> np.ndarray:
         self.level += 1
         return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
 

@@ -19,7 +19,8 @@ from genrec_core.evaluation.ranks import (
     target_ranks,
 )
 from genrec_core.settings import EvaluationSettings
-from genrec_core.tiger.search import CodeScorer, exact_scores
+from genrec_core.tiger.beams import CodeScorer
+from genrec_core.tiger.search import exact_scores
 from genrec_core.tiger.trie import CodeTrie
 
 N_ITEMS, LEVEL_SIZES, MAX_HISTORY = 60, (4, 5, 6), 5

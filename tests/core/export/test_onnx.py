@@ -51,18 +51,20 @@ def test_every_file_is_in_the_manifest(tiny_model: "TinyModel") -> None:
 
 
 @pytest.mark.parametrize(("batch", "width"), [(1, 1), (1, 4), (3, 1), (2, 5)])
-def test_graphs_take_any_batch_time_and_width(
+def test_graphs_take_any_batch_time_and_beams(
     tiny_model: "TinyModel", tiny_recommender: Recommender, batch: int, width: int
 ) -> None:
     scorers, random = (tiny_recommender.scorer, tiny_model.torch_recommender().scorer), np.random.default_rng(batch)
     rows = [random.integers(0, 90, random.integers(1, 12)).astype(np.int32) for _ in range(batch)]
     sessions = [scorer.start(padded(rows, 12)) for scorer in scorers]
     np.testing.assert_allclose(*(session.item_logits() for session in sessions), atol=1e-4)
-    tokens = parents = None
-    for level, size in enumerate(tiny_model.level_sizes):
-        np.testing.assert_allclose(*(session.advance(tokens, parents) for session in sessions), atol=1e-4)
-        tokens = random.integers(0, size, (batch, width))
-        parents = random.integers(0, width if level else 1, (batch, width))
+    np.testing.assert_allclose(*(session.first() for session in sessions), atol=1e-4)
+    before = np.arange(batch)  # whose each beam was
+    for size in tiny_model.level_sizes[:-1]:
+        tokens = random.integers(0, size, batch * width)
+        parents = np.sort(random.integers(0, len(before), batch * width))
+        before = before[parents]
+        np.testing.assert_allclose(*(each.advance(tokens, parents, before) for each in sessions), atol=1e-4)
 
 
 def test_an_export_that_fails_leaves_the_older_one(tiny_model: "TinyModel", tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_position_sees_nothing_that_comes_after_it():
 def test_it_generates_no_codes(best: Path):
     scorer = SasRecScorer(SasRecModel.from_pretrained(best))
     with pytest.raises(GenrecError, match="SASRec generates no codes"):
-        scorer.start(padded([np.array([1], np.int32)], 10)).advance(None, None)
+        scorer.start(padded([np.array([1], np.int32)], 10)).first()
 
 
 def test_a_checkpoint_of_another_catalogue_is_refused(best: Path):

@@ -46,19 +46,17 @@ class Decoding:
         self.cross, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
         self.lineage = Lineage(BATCH, model.config.prefix_buckets)
 
-    def advance(self, tokens: torch.Tensor | None = None, parents: np.ndarray | None = None) -> torch.Tensor:
-        if tokens is None:
-            return self.first.log_softmax(-1)
+    def advance(self, tokens: torch.Tensor, parents: list[int], users: list[int]) -> torch.Tensor:
         level = len(self.earlier)
         rows = (self.model.token_offset[level - 1] + tokens).numpy()
-        self.lineage.descend(rows, np.zeros_like(rows) if parents is None else parents)
-        x = self.tokens[rows] + self.model.prefix_embedding(torch.from_numpy(self.lineage.prefix)) + self.context
-        inputs = [*self.cross]
-        for number, kept in enumerate(self.earlier):
-            inputs += [torch.from_numpy(self.lineage.ancestors[number - 1]), *kept] if number else kept
+        self.lineage.descend(rows, np.array(parents), np.array(users))
+        x = self.tokens[rows] + self.model.prefix_embedding(torch.from_numpy(self.lineage.prefix)) + self.context[users]
+        inputs = [*self.cross, torch.from_numpy(self.lineage.places), torch.from_numpy(self.lineage.own)]
+        for ancestors, kept in zip(self.lineage.ancestors, self.earlier, strict=True):
+            inputs += [torch.from_numpy(ancestors), *kept]
         logits, *own = DecoderStep(self.model, level)(x, *inputs)
         self.earlier.append(own)
-        return logits.reshape(*tokens.shape, -1).log_softmax(-1)
+        return logits.log_softmax(-1)
 
 
 @torch.no_grad()
@@ -75,30 +73,30 @@ def test_stepwise_decoding_gives_what_the_training_pass_gives(
     decoding, users, newest = Decoding(model, items), torch.arange(BATCH), LENGTHS - 1
     queries = [query[users, newest] for query in model.dense.queries(model.encode(items), items)]
     torch.testing.assert_close(decoding.query, model.dense.joined(queries), atol=1e-5, rtol=1e-5)
-    tokens = None
+    found, each = decoding.first.log_softmax(-1), list(range(BATCH))
     for level in range(LEVELS):
         wanted = logits[level][users, newest].log_softmax(-1)
-        torch.testing.assert_close(decoding.advance(tokens)[:, 0], wanted, atol=1e-5, rtol=1e-5)
-        tokens = targets[users, newest, level].unsqueeze(1)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        if level + 1 < LEVELS:
+            found = decoding.advance(targets[users, newest, level], each, each)
 
 
 @torch.no_grad()
-def test_beams_read_their_own_ancestors():
+def test_beams_read_their_own_ancestors_and_history_however_many_a_user_has():
     model, (rows, codes, vectors, _) = build(2, 1, 0), batch()
     items = model.item_encoder(rows, codes, vectors)
-    second = torch.tensor([[3, 3, 1, 0]]).expand(BATCH, -1)
 
     def scored(order: list[int]) -> torch.Tensor:
-        decoding, parents = Decoding(model, items), np.tile(order, (BATCH, 1))
-        decoding.advance()
-        decoding.advance(torch.tensor([[0, 1, 2]]).expand(BATCH, -1), np.zeros((BATCH, 3), dtype=np.int64))
-        decoding.advance(second, parents)
-        return decoding.advance(torch.ones_like(second), np.tile([3, 2, 1, 0], (BATCH, 1)))
+        """Of the second user's four beams, behind one beam of the first and before none of the third."""
+        decoding = Decoding(model, items)
+        decoding.advance(torch.tensor([3, 0, 1, 2]), [0, 1, 1, 1], [0, 1, 1, 1])
+        decoding.advance(torch.tensor([2, 3, 3, 1, 0]), [0, *(1 + parent for parent in order)], [0, 1, 1, 1, 1])
+        return decoding.advance(torch.tensor([1, 1, 1, 1, 1]), [0, 4, 3, 2, 1], [0, 1, 1, 1, 1])[1:]
 
     swapped, plain = scored([2, 0, 0, 1]), scored([0, 2, 0, 1])
-    torch.testing.assert_close(swapped[:, :2], plain[:, :2])
-    torch.testing.assert_close(swapped[:, [3, 2]], plain[:, [2, 3]])
-    assert not torch.allclose(swapped[:, 2], swapped[:, 3])
+    torch.testing.assert_close(swapped[:2], plain[:2])
+    torch.testing.assert_close(swapped[[3, 2]], plain[[2, 3]])
+    assert not torch.allclose(swapped[2], swapped[3])
 
 
 @torch.no_grad()

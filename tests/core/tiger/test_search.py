@@ -20,7 +20,7 @@ class HashScorer:
 
     def __init__(self, level_sizes: tuple[int, ...]) -> None:
         self.level_sizes = level_sizes
-        self.calls: list[tuple[int, int]] = []
+        self.calls: list[int] = []
 
     def start(self, histories: HistoryBatch) -> "HashSession":
         keys = [row[:length].tobytes() for row, length in zip(histories.rows, histories.lengths, strict=True)]
@@ -37,27 +37,32 @@ class DenseHashScorer(HashScorer):
 
 class HashSession:
     def __init__(self, scorer: HashScorer, keys: list[bytes]) -> None:
-        self.scorer, self.prefixes, self.level = scorer, [[key] for key in keys], 0
+        self.scorer, self.prefixes, self.users, self.level = scorer, keys, list(range(len(keys))), 0
 
     def item_logits(self) -> np.ndarray:
         assert isinstance(self.scorer, DenseHashScorer)
-        return 3 + np.stack([HashSession._log_probs(b"dense" + row[0], self.scorer.n_items) for row in self.prefixes])
+        return 3 + np.stack([HashSession._log_probs(b"dense" + key, self.scorer.n_items) for key in self.prefixes])
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        assert (tokens is None) == (parents is None) == (self.level == 0)
-        if tokens is not None and parents is not None:
-            assert tokens.shape == parents.shape
-            assert tokens.dtype == parents.dtype == np.int64
-            assert ((tokens >= 0) & (tokens < self.scorer.level_sizes[self.level - 1])).all()
-            assert ((parents >= 0) & (parents < len(self.prefixes[0]))).all()
-            self.prefixes = [
-                [old[parent] + bytes([token]) for token, parent in zip(row, sources, strict=True)]
-                for old, row, sources in zip(self.prefixes, tokens.tolist(), parents.tolist(), strict=True)
-            ]
+    def first(self) -> np.ndarray:
+        assert self.level == 0
+        return self._scored()
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        assert tokens.shape == parents.shape == users.shape
+        assert tokens.dtype == parents.dtype == users.dtype == np.int64
+        assert (np.diff(users) >= 0).all()
+        assert ((tokens >= 0) & (tokens < self.scorer.level_sizes[self.level - 1])).all()
+        assert [self.users[parent] for parent in parents] == users.tolist()
+        self.users = users.tolist()
+        pairs = zip(tokens.tolist(), parents.tolist(), strict=True)
+        self.prefixes = [self.prefixes[parent] + bytes([token]) for token, parent in pairs]
+        return self._scored()
+
+    def _scored(self) -> np.ndarray:
         size = self.scorer.level_sizes[self.level]
         self.level += 1
-        self.scorer.calls.append((len(self.prefixes), len(self.prefixes[0])))
-        return np.stack([np.stack([self._log_probs(prefix, size) for prefix in row]) for row in self.prefixes])
+        self.scorer.calls.append(len(self.prefixes))
+        return np.stack([self._log_probs(prefix, size) for prefix in self.prefixes])
 
     @staticmethod
     def _log_probs(prefix: bytes, size: int) -> np.ndarray:
@@ -101,18 +106,24 @@ class CountingScorer:
         assert isinstance(self.session, DenseTableSession)
         return self.session.item_logits()
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        self.widths.append(1 if tokens is None else tokens.shape[1])
-        return self.session.advance(tokens, parents)
+    def first(self) -> np.ndarray:
+        self.widths.append(1)
+        return self.session.first()
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        self.widths.append(int(np.bincount(users).max()))
+        return self.session.advance(tokens, parents, users)
 
 
 class TableSession:
     def __init__(self, levels: list[np.ndarray], batch: int) -> None:
         self.levels, self.batch = iter(levels), batch
 
-    def advance(self, tokens: np.ndarray | None, parents: np.ndarray | None) -> np.ndarray:
-        width = 1 if tokens is None else tokens.shape[1]
-        return np.tile(next(self.levels), (self.batch, width, 1))
+    def first(self) -> np.ndarray:
+        return np.tile(next(self.levels), (self.batch, 1))
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        return np.tile(next(self.levels), (len(tokens), 1))
 
 
 class DenseTableSession(TableSession):
@@ -303,7 +314,7 @@ def test_only_prefixes_that_still_branch_are_scored():
     trie = CodeTrie.build(codes, (3, 1, 2))
     scorer = HashScorer(trie.level_sizes)
     beam_search(scorer, trie, HISTORIES, beams=4, top_k=4)
-    assert scorer.calls == [(3, 1), (3, 1), (3, 1)]  # only prefix 2, though its next level has one child
+    assert scorer.calls == [3, 3, 3]  # only prefix 2, though its next level has one child
 
 
 def test_a_prefix_with_one_child_is_scored_where_a_deeper_level_branches():
@@ -312,7 +323,7 @@ def test_a_prefix_with_one_child_is_scored_where_a_deeper_level_branches():
     scorer = HashScorer(trie.level_sizes)
     ranked = beam_search(scorer, trie, HISTORIES, beams=4, top_k=4)
     scores = exact_scores(HashScorer(trie.level_sizes), trie, HISTORIES)
-    assert scorer.calls == [(3, 1), (3, 2), (3, 2), (3, 1)]
+    assert scorer.calls == [3, 6, 6, 3]
     np.testing.assert_allclose(ranked.scores, np.take_along_axis(scores, ranked.items, axis=1), atol=1e-5)
 
 
