@@ -83,6 +83,38 @@ class HistoryBatch:
     rows: np.ndarray
     lengths: np.ndarray
 
+    def flat(self) -> "FlatHistories":
+        """The same without padding."""
+        lengths = self.lengths.astype(np.int64)
+        batch, time = self.rows.shape
+        ends = lengths.cumsum()
+        if batch == 1:
+            own = np.arange(ends[0])
+        else:
+            (own,) = (np.arange(time) < lengths[:, None]).reshape(-1).nonzero()
+        places = np.zeros((batch, time), dtype=np.int64)
+        places.reshape(-1)[own] = np.arange(len(own))
+        return FlatHistories(self.rows.reshape(-1).take(own), lengths, places, own, ends - 1)
+
+
+@dataclass(frozen=True)
+class FlatHistories:
+    """Histories one behind the other, and where each item is when they are side by side.
+
+    Args:
+        rows: catalogue rows int32 [items].
+        lengths: items a history, int64 [batch].
+        places: the items of each history, int64 [batch, time]; 0 on the right of a shorter one.
+        own: where in ``places``, read flat, each item is, int64 [items].
+        newest: the newest item of each history, int64 [batch].
+    """
+
+    rows: np.ndarray
+    lengths: np.ndarray
+    places: np.ndarray
+    own: np.ndarray
+    newest: np.ndarray
+
 
 def padded(sequences: Sequence[np.ndarray], max_history: int, width: int | None = None) -> HistoryBatch:
     """Put the newest ``max_history`` rows of each sequence into one batch, as wide as the longest or as ``width``."""

@@ -38,7 +38,7 @@ from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 
 # Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
 # for the same axis.
-_BATCH, _TIME, _WIDTH, _BEAMS, _EARLIER = 2, 5, 3, 4, 7
+_BATCH, _TIME, _ITEMS, _WIDTH, _BEAMS, _EARLIER = 2, 5, 6, 3, 4, 7
 
 
 def export_recommender(
@@ -156,10 +156,19 @@ def export_graphs(model: TigerModel, folder: Path) -> None:
 def _export_encoder(model: TigerModel, path: Path) -> None:
     length = min(_TIME, model.config.max_history)
     inputs = {
-        "items": torch.zeros(_BATCH, length, model.config.d_model * model.config.views),
+        "items": torch.zeros(_ITEMS, model.config.d_model * model.config.views),
         "lengths": torch.ones(_BATCH, dtype=torch.int64),
+        "places": torch.zeros(_BATCH, length, dtype=torch.int64),
+        "own": torch.zeros(_ITEMS, dtype=torch.int64),
+        "newest": torch.zeros(_BATCH, dtype=torch.int64),
     }
-    dynamic: dict[str, dict[int, str]] = {"items": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
+    dynamic: dict[str, dict[int, str]] = {
+        "items": {0: "items"},
+        "lengths": {0: "batch"},
+        "places": {0: "batch", 1: "time"},
+        "own": {0: "items"},
+        "newest": {0: "batch"},
+    }
     crossed = _by_layer(model, ("keys", "offsets", "values"))
     outputs = ["context", "query", "logits", *crossed, *_by_layer(model, ("key", "value"))]
     export_graph(HistoryEncoder(model), inputs, tuple(dynamic.values()), outputs, path)

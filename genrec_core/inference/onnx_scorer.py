@@ -152,8 +152,14 @@ class OnnxSession:
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
         self.scorer, self.histories = scorer, histories
-        items = scorer.items.take(histories.rows, axis=0)  # of padding, which is -1, the last item
-        inputs = {"items": items, "lengths": histories.lengths.astype(np.int64, copy=False)}
+        flat = histories.flat()
+        inputs = {
+            "items": scorer.items.take(flat.rows, axis=0),
+            "lengths": flat.lengths,
+            "places": flat.places,
+            "own": flat.own,
+            "newest": flat.newest,
+        }
         self.context, self.query, self.logits, *rest = scorer.encoder.run(scorer.outputs[0], inputs)
         layers = len(rest) // 5  # a layer has three inputs of cross-attention, a key and a value
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]

@@ -10,11 +10,11 @@ what the time of a decode is made of:
   once a user, so that a beam costs two products with matrices as narrow as the history is long; its scores lie with
   the beams last, so that their softmax runs over long rows;
 - self-attention knows its few positions apart, each a row gathered by ancestor;
-- the beams of all users stand one behind the other, as many as each has; the cross-attention alone, a small part of the
-  arithmetic, puts those of a user side by side.
+- the items of all histories stand one behind the other, as many as each has, and so do the beams; attention alone, a
+  small part of the arithmetic, puts those of a user side by side.
 
-Shapes: B users, T items of history, N beams of all users, W the most of one user, L levels, V views, H heads,
-D = d_model, K = D / H, Y decoder layers.
+Shapes: B users, S items of all histories, T the most of one user, N beams of all users, W the most of one, L levels,
+V views, H heads, D = d_model, K = D / H, Y decoder layers.
 
 Source: Shazeer 2019, "Fast Transformer Decoding: One Write-Head is All You Need", for what decoding waits for;
 projections are folded into keys and values as in DeepSeek-AI 2024, "DeepSeek-V2" (section 2.1, absorbed matrices).
@@ -74,11 +74,11 @@ class _HistoryLayer(_Weights):
         super().__init__(qkv=matrix, qkv_offset=offset, **_second_half(layer.output, layer))
         self.heads = layer.heads
 
-    def forward(self, x: Tensor, bias: Tensor, batch: int) -> Tensor:
-        """[B*T, D] with bias [1, H, T, T] -> [B*T, D]."""
+    def forward(self, x: Tensor, bias: Tensor, beside: "_Beside") -> Tensor:
+        """[S, D] with bias [H, T, T] -> [S, D]."""
         qkv = torch.addmm(self.qkv_offset, _normalized(x), self.qkv)
-        query, key, value = _by_head(qkv, batch, 3, self.heads)
-        return _finished(self, x, _attended(query, key, value, bias))
+        query, key, value = _by_head(beside.rows(qkv), 3, self.heads)
+        return _finished(self, x, beside.flat(_attended(query, key, value, bias)))
 
 
 class _NewestLayer(_Weights):
@@ -96,14 +96,34 @@ class _NewestLayer(_Weights):
         )
         self.heads = layer.heads
 
-    def forward(self, x: Tensor, bias: Tensor, lengths: Tensor) -> Tensor:
-        """[B*T, D] with bias [B, H, 1, T] and lengths [B] -> [B, D]."""
-        batch = lengths.shape[0]
-        newest = _newest(x.reshape(batch, -1, x.shape[-1]), lengths).squeeze(1)
+    def forward(self, x: Tensor, bias: Tensor, beside: "_Beside", newest: Tensor) -> Tensor:
+        """[S, D] with bias [B, H, 1, T] and the newest items [B] -> [B, D]."""
+        last = x.index_select(0, newest)
         key_value = torch.addmm(self.key_value_offset, _normalized(x), self.key_value)
-        key, value = _by_head(key_value, batch, 2, self.heads)
-        (query,) = _by_head(torch.addmm(self.query_offset, _normalized(newest), self.query), batch, 1, self.heads)
-        return _finished(self, newest, _attended(query, key, value, bias))
+        key, value = _by_head(beside.rows(key_value), 2, self.heads)
+        query = torch.addmm(self.query_offset, _normalized(last), self.query)
+        (query,) = _by_head(query.unsqueeze(1), 1, self.heads)
+        return _finished(self, last, _attended(query, key, value, bias).squeeze(1))
+
+
+class _Beside:
+    """Rows of all users one behind the other, and the same with those of a user side by side.
+
+    Args:
+        places: the rows of each user, int64 [B, T]; any where a user has fewer.
+        own: where in ``places``, read flat, each row is, int64 [S].
+    """
+
+    def __init__(self, places: Tensor, own: Tensor) -> None:
+        self.places, self.own = places, own
+
+    def rows(self, x: Tensor) -> Tensor:
+        """[S, ...] -> [B, T, ...]."""
+        return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """[B, T, ...] -> [S, ...]."""
+        return x.flatten(0, 1).index_select(0, self.own)
 
 
 def _query_key_value(layer: EncoderLayer) -> tuple[Tensor, Tensor]:
@@ -115,16 +135,16 @@ def _query_key_value(layer: EncoderLayer) -> tuple[Tensor, Tensor]:
     return matrix * scaled, offset * scaled
 
 
-def _by_head(x: Tensor, batch: int, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """[B*N, parts x D] -> ``parts`` tensors [B, H, N, K]."""
-    split = x.reshape(batch, -1, parts * heads, x.shape[-1] // (parts * heads)).transpose(1, 2)
+def _by_head(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, T, parts x D] -> ``parts`` tensors [B, H, T, K]."""
+    split = x.unflatten(-1, (parts * heads, -1)).transpose(1, 2)
     return split.split(heads, dim=1) if parts > 1 else (split,)
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Attention of queries [B, H, N, K] over keys and values [B, H, T, K], bias [..., N, T] -> [B*N, D]."""
+    """Attention of queries [B, H, Q, K] over keys and values [B, H, T, K], bias [..., Q, T] -> [B, Q, D]."""
     attention = (query @ key.transpose(-1, -2) + bias).softmax(-1)
-    return (attention @ value).transpose(1, 2).flatten(2).flatten(0, 1)
+    return (attention @ value).transpose(1, 2).flatten(2)
 
 
 def _finished(weights: _Weights, x: Tensor, attended: Tensor) -> Tensor:
@@ -132,11 +152,6 @@ def _finished(weights: _Weights, x: Tensor, attended: Tensor) -> Tensor:
     x = x + torch.addmm(weights.output_offset, attended, weights.output)
     hidden = F.gelu(torch.addmm(weights.first_offset, _normalized(x), weights.first))
     return x + torch.addmm(weights.last_offset, hidden, weights.last)
-
-
-def _newest(x: Tensor, lengths: Tensor) -> Tensor:
-    """The vectors of the newest items: [B, T, D] -> [B, 1, D]."""
-    return x.gather(1, (lengths - 1).reshape(-1, 1, 1).expand(-1, 1, x.shape[-1]))
 
 
 class _View(nn.Module):
@@ -155,18 +170,18 @@ class _View(nn.Module):
         self.layers = nn.ModuleList(map(_HistoryLayer, layers[:-1] if newest else layers))
         self.last = _NewestLayer(layers[-1]) if newest else None
         self.norm, self.scale = encoder.norm, scale
-        self.bias = _Weights(attention=encoder.bias(positions, len(positions)))
+        bias = encoder.bias(positions, len(positions))  # [H, max_history, max_history]
+        self.bias = _Weights(pairs=bias, newest=bias.transpose(0, 1).unsqueeze(2))
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D], or [B, 1, D] of the newest item alone."""
-        batch, time, width = x.shape
-        bias = self.bias.attention[..., :time]
-        x = x.reshape(-1, width) * self.scale
+    def forward(self, x: Tensor, lengths: Tensor, beside: _Beside, newest: Tensor) -> Tensor:
+        """[S, D] -> [S, D], or [B, D] of the newest items alone."""
+        time = beside.places.shape[1]
+        x = x * self.scale
         for layer in self.layers:
-            x = layer(x, bias[:, :time].unsqueeze(0), batch)
+            x = layer(x, self.bias.pairs[:, :time, :time], beside)
         if self.last is not None:
-            x = self.last(x, bias[:, lengths - 1].transpose(0, 1).unsqueeze(2), lengths)
-        return cast(Tensor, self.norm(x)).reshape(batch, -1, width)
+            x = self.last(x, self.bias.newest.index_select(0, lengths - 1)[..., :time], beside, newest)
+        return cast(Tensor, self.norm(x))
 
 
 class HistoryEncoder(nn.Module):
@@ -186,49 +201,48 @@ class HistoryEncoder(nn.Module):
             _View(encoder, positions, scale, newest=number > 0)
             for number, (encoder, scale) in enumerate(zip(encoders, scales, strict=True))
         )
-        self.cross_bias = _Weights(table=model.cross_bias.table)
+        recency = model.cross_bias(positions, len(positions))  # [H, max_history, max_history]
+        self.recency = _Weights(newest=recency.permute(1, 2, 0))
         self.model_context, self.other_context, self.dense = model.context, model.other_context, head
         decoder = cast("list[DecoderLayer]", list(model.decoder))
         self.crossed = nn.ModuleList(_FoldedCross(layer) for layer in decoder)
         self.start = _Weights(x=token_vectors(model)[0] + model.prefix_embedding.weight[0])
         self.first_step = DecoderStep(model, 0)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, items: Tensor, lengths: Tensor, places: Tensor, own: Tensor, newest: Tensor
+    ) -> tuple[Tensor, ...]:
         """Read histories.
 
         Args:
-            items: vectors of the item encoder, float32 [B, T, V x D], padded on the right with anything.
+            items: vectors of the item encoder, float32 [S, V x D].
             lengths: items a history, int64 [B], at least 1.
+            places: the items of each history, oldest first, int64 [B, T]; any on the right of a shorter one.
+            own: where in ``places``, read flat, each item is, int64 [S].
+            newest: the newest item of each history, int64 [B].
 
         Returns:
             context: what the decoder starts every level from [B, D];
             query: of the dense head at the newest item, all views side by side [B, V x D];
             logits of level 0 [B, level size];
-            for each decoder layer the cross-attention's keys [B, H x T, D], with the query projection within, offsets
-            of their product [B, H x T, 1], minus infinity on padding, and values [B, H x T, D], with the output
+            for each decoder layer the cross-attention's keys [B, T x H, D], with the query projection within, offsets
+            of their product [B, T x H, 1], minus infinity on padding, and values [B, T x H, D], with the output
             projection within;
             for each decoder layer the key and value of the start of a code [B, D].
         """
-        batch = items.shape[0]
-        widths = items.shape[-1] // len(self.views)
-        memory, *newest = [view(x, lengths) for view, x in zip(self.views, items.split(widths, dim=-1), strict=True)]
-        newest = [_newest(memory, lengths), *newest]  # [B, 1, D] each
-        queries = [match.queries(part) for match, part in zip(self.dense.content_matches(), newest, strict=False)]
-        queries += newest[len(queries) :]
-        context = self.model_context(newest[0])
+        beside = _Beside(places, own)
+        parts = items.split(items.shape[-1] // len(self.views), dim=-1)
+        memory, *last = [view(x, lengths, beside, newest) for view, x in zip(self.views, parts, strict=True)]
+        last = [memory.index_select(0, newest), *last]  # [B, D] each
+        queries = [match.queries(part) for match, part in zip(self.dense.content_matches(), last, strict=False)]
+        queries += last[len(queries) :]
+        context = self.model_context(last[0])
         if self.other_context is not None:
             context = context + self.other_context(torch.cat(queries[1:], dim=-1))
-        recency = self._recency(lengths, items.shape[1])
-        folded = [part for cross in self.crossed for part in cross(memory, recency)]
-        context = context.squeeze(1)
-        logits, *own = self.first_step(context + self.start.x, *folded)
-        return context, self.dense.joined(queries).reshape(batch, -1), logits, *folded, *own
-
-    def _recency(self, lengths: Tensor, time: int) -> Tensor:
-        """The cross-attention's bias by how old an item is, minus infinity on padding: lengths [B] -> [B, H, T]."""
-        distance = (lengths - 1).unsqueeze(1) - torch.arange(time, device=lengths.device)  # [B, T]
-        bias = self.cross_bias.table.T[distance.clamp(0, self.cross_bias.table.shape[1] - 1)]  # [B, T, H]
-        return bias.masked_fill((distance < 0).unsqueeze(-1), float("-inf")).transpose(1, 2)
+        recency = self.recency.newest.index_select(0, lengths - 1)[:, : places.shape[1]]
+        folded = [part for cross in self.crossed for part in cross(memory, recency, beside)]
+        logits, *start = self.first_step(context + self.start.x, *folded)
+        return context, self.dense.joined(queries), logits, *folded, *start
 
 
 class _FoldedCross(_Weights):
@@ -248,16 +262,16 @@ class _FoldedCross(_Weights):
         )
         self.heads = heads
 
-    def forward(self, memory: Tensor, recency: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory [B, T, D] and bias [B, H, T] -> keys [B, H*T, D], offsets [B, H*T, 1], values [B, H*T, D]."""
-        both = memory @ self.history + self.history_offset
-        parts = both.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [2, B, H, T, K]
+    def forward(self, memory: Tensor, recency: Tensor, beside: _Beside) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory [S, D] and bias [B, T, H] -> keys [B, T*H, D], offsets [B, T*H, 1], values [B, T*H, D]."""
+        both = torch.addmm(self.history_offset, memory, self.history)
+        parts = both.unflatten(-1, (2, self.heads, -1)).permute(1, 2, 0, 3)  # [2, H, S, K]
         keys, values = parts[0], parts[1]
-        offsets = (keys @ self.query_offset).squeeze(-1) + recency
+        offsets = (keys @ self.query_offset).transpose(0, 1)  # [S, H, 1]
         return (
-            (keys @ self.query).flatten(1, 2),
-            offsets.flatten(1).unsqueeze(2),
-            (values @ self.output + self.output_offset).flatten(1, 2),
+            beside.rows((keys @ self.query).transpose(0, 1)).flatten(1, 2),
+            (beside.rows(offsets) + recency.unsqueeze(-1)).flatten(1, 2),
+            beside.rows((values @ self.output + self.output_offset).transpose(0, 1)).flatten(1, 2),
         )
 
 
@@ -284,7 +298,7 @@ class _StepLayer(_Weights):
         self.heads = layer.heads
 
     def forward(
-        self, x: Tensor, earlier: list[tuple[Tensor, Tensor]], cross: list[Tensor], beside: tuple[Tensor, Tensor] | None
+        self, x: Tensor, earlier: list[tuple[Tensor, Tensor]], cross: list[Tensor], beside: _Beside | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One token a beam.
 
@@ -292,7 +306,7 @@ class _StepLayer(_Weights):
             x: [N, D].
             earlier: keys and values of each position before, each [N, D].
             cross: keys, offsets and values of :class:`_FoldedCross`.
-            beside: the beams of each user, int64 [B, W], and where in it each beam is, int64 [N]; None for one a user.
+            beside: the beams of each user; None for one a user.
 
         Returns:
             The layer's output, and the token's own key and value, each [N, D].
@@ -309,9 +323,7 @@ class _StepLayer(_Weights):
         if beside is None:
             x = x + self._cross(normed.unsqueeze(1), *cross).squeeze(1)
         else:
-            places, own = beside
-            by_user = normed.index_select(0, places.flatten()).reshape(*places.shape, -1)
-            x = x + self._cross(by_user, *cross).flatten(0, 1).index_select(0, own)
+            x = x + beside.flat(self._cross(beside.rows(normed), *cross))
         hidden = F.gelu(torch.addmm(self.first_offset, _normalized(x), self.first))
         return x + torch.addmm(self.last_offset, hidden, self.last), key, value
 
@@ -324,9 +336,9 @@ class _StepLayer(_Weights):
 
     def _cross(self, x: Tensor, keys: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         """Attention over the history for beams [B, W, D] -> [B, W, D]."""
-        scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (self.heads, -1))  # [B, H, T, W]
-        weights = (scores - scores.amax(2, keepdim=True)).exp()
-        shares = (weights / weights.sum(2, keepdim=True)).flatten(1, 2)
+        scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (-1, self.heads))  # [B, T, H, W]
+        weights = (scores - scores.amax(1, keepdim=True)).exp()
+        shares = (weights / weights.sum(1, keepdim=True)).flatten(1, 2)
         return shares.transpose(1, 2) @ values
 
 
@@ -361,7 +373,7 @@ class DecoderStep(nn.Module):
         """
         layers = len(self.layers)
         cross, given = list(rest[: 3 * layers]), list(rest[3 * layers :])
-        beside = (given.pop(0), given.pop(0)) if given else None
+        beside = _Beside(given.pop(0), given.pop(0)) if given else None
         size = 1 + 2 * layers
         positions = [_gathered(*given[first : first + size]) for first in range(0, len(given), size)]
         kept: list[Tensor] = []

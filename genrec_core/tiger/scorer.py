@@ -107,11 +107,11 @@ class TorchSession:
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
         self.scorer, self.histories = scorer, histories
-        rows = torch.from_numpy(histories.rows).to(scorer.items.device, torch.int64).clamp(min=0)
-        lengths = torch.from_numpy(histories.lengths).to(rows)
-        self.lineage = Lineage(len(rows), scorer.model.config.prefix_buckets)
+        self.device, flat = scorer.items.device, histories.flat()
+        rows, *where = map(self._on_device, (flat.rows, flat.lengths, flat.places, flat.own, flat.newest))
+        self.lineage = Lineage(len(flat.lengths), scorer.model.config.prefix_buckets)
         with torch.inference_mode():
-            self.context, self.query, self.logits, *rest = scorer.encoder(scorer.items[rows], lengths)
+            self.context, self.query, self.logits, *rest = scorer.encoder(scorer.items[rows], *where)
         layers = scorer.model.config.decoder_layers
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
 
@@ -143,4 +143,4 @@ class TorchSession:
         return np.asarray(logits.float().cpu().numpy())
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.context.device)
+        return torch.from_numpy(array).to(self.device)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrec_core.data.histories import HistoryBatch
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.lineage import Lineage
@@ -41,7 +42,9 @@ class Decoding:
 
     def __init__(self, model: TigerModel, items: torch.Tensor) -> None:
         self.model, self.tokens = model, token_vectors(model)
-        self.context, self.query, self.first, *rest = HistoryEncoder(model)(items, LENGTHS)
+        flat = HistoryBatch(np.zeros((BATCH, TIME), dtype=np.int32), LENGTHS.numpy()).flat()
+        where = map(torch.from_numpy, (flat.lengths, flat.places, flat.own, flat.newest))
+        self.context, self.query, self.first, *rest = HistoryEncoder(model)(items.flatten(0, 1)[flat.own], *where)
         layers = model.config.decoder_layers
         self.cross, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
         self.lineage = Lineage(BATCH, model.config.prefix_buckets)
