@@ -151,8 +151,8 @@ class OnnxSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.histories = scorer, histories
-        flat = histories.flat()
+        self.scorer = scorer
+        self.histories = flat = histories.flat()
         inputs = {
             "items": scorer.items.take(flat.rows, axis=0),
             "lengths": flat.lengths,

@@ -313,7 +313,7 @@ class Recommender:
         self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]
     ) -> None:
         """Give the most popular allowed items to the users that ``popular`` marks."""
-        for user in np.flatnonzero(popular).tolist():
+        for user in popular.nonzero()[0].tolist():
             mask = masks[user]
             candidates = self.popular_rows if mask is None else self.popular_rows[mask[self.popular_rows]]
             first = candidates[: rows.shape[1]]

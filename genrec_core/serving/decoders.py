@@ -65,16 +65,19 @@ class Decoder:
 
     Args:
         model_dir: the model it opens; :meth:`ready` waits for that.
+        core: the only one that it runs on; None for any. Where there is one process a core, the kernel else lets two
+            share one for a while with the other idle, and the event loop wait behind them.
     """
 
-    def __init__(self, model_dir: Path) -> None:
-        self.model_dir, self._closed, self._lock = model_dir, False, threading.Lock()
+    def __init__(self, model_dir: Path, core: int | None = None) -> None:
+        self.model_dir, self.core, self._closed, self._lock = model_dir, core, False, threading.Lock()
         self._start()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         descriptor = str(theirs.fileno())
         command = [sys.executable, "-m", "genrec_core.serving.decoding", descriptor, str(self.model_dir)]
+        command += [] if self.core is None else [str(self.core)]
         # One thread each: the decoding processes share the cores already.
         environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
         with theirs:

@@ -1,10 +1,11 @@
-"""A process that decodes batches for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR``.
+"""A process that decodes batches for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR [CORE]``.
 
 It talks over an inherited socket, a JSON text a message, and ends when the other side closes it. Signals are the
 server's business: a service manager sends SIGTERM to every process of a service, and this one may hold a batch.
 """
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -23,8 +24,10 @@ _ONE_THREAD = ThreadPoolExecutor(1)  # the processes beside this one take the ot
 _EVERY_ITEM = "item_id >= 0 or item_id < 0"
 
 
-def main(descriptor: int, model_dir: Path) -> None:
-    """Open the model, say what it is, then answer batch after batch."""
+def main(descriptor: int, model_dir: Path, core: int | None = None) -> None:
+    """Open the model, say what it is, then answer batch after batch; on one core alone where it is given."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with Connection(descriptor) as connection:
@@ -107,4 +110,4 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

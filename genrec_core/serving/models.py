@@ -20,7 +20,7 @@ class ServedModel:
 
     Args:
         model_dir: the folder; links are followed at once, so that a link that moves on changes nothing.
-        threads: decoding processes, of one thread each.
+        threads: decoding processes, of one thread each, and each on a core of its own where there are as many.
 
     Raises:
         GenrecError: it is missing, damaged, of another form, or was replaced while it was read.
@@ -29,7 +29,10 @@ class ServedModel:
     def __init__(self, model_dir: Path, threads: int) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = version_of(self.folder)
-        self.decoders = [Decoder(self.folder) for _ in range(threads)]
+        cores: list[int | None] = sorted(os.sched_getaffinity(0))
+        if threads != len(cores):  # fewer leave it to the kernel which cores are free of others' work
+            cores = [None] * threads
+        self.decoders = [Decoder(self.folder, core) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
             if version_of(self.folder) != self.version:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from genrec_core.data.histories import HistoryBatch
+from genrec_core.data.histories import FlatHistories
 
 UNRELATED = 0.2  # cosine of two texts that have nothing to do with each other
 DECAY = 0.8  # of the bonus with each newer item of the history
@@ -81,18 +81,20 @@ class TextNeighbors:
         )
         return TextNeighbors(np.hstack([rows, added.rows]), np.hstack([bonus, added.bonus]))
 
-    def lift(self, logits: np.ndarray, histories: HistoryBatch) -> None:
+    def lift(self, logits: np.ndarray, histories: FlatHistories) -> None:
         """Add to each item's logit the largest bonus that an item of the history has for it, the newest counting most.
 
         Args:
             logits: float32 [batch, n_items] by catalogue row, changed in place.
             histories: what the users bought, as the model reads it.
         """
-        rows = histories.rows  # -1 on padding: the last item's neighbours, by a bonus of 0
-        age = histories.lengths[:, None] - 1 - np.arange(rows.shape[1])
-        decay = np.where(age < 0, 0, DECAY ** np.maximum(age, 0)).astype(np.float32)
-        worth = self.bonus.take(rows, axis=0) * decay[..., None]  # [batch, items, k]
-        place = self.rows.take(rows, axis=0) + (np.arange(len(rows)) * logits.shape[1])[:, None, None]
+        age = histories.newest.repeat(histories.lengths) - np.arange(len(histories.rows))
+        worth = self.bonus.take(histories.rows, axis=0)  # [items, k]
+        worth *= (DECAY**age).astype(np.float32)[:, None]
+        place = self.rows.take(histories.rows, axis=0)
+        if len(logits) > 1:
+            user = np.arange(len(logits)).repeat(histories.lengths)
+            place = place + (user * logits.shape[1])[:, None]
         lifted = np.zeros(logits.size, dtype=np.float32)
         np.maximum.at(lifted, place.reshape(-1), worth.reshape(-1))
         logits += lifted.reshape(logits.shape)

@@ -106,8 +106,8 @@ class TorchSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.histories = scorer, histories
-        self.device, flat = scorer.items.device, histories.flat()
+        self.scorer, self.device = scorer, scorer.items.device
+        self.histories = flat = histories.flat()
         rows, *where = map(self._on_device, (flat.rows, flat.lengths, flat.places, flat.own, flat.newest))
         self.lineage = Lineage(len(flat.lengths), scorer.model.config.prefix_buckets)
         with torch.inference_mode():

@@ -1,5 +1,6 @@
-"""The process that decodes: what it has read once the model is open."""
+"""The processes that decode: what one has read once the model is open, and where they run."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import numpy as np
 from genrec_core.artifacts import write_manifest
 from genrec_core.inference.item_attributes import ITEMS, ItemTable
 from genrec_core.serving.decoding import open_warm
+from genrec_core.serving.models import ServedModel
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -25,3 +27,14 @@ def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyMod
     allowed = recommender.allowed(rule="brand = odd")
     assert allowed is not None
     assert allowed.sum() == 45
+
+
+def test_each_process_has_a_core_of_its_own_where_there_are_as_many(tiny_model: "TinyModel") -> None:
+    cores = os.sched_getaffinity(0)
+    more = len(cores) + 1
+    for threads, wanted in ((len(cores), [{core} for core in sorted(cores)]), (more, [cores] * more)):
+        model = ServedModel(tiny_model.model_dir, threads)
+        try:
+            assert [os.sched_getaffinity(decoder.process.pid) for decoder in model.decoders] == wanted
+        finally:
+            model.retire()

@@ -55,7 +55,7 @@ def test_a_small_catalogue_has_fewer(items: int, count: int, left: int):
     found = TextNeighbors.of(vectors(items), count, 1.0)
     assert found.rows.shape == found.bonus.shape == (items, left)
     logits = np.zeros((1, items), dtype=np.float32)
-    found.lift(logits, padded([np.array([0], np.int32)], 5))
+    found.lift(logits, padded([np.array([0], np.int32)], 5).flat())
     assert np.isfinite(logits).all()
 
 
@@ -65,7 +65,7 @@ def test_an_item_is_lifted_by_its_best_bonus_and_the_newest_item_counts_most(his
     found = TextNeighbors.of(vectors(20), 5, 3.0)
     logits = np.random.default_rng(1).normal(size=(len(histories), 20)).astype(np.float32)
     lifted = logits.copy()
-    found.lift(lifted, padded([np.array(history, np.int32) for history in histories], 6))
+    found.lift(lifted, padded([np.array(history, np.int32) for history in histories], 6).flat())
     for user, history in enumerate(histories):
         bonus = np.zeros(20)
         for age, item in enumerate(reversed(history[-6:])):
@@ -80,5 +80,5 @@ def test_any_amount_of_padding_lifts_nothing():
     rows = np.full((1, 5000), -1, dtype=np.int32)
     rows[0, 0] = 1
     logits = np.zeros((1, 3), dtype=np.float32)
-    lifting.lift(logits, HistoryBatch(rows, np.array([1], dtype=np.int32)))
+    lifting.lift(logits, HistoryBatch(rows, np.array([1], dtype=np.int32)).flat())
     assert logits.tolist() == [[1, 0, 0]]
