@@ -1,4 +1,4 @@
-"""A process that decodes batches for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR [CORE]``.
+"""A process that decodes for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR [CORE]``.
 
 It talks over an inherited socket, a JSON text a message, and ends when the other side closes it. Signals are the
 server's business: a service manager sends SIGTERM to every process of a service, and this one may hold a batch.

@@ -29,9 +29,9 @@ class ServedModel:
     def __init__(self, model_dir: Path, threads: int) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = version_of(self.folder)
-        cores: list[int | None] = sorted(os.sched_getaffinity(0))
-        if threads != len(cores):  # fewer leave it to the kernel which cores are free of others' work
-            cores = [None] * threads
+        cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
+        if threads == len(os.sched_getaffinity(0)):
+            cores = [*sorted(os.sched_getaffinity(0))]
         self.decoders = [Decoder(self.folder, core) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
