@@ -126,7 +126,7 @@ def children(trie: CodeTrie, level: int, nodes: np.ndarray) -> tuple[np.ndarray,
 
 def require_numbers(found: np.ndarray, level: int) -> None:
     """Refuse a NaN, which compares with nothing, so that its user would silently lose every beam."""
-    if isnan(found.sum()):
+    if isnan(np.add.reduce(found)):
         raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
 
 

@@ -134,7 +134,7 @@ class _Candidates(NamedTuple):
     def where(self, mask: np.ndarray) -> "_Candidates":
         """Those that a mask keeps."""
         (kept,) = mask.nonzero()
-        return self if len(kept) == len(mask) else _Candidates(*(part.take(kept) for part in self))
+        return self if len(kept) == len(mask) else _Candidates(*[part.take(kept) for part in self])
 
 
 def search_items(
@@ -159,7 +159,7 @@ def search_items(
     least = np.maximum(floor, _LEAST_SCORE)
     found = _candidates(guide, scores, least)
     for level in range(1, trie.depth):
-        if len(found.leaf) > beams:
+        if len(found.leaf) > beams < trie.nodes(level):
             found = _widest(found, trie, level, batch, beams)
         (open_,) = trie.branching[level].take(trie.leaf_node[level].take(found.leaf)).nonzero()
         if not len(open_):
@@ -222,7 +222,7 @@ def _scored(
     beams[open_] = beam
     bound = (1 - weight) * score
     bound += found.dense
-    return found._replace(score=score, bound=bound, beam=beams)
+    return _Candidates(found.user, found.leaf, found.dense, score, bound, beams)
 
 
 def _begins(node: np.ndarray, user: np.ndarray) -> np.ndarray:
