@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 from genrec_core.tiger.model import CausalEncoder, DecoderLayer, EncoderLayer, TigerModel
 
+_NEGLIGIBLE = -60.0  # of a score below the largest: its share rounds to nothing; far less makes exp ten times as slow
+
 
 def _after_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
     """``linear(norm(x))`` as a matrix [in, out] and an offset [out] for ``x`` with mean 0 and variance 1."""
@@ -337,7 +339,7 @@ class _StepLayer(_Weights):
     def _cross(self, x: Tensor, keys: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         """Attention over the history for beams [B, W, D] -> [B, W, D]."""
         scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (-1, self.heads))  # [B, T, H, W]
-        weights = (scores - scores.amax(1, keepdim=True)).exp()
+        weights = (scores - scores.amax(1, keepdim=True)).clamp(min=_NEGLIGIBLE).exp()
         shares = (weights / weights.sum(1, keepdim=True)).flatten(1, 2)
         return shares.transpose(1, 2) @ values
 
