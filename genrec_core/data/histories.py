@@ -78,10 +78,12 @@ class HistoryBatch:
     Args:
         rows: catalogue rows int32 [batch, time], oldest first, -1 on the right.
         lengths: items a history, int32 [batch].
+        alone: whether nothing else is decoded meanwhile, so that other cores may be used.
     """
 
     rows: np.ndarray
     lengths: np.ndarray
+    alone: bool = False
 
     def flat(self) -> "FlatHistories":
         """The same without padding."""

@@ -151,7 +151,7 @@ class OnnxSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
-        self.scorer = scorer
+        self.scorer, self.alone = scorer, histories.alone and len(histories.lengths) == 1
         self.histories = flat = histories.flat()
         inputs = {
             "items": scorer.items.take(flat.rows, axis=0),
@@ -168,7 +168,7 @@ class OnnxSession:
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
         scorer, query = self.scorer, self.query
-        if len(query) == 1 and scorer.keys is not None:  # a BLAS copies nothing then, and may use several threads
+        if self.alone and scorer.keys is not None:  # a BLAS copies nothing for one query, and uses several threads
             logits = np.asarray(query @ scorer.keys)
         else:
             logits = scorer.keys_product(query)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -201,13 +201,15 @@ class Recommender:
         masks = self._masks(allowed, len(histories))
         rows = np.full((len(histories), top_k), -1, dtype=np.int32)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+        batches = list(self._batches(known, masks, min(batch_users, max(1, _BATCH_BEAMS // beams))))
+        alone = pool is None and len(batches) < 2
 
         def decode(users: np.ndarray) -> Ranked:
             batch = [known[user] for user in users]
             return beam_search(
                 self.scorer,
                 self.trie,
-                self._padded(batch),
+                self._padded(batch, alone),
                 beams=beams,
                 top_k=min(top_k, self.trie.n_items),
                 allowed=masks[users[0]],
@@ -215,8 +217,8 @@ class Recommender:
                 dense_weight=dense_weight,
             )
 
-        batches = list(self._batches(known, masks, min(batch_users, max(1, _BATCH_BEAMS // beams))))
-        for users, ranked in zip(batches, self._decoded(batches, decode, pool), strict=True):
+        found = map(decode, batches) if alone else self._side_by_side(batches, decode, pool)
+        for users, ranked in zip(batches, found, strict=True):
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores
         popular = np.array([not len(history) for history in known], dtype=bool)
@@ -252,15 +254,12 @@ class Recommender:
         """
         return self.masks.selection(*constraints)
 
-    def _decoded(
+    def _side_by_side(
         self, batches: list[np.ndarray], decode: Callable[[np.ndarray], Ranked], pool: Executor | None
     ) -> Iterator[Ranked]:
         """What ``decode`` gives for each batch."""
-        if pool is None and len(batches) < 2:
-            yield from map(decode, batches)
-        else:
-            with one_blas_thread():
-                yield from (pool or self._pool).map(decode, batches)
+        with one_blas_thread():
+            yield from (pool or self._pool).map(decode, batches)
 
     @cached_property
     def _pool(self) -> Executor:
@@ -305,9 +304,9 @@ class Recommender:
             padding *= 2
         return min(padding, self.max_history)
 
-    def _padded(self, histories: list[np.ndarray]) -> HistoryBatch:
+    def _padded(self, histories: list[np.ndarray], alone: bool) -> HistoryBatch:
         """The batch, as wide as the padding of its first history; all share it."""
-        return padded(histories, self.max_history, self._padding(len(histories[0])))
+        return replace(padded(histories, self.max_history, self._padding(len(histories[0]))), alone=alone)
 
     def _fill_popular(
         self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,3 +190,24 @@ def test_a_damaged_or_unfinished_model_folder_is_refused(tiny_model: "TinyModel"
     (folder / "manifest.json").unlink()
     with pytest.raises(GenrecError, match="never finished"):
         Recommender.from_folder(folder)
+
+
+def test_only_who_is_ranked_alone_has_other_cores_used(
+    tiny_recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[tuple[int, bool]] = []
+    start = OnnxScorer.start
+
+    def note(scorer: OnnxScorer, histories: HistoryBatch) -> object:
+        noted.append((len(histories.lengths), histories.alone))
+        return start(scorer, histories)
+
+    monkeypatch.setattr(OnnxScorer, "start", note)
+    one, long = tiny_recommender.item_ids[:3].tolist(), tiny_recommender.item_ids[:12].tolist()
+    alone = tiny_recommender.rank([one], 5)
+    with ThreadPoolExecutor(1) as pool:
+        beside = tiny_recommender.rank([one], 5, pool=pool)
+    tiny_recommender.rank([one, long], 5)
+    assert noted == [(1, True), (1, False), (1, False), (1, False)]
+    np.testing.assert_array_equal(alone.items, beside.items)
+    np.testing.assert_allclose(alone.scores, beside.scores, atol=1e-5)
