@@ -14,7 +14,6 @@ import numpy as np
 from genrec_core.benchmarks.trie import VOCABULARY, branching_codes
 from genrec_core.benchmarks.workload import random_histories
 from genrec_core.data.histories import padded
-from genrec_core.inference.blas_threads import one_blas_thread
 from genrec_core.inference.prediction_files import CsvPredictions
 from genrec_core.inference.recommender import ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS, Recommender
 from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
@@ -54,9 +53,11 @@ def measure(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
     Raises:
         GenrecError: the model cannot be opened.
     """
+    from threadpoolctl import threadpool_limits
+
     from genrec_core.tiger.scorer import one_thread_an_operator
 
-    with one_thread_an_operator(), one_blas_thread():
+    with one_thread_an_operator(), threadpool_limits(1, user_api="blas"):
         return {**_of_items(), **_of_users(model_dir, top_k), **_of_training()}
 
 

@@ -118,10 +118,12 @@ class FlatHistories:
     newest: np.ndarray
 
 
-def padded(sequences: Sequence[np.ndarray], max_history: int, width: int | None = None) -> HistoryBatch:
+def padded(
+    sequences: Sequence[np.ndarray], max_history: int, width: int | None = None, alone: bool = False
+) -> HistoryBatch:
     """Put the newest ``max_history`` rows of each sequence into one batch, as wide as the longest or as ``width``."""
     lengths = np.array([min(len(sequence), max_history) for sequence in sequences], dtype=np.int32)
     rows = np.full((len(sequences), width or lengths.max(initial=0)), -1, dtype=np.int32)
     for index, sequence in enumerate(sequences):
         rows[index, : lengths[index]] = sequence[len(sequence) - lengths[index] :]
-    return HistoryBatch(rows, lengths)
+    return HistoryBatch(rows, lengths, alone)

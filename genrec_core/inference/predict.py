@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
-from genrec_core.inference.blas_threads import one_blas_thread
 from genrec_core.inference.constraints import Constraints
 from genrec_core.inference.onnx_scorer import default_threads
 from genrec_core.inference.prediction_files import CsvPredictions, PredictionWriter, is_parquet
@@ -279,15 +278,14 @@ class _Decoder:
         batches, windows = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(ahead)
         waiting: deque[tuple[_Block, Future[Ranking | None]]] = deque()
         try:
-            with one_blas_thread():
-                for block in blocks:
-                    ranking = windows.submit(self.run.rank, self.recommender, block.requests, batches)
-                    waiting.append((block, ranking))
-                    if len(waiting) > ahead:
-                        done, future = waiting.popleft()
-                        yield done, future.result()
-                for done, future in waiting:
+            for block in blocks:
+                ranking = windows.submit(self.run.rank, self.recommender, block.requests, batches)
+                waiting.append((block, ranking))
+                if len(waiting) > ahead:
+                    done, future = waiting.popleft()
                     yield done, future.result()
+            for done, future in waiting:
+                yield done, future.result()
         finally:
             batches.shutdown(wait=False, cancel_futures=True)
             windows.shutdown(wait=True, cancel_futures=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from genrec_core.artifacts import verify_manifest
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
-from genrec_core.inference.blas_threads import one_blas_thread
 from genrec_core.inference.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
 from genrec_core.inference.item_attributes import ItemAttributes, ItemTable
 from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, default_threads, read_array
@@ -217,7 +216,7 @@ class Recommender:
                 dense_weight=dense_weight,
             )
 
-        found = map(decode, batches) if alone else self._side_by_side(batches, decode, pool)
+        found = map(decode, batches) if alone else (pool or self._pool).map(decode, batches)
         for users, ranked in zip(batches, found, strict=True):
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores
@@ -253,13 +252,6 @@ class Recommender:
             GenrecError: as :meth:`allowed`.
         """
         return self.masks.selection(*constraints)
-
-    def _side_by_side(
-        self, batches: list[np.ndarray], decode: Callable[[np.ndarray], Ranked], pool: Executor | None
-    ) -> Iterator[Ranked]:
-        """What ``decode`` gives for each batch."""
-        with one_blas_thread():
-            yield from (pool or self._pool).map(decode, batches)
 
     @cached_property
     def _pool(self) -> Executor:
@@ -306,7 +298,7 @@ class Recommender:
 
     def _padded(self, histories: list[np.ndarray], alone: bool) -> HistoryBatch:
         """The batch, as wide as the padding of its first history; all share it."""
-        return replace(padded(histories, self.max_history, self._padding(len(histories[0]))), alone=alone)
+        return padded(histories, self.max_history, self._padding(len(histories[0])), alone)
 
     def _fill_popular(
         self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.engine import Engine
-from genrec_core.inference.blas_threads import one_blas_thread
 from genrec_core.inference.constraints import Constraints, Selection
 from genrec_core.inference.recommender import Ranking, Recommender
 from genrec_core.inference.requests import Request
@@ -139,7 +138,7 @@ def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -
     """What a worker computes, on one core; the model stays open for the next block."""
     model, run = common
     recommender, _ = _opened(model)
-    with one_blas_thread(), ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         return run.rank(recommender, requests, pool)
 
 

@@ -21,7 +21,6 @@ from genrec_core.errors import GenrecError
 from genrec_core.tiger.beams import (
     Ranked,
     ScorerSession,
-    by_user,
     children,
     first_log_probs,
     largest,
@@ -189,10 +188,14 @@ def _widest(found: _Candidates, trie: CodeTrie, level: int, batch: int, beams: i
     """The candidates below the best ``beams`` prefixes of each user, by the largest bound below them."""
     new = _begins(trie.leaf_node[level].take(found.leaf), found.user)
     (first,) = new.nonzero()
-    padded, place = by_user(np.maximum.reduceat(found.bound, first), found.user.take(first), batch)
-    if padded.shape[1] <= beams:
+    counts = np.bincount(found.user.take(first), minlength=batch)
+    (over,) = (counts > beams).nonzero()
+    if not len(over):
         return found
-    return found.where(largest(padded, beams).take(place).take(new.cumsum() - 1))
+    best, ends, kept = np.maximum.reduceat(found.bound, first), counts.cumsum(), np.ones(len(first), dtype=bool)
+    for end, count in zip(ends.take(over).tolist(), counts.take(over).tolist(), strict=True):
+        kept[end - count : end] = largest(best[None, end - count : end], beams)[0]
+    return found.where(kept.take(new.cumsum() - 1))
 
 
 def _scored(
