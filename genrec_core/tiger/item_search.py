@@ -30,7 +30,6 @@ from genrec_core.tiger.trie import CodeTrie
 
 _LEAST_ODDS = np.float32(1e-30)
 _LIKELY_NATS = 1  # of the generative score, below what the list's last item is likely to have
-_LEAST_SCORE = np.finfo(np.float32).min  # of an item that may come out
 
 
 class DenseGuide:
@@ -155,8 +154,7 @@ def search_items(
     scores = first_log_probs(session, trie, batch)
     if floor is None:
         floor = guide.likely_edge(scores, top_k)
-    least = np.maximum(floor, _LEAST_SCORE)
-    found = _candidates(guide, scores, least)
+    found = _candidates(guide, scores, floor)
     for level in range(1, trie.depth):
         if len(found.leaf) > beams < trie.nodes(level):
             found = _widest(found, trie, level, batch, beams)
@@ -165,17 +163,20 @@ def search_items(
             break
         found = _scored(found, open_, session, trie, level, guide.weight)
         if level + 1 < trie.depth:
-            found = found.where(found.bound >= (least if batch == 1 else least.take(found.user)))
+            found = found.where(found.bound >= (floor if batch == 1 else floor.take(found.user)))
     ranked = Ranked.of(trie, found.user, found.leaf, found.bound, batch, top_k)
     return ranked, (ranked.scores[:, -1] < floor).nonzero()[0]
 
 
-def _candidates(guide: DenseGuide, scores: np.ndarray, least: np.ndarray) -> _Candidates:
-    """The items whose bound after level 0 is ``least``, float32 [batch], or more."""
+def _candidates(guide: DenseGuide, scores: np.ndarray, floor: np.ndarray) -> _Candidates:
+    """The items that may come out and whose bound after level 0 is ``floor``, float32 [batch], or more."""
     trie = guide.trie
     bounds = guide.bounds(scores)
-    (place,) = (bounds >= least[:, None]).reshape(-1).nonzero()
-    if len(least) == 1:
+    reached = bounds >= floor[:, None]
+    if floor.min() == -np.inf:
+        reached &= guide.leaves > -np.inf
+    (place,) = reached.reshape(-1).nonzero()
+    if len(floor) == 1:
         user, leaf = np.zeros(len(place), dtype=np.int64), place
     else:
         user, leaf = np.divmod(place, trie.n_items)

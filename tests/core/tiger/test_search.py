@@ -383,6 +383,9 @@ def test_a_token_of_probability_zero_harms_no_other_item():
     ranked = beam_search(TableScorer([0.6, 0.4], [0.75, 0.25, 0]), trie, HISTORIES, beams=4, top_k=4)
     assert ranked.items.tolist() == [[0, 3, 1, 2]] * 3
     np.testing.assert_allclose(np.exp(ranked.scores), [[0.45, 0.4, 0.15, 0]] * 3, rtol=1e-5)
+    mixed = DenseTableScorer([0.25] * 4, [0.6, 0.4], [0.75, 0.25, 0])
+    ranked = beam_search(mixed, trie, HISTORIES, beams=5, top_k=5, dense_weight=0.5)  # one more than there are
+    assert ranked.items.tolist() == [[0, 3, 1, 2, -1]] * 3
 
 
 def test_a_model_whose_scores_are_no_numbers_is_an_error():
