@@ -1,9 +1,11 @@
 """The server answers what the recommender ranks, and refuses everything else with a reason and the field at fault."""
 
+import copy
 import json
 import random
 import string
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 ClientOf = Callable[..., TestClient]
 PATH = "/predictions/mymodel"
+ONE_THREAD = ThreadPoolExecutor(1)
 
 
 def instances(recommender: Recommender, users: int) -> list[dict[str, Any]]:
@@ -232,6 +235,11 @@ def malformed(draw: random.Random, items: list[int]) -> bytes:
     return _bent(draw, good) if draw.random() < 0.5 else _broken(draw, bytearray(json.dumps(good).encode()))
 
 
+def _odd(draw: random.Random) -> Any:
+    """One of its own: what is bent further must not bend the next body too, or come to hold itself."""
+    return copy.deepcopy(draw.choice(ODD))
+
+
 def _bent(draw: random.Random, body: dict[str, Any]) -> bytes:
     for _ in range(draw.choice([1, 1, 2])):
         instances = body.get("instances")
@@ -240,11 +248,11 @@ def _bent(draw: random.Random, body: dict[str, Any]) -> bytes:
         name = draw.choice([*at, "ranking", "exclude_seen", "allow", "deny", "item_ids", "unheard_of"])
         value = at.get(name)
         if isinstance(value, list) and value and draw.random() < 0.6:
-            at[name] = [draw.choice(ODD) if draw.random() < 0.5 else one for one in value]
+            at[name] = [_odd(draw) if draw.random() < 0.5 else one for one in value]
         elif draw.random() < 0.3:
             at.pop(name, None)
         else:
-            at[name] = draw.choice(ODD)
+            at[name] = _odd(draw)
     return json.dumps(body).encode()
 
 
@@ -267,12 +275,14 @@ def _broken(draw: random.Random, body: bytearray) -> bytes:
 def is_right(answer: dict[str, Any], body: bytes, recommender: Recommender) -> bool:
     """Whether an answer holds what the recommender gives for the body as any JSON parser reads it."""
     asked = json.loads(body)
-    options = {name: asked[name] for name in ("exclude_seen", "ranking", "allow", "deny") if name in asked}
+    options = {name: asked[name] for name in ("exclude_seen", "ranking") if name in asked}
+    allowed = recommender.allowed(asked.get("allow"), asked.get("deny"))
     topk = min(asked.get("topk", 128), len(recommender.item_ids))
     users = asked["instances"]
-    wanted = recommender.recommend([user["item_ids"] for user in users], topk, **options)
-    found = [(user["user_id"], user["predictions"]) for user in answer["predictions"]]
-    return found == [(user["user_id"], items.tolist()) for user, items in zip(users, wanted, strict=True)]
+    histories = [user["item_ids"] for user in users]
+    ranking = recommender.rank(histories, topk, allowed=allowed, pool=ONE_THREAD, **options)  # rounded as the server's
+    wanted = [(user["user_id"], ranking.of(place).tolist()) for place, user in enumerate(users)]
+    return [(user["user_id"], user["predictions"]) for user in answer["predictions"]] == wanted
 
 
 @pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
