@@ -15,6 +15,7 @@ from genrec_core.inference.recommender import CODES, ITEM_VECTORS, Recommender
 from genrec_core.settings import RankingMode, TrainingSettings
 from genrec_core.storage import latest
 from genrec_core.tiger.beams import CodeScorer, ScorerSession
+from genrec_core.tiger.item_search import DenseGuide, search_items
 from genrec_core.tiger.search import beam_search
 
 BEAMS = (100, 1000)  # of the batches
@@ -185,11 +186,16 @@ def _gflop_a_user(recommender: Recommender, workload: Workload, model: Any, widt
 
 
 def _scored(recommender: Recommender, history: np.ndarray, width: int) -> list[int]:
-    """How many beams of one user each level scores, generating, which drops none that has its place among ``width``."""
+    """How many beams of one user each level scores, where none is dropped that has its place among ``width``."""
     counter = _Counter(recommender.scorer)
-    batch = padded([history], recommender.max_history)
-    beam_search(counter, recommender.trie, batch, beams=width, top_k=width)
-    return counter.beams + [0] * (recommender.trie.depth - len(counter.beams))
+    batch, trie = padded([history], recommender.max_history), recommender.trie
+    if weight := recommender.weights.of("hybrid"):
+        session = counter.start(batch)
+        guide = DenseGuide(trie, session.item_logits(), weight)
+        search_items(session, guide, width, width, floor=np.full(1, -np.inf, dtype=np.float32))
+    else:
+        beam_search(counter, trie, batch, beams=width, top_k=width)
+    return counter.beams + [0] * (trie.depth - len(counter.beams))
 
 
 class _Counter:
