@@ -5,13 +5,15 @@ The beams of all users stand one behind the other, by user and then by node or l
 
 from dataclasses import dataclass
 from math import isnan
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.trie import CodeTrie
+
+Arrays = TypeVar("Arrays", bound=tuple[Any, ...])  # a NamedTuple of arrays
 
 
 class ScorerSession(Protocol):
@@ -130,17 +132,10 @@ def require_numbers(found: np.ndarray, level: int) -> None:
         raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
 
 
-def by_user(values: np.ndarray, user: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values [n] in a row a user, float32 [batch, most], padded with minus infinity, and where in it each one went."""
-    if batch == 1:
-        return values[None], np.arange(len(values))
-    counts = np.bincount(user, minlength=batch)
-    widest = int(counts.max(initial=0))
-    shift: np.ndarray = np.arange(batch) * widest - (counts.cumsum() - counts)
-    place = np.arange(len(user)) + shift.take(user)
-    padded = np.full((batch, widest), -np.inf, dtype=np.float32)
-    padded.reshape(-1)[place] = values
-    return padded, place
+def keep(beams: Arrays, mask: np.ndarray) -> Arrays:
+    """Those that a mask keeps, of arrays of one length."""
+    (kept,) = mask.nonzero()
+    return beams if len(kept) == len(mask) else type(beams)(*[part.take(kept) for part in beams])
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:

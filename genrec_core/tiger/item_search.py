@@ -23,6 +23,7 @@ from genrec_core.tiger.beams import (
     ScorerSession,
     children,
     first_log_probs,
+    keep,
     largest,
     require_numbers,
 )
@@ -129,11 +130,6 @@ class _Candidates(NamedTuple):
     bound: np.ndarray
     beam: np.ndarray
 
-    def where(self, mask: np.ndarray) -> "_Candidates":
-        """Those that a mask keeps."""
-        (kept,) = mask.nonzero()
-        return self if len(kept) == len(mask) else _Candidates(*[part.take(kept) for part in self])
-
 
 def search_items(
     session: ScorerSession, guide: DenseGuide, beams: int, top_k: int, floor: np.ndarray | None = None
@@ -163,7 +159,7 @@ def search_items(
             break
         found = _scored(found, open_, session, trie, level, guide.weight)
         if level + 1 < trie.depth:
-            found = found.where(found.bound >= (floor if batch == 1 else floor.take(found.user)))
+            found = keep(found, found.bound >= (floor if batch == 1 else floor.take(found.user)))
     ranked = Ranked.of(trie, found.user, found.leaf, found.bound, batch, top_k)
     return ranked, (ranked.scores[:, -1] < floor).nonzero()[0]
 
@@ -196,7 +192,7 @@ def _widest(found: _Candidates, trie: CodeTrie, level: int, batch: int, beams: i
     best, ends, kept = np.maximum.reduceat(found.bound, first), counts.cumsum(), np.ones(len(first), dtype=bool)
     for end, count in zip(ends.take(over).tolist(), counts.take(over).tolist(), strict=True):
         kept[end - count : end] = largest(best[None, end - count : end], beams)[0]
-    return found.where(kept.take(new.cumsum() - 1))
+    return keep(found, kept.take(new.cumsum() - 1))
 
 
 def _scored(

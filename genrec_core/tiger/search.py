@@ -21,9 +21,9 @@ from genrec_core.tiger.beams import (
     CodeScorer,
     Ranked,
     ScorerSession,
-    by_user,
     children,
     first_log_probs,
+    keep,
     largest,
     require_numbers,
 )
@@ -136,11 +136,6 @@ class _Beams(NamedTuple):
     slot: np.ndarray
     branches: np.ndarray
 
-    def where(self, mask: np.ndarray) -> "_Beams":
-        """Those that a mask keeps."""
-        (kept,) = mask.nonzero()
-        return self if len(kept) == len(mask) else _Beams(*(part.take(kept) for part in self))
-
 
 def _search_prefixes(
     session: ScorerSession, trie: CodeTrie, masks: "_Masks", batch: int, beams: int, top_k: int
@@ -149,10 +144,10 @@ def _search_prefixes(
     found = masks.open(1, _first(session, trie, batch))
     for level in range(1, trie.depth):
         if top_k < beams:
-            found = found.where(_reachable(found, batch, top_k))
-        padded, place = by_user(found.score, found.user, batch)
+            found = keep(found, _reachable(found, batch, top_k))
+        padded, place = _by_user(found.score, found.user, batch)
         if padded.shape[1] > beams:
-            found = found.where(largest(padded, beams).take(place))
+            found = keep(found, largest(padded, beams).take(place))
         found = masks.open(level + 1, _advance(session, trie, level, found))
     return Ranked.of(trie, found.user, found.node, found.score, batch, top_k)
 
@@ -181,7 +176,7 @@ class _Masks:
             if found is None:
                 found = np.ones(len(keys), dtype=bool)
             found[place[keys[place] == self.dead[depth][inside]]] = False
-        return beams if found is None else beams.where(found)
+        return beams if found is None else keep(beams, found)
 
 
 def _check_arguments(
@@ -218,12 +213,25 @@ def _reachable(beams: _Beams, batch: int, top_k: int) -> np.ndarray:
     Where a width would cut one of those items, it cuts all that is below it too. So this changes no list.
     """
     (final,) = (~beams.branches).nonzero()
-    known, _ = by_user(beams.score.take(final), beams.user.take(final), batch)
+    known, _ = _by_user(beams.score.take(final), beams.user.take(final), batch)
     place = known.shape[1] - top_k
     if place < 0:
         return np.ones(len(beams.user), dtype=bool)
     floor = np.partition(known, place, axis=1)[:, place]
     return np.asarray(beams.score >= floor.take(beams.user))
+
+
+def _by_user(values: np.ndarray, user: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values [n] in a row a user, float32 [batch, most], padded with minus infinity, and where in it each one went."""
+    if batch == 1:
+        return values[None], np.arange(len(values))
+    counts = np.bincount(user, minlength=batch)
+    widest = int(counts.max(initial=0))
+    shift: np.ndarray = np.arange(batch) * widest - (counts.cumsum() - counts)
+    place = np.arange(len(user)) + shift.take(user)
+    padded = np.full((batch, widest), -np.inf, dtype=np.float32)
+    padded.reshape(-1)[place] = values
+    return padded, place
 
 
 def _advance(session: ScorerSession, trie: CodeTrie, level: int, state: _Beams) -> _Beams:
