@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ _EVERY_ITEM = "item_id >= 0 or item_id < 0"
 def main(descriptor: int, model_dir: Path, core: int | None = None) -> None:
     """Open the model, say what it is, then answer batch after batch; on one core alone where it is given."""
     if core is not None:
-        os.sched_setaffinity(0, {core})
+        with suppress(OSError):  # it is forbidden here, or that core was taken away meanwhile: any will do
+            os.sched_setaffinity(0, {core})
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with Connection(descriptor) as connection:

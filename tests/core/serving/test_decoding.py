@@ -9,6 +9,7 @@ import numpy as np
 
 from genrec_core.artifacts import write_manifest
 from genrec_core.inference.item_attributes import ITEMS, ItemTable
+from genrec_core.serving.decoders import Decoder
 from genrec_core.serving.decoding import open_warm
 from genrec_core.serving.models import ServedModel
 
@@ -38,3 +39,12 @@ def test_each_process_has_a_core_of_its_own_where_there_are_as_many(tiny_model: 
             assert [os.sched_getaffinity(decoder.process.pid) for decoder in model.decoders] == wanted
         finally:
             model.retire()
+
+
+def test_a_core_that_is_not_to_be_had_does_no_harm(tiny_model: "TinyModel") -> None:
+    decoder = Decoder(tiny_model.model_dir, core=1023)
+    try:
+        assert decoder.ready()["items"] == 90
+        assert os.sched_getaffinity(decoder.process.pid) == os.sched_getaffinity(0)
+    finally:
+        decoder.close()
