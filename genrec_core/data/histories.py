@@ -11,6 +11,8 @@ from genrec_core.errors import GenrecError
 if TYPE_CHECKING:  # inference does without polars, which is as large as all else that it needs
     import polars as pl
 
+_WIDTH_STEP = 8  # items
+
 
 @dataclass(frozen=True)
 class Histories:
@@ -118,12 +120,15 @@ class FlatHistories:
     newest: np.ndarray
 
 
-def padded(
-    sequences: Sequence[np.ndarray], max_history: int, width: int | None = None, alone: bool = False
-) -> HistoryBatch:
-    """Put the newest ``max_history`` rows of each sequence into one batch, as wide as the longest or as ``width``."""
+def padded(sequences: Sequence[np.ndarray], max_history: int, alone: bool = False) -> HistoryBatch:
+    """Put the newest ``max_history`` rows of each sequence into one batch, as wide as the longest.
+
+    Widths are multiples of eight, or ``max_history``: sums over zeros on the right then round as those without them, so
+    that what the model says of a history does not depend on the others.
+    """
     lengths = np.array([min(len(sequence), max_history) for sequence in sequences], dtype=np.int32)
-    rows = np.full((len(sequences), width or lengths.max(initial=0)), -1, dtype=np.int32)
+    width = min(max_history, int(lengths.max(initial=0)) + _WIDTH_STEP - 1 & -_WIDTH_STEP)
+    rows = np.full((len(sequences), width), -1, dtype=np.int32)
     for index, sequence in enumerate(sequences):
         rows[index, : lengths[index]] = sequence[len(sequence) - lengths[index] :]
     return HistoryBatch(rows, lengths, alone)

@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from genrec_core.artifacts import verify_manifest
-from genrec_core.data.histories import HistoryBatch, padded
+from genrec_core.data.histories import padded
+from genrec_core.data.lengths import length_class
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import popularity_order
 from genrec_core.inference.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
@@ -30,8 +33,24 @@ ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
 )
 NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"  # where the model lifts any
 LEAST_BEAMS = 50
-_SHORTEST_PADDING = 8  # items
+Result = TypeVar("Result")
 _BATCH_BEAMS = 1 << 11  # users x beams decoded together, at most: what a step computes should stay in a core's cache
+
+
+class _InTurn(Executor):
+    """Calls where it is asked to, one call after the other."""
+
+    def map(
+        self,
+        fn: Callable[..., Result],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[Result]:
+        return map(fn, *iterables)
+
+
+IN_TURN = _InTurn()  # for a ranking that leaves the other cores to those beside it
 
 
 @dataclass(frozen=True)
@@ -70,8 +89,6 @@ class Recommender:
         weights: shares of the dense head.
         attributes: reads what rules compare, when the first one comes; None for a model without any.
         withdrawn: ids of items that nobody gets, int64 [n]; None for none.
-        shortest_padding: items that the shortest histories are padded to, others to twice that, and so on; more lets
-            more users be decoded together, and a user alone wait longer.
 
     Raises:
         GenrecError: two items share a code, or every item is withdrawn.
@@ -88,19 +105,18 @@ class Recommender:
         weights: RankingWeights,
         attributes: Callable[[], ItemAttributes] | None = None,
         withdrawn: np.ndarray | None = None,
-        shortest_padding: int = _SHORTEST_PADDING,
     ) -> None:
-        self.weights, self.shortest_padding = weights, shortest_padding
-        self.scorer, self.item_ids, self.max_history = scorer, item_ids, max_history
+        self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
         self.trie = MaskedTrie.build(codes, level_sizes)
         self.popular_rows = popularity_order(popularity)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
-        rows = None if withdrawn is None else self._known_rows(withdrawn)
-        self.masks = CatalogueMasks(len(item_ids), self._known_rows, attributes or _no_attributes, rows)
+        self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
+        rows = None if withdrawn is None else self._rows_of(withdrawn)
+        self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, rows)
 
     @classmethod
-    def from_folder(cls, model_dir: Path, threads: int = 1, shortest_padding: int = _SHORTEST_PADDING) -> "Recommender":
+    def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
         """Open a model folder and verify each of its files.
 
         Args:
@@ -108,7 +124,6 @@ class Recommender:
                 :func:`genrec_core.inference.withdrawn.withdraw` listed in it are never recommended.
             threads: CPU threads inside an operator. One is fastest: a user's operators are too small to share, and
                 batches are decoded side by side.
-            shortest_padding: see the class.
 
         Raises:
             GenrecError: a file is missing, damaged, or does not fit the others.
@@ -127,7 +142,6 @@ class Recommender:
             scorer, item_ids, codes, sizes, popularity, settings.max_history, weights,
             attributes=lambda: ItemAttributes(ItemTable.load(model_dir, item_ids)),
             withdrawn=read_withdrawn(model_dir, item_ids),
-            shortest_padding=shortest_padding,
         )  # fmt: skip
 
     def recommend(
@@ -175,8 +189,7 @@ class Recommender:
     ) -> Ranking:
         """Rank the catalogue for each history.
 
-        A user's list does not depend on who is decoded together with them: a history is padded to a length that its own
-        length determines.
+        A user's list does not depend on who is decoded together with them.
 
         Args:
             histories: item ids of each user, oldest first.
@@ -190,29 +203,32 @@ class Recommender:
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
-            pool: decodes the batches, side by side where it has several threads; None for one thread a core.
+            pool: decodes the batches, side by side where it has several threads, or ``IN_TURN``; None for one thread a
+                core.
 
         Raises:
             GenrecError: ``beams`` is less than ``top_k``, or ``dense`` is asked of a model without a dense head.
         """
         beams, dense_weight = self._beams(top_k, beams), self.weights.of(ranking)
-        known = [self._known_rows(history) for history in histories]
-        masks = self._masks(allowed, len(histories))
+        known, masks = self._known(histories), self._masks(allowed, len(histories))
+        lengths = np.array([len(history) for history in known], dtype=np.int64)
         rows = np.full((len(histories), top_k), -1, dtype=np.int32)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-        batches = list(self._batches(known, masks, min(batch_users, max(1, _BATCH_BEAMS // beams))))
+        batches = self._batches(lengths, masks, min(batch_users, max(1, _BATCH_BEAMS // beams)))
         alone = pool is None and len(batches) < 2
 
         def decode(users: np.ndarray) -> Ranked:
-            batch = [known[user] for user in users]
+            batch = [known[user] for user in users.tolist()]
+            read, longest = padded(batch, self.max_history, alone), len(batch[-1])
+            seen = read if longest <= self.max_history else padded(batch, longest)
             return beam_search(
                 self.scorer,
                 self.trie,
-                self._padded(batch, alone),
+                read,
                 beams=beams,
                 top_k=min(top_k, self.trie.n_items),
                 allowed=masks[users[0]],
-                excluded=padded(batch, max(map(len, batch))).rows if exclude_seen else None,
+                excluded=seen.rows if exclude_seen else None,
                 dense_weight=dense_weight,
             )
 
@@ -220,11 +236,11 @@ class Recommender:
         for users, ranked in zip(batches, found, strict=True):
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores
-        popular = np.array([not len(history) for history in known], dtype=bool)
+        popular = lengths == 0
         self._fill_popular(rows, scores, popular, masks)
-        unknown = [len(history) - len(found) for history, found in zip(histories, known, strict=True)]
+        unknown = np.array([len(history) for history in histories], dtype=np.int64) - lengths
         items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # -1 means nothing there
-        return Ranking(items, scores, counts, np.array(unknown, dtype=np.int64), popular)
+        return Ranking(items, scores, counts, unknown, popular)
 
     def allowed(
         self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
@@ -274,31 +290,39 @@ class Recommender:
             raise GenrecError(f"{beams} beams cannot find {top_k} items; give at least as many beams as top_k")
         return min(beams or max(top_k, LEAST_BEAMS), self.trie.n_items)
 
-    def _known_rows(self, history: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _rows_of(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
         """Catalogue rows int64 of the known items, in order."""
-        items = np.asarray(history, dtype=np.int64)
-        place = np.minimum(np.searchsorted(self._sorted_ids, items), len(self._sorted_ids) - 1)
-        return np.asarray(self._by_id.take(place[self._sorted_ids.take(place) == items]))
+        return self._known([items])[0]
 
-    def _batches(self, known: list[np.ndarray], masks: list[np.ndarray | None], users: int) -> Iterator[np.ndarray]:
-        """Users with a history, those of equal padding and mask together; the longest, which take longest, first."""
+    def _known(self, histories: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
+        """Catalogue rows int64 of the known items of each history, in order."""
+        ends = np.cumsum([0, *map(len, histories)])
+        items = np.concatenate([np.empty(0, np.int64), *(np.asarray(history, dtype=np.int64) for history in histories)])
+        place = np.minimum(self._sorted_ids.searchsorted(items), len(self._sorted_ids) - 1)
+        known = self._sorted_ids.take(place) == items
+        if not known.all():
+            ends = np.concatenate([[0], known.cumsum()]).take(ends)
+            place = place[known]
+        rows, bounds = self._by_id.take(place), ends.tolist()
+        return [rows[begin:end] for begin, end in pairwise(bounds)]
+
+    def _batches(self, lengths: np.ndarray, masks: list[np.ndarray | None], users: int) -> list[np.ndarray]:
+        """Users with a history, those of equal mask and like length together, from the shortest to the longest.
+
+        The batches of the longest histories, which take longest, come first.
+        """
         groups: dict[tuple[int, int], list[int]] = {}
-        for user, history in enumerate(known):
-            if len(history):
-                groups.setdefault((self._padding(len(history)), id(masks[user])), []).append(user)
-        for _, members in sorted(groups.items(), key=lambda group: -group[0][0]):
-            for first in range(0, len(members), users):
-                yield np.array(members[first : first + users])
-
-    def _padding(self, length: int) -> int:
-        padding = self.shortest_padding
-        while padding < length:
-            padding *= 2
-        return min(padding, self.max_history)
-
-    def _padded(self, histories: list[np.ndarray], alone: bool) -> HistoryBatch:
-        """The batch, as wide as the padding of its first history; all share it."""
-        return padded(histories, self.max_history, self._padding(len(histories[0])), alone)
+        order = lengths.argsort(kind="stable")
+        classes = self._length_classes.take(lengths.take(order), mode="clip").tolist()
+        for user, its_class in zip(order.tolist(), classes, strict=True):
+            groups.setdefault((its_class, id(masks[user])), []).append(user)
+        cut = [
+            np.array(group[at : at + users])
+            for (its_class, _), group in groups.items()
+            if its_class >= 0
+            for at in range(0, len(group), users)
+        ]
+        return sorted(cut, key=lambda batch: -int(lengths[batch[-1]]))
 
     def _fill_popular(
         self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]

@@ -7,7 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Condition, Thread
 
-from genrec_core.serving.decoders import SHORTEST_PADDING, Decoded
+from genrec_core.data.lengths import length_class
+from genrec_core.serving.decoders import Decoded
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
@@ -39,8 +40,8 @@ class Waiting:
 
     @property
     def length(self) -> int:
-        """The history's length in powers of two: only histories that are padded to one length are decoded in one go."""
-        return math.ceil(math.log2(max(SHORTEST_PADDING, min(len(self.history), self.task.model.max_history))))
+        """The class of the history's length: others are not decoded in one go."""
+        return length_class(len(self.history), self.task.model.max_history)
 
 
 class QueueFullError(Exception):

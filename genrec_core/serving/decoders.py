@@ -15,7 +15,6 @@ from typing import Any
 from genrec_core.errors import GenrecError
 
 LOG = logging.getLogger("genrec.serving")
-SHORTEST_PADDING = 16  # items; nineteen of twenty users of Beauty are then alike, and can share a batch
 _END_SECONDS = 10
 
 

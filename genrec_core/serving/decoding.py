@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,10 +17,8 @@ from typing import Any
 from genrec_core.errors import GenrecError
 from genrec_core.inference.constraints import Constraints
 from genrec_core.inference.item_attributes import ITEMS
-from genrec_core.inference.recommender import Recommender
-from genrec_core.serving.decoders import SHORTEST_PADDING
+from genrec_core.inference.recommender import IN_TURN, Recommender
 
-_ONE_THREAD = ThreadPoolExecutor(1)  # the processes beside this one take the other cores
 _EVERY_ITEM = "item_id >= 0 or item_id < 0"
 
 
@@ -57,7 +54,7 @@ def open_warm(model_dir: Path) -> Recommender:
     Raises:
         GenrecError: it is missing, damaged, or of another form.
     """
-    recommender = Recommender.from_folder(model_dir, threads=1, shortest_padding=SHORTEST_PADDING)
+    recommender = Recommender.from_folder(model_dir)
     history = recommender.item_ids[:1].tolist()
     for users in (1, 2):
         recommender.rank([history] * users, 1)
@@ -97,7 +94,7 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
             exclude_seen=options["exclude_seen"],
             ranking=options["ranking"],
             allowed=selection.mask,
-            pool=_ONE_THREAD,
+            pool=IN_TURN,  # the processes beside this one take the other cores
         )
     except GenrecError as error:
         return {"refused": str(error), "about": about}

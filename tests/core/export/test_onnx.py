@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genrec_core.artifacts import verify_manifest
-from genrec_core.data.histories import padded
+from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
@@ -65,6 +65,19 @@ def test_graphs_take_any_batch_time_and_beams(
         parents = np.sort(random.integers(0, len(before), batch * width))
         before = before[parents]
         np.testing.assert_allclose(*(each.advance(tokens, parents, before) for each in sessions), atol=1e-4)
+
+
+def test_how_wide_a_batch_is_changes_nothing_that_the_model_says(tiny_recommender: Recommender) -> None:
+    scorer, random, said = tiny_recommender.scorer, np.random.default_rng(1), []
+    batch = padded([random.integers(0, 90, length).astype(np.int32) for length in (3, 8, 1, 7)], 12)
+    assert batch.rows.shape == (4, 8)
+    wider = np.pad(batch.rows, ((0, 0), (0, 4)), constant_values=-1)
+    tokens, users = random.integers(0, 4, 20), np.repeat(np.arange(4), 5)
+    for rows in (batch.rows, wider):
+        session = scorer.start(HistoryBatch(rows, batch.lengths))
+        said.append((session.item_logits(), session.first(), session.advance(tokens, users, users)))
+    for narrow, wide in zip(*said, strict=True):
+        np.testing.assert_array_equal(narrow, wide)
 
 
 def test_an_export_that_fails_leaves_the_older_one(tiny_model: "TinyModel", tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,10 @@ import pytest
 
 from genrec_core.artifacts import write_manifest
 from genrec_core.data.histories import HistoryBatch
+from genrec_core.data.lengths import length_class
 from genrec_core.errors import GenrecError
 from genrec_core.inference.onnx_scorer import OnnxScorer
-from genrec_core.inference.recommender import Recommender
+from genrec_core.inference.recommender import IN_TURN, Recommender
 from genrec_core.settings import RankingMode
 
 if TYPE_CHECKING:
@@ -89,22 +89,26 @@ def test_a_users_list_does_not_depend_on_the_batch(tiny_recommender: Recommender
     np.testing.assert_array_equal(small.items, together.items)
 
 
-def test_a_model_opened_for_larger_batches_decodes_short_histories_with_longer_ones(
-    tiny_model: "TinyModel", monkeypatch: pytest.MonkeyPatch
+def test_histories_of_like_length_are_decoded_together(
+    tiny_model: "TinyModel", tiny_recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches: list[int] = []
+    batches: list[list[int]] = []
     start = OnnxScorer.start
 
     def counted(scorer: OnnxScorer, histories: HistoryBatch) -> object:
-        batches.append(len(histories.lengths))
+        batches.append(histories.lengths.tolist())
         return start(scorer, histories)
 
     monkeypatch.setattr(OnnxScorer, "start", counted)
-    for padding, wanted in ((8, [1, 1]), (16, [2])):
-        recommender = Recommender.from_folder(tiny_model.model_dir, shortest_padding=padding)
-        batches.clear()
-        recommender.rank([recommender.item_ids[:3].tolist(), recommender.item_ids[:12].tolist()], 5)
-        assert batches == wanted
+    histories = [tiny_recommender.item_ids[:length].tolist() for length in (12, 2, 0, 7, 3, 30)]
+    tiny_recommender.rank(histories, 5, batch_users=3, pool=IN_TURN)
+    assert batches == [[12, 12], [2, 3, 7]]  # the longest first; none is longer than what the model reads
+
+
+def test_how_long_histories_are_alike() -> None:
+    assert [length_class(length, 50) for length in (1, 20, 25, 26, 50, 90)] == [1, 1, 1, 0, 0, 0]
+    assert [length_class(length, 200) for length in (1, 25, 26, 50, 51, 100, 101)] == [3, 3, 2, 2, 1, 1, 0]
+    assert length_class(3, 12) == 0
 
 
 def test_allow_and_deny_lists_hold_for_everyone(tiny_recommender: Recommender) -> None:
@@ -205,9 +209,8 @@ def test_only_who_is_ranked_alone_has_other_cores_used(
     monkeypatch.setattr(OnnxScorer, "start", note)
     one, long = tiny_recommender.item_ids[:3].tolist(), tiny_recommender.item_ids[:12].tolist()
     alone = tiny_recommender.rank([one], 5)
-    with ThreadPoolExecutor(1) as pool:
-        beside = tiny_recommender.rank([one], 5, pool=pool)
-    tiny_recommender.rank([one, long], 5)
+    beside = tiny_recommender.rank([one], 5, pool=IN_TURN)
+    tiny_recommender.rank([one, long], 5, batch_users=1)
     assert noted == [(1, True), (1, False), (1, False), (1, False)]
     np.testing.assert_array_equal(alone.items, beside.items)
     np.testing.assert_allclose(alone.scores, beside.scores, atol=1e-5)

@@ -5,14 +5,13 @@ import json
 import random
 import string
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from genrec_core.inference.recommender import Recommender
+from genrec_core.inference.recommender import IN_TURN, Recommender
 from genrec_core.serving.decoders import DecoderFailedError, UnservableError
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 ClientOf = Callable[..., TestClient]
 PATH = "/predictions/mymodel"
-ONE_THREAD = ThreadPoolExecutor(1)
 
 
 def instances(recommender: Recommender, users: int) -> list[dict[str, Any]]:
@@ -280,7 +278,7 @@ def is_right(answer: dict[str, Any], body: bytes, recommender: Recommender) -> b
     topk = min(asked.get("topk", 128), len(recommender.item_ids))
     users = asked["instances"]
     histories = [user["item_ids"] for user in users]
-    ranking = recommender.rank(histories, topk, allowed=allowed, pool=ONE_THREAD, **options)  # rounded as the server's
+    ranking = recommender.rank(histories, topk, allowed=allowed, pool=IN_TURN, **options)  # rounded as the server's
     wanted = [(user["user_id"], ranking.of(place).tolist()) for place, user in enumerate(users)]
     return [(user["user_id"], user["predictions"]) for user in answer["predictions"]] == wanted
 

@@ -1,0 +1,13 @@
+"""Which histories are decoded together. Needs no NumPy, as the server's own process has none."""
+
+import math
+
+_SHORT = 20  # items; a class of shorter ones alone is not worth it
+
+
+def length_class(length: int, max_history: int) -> int:
+    """Which histories should be decoded together, as each pads the others: 0 above half of ``max_history``, and so on.
+
+    The shortest class is not divided further: more users a batch then save more than less padding.
+    """
+    return int(math.log2(max_history / min(max(length, _SHORT), max_history)))
