@@ -40,7 +40,9 @@ class InstancesRequest(Settings):
     ranking: RankingMode = Field("hybrid", description="What orders the items.")
     exclude_seen: StrictBool = Field(True, description="Never recommend an item of the user's own history.")
     allow: list[ItemId] | None = Field(None, description="The only items to recommend; null for all.")
-    deny: list[ItemId] = Field([], description="Items never to recommend.")
+    deny: list[ItemId] = Field(  # a default would be copied for every request
+        default_factory=list, description="Items never to recommend.", json_schema_extra={"default": []}
+    )
     rule: StrictStr | None = Field(
         None,
         max_length=_LONGEST_RULE,

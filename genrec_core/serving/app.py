@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from genrec_core.errors import GenrecError
 from genrec_core.serving.batcher import Batcher, QueueFullError, Task
@@ -62,7 +62,7 @@ class Server:
             for instance, (outcome, place) in zip(asked.instances, decoded, strict=True)
         ]
         warnings = decoded[0][0].warnings
-        return as_json({"predictions": answers, **({"warnings": warnings} if warnings else {})})
+        return _response(f'{{"predictions":[{",".join(answers)}]{_more({"warnings": warnings} if warnings else {})}')
 
     async def decoded(self, asked: PredictionRequest, model: ServedModel) -> list[tuple[Decoded, int]]:
         """What the batch of each user got, and the user's place in it."""
@@ -149,26 +149,39 @@ class Server:
     async def close(self) -> None:
         """Answer what is being decoded, then end the decoding processes."""
         self.stopping = True
-        await asyncio.to_thread(self.batcher.close)
+        await self.batcher.close()
         await asyncio.to_thread(self.holder.close)
 
 
-def _answer(user_id: str | int, decoded: Decoded, place: int, topk: int) -> dict[str, Any]:
-    """One user's items, and whatever a client should know of them."""
-    items = decoded.items[place]
-    answer: dict[str, Any] = {"user_id": user_id, "predictions": items}
-    if len(items) < topk:
-        answer["note"] = f"{len(items)} of {topk}: no more items are allowed and unseen"
+def _answer(user_id: str | int, decoded: Decoded, place: int, topk: int) -> str:
+    """One user's items as JSON, and whatever a client should know of them."""
+    notes: dict[str, Any] = {}
+    if (count := decoded.counts[place]) < topk:
+        notes["note"] = f"{count} of {topk}: no more items are allowed and unseen"
     if decoded.popular[place]:
-        answer["popular"] = True
+        notes["popular"] = True
     if decoded.unknown[place]:
-        answer["unknown_items"] = decoded.unknown[place]
-    return answer
+        notes["unknown_items"] = decoded.unknown[place]
+    return f'{{"user_id":{json.dumps(user_id)},"predictions":{decoded.items[place]}{_more(notes)}'
+
+
+def _more(content: dict[str, Any]) -> str:
+    """What ends an object of JSON that has ``content`` too."""
+    return f",{_text(content)[1:]}" if content else "}"
+
+
+def _text(content: dict[str, Any]) -> str:
+    """JSON in ASCII, so that no text from outside can fail to be encoded."""
+    return json.dumps(content, separators=(",", ":"))
 
 
 def as_json(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A response in ASCII, so that no text from outside can fail to be encoded."""
-    return Response(json.dumps(content, separators=(",", ":")), status, headers, media_type="application/json")
+    """A response of JSON."""
+    return _response(_text(content), status, headers)
+
+
+def _response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, status, headers, media_type="application/json")
 
 
 def build_app(server: Server) -> FastAPI:
@@ -181,7 +194,7 @@ def build_app(server: Server) -> FastAPI:
         yield
         await server.close()
 
-    app = FastAPI(title="genrec", description="Generative retrieval recommender.", lifespan=lifespan)
+    app = _App(title="genrec", description="Generative retrieval recommender.", lifespan=lifespan)
 
     path = f"/predictions/{server.settings.name}"
 
@@ -189,7 +202,7 @@ def build_app(server: Server) -> FastAPI:
     async def predictions(request: Request) -> Response:
         return await _measured(server, request, server.predict)
 
-    app.add_middleware(_Direct, path=path, answer=predictions)
+    app.answer_at_once(path, predictions)
 
     @app.post("/admin/reload", summary="Open the model folder again if it changed")
     async def reload(request: Request) -> Response:
@@ -208,24 +221,19 @@ def build_app(server: Server) -> FastAPI:
     return app
 
 
-class _Direct:
-    """Answers predictions before the framework looks for their route, which would be a fifth of the server's own work.
+class _App(FastAPI):
+    """Answers predictions before the framework sees them, which would be a quarter of the server's own work."""
 
-    Args:
-        app: answers everything else.
-        path: of the predictions.
-        answer: the route's own function.
-    """
-
-    def __init__(self, app: ASGIApp, path: str, answer: Handler) -> None:
-        self.app, self.path, self.answer = app, path, answer
+    def answer_at_once(self, path: str, answer: Handler) -> None:
+        """Let ``answer`` alone see what is posted to ``path``."""
+        self._path, self._answer = path, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == self.path and scope["method"] == "POST":
-            response = await self.answer(Request(scope, receive, send))
+        if scope["type"] == "http" and scope["path"] == self._path and scope["method"] == "POST":
+            response = await self._answer(Request(scope, receive, send))
             await response(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await super().__call__(scope, receive, send)
 
 
 def _add_probes(app: FastAPI, server: Server) -> None:
@@ -253,14 +261,14 @@ def _add_errors(app: FastAPI, server: Server) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        server.metrics.requests.labels(str(error.status_code)).inc()
+        server.metrics.answered(error.status_code)
         code = _CODES.get(error.status_code, "http_error")
         refused = RefusedError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
         return as_json(refused.content(), refused.status, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def failure(request: Request, error: Exception) -> Response:  # starlette raises it again: uvicorn logs it
-        server.metrics.requests.labels("500").inc()
+        server.metrics.answered(500)
         return _failure()
 
 
@@ -276,7 +284,7 @@ async def _measured(server: Server, request: Request, handle: Handler) -> Respon
     except Exception:  # a fault of ours: the log gets it whole, the client a 500 without a stack trace
         LOG.exception("%s %s failed", request.method, request.url.path)
         response = _failure()
-    server.metrics.requests.labels(str(response.status_code)).inc()
+    server.metrics.answered(response.status_code)
     server.metrics.seconds.observe(time.perf_counter() - began)
     return response
 

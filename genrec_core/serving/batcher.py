@@ -1,11 +1,10 @@
-"""Decodes the users of different requests together: a bounded queue, and a thread for each decoding process."""
+"""Decodes the users of different requests together: a bounded queue before the decoding processes."""
 
 import asyncio
 import math
 import time
 from collections import deque
 from dataclasses import dataclass
-from threading import Condition, Thread
 
 from genrec_core.data.lengths import length_class
 from genrec_core.serving.decoders import Decoded
@@ -29,14 +28,36 @@ class Task:
     model: ServedModel
 
 
+class _Asked:
+    """A request, and what its users got so far."""
+
+    def __init__(self, users: int) -> None:
+        self.got: list[tuple[Decoded, int] | None] = [None] * users
+        self.missing = users
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def take(self, number: int, outcome: Decoded | Exception, place: int) -> None:
+        """What user ``number`` got in the batch of ``outcome``."""
+        if self.answer.done():
+            return
+        if isinstance(outcome, Exception):
+            self.answer.set_exception(outcome)
+            return
+        self.got[number] = outcome, place
+        self.missing -= 1
+        if not self.missing:
+            self.answer.set_result(None)
+
+
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """One user in the queue, since a time of ``time.monotonic``."""
+    """One user in the queue, ``number`` of a request, since a time of ``time.monotonic``."""
 
     task: Task
     history: list[int]
     since: float
-    answer: "asyncio.Future[tuple[Decoded, int]]"
+    asked: _Asked
+    number: int
 
     @property
     def length(self) -> int:
@@ -54,7 +75,7 @@ class Batcher:
     A batch holds users of one task whose histories are of like length. While all processes are busy the queue fills, so
     batches grow with the load, and the processes share it evenly. Clients ask again as soon as they have their answer:
     who comes first may wait ``max_wait_ms`` for the others of the batch before, which are decoded cheaper together; a
-    lone client never waits. The threads take their batches themselves, without a detour over the event loop.
+    lone client never waits.
 
     Args:
         settings: queue, batch size and waiting.
@@ -63,14 +84,12 @@ class Batcher:
     """
 
     def __init__(self, settings: ServingSettings, processes: int, metrics: Metrics) -> None:
-        self.settings, self.metrics = settings, metrics
+        self.settings, self.metrics, self.processes = settings, metrics, processes
         self.queue: deque[Waiting] = deque()
         self.answered: deque[tuple[float, int]] = deque()  # when, and how many of them have not asked again
-        self.decoding, self.closed, self.changed = 0, False, Condition()
-        self.processes = processes
-        self.threads = [Thread(target=self._work, args=(number,), daemon=True) for number in range(processes)]
-        for thread in self.threads:
-            thread.start()
+        self.free, self.decoding, self.closed = list(range(processes)), 0, False
+        self.running: set[asyncio.Task[None]] = set()
+        self.timer: asyncio.TimerHandle | None = None
 
     async def decode(self, task: Task, histories: list[list[int]]) -> list[tuple[Decoded, int]]:
         """What the batch of each user got, and the user's place in it.
@@ -79,64 +98,62 @@ class Batcher:
             QueueFullError: they do not fit the queue, or it is closed.
             UnservableError, DecoderFailedError, DecoderLostError: see :class:`genrec_core.serving.decoders.Decoder`.
         """
-        loop, now = asyncio.get_running_loop(), time.monotonic()
-        users = [Waiting(task, history, now, loop.create_future()) for history in histories]
-        with self.changed:
-            if self.closed or len(self.queue) + len(users) > self.settings.queue:
-                raise QueueFullError
-            idle = not self.queue
-            self.queue.extend(users)
-            self._came_back(len(users))
-            self.metrics.queue.set(len(self.queue))
-            if idle or not self._wait(now):
-                self.changed.notify()
+        if self.closed or len(self.queue) + len(histories) > self.settings.queue:
+            raise QueueFullError
+        asked, now = _Asked(len(histories)), time.monotonic()
+        self.queue.extend(Waiting(task, history, now, asked, number) for number, history in enumerate(histories))
+        self._came_back(len(histories))
+        self._dispatch()
         try:
-            return list(await asyncio.gather(*(user.answer for user in users)))
+            await asked.answer
         finally:
-            for user in users:  # a client that went away, or one of the users failed: the others are not decoded
-                user.answer.cancel()
+            asked.answer.cancel()  # a client that went away: those of its users who still wait are not decoded
+        return [got for got in asked.got if got]
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for the batches that are being decoded; who still waits in the queue is not served."""
-        with self.changed:
-            self.closed = True
-            self.queue.clear()
-            self.changed.notify_all()
-        for thread in self.threads:
-            thread.join()
+        self.closed = True
+        self.queue.clear()
+        await asyncio.gather(*self.running)
 
-    def _work(self, number: int) -> None:
-        """Decode batch after batch in one of the processes."""
-        while batch := self._next():
-            task = batch[0].task
-            self.metrics.batch.observe(len(batch))
-            outcome: Decoded | Exception
-            try:
-                outcome = task.model.decoders[number].decode(task.options, [user.history for user in batch])
-                self.metrics.users.inc(len(batch))
-            except Exception as error:  # whatever it is, those who asked are told, and the thread goes on
-                outcome = error
-            with self.changed:
-                self.decoding -= len(batch)
-                self.answered.append((time.monotonic(), len(batch)))
-            batch[0].answer.get_loop().call_soon_threadsafe(_answer, batch, outcome)
+    def _dispatch(self) -> None:
+        """Give the free processes what they can decode now; look again when those who are waited for should be here."""
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+        while self.free and self.queue:
+            while self.queue and self.queue[0].asked.answer.done():
+                self.queue.popleft()
+            if wait := self._wait(time.monotonic()) if self.queue else 0:
+                whole_ms = math.ceil(wait * 1000) / 1000  # uvloop's timers would end the last one early
+                self.timer = asyncio.get_running_loop().call_later(whole_ms, self._dispatch)
+                break
+            if batch := self._batch():
+                self.decoding += len(batch)
+                running = asyncio.get_running_loop().create_task(self._decode(self.free.pop(), batch))
+                self.running.add(running)
+                running.add_done_callback(self.running.discard)
+        self.metrics.queue.set(len(self.queue))
 
-    def _next(self) -> list[Waiting]:
-        """The next batch, when there is one; empty at the end."""
-        with self.changed:
-            while not self.closed:
-                while self.queue and self.queue[0].answer.done():
-                    self.queue.popleft()
-                wait = self._wait(time.monotonic()) if self.queue else None
-                if wait == 0:
-                    if batch := self._batch():
-                        self.decoding += len(batch)
-                        if self.queue:
-                            self.changed.notify()  # another process may be idle
-                        return batch
-                    continue
-                self.changed.wait(wait)
-            return []
+    async def _decode(self, process: int, batch: list[Waiting]) -> None:
+        """Decode a batch in one of the processes, which then gets the next one before the users get their answers."""
+        task = batch[0].task
+        outcome: Decoded | Exception
+        self.metrics.batch.observe(len(batch))
+        task.model.acquire()  # also where every client goes away meanwhile
+        try:
+            outcome = await task.model.decoders[process].decode(task.options, [user.history for user in batch])
+            self.metrics.users.inc(len(batch))
+        except Exception as error:  # whatever it is, those who asked are told, and the process gets the next batch
+            outcome = error
+        finally:
+            task.model.release()
+        self.free.append(process)
+        self.decoding -= len(batch)
+        self.answered.append((time.monotonic(), len(batch)))
+        self._dispatch()
+        for place, user in enumerate(batch):
+            user.asked.take(user.number, outcome, place)
 
     def _wait(self, now: float) -> float:
         """Seconds for which users who were just answered should be waited for."""
@@ -164,23 +181,11 @@ class Batcher:
         """The most users who can be decoded together, or those like the one who has waited longest, and too long."""
         groups: dict[tuple[Task, int], list[Waiting]] = {}
         for user in self.queue:
-            if not user.answer.done():
+            if not user.asked.answer.done():
                 groups.setdefault((user.task, user.length), []).append(user)
         oldest, late = next(iter(groups.values()), []), time.monotonic() - _LATE_SECONDS
         batch = oldest if oldest and oldest[0].since < late else max(groups.values(), key=len, default=[])
         del batch[self._share() :]
         taken = set(batch)
-        self.queue = deque(user for user in self.queue if user not in taken and not user.answer.done())
-        self.metrics.queue.set(len(self.queue))
+        self.queue = deque(user for user in self.queue if user not in taken and not user.asked.answer.done())
         return batch
-
-
-def _answer(batch: list[Waiting], outcome: Decoded | Exception) -> None:
-    """Give each user of a batch the outcome; runs in the event loop."""
-    for place, user in enumerate(batch):
-        if user.answer.done():
-            continue
-        if isinstance(outcome, Exception):
-            user.answer.set_exception(outcome)
-        else:
-            user.answer.set_result((outcome, place))

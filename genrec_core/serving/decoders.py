@@ -1,12 +1,13 @@
 """The server's side of a decoding process: starts it, gives it batches, and starts it again where it died."""
 
+import asyncio
 import json
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +17,8 @@ from genrec_core.errors import GenrecError
 
 LOG = logging.getLogger("genrec.serving")
 _END_SECONDS = 10
+_HEADER = struct.Struct("!i")  # bytes of a message, as multiprocessing.connection sends them
+_PIECE = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,15 @@ class Decoded:
     """What the users of a batch get.
 
     Args:
-        items: item ids of each user, best first.
+        items: item ids of each user, best first, as JSON: nobody reads them before the client.
+        counts: how many items each user gets.
         unknown: how many items of each history the catalogue does not hold.
         popular: which users have no known item and so got the popular ones.
         warnings: values of the rule that no item has.
     """
 
-    items: list[list[int]]
+    items: list[str]
+    counts: list[int]
     unknown: list[int]
     popular: list[bool]
     warnings: list[str]
@@ -69,7 +74,7 @@ class Decoder:
     """
 
     def __init__(self, model_dir: Path, core: int | None = None) -> None:
-        self.model_dir, self.core, self._closed, self._lock = model_dir, core, False, threading.Lock()
+        self.model_dir, self.core, self._closed = model_dir, core, False
         self._start()
 
     def _start(self) -> None:
@@ -83,7 +88,7 @@ class Decoder:
             self.process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
             )
-        self.connection = Connection(ours.detach())
+        self.socket = ours
 
     def ready(self) -> dict[str, Any]:
         """Wait until the model is open and warm.
@@ -95,14 +100,16 @@ class Decoder:
             GenrecError: it cannot be opened.
         """
         try:
-            answer = json.loads(self.connection.recv_bytes())
+            with Connection(os.dup(self.socket.fileno())) as connection:
+                answer = json.loads(connection.recv_bytes())
+            self.socket.setblocking(False)
         except (EOFError, OSError) as error:
             raise GenrecError(f"{self.model_dir}: the process that opens it died; its message is above") from error
         if "refused" in answer:
             raise GenrecError(answer["refused"])
         return dict(answer)
 
-    def decode(self, options: str, histories: list[list[int]]) -> Decoded:
+    async def decode(self, options: str, histories: list[list[int]]) -> Decoded:
         """Rank for users who share all options; see :func:`genrec_core.serving.decoding.decode`.
 
         Raises:
@@ -110,21 +117,33 @@ class Decoder:
             DecoderFailedError: it failed.
             DecoderLostError: it died; it is started again.
         """
-        message = json.dumps({"options": options, "histories": histories}).encode()
-        with self._lock:
-            if self._closed:
-                raise DecoderLostError("this model was replaced")
-            try:
-                self.connection.send_bytes(message)
-                answer = json.loads(self.connection.recv_bytes())
-            except (EOFError, OSError) as error:
-                self._restart()
-                raise DecoderLostError("a decoding process ended in the middle of a batch") from error
+        if self._closed:
+            raise DecoderLostError("this model was replaced")
+        try:
+            head, *items = (await self._answer(f"{options}\n{json.dumps(histories)}".encode())).split("\n")
+        except (EOFError, OSError) as error:
+            await asyncio.to_thread(self._restart)
+            raise DecoderLostError("a decoding process ended in the middle of a batch") from error
+        answer = json.loads(head)
         if "refused" in answer:
             raise UnservableError(answer["refused"], answer["about"])
         if "failed" in answer:
             raise DecoderFailedError(answer["failed"])
-        return Decoded(**answer)
+        return Decoded(items, **answer)
+
+    async def _answer(self, message: bytes) -> str:
+        """What the process answers to a message."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self.socket, _HEADER.pack(len(message)) + message)
+        received, wanted = bytearray(), _HEADER.size
+        while len(received) < wanted:
+            piece = await loop.sock_recv(self.socket, _PIECE)
+            if not piece:
+                raise EOFError
+            received += piece
+            if len(received) >= _HEADER.size:
+                wanted = _HEADER.size + _HEADER.unpack_from(received)[0]
+        return received[_HEADER.size :].decode()
 
     def _restart(self) -> None:
         self._end()
@@ -133,13 +152,12 @@ class Decoder:
         self.ready()
 
     def close(self) -> None:
-        """End the process, after the batch that it may be decoding."""
-        with self._lock:
-            self._closed = True
-            self._end()
+        """End the process."""
+        self._closed = True
+        self._end()
 
     def _end(self) -> None:
-        self.connection.close()
+        self.socket.close()
         try:
             self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:

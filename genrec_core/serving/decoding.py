@@ -1,6 +1,6 @@
 """A process that decodes for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR [CORE]``.
 
-It talks over an inherited socket, a JSON text a message, and ends when the other side closes it. Signals are the
+It talks over an inherited socket, in lines of JSON, and ends when the other side closes it. Signals are the
 server's business: a service manager sends SIGTERM to every process of a service, and this one may hold a batch.
 """
 
@@ -38,14 +38,14 @@ def main(descriptor: int, model_dir: Path, core: int | None = None) -> None:
         _send(connection, facts(recommender))
         while True:
             try:
-                message = json.loads(connection.recv_bytes())
+                options, histories = connection.recv_bytes().split(b"\n")
             except EOFError:  # the server is done with this model, or gone
                 return
-            _send(connection, decode(recommender, json.loads(message["options"]), message["histories"]))
+            _send(connection, *decode(recommender, json.loads(options), json.loads(histories)))
 
 
-def _send(connection: Connection, message: dict[str, Any]) -> None:
-    connection.send_bytes(json.dumps(message).encode())
+def _send(connection: Connection, *lines: object) -> None:
+    connection.send_bytes("\n".join(json.dumps(line, separators=(",", ":")) for line in lines).encode())
 
 
 def open_warm(model_dir: Path) -> Recommender:
@@ -72,7 +72,7 @@ def facts(recommender: Recommender) -> dict[str, Any]:
     }
 
 
-def decode(recommender: Recommender, options: dict[str, Any], histories: list[list[int]]) -> dict[str, Any]:
+def decode(recommender: Recommender, options: dict[str, Any], histories: list[list[int]]) -> list[object]:
     """Rank for users who share all options.
 
     Args:
@@ -81,8 +81,9 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
         histories: item ids of each user, oldest first.
 
     Returns:
-        ``items``, ``unknown`` and ``popular`` of each user and ``warnings`` about the rule; or ``refused``, a reason,
-        and ``about``, which is ``constraints`` or ``ranking``; or ``failed``, a traceback.
+        First ``counts``, ``unknown`` and ``popular`` of each user and ``warnings`` about the rule, then the items of
+        each user. Or ``refused`` alone, a reason, and ``about``, which is ``constraints`` or ``ranking``; or
+        ``failed``, a traceback.
     """
     about = "constraints"
     try:
@@ -97,15 +98,16 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
             pool=IN_TURN,  # the processes beside this one take the other cores
         )
     except GenrecError as error:
-        return {"refused": str(error), "about": about}
+        return [{"refused": str(error), "about": about}]
     except Exception:  # the server answers 500 and logs this; the next batch may be fine
-        return {"failed": traceback.format_exc()}
-    return {
-        "items": [ranking.of(user).tolist() for user in range(len(histories))],
+        return [{"failed": traceback.format_exc()}]
+    found = {
+        "counts": ranking.counts.tolist(),
         "unknown": ranking.unknown.tolist(),
         "popular": ranking.popular.tolist(),
         "warnings": list(selection.warnings),
     }
+    return [found, *(items[:count] for items, count in zip(ranking.items.tolist(), found["counts"], strict=True))]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._by_status: dict[int, Counter] = {}
         self.requests = Counter("genrec_requests", "Requests by status.", ["status"], registry=self.registry)
         self.seconds = Histogram(
             "genrec_request_seconds",
@@ -27,3 +28,9 @@ class Metrics:
         )
         self.load_seconds = Gauge("genrec_model_load_seconds", "How long that took.", registry=self.registry)
         self.model = Info("genrec_model", "The model that serves.", registry=self.registry)
+
+    def answered(self, status: int) -> None:
+        """Count a request."""
+        if status not in self._by_status:
+            self._by_status[status] = self.requests.labels(str(status))
+        self._by_status[status].inc()

@@ -20,7 +20,7 @@ from genrec_core.settings import ServingSettings
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
 _STARTED_POLL_SECONDS = 0.005
-_SWITCH_SECONDS = 0.0002  # a decoder waits idle while the thread that has its next batch waits for the event loop's
+_SWITCH_SECONDS = 0.0002  # how long the event loop waits for a thread that reads a large body
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -1,5 +1,6 @@
 """The server answers what the recommender ranks, and refuses everything else with a reason and the field at fault."""
 
+import asyncio
 import copy
 import json
 import random
@@ -151,7 +152,7 @@ def test_before_the_model_is_loaded_it_is_alive_and_not_ready(client_of: ClientO
 def test_a_fault_of_the_server_is_told_without_its_trace(
     client_of: ClientOf, kept_model: "ServedModel", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    def fail(*_: object) -> None:
+    async def fail(*_: object) -> None:
         raise ZeroDivisionError("secret detail")
 
     monkeypatch.setattr(kept_model.decoders[0], "decode", fail)
@@ -167,12 +168,13 @@ def test_a_fault_inside_the_decoding_process_leaves_it_working(
     options = {"topk": 2, "ranking": "hybrid", "exclude_seen": True, "allow": None, "deny": [], "rule": None}
     decoder = kept_model.decoders[0]
     with pytest.raises(DecoderFailedError, match="Traceback"):
-        decoder.decode(json.dumps({**options, "topk": "x"}), [[1]])
+        asyncio.run(decoder.decode(json.dumps({**options, "topk": "x"}), [[1]]))
     with pytest.raises(UnservableError, match="leave no item"):
-        decoder.decode(json.dumps({**options, "allow": [-1]}), [[1]])
+        asyncio.run(decoder.decode(json.dumps({**options, "allow": [-1]}), [[1]]))
     history = tiny_recommender.item_ids[:3].tolist()
     wanted = tiny_recommender.recommend([history], 2)[0].tolist()
-    assert decoder.decode(json.dumps(options), [history]).items == [wanted]
+    decoded = asyncio.run(decoder.decode(json.dumps(options), [history]))
+    assert ([json.loads(items) for items in decoded.items], decoded.counts) == ([wanted], [2])
 
 
 def test_the_token_is_asked_for_everywhere_but_health_and_metrics(client_of: ClientOf):

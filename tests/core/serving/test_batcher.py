@@ -1,13 +1,15 @@
 """Who is decoded together, by a batcher over decoders that only note what they are given."""
 
 import asyncio
-import threading
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+import pytest
+
 from genrec_core.serving.batcher import Batcher, Task
-from genrec_core.serving.decoders import Decoded
+from genrec_core.serving.decoders import Decoded, DecoderLostError
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
@@ -20,14 +22,23 @@ class NotingModel:
 
     def __init__(self, processes: int) -> None:
         self.sizes: list[int] = []
-        self.free = threading.Event()
+        self.free, self.kept = asyncio.Event(), 0
         self.decoders = [self] * processes
 
-    def decode(self, options: str, histories: list[list[int]]) -> Decoded:
+    def acquire(self) -> None:
+        self.kept += 1
+
+    def release(self) -> None:
+        self.kept -= 1
+
+    async def decode(self, options: str, histories: list[list[int]]) -> Decoded:
+        assert self.kept
         self.sizes.append(len(histories))
-        assert self.free.wait(10)
+        await self.free.wait()
+        if options == "fail":
+            raise DecoderLostError("gone")
         users = len(histories)
-        return Decoded([[1]] * users, [0] * users, [False] * users, [])
+        return Decoded([f"[{history[0]}]" for history in histories], [1] * users, [0] * users, [False] * users, [])
 
 
 def sizes(processes: int, clients: Callable[[Callable[..., Awaitable[None]]], Awaitable[None]], **settings: object):
@@ -41,10 +52,11 @@ def sizes(processes: int, clients: Callable[[Callable[..., Awaitable[None]]], Aw
     async def run() -> None:
         asyncio.get_running_loop().call_later(0.1, model.free.set)
         await clients(ask)
+        await batcher.close()
 
     began = time.monotonic()
     asyncio.run(run())
-    batcher.close()
+    assert model.kept == 0
     return model.sizes, time.monotonic() - began
 
 
@@ -108,3 +120,49 @@ def test_the_most_users_of_a_length_go_first_and_nobody_is_forgotten():
         await asyncio.gather(first, ask(1, length=40), ask(3))
 
     assert sizes(1, at_once, max_wait_ms=0)[0] == [1, 3, 1]
+
+
+def test_each_user_gets_what_is_theirs_though_the_request_is_cut_into_batches():
+    async def run() -> list[str]:
+        model = NotingModel(1)
+        model.free.set()
+        batcher = Batcher(ServingSettings.model_validate({"batch_users": 2}), 1, Metrics())
+        task = Task("{}", cast(ServedModel, model))
+        found = await batcher.decode(task, [[user] * (1 + user % 2 * 40) for user in range(7)])
+        return [decoded.items[place] for decoded, place in found]
+
+    assert asyncio.run(run()) == [f"[{user}]" for user in range(7)]
+
+
+def test_a_client_that_goes_away_leaves_the_queue_and_the_others_are_served():
+    async def run() -> tuple[list[int], int]:
+        model = NotingModel(1)
+        batcher, task = Batcher(ServingSettings(), 1, Metrics()), Task("{}", cast(ServedModel, model))
+        asked = [asyncio.create_task(batcher.decode(task, [[1]] * users)) for users in (1, 2, 3)]
+        await asyncio.sleep(0.01)
+        asked[0].cancel()  # it is being decoded
+        asked[1].cancel()
+        await asyncio.sleep(0.01)
+        assert model.kept == 1
+        model.free.set()
+        found = await asked[2]
+        await batcher.close()
+        return model.sizes, len(found)
+
+    assert asyncio.run(run()) == ([1, 3], 3)
+
+
+def test_all_users_of_a_batch_that_fails_are_told_and_the_process_goes_on(caplog: pytest.LogCaptureFixture):
+    async def run() -> list[object]:
+        model = NotingModel(1)
+        model.free.set()
+        batcher = Batcher(ServingSettings.model_validate({"batch_users": 2}), 1, Metrics())
+        tasks = [Task(options, cast(ServedModel, model)) for options in ("fail", "{}")]
+        return await asyncio.gather(*(batcher.decode(task, [[1]] * 5) for task in tasks), return_exceptions=True)
+
+    failed, found = asyncio.run(run())
+    assert isinstance(failed, DecoderLostError)
+    assert isinstance(found, list)
+    assert len(found) == 5
+    gc.collect()
+    assert not caplog.records  # no exception that nobody took
