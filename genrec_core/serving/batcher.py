@@ -49,7 +49,7 @@ class _Asked:
             self.answer.set_result(None)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """One user in the queue, ``number`` of a request, since a time of ``time.monotonic``."""
 
@@ -90,6 +90,7 @@ class Batcher:
         self.free, self.decoding, self.closed = list(range(processes)), 0, False
         self.running: set[asyncio.Task[None]] = set()
         self.timer: asyncio.TimerHandle | None = None
+        metrics.queue.set_function(lambda: len(self.queue))
 
     async def decode(self, task: Task, histories: list[list[int]]) -> list[tuple[Decoded, int]]:
         """What the batch of each user got, and the user's place in it.
@@ -133,7 +134,6 @@ class Batcher:
                 running = asyncio.get_running_loop().create_task(self._decode(self.free.pop(), batch))
                 self.running.add(running)
                 running.add_done_callback(self.running.discard)
-        self.metrics.queue.set(len(self.queue))
 
     async def _decode(self, process: int, batch: list[Waiting]) -> None:
         """Decode a batch in one of the processes, which then gets the next one before the users get their answers."""

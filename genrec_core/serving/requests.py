@@ -62,7 +62,7 @@ def _decoded(body: bytes) -> object:
     """The body's content; other than by ``json`` alone, a name that comes twice in an object is an error."""
     try:
         text = body.decode("utf-8")
-        content = json.loads(text, object_pairs_hook=_object)
+        content = _DECODER.decode(text)
         if "\\ud" in text.lower():  # an escaped surrogate: half a pair is no text
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
@@ -79,6 +79,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise RefusedError(422, "repeated_field", "this field is given twice in one object", _shown(twice))
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _refused(error: ValidationError) -> RefusedError:

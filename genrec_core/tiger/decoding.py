@@ -172,7 +172,7 @@ class _View(nn.Module):
         self.layers = nn.ModuleList(map(_HistoryLayer, layers[:-1] if newest else layers))
         self.last = _NewestLayer(layers[-1]) if newest else None
         self.norm, self.scale = encoder.norm, scale
-        bias = encoder.bias(positions, len(positions))  # [H, max_history, max_history]
+        bias = encoder.bias(positions, len(positions)).clamp(min=_NEGLIGIBLE)  # [H, max_history, max_history]
         self.bias = _Weights(pairs=bias, newest=bias.transpose(0, 1).unsqueeze(2))
 
     def forward(self, x: Tensor, lengths: Tensor, beside: _Beside, newest: Tensor) -> Tensor:
