@@ -2,12 +2,12 @@
 
 import math
 
-_SHORT = 20  # items; a class of shorter ones alone is not worth it
+_SHORT = 64  # items; more users a batch save more than less padding does, until about here
 
 
 def length_class(length: int, max_history: int) -> int:
     """Which histories should be decoded together, as each pads the others: 0 above half of ``max_history``, and so on.
 
-    The shortest class is not divided further: more users a batch then save more than less padding.
+    The shortest class is not divided further.
     """
     return int(math.log2(max_history / min(max(length, _SHORT), max_history)))

@@ -106,8 +106,9 @@ def test_histories_of_like_length_are_decoded_together(
 
 
 def test_how_long_histories_are_alike() -> None:
-    assert [length_class(length, 50) for length in (1, 20, 25, 26, 50, 90)] == [1, 1, 1, 0, 0, 0]
-    assert [length_class(length, 200) for length in (1, 25, 26, 50, 51, 100, 101)] == [3, 3, 2, 2, 1, 1, 0]
+    assert {length_class(length, 50) for length in (1, 25, 50, 90)} == {0}
+    assert [length_class(length, 200) for length in (1, 64, 100, 101, 300)] == [1, 1, 1, 0, 0]
+    assert [length_class(length, 512) for length in (1, 64, 65, 129, 257)] == [3, 3, 2, 1, 0]
     assert length_class(3, 12) == 0
 
 

@@ -18,7 +18,7 @@ from genrec_core.settings import ServingSettings
 class NotingModel:
     """Decoders that note the size of each batch, and hold the first ones back until they are let go."""
 
-    max_history = 50
+    max_history = 200
 
     def __init__(self, processes: int) -> None:
         self.sizes: list[int] = []
@@ -107,7 +107,7 @@ def test_the_most_users_of_a_length_go_first_and_nobody_is_forgotten():
     async def clients(ask):
         first = asyncio.create_task(ask(1))  # keeps the process busy
         await asyncio.sleep(0.01)
-        long = asyncio.create_task(ask(1, length=40))
+        long = asyncio.create_task(ask(1, length=150))
         await asyncio.sleep(0.07)
         short = asyncio.create_task(ask(3))
         await asyncio.gather(first, long, short)
@@ -117,7 +117,7 @@ def test_the_most_users_of_a_length_go_first_and_nobody_is_forgotten():
     async def at_once(ask):
         first = asyncio.create_task(ask(1))
         await asyncio.sleep(0.085)
-        await asyncio.gather(first, ask(1, length=40), ask(3))
+        await asyncio.gather(first, ask(1, length=150), ask(3))
 
     assert sizes(1, at_once, max_wait_ms=0)[0] == [1, 3, 1]
 
@@ -128,7 +128,7 @@ def test_each_user_gets_what_is_theirs_though_the_request_is_cut_into_batches():
         model.free.set()
         batcher = Batcher(ServingSettings.model_validate({"batch_users": 2}), 1, Metrics())
         task = Task("{}", cast(ServedModel, model))
-        found = await batcher.decode(task, [[user] * (1 + user % 2 * 40) for user in range(7)])
+        found = await batcher.decode(task, [[user] * (1 + user % 2 * 149) for user in range(7)])
         return [decoded.items[place] for decoded, place in found]
 
     assert asyncio.run(run()) == [f"[{user}]" for user in range(7)]
