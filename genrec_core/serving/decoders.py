@@ -8,6 +8,9 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,9 +19,23 @@ from typing import Any
 from genrec_core.errors import GenrecError
 
 LOG = logging.getLogger("genrec.serving")
+CORES = frozenset(os.sched_getaffinity(0))  # of this process; the event loop's own change
 _END_SECONDS = 10
 _HEADER = struct.Struct("!i")  # bytes of a message, as multiprocessing.connection sends them
 _PIECE = 1 << 16  # bytes
+
+
+_batches = Counter[int]()  # that are being decoded, by core
+
+
+def run_on(cores: Iterable[int]) -> None:
+    """Keep the calling thread to some cores, if that is to be had."""
+    with suppress(OSError):  # it is forbidden here, or a core was taken away meanwhile
+        os.sched_setaffinity(0, cores)
+
+
+def _stay_on_idle_cores() -> None:
+    run_on({core for core in CORES if not _batches[core]} or CORES)
 
 
 @dataclass(frozen=True)
@@ -120,10 +137,12 @@ class Decoder:
         if self._closed:
             raise DecoderLostError("this model was replaced")
         try:
-            head, *items = (await self._answer(f"{options}\n{json.dumps(histories)}".encode())).split("\n")
+            with self._decoding():
+                answered = await self._answer(f"{options}\n{json.dumps(histories)}".encode())
         except (EOFError, OSError) as error:
             await asyncio.to_thread(self._restart)
             raise DecoderLostError("a decoding process ended in the middle of a batch") from error
+        head, *items = answered.split("\n")
         answer = json.loads(head)
         if "refused" in answer:
             raise UnservableError(answer["refused"], answer["about"])
@@ -144,6 +163,23 @@ class Decoder:
             if len(received) >= _HEADER.size:
                 wanted = _HEADER.size + _HEADER.unpack_from(received)[0]
         return received[_HEADER.size :].decode()
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Keep the event loop to the cores that decode nothing, if there are any, while this process has a batch.
+
+        It would hold up a batch where it runs, and the idle core would wait for it.
+        """
+        if self.core is None:
+            yield
+            return
+        _batches[self.core] += 1
+        _stay_on_idle_cores()
+        try:
+            yield
+        finally:
+            _batches[self.core] -= 1
+            _stay_on_idle_cores()
 
     def _restart(self) -> None:
         self._end()

@@ -5,11 +5,9 @@ server's business: a service manager sends SIGTERM to every process of a service
 """
 
 import json
-import os
 import signal
 import sys
 import traceback
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.inference.constraints import Constraints
 from genrec_core.inference.item_attributes import ITEMS
 from genrec_core.inference.recommender import IN_TURN, Recommender
+from genrec_core.serving.decoders import run_on
 
 _EVERY_ITEM = "item_id >= 0 or item_id < 0"
 
@@ -25,8 +24,7 @@ _EVERY_ITEM = "item_id >= 0 or item_id < 0"
 def main(descriptor: int, model_dir: Path, core: int | None = None) -> None:
     """Open the model, say what it is, then answer batch after batch; on one core alone where it is given."""
     if core is not None:
-        with suppress(OSError):  # it is forbidden here, or that core was taken away meanwhile: any will do
-            os.sched_setaffinity(0, {core})
+        run_on([core])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with Connection(descriptor) as connection:

@@ -1,6 +1,5 @@
 """The model that serves, and its replacement by a newer release while requests go on."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from genrec_core.artifacts import MANIFEST, sha256_of
 from genrec_core.errors import GenrecError
 from genrec_core.releases import served_model
-from genrec_core.serving.decoders import Decoder
+from genrec_core.serving.decoders import CORES, Decoder
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage import LATEST, latest
 
@@ -30,8 +29,8 @@ class ServedModel:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = version_of(self.folder)
         cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
-        if threads == len(os.sched_getaffinity(0)):
-            cores = [*sorted(os.sched_getaffinity(0))]
+        if threads == len(CORES):
+            cores = [*sorted(CORES)]
         self.decoders = [Decoder(self.folder, core) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
@@ -113,7 +112,7 @@ class ModelHolder:
         open_model: Callable[[Path, int], ServedModel] = ServedModel,
     ) -> None:
         self.model_dir, self.metrics, self._open = model_dir, metrics, open_model
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or len(CORES)
         self.current: ServedModel | None = None
         self.failure: str | None = None
         self._loading, self._switching = threading.Lock(), threading.Lock()
