@@ -111,6 +111,7 @@ class Recommender:
         self.popular_rows = popularity_order(popularity)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
+        # By length; none for no history at all.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
         rows = None if withdrawn is None else self._rows_of(withdrawn)
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, rows)
@@ -307,9 +308,9 @@ class Recommender:
         return [rows[begin:end] for begin, end in pairwise(bounds)]
 
     def _batches(self, lengths: np.ndarray, masks: list[np.ndarray | None], users: int) -> list[np.ndarray]:
-        """Users with a history, those of equal mask and like length together, from the shortest to the longest.
+        """Users with a history, those of equal mask and like length together; the longest, which take longest, first.
 
-        The batches of the longest histories, which take longest, come first.
+        A batch is as wide as its longest history, which is its last.
         """
         groups: dict[tuple[int, int], list[int]] = {}
         order = lengths.argsort(kind="stable")
