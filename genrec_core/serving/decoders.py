@@ -19,12 +19,10 @@ from typing import Any
 from genrec_core.errors import GenrecError
 
 LOG = logging.getLogger("genrec.serving")
-CORES = frozenset(os.sched_getaffinity(0))  # of this process; the event loop's own change
+CORES = frozenset(os.sched_getaffinity(0))  # of this process; those of the event loop change
 _END_SECONDS = 10
 _HEADER = struct.Struct("!i")  # bytes of a message, as multiprocessing.connection sends them
 _PIECE = 1 << 16  # bytes
-
-
 _batches = Counter[int]()  # that are being decoded, by core
 
 
@@ -168,7 +166,7 @@ class Decoder:
     def _decoding(self) -> Iterator[None]:
         """Keep the event loop to the cores that decode nothing, if there are any, while this process has a batch.
 
-        It would hold up a batch where it runs, and the idle core would wait for it.
+        On a core that decodes it would hold up a batch, while the idle one waited for it.
         """
         if self.core is None:
             yield
