@@ -4,7 +4,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +14,7 @@ from genrec_core.benchmarks.trie import VOCABULARY, branching_codes
 from genrec_core.benchmarks.workload import random_histories
 from genrec_core.data.histories import padded
 from genrec_core.inference.prediction_files import CsvPredictions
-from genrec_core.inference.recommender import ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS, Recommender
+from genrec_core.inference.recommender import IN_TURN, ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS, Recommender
 from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
 
 Result = TypeVar("Result")
@@ -122,8 +121,7 @@ def _of_users(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
 
 def _decode(recommender: Recommender, histories: list[list[int]], top_k: int) -> float:
     """Seconds on one core."""
-    with ThreadPoolExecutor(1) as pool:
-        return _timed(lambda: recommender.rank(histories, top_k, ranking="generative", pool=pool))[0]
+    return _timed(lambda: recommender.rank(histories, top_k, ranking="generative", pool=IN_TURN))[0]
 
 
 def _written(top_k: int) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genrec_core.engine import Engine
 from genrec_core.inference.constraints import Constraints, Selection
-from genrec_core.inference.recommender import Ranking, Recommender
+from genrec_core.inference.recommender import IN_TURN, Ranking, Recommender
 from genrec_core.inference.requests import Request
 from genrec_core.settings import PredictionSettings, RankingMode
 
@@ -138,8 +138,7 @@ def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -
     """What a worker computes, on one core; the model stays open for the next block."""
     model, run = common
     recommender, _ = _opened(model)
-    with ThreadPoolExecutor(1) as pool:
-        return run.rank(recommender, requests, pool)
+    return run.rank(recommender, requests, IN_TURN)
 
 
 @lru_cache(maxsize=1)
