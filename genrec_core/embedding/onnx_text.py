@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 from genrec_core.artifacts import read_json, verify_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.inference.onnx_scorer import open_graph
+from genrec_core.inference.self_test import read_self_test, require_same_answers
 
 GRAPH, TOKENIZER, HEADER = "text_encoder.onnx", "tokenizer.json", "text_encoder.json"
-FORMAT = "genrec text encoder 1"
+INPUTS = ("input_ids", "attention_mask")
+FORMAT = "genrec text encoder 2"
 
 
 class OnnxTextEncoder:
@@ -27,7 +29,8 @@ class OnnxTextEncoder:
         dim: width of its vectors.
 
     Raises:
-        GenrecError: the folder is no text encoder of this version, or a file is missing or damaged.
+        GenrecError: the folder is no text encoder of this version, a file is missing or damaged, or this processor does
+            not compute the vectors that were stored at the export.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
@@ -42,6 +45,8 @@ class OnnxTextEncoder:
         self._tokenizer.enable_truncation(header["max_tokens"])
         self._tokenizer.enable_padding(pad_id=header["pad_id"])  # to the longest of a batch
         self._graph = open_graph(folder / GRAPH, threads)
+        tokens, vectors = read_self_test(folder, INPUTS)
+        require_same_answers(folder, vectors, self._graph.run(["vectors"], tokens)[0])
 
     def embed(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
         """Encode texts, longest first, so that a batch holds texts of like length and little padding.
@@ -68,8 +73,6 @@ class OnnxTextEncoder:
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         found = self._tokenizer.encode_batch(texts)
-        feeds = {
-            "input_ids": np.array([text.ids for text in found], dtype=np.int64),
-            "attention_mask": np.array([text.attention_mask for text in found], dtype=np.int64),
-        }
+        arrays = ([text.ids for text in found], [text.attention_mask for text in found])
+        feeds = {name: np.array(array, dtype=np.int64) for name, array in zip(INPUTS, arrays, strict=True)}
         return np.asarray(self._graph.run(["vectors"], feeds)[0], dtype=np.float32)

@@ -5,7 +5,8 @@ The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` with lev
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
 item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
 it lifts beside the history), ``items.json`` (title, brand, categories and price, for rules), the folder ``new_items``
-(see :mod:`genrec_core.export.item_encoder`) and ``manifest.json``.
+(see :mod:`genrec_core.export.item_encoder`), ``self_test.npz`` (see :mod:`genrec_core.inference.self_test`) and
+``manifest.json``.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.export.graphs import export_graph
 from genrec_core.export.item_encoder import export_item_encoder
 from genrec_core.export.items import item_table
-from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, step_graph
+from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, OnnxScorer, step_graph
 from genrec_core.inference.recommender import (
     CODES,
     ITEM_IDS,
@@ -30,6 +31,7 @@ from genrec_core.inference.recommender import (
     NEIGHBORS,
     POPULARITY,
 )
+from genrec_core.inference.self_test import write_self_test
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
@@ -77,7 +79,9 @@ def export_recommender(
         np.save(folder / ITEM_VECTORS, items.numpy(), allow_pickle=False)
         neighbors = _save_neighbors(model, vectors, folder)
         export_item_encoder(model, vectors, neighbors, semantic_ids, embeddings, folder)
-        np.save(folder / ITEM_KEYS, item_keys(model, items).numpy(), allow_pickle=False)
+        keys = item_keys(model, items).numpy()
+        np.save(folder / ITEM_KEYS, keys, allow_pickle=False)
+        write_self_test(folder, OnnxScorer(folder, items.numpy(), keys), ids.codes)
         if catalog is not None:
             item_table(catalog, ids.item_ids).save(folder)
         write_manifest(folder)

@@ -25,8 +25,9 @@ from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, write_json
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.inference.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, step_graph
-from genrec_core.inference.recommender import Recommender
+from genrec_core.inference.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, read_array, step_graph
+from genrec_core.inference.recommender import CODES, ITEM_KEYS, ITEM_VECTORS, Recommender
+from genrec_core.inference.self_test import write_self_test
 from genrec_core.settings import ExportSettings, RankingMode
 
 REPORT = "quantization.json"
@@ -95,7 +96,7 @@ class QuantizationReport:
 
     users: int
     rankings: dict[RankingMode, Agreement]
-    method: str = field(default=f"static int8, a scale a column, ranges of {_OBSERVED} users")
+    method: str = field(default=f"static int8, weights of 7 bits, a scale a column, ranges of {_OBSERVED} users")
 
     def lines(self) -> list[str]:
         """A line a ranking, to be read."""
@@ -134,6 +135,8 @@ def quantize_recommender(
         for name, inputs in _observed(model_dir, requests.histories[:_OBSERVED]).items():
             quantize_graph(part / name, inputs or None)  # a level where no code branches is asked for nothing
         write_json(part / SETTINGS, {**read_json(part / SETTINGS), "int8": True})
+        items, keys, codes = (read_array(part / name) for name in (ITEM_VECTORS, ITEM_KEYS, CODES))
+        write_self_test(part, OnnxScorer(part, items, keys), codes)
         write_manifest(part)
         report = compare(exact, Recommender.from_folder(part, threads=threads), requests)
         _require_as_good(report, largest_loss, model_dir)
@@ -177,7 +180,9 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
-    """Round the weight matrices of a graph to int8, in place; products of two computed matrices stay as they are.
+    """Round a graph's weight matrices to 7 bits, in place; products of two computed matrices stay as they are.
+
+    With 8 bits, sums of two products with uint8 exceed the 16 bits in which processors without VNNI keep them.
 
     Args:
         path: the graph.
@@ -189,6 +194,7 @@ def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
     onnx.save(model, path)
     given: dict[str, Any] = {
         "per_channel": True,
+        "reduce_range": True,
         "weight_type": QuantType.QInt8,
         "nodes_to_exclude": _to_be_kept(model),
     }

@@ -3,18 +3,22 @@
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from genrec_core.artifacts import atomic_folder, write_json, write_manifest
-from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, TOKENIZER
+from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, INPUTS, TOKENIZER
 from genrec_core.embedding.text import load_model
 from genrec_core.errors import GenrecError
 from genrec_core.export.graphs import export_graph
+from genrec_core.inference.onnx_scorer import open_graph
+from genrec_core.inference.self_test import SELF_TEST
 from genrec_core.settings import EmbeddingSettings
 
 _TEXTS, _TOKENS = 2, 5  # of the example
+_SELF_TEST_TEXTS = ["Title: Matt lipstick, red; Brand: Fiora; Price: 4.50;", "Shampoo for dry hair 2 x 250 ml", "?"]
 _SMALLEST_COUNT = 1e-9  # sentence-transformers' own guard against a text of no token
 
 
@@ -33,7 +37,10 @@ class MeanOfTokens(nn.Module):
 
 
 def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = False) -> None:
-    """Write ``text_encoder.onnx``, ``tokenizer.json`` and ``text_encoder.json``; they appear together or not at all.
+    """Write the folder of a text encoder; it appears whole or not at all.
+
+    It holds ``text_encoder.onnx``, ``tokenizer.json``, ``text_encoder.json`` and ``self_test.npz``, the vectors of a
+    few texts (see :mod:`genrec_core.inference.self_test`).
 
     Args:
         settings: the model, and how long a text may be.
@@ -56,6 +63,10 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
             from genrec_core.export.quantize import quantize_graph
 
             quantize_graph(folder / GRAPH)
+        tokens = model.tokenizer(_SELF_TEST_TEXTS, padding=True, return_tensors="np")
+        asked = {name: tokens[name].astype(np.int64) for name in INPUTS}
+        answers = open_graph(folder / GRAPH, threads=1).run(["vectors"], asked)[0]
+        np.savez(folder / SELF_TEST, **asked, answers=answers)
         (folder / TOKENIZER).write_text(model.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
         header = {
             "format": FORMAT,

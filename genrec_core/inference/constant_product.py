@@ -15,7 +15,10 @@ _IR_VERSION, _OPSET = 10, 20
 _ONNXRUNTIME = "com.microsoft"  # the domain of its own operators
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3}  # TensorProto.DataType
 _MOST_BYTES = 1 << 30  # of a graph; ONNX allows twice that
-_STEPS, _MIDDLE = 127, 128  # of numbers in -1..1 as int8, or as uint8 around the middle
+_STEPS, _MIDDLE = 127, 128  # of a row's numbers in -1..1 as uint8 around the middle
+# Of a matrix' numbers as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which saturate:
+# 2 * 255 * 64 fits, 2 * 255 * 127 does not.
+_MATRIX_STEPS = 64
 _Node = tuple[str, str, list[str], str]  # operator, its domain, inputs, output
 
 
@@ -24,7 +27,7 @@ class ConstantProduct:
 
     Args:
         matrix: float32 [n, m].
-        int8: round the matrix to int8, a scale a column, and the rows to as much, a scale a row: a quarter of the bytes
+        int8: round the matrix to 7 bits, a scale a column, and the rows to 8, a scale a row: a quarter of the bytes
             are read.
     """
 
@@ -68,8 +71,8 @@ def _rounded_graph(matrix: np.ndarray) -> bytes:
         ("MatMulIntegerToFloat", _ONNXRUNTIME, ["rounded", "matrix", "step", "scales", "middle"], "product"),
     ]
     constants = {
-        "matrix": np.rint(matrix * (_STEPS / largest)).astype(np.int8),
-        "scales": (largest[0] / _STEPS).astype("<f4"),
+        "matrix": np.rint(matrix * (_MATRIX_STEPS / largest)).astype(np.int8),
+        "scales": (largest[0] / _MATRIX_STEPS).astype("<f4"),
         "step": np.array(1 / _STEPS, dtype="<f4"),
         "middle": np.array(_MIDDLE, dtype=np.uint8),
     }

@@ -16,7 +16,7 @@ from genrec_core.tiger.neighbors import TextNeighbors
 
 SETTINGS, ENCODER = "recommender.json", "history_encoder.onnx"
 TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"
-FORMAT = 5
+FORMAT = 6
 _SLOW_FUSION = "SkipLayerNormFusion"  # its kernel takes seven times as long as the two that it replaces
 
 

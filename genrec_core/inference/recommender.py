@@ -18,6 +18,7 @@ from genrec_core.evaluation.baselines import popularity_order
 from genrec_core.inference.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
 from genrec_core.inference.item_attributes import ItemAttributes, ItemTable
 from genrec_core.inference.onnx_scorer import GraphSettings, OnnxScorer, default_threads, read_array
+from genrec_core.inference.self_test import require_self_test
 from genrec_core.inference.withdrawn import read_withdrawn
 from genrec_core.settings import RankingMode
 from genrec_core.tiger.beams import CodeScorer, Ranked
@@ -118,7 +119,7 @@ class Recommender:
 
     @classmethod
     def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
-        """Open a model folder and verify each of its files.
+        """Open a model folder and verify each of its files and its stored answers.
 
         Args:
             model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote. Items that
@@ -127,7 +128,8 @@ class Recommender:
                 batches are decoded side by side.
 
         Raises:
-            GenrecError: a file is missing, damaged, or does not fit the others.
+            GenrecError: a file is missing, damaged, or does not fit the others, or this processor does not compute
+                the answers that were stored at the export.
         """
         verify_manifest(model_dir)
         settings = GraphSettings.load(model_dir)
@@ -137,6 +139,7 @@ class Recommender:
         if len(set(rows.values())) != 1:
             raise GenrecError(f"{model_dir}: the files differ in items ({rows}); export it again")
         scorer = OnnxScorer(model_dir, items, keys, _neighbors(model_dir, len(item_ids)), threads)
+        require_self_test(model_dir, scorer)
         sizes = settings.level_sizes
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
         return cls(

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrec_core.artifacts import read_json
+from genrec_core.artifacts import read_json, write_manifest
 from genrec_core.cli import main
 from genrec_core.embedding import embed_texts, write_item_embeddings
 from genrec_core.embedding.onnx_text import GRAPH, HEADER, OnnxTextEncoder
 from genrec_core.errors import GenrecError
 from genrec_core.export.onnx import export_recommender
-from genrec_core.export.quantize import quantize_graph
+from genrec_core.export.text_encoder import export_text_encoder
 from genrec_core.inference.recommender import Recommender
+from genrec_core.inference.self_test import SELF_TEST
 from genrec_core.quantization import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import EmbeddingSettings, SemanticIdSettings
@@ -148,7 +149,7 @@ def test_an_encoder_of_another_model_is_refused(
 
 def test_a_folder_that_is_no_encoder_or_is_damaged_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / HEADER).write_text("{}")
-    with pytest.raises(GenrecError, match="not the header of a 'genrec text encoder 1'"):
+    with pytest.raises(GenrecError, match="not the header of a 'genrec text encoder 2'"):
         OnnxTextEncoder(tmp_path)
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -157,12 +158,19 @@ def test_a_folder_that_is_no_encoder_or_is_damaged_is_refused(folder: Path, tmp_
         OnnxTextEncoder(tmp_path)
 
 
-def test_in_int8_vectors_stay_near(folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_computes_other_vectors_is_refused(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    quantize_graph(tmp_path / GRAPH)
-    (tmp_path / "manifest.json").write_text(json.dumps({"files": {}}))
-    exact, rounded = (OnnxTextEncoder(place, threads=1).embed(TEXTS[:2]) for place in (folder, tmp_path))
+    with np.load(folder / SELF_TEST) as stored:
+        np.savez(tmp_path / SELF_TEST, **{**stored, "answers": stored["answers"] * np.float32(0.5)})
+    write_manifest(tmp_path)
+    with pytest.raises(GenrecError, match="does not compute the answers"):
+        OnnxTextEncoder(tmp_path)
+
+
+def test_in_int8_vectors_stay_near(folder: Path, tmp_path: Path) -> None:
+    export_text_encoder(EmbeddingSettings(), tmp_path / "int8", int8=True)
+    exact, rounded = (OnnxTextEncoder(place, threads=1).embed(TEXTS[:2]) for place in (folder, tmp_path / "int8"))
     cosine = (exact * rounded).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
     assert 0.97 < cosine.min() < 0.99999
-    assert (tmp_path / GRAPH).stat().st_size < 0.7 * (folder / GRAPH).stat().st_size
+    assert (tmp_path / "int8" / GRAPH).stat().st_size < 0.7 * (folder / GRAPH).stat().st_size

@@ -45,7 +45,7 @@ def test_every_file_is_in_the_manifest(tiny_model: "TinyModel") -> None:
     assert names == {
         "recommender.json", "history_encoder.onnx", "item_ids.npy", "codes_with_suffix.npy", "item_vectors.npy",
         "neighbors.npy", "neighbor_bonus.npy", "item_keys.npy", "popularity.npy", "token_vectors.npy",
-        "prefix_vectors.npy", "new_items", "manifest.json",
+        "prefix_vectors.npy", "new_items", "self_test.npz", "manifest.json",
         *(f"decoder_step_{level}.onnx" for level in range(1, len(tiny_model.level_sizes))),
     }  # fmt: skip
 
