@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from genrec_core.artifacts import atomic_folder, read_json, write_json, write_manifest
 from genrec_core.errors import GenrecError
+from genrec_core.inference.model_folder import WITHDRAWN
 from genrec_core.storage import LATEST, is_there, latest, set_latest, storage_root, version_folder
 
 if TYPE_CHECKING:
@@ -150,7 +151,6 @@ def add_to_served(new: "NewItems", vectors: "np.ndarray", root: Path | None = No
         GenrecError: nothing is served, or as :func:`genrec_core.inference.item_additions.add_items`.
     """
     from genrec_core.inference.item_additions import add_items
-    from genrec_core.inference.withdrawn import WITHDRAWN
     from genrec_core.quantization.semantic_ids import assign_ids
 
     root, version = root or storage_root(), str(uuid.uuid4())
@@ -185,8 +185,6 @@ def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, A
         parts: folders by the name that they get in the release.
         facts: what is known of the release, JSON values.
     """
-    from genrec_core.inference.withdrawn import WITHDRAWN  # here, as the process that answers requests has no NumPy
-
     for name, source in parts.items():
         shutil.copytree(source, folder / name, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(WITHDRAWN))
     write_json(folder / FACTS, dict(facts))

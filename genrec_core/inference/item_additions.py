@@ -14,6 +14,7 @@ from genrec_core.artifacts import MANIFEST, atomic_folder, locked_folder, read_j
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.errors import GenrecError
 from genrec_core.inference.item_attributes import ITEMS, ItemTable
+from genrec_core.inference.model_folder import WITHDRAWN
 from genrec_core.inference.new_items import NewItems
 from genrec_core.inference.onnx_scorer import GraphSettings, open_graph, read_array
 from genrec_core.inference.recommender import (
@@ -25,7 +26,6 @@ from genrec_core.inference.recommender import (
     NEIGHBORS,
     POPULARITY,
 )
-from genrec_core.inference.withdrawn import WITHDRAWN
 from genrec_core.quantization.semantic_ids import SemanticIds, extend_ids
 from genrec_core.settings import Settings
 from genrec_core.tiger.neighbors import TextNeighbors

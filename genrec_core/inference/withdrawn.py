@@ -13,9 +13,9 @@ import numpy as np
 
 from genrec_core.artifacts import MANIFEST, locked_folder, read_json, verify_manifest, write_json
 from genrec_core.errors import GenrecError
+from genrec_core.inference.model_folder import WITHDRAWN
 from genrec_core.storage import share
 
-WITHDRAWN = "withdrawn.json"
 _SHOWN = 5
 
 

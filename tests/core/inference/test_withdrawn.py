@@ -13,8 +13,9 @@ import pytest
 from genrec_core.artifacts import verify_manifest, write_manifest
 from genrec_core.cli import main
 from genrec_core.errors import GenrecError
+from genrec_core.inference.model_folder import WITHDRAWN
 from genrec_core.inference.recommender import Recommender
-from genrec_core.inference.withdrawn import WITHDRAWN, Withdrawal, read_withdrawn, withdraw
+from genrec_core.inference.withdrawn import Withdrawal, read_withdrawn, withdraw
 
 if TYPE_CHECKING:
     from conftest import TinyModel

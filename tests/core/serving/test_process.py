@@ -24,8 +24,10 @@ from genrec_core.artifacts import write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.inference.item_additions import add_items
+from genrec_core.inference.model_folder import model_version
 from genrec_core.inference.new_items import NewItems
 from genrec_core.inference.recommender import POPULARITY, Recommender
+from genrec_core.inference.withdrawn import withdraw
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder
 from genrec_core.serving.process import _first_load, read_token
@@ -142,6 +144,29 @@ def test_items_added_to_the_model_are_recommended_after_a_reload(
     add_items(folder, new, ItemEmbeddings.load(tiny_model.embeddings).raw[:2] + np.float32(0.1))
     assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
     assert post(url, body)[1]["predictions"][0]["predictions"] == [6]
+
+
+def answers(url: str, tiny_recommender: Recommender) -> list[int]:
+    """What one user gets."""
+    (answer,) = post(f"{url}/predictions/mymodel", users(tiny_recommender, 1))[1]["predictions"]
+    return list(answer["predictions"])
+
+
+def test_a_withdrawn_item_is_gone_after_a_reload_and_back_once_it_is_restored(
+    start_server: StartServer, tiny_model: "TinyModel", tiny_recommender: Recommender, tmp_path: Path
+):
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    server = start_server("--threads", "1", model_dir=folder)
+    before = answers(server.url, tiny_recommender)
+    withdraw(folder, np.array(before[:1]))
+    assert answers(server.url, tiny_recommender) == before  # until it is told
+    reloaded = post(f"{server.url}/admin/reload", {})[1]
+    assert (reloaded["changed"], reloaded["version"]) == (True, model_version(folder))
+    assert before[0] not in answers(server.url, tiny_recommender)
+    assert post(f"{server.url}/admin/reload", {})[1]["changed"] is False
+    withdraw(folder, np.array(before[:1]), restore=True)
+    assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
+    assert answers(server.url, tiny_recommender) == before
 
 
 def test_the_newest_model_is_found_again_on_reload(start_server: StartServer, tiny_model: "TinyModel", tmp_path: Path):
