@@ -90,6 +90,8 @@ def test_what_cannot_be_withdrawn_changes_nothing(model_dir: Path, tiny_recommen
         with pytest.raises(GenrecError, match=said):
             withdraw(model_dir, items)
     assert not (model_dir / WITHDRAWN).exists()
+    with pytest.raises(GenrecError, match="no such folder"):
+        withdraw(model_dir / "nowhere" / "model", tiny_recommender.item_ids[:1])
     withdraw(model_dir, tiny_recommender.item_ids[:1])
     write_manifest(model_dir)
     with pytest.raises(GenrecError, match="write the manifest without it"):
