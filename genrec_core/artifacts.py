@@ -5,16 +5,19 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from genrec_core.errors import GenrecError
 
 MANIFEST = "manifest.json"
+_OLD, _GONE = ".old", ".gone"  # a folder that was moved away, and one that is being removed
 _BLOCK_BYTES = 1 << 20
 _FULL_BYTES = 1 << 16  # a disk with less room is full
 _NUMPY_FOUND_IT_FULL = "Not enough free space to write"  # before it wrote anything
@@ -41,6 +44,7 @@ def read_json(path: Path) -> Any:
     Raises:
         GenrecError: the file is missing or is not JSON.
     """
+    recovered(path.parent)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -95,7 +99,11 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` to fill; on success it replaces ``target``, on an error it is removed."""
+    """Yield an empty folder beside ``target`` to fill; on success it replaces ``target``, on an error it is removed.
+
+    A folder cannot be replaced in one step on every file system. If the process dies between the two steps,
+    :func:`recovered` puts the old folder back.
+    """
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     with told_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,15 +111,66 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         with told_when_full(target):
             yield part
-        if target.exists():
-            old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
-            target.rename(old)
-            part.rename(target)
-            shutil.rmtree(old)
-        else:
-            part.rename(target)
+        _replace(recovered(target), part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace(target: Path, part: Path) -> None:
+    """Move ``target`` away and ``part`` to its place; again if a reader put the old folder back in between."""
+    aside = _set_aside(target, _OLD)  # by processes that died after the second step
+    while True:
+        if target.exists():
+            aside.append(target.with_name(f".{target.name}.{time.time_ns()}-{uuid.uuid4().hex}{_OLD}"))
+            target.rename(aside[-1])
+        try:
+            part.rename(target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    for old in aside:
+        with suppress(FileNotFoundError):  # a reader put it back
+            old.rename(old.with_suffix(_GONE))  # what is half removed is never put back
+    for gone in _set_aside(target, _GONE):
+        shutil.rmtree(gone, ignore_errors=True)  # another writer may remove it too
+
+
+def recovered(folder: Path) -> Path:
+    """Put a folder back that :func:`atomic_folder` had moved away when its process died; call it before opening one.
+
+    It may run beside a living writer and beside other readers.
+
+    Returns:
+        ``folder``, which is missing only if it was never there.
+
+    Raises:
+        GenrecError: the old folder is there, but this process may not move it.
+    """
+    place = folder if folder.exists() else folder.resolve()  # a link may lead to it
+    if not place.exists():
+        for old in reversed(_set_aside(place, _OLD)):
+            try:
+                old.rename(place)
+                break
+            except FileNotFoundError:  # another process put it back
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # the writer lives and has finished
+                    break
+                raise GenrecError(
+                    f"{place}: the process that replaced it died, and {old.name} cannot be moved back "
+                    f"({error.strerror or error}); rename it to {place.name}"
+                ) from error
+    return folder
+
+
+def _set_aside(target: Path, ending: str) -> list[Path]:
+    """What processes moved away from ``target``, oldest first."""
+    named = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f-]+{re.escape(ending)}")
+    if not target.parent.is_dir():
+        return []
+    return sorted(path for path in target.parent.iterdir() if named.fullmatch(path.name))
 
 
 @contextmanager
@@ -123,6 +182,20 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked_place(folder: Path) -> Iterator[None]:
+    """Hold the lock for changing files in ``folder`` or replacing it; it lies in the parent, which is not replaced.
+
+    Raises:
+        GenrecError: there is no such parent.
+    """
+    parent = folder.resolve().parent
+    if not parent.is_dir():
+        raise GenrecError(f"{folder}: no such folder; name one that is there")
+    with locked_folder(parent):
+        yield
 
 
 def write_manifest(folder: Path) -> dict[str, Any]:
@@ -143,7 +216,7 @@ def verify_manifest(folder: Path) -> None:
     Raises:
         GenrecError: no manifest (the writer died), or a file is missing, differs, or lies outside the folder.
     """
-    if not (folder / MANIFEST).is_file():
+    if not (recovered(folder) / MANIFEST).is_file():
         raise GenrecError(f"{folder}: no {MANIFEST}, so it was never finished; build it again")
     for name, expected in read_json(folder / MANIFEST)["files"].items():
         if name.startswith("/") or ".." in Path(name).parts:

@@ -210,10 +210,13 @@ def _add_withdraw(commands: _Commands) -> None:
 def _withdraw(options: argparse.Namespace) -> None:
     from genrec_core.inference.item_lists import read_item_list
     from genrec_core.inference.withdrawn import withdraw
-    from genrec_core.releases import served_model
+    from genrec_core.releases import withdraw_from_served
 
-    folder = options.model_dir or served_model()
-    done = withdraw(folder, read_item_list(options.items), options.restore)
+    items, folder = read_item_list(options.items), options.model_dir
+    if folder:
+        done = withdraw(folder, items, options.restore)
+    else:
+        folder, done = withdraw_from_served(items, options.restore)
     print(
         f"{done.changed} items {'restored' if options.restore else 'withdrawn'}; {done.withdrawn} are withdrawn now, "
         f"{done.left} can be recommended: {folder}",
@@ -244,21 +247,24 @@ def _add_add_items(commands: _Commands) -> None:
 def _add_items(options: argparse.Namespace) -> None:
     from genrec_core.inference.item_additions import AdditionSettings, add_items
     from genrec_core.inference.new_items import read_new_items
-    from genrec_core.releases import add_to_served, served_model
+    from genrec_core.releases import MODEL, RELEASES, add_to_served, require_pointer
     from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
+    from genrec_core.storage import version_folder
 
     if options.output and not options.model_dir:
         raise GenrecError("--output belongs to --model_dir: the served release gets a successor in the storage")
-    settings = AdditionSettings.load(options.model_dir or served_model())
+    before = None if options.model_dir else require_pointer()
+    model_dir = version_folder(RELEASES, before.version) / MODEL if before else options.model_dir
+    settings = AdditionSettings.load(model_dir)
     new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
     new.require_texts(options.items)
     vectors = _text_vectors(new.texts, settings.embedding_model, options.text_encoder, None)
-    if options.model_dir:
-        codes = add_items(options.model_dir, new, vectors, options.output)
-        place = str(options.output or options.model_dir)
-    else:
-        version, codes = add_to_served(new, vectors)
+    if before:
+        version, codes = add_to_served(new, vectors, before)
         place = f"release {version}, which is served"
+    else:
+        codes = add_items(model_dir, new, vectors, options.output)
+        place = str(options.output or model_dir)
     _print_codes(new.item_ids, codes)
     print(f"{len(codes)} items added: {place}", file=sys.stderr)
 
@@ -624,7 +630,7 @@ def _train_here(
 
 def _show_event(event: "TrainingEvent") -> None:
     values = {name.replace("_", " "): value for name, value in event.values.items() if name != "epoch"}
-    shown = ", ".join(f"{name} {value:,.5g}" for name, value in values.items())
+    shown = ", ".join([f"{name} {value:,.5g}" for name, value in values.items()] + [event.note] * bool(event.note))
     print(
         f"{event.kind} {event.epoch}: {shown}" if event.kind == "epoch" else f"{event.kind}: {shown}", file=sys.stderr
     )

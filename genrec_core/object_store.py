@@ -23,6 +23,8 @@ _ATTEMPTS, _CONNECT_SECONDS, _READ_SECONDS = 6, 10, 60
 _PAUSES = (1, 2, 4, 8, 16)  # half a minute: a store that is started again is waited for
 _DELETED_AT_ONCE = 1000  # the protocol's limit
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REFUSED_AS_THERE = (409, 412)  # HTTP: another one is just being put there, or is there
+_NO_CONDITIONS = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501"}  # from stores without the header
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _REMEDIES = {
     "NoSuchBucket": "there is no such bucket; create it, or correct the URL",
@@ -108,6 +110,50 @@ class ObjectStore:
     def upload(self, source: Path, name: str) -> None:
         """Put a file there as ``name``; what was there is replaced whole."""
         self._ask(name, lambda: _client().upload_file(str(source), self.bucket, self.prefix + name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a small object there; what was there is replaced whole."""
+        self._ask(name, lambda: _client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Put a small object there if there is none of its name: ``If-None-Match: *``.
+
+        Args:
+            name: the object's name.
+            content: what no other writer puts there.
+
+        Returns:
+            Whether it lies there now; False if another one was there first.
+        """
+
+        def ask() -> bool:
+            key = self.prefix + name
+            try:
+                _client().put_object(Bucket=self.bucket, Key=key, Body=content, IfNoneMatch="*")
+            except _client().exceptions.ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in _REFUSED_AS_THERE:
+                    raise
+                return False
+            return True
+
+        return self._ask(name, ask) or self.read(name) == content  # its answer was lost, and it was sent again
+
+    def creates_once(self, name: str) -> bool:
+        """Whether this store honours ``If-None-Match``, found out by putting the object ``name`` there twice."""
+
+        def refuses() -> bool:
+            for _ in range(2):
+                try:
+                    _client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=b"", IfNoneMatch="*")
+                except _client().exceptions.ClientError as error:
+                    if error.response["ResponseMetadata"]["HTTPStatusCode"] in _REFUSED_AS_THERE:
+                        return True
+                    if error.response["Error"]["Code"] not in _NO_CONDITIONS:
+                        raise
+                    return False
+            return False
+
+        return self._ask(name, refuses)
 
     def delete(self, names: list[str]) -> None:
         """Remove objects; those that are not there are passed over."""

@@ -41,7 +41,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from genrec_core.artifacts import read_json, write_json
+from genrec_core.artifacts import read_json, recovered, write_json
 from genrec_core.data.item_text import render_text, template_parts
 from genrec_core.errors import GenrecError
 from genrec_core.settings import (
@@ -243,11 +243,11 @@ def run_trial(trial: Trial, inputs: SweepInputs, output: Path) -> dict[str, Any]
     semantic_ids, embeddings = inputs.semantic_ids, trial.run.embeddings or inputs.embeddings
     if trial.texts:
         embeddings = folder / "item_embeddings"
-        if not embeddings.is_dir():
+        if not recovered(embeddings).is_dir():
             _embed(*_texts(trial, inputs), trial.texts[1], embeddings)
     if trial.semantic_ids or trial.texts or trial.run.embeddings:
         semantic_ids = folder / "semantic_ids"
-        if not semantic_ids.is_dir():
+        if not recovered(semantic_ids).is_dir():
             frame = pl.read_parquet(inputs.histories)
             build_semantic_ids(embeddings, trial.semantic_ids or SemanticIdSettings(), semantic_ids, histories=frame)
     data = TrainingData.load(inputs.histories, semantic_ids, embeddings)

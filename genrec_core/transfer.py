@@ -14,8 +14,9 @@ from genrec_core.storage import (
     is_there,
     latest,
     place_of,
+    point_latest,
+    put_version,
     remove_version,
-    set_latest,
     version_folder,
 )
 
@@ -35,6 +36,7 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
         The version.
 
     Raises:
+        ServedMeanwhileError: another release was served in ``target`` meanwhile; this one is whole there, not served.
         GenrecError: nothing was served in ``source``, or not this; a file differs from its manifest; a storage refuses.
     """
     if source == target:
@@ -52,15 +54,16 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     version = version or pointer.version
     folder = version_folder(RELEASES, version, source)
     verify_manifest(folder)
-    if version not in (held.version for held in all_versions(RELEASES, target)):
+    if version not in (held.version for held in all_versions(RELEASES, target) if held.whole):
         with atomic_folder(target / RELEASES / version) as part:
             shutil.copytree(folder, part, dirs_exist_ok=True)
             verify_manifest(part)
-        set_latest(RELEASES, version, target)
+        put_version(RELEASES, version, target)
     before = served_pointer(target)
     if before is None or before.version != version:
         reason = reason or f"taken from {place_of(source)}"
         serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
+        point_latest(RELEASES, version, target)
     return version
 
 

@@ -11,6 +11,7 @@ from upath import UPath
 
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
+from genrec_core.releases import SERVED, move_served
 from genrec_core.storage import NotBuiltError, latest, set_latest, version_folder
 from genrec_dagster.liveness import note_worker
 
@@ -45,13 +46,17 @@ class ArtifactIOManager(dg.UPathIOManager):
         """Store ``obj`` as this run's version below ``path``; a folder is moved, not copied.
 
         Raises:
-            GenrecError: ``obj`` is of no kind that can be kept, the disk is full, or the object store refuses.
+            ServedMeanwhileError: ``obj`` is a pointer, and another release was served while this run made it.
+        GenrecError: ``obj`` is of no kind that can be kept, the disk is full, or the object store refuses.
         """
         store = Path(str(path))
         with atomic_folder(store / context.run_id) as part:
             _write_value(part, obj)
             write_manifest(part)
-        set_latest(store.name, context.run_id, store.parent)
+        if store.name == SERVED:
+            move_served(context.run_id, store.parent)  # from what it was made from, or not at all
+        else:
+            set_latest(store.name, context.run_id, store.parent)
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """The value below ``path``, after its files were verified.

@@ -62,22 +62,22 @@ def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, wo
 @dg.op
 def add_new_items(context: dg.OpExecutionContext, work: WorkFolders) -> None:
     """Serve a successor of the served release that holds the catalogue's new items too, where there are any."""
-    from genrec_core.releases import RELEASES, SERVED, add_to_served, served_pointer
+    from genrec_core.releases import RELEASES, SERVED, add_to_served, require_pointer
     from genrec_dagster.additions import new_in_catalog
 
     root = Path(work.root).absolute()
+    before = require_pointer(root)
     new, vectors = new_in_catalog(root)
     context.add_output_metadata({"items_added": len(new.item_ids)})
     if not len(new.item_ids):
         context.log.info("the served release holds every item of the catalogue")
         return
-    version, _ = add_to_served(new, vectors, root)
-    pointer = served_pointer(root)
-    assert pointer is not None
-    context.log.info(f"{pointer.reason}: release {version} is served")
+    version, _ = add_to_served(new, vectors, before, root)
+    reason = f"{len(new.item_ids)} items added to {before.version}"
+    context.log.info(f"{reason}: release {version} is served")
     metadata: dict[str, str | int] = {
         "release": version,
-        "reason": pointer.reason,
+        "reason": reason,
         "items_added": len(new.item_ids),
     }
     # What it was made from stays as noted, so that the next release still counts as a change of it.

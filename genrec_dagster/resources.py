@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from genrec_core.artifacts import told_when_full
+from genrec_core.artifacts import recovered, told_when_full
 from genrec_core.redact import without_secrets
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ class WorkFolders(dg.ConfigurableResource[None]):
 
 def discard_run(root: Path, run_id: str) -> None:
     """Remove what a killed run left half-built in the storage ``root``; finished versions and trainings stay."""
-    versions = [f"{place}/.{run_id}.*.{end}" for place in ("*", "*/*") for end in ("part", "old")]  # */*: partitions
+    places = ("*", "*/*")  # of an asset, and of its partitions
+    for left in [left for place in places for left in root.glob(f"{place}/.{run_id}.*.old")]:
+        recovered(left.with_name(run_id))  # the run may have died while it replaced its own version
+    versions = [f"{place}/.{run_id}.*.{end}" for place in places for end in ("part", "old", "gone")]
     for pattern in (f"{_WORK}/*/{run_id}", *versions):
         for left in root.glob(pattern):
             shutil.rmtree(left, ignore_errors=True)

@@ -17,7 +17,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesE
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from genrec_core.artifacts import atomic_file, read_json
+from genrec_core.artifacts import atomic_file, read_json, recovered
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
 from genrec_dagster.io_manager import FRAME
@@ -71,6 +71,19 @@ def prepare_job(
         tracking_uri=tracker.tracking_uri,
         mlflow_run=tracker.open_run(key, tags, settings.model_dump()),
     )
+
+
+def new_beside_another(job: TrainingJob) -> str:
+    """Why this training begins at epoch 0 although the work folder of an earlier one is there; else empty."""
+    others = [path for path in job.folder.parent.glob(f"*/{JOB_FILE}") if path.parent != job.folder]
+    others = [path for path in others if recovered(path.parent / "state").is_dir()]
+    if recovered(job.folder / "state").is_dir() or not others:
+        return ""
+    newest = max(others, key=lambda path: path.stat().st_mtime)
+    before = read_json(newest)["settings"]
+    changed = sorted(name for name, value in job.settings.model_dump(mode="json").items() if before.get(name) != value)
+    reason = f"the settings differ in {', '.join(changed)}" if changed else "the data differ"
+    return f"trains from epoch 0, although the training in {newest.parent} is there: {reason}"
 
 
 def code_revision() -> str:

@@ -15,7 +15,7 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 from filelock import FileLock
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
-from genrec_core.artifacts import read_json
+from genrec_core.artifacts import read_json, recovered
 from genrec_core.tiger.distributed import World, distributed
 from genrec_core.tiger.training import TrainingData, TrainingEvent, train
 from genrec_dagster.checkpoint_probe import write_probe
@@ -50,7 +50,7 @@ class Reporter:
 
     def catch_up(self) -> None:
         """Log the epochs of an earlier attempt that MLflow has not seen: the last one, if it died in between."""
-        progress = self.job.folder / "state" / "progress.json"
+        progress = recovered(self.job.folder / "state") / "progress.json"
         if not progress.is_file():
             return
         seen = {metric.step for metric in self.client.get_metric_history(self.job.mlflow_run, "loss")}
@@ -71,7 +71,7 @@ class Reporter:
 def describe(event: TrainingEvent, epochs: int) -> str:
     """One line for the log."""
     shown = {name.replace("_", " "): value for name, value in event.values.items() if name != "epoch"}
-    values = ", ".join(f"{name} {value:,.5g}" for name, value in shown.items())
+    values = ", ".join([f"{name} {value:,.5g}" for name, value in shown.items()] + [event.note] * bool(event.note))
     place = f"epoch {event.epoch}/{epochs}" if event.kind == "epoch" else event.kind
     return f"{place}: {values}" if values else place
 

@@ -140,6 +140,8 @@ class FaultyProxy:
     def __init__(self, port: int) -> None:
         self.faults: list[str] = []
         self.method, self.broken = "GET", 0
+        self.if_none_match = "ignored"  # as this server does; "honoured" as AWS does, "unknown" is answered with 501
+        self._put, self._putting = set[str](), threading.Lock()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -161,6 +163,26 @@ class FaultyProxy:
                     time.sleep(3)
                     self.close_connection = True
                     return
+                if self.command == "PUT" and self.headers.get("If-None-Match") and proxy.if_none_match != "ignored":
+                    with proxy._putting:
+                        if proxy.if_none_match == "unknown":
+                            self.refuse(501, "NotImplemented")
+                        elif self.path in proxy._put:
+                            self.refuse(412, "PreconditionFailed")
+                        else:
+                            proxy._put.add(self.path)
+                            self.ask_upstream(body, fault)
+                    return
+                self.ask_upstream(body, fault)
+
+            def refuse(self, status: int, code: str) -> None:
+                content = f"<Error><Code>{code}</Code><Message>refused</Message></Error>".encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def ask_upstream(self, body: bytes, fault: str | None) -> None:
                 upstream = http.client.HTTPConnection("127.0.0.1", port)
                 upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.artifacts import MANIFEST, atomic_folder, locked_folder, read_json, verify_manifest, write_manifest
+from genrec_core.artifacts import MANIFEST, atomic_folder, locked_place, read_json, verify_manifest, write_manifest
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.errors import GenrecError
 from genrec_core.inference.item_attributes import ITEMS, ItemTable
+from genrec_core.inference.model_folder import WITHDRAWN
 from genrec_core.inference.new_items import NewItems
 from genrec_core.inference.onnx_scorer import GraphSettings, open_graph, read_array
 from genrec_core.inference.recommender import (
@@ -25,7 +26,6 @@ from genrec_core.inference.recommender import (
     NEIGHBORS,
     POPULARITY,
 )
-from genrec_core.inference.withdrawn import WITHDRAWN
 from genrec_core.quantization.semantic_ids import SemanticIds, extend_ids
 from genrec_core.settings import Settings
 from genrec_core.tiger.neighbors import TextNeighbors
@@ -73,7 +73,8 @@ class AdditionSettings(Settings):
 def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path | None = None) -> np.ndarray:
     """Write a model folder that holds new items too; it appears whole, its manifest last, or not at all.
 
-    Items withdrawn from ``model_dir`` are withdrawn there as well. Of two calls for one folder the second waits.
+    Items withdrawn from ``model_dir`` are withdrawn there as well. Of two calls for one folder the second waits, and so
+    does a call of :func:`genrec_core.inference.withdrawn.withdraw`.
 
     Args:
         model_dir: an exported model; each of its files is verified.
@@ -90,7 +91,7 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
     """
     if target is not None and target.exists():
         raise GenrecError(f"{target}: is there already; name a new folder")
-    with locked_folder(model_dir.resolve().parent):
+    with locked_place(model_dir):
         verify_manifest(model_dir)
         settings = AdditionSettings.load(model_dir)
         known = SemanticIds(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.artifacts import MANIFEST, locked_folder, read_json, verify_manifest, write_json
+from genrec_core.artifacts import MANIFEST, locked_place, read_json, verify_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.storage import share
+from genrec_core.inference.model_folder import WITHDRAWN
+from genrec_core.storage import refresh_shared, write_shared
 
-WITHDRAWN = "withdrawn.json"
 _SHOWN = 5
 
 
@@ -59,7 +59,8 @@ def withdraw(model_dir: Path, items: np.ndarray, restore: bool = False) -> Withd
     """Add ``items`` to the withdrawn ones, or take them off that list; the list is replaced whole.
 
     Recommenders opened afterwards obey; one that is open already does not change. Items withdrawn already, or restored
-    without being withdrawn, change nothing. Two calls at once wait for one another.
+    without being withdrawn, change nothing. Two calls at once wait for one another, and for items that are being added
+    to the folder. To withdraw from what is served, call :func:`genrec_core.releases.withdraw_from_served`.
 
     Args:
         model_dir: the exported model.
@@ -70,15 +71,9 @@ def withdraw(model_dir: Path, items: np.ndarray, restore: bool = False) -> Withd
         GenrecError: the folder is no whole model or cannot be written, an item is none of the model's, or no item would
             be left.
     """
-    verify_manifest(model_dir)
-    if WITHDRAWN in read_json(model_dir / MANIFEST)["files"]:
-        raise GenrecError(f"{model_dir / MANIFEST} names {WITHDRAWN}, which may change; write the manifest without it")
-    item_ids = np.load(model_dir / "item_ids.npy", allow_pickle=False)
-    unknown = np.setdiff1d(items, item_ids)
-    if len(unknown):
-        shown = ", ".join(map(str, unknown[:_SHOWN].tolist()))
-        raise GenrecError(f"{len(unknown)} items are none of the model's ({shown}); nothing was changed")
-    with locked_folder(model_dir):
+    with locked_place(model_dir):
+        item_ids = _held_items(model_dir, items)
+        refresh_shared(model_dir / WITHDRAWN)
         before = read_withdrawn(model_dir, item_ids)
         after = np.setdiff1d(before, items) if restore else np.union1d(before, items)
         if len(after) == len(item_ids):
@@ -87,13 +82,25 @@ def withdraw(model_dir: Path, items: np.ndarray, restore: bool = False) -> Withd
     return Withdrawal(abs(len(after) - len(before)), len(after), len(item_ids) - len(after))
 
 
+def _held_items(model_dir: Path, items: np.ndarray) -> np.ndarray:
+    """Ids of all items of a whole model, int64 [n]; ``items`` must be among them."""
+    verify_manifest(model_dir)
+    if WITHDRAWN in read_json(model_dir / MANIFEST)["files"]:
+        raise GenrecError(f"{model_dir / MANIFEST} names {WITHDRAWN}, which may change; write the manifest without it")
+    item_ids: np.ndarray = np.load(model_dir / "item_ids.npy", allow_pickle=False)
+    unknown = np.setdiff1d(items, item_ids)
+    if len(unknown):
+        shown = ", ".join(map(str, unknown[:_SHOWN].tolist()))
+        raise GenrecError(f"{len(unknown)} items are none of the model's ({shown}); nothing was changed")
+    return item_ids
+
+
 def _write(model_dir: Path, items: list[int]) -> None:
     path = model_dir / WITHDRAWN
     try:
-        write_json(path, {"item_ids": items, "sha256": _digest(items)})
+        write_shared(path, {"item_ids": items, "sha256": _digest(items)})
     except OSError as error:
         raise GenrecError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
-    share(path)
 
 
 def _digest(items: list[int]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genrec_core.artifacts import MANIFEST, sha256_of
 from genrec_core.errors import GenrecError
+from genrec_core.inference.model_folder import model_version
 from genrec_core.releases import served_model
 from genrec_core.serving.decoders import CORES, Decoder
 from genrec_core.serving.metrics import Metrics
@@ -27,14 +27,14 @@ class ServedModel:
 
     def __init__(self, model_dir: Path, threads: int) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
-        self.version = version_of(self.folder)
+        self.version = model_version(self.folder)
         cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
         if threads == len(CORES):
             cores = [*sorted(CORES)]
         self.decoders = [Decoder(self.folder, core) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
-            if version_of(self.folder) != self.version:
+            if model_version(self.folder) != self.version:
                 raise GenrecError(f"{model_dir}: was replaced while it was read; load it again")
         except GenrecError:
             self._close()
@@ -66,18 +66,6 @@ class ServedModel:
     def _close(self) -> None:
         for decoder in self.decoders:
             decoder.close()
-
-
-def version_of(model_dir: Path) -> str:
-    """The start of the sha256 of the folder's manifest, which holds the sha256 of every other file.
-
-    Raises:
-        GenrecError: there is no manifest.
-    """
-    manifest = model_dir / MANIFEST
-    if not manifest.is_file():
-        raise GenrecError(f"{model_dir}: no {MANIFEST}, so it is no finished model folder; export a model there")
-    return sha256_of(manifest)[:12]
 
 
 def release_in(model_dir: Path | None) -> Path:
@@ -141,7 +129,7 @@ class ModelHolder:
         with self._loading:
             try:
                 folder, before = release_in(self.model_dir), self.current
-                if before and version_of(folder) == before.version:
+                if before and model_version(folder) == before.version:
                     self.failure = None
                     self.metrics.reloads.labels("unchanged").inc()
                     return False

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from genrec_core.artifacts import atomic_folder, read_json, write_json
+from genrec_core.artifacts import atomic_folder, read_json, recovered, write_json
 from genrec_core.errors import GenrecError
 
 _MODEL, _AVERAGED = "model.safetensors", "averaged.safetensors"
@@ -75,9 +76,25 @@ def save_state(
 def load_state(
     folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, averaged: nn.Module | None = None
 ) -> Progress:
-    """Fill models and optimiser from ``folder``; a fresh :class:`Progress` where there is none."""
-    if not (folder / _PROGRESS).is_file():
+    """Fill models and optimiser from ``folder``; a fresh :class:`Progress` where there is none.
+
+    Raises:
+        GenrecError: a file of the state is missing, damaged or of another model.
+    """
+    if not recovered(folder).is_dir():
         return Progress()
+    try:
+        return _loaded(folder, model, optimizer, averaged)
+    except (GenrecError, OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise GenrecError(
+            f"{folder}: this training state cannot be read ({reason:.200}); delete the folder to train from epoch 0"
+        ) from error
+
+
+def _loaded(
+    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, averaged: nn.Module | None
+) -> Progress:
     for name, module in ((_MODEL, model), (_AVERAGED, averaged)):
         if module is not None:
             module.load_state_dict(load_file(folder / name, device=str(model.device)))
@@ -89,6 +106,13 @@ def load_state(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     saved = read_json(folder / _PROGRESS)
     return Progress(**{name: saved[name] for name in (field.name for field in fields(Progress))})
+
+
+def reason_to_begin_again(folder: Path) -> str:
+    """Why a training in ``folder`` begins at epoch 0 though an earlier attempt has left something; else empty."""
+    if recovered(folder / "best").is_dir():
+        return f"from epoch 0, although {folder / 'best'} is there: {folder / 'state'} is missing"
+    return ""
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

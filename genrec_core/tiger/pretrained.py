@@ -1,11 +1,13 @@
 """A model whose checkpoint is loaded whole or not at all: transformers alone fills what it does not find at random."""
 
 from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from genrec_core.artifacts import recovered
 from genrec_core.errors import GenrecError
 
 _SHOWN = 5  # names that an error lists
@@ -29,6 +31,8 @@ class WholeModel(PreTrainedModel):
             GenrecError: a file is missing or damaged, or the weights are not exactly those of the model; names them.
         """
         folder = pretrained_model_name_or_path
+        if folder is not None:
+            recovered(Path(folder))
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are named below
         options |= {"use_safetensors": True}  # the other form is a pickle
         try:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
 
-from genrec_core.artifacts import atomic_folder, write_json
+from genrec_core.artifacts import atomic_folder, recovered, write_json
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut, training_part, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
@@ -27,7 +27,7 @@ from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
 from genrec_core.tiger.beams import CodeScorer
-from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
+from genrec_core.tiger.checkpoint import claim_folder, load_state, reason_to_begin_again, save_state
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import ItemTables, NextItemLoss
@@ -44,12 +44,16 @@ _HYBRID_WEIGHTS = tuple(tenth / 10 for tenth in range(1, 10))
 
 @dataclass(frozen=True)
 class TrainingEvent:
-    """Something worth showing while a training runs: ``kind`` is ``start``, ``step``, ``epoch`` or ``end``."""
+    """Something worth showing while a training runs: ``kind`` is ``start``, ``step``, ``epoch`` or ``end``.
+
+    ``note`` says what numbers cannot.
+    """
 
     kind: str
     epoch: int
     step: int
     values: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 OnEvent = Callable[[TrainingEvent], None]
@@ -224,7 +228,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train epoch after epoch until the last, or until validation has been stale for ``patience`` validations."""
-        self._emit("start", {"targets": self.sequences.targets, "parameters": self.model.num_parameters()})
+        size: dict[str, float] = {"targets": self.sequences.targets, "parameters": self.model.num_parameters()}
+        self._emit("start", size, "" if self.progress.epoch else reason_to_begin_again(self.folder))
         while self.progress.epoch < self.settings.epochs and self.progress.stale < self.settings.patience:
             began = time.monotonic()
             entry = {"epoch": self.progress.epoch + 1, "loss": self._train_epoch()}
@@ -378,7 +383,7 @@ class Trainer:
 
     def _update_history(self) -> None:
         """Write the history beside the best model, where there is one yet."""
-        if (self.folder / "best").is_dir():
+        if recovered(self.folder / "best").is_dir():
             progress = self.progress
             write_json(
                 self.folder / "best" / "training_history.json",
@@ -392,9 +397,9 @@ class Trainer:
                 },
             )
 
-    def _emit(self, kind: str, values: dict[str, float]) -> None:
+    def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
         if self.world.rank == 0:
-            self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values))
+            self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values, note))
 
 
 def schedule(step: int, steps: int, warmup_share: float) -> float:

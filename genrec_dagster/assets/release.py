@@ -21,6 +21,7 @@ from genrec_core.releases import (
     Pointer,
     carry_withdrawn,
     first_pointer,
+    require_served,
     served_pointer,
     write_pointer,
     write_release,
@@ -111,7 +112,8 @@ def served_release(
 ) -> dg.MaterializeResult[Path]:
     """The pointer that predictions and servers read; it moves to a release whose gates passed, or back to an old one.
 
-    A release that is gone to again is verified, but not judged again: it was served before.
+    A release that is gone to again is verified, but not judged again: it was served before. If another release is
+    served while this runs, the pointer stays and the run fails: run it again, so that the gates compare with that one.
     """
     root = Path(work.root).absolute()
     before = served_pointer(root)
@@ -122,6 +124,7 @@ def served_release(
         carried = carry_withdrawn(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL)
     with work.new(context) as folder:
         write_pointer(folder, pointer)
+        require_served(pointer.follows, root)  # MLflow's alias follows only what will be served
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))

@@ -5,20 +5,28 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from genrec_core import object_store
+from genrec_core import object_store, releases, storage
 from genrec_core.artifacts import MANIFEST, atomic_folder, verify_manifest, write_manifest
 from genrec_core.cli import main
 from genrec_core.data.archive import fingerprint, opened_source
 from genrec_core.errors import GenrecError
 from genrec_core.inbox import ObjectInbox, find_file
 from genrec_core.object_store import ObjectStore
-from genrec_core.releases import first_pointer, served_pointer, served_release, write_pointer
+from genrec_core.releases import (
+    ServedMeanwhileError,
+    first_pointer,
+    require_pointer,
+    served_pointer,
+    served_release,
+    write_pointer,
+)
 from genrec_core.storage import is_there, latest, set_latest, storage_root, version_folder
 from genrec_core.transfer import clean, transfer_release
 
@@ -282,6 +290,105 @@ def test_old_versions_are_cleaned_away(
     }  # fmt: skip
     assert sorted(path.name for path in (lies / "semantic_ids").iterdir()) == ["latest.json", "run-4", "run-5"]
     assert latest("semantic_ids", root).name == served_release(root).name == "run-5"
+
+
+def test_a_move_is_seen_on_every_machine(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = another_machine(monkeypatch, tmp_path)
+    releases.serve(first_pointer("a", ""), root)
+    releases.serve(require_pointer(other).moved("b", ""), other)
+    read = require_pointer(root)
+    assert (read.version, read.before) == ("b", ("a",))
+    releases.serve(read.moved("c", ""), root)
+    with pytest.raises(ServedMeanwhileError, match="release c was served"):
+        releases.serve(read.moved("d", ""), other)
+    assert require_pointer(other).known == ("a", "b", "c")
+    assert len(clean(root, 1, timedelta(0))) == 2  # the pointers to a and b
+    assert require_pointer(other).version == "c"
+
+
+@pytest.mark.parametrize(("if_none_match", "honoured"), [("honoured", True), ("ignored", False), ("unknown", False)])
+def test_a_store_that_does_not_know_if_none_match_is_found_out(
+    object_server: "ObjectServer", root: Path, if_none_match: str, honoured: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with object_server.faulty() as proxy:
+        proxy.if_none_match = if_none_match
+        releases.serve(first_pointer("a", ""), root)
+        releases.serve(require_pointer(root).moved("b", ""), root)
+        assert require_pointer(root).before == ("a",)
+    assert ("let one machine alone move served_release" not in caplog.text) is honoured
+
+
+def test_of_two_machines_that_move_at_once_one_does(
+    object_server: "ObjectServer", root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, claim = another_machine(monkeypatch, tmp_path), storage._claim
+    with object_server.faulty() as proxy:
+        proxy.if_none_match = "honoured"
+        releases.serve(first_pointer("a", ""), root)
+        pointers = {place: require_pointer(place) for place in (root, other)}
+
+        def be_overtaken(*given: Any) -> bool:
+            monkeypatch.setattr(storage, "_claim", claim)
+            releases.serve(pointers[other].moved("b", "quicker"), other)
+            return claim(*given)
+
+        monkeypatch.setattr(storage, "_claim", be_overtaken)
+        with pytest.raises(ServedMeanwhileError, match="release b was served while this ran"):
+            releases.serve(pointers[root].moved("c", "slower"), root)
+        assert [require_pointer(place).known for place in (root, other)] == [("a", "b"), ("a", "b")]
+        assert len({version.version for version in storage.all_versions("served_release", root)}) == 2
+
+
+def test_of_machines_that_race_for_a_bucket_no_release_is_lost(
+    object_server: "ObjectServer", root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [root, another_machine(monkeypatch, tmp_path)]
+    with object_server.faulty() as proxy:
+        proxy.if_none_match = "honoured"
+        releases.serve(first_pointer("first", ""), root)
+
+        def serve_some(machine: int) -> None:
+            for number in range(3):
+                while True:
+                    pointer = require_pointer(places[machine])
+                    with suppress(ServedMeanwhileError):
+                        releases.serve(pointer.moved(f"{machine}-{number}", "race"), places[machine])
+                        break
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(serve_some, range(2)))
+        versions = ["first", *(f"{machine}-{number}" for machine in range(2) for number in range(3))]
+        assert sorted(require_pointer(root).known) == sorted(versions)
+
+
+def test_a_machine_that_dies_before_it_copies_its_move_has_moved(
+    object_server: "ObjectServer", root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    other = another_machine(monkeypatch, tmp_path)
+    releases.serve(first_pointer("a", ""), root)
+    read = require_pointer(other)
+    monkeypatch.setattr(storage, "_point", die)
+    with pytest.raises(KeyboardInterrupt):
+        releases.serve(read.moved("b", ""), root)
+    monkeypatch.undo()
+    object_server.use()
+    assert [require_pointer(place).version for place in (root, other)] == ["b", "b"]
+    with pytest.raises(ServedMeanwhileError, match="release b was served"):
+        releases.serve(read.moved("c", ""), other)
+
+
+def test_a_push_that_was_cut_off_is_sent_again(object_server: "ObjectServer", root: Path, tmp_path: Path) -> None:
+    serve(tmp_path / "here", "run-1")
+    transfer_release(tmp_path / "here", root)
+    bucket = object_server.folder / "shop" / "one" / "two"
+    shutil.rmtree(bucket / "served_release")
+    (bucket / "model_release" / "run-1" / MANIFEST).unlink()
+    object_server.notice()
+    transfer_release(tmp_path / "here", root)
+    assert (bucket / "model_release" / "run-1" / MANIFEST).is_file()
 
 
 def test_raw_data_come_from_a_bucket(object_server: "ObjectServer", sample_folder: Path) -> None:

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from genrec_core import releases
 from genrec_core.artifacts import write_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.inference.withdrawn import read_withdrawn, withdraw
@@ -16,9 +20,11 @@ from genrec_core.releases import (
     RELEASES,
     SERVED,
     Pointer,
+    ServedMeanwhileError,
     carry_withdrawn,
     first_pointer,
     read_pointer,
+    require_pointer,
     served_model,
     served_pointer,
     write_pointer,
@@ -76,6 +82,68 @@ def test_the_pointer_is_found_by_the_storage(tmp_path: Path) -> None:
         served_model(tmp_path)
     (tmp_path / RELEASES / "c" / MODEL).mkdir(parents=True)
     assert served_model(tmp_path) == tmp_path / RELEASES / "c" / MODEL
+
+
+def test_a_pointer_moves_only_from_what_is_still_served(tmp_path: Path) -> None:
+    releases.serve(first_pointer("a", "first"), tmp_path)
+    read = require_pointer(tmp_path)
+    releases.serve(read.moved("b", "quicker"), tmp_path)
+    with pytest.raises(ServedMeanwhileError, match="release b was served while this ran, so nothing was moved"):
+        releases.serve(read.moved("c", "slower"), tmp_path)
+    with pytest.raises(ServedMeanwhileError, match="release b was served"):
+        releases.serve(first_pointer("d", "for the first"), tmp_path)
+    now = require_pointer(tmp_path)
+    assert (now.version, now.before, now.known) == ("b", ("a",), ("a", "b"))
+    assert len(list((tmp_path / SERVED).iterdir())) == 3  # the pointers to a and b, and latest.json
+    releases.serve(now.moved("c", "again"), tmp_path)
+    assert require_pointer(tmp_path).before == ("a", "b")
+
+
+SERVE_SOME = """
+import sys
+from pathlib import Path
+from genrec_core.releases import ServedMeanwhileError, require_pointer, serve
+
+for version in sys.argv[2:]:
+    while True:
+        try:
+            serve(require_pointer(Path(sys.argv[1])).moved(version, "race"), Path(sys.argv[1]))
+            break
+        except ServedMeanwhileError:
+            pass
+"""
+
+
+def test_of_processes_that_serve_at_once_no_release_is_lost(tmp_path: Path) -> None:
+    releases.serve(first_pointer("first", ""), tmp_path)
+    versions = [[f"{name}{number}" for number in range(8)] for name in "abc"]
+    command = [sys.executable, "-c", SERVE_SOME, str(tmp_path)]
+    running = [subprocess.Popen([*command, *names]) for names in versions]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    pointer = require_pointer(tmp_path)
+    assert sorted(pointer.known) == sorted(["first", *(version for names in versions for version in names)])
+    assert len(pointer.before) == 24
+
+
+def test_an_item_withdrawn_while_the_pointer_moves_is_withdrawn_from_what_is_served(
+    tmp_path: Path, tiny_model: "TinyModel", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("a", "b"):
+        shutil.copytree(tiny_model.model_dir, tmp_path / RELEASES / version / MODEL)
+    releases.serve(first_pointer("a", ""), tmp_path)
+    ids, move = np.load(tiny_model.model_dir / "item_ids.npy"), releases.move_latest
+    waiting = threading.Thread(target=releases.withdraw_from_served, args=(ids[:1], False, tmp_path))
+
+    def withdraw_meanwhile(*given: Any) -> None:
+        waiting.start()
+        waiting.join(0.5)
+        withdraw(tmp_path / RELEASES / "a" / MODEL, ids[1:2])  # a command that names the folder
+        move(*given)
+
+    monkeypatch.setattr(releases, "move_latest", withdraw_meanwhile)
+    releases.serve(require_pointer(tmp_path).moved("b", "newer"), tmp_path)
+    waiting.join()
+    assert read_withdrawn(served_model(tmp_path), ids).tolist() == ids[:2].tolist()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,14 @@ def test_what_a_killed_run_left_of_a_partition_goes_and_the_rest_stays(tmp_path:
     assert (left.exists(), other.exists(), whole.exists()) == (False, True, True)
 
 
+def test_a_version_that_a_killed_run_was_replacing_is_put_back(tmp_path: Path) -> None:
+    aside = tmp_path / "asset" / ".one.1-0.old"
+    aside.mkdir(parents=True)
+    (aside / "manifest.json").write_text("{}")
+    discard_run(tmp_path, "one")
+    assert (tmp_path / "asset" / "one" / "manifest.json").is_file()
+
+
 def test_a_run_whose_process_lives_goes_on(home: Path) -> None:
     tracker = ExperimentTracker(tracking_uri=f"sqlite:///{home}/mlflow.db")
     with dg.DagsterInstance.get() as instance:

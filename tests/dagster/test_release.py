@@ -11,8 +11,9 @@ import pytest
 
 from genrec_core.artifacts import MANIFEST, read_json, write_json, write_manifest
 from genrec_core.inference.withdrawn import read_withdrawn, withdraw
-from genrec_core.releases import MODEL, served_model, served_release
+from genrec_core.releases import MODEL, require_pointer, serve, served_model, served_release
 from genrec_core.storage import latest
+from genrec_dagster.assets import release
 from genrec_dagster.assets.release import model_release
 from genrec_dagster.checks.release import not_worse_than_current
 from genrec_dagster.config import ReleaseRule
@@ -206,6 +207,26 @@ def test_items_withdrawn_from_one_release_are_withdrawn_from_the_next(place: "Pl
     assert predictions.success
     listed = pl.read_csv(latest("batch_predictions", place.storage) / "predictions.csv").drop("user_id")
     assert not set(ids[:2]) & set(listed.unpivot()["value"].to_list())
+
+
+def test_a_release_that_was_served_meanwhile_stays_served(place: "Place", monkeypatch: pytest.MonkeyPatch) -> None:
+    first = place.served
+    shutil.copytree(served_release(place.storage), place.storage / "model_release" / "other")
+    move_alias = release._move_alias
+
+    def serve_another_meanwhile(*given: Any) -> str:
+        serve(require_pointer(place.storage).moved("other", "quicker"), place.storage)
+        return move_alias(*given)
+
+    monkeypatch.setattr(release, "_move_alias", serve_another_meanwhile)
+    result = place.materialize(*RELEASE)
+    assert not result.success
+    assert "release other was served while this ran" in str(result.failure_data_for_node("served_release").error)
+    assert require_pointer(place.storage).known == (first, "other")
+    assert not (place.storage / "served_release" / result.run_id).exists()
+    monkeypatch.undo()
+    assert place.run_job("roll_back").success
+    assert place.served == first
 
 
 def test_the_release_says_what_it_holds() -> None:

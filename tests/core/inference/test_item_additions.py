@@ -1,6 +1,7 @@
 """Items added to an exported model: as if exported with them, recommended at once, the others as before."""
 
 import shutil
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,19 @@ from genrec_core.inference.recommender import Recommender
 from genrec_core.inference.withdrawn import read_withdrawn, withdraw
 from genrec_core.monitoring.profile import read_profile, write_profile
 from genrec_core.quantization.semantic_ids import SemanticIds, assign_ids
-from genrec_core.releases import RELEASES, SERVED, first_pointer, serve, served_pointer, served_release
+from genrec_core.releases import (
+    RELEASES,
+    SERVED,
+    ServedMeanwhileError,
+    add_to_served,
+    first_pointer,
+    require_pointer,
+    serve,
+    served_pointer,
+    served_release,
+)
 from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
-from genrec_core.storage import set_latest, storage_root
+from genrec_core.storage import latest, set_latest, storage_root
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
 if TYPE_CHECKING:
@@ -308,6 +319,54 @@ def test_the_served_release_gets_a_successor(
     assert len(list((root / SERVED).iterdir())) == 3  # two pointers and latest.json
     serve(pointer.moved_back(None, "back"), root)
     assert served_release(root) == release
+
+
+def test_an_item_withdrawn_while_items_are_added_stays_withdrawn(
+    tiny_model: "TinyModel", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    ids = np.load(folder / "item_ids.npy")
+    withdraw(folder, ids[:1])
+    copy, other = shutil.copyfile, threading.Thread(target=withdraw, args=(folder, ids[1:2]))
+
+    def withdraw_after_the_list_was_copied(source: Path, target: Path, **options: bool) -> object:
+        copied = copy(source, target, **options)
+        if Path(source).name == "withdrawn.json":
+            other.start()
+            other.join(0.5)
+        return copied
+
+    monkeypatch.setattr(shutil, "copyfile", withdraw_after_the_list_was_copied)
+    add_items(folder, NewItems(np.array([5]), ["a"], [{}]), ItemEmbeddings.load(tiny_model.embeddings).raw[:1])
+    other.join()
+    held = np.load(folder / "item_ids.npy")
+    assert held[-1] == 5
+    assert read_withdrawn(folder, held).tolist() == ids[:2].tolist()
+
+
+def test_a_release_that_was_served_while_items_were_added_stays_served(
+    tiny_model: "TinyModel", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_in(tmp_path, tiny_model)
+    before = require_pointer(tmp_path)
+    shutil.copytree(tmp_path / RELEASES / "one", tmp_path / RELEASES / "two")
+
+    def add_while_another_is_served(*given: Any) -> np.ndarray:
+        serve(require_pointer(tmp_path).moved("two", "its gates passed"), tmp_path)
+        return add_items(*given)
+
+    monkeypatch.setattr("genrec_core.inference.item_additions.add_items", add_while_another_is_served)
+    new, vectors = NewItems(np.array([5]), ["a"], [{}]), ItemEmbeddings.load(tiny_model.embeddings).raw[:1]
+    with pytest.raises(ServedMeanwhileError, match=r"release two was served while this ran.*run it again"):
+        add_to_served(new, vectors, before, tmp_path)
+    pointer = require_pointer(tmp_path)
+    assert (pointer.version, pointer.before, pointer.known) == ("two", ("one",), ("one", "two"))
+    assert sorted(path.name for path in (tmp_path / RELEASES).glob("[!.]*")) == ["latest.json", "one", "two"]
+    assert latest(RELEASES, tmp_path).name == "one"
+    monkeypatch.undo()
+    version, _ = add_to_served(new, vectors, pointer, tmp_path)
+    after = require_pointer(tmp_path)
+    assert (after.version, after.before) == (version, ("one", "two"))
 
 
 @pytest.mark.usefixtures("embedded", "object_server")

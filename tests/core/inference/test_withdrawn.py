@@ -13,8 +13,9 @@ import pytest
 from genrec_core.artifacts import verify_manifest, write_manifest
 from genrec_core.cli import main
 from genrec_core.errors import GenrecError
+from genrec_core.inference.model_folder import WITHDRAWN
 from genrec_core.inference.recommender import Recommender
-from genrec_core.inference.withdrawn import WITHDRAWN, Withdrawal, read_withdrawn, withdraw
+from genrec_core.inference.withdrawn import Withdrawal, read_withdrawn, withdraw
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -89,6 +90,8 @@ def test_what_cannot_be_withdrawn_changes_nothing(model_dir: Path, tiny_recommen
         with pytest.raises(GenrecError, match=said):
             withdraw(model_dir, items)
     assert not (model_dir / WITHDRAWN).exists()
+    with pytest.raises(GenrecError, match="no such folder"):
+        withdraw(model_dir / "nowhere" / "model", tiny_recommender.item_ids[:1])
     withdraw(model_dir, tiny_recommender.item_ids[:1])
     write_manifest(model_dir)
     with pytest.raises(GenrecError, match="write the manifest without it"):

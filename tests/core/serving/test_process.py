@@ -24,12 +24,15 @@ from genrec_core.artifacts import write_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.inference.item_additions import add_items
+from genrec_core.inference.model_folder import model_version
 from genrec_core.inference.new_items import NewItems
 from genrec_core.inference.recommender import POPULARITY, Recommender
+from genrec_core.inference.withdrawn import withdraw
+from genrec_core.releases import first_pointer, serve, withdraw_from_served
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder
 from genrec_core.serving.process import _first_load, read_token
-from genrec_core.storage import set_latest
+from genrec_core.storage import set_latest, storage_root
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -142,6 +145,53 @@ def test_items_added_to_the_model_are_recommended_after_a_reload(
     add_items(folder, new, ItemEmbeddings.load(tiny_model.embeddings).raw[:2] + np.float32(0.1))
     assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
     assert post(url, body)[1]["predictions"][0]["predictions"] == [6]
+
+
+def answers(url: str, tiny_recommender: Recommender) -> list[int]:
+    """What one user gets."""
+    (answer,) = post(f"{url}/predictions/mymodel", users(tiny_recommender, 1))[1]["predictions"]
+    return list(answer["predictions"])
+
+
+def test_a_withdrawn_item_is_gone_after_a_reload_and_back_once_it_is_restored(
+    start_server: StartServer, tiny_model: "TinyModel", tiny_recommender: Recommender, tmp_path: Path
+):
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    server = start_server("--threads", "1", model_dir=folder)
+    before = answers(server.url, tiny_recommender)
+    withdraw(folder, np.array(before[:1]))
+    assert answers(server.url, tiny_recommender) == before  # until it is told
+    reloaded = post(f"{server.url}/admin/reload", {})[1]
+    assert (reloaded["changed"], reloaded["version"]) == (True, model_version(folder))
+    assert before[0] not in answers(server.url, tiny_recommender)
+    assert post(f"{server.url}/admin/reload", {})[1]["changed"] is False
+    withdraw(folder, np.array(before[:1]), restore=True)
+    assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
+    assert answers(server.url, tiny_recommender) == before
+
+
+@pytest.mark.usefixtures("object_server")
+def test_an_item_withdrawn_on_another_machine_is_gone_from_a_server_of_the_bucket(
+    start_server: StartServer,
+    tiny_model: "TinyModel",
+    tiny_recommender: Recommender,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("GENREC_STORAGE", "s3://shop/genrec")
+    root = storage_root()
+    shutil.copytree(tiny_model.model_dir, root / "model_release" / "one" / "model")
+    write_manifest(root / "model_release" / "one")
+    set_latest("model_release", "one", root)
+    serve(first_pointer("one", "a test"), root)
+    server = start_server("--threads", "1", model_dir=None, GENREC_MIRROR=str(tmp_path / "mirror of the server"))
+    before = answers(server.url, tiny_recommender)
+    withdraw_from_served(np.array(before[:1]))
+    assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
+    assert before[0] not in answers(server.url, tiny_recommender)
+    withdraw_from_served(np.array(before[:1]), restore=True)
+    assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
+    assert answers(server.url, tiny_recommender) == before
 
 
 def test_the_newest_model_is_found_again_on_reload(start_server: StartServer, tiny_model: "TinyModel", tmp_path: Path):

@@ -139,6 +139,61 @@ def test_a_state_of_an_earlier_version_goes_on(tmp_path: Path):
     assert len(history["epochs"]) == 2
 
 
+DIE_WHILE_THE_STATE_IS_REPLACED = """
+import os, pathlib, sys
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+import test_training
+from genrec_core.tiger.training import train
+
+torch.set_num_threads(1)
+rename, folder = pathlib.Path.rename, pathlib.Path(sys.argv[2])
+
+
+def die_between_the_two_steps(path, target):
+    if target == folder / "state" and list(folder.glob(".state.*.old")):
+        os._exit(9)
+    return rename(path, target)
+
+
+pathlib.Path.rename = die_between_the_two_steps
+train(test_training.cyclic_data(), test_training.small_settings(), folder, test_training.ALONE)
+"""
+
+
+def test_a_training_killed_while_it_replaces_its_state_goes_on_from_the_state_before(tmp_path: Path):
+    command = [sys.executable, "-c", DIE_WHILE_THE_STATE_IS_REPLACED, str(Path(__file__).parent)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([*command, str(tmp_path / "broken")], env=environment, check=False, timeout=120)
+    assert killed.returncode == 9
+    assert not (tmp_path / "broken" / "state").exists()
+    events: list[TrainingEvent] = []
+    resumed = train(cyclic_data(), small_settings(), tmp_path / "broken", ALONE, events.append)
+    assert (events[0].kind, events[0].epoch, events[0].note) == ("start", 1, "")
+    unbroken = train(cyclic_data(), small_settings(), tmp_path / "unbroken", ALONE)
+    first, second = (read_json(folder / "training_history.json")["epochs"] for folder in (unbroken, resumed))
+    assert [entry["epoch"] for entry in second] == [entry["epoch"] for entry in first]
+
+
+def test_a_training_that_begins_again_says_why(tmp_path: Path):
+    train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+    shutil.rmtree(tmp_path / "state")
+    events: list[TrainingEvent] = []
+    train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE, events.append)
+    assert "from epoch 0, although" in events[0].note
+    assert "state is missing" in events[0].note
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "progress.json"])
+def test_a_damaged_state_is_named_and_no_training_begins_again_in_silence(tmp_path: Path, file: str):
+    train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+    (tmp_path / "state" / file).write_bytes(b"cut off")
+    with pytest.raises(GenrecError, match=r"state: this training state cannot be read .*delete the folder"):
+        train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+
+
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path):
     train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
     with pytest.raises(GenrecError, match="holds a training of other settings or data"):

@@ -1,0 +1,26 @@
+"""What tells two states of a model folder apart. Needs no NumPy, as the process that answers requests has none."""
+
+import hashlib
+from pathlib import Path
+
+from genrec_core.artifacts import MANIFEST, recovered
+from genrec_core.errors import GenrecError
+
+WITHDRAWN = "withdrawn.json"
+
+
+def model_version(model_dir: Path) -> str:
+    """The version of a model folder: another file or another list of withdrawn items gives another version.
+
+    Returns:
+        The start of a sha256 over the manifest, which holds the sha256 of every other file, and ``withdrawn.json``,
+        which no manifest names because it may change.
+
+    Raises:
+        GenrecError: there is no manifest.
+    """
+    manifest, withdrawn = recovered(model_dir) / MANIFEST, model_dir / WITHDRAWN
+    if not manifest.is_file():
+        raise GenrecError(f"{model_dir}: no {MANIFEST}, so it is no finished model folder; export a model there")
+    content = manifest.read_bytes() + (withdrawn.read_bytes() if withdrawn.is_file() else b"")
+    return hashlib.sha256(content).hexdigest()[:12]
