@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
         GenrecError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise GenrecError(f"{path}: no such file; build the asset that writes it first") from error
     except ValueError as error:
