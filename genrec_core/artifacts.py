@@ -46,7 +46,7 @@ def read_json(path: Path) -> Any:
     """
     recovered(path.parent)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise GenrecError(f"{path}: no such file; build the asset that writes it first") from error
     except ValueError as error:

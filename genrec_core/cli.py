@@ -245,7 +245,7 @@ def _add_add_items(commands: _Commands) -> None:
 
 
 def _add_items(options: argparse.Namespace) -> None:
-    from genrec_core.inference.item_additions import AdditionSettings, add_items
+    from genrec_core.inference.item_additions import AdditionSettings, add_items, texts_of
     from genrec_core.inference.new_items import read_new_items
     from genrec_core.releases import MODEL, RELEASES, add_to_served, require_pointer
     from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
@@ -253,10 +253,10 @@ def _add_items(options: argparse.Namespace) -> None:
 
     if options.output and not options.model_dir:
         raise GenrecError("--output belongs to --model_dir: the served release gets a successor in the storage")
-    before = None if options.model_dir else require_pointer()
+    before, template = None if options.model_dir else require_pointer(), options.text_template or DEFAULT_TEXT_TEMPLATE
     model_dir = version_folder(RELEASES, before.version) / MODEL if before else options.model_dir
-    settings = AdditionSettings.load(model_dir)
-    new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
+    settings, known = AdditionSettings.load(model_dir), texts_of(model_dir, template)
+    new = read_new_items(options.items, template)
     new.require_texts(options.items)
     vectors = _text_vectors(new.texts, settings.embedding_model, options.text_encoder, None)
     if before:
@@ -266,7 +266,26 @@ def _add_items(options: argparse.Namespace) -> None:
         codes = add_items(model_dir, new, vectors, options.output)
         place = str(options.output or model_dir)
     _print_codes(new.item_ids, codes)
+    _warn_of_texts_not_told_apart(new.texts, vectors, *known)
     print(f"{len(codes)} items added: {place}", file=sys.stderr)
+
+
+def _warn_of_texts_not_told_apart(texts: list[str], vectors: Any, known_texts: list[str], known_vectors: Any) -> None:
+    """Say which new texts the embedding model cannot tell from another text; known vectors have length 1."""
+    import numpy as np
+
+    from genrec_core.embedding.item_embeddings import l2_normalized, rows_not_told_apart
+
+    every = np.concatenate([known_vectors, l2_normalized(vectors)])
+    rows = rows_not_told_apart([*known_texts, *texts], every)
+    alike = [texts[row - len(known_texts)] for row in rows.tolist() if row >= len(known_texts)]
+    if alike:
+        print(
+            f"genrec: warning: {len(alike)} of {len(texts)} new items have the text vector of an item with another "
+            f"text, such as {alike[0][:80]!r}; if the embedding model cannot read their script, set "
+            "item_embeddings.model to a multilingual model and train again",
+            file=sys.stderr,
+        )
 
 
 def _print_codes(item_ids: Any, codes: Any) -> None:
@@ -424,14 +443,17 @@ def _assign_ids(options: argparse.Namespace) -> None:
 def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any, Any]:
     """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
     from genrec_core.artifacts import read_json
-    from genrec_core.embedding.item_embeddings import STATS
+    from genrec_core.embedding.item_embeddings import ITEM_TEXT, STATS, ItemEmbeddings
     from genrec_core.inference.new_items import read_new_items
     from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
     from genrec_core.storage import latest
 
     new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
-    model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
-    return new.item_ids, _text_vectors(new.texts_or_ids(), model, options.text_encoder, engine)
+    folder = options.embeddings or latest("item_embeddings")
+    texts, model = new.texts_or_ids(), read_json(folder / STATS)["model"]
+    vectors = _text_vectors(texts, model, options.text_encoder, engine)
+    _warn_of_texts_not_told_apart(texts, vectors, read_json(folder / ITEM_TEXT), ItemEmbeddings.load(folder).l2norm)
+    return new.item_ids, vectors
 
 
 def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engine: "Engine | None") -> Any:

@@ -5,6 +5,7 @@ Who asks and where is what boto3 is told by the environment: ``AWS_ACCESS_KEY_ID
 """
 
 import io
+import os
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 from genrec_core.artifacts import atomic_file
 from genrec_core.errors import GenrecError
+from genrec_core.redact import without_secrets
 
 SCHEME = "s3://"
 Answer = TypeVar("Answer")
@@ -26,15 +28,57 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _REFUSED_AS_THERE = (409, 412)  # HTTP: another one is just being put there, or is there
 _NO_CONDITIONS = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501"}  # from stores without the header
 _MISSING = {"NoSuchKey", "404", "NotFound"}
-_REMEDIES = {
+_RIGHTS = "the key may not do this; it needs the rights to list, get, put and delete below the prefix"
+_LOG_IN = "the login has ended; log in again (aws sso login)"
+_NEW_TOKEN = "the temporary credentials have expired; get new ones and set all three AWS_ variables of them"
+_CLOCK = "this machine's clock is wrong; set it by NTP"
+_REGION = "the bucket lies in another region; set AWS_DEFAULT_REGION to it, and AWS_ENDPOINT_URL_S3 if it names one"
+_QUOTA = "the quota of the bucket or the account is used up; raise it, or remove old versions (job clean_storage)"
+_AWAY = "the store does not answer as it should; check AWS_ENDPOINT_URL_S3 and the network, then try again"
+_REMEDIES = {  # by the store's code, or by the name of what boto3 raises
     "NoSuchBucket": "there is no such bucket; create it, or correct the URL",
+    "InvalidBucketName": "no store takes this name for a bucket; correct the URL",
     "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL_S3",
     "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": "the key may not do this; it needs the rights to list, get, put and delete below the prefix",
-    "403": "the key may not do this; it needs the rights to list, get, put and delete below the prefix",
+    "AccessDenied": _RIGHTS,
+    "AllAccessDisabled": _RIGHTS,
+    "403": _RIGHTS,
+    "400": "the store does not take the request; check whether the credentials have expired, the region and the clock",
+    "ExpiredToken": _NEW_TOKEN,
+    "ExpiredTokenException": _NEW_TOKEN,
+    "TokenRefreshRequired": _NEW_TOKEN,
+    "InvalidToken": "AWS_SESSION_TOKEN does not belong to the key; set it anew, or unset it for a lasting key",
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "301": _REGION,
+    "RecursionError": _REGION,  # boto3 follows a redirect to a region that the store never names
+    "InvalidRegionError": "AWS_DEFAULT_REGION (or the profile) names no region; write it like eu-central-1",
+    "QuotaExceeded": _QUOTA,
+    "XMinioAdminBucketQuotaExceeded": _QUOTA,
+    "XMinioStorageFull": "the store's disks are full; free some, then try again",
+    "ProfileNotFound": "AWS_PROFILE names no profile of ~/.aws/config and ~/.aws/credentials; correct it, or unset it",
     "NoCredentialsError": "no key is set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    "PartialCredentialsError": "one half of the key is missing; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "CredentialRetrievalError": "the profile gives no key; check credential_process and the role in ~/.aws/config",
+    "ConfigParseError": "~/.aws/config or ~/.aws/credentials cannot be read; mend it, or unset AWS_PROFILE",
+    "InvalidConfigError": "~/.aws/config does not hold what the profile needs; mend it, or unset AWS_PROFILE",
+    "SSOTokenLoadError": _LOG_IN,
+    "UnauthorizedSSOTokenError": _LOG_IN,
+    "TokenRetrievalError": _LOG_IN,
+    "SSLError": "its certificate is not trusted here; set AWS_CA_BUNDLE to the certificates of its issuer",
+    "ProxyConnectionError": "the proxy does not answer; check HTTPS_PROXY and NO_PROXY",
 }
-_AWAY = "the store does not answer as it should; check AWS_ENDPOINT_URL_S3 and the network, then try again"
+_ONE_LINE = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+)
 
 
 @dataclass(frozen=True)
@@ -159,10 +203,12 @@ class ObjectStore:
         """Remove objects; those that are not there are passed over."""
         for first in range(0, len(names), _DELETED_AT_ONCE):
             keys = [{"Key": self.prefix + name} for name in names[first : first + _DELETED_AT_ONCE]]
-            removal = {"Objects": keys, "Quiet": True}
-            done = self._ask(names[first], partial(_client().delete_objects, Bucket=self.bucket, Delete=removal))
+            done = self._ask(names[first], partial(self._delete, keys))
             if failed := done.get("Errors"):
                 raise GenrecError(f"{self.url}/{names[first]}: cannot be removed ({failed[0].get('Code')})")
+
+    def _delete(self, keys: list[dict[str, str]]) -> Any:
+        return _client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
 
     def _ask(self, name: str, request: Callable[[], Answer]) -> Answer:
         """The answer to a request, made again after pauses while the store is away.
@@ -176,17 +222,18 @@ class ObjectStore:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
         from s3transfer.exceptions import RetriesExceededError
 
+        refusals = (BotoCoreError, ClientError, HTTPClientError, S3UploadFailedError, RetriesExceededError)
         pauses = iter(_PAUSES)
         while True:
             try:
                 return request()
-            except (BotoCoreError, ClientError, HTTPClientError, S3UploadFailedError, RetriesExceededError) as error:
+            except (*refusals, RecursionError) as error:
                 cause = error.__context__ if isinstance(error, S3UploadFailedError) else error
                 pause = next(pauses, None) if _is_away(cause) else None
                 if pause is None:
                     code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
-                    missing = f"there is no {name}; put it there" if code in _MISSING else _AWAY
-                    raise GenrecError(f"{self.url}: {name}: {code}: {_REMEDIES.get(code, missing)}") from error
+                    other = f"there is no {name}; put it there" if code in _MISSING else _AWAY
+                    raise GenrecError(f"{self.url}: {name}: {code}: {_REMEDIES.get(code, other)}") from error
             time.sleep(pause)
 
 
@@ -208,10 +255,15 @@ def _client() -> Any:
 
     The checksums that newer clients add on their own are left to what asks for them: stores other than AWS refuse them,
     and artefacts bring their own sha256.
+
+    Raises:
+        GenrecError: a variable holds more than its value, or the endpoint is no address.
     """
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
+    _require_values_alone()
     config = Config(
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         connect_timeout=_CONNECT_SECONDS,
@@ -219,4 +271,18 @@ def _client() -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.session.Session().client("s3", config=config)
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except BotoCoreError:
+        raise
+    except ValueError as error:  # of the endpoint alone
+        reason = without_secrets(str(error))
+        raise GenrecError(f"AWS_ENDPOINT_URL_S3: {reason}; write https:// before the name of the server") from error
+
+
+def _require_values_alone() -> None:
+    """Refuse a line end or a space around a value: a file with Windows line ends gives such, and none can be sent."""
+    for name in _ONE_LINE:
+        value = os.environ.get(name, "")
+        if value != value.strip() or not value.isprintable():
+            raise GenrecError(f"{name}: a line end or a space is part of the value; set it without (check for CRLF)")

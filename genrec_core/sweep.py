@@ -43,6 +43,7 @@ from pydantic import Field, ValidationError
 
 from genrec_core.artifacts import read_json, recovered, write_json
 from genrec_core.data.item_text import render_text, template_parts
+from genrec_core.data.text_files import utf8_text
 from genrec_core.errors import GenrecError
 from genrec_core.settings import (
     PRESETS,
@@ -141,8 +142,8 @@ def read_sweep(path: Path) -> Sweep:
         GenrecError: it cannot be read, or names something that there is not; names the place.
     """
     try:
-        sweep = Sweep.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        sweep = Sweep.model_validate(tomllib.loads(utf8_text(path)))
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise GenrecError(f"{path}: cannot be read as TOML ({error})") from error
     except ValidationError as error:
         raise GenrecError(f"{path}: {_faults(error)}") from error

@@ -126,6 +126,18 @@ class PredictionForm(PredictionSettings, dg.Config):
     """What the prediction file holds."""
 
 
+class TextVectorForm(dg.Config):
+    """When text vectors stop a run."""
+
+    most_alike: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Largest share of the items that may have the vector of an item with another text; beyond it the "
+        "run stops, below it the check warns.",
+    )
+
+
 class CodebookForm(dg.Config):
     """When semantic IDs deserve a warning."""
 

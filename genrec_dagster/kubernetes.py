@@ -16,6 +16,7 @@ import dagster as dg
 import yaml
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam
 
+from genrec_core.data.text_files import utf8_text
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings
 
@@ -149,7 +150,7 @@ def read_template(path: Path) -> dict[str, Any]:
         GenrecError: no such file, not YAML, or no Pod with a container and its image.
     """
     try:
-        template = yaml.safe_load(path.read_text(encoding="utf-8"))
+        template = yaml.safe_load(utf8_text(path))
         image = template["spec"]["containers"][0]["image"]
     except (OSError, yaml.YAMLError, TypeError, KeyError, IndexError) as error:
         raise GenrecError(

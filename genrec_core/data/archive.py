@@ -5,6 +5,7 @@ import json
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import time
@@ -43,22 +44,40 @@ def opened_source(source: str, wanted: tuple[str, ...], sha256: str | None = Non
     Raises:
         GenrecError: there is no such source, it is no archive, not the expected one, or the files are not in it.
     """
-    with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
+    shown = without_secrets(source)
+    with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch, named_as_given(shown, *_inner(Path(scratch))):
+        fetched, unpacked = _inner(Path(scratch))
         path = Path(source).expanduser()
         if is_url(source):
-            path = download(source, Path(scratch))
+            path = download(source, Path(scratch)).rename(fetched)
         elif source.startswith(SCHEME):
-            path = _fetch_objects(ObjectStore(source), Path(scratch) / "objects", wanted)
+            path = _fetch_objects(ObjectStore(source), fetched, wanted)
         elif "://" in source:
             raise GenrecError(
-                f"GENREC_RAW={without_secrets(source)}: only a folder, an archive, an http(s) URL of one or an s3:// "
-                "prefix can be read"
+                f"GENREC_RAW={shown}: only a folder, an archive, an http(s) URL of one or an s3:// prefix can be read"
             )
         if not path.exists():
             raise GenrecError(f"GENREC_RAW={source}: no such folder or archive; check the path")
         _require_sum(path, sha256)
-        folder = path if path.is_dir() else _unpack(path, Path(scratch) / "unpacked", wanted)
-        yield _holding(folder, without_secrets(source), wanted)
+        folder = path if path.is_dir() else _unpack(path, unpacked, wanted)
+        yield _holding(folder, shown, wanted)
+
+
+def _inner(scratch: Path) -> tuple[Path, Path]:
+    """Where what is fetched goes, and what is unpacked."""
+    return scratch / "fetched", scratch / "unpacked"
+
+
+@contextmanager
+def named_as_given(shown: str, *places: Path) -> Iterator[None]:
+    """Let the errors of the block name ``shown``, which the user knows, for ``places``, which are gone afterwards."""
+    try:
+        yield
+    except GenrecError as error:
+        text = str(error)
+        for place in places:
+            text = text.replace(str(place), shown)
+        raise GenrecError(text) from error
 
 
 def _require_sum(path: Path, sha256: str | None) -> None:
@@ -129,8 +148,13 @@ def _unpack(archive: Path, target: Path, wanted: tuple[str, ...]) -> Path:
             with tarfile.open(archive) as packed:
                 _write_entries(archive, target, wanted, map(_tar_entry, packed), packed.extractfile)
         else:
-            raise GenrecError(f"{archive}: neither a folder nor a zip or tar archive")
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+            raise GenrecError(
+                f"{archive}: neither a folder nor a whole zip or tar archive; get it again, or unpack it by hand and "
+                "name the folder"
+            )
+    except (RuntimeError, UnicodeDecodeError) as error:  # another compression, a password, names that are no text
+        raise GenrecError(f"{archive}: cannot be unpacked ({error}); unpack it by hand and name the folder") from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError) as error:
         raise GenrecError(f"{archive}: cannot be unpacked ({error}); get it again") from error
     return target
 

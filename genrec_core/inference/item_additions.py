@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from genrec_core.artifacts import MANIFEST, atomic_folder, locked_place, read_json, verify_manifest, write_manifest
+from genrec_core.data.item_text import render_text, template_parts
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.errors import GenrecError
 from genrec_core.inference.item_attributes import ITEMS, ItemTable
@@ -111,6 +112,29 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
             if (model_dir / WITHDRAWN).is_file():
                 shutil.copyfile(model_dir / WITHDRAWN, part / WITHDRAWN)
     return codes
+
+
+def texts_of(model_dir: Path, text_template: str) -> tuple[list[str], np.ndarray]:
+    """The texts of a model's items, as its table of attributes gives them, and their vectors of length 1.
+
+    Args:
+        model_dir: an exported model that items can be added to.
+        text_template: as the catalogue's.
+
+    Returns:
+        n texts and float32 [n, dim]; none where the model has no table.
+
+    Raises:
+        GenrecError: a file cannot be read.
+    """
+    vectors = read_array(model_dir / FOLDER / TEXT_VECTORS)
+    if not (model_dir / ITEMS).is_file():
+        return [], vectors[:0]
+    table, parts = ItemTable.load(model_dir, read_array(model_dir / ITEM_IDS)), template_parts(text_template)
+    columns = zip(table.title, table.brand, table.categories, table.price, strict=True)
+    names = ("title", "brand", "categories", "price")
+    fields = ({**dict(zip(names, row, strict=True)), "description": None} for row in columns)
+    return [render_text(parts, entry) for entry in fields], vectors
 
 
 def _add_vectors(part: Path, settings: AdditionSettings, codes: np.ndarray, text: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genrec_core.data.text_files import utf8_lines
 from genrec_core.errors import GenrecError
 
 
@@ -14,8 +15,8 @@ def read_item_list(path: Path) -> np.ndarray:
         GenrecError: the file cannot be read, holds no id, or something that is none; names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line for _, line in utf8_lines(path)]
+    except OSError as error:
         raise GenrecError(f"{path}: cannot be read ({error}); give a text file with one item id a line") from error
     if lines and lines[0].strip().strip('"').lower() == "item_id":
         lines[0] = ""

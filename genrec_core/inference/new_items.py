@@ -4,12 +4,14 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genrec_core.data.item_text import render_text, template_parts, text_fields
+from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
 from genrec_core.inference.item_attributes import ItemTable
 
@@ -69,7 +71,7 @@ def read_new_items(path: Path, text_template: str) -> NewItems:
         ids.append(_item_id(entry, path, number))
         fields = text_fields(entry)
         found.fields.append(fields)
-        found.texts.append(str(entry.get("text") or "").strip() or render_text(parts, fields))
+        found.texts.append(without_halves(str(entry.get("text") or "")).strip() or render_text(parts, fields))
     if not ids:
         raise GenrecError(f"{path}: no items in it; give CSV with the columns item_id and title, or JSON lines")
     return replace(found, item_ids=np.array(ids, dtype=np.int64))
@@ -82,8 +84,8 @@ def read_item_ids(path: Path) -> np.ndarray:
         GenrecError: the file cannot be read, or is no array of integers.
     """
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        ids = json.loads(utf8_text(path))
+    except (OSError, json.JSONDecodeError) as error:
         raise GenrecError(f"{path}: cannot be read as JSON ({error}); give an array of integer item ids") from error
     if not isinstance(ids, list) or not all(type(item) is int for item in ids):
         raise GenrecError(f"{path}: no array of integers; give one id for each vector")
@@ -108,23 +110,30 @@ def read_vectors(path: Path) -> np.ndarray:
 def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered entries; the number is that of their (last) line."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, _json_object(line, path, number)
-            else:
-                reader = csv.DictReader(file)
-                for row in reader:
-                    yield reader.line_num, {name: value or None for name, value in row.items() if name}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if path.suffix.lower() == ".jsonl":
+            for number, line in utf8_lines(path):
+                if line.strip():
+                    yield number, _json_object(line, path, number)
+        else:
+            yield from _csv_entries(path)
+    except (OSError, csv.Error) as error:
         raise GenrecError(f"{path}: cannot be read ({error}); give CSV, or JSON lines named *.jsonl") from error
+
+
+def _csv_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = (line for _, line in utf8_lines(path, newline=""))
+    first = next(lines, "")
+    header = csv_header(first, {"item_id"})
+    if header is None:
+        raise GenrecError(f"{path}: line 1: no header that names item_id; begin the CSV with item_id,title,brand")
+    reader = csv.DictReader(chain([first], lines), delimiter=header[0])
+    for row in reader:
+        yield reader.line_num, {name: value or None for name, value in row.items() if name}
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-        json.dumps(entry, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except ValueError as error:
         raise GenrecError(f"{path}, line {number}: not JSON ({error}); write one object a line") from error
     if not isinstance(entry, dict):

@@ -1,6 +1,7 @@
 """Reads request files line by line: ``user item item ...``, or CSV with the columns ``user_id`` and ``item_ids``.
 
-CSV may also hold the columns ``allow``, ``deny`` (item ids) and ``rule``, which restrict that user's list.
+CSV may also hold the columns ``allow``, ``deny`` (item ids) and ``rule``, which restrict that user's list. Its columns
+are parted by a comma, a semicolon, a tab or a bar, as its header says.
 """
 
 import csv
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from genrec_core.data.text_files import SAVE_AS_UTF8, csv_header, csv_row, is_utf16
 from genrec_core.errors import GenrecError
 from genrec_core.inference.constraints import Constraints
 
@@ -18,6 +20,8 @@ CONSTRAINT_COLUMNS = ("allow", "deny", "rule")
 _BLOCK_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)  # 18 digits always fit int64
+_NAMES = re.compile(r"\b(user_id|item_ids)\b", re.IGNORECASE)
+_SEMICOLON = re.compile(r"\s*\S*;-?[0-9]+(\s|$)")  # a row of CSV without a header: the first item beside the user
 _SHOWN = 60  # characters of a faulty value that a reason quotes
 
 
@@ -69,7 +73,8 @@ def read_requests(path: Path, check: Check | None = None, lines: range | None = 
         lines: line numbers to read, from 1; None for all.
 
     Raises:
-        GenrecError: the file cannot be read, or holds no request line at all (where all are read).
+        GenrecError: the file cannot be read, is UTF-16, begins with a header that lacks a column, or holds no request
+            line at all (where all are read).
     """
     found = False
     for outcome in _outcomes(path, check, lines):
@@ -101,8 +106,8 @@ def _outcomes(path: Path, check: Check | None, lines: range | None) -> Iterator[
         if lines is not None and number >= lines.stop:
             return
         if parse is None:
-            header = _csv_header(raw)
-            parse = _text_row if header is None else _csv_row(header)
+            header = _csv_header(raw, f"{path}: line {number}")
+            parse = _text_row if header is None else _csv_row(*header)
             if header is not None:
                 continue
         if lines is None or number in lines:
@@ -156,16 +161,25 @@ def _decoded(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise MalformedError(f"byte {error.start + 1} of the line is not UTF-8") from error
+        raise MalformedError(f"byte {error.start + 1} of the line is not UTF-8; {SAVE_AS_UTF8}") from error
 
 
-def _csv_header(raw: bytes) -> list[str] | None:
-    """Column names, if the line is the header of the CSV form."""
-    names = [name.strip().strip('"').lower() for name in raw.decode("utf-8", errors="replace").split(",")]
-    return names if {"user_id", "item_ids"} <= set(names) else None
+def _csv_header(raw: bytes, place: str) -> tuple[str, list[str]] | None:
+    """The delimiter and the column names, if the first line of a file is the header of the CSV form.
+
+    Raises:
+        GenrecError: the file is UTF-16, or the header lacks a column; names ``place``.
+    """
+    if is_utf16(raw):
+        raise GenrecError(f"{place}: the file is UTF-16; {SAVE_AS_UTF8}")
+    line = raw.decode("utf-8", errors="replace")
+    header = csv_header(line, {"user_id", "item_ids"})
+    if header is None and _NAMES.search(line):
+        raise GenrecError(f"{place}: {line[:_SHOWN]!r} is no header of requests; name the columns user_id and item_ids")
+    return header
 
 
-def _csv_row(header: list[str]) -> _Parse:
+def _csv_row(delimiter: str, header: list[str]) -> _Parse:
     """The parser of a data row under ``header``."""
     for name in ("user_id", "item_ids", *CONSTRAINT_COLUMNS):
         if header.count(name) > 1:
@@ -174,10 +188,11 @@ def _csv_row(header: list[str]) -> _Parse:
     restricting = {name: header.index(name) for name in CONSTRAINT_COLUMNS if name in header}
 
     def parse(line: str) -> tuple[str, list[int], Constraints]:
-        fields = _csv_fields(line)
+        fields = _csv_fields(line, delimiter)
         if len(fields) != len(header):
             raise MalformedError(
-                f"{len(fields)} fields where the header has {len(header)}; put quotes around a value that holds commas"
+                f"{len(fields)} fields where the header has {len(header)}; put quotes around a value that holds "
+                f"{delimiter!r}"
             )
         user_id = user_id_of(fields[user_column])
         cells = {name: fields[column].strip() for name, column in restricting.items()}
@@ -212,21 +227,19 @@ def constraints_of(cells: dict[str, str]) -> Constraints:
     return Constraints.of(allow, deny, cells.get("rule") or None)
 
 
-def _csv_fields(line: str) -> list[str]:
-    if '"' not in line:
-        return line.split(",")
+def _csv_fields(line: str, delimiter: str) -> list[str]:
     csv.field_size_limit(LONGEST_LINE)
     try:
-        return next(csv.reader([line], strict=True))
+        return csv_row(line, delimiter)
     except csv.Error as error:
         raise MalformedError(f"not a CSV row ({error})") from error
 
 
 def _text_row(line: str) -> tuple[str, list[int], Constraints]:
-    if "," in line:
+    if "," in line or _SEMICOLON.match(line):
         raise MalformedError(
-            "a comma in the form `user item item ...`; separate by spaces, or begin the file with the CSV header "
-            "user_id,item_ids"
+            f"a {'comma' if ',' in line else 'semicolon'} in the form `user item item ...`; separate by spaces, or "
+            "begin the file with the CSV header user_id,item_ids"
         )
     words = line.split()
     if not words:

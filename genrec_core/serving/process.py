@@ -129,7 +129,7 @@ def read_token(path: Path | None) -> str | None:
     if path is None:
         return None if TOKEN not in os.environ else _checked(os.environ[TOKEN].strip(), TOKEN)
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise GenrecError(f"{path}: cannot be read ({error}); give a file that holds the token alone") from error
     if path.stat().st_mode & 0o077:

@@ -8,15 +8,16 @@ import polars as pl
 
 from genrec_core.artifacts import read_json
 from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES, read_catalog, read_histories
-from genrec_core.embedding.item_embeddings import ITEM_IDS, L2NORM, RAW
+from genrec_core.embedding.item_embeddings import ITEM_IDS, ITEM_TEXT, L2NORM, RAW, rows_not_told_apart
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, SUMMARY
 from genrec_core.settings import CatalogSettings
 from genrec_dagster.assets.catalog import item_catalog, item_embeddings, raw_beauty, semantic_ids, user_histories
 from genrec_dagster.checks.verdict import verdict
-from genrec_dagster.config import CodebookForm
+from genrec_dagster.config import CodebookForm, TextVectorForm
 
 _LEAST_LENGTH = 3  # one item to train from, one to validate on, one to test on
+_SHOWN_TEXT = 80  # characters
 _CATALOG = {"item_catalog": dg.AssetIn("item_catalog")}
 
 
@@ -105,6 +106,25 @@ def embeddings_follow_catalog(item_embeddings: Path, item_catalog: pl.DataFrame)
     return verdict(same_order and rows == {item_catalog.height}, measured, wanted)
 
 
+@dg.asset_check(asset=item_embeddings, blocking=True)
+def texts_told_apart(item_embeddings: Path, config: TextVectorForm) -> dg.AssetCheckResult:
+    """Different texts have different vectors: the model can read what the items are called."""
+    texts = read_json(item_embeddings / ITEM_TEXT)
+    rows = rows_not_told_apart(texts, np.load(item_embeddings / L2NORM, allow_pickle=False)).tolist()
+    too_many = len(rows) > config.most_alike * len(texts)
+    shown = " and ".join(repr(texts[row][:_SHOWN_TEXT]) for row in rows[:2])
+    return verdict(
+        not rows,
+        f"{len(rows)} of {len(texts)} items with the vector of another text",
+        f"0 items, and at most {config.most_alike:.0%} for the run to go on",
+        severity=dg.AssetCheckSeverity.ERROR if too_many else dg.AssetCheckSeverity.WARN,
+        detail=f"such as {shown}; if the model cannot read their script, set item_embeddings.model to a multilingual "
+        "model; if only their ends differ, raise item_embeddings.max_tokens"
+        if rows
+        else None,
+    )
+
+
 @dg.asset_check(asset=semantic_ids, blocking=True, additional_ins=_CATALOG)
 def semantic_ids_collision_free(semantic_ids: Path, item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
     """Every item of the catalogue has a code that no other item has."""
@@ -142,6 +162,7 @@ CHECKS = [
     histories_long_enough,
     embeddings_finite,
     embeddings_follow_catalog,
+    texts_told_apart,
     semantic_ids_collision_free,
     codebook_use,
     suffix_depth,

@@ -27,6 +27,7 @@ def raw_page(provenance: Mapping[str, Any]) -> Page:
         "files": table(files),
         **{name: dg.MetadataValue.int(provenance[name]) for name in ("users", "items", "interactions")},
         "items_without_description": dg.MetadataValue.int(provenance["items_without_meta"]),
+        "items_with_unreadable_letters": dg.MetadataValue.int(provenance["items_with_unreadable_letters"]),
         "interactions_a_user": dg.MetadataValue.float(round(provenance["interactions"] / provenance["users"], 2)),
         "bytes": dg.MetadataValue.int(sum(facts["bytes"] for facts in provenance["files"].values())),
     }

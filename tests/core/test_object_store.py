@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +167,105 @@ def test_what_the_store_refuses_is_said(
         build(root, "semantic_ids", "run-1")
     assert "genrec-wrong-secret" not in str(refused.value)
     assert not (root / "semantic_ids" / "run-1").exists()
+
+
+class RefusingServer(BaseHTTPRequestHandler):
+    """Answers every request with ``code``, as stores do: without a body where only the head is asked for."""
+
+    code, status = "", 403
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def refuse(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = f"<Error><Code>{self.code}</Code><Message>m</Message></Error>".encode()
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = refuse  # noqa: N815 - http.server asks for these names
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str, int], str]]:
+    """What is said where a store refuses everything with this code and status."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RefusingServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "abc")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    object_store._client.cache_clear()
+
+    def ask(code: str = "AccessDenied", status: int = 403) -> str:
+        monkeypatch.setattr(RefusingServer, "code", code)
+        monkeypatch.setattr(RefusingServer, "status", status)
+        with pytest.raises(GenrecError) as error:
+            ObjectStore(URL).listing()
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    yield ask
+    server.shutdown()
+    server.server_close()
+    object_store._client.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "remedy"),
+    [
+        ("ExpiredToken", 400, "get new ones"),
+        ("InvalidToken", 400, "AWS_SESSION_TOKEN"),
+        ("RequestTimeTooSkewed", 403, "clock"),
+        ("QuotaExceeded", 403, "quota"),
+        ("InvalidAccessKeyId", 403, "check AWS_ACCESS_KEY_ID"),
+        ("SignatureDoesNotMatch", 403, "check AWS_SECRET_ACCESS_KEY"),
+        ("AccessDenied", 403, "rights to list"),
+        ("PermanentRedirect", 301, "AWS_DEFAULT_REGION"),
+        ("AuthorizationHeaderMalformed", 400, "AWS_DEFAULT_REGION"),
+        ("NoSuchBucket", 404, "create it"),
+        ("SomethingNew", 418, "check AWS_ENDPOINT_URL_S3 and the network"),
+    ],
+)
+def test_each_refusal_has_its_own_remedy(
+    refused: Callable[[str, int], str], code: str, status: int, remedy: str
+) -> None:
+    assert remedy in refused(code, status)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("AWS_ENDPOINT_URL_S3", "storage.yandexcloud.net", "write https:// before"),
+        ("AWS_ACCESS_KEY_ID", "abc\r", "AWS_ACCESS_KEY_ID: a line end or a space"),
+        ("AWS_SECRET_ACCESS_KEY", "", "one half of the key is missing"),
+        ("AWS_DEFAULT_REGION", "no region", "write it like eu-central-1"),
+        ("AWS_PROFILE", "nobody", "AWS_PROFILE names no profile"),
+    ],
+)
+def test_each_wrong_variable_has_its_own_remedy(
+    refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+) -> None:
+    if name == "AWS_SECRET_ACCESS_KEY":
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    assert remedy in refused()
+
+
+def test_a_file_of_credentials_that_does_not_parse_is_named(
+    refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    (tmp_path / "credentials").write_text("aws_access_key_id = abc\n")
+    assert "~/.aws/credentials cannot be read" in refused()
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3://ab", "s3://Shop/a", "s3://shop/../a", "gs://shop/a"])

@@ -102,6 +102,16 @@ def test_a_fault_in_the_file_is_named_before_anything_is_trained(
     assert message in str(caught.value)
 
 
+def test_a_file_of_another_encoding_is_named_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_bytes(SWEEP.encode("utf-8-sig"))
+    assert read_sweep(path).preset == "sample"
+    for encoding in ("utf-16", "latin-1"):
+        path.write_bytes(f"# Jérôme\n{SWEEP}".encode(encoding))
+        with pytest.raises(GenrecError, match=r"sweep\.toml: line 1: .*; save the file as UTF-8"):
+            read_sweep(path)
+
+
 def test_the_table_gives_mean_and_spread_over_seeds() -> None:
     def result(run: str, recall: float) -> dict[str, object]:
         return {"run": run, "training_seconds": 10.0, "metrics": {"generative": {"recall@10": recall}}}

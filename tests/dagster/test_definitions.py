@@ -23,7 +23,7 @@ BLOCKING = {
     "raw_beauty": ["raw_counts", "raw_files_present", "raw_lines_parse"],
     "item_catalog": ["catalog_ids_unique", "catalog_text_present"],
     "user_histories": ["histories_know_items", "histories_long_enough"],
-    "item_embeddings": ["embeddings_finite", "embeddings_follow_catalog"],
+    "item_embeddings": ["embeddings_finite", "embeddings_follow_catalog", "texts_told_apart"],
     "semantic_ids": ["semantic_ids_collision_free"],
     "tiger_checkpoint": ["checkpoint_reloads", "loss_falls", "loss_is_finite"],
     "recall_metrics": ["generation_misses", "recall_at_10", "recall_at_100", "recall_at_1000"],

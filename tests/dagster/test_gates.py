@@ -14,10 +14,10 @@ import pytest
 from genrec_core.artifacts import MANIFEST, read_json, write_json
 from genrec_core.storage import latest
 from genrec_dagster.assets.model import onnx_encoder
-from genrec_dagster.checks.catalog import codebook_use, suffix_depth
+from genrec_dagster.checks.catalog import codebook_use, suffix_depth, texts_told_apart
 from genrec_dagster.checks.model import recall_at_1000
 from genrec_dagster.checks.verdict import verdict
-from genrec_dagster.config import CodebookForm, Gates
+from genrec_dagster.config import CodebookForm, Gates, TextVectorForm
 
 Break = Callable[[Any], Any]
 
@@ -140,6 +140,15 @@ GATES: list[tuple[str, str, Break, str, str]] = [
         edit_json("item_ids.json", lambda ids: ids.reverse()),
         "120 vectors, ids not in catalogue order",
         "120 vectors, ids in catalogue order",
+    ),
+    (
+        "item_embeddings",
+        "texts_told_apart",
+        edit_array(
+            "item_embeddings_l2norm.npy", lambda vectors: np.where(np.arange(120)[:, None] < 7, vectors[0], vectors)
+        ),
+        "7 of 120 items with the vector of another text",
+        "at most 5% for the run to go on",
     ),
     (
         "semantic_ids",
@@ -284,6 +293,18 @@ def test_poor_codebooks_are_a_warning(tmp_path: Path) -> None:
         assert not result.passed
         assert result.severity == dg.AssetCheckSeverity.WARN
         assert result.metadata["measured"].value == measured
+
+
+def test_a_few_texts_that_are_not_told_apart_are_a_warning(tmp_path: Path) -> None:
+    vectors = np.eye(100, dtype=np.float32)
+    vectors[1] = vectors[0]
+    np.save(tmp_path / "item_embeddings_l2norm.npy", vectors)
+    write_json(tmp_path / "item_text.json", [f"Title: {number};" for number in range(100)])
+    result = texts_told_apart(tmp_path, TextVectorForm())
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "2 of 100 items" in str(result.description)
+    assert "'Title: 0;' and 'Title: 1;'" in str(result.description)
+    assert "item_embeddings.model" in str(result.description)
 
 
 def test_a_verdict_says_both_sides() -> None:

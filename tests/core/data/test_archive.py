@@ -86,6 +86,39 @@ JOE = "joe:s3cr3t%2Fp%40ss@"
 # --- archives -------------------------------------------------------------------------------------------------------
 
 
+def rewritten(packed: Path, field: int, value: int) -> Path:
+    """The archive with a 16-bit field of each entry's header changed, counted from the local header's start."""
+    content = bytearray(packed.read_bytes())
+    for signature, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):  # in the table it comes two bytes later
+        place = -1
+        while (place := content.find(signature, place + 1)) >= 0:
+            content[place + field + shift : place + field + shift + 2] = value.to_bytes(2, "little")
+    packed.write_bytes(content)
+    return packed
+
+
+@pytest.mark.parametrize(("field", "value", "said"), [(8, 9, "compression"), (6, 1, "encrypted")])
+def test_an_archive_that_python_cannot_open_is_to_be_unpacked_by_hand(
+    packed: Path, tmp_path: Path, field: int, value: int, said: str
+) -> None:
+    with pytest.raises(GenrecError, match=rf"^{packed}: cannot be unpacked \(.*{said}.*\); unpack it by hand"):
+        receive_raw(str(rewritten(packed, field, value)), tmp_path / "raw")
+
+
+@pytest.mark.parametrize("form", ["zip", "gztar", "bztar", "xztar"])
+def test_an_archive_that_was_cut_off_is_to_be_got_again(sample_folder: Path, tmp_path: Path, form: str) -> None:
+    cut = Path(shutil.make_archive(str(tmp_path / "shop"), form, sample_folder))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(GenrecError, match=rf"^{cut}: .*get it again"):
+        receive_raw(str(cut), tmp_path / "raw")
+
+
+def test_a_fault_in_a_download_is_named_by_its_address(shop: Shop, tmp_path: Path) -> None:
+    shop.content = b"no archive"
+    with pytest.raises(GenrecError, match=f"^{shop.at('shop.zip')}: neither a folder nor a whole zip"):
+        receive_raw(shop.at("shop.zip"), tmp_path / "raw")
+
+
 def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     with tarfile.open(path, "w:gz") as packed:
         for member, content in members:

@@ -41,6 +41,53 @@ def test_json_and_python_literals_give_the_same_items_and_other_products_are_pas
     ]
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", RAW_FILES)
+def test_a_file_of_another_encoding_is_named_with_the_remedy(tmp_path, name, encoding):
+    folder = write_raw(
+        tmp_path / "raw", ["{'asin': 'A', 'title': 'Crème'}"], "1 1 2\nJérôme 1 2\n", {"é": "1", "B": "2"}
+    )
+    packed = name.endswith(".gz")
+    content = (folder / name).read_bytes()
+    text = (gzip.decompress(content) if packed else content).decode().replace("\\u00e9", "é").encode(encoding)
+    (folder / name).write_bytes(gzip.compress(text) if packed else text)
+    line = 2 if name == "sequential_data.txt" and encoding == "latin-1" else 1
+    wanted = rf"^{folder / name}: line {line}: (not UTF-8|UTF-16, or a NUL byte); save the file as UTF-8$"
+    with pytest.raises(GenrecError, match=wanted):
+        receive_raw(str(folder), tmp_path / "received")
+
+
+def test_byte_order_marks_of_utf_8_are_no_part_of_a_file(tmp_path):
+    folder = write_raw(tmp_path / "raw", ["{'asin': 'A'}"])
+    (folder / "meta.json.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf{'asin': 'A', 'title': 'Balm'}\n"))
+    for name in ("sequential_data.txt", "datamaps.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    receive_raw(str(folder), tmp_path / "received")
+    assert read_histories(tmp_path / "received")["user_id"].to_list() == ["1"]
+    assert read_catalog(tmp_path / "received", CatalogSettings())["title"].to_list() == ["Balm", None]
+
+
+def test_half_of_a_letter_is_replaced_and_counted(tmp_path):
+    lines = [
+        r'{"asin": "A", "title": "half \ud83d", "categories": ["\ud83d"]}',
+        r"{'asin': 'B', 'title': '\ud83d\ude00'}",
+    ]
+    folder = write_raw(tmp_path / "raw", lines)
+    assert receive_raw(str(folder), tmp_path / "received")["items_with_unreadable_letters"] == 1
+    catalog = read_catalog(tmp_path / "received", CatalogSettings())
+    assert catalog["title"].to_list() == ["half \ufffd", "\U0001f600"]
+    assert catalog["categories"].to_list() == ["\ufffd", None]
+
+
+@pytest.mark.parametrize("where", ["", "shop/"])
+def test_a_fault_is_named_in_the_file_that_the_user_knows(tmp_path, where):
+    write_raw(tmp_path / "raw" / where, ["{'asin': 'A'}"], "1 x\n")
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "raw")
+    for source in (str(tmp_path / "raw"), archive):
+        with pytest.raises(GenrecError, match=f"^{source}/{where}sequential_data.txt: line 1: user 1: 'x'"):
+            receive_raw(source, tmp_path / "received")
+
+
 def test_code_in_the_meta_file_is_not_run(tmp_path):
     trap = tmp_path / "trap"
     folder = write_raw(tmp_path / "raw", [f"__import__('pathlib').Path({str(trap)!r}).touch() or {{'asin': 'A'}}"])
@@ -89,6 +136,7 @@ def test_a_faulty_history_is_named_by_line(tmp_path, sequences, message):
         ("meta.json.gz", b"plain text", "cannot be read as gzip text"),
         ("meta.json.gz", gzip.compress(b'{"title": "no asin"}'), "line 1: no dict with an 'asin'"),
         ("meta.json.gz", gzip.compress(b'{"asin": "A"}' * 500)[:40], "cannot be read as gzip text"),
+        ("meta.json.gz", gzip.compress(b"")[:10] + b"\xff" * 40, "cannot be read as gzip text"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, message):

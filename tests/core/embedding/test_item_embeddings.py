@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from genrec_core.embedding import ItemEmbeddings, l2_normalized, write_item_embeddings
+from genrec_core.embedding.item_embeddings import rows_not_told_apart
 from genrec_core.errors import GenrecError
 
 IDS = np.array([3, 5, 9])
@@ -62,6 +63,18 @@ def test_normalised_rows_have_length_one_or_zero(vectors: np.ndarray) -> None:
     lengths = np.linalg.norm(l2_normalized(vectors).astype(np.float64), axis=1)
 
     np.testing.assert_allclose(lengths, (vectors != 0).any(axis=1), atol=1e-6)
+
+
+def test_different_texts_of_one_vector_are_not_told_apart() -> None:
+    random = np.random.default_rng(0)
+    vectors = l2_normalized(random.normal(size=(400, 24)).astype(np.float32))
+    texts = [f"Title: {number};" for number in range(400)]
+    vectors[[7, 300]] = vectors[3]  # three texts, one vector
+    vectors[300] += np.float32(1e-7)  # as another padding gives it
+    vectors[9], texts[9] = vectors[8], " title:  8; "  # one text in two spellings
+    vectors[11] = vectors[10] + np.float32(1e-3)  # near is not equal
+    assert rows_not_told_apart(texts, vectors).tolist() == [3, 7, 300]
+    assert rows_not_told_apart([], vectors[:0]).tolist() == []
 
 
 def test_loading_and_quantising_imports_no_torch(folder: Path) -> None:

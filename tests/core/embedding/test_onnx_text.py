@@ -91,11 +91,12 @@ def test_new_items_get_the_same_semantic_ids_without_torch(
 ) -> None:
     build_semantic_ids(embeddings, SemanticIdSettings(levels=2, codebook_size=8, iterations=5), tmp_path / "ids")
     items = tmp_path / "items.jsonl"
-    titles = ["crimson soap bar", "lip gloss", "wooden comb", "eau de toilette", "nail file"]
+    titles = ["crimson soap bar", "lip gloss", "wooden comb", "เสื้อยืด", "🚗🚲"]
     items.write_text("".join(json.dumps({"item_id": 900 + n, "title": t}) + "\n" for n, t in enumerate(titles)))
     given = ["--items", str(items), "--semantic_ids", str(tmp_path / "ids"), "--embeddings", str(embeddings)]
     assert main(["assign-ids", *given, "--output", str(tmp_path / "torch")]) == 0
-    by_torch = capsys.readouterr().out
+    by_torch, told = capsys.readouterr()
+    assert "2 of 5 new items have the text vector of an item with another text" in told
     command = [sys.executable, "-c", WITHOUT_TORCH, "assign-ids", *given, "--output", str(tmp_path / "onnx")]
     without = subprocess.run(
         command, capture_output=True, text=True, env={"GENREC_STORAGE": str(storage)}, check=False, cwd=Path.cwd()

@@ -9,6 +9,7 @@ import torch
 
 from genrec_core.embedding import embed_texts, l2_normalized
 from genrec_core.embedding import text as embedding_text
+from genrec_core.embedding.item_embeddings import rows_not_told_apart
 from genrec_core.embedding.text import load_model, packaged_model_folder, require_official_weights
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
@@ -73,6 +74,13 @@ def test_progress_ends_at_the_number_of_texts() -> None:
     embed_texts(TEXTS, EmbeddingSettings(batch_size=2), lambda done, total: seen.append((done, total)))
 
     assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_titles_in_a_script_that_the_model_cannot_read_are_not_told_apart() -> None:
+    texts = ["Title: รองเท้าหนัง;", "Title: เสื้อยืด;", "Title: 🚗🚲;"]
+    vectors = l2_normalized(embed_texts([*TEXTS, *texts], EmbeddingSettings(batch_size=3)))
+
+    assert rows_not_told_apart([*TEXTS, *texts], vectors).tolist() == [5, 6, 7]
 
 
 def test_no_texts_give_no_vectors() -> None:

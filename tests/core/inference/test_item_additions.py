@@ -282,6 +282,24 @@ def test_the_command_writes_beside_or_in_place(
     assert "--output belongs to --model_dir" in capsys.readouterr().err
 
 
+def test_new_texts_that_the_model_cannot_tell_from_others_are_told(
+    ruled_dir: Path,
+    items_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = np.load(ruled_dir / "new_items" / "text_vectors.npy")
+    other = -known[LIKE]
+    for number, (rows, told) in enumerate((([other, other], 2), ([known[LIKE], other], 1), ([known[5] + 1, other], 0))):
+        monkeypatch.setattr(cli, "_text_vectors", lambda *_, rows=rows: np.stack(rows))
+        arguments = ["--model_dir", str(ruled_dir), "--items", str(items_file), "--output", str(tmp_path / f"{number}")]
+        assert main(["add-items", *arguments]) == 0
+        shown = capsys.readouterr().err
+        assert ("warning" in shown) == (told > 0)
+        assert not told or f"{told} of 2 new items have the text vector of an item with another text" in shown
+
+
 def release_in(root: Path, tiny_model: "TinyModel") -> Path:
     """A served release of the tiny model."""
     release = root / RELEASES / "one"

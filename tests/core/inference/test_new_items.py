@@ -28,6 +28,22 @@ def test_csv_and_json_lines_give_the_catalogues_text(tmp_path: Path) -> None:
             new.require_texts(tmp_path / name)
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_header_of_csv_says_what_parts_its_columns(tmp_path: Path, delimiter: str) -> None:
+    rows = (('"item_id"', '"title"', '"price"'), ("7", '"Soap, red"', '"3,50"'))
+    content = "".join(delimiter.join(row) + "\r\n" for row in rows)
+    (tmp_path / "items.csv").write_text(content, encoding="utf-8-sig")
+    found = read_new_items(tmp_path / "items.csv", DEFAULT_TEXT_TEMPLATE)
+    assert (found.item_ids.tolist(), found.texts) == ([7], ["Title: Soap, red; Price: 3.50;"])
+
+
+def test_half_of_a_letter_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"item_id": 1, "title": "half \\ud83d"}\n{"item_id": 2, "text": "\\ud83d half"}\n'
+    )
+    assert read_new_items(tmp_path / "a.jsonl", "{title};").texts == ["half \ufffd;", "\ufffd half"]
+
+
 def test_a_ready_text_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("text,item_id,title\nsoap that is red,7,ignored\n")
     assert read_new_items(tmp_path / "items.csv", DEFAULT_TEXT_TEMPLATE).texts == ["soap that is red"]
@@ -37,15 +53,17 @@ def test_a_ready_text_is_taken_as_it_is(tmp_path: Path) -> None:
     ("name", "content", "fault"),
     [
         ("a.csv", "item_id,title\nx,Soap\n", r"a\.csv, line 2: item_id is 'x'"),
-        ("a.csv", "title\nSoap\n", "item_id is None"),
+        ("a.csv", "title\nSoap\n", "line 1: no header that names item_id"),
         ("a.csv", "item_id,title\n", "no items in it"),
         ("a.jsonl", "{\n", "line 1: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: not an object"),
-        ("a.jsonl", '{"item_id": 1, "title": "half \\ud800"}\n', "line 1: not JSON"),
+        ("a.csv", "item_id;title\n7;Soap\n".encode("utf-16"), "line 1: UTF-16.*save the file as UTF-8"),
+        ("a.csv", "item_id,title\n7,Cr\u00e8me\n".encode("latin-1"), "line 2: not UTF-8; save the file as UTF-8"),
+        ("a.jsonl", '{"item_id": 1, "title": "Cr\u00e8me"}\n'.encode("latin-1"), "line 1: not UTF-8"),
     ],
 )
-def test_a_faulty_file_is_named(tmp_path: Path, name: str, content: str, fault: str) -> None:
-    (tmp_path / name).write_text(content)
+def test_a_faulty_file_is_named(tmp_path: Path, name: str, content: str | bytes, fault: str) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(GenrecError, match=fault):
         read_new_items(tmp_path / name, DEFAULT_TEXT_TEMPLATE)
 

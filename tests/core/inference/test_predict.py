@@ -228,6 +228,12 @@ def test_an_item_list_is_read_and_its_faults_named(tmp_path: Path) -> None:
     path.write_text("3\nfive\n")
     with pytest.raises(GenrecError, match="line 2: 'five'"):
         read_item_list(path)
+    path.write_bytes("item_id\r\n3\r\n".encode("utf-8-sig"))
+    assert read_item_list(path).tolist() == [3]
+    for encoding in ("utf-16", "utf-16-le"):
+        path.write_bytes("3\n5\n".encode(encoding))
+        with pytest.raises(GenrecError, match=r"items: line 1: UTF-16.*save the file as UTF-8"):
+            read_item_list(path)
     path.write_text("\n")
     with pytest.raises(GenrecError, match="no item id"):
         read_item_list(path)

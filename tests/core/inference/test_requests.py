@@ -47,6 +47,26 @@ def test_a_byte_order_mark_is_no_part_of_the_first_user(tmp_path: Path) -> None:
     assert served(read(tmp_path, b"\xef\xbb\xbf1 5\n")) == [("1", [5])]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_header_of_csv_says_what_parts_its_columns(tmp_path: Path, delimiter: str) -> None:
+    rows = (('"user_id"', "ITEM_IDS"), ("u1", '"[1, 2, 3]"'), ('"a;b"', "4 5"), ("c", ""))
+    content = "\ufeff" + "".join(delimiter.join(row) + "\r\n" for row in rows)
+    assert served(read(tmp_path, content)) == [("u1", [1, 2, 3]), ("a;b", [4, 5]), ("c", [])]
+
+
+@pytest.mark.parametrize("header", ["user_id;items", "userid,item_ids", "user_id item_ids", "user_id|items"])
+def test_a_header_that_lacks_a_column_is_no_user(tmp_path: Path, header: str) -> None:
+    with pytest.raises(GenrecError, match=r"requests: line 2: .* name the columns user_id and item_ids"):
+        read(tmp_path, f"\n{header}\nu1;1 2\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("content", ["user_id,item_ids\r\n1,5 6\r\n", "1 5 6\n"])
+def test_utf_16_is_refused_with_the_remedy(tmp_path: Path, encoding: str, content: str) -> None:
+    with pytest.raises(GenrecError, match="requests: line 1: the file is UTF-16; save the file as UTF-8"):
+        read(tmp_path, content.encode(encoding))
+
+
 def test_a_user_may_come_twice(tmp_path: Path) -> None:
     assert served(read(tmp_path, "1 5\n1 6\n")) == [("1", [5]), ("1", [6])]
 
@@ -59,6 +79,7 @@ def test_a_user_may_come_twice(tmp_path: Path) -> None:
         ("1 1_000", "item '1_000' is not an integer id"),
         ("1 99999999999999999999", "not an integer id"),
         ("1,5,6", "a comma in the form"),
+        ("u1;1 2 3", "a semicolon in the form"),
         ("1 5 6\r2 7 8", "a carriage return that does not end it"),
         ("\u2028", "nothing but Unicode's white space"),
     ],
@@ -91,7 +112,9 @@ def test_a_malformed_csv_line_is_numbered_and_explained(tmp_path: Path, line: st
     assert reason in bad.reason
 
 
-@pytest.mark.parametrize(("line", "reason"), [(b"1 \xff\xfe", "byte 3 of the line is not UTF-8"), (b"1 \0", "NUL")])
+@pytest.mark.parametrize(
+    ("line", "reason"), [(b"1 \xff\xfe", "byte 3 of the line is not UTF-8; save the file as UTF-8"), (b"1 \0", "NUL")]
+)
 def test_bytes_that_are_no_text_are_rejected(tmp_path: Path, line: bytes, reason: str) -> None:
     bad, good = read(tmp_path, line + b"\n1 5\n")
     assert isinstance(bad, Rejected)
@@ -126,7 +149,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 user_ids = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1).filter(
-    lambda text: "," not in text and '"' not in text and not text.startswith("\ufeff")
+    lambda text: not set(',;"') & set(text) and not text.startswith("\ufeff")
 )
 
 

@@ -1,0 +1,87 @@
+"""Text files as people save them: UTF-8 is read, another encoding is refused by its line, a CSV is known by its header.
+
+Needs no polars.
+"""
+
+import csv
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterator
+from pathlib import Path
+
+from genrec_core.errors import GenrecError
+
+SAVE_AS_UTF8 = "save the file as UTF-8"
+DELIMITERS = ",;\t|"
+_UTF16_MARKS = tuple(mark.decode(errors="surrogateescape") for mark in (BOM_UTF16_LE, BOM_UTF16_BE))
+
+
+def utf8_lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a file, from 1; a byte-order mark of UTF-8 is passed over.
+
+    Args:
+        path: the file.
+        newline: as for :func:`open`.
+
+    Raises:
+        GenrecError: a line is not UTF-8; names it.
+        OSError: the file cannot be read.
+    """
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
+        for number, line in enumerate(lines, 1):
+            require_utf8(line, path, number)
+            yield number, line
+
+
+def utf8_text(path: Path) -> str:
+    """The whole of a file; raises as :func:`utf8_lines`."""
+    return "".join(line for _, line in utf8_lines(path))
+
+
+def require_utf8(line: str, path: Path, number: int) -> None:
+    """Refuse a line that was no UTF-8.
+
+    Args:
+        line: decoded with ``errors="surrogateescape"``.
+        path, number: where it is from.
+
+    Raises:
+        GenrecError: it held other bytes, or a NUL, which UTF-16 is full of and no text is.
+    """
+    if "\0" in line or line.startswith(_UTF16_MARKS):
+        raise GenrecError(f"{path}: line {number}: UTF-16, or a NUL byte; {SAVE_AS_UTF8}")
+    if line != without_halves(line):
+        raise GenrecError(f"{path}: line {number}: not UTF-8; {SAVE_AS_UTF8}")
+
+
+def without_halves(text: str) -> str:
+    """``text`` with U+FFFD for each half of a surrogate pair, which no file can hold; a pair becomes its letter."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def is_utf16(raw: bytes) -> bool:
+    """Whether the first line of a file is UTF-16: by its mark, or as every second byte is zero."""
+    marked = raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    return marked or (len(raw) > 1 and (not any(raw[::2]) or not any(raw[1::2])))
+
+
+def csv_header(line: str, wanted: set[str]) -> tuple[str, list[str]] | None:
+    """The delimiter and the column names, in lower case, of a CSV header that names all columns ``wanted``.
+
+    Columns are parted by a comma, or by what European spreadsheets and databases put there: a semicolon, a tab, a bar.
+    """
+    for delimiter in DELIMITERS:
+        names = [name.strip().strip('"').strip().lower() for name in line.split(delimiter)]
+        if wanted <= set(names):
+            return delimiter, names
+    return None
+
+
+def csv_row(line: str, delimiter: str) -> list[str]:
+    """The fields of one line.
+
+    Raises:
+        csv.Error: a quote does not close.
+    """
+    return line.split(delimiter) if '"' not in line else next(csv.reader([line], strict=True, delimiter=delimiter))
