@@ -19,7 +19,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from genrec_core.artifacts import atomic_file
+from genrec_core.artifacts import atomic_file, is_stream
 from genrec_core.errors import GenrecError
 from genrec_core.inference.constraints import Constraints
 from genrec_core.inference.onnx_scorer import default_threads
@@ -83,14 +83,18 @@ class PredictionReport:
             self.narrow
             and f"{self.narrow} users have constraints that leave fewer than {self.top_k} items and got all of those",
             *self.warnings,
-            self.rejected and f"{self.rejected} malformed lines were not served: {rejected_path(output)}",
+            self.rejected and f"{self.rejected} malformed lines were not served: {_place_of_rejected(output)}",
         ]
         return [line for line in said if isinstance(line, str)]
 
 
 def rejected_path(output: Path) -> Path:
-    """Where the malformed lines of a request file go: ``OUT.rejected``."""
+    """Where the malformed lines of a request file go: ``OUT.rejected``, unless ``output`` is a pipe or a device."""
     return output.with_name(output.name + ".rejected")
+
+
+def _place_of_rejected(output: Path) -> str:
+    return "write to a file to see them" if is_stream(output) else str(rejected_path(output))
 
 
 def predict_file(
@@ -107,7 +111,8 @@ def predict_file(
     """Serve every request of ``source``, in its order.
 
     ``output`` appears whole or not at all. Malformed lines go to ``OUT.rejected`` (CSV: line, reason, content); without
-    any, no such file is left. Memory does not grow with the number of users.
+    any, no such file is left. Memory does not grow with the number of users. A pipe or a device gets the rows as they
+    come, and has no ``OUT.rejected``: its malformed lines are counted alone.
 
     Args:
         recommender: a :class:`~genrec_core.inference.recommender.Recommender`; opened with one thread an operator,
@@ -134,18 +139,20 @@ def predict_file(
     recommender.selection(*run)
     reader = _Reader(source, settings, shard, lambda own: recommender.selection(*run, own))
     try:
-        with RejectedLines(rejected_path(output), reader.headed_before) as rejected, atomic_file(output) as part:
+        beside = None if is_stream(output) else rejected_path(output)
+        with RejectedLines(beside, reader.headed_before) as rejected, atomic_file(output) as part:
             with _writer(part, output, source, settings, shard) as writer, _bar(reader, show_progress) as bar:
                 decoder = _Decoder(recommender, RankingRun(settings, run), report, remote)
                 _serve(decoder, reader.blocks(), _Sink(writer, rejected, bar), report)
             if not report.users and shard is None:
                 raise NothingServedError(
                     f"{source}: none of its {report.rejected} lines is a request, the first: {rejected.first}; "
-                    f"see {rejected.path}"
+                    f"see {_place_of_rejected(output)}"
                 )
     except _write_errors() as error:
         reason = getattr(error, "strerror", None) or error
-        raise GenrecError(f"{output}: cannot be written ({reason}); it is left as it was") from error
+        left = "" if is_stream(output) else "; it is left as it was"
+        raise GenrecError(f"{output}: cannot be written ({reason}){left}") from error
     report.seconds = time.monotonic() - began
     return report
 
@@ -209,11 +216,11 @@ class RejectedLines:
     """``OUT.rejected``: written aside and published at the end; removed if there is no line for it.
 
     Args:
-        path: the file.
+        path: the file; None where the lines are not kept.
         headed_before: tells whether it continues a file that has the header.
     """
 
-    def __init__(self, path: Path, headed_before: Callable[[], bool]) -> None:
+    def __init__(self, path: Path | None, headed_before: Callable[[], bool]) -> None:
         self.path, self.first, self._headed_before = path, "", headed_before
         self._stack = ExitStack()
         self._file: TextIO | None = None
@@ -223,12 +230,14 @@ class RejectedLines:
 
     def add(self, line: Rejected) -> None:
         """Note a line with its number, the reason and the start of its text."""
+        self.first = self.first or f"line {line.line}: {line.reason}"
+        if self.path is None:
+            return
         if self._file is None:
             part = self._stack.enter_context(atomic_file(self.path))
             self._file = self._stack.enter_context(part.open("w", encoding="utf-8", newline=""))
             if not self._headed_before():
                 self._file.write("line,reason,content\n")
-            self.first = f"line {line.line}: {line.reason}"
         texts = (
             text.replace("\r", "\\r") for text in (line.reason, line.content[:_SHOWN_CONTENT])
         )  # csv quotes \n alone
@@ -242,8 +251,8 @@ class RejectedLines:
             self._stack.__exit__(kind, error, trace)
             return
         self._stack.close()
-        if self._file is None:
-            self.path.unlink(missing_ok=True)
+        if self._file is None and self.path is not None and self.path.is_file():
+            self.path.resolve().unlink()  # a link stays
 
 
 @dataclass(frozen=True)
@@ -371,6 +380,8 @@ def _require_usable(source: Path, output: Path, shard: Shard | None) -> None:
         raise GenrecError(f"{output}: is a folder; name a file to write")
     if source.exists() and source.resolve() in (output.resolve(), rejected_path(output).resolve()):
         raise GenrecError(f"{output}: would overwrite the requests in {source}; name another file to write")
+    if is_parquet(output) and is_stream(output):
+        raise GenrecError(f"{output}: is no regular file, which Parquet needs; name a file, or write CSV")
     if source.exists() and not source.is_file() and (shard is not None or is_parquet(source)):
         raise GenrecError(f"{source}: is no regular file, which shards and Parquet need; write the requests to one")
 
