@@ -619,10 +619,12 @@ def _train_here(
     settings: "TrainingSettings", histories: Path, semantic_ids: Path, embeddings: Path, options: argparse.Namespace
 ) -> None:
     """Train in this process, alone or as one of torchrun's."""
+    from genrec_core.cores import limit_torch_threads
     from genrec_core.sasrec.training import SasRecTrainer
     from genrec_core.tiger.distributed import distributed
     from genrec_core.tiger.training import TrainingData, train
 
+    limit_torch_threads()
     trainer = SasRecTrainer if options.model == "sasrec" else None
     data = TrainingData.load(histories, semantic_ids, embeddings)
     with distributed() as world:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.artifacts import sha256_of
+from genrec_core.cores import limit_torch_threads
 from genrec_core.engine import Engine, LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
@@ -124,6 +125,7 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
+    limit_torch_threads()
     name = settings.model
     folder = _model_folder(name)
     try:
