@@ -21,17 +21,18 @@ from tqdm import tqdm
 
 from genrec_core.artifacts import atomic_file, is_stream
 from genrec_core.errors import GenrecError
-from genrec_core.inference.constraints import Constraints
+from genrec_core.inference.constraints import Constraints, Selection
 from genrec_core.inference.onnx_scorer import default_threads
 from genrec_core.inference.prediction_files import CsvPredictions, PredictionWriter, is_parquet
 from genrec_core.inference.recommender import Ranking
 from genrec_core.inference.remote import RankingRun, Ranks, RemoteRanking
-from genrec_core.inference.requests import Check, Rejected, Request, count_lines, read_requests
+from genrec_core.inference.requests import Rejected, Request, count_lines, read_requests
 from genrec_core.inference.shards import Shard
 from genrec_core.settings import PredictionSettings
 
 _BLOCK_BATCHES = 16  # batches read ahead, so that users of like length can be decoded together
 _BLOCK_ITEMS = 1 << 18  # history items decoded at once, at most (one history may be longer)
+_BLOCK_MASK_BYTES = 1 << 26  # masks of one block: each constraint of its own takes a byte an item
 _WORKERS_A_BLOCK = 8  # workers that one block keeps busy
 _SHOWN_CONTENT = 200  # characters of a rejected line that are kept
 _SHOWN_WARNINGS = 20
@@ -166,8 +167,14 @@ def _write_errors() -> tuple[type[Exception], ...]:
 class _Reader:
     """The lines of a request file that this run serves, block by block."""
 
-    def __init__(self, source: Path, settings: PredictionSettings, shard: Shard | None, check: Check) -> None:
-        self.source, self.check = source, check
+    def __init__(
+        self,
+        source: Path,
+        settings: PredictionSettings,
+        shard: Shard | None,
+        selection: Callable[[Constraints], Selection],
+    ) -> None:
+        self.source, self._selection, self._mask_bytes = source, selection, 0
         self.block = _BLOCK_BATCHES * settings.batch_users
         self.parquet = is_parquet(source)
         self.lines = None if shard is None else shard.lines(self.count(), self.block)
@@ -178,6 +185,11 @@ class _Reader:
         if not total:
             raise GenrecError(f"{self.source}: no requests in it; write lines `user item item ...`, or CSV or Parquet")
         return total
+
+    def check(self, own: Constraints) -> None:
+        """Refuse constraints that leave no item; note how large a mask is."""
+        mask = self._selection(own).mask
+        self._mask_bytes = 0 if mask is None else mask.nbytes
 
     def outcomes(self, lines: range | None) -> Iterator[Request | Rejected]:
         """What the lines hold."""
@@ -194,15 +206,18 @@ class _Reader:
         return any(isinstance(outcome, Rejected) for outcome in self.outcomes(range(1, self.lines.start)))
 
     def blocks(self) -> Iterator[list[Request | Rejected]]:
-        """Outcomes of a block of lines, or of a part of one whose histories are many; see the module's first lines."""
+        """Outcomes of a block of lines, or of a part of one with many histories or masks; see the module's start."""
         held: list[Request | Rejected] = []
-        size = 0
+        size, masks = 0, set[str]()
         for outcome in self.outcomes(self.lines):
             of_block = (outcome.line - 1) // self.block
-            if held and (size >= _BLOCK_ITEMS or of_block != (held[0].line - 1) // self.block):
+            own = {outcome.constraints.key} if isinstance(outcome, Request) and outcome.constraints else set[str]()
+            full = size >= _BLOCK_ITEMS or len(masks | own) * self._mask_bytes > _BLOCK_MASK_BYTES
+            if held and (full or of_block != (held[0].line - 1) // self.block):
                 yield held
-                held, size = [], 0
+                held, size, masks = [], 0, set()
             held.append(outcome)
+            masks |= own
             size += len(outcome.item_ids) if isinstance(outcome, Request) else len(outcome.content)
         if held:
             yield held
