@@ -100,6 +100,7 @@ def test_progress_names_each_asset_and_gate(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.slow
 def test_a_whole_run_reports_to_nobody(looked_up: Callable[..., list[str]], tmp_path: Path) -> None:
-    assert looked_up(sys.executable, "-m", "genrec_dagster.run", PRESET="sample") == []
+    names = looked_up(sys.executable, "-m", "genrec_dagster.run", PRESET="sample")
+    assert [name for name in names if name != "1.0.0.127.in-addr.arpa"] == []  # torchrun asks for the loopback's name
     left = [path.name for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert [name for name in left if "onnxruntime" in name or "telemetry" in name or name == "id.yaml"] == []
