@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -82,9 +83,28 @@ def _is_full(error: Exception, folder: Path) -> bool:
     return str(error).startswith(_NUMPY_FOUND_IT_FULL) or shutil.disk_usage(folder).free < _FULL_BYTES
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket, or a link to one: it can be written into, but not replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield a path beside ``target`` to write to; it replaces ``target`` on success and is removed on an error."""
+    """Yield a path beside ``target`` to write to; it replaces ``target`` on success and is removed on an error.
+
+    Where ``target`` is a link, the file that it points to is replaced. Where it is a terminal, a pipe or ``/dev/null``,
+    ``target`` itself is yielded: what is written there is never undone.
+
+    Raises:
+        GenrecError: the disk is full, or ``target`` is a disk or a socket.
+    """
+    if is_stream(target):
+        if not stat.S_ISCHR(target.stat().st_mode) and not target.is_fifo():
+            raise GenrecError(f"{target}: is a disk or a socket; name a file, a pipe or a character device")
+        with told_when_full(target):
+            yield target
+        return
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with told_when_full(target):

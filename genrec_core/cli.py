@@ -135,7 +135,12 @@ def _add_predict(commands: _Commands) -> None:
     command = _command(commands, "predict", _predict, about)
     command.add_argument("--input_path", type=Path, required=True, metavar="IN", help="the requests")
     command.add_argument(
-        "--output_path", type=Path, required=True, metavar="OUT", help="user_id,pred_1..pred_K: CSV, or *.parquet"
+        "--output_path",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="user_id,pred_1..pred_K: CSV, or *.parquet; "
+        "malformed lines go to OUT.rejected, and are only counted where OUT is a pipe or a device",
     )
     command.add_argument("--topk", type=int, default=128, metavar="K", help="items a user (%(default)s)")
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the served release's)")
@@ -240,7 +245,7 @@ def _add_add_items(commands: _Commands) -> None:
     )
     _add_text_encoder(command)
     command.add_argument(
-        "--output", type=Path, metavar="DIR", help="with --model_dir: a new folder (--model_dir itself is replaced)"
+        "--output", type=_folder, metavar="DIR", help="with --model_dir: a new folder (--model_dir itself is replaced)"
     )
 
 
@@ -329,7 +334,7 @@ def _add_evaluate(commands: _Commands) -> None:
     command.add_argument(
         "--baseline", type=Path, metavar="DIR", help="with --checkpoint: a trained SASRec, for paired differences"
     )
-    command.add_argument("--output", type=Path, metavar="DIR", help="with --checkpoint: keep metrics and plots here")
+    command.add_argument("--output", type=_folder, metavar="DIR", help="with --checkpoint: keep metrics and plots here")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -408,7 +413,7 @@ def _add_assign_ids(commands: _Commands) -> None:
         "--embeddings", type=Path, metavar="DIR", help="item embeddings that name the model (the newest)"
     )
     _add_text_encoder(command)
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder: old and new items")
+    command.add_argument("--output", type=_folder, required=True, metavar="DIR", help="a new folder: old and new items")
 
 
 def _add_text_encoder(command: argparse.ArgumentParser) -> None:
@@ -488,7 +493,9 @@ def _add_export_text_encoder(commands: _Commands) -> None:
     about = "Export the model that embeds item texts to ONNX, so that assign-ids needs no torch."
     command = _command(commands, "export-text-encoder", _export_text_encoder, about)
     command.add_argument("--embeddings", type=Path, metavar="DIR", help="item embeddings that name it (the newest)")
-    command.add_argument("--output", type=Path, metavar="DIR", help="the folder to write (text_encoder of the storage)")
+    command.add_argument(
+        "--output", type=_folder, metavar="DIR", help="the folder to write (text_encoder of the storage)"
+    )
     command.add_argument("--int8", action="store_true", help="a smaller and faster one, whose vectors differ a little")
 
 
@@ -510,7 +517,7 @@ def _export_text_encoder(options: argparse.Namespace) -> None:
 
 def _add_sample(commands: _Commands) -> None:
     command = _command(commands, "sample", _sample, "Write the synthetic sample shop in the raw form.")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to write")
+    command.add_argument("--output", type=_folder, required=True, metavar="DIR", help="the folder to write")
     command.add_argument("--users", type=int, default=5000, metavar="N", help="users (%(default)s)")
     command.add_argument("--items", type=int, default=2000, metavar="N", help="items (%(default)s)")
     command.add_argument("--seed", type=int, default=7, metavar="N", help="seed (%(default)s)")
@@ -551,7 +558,9 @@ def _add_train(commands: _Commands) -> None:
     )
     command.add_argument("--processes", type=int, default=1, metavar="N", help="torchrun processes (%(default)s)")
     _add_rendezvous(command)
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="best/ and state/ are written here")
+    command.add_argument(
+        "--output", type=_folder, required=True, metavar="DIR", help="best/ and state/ are written here"
+    )
 
 
 def _add_rendezvous(command: argparse.ArgumentParser) -> None:
@@ -638,10 +647,12 @@ def _train_here(
     settings: "TrainingSettings", histories: Path, semantic_ids: Path, embeddings: Path, options: argparse.Namespace
 ) -> None:
     """Train in this process, alone or as one of torchrun's."""
+    from genrec_core.cores import limit_torch_threads
     from genrec_core.sasrec.training import SasRecTrainer
     from genrec_core.tiger.distributed import distributed
     from genrec_core.tiger.training import TrainingData, train
 
+    limit_torch_threads()
     trainer = SasRecTrainer if options.model == "sasrec" else None
     data = TrainingData.load(histories, semantic_ids, embeddings)
     with distributed() as world:
@@ -692,7 +703,7 @@ def _add_sweep(commands: _Commands) -> None:
     _add_inputs(command)
     _add_catalog(command, "for runs with other texts (the newest)")
     command.add_argument("--workers", type=int, default=1, metavar="N", help="trainings side by side (%(default)s)")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="results, and the table sweep.md")
+    command.add_argument("--output", type=_folder, required=True, metavar="DIR", help="results, and the table sweep.md")
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -729,7 +740,7 @@ def _add_export(commands: _Commands) -> None:
     command.add_argument("--checkpoint", type=Path, metavar="DIR", help="the trained model (the newest)")
     _add_inputs(command)
     _add_catalog(command, "for rules")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    command.add_argument("--output", type=_folder, required=True, metavar="DIR", help="the model folder to write")
     command.add_argument(
         "--int8", action="store_true", help="round the graphs' weights, if validation recall allows it"
     )
@@ -794,7 +805,7 @@ def _add_export_torchserve(commands: _Commands) -> None:
     about = "Write what torch-model-archiver packs into an archive for TorchServe."
     command = _command(commands, "export-torchserve", _export_torchserve, about)
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the served release's)")
-    command.add_argument("--out_dir", type=Path, required=True, metavar="DIR", help="the folder to write")
+    command.add_argument("--out_dir", type=_folder, required=True, metavar="DIR", help="the folder to write")
 
 
 def _export_torchserve(options: argparse.Namespace) -> None:
@@ -842,6 +853,14 @@ def _add_bench(commands: _Commands) -> None:
     command.add_argument("--ranking", choices=get_args(RankingMode), help="predict: what orders the items (hybrid)")
     command.add_argument("--preset", metavar="NAME", help="train: whose sizes are used (beauty)")
     command.add_argument("--repeats", type=int, metavar="N", help="measurements that count, not of graph")
+
+
+def _folder(text: str) -> Path:
+    """A folder to write, which may not be there yet; a link to one is followed, so that the link stays."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: is no folder; name a new one")
+    return path.resolve() if path.is_symlink() else path
 
 
 def _whole(text: str) -> int:

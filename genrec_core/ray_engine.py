@@ -115,7 +115,6 @@ def connect(address: str | None) -> Any:
             "GENREC_ENGINE=ray needs a cluster: set RAY_ADDRESS to its HOST:PORT, or to `local` for one on this machine"
         )
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported; without it, anyone may run code there
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ModuleNotFoundError as error:

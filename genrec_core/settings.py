@@ -334,7 +334,7 @@ class ServingSettings(Settings):
         None,
         ge=1,
         le=1024,
-        description="Decoding processes of one thread, with the model in each; unset: one a core.",
+        description="Decoding processes of one thread, with the model in each; unset: one a core of the CPU quota.",
     )
     batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together, at most.")
     max_wait_ms: float = Field(
@@ -350,6 +350,9 @@ class ServingSettings(Settings):
     max_listed: int = Field(100_000, ge=1, le=10_000_000, description="Items of an allow or deny list.")
     max_body_kb: int = Field(1024, ge=1, le=1_048_576, description="Size of a request's body in KiB.")
     body_seconds: int = Field(30, ge=1, le=3600, description="Seconds within which a request's body must be there.")
+    decode_seconds: float = Field(
+        30, gt=0, le=3600, description="Seconds for a batch; then its users get 503 and its process is replaced."
+    )
     grace_seconds: int = Field(20, ge=0, le=3600, description="How long requests in flight may take when it stops.")
     keep_alive_seconds: int = Field(30, ge=1, le=3600, description="How long an idle connection is kept.")
 

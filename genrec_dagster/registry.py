@@ -1,6 +1,5 @@
 """Releases in MLflow's model registry: a version of the model ``genrec`` for each, and an alias on the served one."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +77,6 @@ def release_of_alias(checkpoint: Path) -> str | None:
 
 def _registry(checkpoint: Path) -> "MlflowClient":
     """A client that asks one place for runs and models: where the training was logged, whatever the process has set."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
     uri = usable_uri(read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"])

@@ -99,7 +99,6 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
 
     def client(self) -> "MlflowClient":
         """A client of ``tracking_uri``; a new local store is created first."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
         if self.tracking_uri.startswith(_SQLITE):

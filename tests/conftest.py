@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -253,3 +253,35 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip("this user may not mount a file system")
     yield SmallDisk(folder)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+UNSHARE = ("unshare", "--net", "--mount", "--map-root-user")
+SWITCHED_OFF = ("ORT_", "MLFLOW_", "DAGSTER_", "HF_", "RAY_", "CI", "GITHUB_")  # by this process, or for it
+
+
+@pytest.fixture
+def looked_up(tmp_path: Path) -> Callable[..., list[str]]:
+    """Called with a command that ends by itself, and its environment: the names that it and its children look up.
+
+    Its home folder is ``tmp_path / "home"``. Variables that switch telemetry off here are not passed on. The test is
+    skipped where this user may not open a network namespace.
+    """
+    if subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not open a network namespace")
+    home, names = tmp_path / "home", tmp_path / "names"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(SWITCHED_OFF)}
+
+    def run(*command: str, **environment: str) -> list[str]:
+        done = subprocess.run(
+            [*UNSHARE, sys.executable, str(Path(__file__).with_name("lookups.py")), str(names), *command],
+            env={**kept, "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return names.read_text().split()
+
+    return run

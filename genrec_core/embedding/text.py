@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.artifacts import sha256_of
+from genrec_core.cores import limit_torch_threads
 from genrec_core.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
@@ -77,8 +78,9 @@ def _encoded_by_threads(settings: EmbeddingSettings, batches: Iterable[Sequence[
     """
     import torch
 
+    on_cpu = _loaded(settings).device.type == "cpu"  # before torch's threads are counted: loading limits them
     cores = torch.get_num_threads()
-    threads = cores if _loaded(settings).device.type == "cpu" else 1
+    threads = cores if on_cpu else 1
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
@@ -159,6 +161,7 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
+    limit_torch_threads()
     name = settings.model
     folder = _model_folder(name)
     try:

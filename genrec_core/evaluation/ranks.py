@@ -1,6 +1,5 @@
 """Where constrained decoding ranks the held-out item of each user."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from genrec_core.cores import available_cores
 from genrec_core.data.histories import padded
 from genrec_core.data.split import HeldOut
 from genrec_core.settings import EvaluationSettings
@@ -97,7 +97,7 @@ def side_by_side(work: Callable[[np.ndarray], T], batches: Iterable[np.ndarray],
         batches: user numbers of each batch.
         workers: threads; None for one a core that this process may use.
     """
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or available_cores()) as pool:
         yield from pool.map(work, batches)
 
 

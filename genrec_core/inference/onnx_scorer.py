@@ -1,6 +1,5 @@
 """Scores beams with onnxruntime, for the search in :mod:`genrec_core.tiger.search`. Needs no torch."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from genrec_core.artifacts import read_json
+from genrec_core.cores import available_cores
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.inference.constant_product import ConstantProduct
@@ -72,8 +72,8 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def default_threads() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The CPU cores that this process may use; see :mod:`genrec_core.cores`."""
+    return available_cores()
 
 
 def open_graph(path: Path, threads: int | None, spinning: bool = False) -> ort.InferenceSession:

@@ -19,19 +19,20 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from genrec_core.artifacts import atomic_file
+from genrec_core.artifacts import atomic_file, is_stream
 from genrec_core.errors import GenrecError
-from genrec_core.inference.constraints import Constraints
+from genrec_core.inference.constraints import Constraints, Selection
 from genrec_core.inference.onnx_scorer import default_threads
 from genrec_core.inference.prediction_files import CsvPredictions, PredictionWriter, is_parquet
 from genrec_core.inference.recommender import Ranking
 from genrec_core.inference.remote import RankingRun, Ranks, RemoteRanking
-from genrec_core.inference.requests import Check, Rejected, Request, count_lines, read_requests
+from genrec_core.inference.requests import Rejected, Request, count_lines, read_requests
 from genrec_core.inference.shards import Shard
 from genrec_core.settings import PredictionSettings
 
 _BLOCK_BATCHES = 16  # batches read ahead, so that users of like length can be decoded together
 _BLOCK_ITEMS = 1 << 18  # history items decoded at once, at most (one history may be longer)
+_BLOCK_MASK_BYTES = 1 << 26  # masks of one block: each constraint of its own takes a byte an item
 _WORKERS_A_BLOCK = 8  # workers that one block keeps busy
 _SHOWN_CONTENT = 200  # characters of a rejected line that are kept
 _SHOWN_WARNINGS = 20
@@ -83,14 +84,18 @@ class PredictionReport:
             self.narrow
             and f"{self.narrow} users have constraints that leave fewer than {self.top_k} items and got all of those",
             *self.warnings,
-            self.rejected and f"{self.rejected} malformed lines were not served: {rejected_path(output)}",
+            self.rejected and f"{self.rejected} malformed lines were not served: {_place_of_rejected(output)}",
         ]
         return [line for line in said if isinstance(line, str)]
 
 
 def rejected_path(output: Path) -> Path:
-    """Where the malformed lines of a request file go: ``OUT.rejected``."""
+    """Where the malformed lines of a request file go: ``OUT.rejected``, unless ``output`` is a pipe or a device."""
     return output.with_name(output.name + ".rejected")
+
+
+def _place_of_rejected(output: Path) -> str:
+    return "write to a file to see them" if is_stream(output) else str(rejected_path(output))
 
 
 def predict_file(
@@ -107,7 +112,8 @@ def predict_file(
     """Serve every request of ``source``, in its order.
 
     ``output`` appears whole or not at all. Malformed lines go to ``OUT.rejected`` (CSV: line, reason, content); without
-    any, no such file is left. Memory does not grow with the number of users.
+    any, no such file is left. Memory does not grow with the number of users. A pipe or a device gets the rows as they
+    come, and has no ``OUT.rejected``: its malformed lines are counted alone.
 
     Args:
         recommender: a :class:`~genrec_core.inference.recommender.Recommender`; opened with one thread an operator,
@@ -134,18 +140,20 @@ def predict_file(
     recommender.selection(*run)
     reader = _Reader(source, settings, shard, lambda own: recommender.selection(*run, own))
     try:
-        with RejectedLines(rejected_path(output), reader.headed_before) as rejected, atomic_file(output) as part:
+        beside = None if is_stream(output) else rejected_path(output)
+        with RejectedLines(beside, reader.headed_before) as rejected, atomic_file(output) as part:
             with _writer(part, output, source, settings, shard) as writer, _bar(reader, show_progress) as bar:
                 decoder = _Decoder(recommender, RankingRun(settings, run), report, remote)
                 _serve(decoder, reader.blocks(), _Sink(writer, rejected, bar), report)
             if not report.users and shard is None:
                 raise NothingServedError(
                     f"{source}: none of its {report.rejected} lines is a request, the first: {rejected.first}; "
-                    f"see {rejected.path}"
+                    f"see {_place_of_rejected(output)}"
                 )
     except _write_errors() as error:
         reason = getattr(error, "strerror", None) or error
-        raise GenrecError(f"{output}: cannot be written ({reason}); it is left as it was") from error
+        left = "" if is_stream(output) else "; it is left as it was"
+        raise GenrecError(f"{output}: cannot be written ({reason}){left}") from error
     report.seconds = time.monotonic() - began
     return report
 
@@ -159,8 +167,14 @@ def _write_errors() -> tuple[type[Exception], ...]:
 class _Reader:
     """The lines of a request file that this run serves, block by block."""
 
-    def __init__(self, source: Path, settings: PredictionSettings, shard: Shard | None, check: Check) -> None:
-        self.source, self.check = source, check
+    def __init__(
+        self,
+        source: Path,
+        settings: PredictionSettings,
+        shard: Shard | None,
+        selection: Callable[[Constraints], Selection],
+    ) -> None:
+        self.source, self._selection, self._mask_bytes = source, selection, 0
         self.block = _BLOCK_BATCHES * settings.batch_users
         self.parquet = is_parquet(source)
         self.lines = None if shard is None else shard.lines(self.count(), self.block)
@@ -171,6 +185,11 @@ class _Reader:
         if not total:
             raise GenrecError(f"{self.source}: no requests in it; write lines `user item item ...`, or CSV or Parquet")
         return total
+
+    def check(self, own: Constraints) -> None:
+        """Refuse constraints that leave no item; note how large a mask is."""
+        mask = self._selection(own).mask
+        self._mask_bytes = 0 if mask is None else mask.nbytes
 
     def outcomes(self, lines: range | None) -> Iterator[Request | Rejected]:
         """What the lines hold."""
@@ -187,15 +206,18 @@ class _Reader:
         return any(isinstance(outcome, Rejected) for outcome in self.outcomes(range(1, self.lines.start)))
 
     def blocks(self) -> Iterator[list[Request | Rejected]]:
-        """Outcomes of a block of lines, or of a part of one whose histories are many; see the module's first lines."""
+        """Outcomes of a block of lines, or of a part of one with many histories or masks; see the module's start."""
         held: list[Request | Rejected] = []
-        size = 0
+        size, masks = 0, set[str]()
         for outcome in self.outcomes(self.lines):
             of_block = (outcome.line - 1) // self.block
-            if held and (size >= _BLOCK_ITEMS or of_block != (held[0].line - 1) // self.block):
+            own = {outcome.constraints.key} if isinstance(outcome, Request) and outcome.constraints else set[str]()
+            full = size >= _BLOCK_ITEMS or len(masks | own) * self._mask_bytes > _BLOCK_MASK_BYTES
+            if held and (full or of_block != (held[0].line - 1) // self.block):
                 yield held
-                held, size = [], 0
+                held, size, masks = [], 0, set()
             held.append(outcome)
+            masks |= own
             size += len(outcome.item_ids) if isinstance(outcome, Request) else len(outcome.content)
         if held:
             yield held
@@ -209,11 +231,11 @@ class RejectedLines:
     """``OUT.rejected``: written aside and published at the end; removed if there is no line for it.
 
     Args:
-        path: the file.
+        path: the file; None where the lines are not kept.
         headed_before: tells whether it continues a file that has the header.
     """
 
-    def __init__(self, path: Path, headed_before: Callable[[], bool]) -> None:
+    def __init__(self, path: Path | None, headed_before: Callable[[], bool]) -> None:
         self.path, self.first, self._headed_before = path, "", headed_before
         self._stack = ExitStack()
         self._file: TextIO | None = None
@@ -223,12 +245,14 @@ class RejectedLines:
 
     def add(self, line: Rejected) -> None:
         """Note a line with its number, the reason and the start of its text."""
+        self.first = self.first or f"line {line.line}: {line.reason}"
+        if self.path is None:
+            return
         if self._file is None:
             part = self._stack.enter_context(atomic_file(self.path))
             self._file = self._stack.enter_context(part.open("w", encoding="utf-8", newline=""))
             if not self._headed_before():
                 self._file.write("line,reason,content\n")
-            self.first = f"line {line.line}: {line.reason}"
         texts = (
             text.replace("\r", "\\r") for text in (line.reason, line.content[:_SHOWN_CONTENT])
         )  # csv quotes \n alone
@@ -242,8 +266,8 @@ class RejectedLines:
             self._stack.__exit__(kind, error, trace)
             return
         self._stack.close()
-        if self._file is None:
-            self.path.unlink(missing_ok=True)
+        if self._file is None and self.path is not None and self.path.is_file():
+            self.path.resolve().unlink()  # a link stays
 
 
 @dataclass(frozen=True)
@@ -371,6 +395,8 @@ def _require_usable(source: Path, output: Path, shard: Shard | None) -> None:
         raise GenrecError(f"{output}: is a folder; name a file to write")
     if source.exists() and source.resolve() in (output.resolve(), rejected_path(output).resolve()):
         raise GenrecError(f"{output}: would overwrite the requests in {source}; name another file to write")
+    if is_parquet(output) and is_stream(output):
+        raise GenrecError(f"{output}: is no regular file, which Parquet needs; name a file, or write CSV")
     if source.exists() and not source.is_file() and (shard is not None or is_parquet(source)):
         raise GenrecError(f"{source}: is no regular file, which shards and Parquet need; write the requests to one")
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from genrec_core.errors import GenrecError
 from genrec_core.serving.batcher import Batcher, QueueFullError, Task
 from genrec_core.serving.decoders import Decoded, DecoderLostError, UnservableError
+from genrec_core.serving.docs_page import HEADERS, docs_page
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.serving.requests import PredictionRequest, RefusedError, parse
@@ -29,6 +30,7 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 _CLIENT_CLOSED = 499  # nobody reads this answer; the status is for the metrics
 _LARGE_BODY = 64 << 10  # bytes; parsing more takes long enough to keep the event loop from others
 _RETRY = {"Retry-After": "1"}
+_EXAMPLE = {"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3, 4]}]}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -187,14 +189,15 @@ def _response(text: str, status: int = 200, headers: dict[str, str] | None = Non
 def build_app(server: Server) -> FastAPI:
     """The application: routes, errors as JSON, figures of every request."""
     schema = _inline(PredictionRequest.model_json_schema())
-    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLE}}}}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await server.close()
 
-    app = _App(title="genrec", description="Generative retrieval recommender.", lifespan=lifespan)
+    about = "Generative retrieval recommender."
+    app = _App(title="genrec", description=about, lifespan=lifespan, docs_url=None, redoc_url=None)
 
     path = f"/predictions/{server.settings.name}"
 
@@ -217,6 +220,7 @@ def build_app(server: Server) -> FastAPI:
         return await _measured(server, request, facts)
 
     _add_probes(app, server)
+    _add_docs(app)
     _add_errors(app, server)
     return app
 
@@ -237,12 +241,14 @@ class _App(FastAPI):
 
 
 def _add_probes(app: FastAPI, server: Server) -> None:
-    """What service managers and Prometheus ask, without a token."""
+    """What service managers and Prometheus ask, without a token. The body of an answer to HEAD is left out later."""
 
+    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", summary="The process answers")
     async def live() -> Response:
         return as_json({"status": "live"})
 
+    @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", summary="The model is loaded and warm, and the server is not stopping")
     async def ready() -> Response:
         try:
@@ -254,6 +260,14 @@ def _add_probes(app: FastAPI, server: Server) -> None:
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_docs(app: FastAPI) -> None:
+    """FastAPI's own page fetches a script from another host."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return Response(docs_page(app.openapi(), str(request.base_url)), headers=HEADERS, media_type="text/html")
 
 
 def _add_errors(app: FastAPI, server: Server) -> None:

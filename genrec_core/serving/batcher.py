@@ -7,11 +7,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from genrec_core.data.lengths import length_class
-from genrec_core.serving.decoders import Decoded
+from genrec_core.serving.decoders import Decoded, DecoderLostError
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
 
+_CLOSE_SECONDS = 2  # for batches whose clients are answered or gone
 _LATE_SECONDS = 0.05  # in the queue: whoever waited so long is decoded next, with however few others
 
 
@@ -112,10 +113,14 @@ class Batcher:
         return [got for got in asked.got if got]
 
     async def close(self) -> None:
-        """Wait for the batches that are being decoded; who still waits in the queue is not served."""
+        """Wait a little for the batches that are being decoded; who still waits in the queue is not served."""
         self.closed = True
         self.queue.clear()
-        await asyncio.gather(*self.running)
+        if self.running:
+            _, late = await asyncio.wait(self.running, timeout=_CLOSE_SECONDS)
+            for batch in late:
+                batch.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     def _dispatch(self) -> None:
         """Give the free processes what they can decode now; look again when those who are waited for should be here."""
@@ -138,20 +143,34 @@ class Batcher:
     async def _decode(self, process: int, batch: list[Waiting]) -> None:
         """Decode a batch in one of the processes, which then gets the next one before the users get their answers."""
         task = batch[0].task
-        outcome: Decoded | Exception
         self.metrics.batch.observe(len(batch))
         task.model.acquire()  # also where every client goes away meanwhile
         try:
-            outcome = await task.model.decoders[process].decode(task.options, [user.history for user in batch])
-            self.metrics.users.inc(len(batch))
-        except Exception as error:  # whatever it is, those who asked are told, and the process gets the next batch
-            outcome = error
+            outcome = await self._outcome(process, batch)
+            if isinstance(outcome, DecoderLostError):
+                self._tell(batch, outcome)  # now: another process takes a while to open the model
+                await task.model.decoders[process].replace()
         finally:
             task.model.release()
         self.free.append(process)
         self.decoding -= len(batch)
         self.answered.append((time.monotonic(), len(batch)))
         self._dispatch()
+        self._tell(batch, outcome)
+
+    async def _outcome(self, process: int, batch: list[Waiting]) -> Decoded | Exception:
+        task = batch[0].task
+        try:
+            async with asyncio.timeout(self.settings.decode_seconds):
+                decoded = await task.model.decoders[process].decode(task.options, [user.history for user in batch])
+            self.metrics.users.inc(len(batch))
+            return decoded
+        except TimeoutError:
+            return DecoderLostError(f"a batch was not decoded after {self.settings.decode_seconds:g} s")
+        except Exception as error:  # whatever it is, those who asked are told, and the process gets the next batch
+            return error
+
+    def _tell(self, batch: list[Waiting], outcome: Decoded | Exception) -> None:
         for place, user in enumerate(batch):
             user.asked.take(user.number, outcome, place)
 

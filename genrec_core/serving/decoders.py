@@ -8,6 +8,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,15 +17,18 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from genrec_core.errors import GenrecError
 
 LOG = logging.getLogger("genrec.serving")
 CORES = frozenset(os.sched_getaffinity(0))  # of this process; those of the event loop change
-_END_SECONDS = 10
+_END_SECONDS = 5  # for all processes of a model together; what runs on then is killed
+_OPEN_SECONDS, _POLL_SECONDS = 120, 0.2
 _HEADER = struct.Struct("!i")  # bytes of a message, as multiprocessing.connection sends them
 _PIECE = 1 << 16  # bytes
 _batches = Counter[int]()  # that are being decoded, by core
+_decoders = WeakSet["Decoder"]()  # all of this process
 
 
 def run_on(cores: Iterable[int]) -> None:
@@ -73,7 +78,7 @@ class DecoderFailedError(Exception):
 
 
 class DecoderLostError(Exception):
-    """The process ended in the middle of a batch; another has taken its place."""
+    """The process ended in the middle of a batch, or hangs; :meth:`Decoder.replace` starts another."""
 
 
 class Decoder:
@@ -89,8 +94,11 @@ class Decoder:
     """
 
     def __init__(self, model_dir: Path, core: int | None = None) -> None:
-        self.model_dir, self.core, self._closed = model_dir, core, False
+        self.model_dir, self.core = model_dir, core
+        self._closed = self._failed = False
+        self._starting = threading.Lock()
         self._start()
+        _decoders.add(self)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -112,10 +120,14 @@ class Decoder:
             Facts of the model; see :func:`genrec_core.serving.decoding.facts`.
 
         Raises:
-            GenrecError: it cannot be opened.
+            GenrecError: it cannot be opened, or takes too long.
         """
+        deadline = time.monotonic() + _OPEN_SECONDS
         try:
             with Connection(os.dup(self.socket.fileno())) as connection:
+                while not connection.poll(_POLL_SECONDS):
+                    if self._closed or time.monotonic() > deadline:
+                        raise GenrecError(f"{self.model_dir}: was not open after {_OPEN_SECONDS} s; start again")
                 answer = json.loads(connection.recv_bytes())
             self.socket.setblocking(False)
         except (EOFError, OSError) as error:
@@ -130,15 +142,16 @@ class Decoder:
         Raises:
             UnservableError: the model cannot do what was asked.
             DecoderFailedError: it failed.
-            DecoderLostError: it died; it is started again.
+            DecoderLostError: it died, or could not be started.
         """
-        if self._closed:
-            raise DecoderLostError("this model was replaced")
+        if self._closed or self._failed:
+            raise DecoderLostError(
+                "this model was replaced" if self._closed else "no decoding process could be started"
+            )
         try:
             with self._decoding():
                 answered = await self._answer(f"{options}\n{json.dumps(histories)}".encode())
         except (EOFError, OSError) as error:
-            await asyncio.to_thread(self._restart)
             raise DecoderLostError("a decoding process ended in the middle of a batch") from error
         head, *items = answered.split("\n")
         answer = json.loads(head)
@@ -179,21 +192,52 @@ class Decoder:
             _batches[self.core] -= 1
             _stay_on_idle_cores()
 
-    def _restart(self) -> None:
-        self._end()
-        LOG.error("a decoding process ended with %s; starting another", self.process.returncode)
-        self._start()
+    async def replace(self) -> None:
+        """Start another process in the place of one that died or hangs; where that fails, the next call tries again."""
+        try:
+            await asyncio.to_thread(self._replace)
+            self._failed = False
+        except (GenrecError, OSError, subprocess.SubprocessError):
+            self._failed = True
+            LOG.exception("no decoding process could be started; the next batch tries again")
+
+    def _replace(self) -> None:
+        if self._closed:
+            return
+        self.socket.close()
+        self.process.kill()
+        LOG.error("a decoding process ended with %s; starting another", self.process.wait(_END_SECONDS))
+        with self._starting:
+            if self._closed:
+                return
+            self._start()
         self.ready()
+
+    def hang_up(self) -> None:
+        """Tell the process to end, without waiting for it."""
+        with self._starting:
+            self._closed = True
+        self.socket.close()
 
     def close(self) -> None:
         """End the process."""
-        self._closed = True
-        self._end()
+        close_all([self])
 
-    def _end(self) -> None:
-        self.socket.close()
+
+def close_all(decoders: list[Decoder]) -> None:
+    """End processes; those that have not ended soon are killed."""
+    for decoder in decoders:
+        decoder.hang_up()
+    deadline = time.monotonic() + _END_SECONDS
+    for decoder in decoders:
         try:
-            self.process.wait(_END_SECONDS)
+            decoder.process.wait(max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            decoder.process.kill()
+            decoder.process.wait()
+
+
+def kill_all() -> None:
+    """Kill every decoding process of this server, whatever it does; who waits for one gets an error."""
+    for decoder in list(_decoders):
+        decoder.process.kill()

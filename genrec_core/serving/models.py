@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
 from genrec_core.inference.model_folder import model_version
 from genrec_core.releases import served_model
-from genrec_core.serving.decoders import CORES, Decoder
+from genrec_core.serving.decoders import CORES, Decoder, close_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage import LATEST, latest
 
@@ -64,8 +65,7 @@ class ServedModel:
             self._close()
 
     def _close(self) -> None:
-        for decoder in self.decoders:
-            decoder.close()
+        close_all(self.decoders)
 
 
 def release_in(model_dir: Path | None) -> Path:
@@ -100,7 +100,7 @@ class ModelHolder:
         open_model: Callable[[Path, int], ServedModel] = ServedModel,
     ) -> None:
         self.model_dir, self.metrics, self._open = model_dir, metrics, open_model
-        self.threads = threads or len(CORES)
+        self.threads = threads or available_cores()
         self.current: ServedModel | None = None
         self.failure: str | None = None
         self._loading, self._switching = threading.Lock(), threading.Lock()

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,13 +14,14 @@ from pathlib import Path
 import uvicorn
 
 from genrec_core.errors import GenrecError
-from genrec_core.serving.decoders import CORES, run_on
+from genrec_core.serving.decoders import CORES, kill_all, run_on
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, release_in
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
+_LAST_SECONDS = 10  # after the grace; by then every process has ended, or hangs
 _STARTED_POLL_SECONDS = 0.005
 _SWITCH_SECONDS = 0.0002  # how long the event loop waits for a thread that reads a large body
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -71,8 +73,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self._stop, number)
         yield
+
+    def _stop(self, number: int) -> None:
+        self.handle_exit(number, None)
+        last = threading.Timer((self.config.timeout_graceful_shutdown or 0) + _LAST_SECONDS, kill_all)
+        last.daemon = True
+        last.start()
 
 
 async def _run(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:

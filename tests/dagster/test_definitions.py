@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -58,6 +59,13 @@ def test_definitions_load_in_seconds_and_without_the_heavy_libraries() -> None:
     seconds, heavy = done.stdout.split(maxsplit=1)
     assert heavy.strip() == "[]"
     assert float(seconds) < 10  # twice the target of 5 s: the machine may be busy
+
+
+def test_definitions_report_to_nobody(looked_up: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert (
+        looked_up(sys.executable, "-m", "dagster", "definitions", "validate", "-m", "genrec_dagster.definitions") == []
+    )
+    assert list((tmp_path / "home").rglob("*onnxruntime*")) == []
 
 
 def test_the_module_has_one_definitions_object() -> None:

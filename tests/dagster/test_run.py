@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,11 @@ def test_progress_names_each_asset_and_gate(capsys: pytest.CaptureFixture[str]) 
     assert lines[2:] == ["    ERROR soap is_two: measured 1, wanted 2", "bottle not run"]
     assert list(report.asset_seconds) == ["soap"]
     assert report.failures == ["gate soap is_two: measured 1, wanted 2"]
+
+
+@pytest.mark.slow
+def test_a_whole_run_reports_to_nobody(looked_up: Callable[..., list[str]], tmp_path: Path) -> None:
+    names = looked_up(sys.executable, "-m", "genrec_dagster.run", PRESET="sample")
+    assert [name for name in names if name != "1.0.0.127.in-addr.arpa"] == []  # torchrun asks for the loopback's name
+    left = [path.name for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert [name for name in left if "onnxruntime" in name or "telemetry" in name or name == "id.yaml"] == []

@@ -134,6 +134,27 @@ def test_a_killed_process_leaves_no_output(tmp_path: Path) -> None:
     assert not (tmp_path / "out.csv").exists()
 
 
+class Masking(Echo):
+    """Notes how many masks each block brings; a mask takes 10 bytes."""
+
+    def rank(self, histories: list[list[int]], top_k: int, **options: object) -> Ranking:
+        self.masks = [*getattr(self, "masks", []), len({id(mask) for mask in options["allowed"] if mask is not None})]
+        return super().rank(histories, top_k, **options)
+
+    def selection(self, *constraints: Constraints) -> Selection:
+        return Selection(np.ones(10, dtype=bool), 10) if any(constraints) else super().selection()
+
+
+def test_a_block_holds_no_more_masks_than_fit_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "_BLOCK_MASK_BYTES", 40)
+    rules = [f"user{number},1 2,price < {number % 7}" for number in range(30)]
+    recommender = Masking()
+    report, rows = served(tmp_path, "\n".join(["user_id,item_ids,rule", *rules]), recommender=recommender, batch=64)
+    assert [row[0] for row in rows[1:]] == [f"user{number}" for number in range(30)]
+    assert max(recommender.masks) == 4
+    assert sum(recommender.calls) == report.users == 30
+
+
 @pytest.mark.parametrize(("source", "output"), [("a", "folder"), ("a", "a"), ("a.rejected", "a")])
 def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path, source: str, output: str) -> None:
     (tmp_path / source).write_text("a 1 2\n")

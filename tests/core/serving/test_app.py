@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import random
+import re
 import string
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from genrec_core.inference.recommender import IN_TURN, Recommender
 from genrec_core.serving.decoders import DecoderFailedError, UnservableError
+from genrec_core.serving.docs_page import docs_page
 
 if TYPE_CHECKING:
     from genrec_core.serving.models import ServedModel
@@ -175,6 +177,32 @@ def test_a_fault_inside_the_decoding_process_leaves_it_working(
     wanted = tiny_recommender.recommend([history], 2)[0].tolist()
     decoded = asyncio.run(decoder.decode(json.dumps(options), [history]))
     assert ([json.loads(items) for items in decoded.items], decoded.counts) == ([wanted], [2])
+
+
+def test_head_of_a_health_route_is_answered_as_get_without_a_body(client_of: ClientOf):
+    for loaded, status in ((True, 200), (False, 503)):
+        client = client_of(loaded=loaded)
+        for path, wanted in (("/health/live", 200), ("/health/ready", status)):
+            assert client.head(path).status_code == client.get(path).status_code == wanted
+
+
+def test_the_docs_name_every_route_and_field_and_nothing_of_another_host(client_of: ClientOf):
+    client = client_of(name="shop")
+    answer = client.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert f" {path}</code>" in answer.text
+    for field in ("topk", "instances", "instances[].user_id", "instances[].item_ids", "rule"):
+        assert f"<td>{field}</td>" in answer.text
+    assert "http://testserver/predictions/shop</pre>" in answer.text
+    assert not re.findall(r"<script|<link|\b(?:src|href|url)\b", answer.text)
+
+
+def test_the_docs_show_markup_as_text():
+    about = {"title": "<i>", "description": "<b>"}
+    page = docs_page({"info": about, "paths": {"/<u>": {"get": {"summary": "<script>"}}}}, "http://x/'><script>")
+    assert "<script" not in page
+    assert not re.findall(r"<[ibu]>", page)
 
 
 def test_the_token_is_asked_for_everywhere_but_health_and_metrics(client_of: ClientOf):

@@ -22,7 +22,7 @@ class NotingModel:
 
     def __init__(self, processes: int) -> None:
         self.sizes: list[int] = []
-        self.free, self.kept = asyncio.Event(), 0
+        self.free, self.kept, self.replaced = asyncio.Event(), 0, 0
         self.decoders = [self] * processes
 
     def acquire(self) -> None:
@@ -30,6 +30,9 @@ class NotingModel:
 
     def release(self) -> None:
         self.kept -= 1
+
+    async def replace(self) -> None:
+        self.replaced += 1
 
     async def decode(self, options: str, histories: list[list[int]]) -> Decoded:
         assert self.kept
@@ -150,6 +153,21 @@ def test_a_client_that_goes_away_leaves_the_queue_and_the_others_are_served():
         return model.sizes, len(found)
 
     assert asyncio.run(run()) == ([1, 3], 3)
+
+
+def test_a_batch_that_takes_too_long_is_lost_and_its_process_replaced_before_the_next():
+    async def run() -> tuple[list[object], int]:
+        model = NotingModel(1)
+        batcher = Batcher(ServingSettings.model_validate({"decode_seconds": 0.05}), 1, Metrics())
+        task = Task("{}", cast(ServedModel, model))
+        first = await asyncio.gather(batcher.decode(task, [[1]]), return_exceptions=True)
+        model.free.set()
+        return [*first, await batcher.decode(task, [[2]])], model.replaced
+
+    (lost, found), replaced = asyncio.run(run())
+    assert str(lost) == "a batch was not decoded after 0.05 s"
+    assert isinstance(found, list)
+    assert replaced == 1
 
 
 def test_all_users_of_a_batch_that_fails_are_told_and_the_process_goes_on(caplog: pytest.LogCaptureFixture):

@@ -125,6 +125,55 @@ def test_a_decoding_process_that_died_is_replaced(start_server: StartServer, tin
     assert "a decoding process ended with -9" in "".join(server.log)
 
 
+def test_users_of_a_process_that_hangs_are_told_in_time_and_it_is_replaced(
+    start_server: StartServer, tiny_recommender: Recommender
+):
+    server = start_server("--threads", "1", "--decode_seconds", "1", "--batch_users", "2")
+    (decoder,) = psutil.Process(server.process.pid).children()
+    url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 2)
+    assert post(url, body)[0] == 200
+    decoder.suspend()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: (post(url, body), time.monotonic()), range(4), timeout=20))
+    statuses = [status for (status, _, _), _ in answers]
+    assert statuses.count(503) == 1
+    assert statuses.count(200) == 3  # those who waited are answered by the new process
+    ((_, answer, headers),) = [answer for answer, _ in answers if answer[0] == 503]
+    assert (answer["error"]["code"], headers["retry-after"]) == ("decoder_lost", "1")
+    assert not decoder.is_running()
+    assert "a batch was not decoded after 1 s" in "".join(server.log)
+
+
+def test_sigterm_ends_it_in_time_though_processes_hang(start_server: StartServer, tiny_recommender: Recommender):
+    server = start_server("--threads", "2", "--decode_seconds", "60", "--grace_seconds", "1")
+    url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 2)
+    decoders = psutil.Process(server.process.pid).children()
+    for decoder in decoders:
+        decoder.suspend()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(post, url, body)
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 12
+        assert asked.exception() or asked.result()[0] >= 500
+    assert not any(decoder.is_running() for decoder in decoders)
+
+
+def test_sigterm_ends_it_in_time_though_a_process_hangs_while_it_opens_the_model(tiny_model: "TinyModel"):
+    options = ["--model_dir", str(tiny_model.model_dir), "--port", "0", "--threads", "1", "--grace_seconds", "0"]
+    with subprocess.Popen([sys.executable, "-m", "genrec_core.cli", "serve", *options]) as server:
+        watched, deadline = psutil.Process(server.pid), time.monotonic() + 60
+        while not watched.children() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (decoder,) = watched.children()
+        decoder.suspend()
+        time.sleep(3)  # until it listens, and so takes the signal
+        server.terminate()
+        assert server.wait(20) == 2
+    assert not decoder.is_running()
+
+
 def test_a_server_that_is_killed_leaves_no_process_behind(start_server: StartServer):
     server = start_server("--threads", "1")
     decoders = psutil.Process(server.process.pid).children()

@@ -1,0 +1,30 @@
+"""Switches off what other libraries report to their makers. Most read a variable once, when they are imported."""
+
+import os
+import sys
+import warnings
+
+_OFF = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DAGSTER_DISABLE_TELEMETRY": "yes",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def switch_off() -> None:
+    """Set the variables for this process and its children; what the user set stays.
+
+    onnxruntime starts to report when it is imported, and has no call that ends it. Where it was imported earlier, a
+    warning says so.
+    """
+    late = "onnxruntime" in sys.modules and "ORT_DISABLE_TELEMETRY" not in os.environ
+    for name, value in _OFF.items():
+        os.environ.setdefault(name, value)
+    if late:
+        warnings.warn(
+            "onnxruntime was imported before genrec_core, so it reports to its maker; import genrec_core first, "
+            "or set ORT_DISABLE_TELEMETRY=1",
+            stacklevel=3,
+        )
