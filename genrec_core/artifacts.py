@@ -218,12 +218,17 @@ def locked_place(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_manifest(folder: Path) -> dict[str, Any]:
-    """List every file of ``folder`` with size and sha256 in ``manifest.json``, written last."""
+def write_manifest(folder: Path, unlisted: str = MANIFEST) -> dict[str, Any]:
+    """List every file of ``folder`` with size and sha256 in ``manifest.json``, written last.
+
+    Args:
+        folder: what is listed.
+        unlisted: name of a file that may change later, and so is not listed.
+    """
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, unlisted)
     }
     manifest = {"files": files}
     write_json(folder / MANIFEST, manifest)

@@ -25,6 +25,7 @@ from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, write_json
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
+from genrec_core.inference.model_folder import WITHDRAWN
 from genrec_core.inference.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, read_array, step_graph
 from genrec_core.inference.recommender import CODES, ITEM_KEYS, ITEM_VECTORS, Recommender
 from genrec_core.inference.self_test import write_self_test
@@ -137,11 +138,11 @@ def quantize_recommender(
         write_json(part / SETTINGS, {**read_json(part / SETTINGS), "int8": True})
         items, keys, codes = (read_array(part / name) for name in (ITEM_VECTORS, ITEM_KEYS, CODES))
         write_self_test(part, OnnxScorer(part, items, keys), codes)
-        write_manifest(part)
+        write_manifest(part, unlisted=WITHDRAWN)
         report = compare(exact, Recommender.from_folder(part, threads=threads), requests)
         _require_as_good(report, largest_loss, model_dir)
         write_json(part / REPORT, asdict(report))
-        write_manifest(part)
+        write_manifest(part, unlisted=WITHDRAWN)
     return report
 
 

@@ -17,6 +17,7 @@ from genrec_core.export import quantize
 from genrec_core.export.quantize import REPORT, Requests, quantize_recommender
 from genrec_core.inference.onnx_scorer import ENCODER, step_graph
 from genrec_core.inference.recommender import Recommender
+from genrec_core.inference.withdrawn import withdraw
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -84,6 +85,18 @@ def test_a_model_that_loses_recall_is_refused_and_nothing_is_written(
     with pytest.raises(GenrecError, match=wanted):
         quantize_recommender(tiny_model.model_dir, tmp_path / "int8", requests, largest_loss=-2, threads=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_withdrawn_items_stay_withdrawn_and_can_be_restored(
+    tiny_model: "TinyModel", requests: Requests, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    gone = Recommender.from_folder(folder).item_ids[:3]
+    withdraw(folder, gone)
+    quantize_recommender(folder, folder, requests, largest_loss=1)
+    assert not np.isin(np.concatenate(Recommender.from_folder(folder).recommend(requests.histories, 50)), gone).any()
+    assert withdraw(folder, gone, restore=True).withdrawn == 0
+    Recommender.from_folder(folder)
 
 
 def test_a_quantised_model_is_not_quantised_again(quantized: Path, requests: Requests) -> None:
