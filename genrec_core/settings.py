@@ -78,7 +78,8 @@ class SemanticIdSettings(Settings):
         "auto",
         description="When a changed catalogue gets new codebooks, and all items new codes: `auto` where what the codes "
         "take from the histories changed, or more than `refit_share` of the items; otherwise unchanged items keep "
-        "theirs and the others get codes from the codebooks as they are.",
+        "theirs and the others get codes from the codebooks as they are. `never` fits only the first codebooks, and "
+        "fails where the codes so far cannot be kept.",
     )
     refit_share: float = Field(
         0.2, ge=0, description="Items that came, changed or went since the last fit, as a share of those it was of."
