@@ -324,13 +324,15 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     from genrec_core.data.user_histories import read_user_histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.checkpoints import open_checkpoint
-    from genrec_core.evaluation.evaluate import evaluate, write_metrics
+    from genrec_core.evaluation.evaluate import evaluate, require_room_for_metrics, write_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.settings import EvaluationSettings
     from genrec_core.storage import latest
     from genrec_core.tiger.scorer import one_thread_an_operator
 
     settings = _checked(EvaluationSettings, {"beams": options.beams})
+    if options.output:
+        require_room_for_metrics(options.output)  # before the minutes that measuring takes
     ids = SemanticIds.load(options.semantic_ids or latest("semantic_ids"))
     embeddings = ItemEmbeddings.load(options.embeddings or latest("item_embeddings"))
     if embeddings.item_ids.tolist() != ids.item_ids.tolist():
