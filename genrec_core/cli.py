@@ -354,13 +354,15 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     from genrec_core.data.user_histories import read_user_histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.checkpoints import open_checkpoint
-    from genrec_core.evaluation.evaluate import evaluate, write_metrics
+    from genrec_core.evaluation.evaluate import evaluate, require_room_for_metrics, write_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.settings import EvaluationSettings
     from genrec_core.storage import latest
     from genrec_core.tiger.scorer import one_thread_an_operator
 
     settings = _checked(EvaluationSettings, {"beams": options.beams})
+    if options.output:
+        require_room_for_metrics(options.output)  # before the minutes that measuring takes
     ids = SemanticIds.load(options.semantic_ids or latest("semantic_ids"))
     embeddings = ItemEmbeddings.load(options.embeddings or latest("item_embeddings"))
     if embeddings.item_ids.tolist() != ids.item_ids.tolist():
@@ -556,7 +558,7 @@ def _add_train(commands: _Commands) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one training setting; repeat"
     )
-    command.add_argument("--processes", type=int, default=1, metavar="N", help="torchrun processes (%(default)s)")
+    command.add_argument("--processes", type=int, metavar="N", help="torchrun processes (1)")
     _add_rendezvous(command)
     command.add_argument(
         "--output", type=_folder, required=True, metavar="DIR", help="best/ and state/ are written here"
@@ -583,8 +585,7 @@ def _rendezvous(options: argparse.Namespace) -> "RendezvousSettings":
 def _train(options: argparse.Namespace) -> None:
     from genrec_core.storage import latest
 
-    changes = [*options.set, f"processes={options.processes}"]
-    settings = training_settings(options.preset, changes, options.model)
+    settings = training_settings(options.preset, _training_changes(options), options.model)
     histories = options.output / "histories.parquet"
     folders = (options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings"))
     if "RANK" in os.environ:
@@ -596,6 +597,19 @@ def _train(options: argparse.Namespace) -> None:
         _train_here(settings, histories, *folders, options)
     else:
         _train_with_torchrun(settings, options, *folders)
+
+
+def _training_changes(options: argparse.Namespace) -> list[str]:
+    """All ``NAME=VALUE`` of the command; one process where neither ``--processes`` nor ``--set`` says how many.
+
+    Raises:
+        GenrecError: both say how many.
+    """
+    given = [change for change in options.set if change.startswith("processes=")]
+    if given and options.processes is not None:
+        raise GenrecError(f"--set {given[-1]} and --processes {options.processes} are both given; leave one out")
+    processes = 1 if options.processes is None else options.processes
+    return options.set if given else [*options.set, f"processes={processes}"]
 
 
 def training_settings(preset: str, changes: Sequence[str], model: str = "tiger") -> "TrainingSettings":
@@ -677,10 +691,10 @@ def _train_with_torchrun(
 
     rendezvous = _rendezvous(options)
     torchrun = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(settings, rendezvous)]
-    changes = [f"--set={change}" for change in options.set]
+    changes = [f"--set={change}" for change in _training_changes(options)]
     command = [
         *torchrun, "-m", "genrec_core.cli", "train",
-        "--model", options.model, "--preset", options.preset, *changes, "--processes", str(settings.processes),
+        "--model", options.model, "--preset", options.preset, *changes,
         "--semantic_ids", str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
     ]  # fmt: skip
     environment = {**torchrun_environment(settings, rendezvous), **os.environ}

@@ -78,7 +78,8 @@ class SemanticIdSettings(Settings):
         "auto",
         description="When a changed catalogue gets new codebooks, and all items new codes: `auto` where what the codes "
         "take from the histories changed, or more than `refit_share` of the items; otherwise unchanged items keep "
-        "theirs and the others get codes from the codebooks as they are.",
+        "theirs and the others get codes from the codebooks as they are. `never` fits only the first codebooks, and "
+        "fails where the codes so far cannot be kept.",
     )
     refit_share: float = Field(
         0.2, ge=0, description="Items that came, changed or went since the last fit, as a share of those it was of."
@@ -256,10 +257,22 @@ class ReleaseSettings(Settings):
 
     rule: Literal["off", "not_worse", "better"] = Field(
         "not_worse",
-        description="Against the release that is served, on validation items: `off` compares nothing, `not_worse` "
-        "holds back what is worse beyond noise, `better` what is not better beyond noise.",
+        description="How a release must compare, on validation items, with the served one and the best one served "
+        "before: `off` compares nothing, `not_worse` allows a loss of `margin`, `better` also wants a gain over the "
+        "served one beyond noise.",
     )
-    users: int = Field(2000, ge=2, description="Users drawn for the comparison.")
+    margin: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Largest loss of Recall@10 or NDCG@10 that counts as not worse, as a share of the other release's "
+        "figure. The whole 95 % interval must lie within it.",
+    )
+    accept_undecided: bool = Field(
+        False,
+        description="Serve a release also where the interval is too wide to tell whether its loss is within `margin`.",
+    )
+    users: int = Field(20_000, ge=2, description="Validation users of the comparison; drawn where there are more.")
     top_k: int = Field(10, ge=10, le=1000, description="Items a user that are compared; Recall and NDCG up to there.")
     beams: int = Field(50, ge=10, description="Beams of both models.")
     samples: int = Field(1000, ge=100, le=100_000, description="Resamples of users for the intervals.")

@@ -57,6 +57,7 @@ from genrec_core.settings import (
 )
 
 RESULT = "result.json"
+_FIXED = ("processes", "threads_per_process")
 _SHOWN = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
 
 
@@ -167,6 +168,12 @@ def _trial(sweep: Sweep, run: Run, seed: int, path: Path) -> Trial:
     presets = SASREC if run.model == "sasrec" else {name: preset.training for name, preset in PRESETS.items()}
     if sweep.preset not in presets:
         raise GenrecError(f"{path}: preset {sweep.preset}: none of {run.model}; choose one of {', '.join(presets)}")
+    ignored = next((name for name in _FIXED if name in sweep.set or name in run.set), None)
+    if ignored is not None:
+        raise GenrecError(
+            f"{path}: run {run.name!r}: {ignored} is given, but a sweep trains in one process of one thread; leave it "
+            "out, and train several runs side by side with --workers"
+        )
     values = {**presets[sweep.preset].model_dump(), **sweep.set, **run.set, "seed": seed}
     try:
         settings = TrainingSettings.model_validate(values)

@@ -1,13 +1,14 @@
 """Releases taken from one storage to another, and old versions removed from one."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from genrec_core.artifacts import atomic_folder, verify_manifest
+from genrec_core.artifacts import atomic_folder, read_json, verify_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.releases import RELEASES, first_pointer, serve, served_pointer
+from genrec_core.releases import CHECKPOINT, RELEASES, first_pointer, serve, served_pointer
 from genrec_core.storage import (
     all_assets,
     all_versions,
@@ -86,7 +87,8 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
     """Remove old versions: of each asset all but the newest ``keep``, and what was never finished.
 
     The version that ``latest.json`` names stays, and of releases those that are served, or were just before: as many as
-    ``keep``. What is younger than ``least_age`` stays too, as a run may be reading or writing it.
+    ``keep``. So does the one whose training reached the highest validation Recall@10, as new releases are compared with
+    the best. What is younger than ``least_age`` stays too, as a run may be reading or writing it.
 
     Args:
         root: the storage.
@@ -105,9 +107,20 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
         if is_there(name, base):
             kept.add(latest(name, base).name)
         if asset == RELEASES and served is not None:
-            kept |= {served.version, *served.before[-keep:]}
+            whole = {held.version for held in newest if held.whole}
+            kept |= {served.version, *served.before[-keep:], *_best([v for v in served.known if v in whole], root)}
         for held in newest:
             if held.version not in kept and datetime.now(UTC) - held.written >= least_age:
                 remove_version(name, held.version, base)
                 removed.append(Removed(asset, held.version, held.whole))
     return removed
+
+
+def _best(versions: Sequence[str], root: Path) -> list[str]:
+    """The release whose training reached the highest validation Recall@10; none where no release says."""
+    recall = {}
+    for version in versions:
+        history = version_folder(RELEASES, version, root) / CHECKPOINT / "training_history.json"
+        if history.is_file():
+            recall[version] = read_json(history)["best_recall@10"]
+    return [max(recall, key=recall.__getitem__)] if recall else []

@@ -28,6 +28,9 @@ def register_release(
         release: the version in the storage; a retry finds by it what an earlier attempt registered.
         example: item ids of a history, for the model's input example.
         tags: shown beside the version.
+
+    Raises:
+        MlflowException: MLflow does not answer, or the training's run is gone.
     """
     client = _registry(checkpoint)
     if version := _registered(client, release):
@@ -41,12 +44,6 @@ def register_release(
         REGISTERED_MODEL, source, run_id=noted["run_id"], tags={**tags, _RELEASE_TAG: release}
     )
     return str(created.version)
-
-
-def training_parameters(checkpoint: Path) -> dict[str, str]:
-    """Every setting of the training of ``checkpoint``, as MLflow has it."""
-    run = _registry(checkpoint).get_run(read_json(checkpoint / EXPERIMENT_FILE)["run_id"])
-    return dict(run.data.params)
 
 
 def point_alias(checkpoint: Path, release: str) -> str:

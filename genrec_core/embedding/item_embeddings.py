@@ -86,6 +86,15 @@ def write_item_embeddings(
     return stats
 
 
+def text_model(folder: Path) -> str:
+    """The model that made the vectors in ``folder``.
+
+    Raises:
+        GenrecError: ``embedding_stats.json`` is missing or damaged.
+    """
+    return str(read_json(folder / STATS)["model"])
+
+
 def vectors_by_text(folder: Path, model: str, max_tokens: int) -> dict[str, NDArray[np.float32]]:
     """What is embedded already: text to vector float32 [dim], as the model gives it.
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from genrec_core.artifacts import write_json
+from genrec_core.artifacts import atomic_folder, write_json
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut, test_part, validation_part
 from genrec_core.errors import GenrecError
@@ -32,6 +32,7 @@ from genrec_core.tiger.trie import CodeTrie
 METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"
 REPORT_FILE, BASELINE = "report.html", "sasrec"
 RECALL_PLOT, SLICES_PLOT = "recall.png", "slices.png"
+_FILES = (METRICS_FILE, SLICES_FILE, RANKS_FILE, REPORT_FILE, RECALL_PLOT, SLICES_PLOT)
 TIE_ORDER = (
     "The order of same-day ties follows the raw file. The files hold no dates, so what ties do cannot be sliced by."
 )
@@ -129,19 +130,37 @@ def _part_of_progress(on_progress: OnProgress | None, before: int, users: int) -
 def write_metrics(folder: Path, evaluation: Evaluation) -> None:
     """Write ``beauty_metrics.json``, ``slices.parquet``, ``ranks.parquet``, ``report.html`` and two plots.
 
+    ``folder`` is written whole or not at all; an earlier evaluation in it is replaced.
+
     Raises:
-        GenrecError: matplotlib is not installed.
+        GenrecError: as :func:`require_room_for_metrics`; matplotlib is not installed.
     """
     from genrec_core.evaluation.plots import recall_by_cutoff, slice_bars
     from genrec_core.evaluation.report import report_page
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / METRICS_FILE, evaluation.metrics)
-    evaluation.slices.write_parquet(folder / SLICES_FILE)
-    pl.DataFrame(evaluation.ranks).write_parquet(folder / RANKS_FILE)
-    (folder / REPORT_FILE).write_text(report_page(evaluation), encoding="utf-8")
-    (folder / RECALL_PLOT).write_bytes(recall_by_cutoff(evaluation.metrics))
-    (folder / SLICES_PLOT).write_bytes(slice_bars(evaluation.slices))
+    require_room_for_metrics(folder)
+    with atomic_folder(folder) as part:
+        write_json(part / METRICS_FILE, evaluation.metrics)
+        evaluation.slices.write_parquet(part / SLICES_FILE)
+        pl.DataFrame(evaluation.ranks).write_parquet(part / RANKS_FILE)
+        (part / REPORT_FILE).write_text(report_page(evaluation), encoding="utf-8")
+        (part / RECALL_PLOT).write_bytes(recall_by_cutoff(evaluation.metrics))
+        (part / SLICES_PLOT).write_bytes(slice_bars(evaluation.slices))
+
+
+def require_room_for_metrics(folder: Path) -> None:
+    """Refuse a folder that holds more than an earlier evaluation, as it is replaced whole.
+
+    Raises:
+        GenrecError: ``folder`` is a file, or something else lies in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise GenrecError(f"{folder}: is not a folder; name a new folder for the metrics")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.is_dir() else []
+    if others:
+        raise GenrecError(
+            f"{folder}: holds {others[0]}, which is not a metrics file; name a new folder for the metrics"
+        )
 
 
 def _report(

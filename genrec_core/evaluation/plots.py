@@ -29,7 +29,7 @@ def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
         metrics: the content of ``beauty_metrics.json``.
     """
     figure, (axes,) = new_figure(1, (6.4, 4.0))
-    cutoffs = [k for k in RECALL_CUTOFFS if f"recall@{k}" in metrics["generative"]]
+    cutoffs = [k for k in RECALL_CUTOFFS if f"recall@{k}" in metrics[metrics["ranking"]]]
     for name, color in ((name, color) for name, color in _COLORS.items() if name in metrics):
         recall = [metrics[name][f"recall@{k}"] for k in cutoffs]
         low, high = zip(*(metrics[name][f"recall@{k}_interval"] for k in cutoffs), strict=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
-from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings, require_finite_rows
+from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings, require_finite_rows, text_model
 from genrec_core.engine import Engine, LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap, agreed, collaborative_vectors, fit_map
@@ -147,6 +147,7 @@ def build_semantic_ids(
         "settings": stored_settings(settings),
         "fit": {
             "method": METHOD,
+            "text_model": text_model(embeddings_folder),
             "items": len(codes),
             "histories": histories_version(histories, settings),
             "assigned": 0,

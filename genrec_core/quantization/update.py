@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import read_json
-from genrec_core.embedding.item_embeddings import ItemEmbeddings, require_finite_rows
+from genrec_core.artifacts import MANIFEST, verify_manifest
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, require_finite_rows, text_model
 from genrec_core.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap
@@ -64,6 +64,8 @@ class _Known:
         folder: where they lie.
         ids: the codes.
         fit: how the codebooks came about and what was assigned since; of ``summary.json``.
+        settings: with which they were fitted; of ``summary.json``.
+        dim: width of the vectors that they were fitted on; of ``summary.json``.
         rows: the row in ``ids`` of each item of now, int64 [n]; -1 where there is none.
         same: whether the item's vector is what it was, bool [n].
     """
@@ -71,19 +73,23 @@ class _Known:
     folder: Path
     ids: SemanticIds
     fit: dict[str, Any]
+    settings: dict[str, Any]
+    dim: int
     rows: NDArray[np.int64]
     same: NDArray[np.bool_]
 
     @classmethod
     def of(cls, folder: Path, embeddings: ItemEmbeddings) -> "_Known":
         """Raises GenrecError where the folder is damaged, or was made before codes could be kept."""
-        (fit,) = load_fields(folder / SUMMARY, "fit")
+        if (folder / MANIFEST).is_file():
+            verify_manifest(folder)
+        fit, settings, dim = load_fields(folder / SUMMARY, "fit", "settings", "dim")
         ids, printed = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
         if len(printed) != len(ids.item_ids):
             raise GenrecError(f"{folder / FINGERPRINTS}: {len(printed)} rows for {len(ids.item_ids)} items")
         row_of = {item: row for row, item in enumerate(ids.item_ids.tolist())}
         rows = np.array([row_of.get(item, -1) for item in embeddings.item_ids.tolist()], dtype=np.int64)
-        return cls(folder, ids, fit, rows, (rows >= 0) & (printed[rows] == fingerprints(embeddings.raw)))
+        return cls(folder, ids, fit, settings, dim, rows, (rows >= 0) & (printed[rows] == fingerprints(embeddings.raw)))
 
     @property
     def removed(self) -> int:
@@ -106,9 +112,11 @@ def update_semantic_ids(
 ) -> Update:
     """Write semantic IDs of a catalogue, with the codes that unchanged items have in ``known``.
 
-    The codebooks are fitted again, and all codes with them, where there are none yet, where the settings or this code
-    make others, and by ``settings.refit``: ``auto`` where the training part of the histories has changed, or too large
-    a share of the items since the last fit; ``always``; or ``never``.
+    Where there are none yet, the codebooks are fitted. ``settings.refit`` says when they are fitted again, and all
+    codes with them: ``always``; ``auto`` where the codes cannot be kept, where the training part of the histories has
+    changed, or too large a share of the items since the last fit; ``never``, which refuses codes that cannot be kept.
+    They cannot where ``known`` is damaged, where settings, text model or this code make others, or where a code has no
+    free suffix.
 
     Args:
         embeddings_folder: the folder of the item embeddings.
@@ -119,16 +127,20 @@ def update_semantic_ids(
         engine: finds the codes; None: this process.
 
     Raises:
-        GenrecError: ``refit`` is ``never`` although the settings changed; an item vector is not finite.
+        GenrecError: ``refit`` is ``never`` and the codes in ``known`` cannot be kept; an item vector is not finite.
     """
     embeddings = ItemEmbeddings.load(embeddings_folder)
     before, why = _matched(known, embeddings, settings)
-    why = why or _why_refit(before, settings, histories)
+    if before is not None:
+        why = _what_makes_others(before, embeddings, text_model(embeddings_folder), settings)
+        why = why or _what_changed_too_much(before, settings, histories)
     if before is not None and why is None:
         try:
             return _kept(before, embeddings, target, engine)
         except _NoSuffixLeftError as error:
             why = str(error)
+    if settings.refit == "never" and known is not None:
+        raise refused_by_never(why)
     summary = build_semantic_ids(embeddings_folder, settings, target, histories=histories, engine=engine)
     removed = before.removed if before is not None else 0
     return Update(summary, kept=0, assigned=0, removed=removed, refitted=why)
@@ -152,16 +164,36 @@ def _matched(
         return None, str(error)
 
 
-def _why_refit(before: _Known | None, settings: SemanticIdSettings, histories: "pl.DataFrame | None") -> str | None:
-    if before is None:
-        return None
-    stored, wanted = read_json(before.folder / SUMMARY)["settings"], stored_settings(settings)
-    changed = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
-    others = [f"{name} changed" for name in changed] + ([] if before.fit["method"] == METHOD else ["the code changed"])
-    if others:
-        if settings.refit == "never":
-            raise GenrecError(f"refit is never, but {', '.join(others)}; set it to auto or always, or change that back")
-        return ", ".join(others)
+def refused_by_never(why: object) -> GenrecError:
+    """The refusal where ``refit`` is ``never`` and the codes so far cannot be kept, for the reason ``why``."""
+    return GenrecError(
+        f"semantic_ids.refit is never, but the codes so far cannot be kept: {why}; undo that, or set "
+        "semantic_ids.refit to auto, which gives all items new codes"
+    )
+
+
+def _what_makes_others(
+    before: _Known, embeddings: ItemEmbeddings, model: str, settings: SemanticIdSettings
+) -> str | None:
+    """What of settings, vectors and code makes other codes than those so far; None where nothing does."""
+    wanted = stored_settings(settings)
+    names = sorted(name for name in {*before.settings, *wanted} if before.settings.get(name) != wanted.get(name))
+    dim = embeddings.raw.shape[1]
+    reasons = [f"{name} changed" for name in names]
+    if before.fit["method"] != METHOD:
+        reasons.append("the code changed")
+    # Earlier versions do not name the model; one that only moved to another folder gives the vectors that it gave.
+    if before.fit.get("text_model", model) != model and not before.same.any():
+        reasons.append(f"the text model changed from {before.fit['text_model']} to {model}")
+    if before.dim != dim:
+        reasons.append(f"the vectors had {before.dim} dimensions and have {dim}")
+    return ", ".join(reasons) or None
+
+
+def _what_changed_too_much(
+    before: _Known, settings: SemanticIdSettings, histories: "pl.DataFrame | None"
+) -> str | None:
+    """What of the data has moved away from the codebooks, where ``refit`` is ``auto``; None where nothing has."""
     if settings.refit == "never":
         return None
     if before.fit["histories"] != histories_version(histories, settings):

@@ -71,16 +71,22 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=targets.device)
         query_gradients = [torch.empty_like(query) for query in queries]
         key_gradients = [torch.zeros_like(key) for key in keys]
+        mixes = on_probabilities is not None and (len(queries) > 1 or temperature != 1)
         for piece in pieces(targets.shape[1], targets.device):
             places, probabilities = targets[:, piece].unsqueeze(2), []
+            mixed = queries[0].new_zeros(places.shape[1], len(keys[0])) if mixes else None
             for query, key, place in zip(queries, keys, places, strict=True):
                 logits = query[piece] @ key.T
+                if mixed is not None:
+                    mixed.add_(logits, alpha=1 / (len(queries) * temperature))
                 own = logits.gather(1, place).sum()
                 spread = logits.mean(1).sum() if smoothing else 0.0
                 loss += _softmax(logits).sum() - (1 - smoothing) * own - smoothing * spread
                 probabilities.append(logits)
             if on_probabilities is not None:
-                on_probabilities(piece, _by_mean_logit(probabilities, temperature))
+                if mixed is not None:
+                    _softmax(mixed)
+                on_probabilities(piece, probabilities[0] if mixed is None else mixed)
             for view, gradient in enumerate(probabilities):
                 gradient.scatter_add_(1, places[view], gradient.new_full((len(gradient), 1), smoothing - 1))
                 torch.mm(gradient, keys[view], out=query_gradients[view][piece])
@@ -103,15 +109,3 @@ def _softmax(logits: Tensor) -> Tensor:
     total = logits.sub_(largest).exp_().sum(1, keepdim=True)
     logits.div_(total)
     return total.log_().add_(largest)
-
-
-def _by_mean_logit(probabilities: list[Tensor], temperature: float) -> Tensor:
-    """Probabilities by the mean logit of views over a temperature: a power of their product, scaled to sum to 1."""
-    if len(probabilities) == 1 and temperature == 1:
-        return probabilities[0]
-    product = probabilities[0].clone() if len(probabilities) == 1 else torch.mul(*probabilities[:2])
-    for view in probabilities[2:]:
-        product *= view
-    power = 1 / (len(probabilities) * temperature)
-    mean = product.sqrt_() if power == 0.5 else product.pow_(power)
-    return mean.div_(mean.sum(1, keepdim=True))

@@ -394,6 +394,7 @@ class Trainer:
                     "epochs": progress.history,
                     "recipe": self.recipe,
                     "seed": self.settings.seed,
+                    "settings": self.settings.model_dump(mode="json"),
                 },
             )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from genrec_core.artifacts import read_json, verify_manifest
 from genrec_core.data.p5 import read_catalog, read_histories, receive_raw
 from genrec_core.errors import GenrecError
-from genrec_core.storage import latest
+from genrec_core.storage import all_versions, is_there, latest
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.engine import ComputeEngine
@@ -133,6 +133,22 @@ def _whole_version_before(context: dg.AssetExecutionContext, storage: Path) -> P
     return folder
 
 
+def _codes_before(context: dg.AssetExecutionContext, storage: Path, config: SemanticIdForm) -> Path | None:
+    """The newest version of ``semantic_ids``; with ``refit: never`` it must be whole, unless there was none ever."""
+    from genrec_core.quantization.update import refused_by_never
+
+    asset = context.asset_key.to_user_string()
+    built = is_there(asset, storage) or any(version.whole for version in all_versions(asset, storage))
+    if config.refit != "never" or not built:
+        return _whole_version_before(context, storage)
+    try:
+        folder = latest(asset, storage)
+        verify_manifest(folder)
+    except GenrecError as error:
+        raise refused_by_never(error) from error
+    return folder
+
+
 @dg.asset(
     group_name=GROUP,
     owners=OWNERS,
@@ -157,7 +173,7 @@ def semantic_ids(
     from genrec_core.embedding.item_embeddings import ITEM_TEXT
     from genrec_core.quantization.update import update_semantic_ids
 
-    known = _whole_version_before(context, Path(work.root))
+    known = _codes_before(context, Path(work.root), config)
     with work.new(context) as folder, engine.open(context) as computed_by:
         update = update_semantic_ids(item_embeddings, config, folder, known, user_histories, computed_by)
         metadata = semantic_ids_page(folder, update.summary, read_json(item_embeddings / ITEM_TEXT))

@@ -33,8 +33,9 @@ from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.lineage import Origin, evaluation_of, trace
 from genrec_dagster.metadata import content_version
+from genrec_dagster.pages.model import HISTORY_FILE
 from genrec_dagster.pages.release import release_page, served_page
-from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release, training_parameters
+from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release
 from genrec_dagster.resources import WorkFolders
 from genrec_dagster.training import code_revision
 
@@ -74,7 +75,7 @@ def model_release(
     version, traced = context.run.run_id, trace(context.instance, {name: part.name for name, part in made.items()})
     histories = pl.read_parquet(user_histories / FRAME)
     tags = {"dagster_run": version, "code": code_revision()}
-    registered = register_release(tiger_checkpoint, onnx_encoder, version, histories["item_ids"][0].to_list(), tags)
+    registered = _register(context, tiger_checkpoint, onnx_encoder, histories["item_ids"][0].to_list(), tags)
     facts: dict[str, Any] = {
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,6 +129,19 @@ def served_release(
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))
+
+
+def _register(
+    context: dg.AssetExecutionContext, checkpoint: Path, model_dir: Path, example: list[int], tags: dict[str, str]
+) -> str | None:
+    """Add the release to MLflow's registry; None where that does not answer, which must keep nobody from releasing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return register_release(checkpoint, model_dir, context.run.run_id, example, tags)
+    except (MlflowException, OSError) as error:
+        context.log.warning(f"the release is not registered in MLflow as {REGISTERED_MODEL}: {error}")
+        return None
 
 
 def _champion(root: Path) -> Path | None:
@@ -194,7 +208,8 @@ def _described(origins: list[Origin]) -> list[dict[str, Any]]:
 def _settings(checkpoint: Path, ids: Path, metrics: Path) -> dict[str, Any]:
     """With what each part was made, all values, not only those that were given."""
     return {
-        "tiger_checkpoint": training_parameters(checkpoint),
+        # None where an earlier version of the code trained it, which did not keep its settings.
+        "tiger_checkpoint": read_json(checkpoint / HISTORY_FILE).get("settings"),
         "semantic_ids": read_json(ids / "summary.json")["settings"],
         "recall_metrics": read_json(metrics / METRICS_FILE)["settings"],
     }

@@ -1,6 +1,5 @@
 """May a release be served: its gates on exactly what it holds, its parts' common origin, the release served so far."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,11 @@ from genrec_core.releases import (
     FACTS,
     MODEL,
     RELEASES,
+    Pointer,
     read_pointer,
     served_pointer,
 )
-from genrec_core.storage import version_folder
+from genrec_core.storage import all_versions, version_folder
 from genrec_dagster.assets.release import model_release, served_release
 from genrec_dagster.checks import catalog, model
 from genrec_dagster.checks.verdict import verdict
@@ -26,7 +26,7 @@ from genrec_dagster.metadata import Row, table
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
-    from genrec_core.evaluation.challenge import Challenge
+    from genrec_core.evaluation.challenge import Challenge, Judgement
 
 _HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
 GATES = [spec for check in (*catalog.CHECKS, *model.CHECKS) for spec in check.check_specs if spec.blocking]
@@ -64,21 +64,28 @@ def parts_belong_together(context: dg.AssetCheckExecutionContext, model_release:
 def not_worse_than_current(
     model_release: Path, user_histories: pl.DataFrame, release: ReleaseRule, work: WorkFolders
 ) -> dg.AssetCheckResult:
-    """On the same users' validation items, the release does at least as well as the served one, noise allowed for."""
-    from genrec_core.evaluation.challenge import challenge
+    """On the same users' validation items, the release loses at most a margin to the served one and the best before it.
+
+    It fails too where the interval is too wide to tell, until a person sets `release.accept_undecided`.
+    """
+    from genrec_core.evaluation.challenge import judge
 
     root = Path(work.root).absolute()
     served = served_pointer(root)
     if release.rule == "off" or served is None:
         why = "release.rule is off" if served else "nothing is served yet"
         return verdict(True, f"no comparison, as {why}", "none")
-    champion = version_folder(RELEASES, served.version, root)
-    found = challenge(champion / MODEL, model_release / MODEL, user_histories, release)
-    held_back = found.held_back_by(release.rule)
-    wanted = {"not_worse": "no interval below 0", "better": "an interval above 0 and none below"}[release.rule]
-    detail = f"{served.version} stays; " + ", ".join(held_back) if held_back else None
-    result = verdict(not held_back, _differences(found), wanted, detail=detail)
-    shown = {"champion": dg.MetadataValue.text(served.version), "metrics": table(_rows(found))}
+    found = judge(model_release / MODEL, _served_models(served, root), user_histories, release)
+    held_back = found.held_back_by(release)
+    wanted = f"no loss of more than {release.margin:.1%} within an interval"
+    if release.rule == "better":
+        wanted += ", and one against the served release above 0"
+    detail = f"{served.version} stays: {'; '.join(held_back)}" if held_back else None
+    measured = "; ".join(f"against {version} {_differences(of)}" for version, of in found.compared.items())
+    result = verdict(not held_back, measured, wanted, detail=detail)
+    shown = {"champion": dg.MetadataValue.text(served.version), "metrics": table(_rows(found, release.margin))}
+    if found.not_opened:
+        shown["not_opened"] = dg.MetadataValue.json(found.not_opened)
     return result._replace(metadata={**result.metadata, **shown})
 
 
@@ -105,6 +112,13 @@ def _gate(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: list[O
     return {"asset": spec.asset_key.to_user_string(), "gate": spec.name, "result": result, "said": said}
 
 
+def _served_models(served: Pointer, root: Path) -> dict[str, Path]:
+    """Models by version: the served release's first, then of all that were served before and are still there."""
+    there = {held.version for held in all_versions(RELEASES, root) if held.whole}
+    before = [version for version in served.known if version != served.version and version in there]
+    return {version: version_folder(RELEASES, version, root) / MODEL for version in (served.version, *before)}
+
+
 def _differences(found: "Challenge") -> str:
     from genrec_core.evaluation.challenge import JUDGED
 
@@ -113,11 +127,18 @@ def _differences(found: "Challenge") -> str:
     return f"{', '.join(parts)} on {found.users} users"
 
 
-def _rows(found: "Challenge") -> list[Row]:
-    by_metric: Mapping[str, Mapping[str, float]] = found.differences
+def _rows(found: "Judgement", margin: float) -> list[Row]:
     return [
-        {"metric": name, "champion": found.champion[name], "challenger": found.challenger[name], **difference}
-        for name, difference in by_metric.items()
+        {
+            "against": version,
+            "outcome": of.outcome(margin),
+            "metric": name,
+            "champion": of.champion[name],
+            "challenger": of.challenger[name],
+            **difference,
+        }
+        for version, of in found.compared.items()
+        for name, difference in of.differences.items()
     ]
 
 

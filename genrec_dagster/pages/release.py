@@ -39,7 +39,7 @@ def release_page(
         "beside_the_served_one": table(_compared(folder, champion)),
         "parts": table(parts),
         "made_from": table(_origins(traced)),
-        "mlflow_version": dg.MetadataValue.text(f"models:/{facts['mlflow']['model']}/{facts['mlflow']['version']}"),
+        "mlflow_version": dg.MetadataValue.text(_registered_as(facts["mlflow"])),
         "code": dg.MetadataValue.text(facts["code"]),
         "settings": dg.MetadataValue.json(facts["settings"]),
     }
@@ -57,6 +57,10 @@ def served_page(pointer: Pointer, before: Pointer | None, root: Path, carried: i
         "withdrawn_items_carried_over": dg.MetadataValue.int(carried),
         "alias": dg.MetadataValue.text(alias),
     }
+
+
+def _registered_as(noted: Mapping[str, str | None]) -> str:
+    return f"models:/{noted['model']}/{noted['version']}" if noted["version"] else "not registered"
 
 
 def headline(metrics: Path) -> dict[str, float]:

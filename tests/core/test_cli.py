@@ -261,6 +261,27 @@ def test_training_settings_start_from_a_preset_and_are_checked() -> None:
             training_settings("sample", [change])
 
 
+@pytest.mark.parametrize(
+    ("given", "processes"),
+    [([], 1), (["--processes", "3"], 3), (["--set", "processes=2"], 2), (["--set=seed=1", "--set=processes=1"], 1)],
+)
+def test_train_starts_as_many_processes_as_either_option_says(
+    given: list[str], processes: int, tmp_path: Path, sample_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr("genrec_core.cli._train_here", lambda settings, *_: started.append(settings.processes))
+    monkeypatch.setattr("genrec_core.cli._train_with_torchrun", lambda settings, *_: started.append(settings.processes))
+    inputs = ["--histories", str(sample_folder), "--semantic_ids", "none", "--embeddings", "none"]
+    assert main(["train", *inputs, *given, "--output", str(tmp_path / "out")]) == 0
+    assert started == [processes]
+
+
+def test_train_refuses_two_numbers_of_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--set", "processes=4", "--processes", "2", "--output", str(tmp_path / "out")]) == 2
+    assert "--set processes=4 and --processes 2 are both given; leave one out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_bench_prints_one_json_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given: dict[str, object] = {}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from genrec_core import object_store, releases, storage
-from genrec_core.artifacts import MANIFEST, atomic_folder, verify_manifest, write_manifest
+from genrec_core.artifacts import MANIFEST, atomic_folder, verify_manifest, write_json, write_manifest
 from genrec_core.cli import main
 from genrec_core.data.archive import fingerprint, opened_source
 from genrec_core.errors import GenrecError
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 URL = "s3://shop/one/two"
 
 
-def build(root: Path, asset: str, version: str, content: bytes = b"codes") -> Path:
+def build(root: Path, asset: str, version: str, content: bytes = b"codes", recall: float | None = None) -> Path:
     with atomic_folder(root / asset / version) as part:
+        if recall is not None:
+            write_json(part / "checkpoint" / "training_history.json", {"best_recall@10": recall})
         (part / "inner").mkdir()
         (part / "inner" / "codes.bin").write_bytes(content)
         write_manifest(part)
@@ -47,8 +49,8 @@ def build(root: Path, asset: str, version: str, content: bytes = b"codes") -> Pa
     return root / asset / version
 
 
-def serve(root: Path, version: str) -> None:
-    build(root, "model_release", version)
+def serve(root: Path, version: str, recall: float | None = None) -> None:
+    build(root, "model_release", version, recall=recall)
     before = served_pointer(root)
     pointer = before.moved(version, "test") if before else first_pointer(version, "test")
     with atomic_folder(root / "served_release" / f"of-{version}") as part:
@@ -374,7 +376,7 @@ def test_old_versions_are_cleaned_away(
     lies = object_server.folder / "shop" / "one" / "two" if place == "bucket" else root
     for number in range(1, 6):
         build(root, "semantic_ids", f"run-{number}")
-        serve(root, f"run-{number}")
+        serve(root, f"run-{number}", recall=None if number == 4 else 0.1 / number)
         for file in lies.rglob("*"):
             if file.is_file() and f"run-{number}" in file.as_posix():
                 os.utime(file, (1_600_000_000 + number, 1_600_000_000 + number))
@@ -383,9 +385,9 @@ def test_old_versions_are_cleaned_away(
     object_server.notice()
     assert clean(root, 1, timedelta(days=36_500)) == []
     removed = {(found.asset, found.version) for found in clean(root, 2, timedelta(0))}
-    # Releases: run-5 is served, run-4 and run-3 were before it.
+    # Releases: run-5 is served, run-4 and run-3 were before it, and the training of run-1 reached the highest recall.
     assert removed == {
-        ("model_release", "run-1"), ("model_release", "run-2"),
+        ("model_release", "run-2"),
         *(("semantic_ids", f"run-{number}") for number in range(4)),
         *(("served_release", f"of-run-{number}") for number in range(1, 4)),
     }  # fmt: skip

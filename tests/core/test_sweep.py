@@ -83,6 +83,8 @@ def test_it_trains_what_is_missing_and_skips_what_is_done(
     ("change", "message"),
     [
         (("epochs = 1", "epoch = 1"), "run 'as it is': epoch"),
+        (("epochs = 1", "processes = 2"), "processes is given, but a sweep trains in one process of one thread"),
+        (("dense_weight = 0.0", "threads_per_process = 2"), "run 'No dense head': threads_per_process is given"),
         (("levels = 2", "levels = 0"), "run 'fewer codes': levels"),
         (('preset = "sample"', 'preset = "large"'), "preset large: none of tiger; choose one of sample"),
         (('name = "SASRec"', 'name = "as it is"'), "two runs are called 'as it is'"),

@@ -40,6 +40,19 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     return {name: entry.value for name, entry in event.materialization.metadata.items()}
 
 
+def spoil(release: Path, some: bool = False) -> Path:
+    """Make a release recommend what nobody buys, or only take some items' names for each other's."""
+    ids = np.load(release / MODEL / "item_ids.npy")
+    (release / MODEL / "item_ids.npy").unlink()  # a hard link of the release that is served
+    changed = ids + 10**6
+    if some:
+        changed = ids.copy()
+        changed[[0, 1]] = ids[[1, 0]]
+    np.save(release / MODEL / "item_ids.npy", changed)
+    write_manifest(release / MODEL)
+    return release
+
+
 def test_the_graph_ends_with_a_release_that_is_served_and_says_what_it_is_made_of(finished_graph: Any) -> None:
     run = finished_graph.result.run_id
     folder = served_release(finished_graph.storage)
@@ -51,7 +64,7 @@ def test_the_graph_ends_with_a_release_that_is_served_and_says_what_it_is_made_o
         *("tiger_checkpoint", "recall_metrics", "onnx_encoder"),
     }
     assert {origin["run"] for origins in facts["made_from"].values() for origin in origins} == {run}
-    assert facts["settings"]["tiger_checkpoint"]["epochs"] == "3"
+    assert facts["settings"]["tiger_checkpoint"]["epochs"] == 3
     assert facts["settings"]["semantic_ids"]["levels"] == 2
     for part, file in (("checkpoint", "model.safetensors"), ("semantic_ids", "codes.npy"), ("metrics", "report.html")):
         assert (folder / part / file).is_file()
@@ -110,7 +123,7 @@ def test_a_release_that_is_not_better_is_held_back_where_that_is_asked(place: "P
     result = place.materialize(*RELEASE, rule="better")
     assert not result.success
     assert built(result) == ["model_release"]
-    assert f"wanted an interval above 0 and none below; {first} stays" in said(result, "not_worse_than_current")
+    assert f"{first} stays: not better than {first}" in said(result, "not_worse_than_current")
     assert place.served == first
     assert metadata(place.run_job("predict"), "batch_predictions")["release"] == first
     # nor can the pointer be moved to it by itself
@@ -121,11 +134,7 @@ def test_a_release_that_is_not_better_is_held_back_where_that_is_asked(place: "P
 
 
 def test_a_worse_release_is_held_back_and_a_rule_can_let_it_pass(place: "Place", tmp_path: Path) -> None:
-    worse = shutil.copytree(served_release(place.storage), tmp_path / "worse")
-    ids = np.load(worse / MODEL / "item_ids.npy")
-    (worse / MODEL / "item_ids.npy").unlink()  # a hard link of the release that is served
-    np.save(worse / MODEL / "item_ids.npy", ids + 10**6)  # it recommends what nobody buys
-    write_manifest(worse / MODEL)
+    worse = spoil(Path(shutil.copytree(served_release(place.storage), tmp_path / "worse")))
     histories = pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")
     work = WorkFolders(root=str(place.storage))
     result = not_worse_than_current(worse, histories, ReleaseRule(users=200), work)
@@ -135,6 +144,50 @@ def test_a_worse_release_is_held_back_and_a_rule_can_let_it_pass(place: "Place",
     assert rows["recall@10"]["challenger"] < rows["recall@10"]["champion"]
     assert rows["recall@10"]["high"] < 0
     assert not_worse_than_current(worse, histories, ReleaseRule(rule="off"), work).passed
+
+
+def test_a_release_is_compared_with_the_best_that_was_served_before_too(place: "Place") -> None:
+    best = place.served
+    assert place.materialize(*RELEASE).success
+    spoil(served_release(place.storage))
+    assert place.served != best
+    worse = served_release(place.storage)
+    histories = pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")
+    work = WorkFolders(root=str(place.storage))
+    result = not_worse_than_current(worse, histories, ReleaseRule(samples=100), work)
+    assert not result.passed
+    assert f"{place.served} stays: worse than {best}" in str(result.description)
+    outcomes = {row.data["against"]: row.data["outcome"] for row in result.metadata["metrics"].value.records}
+    assert outcomes == {place.served: "not worse", best: "worse"}
+
+
+def test_a_release_that_cannot_be_told_apart_waits_for_a_person(place: "Place") -> None:
+    first = place.served
+    other = spoil(Path(shutil.copytree(served_release(place.storage), place.folder / "other")), some=True)
+    histories = pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")
+    work = WorkFolders(root=str(place.storage))
+    # Two items changed places, which costs one user of 200: without a margin no interval can tell that from noise.
+    undecided = {"samples": 100, "margin": 0.0}
+    result = not_worse_than_current(other, histories, ReleaseRule(**undecided), work)
+    assert not result.passed
+    assert f"{first} stays: cannot tell whether the loss to {first} is within 0.0%" in str(result.description)
+    assert "release.accept_undecided: true" in str(result.description)
+    assert not_worse_than_current(other, histories, ReleaseRule(**undecided, accept_undecided=True), work).passed
+
+
+def test_a_release_is_made_and_served_while_mlflow_is_away(place: "Place", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    checkpoint = latest("tiger_checkpoint", place.storage)
+    away = "http://127.0.0.1:9"  # nothing listens on the port of "discard"
+    write_json(checkpoint / "experiment.json", {**read_json(checkpoint / "experiment.json"), "tracking_uri": away})
+    write_manifest(checkpoint)
+    result = place.materialize(*RELEASE)
+    assert result.success
+    assert place.served == result.run_id
+    facts = read_json(served_release(place.storage) / "release.json")
+    assert facts["settings"]["tiger_checkpoint"]["epochs"] == 3
+    assert facts["mlflow"]["version"] is None
+    assert metadata(result, "model_release")["mlflow_version"] == "not registered"
 
 
 def test_a_gate_that_did_not_look_at_what_is_released_holds_it_back(place: "Place", tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from genrec_core.artifacts import write_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.challenge import challenge
+from genrec_core.evaluation.challenge import Challenge, Judgement, challenge, judge
 from genrec_core.inference.recommender import POPULARITY, Recommender
 from genrec_core.inference.withdrawn import withdraw
 from genrec_core.settings import ReleaseSettings
@@ -48,9 +48,7 @@ def test_a_model_is_neither_better_nor_worse_than_itself(tiny_model: "TinyModel"
     assert found.champion == found.challenger
     assert found.champion["recall@10"] == 1.0
     assert set(found.differences["ndcg@10"].values()) == {0.0}
-    assert found.held_back_by("not_worse") == []
-    assert found.held_back_by("better") == ["recall@10", "ndcg@10"]
-    assert found.held_back_by("off") == []
+    assert found.outcome(0.05) == found.outcome(0.0) == "not worse"
 
 
 def test_ndcg_is_that_of_the_validation_item(tiny_model: "TinyModel", histories: pl.DataFrame) -> None:
@@ -64,10 +62,82 @@ def test_a_worse_model_is_held_back_and_a_better_one_is_not(
 ) -> None:
     lost = challenge(tiny_model.model_dir, worse, histories, SETTINGS)
     assert lost.differences["recall@10"]["high"] < 0
-    assert lost.held_back_by("not_worse") == lost.held_back_by("better") == ["recall@10", "ndcg@10"]
+    assert lost.outcome(0.05) == "worse"
     won = challenge(worse, tiny_model.model_dir, histories, SETTINGS)
     assert won.differences["ndcg@10"]["difference"] == -lost.differences["ndcg@10"]["difference"]
-    assert won.held_back_by("not_worse") == won.held_back_by("better") == []
+    assert won.outcome(0.05) == "better"
+
+
+def of_interval(low: float, high: float) -> Challenge:
+    """A comparison with a champion of 0.2 whose NDCG@10 ties, and the interval of its Recall@10."""
+    tie = {"difference": 0.0, "low": 0.0, "high": 0.0}
+    found = {"difference": (low + high) / 2, "low": low, "high": high}
+    means = {"recall@10": 0.2, "ndcg@10": 0.2}
+    return Challenge(1000, means, means, {"recall@10": found, "ndcg@10": tie})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),  # a margin of 5 % is 0.01 here
+    [
+        (0.001, 0.02, "better"),
+        (-0.009, 0.02, "not worse"),
+        (-0.009, -0.001, "not worse"),  # a loss for sure, and a small one for sure
+        (-0.02, 0.02, "cannot tell"),
+        (-0.02, 0.0, "cannot tell"),
+        (-0.02, -0.005, "worse"),
+        (-0.03, -0.02, "worse"),
+    ],
+)
+def test_the_interval_and_the_margin_give_the_outcome(low: float, high: float, outcome: str) -> None:
+    assert of_interval(low, high).outcome(0.05) == outcome
+
+
+def test_the_worse_metric_decides() -> None:
+    found = of_interval(0.001, 0.02)
+    for low, high, outcome in ((-0.02, 0.0, "cannot tell"), (-0.03, -0.02, "worse")):
+        found.differences["ndcg@10"] = {"difference": low, "low": low, "high": high}
+        assert found.outcome(0.05) == outcome
+
+
+def test_what_cannot_be_told_is_held_back_until_a_person_accepts_it() -> None:
+    judgement = Judgement({"a": of_interval(-0.02, 0.02), "b": of_interval(0.001, 0.02)}, {})
+    (reason,) = judgement.held_back_by(ReleaseSettings())
+    assert reason.startswith("cannot tell whether the loss to a is within 5.0%")
+    assert "release.accept_undecided: true" in reason
+    assert judgement.held_back_by(ReleaseSettings(accept_undecided=True)) == []
+    assert judgement.held_back_by(ReleaseSettings(accept_undecided=True, rule="better")) == ["not better than a"]
+    assert judgement.held_back_by(ReleaseSettings(margin=0.1)) == []
+
+
+def test_a_loss_is_held_back_whatever_a_person_accepts() -> None:
+    judgement = Judgement({"a": of_interval(0.001, 0.02), "b": of_interval(-0.03, -0.02)}, {})
+    assert judgement.held_back_by(ReleaseSettings(accept_undecided=True)) == ["worse than b"]
+
+
+def test_better_asks_for_a_gain_over_the_champion_alone() -> None:
+    judgement = Judgement({"a": of_interval(0.001, 0.02), "b": of_interval(-0.009, 0.02)}, {})
+    assert judgement.held_back_by(ReleaseSettings(rule="better")) == []
+
+
+def test_a_model_is_also_compared_with_the_best_that_was_served_before(
+    tiny_model: "TinyModel", worse: Path, histories: pl.DataFrame, tmp_path: Path
+) -> None:
+    """A champion that is worse than an earlier model does not lower what the next one must reach."""
+    served = {"champion": worse, "older": worse, "best": tiny_model.model_dir, "damaged": tmp_path}
+    found = judge(worse, served, histories, SETTINGS)
+    assert list(found.compared) == ["champion", "best"]
+    assert found.held_back_by(SETTINGS) == ["worse than best"]
+    assert list(found.not_opened) == ["damaged"]
+    assert judge(tiny_model.model_dir, served, histories, SETTINGS).held_back_by(SETTINGS) == []
+
+
+def test_earlier_models_that_are_no_better_than_the_champion_add_no_comparison(
+    tiny_model: "TinyModel", worse: Path, histories: pl.DataFrame
+) -> None:
+    served = {"champion": tiny_model.model_dir, "older": worse, "same": tiny_model.model_dir}
+    found = judge(worse, served, histories, SETTINGS)
+    assert found.compared == {"champion": challenge(tiny_model.model_dir, worse, histories, SETTINGS)}
+    assert found.held_back_by(SETTINGS) == ["worse than champion"]
 
 
 def test_the_test_item_is_never_read(tiny_model: "TinyModel", worse: Path, histories: pl.DataFrame) -> None:

@@ -1,6 +1,8 @@
 """Semantic IDs of a changed catalogue: what did not change keeps its code, and what makes all codes new is said."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from genrec_core.artifacts import write_manifest
 from genrec_core.embedding import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids
-from genrec_core.quantization.semantic_ids import FINGERPRINTS, SUMMARY
+from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, FINGERPRINTS, SUMMARY
 from genrec_core.quantization.update import Update, update_semantic_ids
 from genrec_core.settings import SemanticIdSettings
 
@@ -37,11 +40,12 @@ def updated(
     items: dict[int, np.ndarray],
     given: SemanticIdSettings | None = None,
     bought: pl.DataFrame | None = None,
+    model: str = "test",
 ) -> Update:
     """The semantic IDs of ``items``, id to vector, in ``target``."""
     ids, embeddings = sorted(items), target.with_name(f"{target.name}-embeddings")
     vectors = np.stack([items[item] for item in ids])
-    write_item_embeddings(embeddings, np.array(ids), [f"Title: {item};" for item in ids], vectors, "test", 1.0)
+    write_item_embeddings(embeddings, np.array(ids), [f"Title: {item};" for item in ids], vectors, model, 1.0)
     return update_semantic_ids(
         embeddings, given or settings(), target, known, histories() if bought is None else bought
     )
@@ -133,9 +137,76 @@ def test_histories_whose_training_part_is_the_same_change_nothing(known: Path, t
     assert updated(tmp_path / "never", known, catalogue(), settings(refit="never"), histories(50)).refitted is None
 
 
-def test_never_does_not_go_with_other_settings(known: Path, tmp_path: Path) -> None:
-    with pytest.raises(GenrecError, match="refit is never, but levels changed"):
-        updated(tmp_path / "ids", known, catalogue(), settings(levels=3, refit="never"))
+def without_file(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def without_fit(folder: Path) -> None:
+    summary = json.loads((folder / SUMMARY).read_text())
+    del summary["fit"]
+    (folder / SUMMARY).write_text(json.dumps(summary))
+
+
+def of_other_code(folder: Path) -> None:
+    summary = json.loads((folder / SUMMARY).read_text())
+    summary["fit"]["method"] += 1
+    (folder / SUMMARY).write_text(json.dumps(summary))
+
+
+def unlike_its_manifest(folder: Path) -> None:
+    write_manifest(folder)
+    of_other_code(folder)
+
+
+def as_it_was(folder: Path) -> None:
+    pass
+
+
+WIDER = {item: np.append(vector, np.float32(1)) for item, vector in catalogue().items()}
+
+
+@pytest.mark.parametrize(
+    ("damage", "items", "model", "given", "why"),
+    [
+        (without_file(SUMMARY), catalogue(), "test", {}, "summary.json"),
+        (without_file(FINGERPRINTS), catalogue(), "test", {}, "item_fingerprints.npy: no such file"),
+        (without_file(CODES_WITH_SUFFIX), catalogue(), "test", {}, "codes_with_suffix.npy: no such file"),
+        (without_fit, catalogue(), "test", {}, "has no 'fit'"),
+        (unlike_its_manifest, catalogue(), "test", {}, "differs from the sha256 in manifest.json"),
+        (of_other_code, catalogue(), "test", {}, "the code changed"),
+        (as_it_was, catalogue(), "test", {"levels": 3, "seed": 1}, "levels changed, seed changed"),
+        (as_it_was, catalogue() | {1000 + i: VECTORS[0] for i in range(40)}, "test", {}, "suffix vocabulary holds"),
+        (as_it_was, WIDER, "test", {}, "the vectors had 8 dimensions and have 9"),
+        (as_it_was, {i: -v for i, v in catalogue().items()}, "other", {}, "the text model changed from test to other"),
+    ],
+)
+def test_never_refuses_codes_that_cannot_be_kept_and_auto_fits_them_again(
+    known: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    items: dict[int, np.ndarray],
+    model: str,
+    given: dict[str, Any],
+    why: str,
+) -> None:
+    old = Path(shutil.copytree(known, tmp_path / "old"))
+    damage(old)
+    with pytest.raises(GenrecError, match=f"refit is never, but the codes so far cannot be kept: .*{why}.*to auto"):
+        updated(tmp_path / "never", old, items, settings(refit="never", **given), model=model)
+    assert not (tmp_path / "never").exists()
+    assert why in (updated(tmp_path / "auto", old, items, settings(**given), model=model).refitted or "")
+
+
+def test_never_fits_the_first_codes_and_keeps_them_whatever_share_of_the_items_changes(tmp_path: Path) -> None:
+    given = settings(refit="never", refit_share=0.001)
+    assert updated(tmp_path / "first", None, catalogue(), given).refitted == "there were none yet"
+    update = updated(tmp_path / "next", tmp_path / "first", catalogue() | {1: -VECTORS[0], 1000: VECTORS[0]}, given)
+    assert (update.kept, update.assigned, update.refitted) == (ITEMS - 1, 2, None)
+
+
+def test_a_text_model_that_only_moved_to_another_folder_changes_no_code(known: Path, tmp_path: Path) -> None:
+    update = updated(tmp_path / "ids", known, catalogue(), model="/elsewhere/test")
+    assert (update.kept, update.refitted) == (ITEMS, None)
 
 
 def test_semantic_ids_of_an_earlier_version_are_fitted_again(known: Path, tmp_path: Path) -> None:

@@ -104,6 +104,20 @@ def test_the_command_line_trains_and_measures_it_beside_tiger_on_either_split(
             assert (metrics["split"], metrics["ranking"], metrics["users"]) == (split, ranking, 40)
             assert ("generative" in metrics) == (ranking == "hybrid")
             assert "sasrec" not in metrics
+    measured = tmp_path / "measured"
+    arguments = ["evaluate", "--checkpoint", str(output / "best"), *inputs, "--output", str(measured)]
+    assert main(arguments) == 0
+    assert {path.name for path in measured.iterdir()} == {
+        *("beauty_metrics.json", "slices.parquet", "ranks.parquet", "report.html", "recall.png", "slices.png")
+    }
+    assert main(arguments) == 0  # an earlier evaluation is replaced
+    (measured / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "holds notes.txt, which is not a metrics file; name a new folder" in capsys.readouterr().err
+    assert (measured / "notes.txt").read_text() == "mine"
+
+    arguments = ["evaluate", "--checkpoint", str(tiny_model.checkpoint), *inputs, "--split", "validation", "--json"]
     assert main([*arguments, "--baseline", str(output / "best")]) == 0
     metrics = json.loads(capsys.readouterr().out)
     difference = metrics["hybrid"]["recall@10"] - metrics["sasrec"]["recall@10"]

@@ -44,6 +44,28 @@ def test_a_temperature_changes_what_the_listener_hears_and_nothing_else(views):
     torch.testing.assert_close(heard, (mean / 0.5).softmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_six_views_that_disagree_by_far_are_as_in_float64(temperature):
+    random = torch.Generator().manual_seed(0)
+    # Each view is sure of another item: in float32 every product of the six probabilities is 0.
+    keys = [torch.randn(40, 5, generator=random) for _ in range(6)]
+    queries = [60 * torch.randn(20, 5, generator=random) for _ in range(6)]
+    targets = [torch.randint(0, 40, (20,), generator=random) for _ in range(6)]
+    logits = [query.double() @ key.double().T for query, key in zip(queries, keys, strict=True)]
+    assert not torch.stack(logits).softmax(-1).float().prod(0).any()
+
+    inputs = [view.requires_grad_() for view in (*queries, *keys)]
+    heard = torch.zeros(20, 40)
+    found = catalogue_cross_entropy(queries, keys, targets, 0.1, heard.__setitem__, temperature)
+    torch.testing.assert_close(heard.double(), (sum(logits) / 6 / temperature).softmax(-1), rtol=1e-3, atol=1e-6)
+    wanted = sum(
+        cross_entropy(view, target, label_smoothing=0.1, reduction="sum")
+        for view, target in zip(logits, targets, strict=True)
+    )
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(found, inputs))
+
+
 def test_no_target_is_no_loss():
     query, key = torch.zeros(0, 5, requires_grad=True), torch.ones(7, 5, requires_grad=True)
     loss = catalogue_cross_entropy([query], [key], [torch.zeros(0, dtype=torch.int64)])
