@@ -12,6 +12,7 @@ from upath import UPath
 from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.storage import NotBuiltError, latest, set_latest, version_folder
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.liveness import note_worker
 
 FRAME, CONTENT = "frame.parquet", "content.json"
@@ -41,6 +42,7 @@ class ArtifactIOManager(dg.UPathIOManager):
             raise GenrecError(f"partition {partition!r} is no name of a folder; delete it and name another")
         return super().get_path_for_partition(context, path, partition)
 
+    @plain_failures
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Store ``obj`` as this run's version below ``path``; a folder is moved, not copied.
 
@@ -53,6 +55,7 @@ class ArtifactIOManager(dg.UPathIOManager):
             write_manifest(part)
         set_latest(store.name, context.run_id, store.parent)
 
+    @plain_failures
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """The value below ``path``, after its files were verified.
 

@@ -14,6 +14,7 @@ from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
 from genrec_dagster.experiment import log_files, log_recommender, log_test_metrics, note_run
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.model import (
@@ -42,6 +43,7 @@ GROUP, OWNERS = "model", ["team:recsys"]
     pool="training",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
     user_histories: Path,
@@ -76,6 +78,7 @@ def tiger_checkpoint(
     code_version="1",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def recall_metrics(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
@@ -129,6 +132,7 @@ def recall_metrics(
     deps=[recall_metrics],
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def onnx_encoder(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,

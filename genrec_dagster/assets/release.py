@@ -28,6 +28,7 @@ from genrec_core.releases import (
 from genrec_core.storage import latest, version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.lineage import Origin, evaluation_of, trace
@@ -50,6 +51,7 @@ _NEWEST, _PREVIOUS = "newest", "previous"
     code_version="2",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def model_release(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
@@ -106,6 +108,7 @@ def model_release(
     freshness_policy=fresh_within(FRESHNESS.release_hours),
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def served_release(
     context: dg.AssetExecutionContext, config: ServedReleaseForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
@@ -143,10 +146,9 @@ def _newest(context: dg.AssetExecutionContext, before: Pointer | None, root: Pat
     origins = trace(context.instance, {RELEASES: release.name}).get(RELEASES, [])
     failed = [name for name in RELEASE_GATES if not _passed(context.instance, name, origins)]
     if failed:
-        raise dg.Failure(
+        raise GenrecError(
             f"release {release.name} is not served: {', '.join(failed)} did not pass; see the checks of {RELEASES}, or "
-            "run them, then materialise served_release again",
-            allow_retries=False,
+            "run them, then materialise served_release again"
         )
     reason = "its gates passed"
     return before.moved(release.name, reason) if before else first_pointer(release.name, reason)

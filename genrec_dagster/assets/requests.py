@@ -21,6 +21,7 @@ from genrec_dagster.checks.answers import misses_are_few, shows_enough
 from genrec_dagster.checks.requests import lists_valid, readable, requests_answered
 from genrec_dagster.config import Monitoring, PredictionForm
 from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.failures import PlainFailureError, plain_failures
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected_lines, request_page
 from genrec_dagster.resources import WorkFolders
@@ -53,6 +54,7 @@ class RequestInbox(dg.ConfigurableResource[None]):
 
 
 @dg.asset(group_name=GROUP, owners=OWNERS, kinds={"file"}, code_version="1", partitions_def=REQUEST_FILES)
+@plain_failures
 def request_file(
     context: dg.AssetExecutionContext, inbox: RequestInbox, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
@@ -66,7 +68,7 @@ def request_file(
             metadata = request_page(file.name, received)
             return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
     except GenrecError as error:
-        raise _refused(context.partition_key, error) from error
+        raise _refused(context.partition_key, error) from None
 
 
 @dg.asset(
@@ -79,6 +81,7 @@ def request_file(
     check_specs=CHECKS,
     dagster_type=dg.Any,  # with check results, Dagster would take the annotation below for "no value"
 )
+@plain_failures
 def request_predictions(
     context: dg.AssetExecutionContext,
     request_file: Path,
@@ -100,7 +103,7 @@ def request_predictions(
         try:
             report = predict_file(recommender, source, output, config, show_progress=False, remote=remote)
         except GenrecError as error:
-            raise _refused(context.partition_key, error) from error
+            raise _refused(context.partition_key, error) from None
         write_json(folder / REPORT, asdict(report))
         exposure = exposure_of(output, recommender.item_ids)
         some = [(request.user_id, request.item_ids) for request in islice(readable(source), SHOWN_USERS)]
@@ -141,6 +144,6 @@ def open_inbox(location: str) -> Inbox:
     return FolderInbox(Path(location).expanduser().absolute())
 
 
-def _refused(key: str, error: GenrecError) -> dg.Failure:
+def _refused(key: str, error: GenrecError) -> PlainFailureError:
     """The failure of one file, which another attempt would not mend."""
-    return dg.Failure(f"{key}: {error}", metadata={"file": key, "reason": str(error)}, allow_retries=False)
+    return PlainFailureError(f"{key}: {error}", {"file": key, "reason": str(error)})
