@@ -14,6 +14,7 @@ from genrec_core.evaluation.evaluate import METRICS_FILE
 from genrec_core.monitoring.profile import write_profile
 from genrec_core.releases import (
     CHECKPOINT,
+    FACTS,
     METRICS,
     MODEL,
     RELEASES,
@@ -32,6 +33,7 @@ from genrec_dagster.failures import plain_failures
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.lineage import Origin, evaluation_of, trace
+from genrec_dagster.links import version_link
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.release import release_page, served_page
 from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release, training_parameters
@@ -96,6 +98,7 @@ def model_release(
         write_release(folder, parts, facts)
         write_profile(folder, histories)
         metadata = release_page(folder, facts, traced, _champion(Path(work.root).absolute()))
+        metadata["mlflow_page"] = version_link(tiger_checkpoint, REGISTERED_MODEL, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -127,6 +130,8 @@ def served_release(
         write_pointer(folder, pointer)
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
+        registered = read_json(release / FACTS)["mlflow"]
+        metadata["mlflow_page"] = version_link(release / CHECKPOINT, registered["model"], registered["version"])
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))
 
 
