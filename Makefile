@@ -17,6 +17,8 @@ MLFLOW_PORT ?= 5000
 
 export PRESET
 export GENREC_RAW
+export UI_PORT
+export MLFLOW_PORT
 export MLFLOW_DISABLE_TELEMETRY = true
 export DAGSTER_DISABLE_TELEMETRY = yes
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
@@ -47,11 +49,10 @@ lint: setup ## ruff and mypy
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/mypy"
 
-ui: setup ## the Dagster UI on http://127.0.0.1:3000 (UI_PORT)
-	@DAGSTER_HOME="$$("$(BIN)/python" -m genrec_dagster.instance)" && export DAGSTER_HOME && \
-	  exec "$(BIN)/dagster" dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
+ui: setup ## the Dagster UI on http://127.0.0.1:3000 (UI_PORT), MLflow and its reports on :5000 (MLFLOW_PORT)
+	@exec "$(BIN)/python" -m genrec_dagster.ui
 
-mlflow: setup ## the MLflow UI on http://127.0.0.1:5000 (MLFLOW_PORT)
+mlflow: setup ## the MLflow UI alone, on http://127.0.0.1:5000 (MLFLOW_PORT)
 	@mkdir -p "$(STATE)/mlflow/artifacts"
 	@MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(STATE)/mlflow/mlflow.db}" \
 	  exec "$(BIN)/mlflow" server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \

@@ -138,6 +138,18 @@ class TextVectorForm(dg.Config):
     )
 
 
+class RequestPredictionForm(PredictionForm):
+    """What the prediction file of a request file holds, and when the request file is refused."""
+
+    max_rejected: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Largest share of rejected lines, among these and the lines with a known item. A file beyond it "
+        "fails, unless fewer than a tenth of all its lines are rejected.",
+    )
+
+
 class CodebookForm(dg.Config):
     """When semantic IDs deserve a warning."""
 

@@ -34,8 +34,8 @@ def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
     write_json(checkpoint / EXPERIMENT_FILE, {"tracking_uri": tracker.tracking_uri, "run_id": run_id})
 
 
-def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> str:
-    """Add the test metrics of ``checkpoint`` and their report to the MLflow run that trained it; the run's id.
+def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> None:
+    """Add the test metrics of ``checkpoint`` and their report to the MLflow run that trained it.
 
     Args:
         checkpoint: the folder of ``tiger_checkpoint``.
@@ -49,7 +49,6 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
             if isinstance(value, float):
                 client.log_metric(noted["run_id"], metric_name(f"test/{ranking}/{name}"), value)
     client.log_artifact(noted["run_id"], str(report))
-    return str(noted["run_id"])
 
 
 def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name: str = MODEL_NAME) -> str:

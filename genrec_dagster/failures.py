@@ -1,8 +1,58 @@
 """Why a step failed, in words."""
 
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import dagster as dg
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster_shared.error import SerializableErrorInfo
+
+from genrec_core.errors import GenrecError
 
 INTERRUPTED = "interrupted"
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class PlainFailureError(GenrecError, DagsterUserCodeProcessError, dg.Failure):
+    """A failure that Dagster shows by its sentence alone, and does not try again.
+
+    Dagster adds the stack of its own frames to every exception but a ``DagsterUserCodeProcessError``, of which it takes
+    the texts that it carries.
+    """
+
+    def __init__(self, sentence: str, metadata: Mapping[str, str | int] | None = None) -> None:
+        dg.Failure.__init__(self, sentence, metadata, allow_retries=False)
+        self.user_code_process_error_infos = [SerializableErrorInfo(sentence, [], GenrecError.__name__)]
+
+
+def plain_failures(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Function decorator: a :class:`GenrecError` becomes a :class:`PlainFailureError`; others keep their stack."""
+
+    @wraps(function)
+    def told(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        try:
+            return function(*arguments, **named)
+        except GenrecError as error:
+            raise PlainFailureError(str(error)) from None
+
+    return told
+
+
+def reasons_in_results(
+    function: Callable[_Arguments, dg.AssetCheckResult],
+) -> Callable[_Arguments, dg.AssetCheckResult]:
+    """Function decorator for checks: a :class:`GenrecError` becomes a check that did not pass and says why."""
+
+    @wraps(function)
+    def told(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> dg.AssetCheckResult:
+        try:
+            return function(*arguments, **named)
+        except GenrecError as error:
+            return dg.AssetCheckResult(passed=False, description=str(error), metadata={"reason": str(error)})
+
+    return told
 
 
 def is_failed_gate(event: dg.DagsterEvent) -> bool:

@@ -13,6 +13,7 @@ from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_man
 from genrec_core.errors import GenrecError
 from genrec_core.releases import SERVED, move_served
 from genrec_core.storage import NotBuiltError, latest, set_latest, version_folder
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.liveness import note_worker
 
 FRAME, CONTENT = "frame.parquet", "content.json"
@@ -42,6 +43,7 @@ class ArtifactIOManager(dg.UPathIOManager):
             raise GenrecError(f"partition {partition!r} is no name of a folder; delete it and name another")
         return super().get_path_for_partition(context, path, partition)
 
+    @plain_failures
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Store ``obj`` as this run's version below ``path``; a folder is moved, not copied.
 
@@ -58,6 +60,7 @@ class ArtifactIOManager(dg.UPathIOManager):
         else:
             set_latest(store.name, context.run_id, store.parent)
 
+    @plain_failures
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """The value below ``path``, after its files were verified.
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from genrec_core.storage import version_folder
 from genrec_dagster.assets.release import pointer_version
 from genrec_dagster.automation import DATA_VERSION, noted_tags
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.resources import WorkFolders
 
 full_graph = dg.define_asset_job(
@@ -48,6 +49,7 @@ class CleaningForm(dg.Config):
 
 
 @dg.op
+@plain_failures
 def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, work: WorkFolders) -> None:
     """Remove old versions of every asset; releases that are or were just served stay."""
     from genrec_core.transfer import clean
@@ -60,6 +62,7 @@ def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, wo
 
 
 @dg.op
+@plain_failures
 def add_new_items(context: dg.OpExecutionContext, work: WorkFolders) -> None:
     """Serve a successor of the served release that holds the catalogue's new items too, where there are any."""
     from genrec_core.releases import RELEASES, SERVED, add_to_served, require_pointer

@@ -1,6 +1,7 @@
 """What assets are given beside their inputs: folders to work in, and the experiment tracker."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from genrec_core.artifacts import recovered, told_when_full
+from genrec_core.errors import GenrecError
 from genrec_core.redact import without_secrets
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ EXPERIMENT = "genrec"
 _SQLITE = "sqlite:///"
 _MLFLOW_HOME = Path(".genrec") / "mlflow"
 _WORK = ".work"
+_SHOWN = 300  # characters of what MLflow says
 
 
 class WorkFolders(dg.ConfigurableResource[None]):
@@ -87,6 +90,21 @@ def artifact_root() -> str | None:
     return (Path(uri.removeprefix(_SQLITE)).absolute().parent / "artifacts").as_uri()
 
 
+def prepare_store(uri: str | None = None) -> None:
+    """Make the folder of a local database; None: of :func:`tracking_uri`."""
+    uri = uri or tracking_uri()
+    if uri.startswith(_SQLITE):
+        Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _mlflow_refusal(uri: str, said: str) -> str:
+    """One line on what MLflow said, with what to do about it."""
+    remedy = "start it, or set MLFLOW_TRACKING_URI to another"
+    if re.search(r"error code 40[13]\b", said):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return f"MLflow at {uri} refuses: {without_secrets(' '.join(said.split()))[:_SHOWN]}; {remedy}"
+
+
 class ExperimentTracker(dg.ConfigurableResource[None]):
     """MLflow, imported when it is used. Its address is kept without password, as Dagster shows what a resource holds.
 
@@ -101,14 +119,30 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
         """A client of ``tracking_uri``; a new local store is created first."""
         from mlflow import MlflowClient
 
-        if self.tracking_uri.startswith(_SQLITE):
-            Path(self.tracking_uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        prepare_store(self.tracking_uri)
         return MlflowClient(tracking_uri=usable_uri(self.tracking_uri))
 
     def open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
-        """The id of the run of ``training_key``, set to RUNNING; a retry continues the run of the earlier attempt."""
+        """The id of the run of ``training_key``, set to RUNNING; a retry continues the run of the earlier attempt.
+
+        Raises:
+            GenrecError: the experiment was deleted, or MLflow does not answer or refuses; the text says what to do.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._open_run(training_key, tags, parameters)
+        except MlflowException as error:
+            raise GenrecError(_mlflow_refusal(self.tracking_uri, str(error))) from error
+
+    def _open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
         client = self.client()
         experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment and experiment.lifecycle_stage == "deleted":
+            raise GenrecError(
+                f"the experiment {EXPERIMENT} was deleted in MLflow; bring it back with MLFLOW_TRACKING_URI="
+                f"{self.tracking_uri} mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            )
         experiment_id = experiment.experiment_id if experiment else self._create_experiment(client)
         found = client.search_runs([experiment_id], f"tags.training_key = '{training_key}'", max_results=1)
         if found:

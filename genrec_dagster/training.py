@@ -18,8 +18,10 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from genrec_core.artifacts import atomic_file, read_json, recovered
+from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.kubernetes import PodsFailedError, TrainingPods
 from genrec_dagster.metadata import content_version
@@ -212,8 +214,8 @@ def _named_failure(failure_file: Path, error: Exception) -> dg.Failure:
     if not failure_file.is_file():
         return dg.Failure(f"torchrun failed before any rank did: {error}; see the step's stderr")
     failure = read_json(failure_file)
-    return dg.Failure(
-        f"rank {failure['rank']} failed: {failure['message']}",
-        metadata={"rank": failure["rank"], "exit_code": failure["exit_code"]},
-        allow_retries=not failure["message"].startswith("GenrecError"),
-    )
+    sentence = f"rank {failure['rank']} failed: {failure['message']}"
+    metadata = {"rank": failure["rank"], "exit_code": failure["exit_code"]}
+    if failure["message"].startswith(GenrecError.__name__):
+        return PlainFailureError(sentence, metadata)
+    return dg.Failure(sentence, metadata)

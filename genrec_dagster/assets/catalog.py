@@ -15,6 +15,7 @@ from genrec_core.storage import all_versions, is_there, latest
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.metadata import content_version, frame_version
 from genrec_dagster.pages.catalog import catalog_page, embeddings_page, histories_page, raw_page, semantic_ids_page
@@ -31,6 +32,7 @@ GROUP, OWNERS = "catalog", ["team:recsys"]
     code_version="1",
     freshness_policy=fresh_within(FRESHNESS.raw_hours),
 )
+@plain_failures
 def raw_beauty(
     context: dg.AssetExecutionContext, config: RawBeautyForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
@@ -52,6 +54,7 @@ def raw_beauty(
     code_version="1",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[pl.DataFrame]:
     """One row an item: its id, what is known of it, and the line of text that stands for it.
 
@@ -68,6 +71,7 @@ def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[
     code_version="1",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a user: the items of the user's history, oldest first.
 
@@ -86,6 +90,7 @@ def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
     code_version="1",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def item_embeddings(
     context: dg.AssetExecutionContext,
     item_catalog: pl.DataFrame,
@@ -156,6 +161,7 @@ def _codes_before(context: dg.AssetExecutionContext, storage: Path, config: Sema
     code_version="2",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def semantic_ids(
     context: dg.AssetExecutionContext,
     item_embeddings: Path,

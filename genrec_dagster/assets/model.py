@@ -13,8 +13,10 @@ from genrec_core.artifacts import read_json
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
-from genrec_dagster.experiment import log_files, log_recommender, log_test_metrics, note_run
+from genrec_dagster.experiment import MODEL_NAME, log_files, log_recommender, log_test_metrics, note_run
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
+from genrec_dagster.links import run_link, training_link
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.model import (
     CONFIG_FILE,
@@ -42,6 +44,7 @@ GROUP, OWNERS = "model", ["team:recsys"]
     pool="training",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
     user_histories: Path,
@@ -66,7 +69,7 @@ def tiger_checkpoint(
         run_torchrun(context, pipes, job, RendezvousSettings(**rendezvous.model_dump()))
         shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)
         note_run(folder, tracker, job.mlflow_run)
-        metadata = training_page(folder, settings, job.mlflow_run)
+        metadata = training_page(folder, settings, run_link(tracker, job.mlflow_run))
         log_files(tracker, job.mlflow_run, [folder / name for name in (CONFIG_FILE, HISTORY_FILE, CURVES_PLOT)])
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
@@ -78,6 +81,7 @@ def tiger_checkpoint(
     code_version="1",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def recall_metrics(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
@@ -112,13 +116,10 @@ def recall_metrics(
         training = {name: history[name] for name in ("recipe", "seed")}
         evaluation = with_other_seeds(evaluation, training, Path(work.root))
         write_metrics(folder, evaluation)
-        run_id = log_test_metrics(tiger_checkpoint, evaluation.metrics, folder / REPORT_FILE)
+        log_test_metrics(tiger_checkpoint, evaluation.metrics, folder / REPORT_FILE)
         metadata = metrics_page(folder, evaluation.metrics, evaluation.slices)
-        metadata["mlflow_run"] = dg.MetadataValue.text(run_id)
-        report = (
-            Path(work.root).absolute() / context.asset_key.to_python_identifier() / context.run.run_id / REPORT_FILE
-        )
-        metadata["report"] = dg.MetadataValue.url(report.as_uri())
+        metadata["mlflow_run"] = training_link(tiger_checkpoint)
+        metadata["report"] = training_link(tiger_checkpoint, REPORT_FILE)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -131,6 +132,7 @@ def recall_metrics(
     deps=[recall_metrics],
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def onnx_encoder(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
@@ -163,6 +165,7 @@ def onnx_encoder(
         seconds = time.monotonic() - began
         mlflow_model = log_recommender(tiger_checkpoint, folder, user_histories["item_ids"][0].to_list())
         metadata = export_page(folder, tiger_checkpoint, len(ids.item_ids), seconds, mlflow_model)
+        metadata["mlflow_page"] = training_link(tiger_checkpoint, MODEL_NAME)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

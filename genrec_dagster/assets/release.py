@@ -14,6 +14,7 @@ from genrec_core.evaluation.evaluate import METRICS_FILE
 from genrec_core.monitoring.profile import write_profile
 from genrec_core.releases import (
     CHECKPOINT,
+    FACTS,
     METRICS,
     MODEL,
     RELEASES,
@@ -29,9 +30,11 @@ from genrec_core.releases import (
 from genrec_core.storage import latest, version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.lineage import Origin, evaluation_of, trace
+from genrec_dagster.links import version_link
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.model import HISTORY_FILE
 from genrec_dagster.pages.release import release_page, served_page
@@ -52,6 +55,7 @@ _NEWEST, _PREVIOUS = "newest", "previous"
     code_version="2",
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def model_release(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
@@ -96,6 +100,7 @@ def model_release(
         write_release(folder, parts, facts)
         write_profile(folder, histories)
         metadata = release_page(folder, facts, traced, _champion(Path(work.root).absolute()))
+        metadata["mlflow_page"] = version_link(tiger_checkpoint, REGISTERED_MODEL, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -108,6 +113,7 @@ def model_release(
     freshness_policy=fresh_within(FRESHNESS.release_hours),
     automation_condition=when_inputs_change(),
 )
+@plain_failures
 def served_release(
     context: dg.AssetExecutionContext, config: ServedReleaseForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
@@ -128,6 +134,8 @@ def served_release(
         require_served(pointer.follows, root)  # MLflow's alias follows only what will be served
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
+        registered = read_json(release / FACTS)["mlflow"]
+        metadata["mlflow_page"] = version_link(release / CHECKPOINT, registered["model"], registered["version"])
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))
 
 
@@ -160,10 +168,9 @@ def _newest(context: dg.AssetExecutionContext, before: Pointer | None, root: Pat
     origins = trace(context.instance, {RELEASES: release.name}).get(RELEASES, [])
     failed = [name for name in RELEASE_GATES if not _passed(context.instance, name, origins)]
     if failed:
-        raise dg.Failure(
+        raise GenrecError(
             f"release {release.name} is not served: {', '.join(failed)} did not pass; see the checks of {RELEASES}, or "
-            "run them, then materialise served_release again",
-            allow_retries=False,
+            "run them, then materialise served_release again"
         )
     reason = "its gates passed"
     return before.moved(release.name, reason) if before else first_pointer(release.name, reason)

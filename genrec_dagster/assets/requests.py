@@ -7,8 +7,10 @@ partition. The graph has these only where ``GENREC_INBOX`` names an inbox.
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
+import polars as pl
 
 from genrec_core.artifacts import write_json
 from genrec_core.errors import GenrecError
@@ -19,15 +21,21 @@ from genrec_core.redact import without_secrets
 from genrec_dagster.assets.serving import OWNERS, REPORT, pointed_model
 from genrec_dagster.checks.answers import misses_are_few, shows_enough
 from genrec_dagster.checks.requests import lists_valid, readable, requests_answered
-from genrec_dagster.config import Monitoring, PredictionForm
+from genrec_dagster.config import Monitoring, RequestPredictionForm
 from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.failures import PlainFailureError, plain_failures
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected_lines, request_page
 from genrec_dagster.resources import WorkFolders
 
+if TYPE_CHECKING:
+    from genrec_core.inference.predict import PredictionReport
+
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
 GROUP = "requests"
 REQUESTS, PREDICTIONS = "requests", "predictions"
+_FEW_REJECTED = 0.1  # share of a file's lines: a file of new users may hold some bad ones
+_SHOWN_REASONS = 3
 ANSWERED, VALID, SHOWN, AS_ASKED = "requests_answered", "lists_valid", "catalogue_shown", "served_as_asked"
 CHECKS = [
     dg.AssetCheckSpec(name, asset="request_predictions", description=(check.__doc__ or "").strip(), blocking=True)
@@ -53,6 +61,7 @@ class RequestInbox(dg.ConfigurableResource[None]):
 
 
 @dg.asset(group_name=GROUP, owners=OWNERS, kinds={"file"}, code_version="1", partitions_def=REQUEST_FILES)
+@plain_failures
 def request_file(
     context: dg.AssetExecutionContext, inbox: RequestInbox, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
@@ -66,7 +75,7 @@ def request_file(
             metadata = request_page(file.name, received)
             return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
     except GenrecError as error:
-        raise _refused(context.partition_key, error) from error
+        raise _refused(context.partition_key, error) from None
 
 
 @dg.asset(
@@ -79,11 +88,12 @@ def request_file(
     check_specs=CHECKS,
     dagster_type=dg.Any,  # with check results, Dagster would take the annotation below for "no value"
 )
+@plain_failures
 def request_predictions(
     context: dg.AssetExecutionContext,
     request_file: Path,
     served_release: Path,
-    config: PredictionForm,
+    config: RequestPredictionForm,
     monitoring: Monitoring,
     work: WorkFolders,
     engine: ComputeEngine,
@@ -99,8 +109,9 @@ def request_predictions(
         recommender, remote = Recommender.from_folder(model, threads=1), RemoteRanking.of(computed_by, model)
         try:
             report = predict_file(recommender, source, output, config, show_progress=False, remote=remote)
+            _require_requests(report, rejected_path(output), config.max_rejected)
         except GenrecError as error:
-            raise _refused(context.partition_key, error) from error
+            raise _refused(context.partition_key, error) from None
         write_json(folder / REPORT, asdict(report))
         exposure = exposure_of(output, recommender.item_ids)
         some = [(request.user_id, request.item_ids) for request in islice(readable(source), SHOWN_USERS)]
@@ -117,6 +128,27 @@ def request_predictions(
         ]
         version = content_version(folder)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=version, check_results=checks)
+
+
+def _require_requests(report: "PredictionReport", rejected: Path, most: float) -> None:
+    """Refuse a file of another kind: a page, a picture, a letter.
+
+    A line with a user id alone is a new user's request, but it is no sign of a request file either: words stand alone
+    in any text. So the rejected lines are compared with those that hold a known item.
+
+    Raises:
+        GenrecError: more than ``most`` of these lines were rejected, and they are a tenth of the file.
+    """
+    known, lines = report.users - report.empty_histories, report.users + report.rejected
+    if report.rejected <= most * (report.rejected + known) or report.rejected < _FEW_REJECTED * lines:
+        return
+    first = pl.read_csv(rejected, n_rows=_SHOWN_REASONS, infer_schema=False)
+    reasons = "; ".join(f"line {line}: {reason}" for line, reason in first.select("line", "reason").iter_rows())
+    raise GenrecError(
+        f"{report.rejected} of its {lines} lines are no requests and {known} hold a known item, so nothing is served; "
+        f"the first: {reasons}; send lines `user item item ...`, CSV or Parquet, or raise "
+        "request_predictions.max_rejected"
+    )
 
 
 def requests_in(request_file: Path) -> Path:
@@ -141,6 +173,6 @@ def open_inbox(location: str) -> Inbox:
     return FolderInbox(Path(location).expanduser().absolute())
 
 
-def _refused(key: str, error: GenrecError) -> dg.Failure:
+def _refused(key: str, error: GenrecError) -> PlainFailureError:
     """The failure of one file, which another attempt would not mend."""
-    return dg.Failure(f"{key}: {error}", metadata={"file": key, "reason": str(error)}, allow_retries=False)
+    return PlainFailureError(f"{key}: {error}", {"file": key, "reason": str(error)})

@@ -13,6 +13,7 @@ from genrec_core.storage import version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.failures import plain_failures
 from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page
@@ -32,6 +33,7 @@ _REQUESTS = "requests.txt"
     freshness_policy=fresh_within(FRESHNESS.predictions_hours),
     automation_condition=when_inputs_change("served_release"),
 )
+@plain_failures
 def batch_predictions(
     context: dg.AssetExecutionContext,
     served_release: Path,

@@ -13,10 +13,12 @@ from genrec_dagster.assets.serving import PREDICTIONS, REPORT, batch_predictions
 from genrec_dagster.checks.drift import severity_of
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import Monitoring
+from genrec_dagster.failures import reasons_in_results
 from genrec_dagster.resources import WorkFolders
 
 
 @dg.asset_check(asset=batch_predictions, additional_ins={"served_release": dg.AssetIn("served_release")})
+@reasons_in_results
 def catalogue_shown(
     batch_predictions: Path, served_release: Path, monitoring: Monitoring, work: WorkFolders
 ) -> dg.AssetCheckResult:
@@ -26,6 +28,7 @@ def catalogue_shown(
 
 
 @dg.asset_check(asset=batch_predictions)
+@reasons_in_results
 def served_as_asked(batch_predictions: Path, monitoring: Monitoring) -> dg.AssetCheckResult:
     """Few history items are unknown, few users get the popular items, or too few items."""
     return misses_are_few(PredictionReport(**read_json(batch_predictions / REPORT)), monitoring)

@@ -15,6 +15,7 @@ from genrec_core.settings import CatalogSettings
 from genrec_dagster.assets.catalog import item_catalog, item_embeddings, raw_beauty, semantic_ids, user_histories
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import CodebookForm, TextVectorForm
+from genrec_dagster.failures import reasons_in_results
 
 _LEAST_LENGTH = 3  # one item to train from, one to validate on, one to test on
 _SHOWN_TEXT = 80  # characters
@@ -22,6 +23,7 @@ _CATALOG = {"item_catalog": dg.AssetIn("item_catalog")}
 
 
 @dg.asset_check(asset=raw_beauty, blocking=True)
+@reasons_in_results
 def raw_files_present(raw_beauty: Path) -> dg.AssetCheckResult:
     """The three files are there and none is empty."""
     names = (SEQUENCES, META, DATAMAPS)
@@ -31,6 +33,7 @@ def raw_files_present(raw_beauty: Path) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=raw_beauty, blocking=True)
+@reasons_in_results
 def raw_lines_parse(raw_beauty: Path) -> dg.AssetCheckResult:
     """Every line of histories and item descriptions can be read."""
     try:
@@ -42,6 +45,7 @@ def raw_lines_parse(raw_beauty: Path) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=raw_beauty, blocking=True)
+@reasons_in_results
 def raw_counts(raw_beauty: Path) -> dg.AssetCheckResult:
     """There are users, items and interactions, and no more distinct items than the id map names."""
     try:
@@ -55,6 +59,7 @@ def raw_counts(raw_beauty: Path) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=item_catalog, blocking=True)
+@reasons_in_results
 def catalog_ids_unique(item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
     """No item id is there twice."""
     repeated = item_catalog.filter(pl.col("item_id").is_duplicated())["item_id"].unique().to_list()
@@ -63,6 +68,7 @@ def catalog_ids_unique(item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=item_catalog, blocking=True)
+@reasons_in_results
 def catalog_text_present(item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
     """Every item has text to embed."""
     empty = item_catalog.filter(pl.col("text").fill_null("").str.strip_chars() == "")["item_id"].to_list()
@@ -71,6 +77,7 @@ def catalog_text_present(item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=user_histories, blocking=True, additional_ins=_CATALOG)
+@reasons_in_results
 def histories_know_items(user_histories: pl.DataFrame, item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
     """Histories hold items of the catalogue only."""
     items = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
@@ -80,6 +87,7 @@ def histories_know_items(user_histories: pl.DataFrame, item_catalog: pl.DataFram
 
 
 @dg.asset_check(asset=user_histories, blocking=True)
+@reasons_in_results
 def histories_long_enough(user_histories: pl.DataFrame) -> dg.AssetCheckResult:
     """Some histories can be tested on; shorter ones are counted, trained on and left out of the metrics."""
     short = int((user_histories["item_ids"].list.len() < _LEAST_LENGTH).sum())
@@ -89,6 +97,7 @@ def histories_long_enough(user_histories: pl.DataFrame) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=item_embeddings, blocking=True)
+@reasons_in_results
 def embeddings_finite(item_embeddings: Path) -> dg.AssetCheckResult:
     """No vector holds NaN or infinity."""
     arrays = [np.load(item_embeddings / name, mmap_mode="r", allow_pickle=False) for name in (RAW, L2NORM)]
@@ -97,6 +106,7 @@ def embeddings_finite(item_embeddings: Path) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=item_embeddings, blocking=True, additional_ins=_CATALOG)
+@reasons_in_results
 def embeddings_follow_catalog(item_embeddings: Path, item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
     """One vector an item, in the order of the catalogue."""
     rows = {len(np.load(item_embeddings / name, mmap_mode="r", allow_pickle=False)) for name in (RAW, L2NORM)}
@@ -107,6 +117,7 @@ def embeddings_follow_catalog(item_embeddings: Path, item_catalog: pl.DataFrame)
 
 
 @dg.asset_check(asset=item_embeddings, blocking=True)
+@reasons_in_results
 def texts_told_apart(item_embeddings: Path, config: TextVectorForm) -> dg.AssetCheckResult:
     """Different texts have different vectors: the model can read what the items are called."""
     texts = read_json(item_embeddings / ITEM_TEXT)
@@ -126,6 +137,7 @@ def texts_told_apart(item_embeddings: Path, config: TextVectorForm) -> dg.AssetC
 
 
 @dg.asset_check(asset=semantic_ids, blocking=True, additional_ins=_CATALOG)
+@reasons_in_results
 def semantic_ids_collision_free(semantic_ids: Path, item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
     """Every item of the catalogue has a code that no other item has."""
     codes = np.load(semantic_ids / CODES_WITH_SUFFIX, allow_pickle=False)
@@ -137,6 +149,7 @@ def semantic_ids_collision_free(semantic_ids: Path, item_catalog: pl.DataFrame) 
 
 
 @dg.asset_check(asset=semantic_ids)
+@reasons_in_results
 def codebook_use(semantic_ids: Path, config: CodebookForm) -> dg.AssetCheckResult:
     """Most centroids of every level stand for some item."""
     least = min(read_json(semantic_ids / SUMMARY)["codebook_use"])
@@ -145,6 +158,7 @@ def codebook_use(semantic_ids: Path, config: CodebookForm) -> dg.AssetCheckResul
 
 
 @dg.asset_check(asset=semantic_ids)
+@reasons_in_results
 def suffix_depth(semantic_ids: Path, config: CodebookForm) -> dg.AssetCheckResult:
     """Few items share all levels but the suffix."""
     deepest = read_json(semantic_ids / SUMMARY)["deepest_suffix"]

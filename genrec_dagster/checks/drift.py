@@ -14,12 +14,14 @@ from genrec_core.releases import served_release as served_folder
 from genrec_dagster.assets.catalog import item_catalog, user_histories
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import Monitoring
+from genrec_dagster.failures import reasons_in_results
 from genrec_dagster.resources import WorkFolders
 
 _RETRAIN = "train and release on the present data, or raise the bound"
 
 
 @dg.asset_check(asset=item_catalog)
+@reasons_in_results
 def new_items(item_catalog: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
     """The served release knows almost all items of the catalogue."""
 
@@ -32,6 +34,7 @@ def new_items(item_catalog: pl.DataFrame, monitoring: Monitoring, work: WorkFold
 
 
 @dg.asset_check(asset=item_catalog)
+@reasons_in_results
 def gone_items(item_catalog: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
     """Almost all items that the served release recommends are still in the catalogue."""
 
@@ -44,6 +47,7 @@ def gone_items(item_catalog: pl.DataFrame, monitoring: Monitoring, work: WorkFol
 
 
 @dg.asset_check(asset=user_histories)
+@reasons_in_results
 def unknown_items(user_histories: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
     """The served release knows almost everything that users bought."""
 
@@ -56,6 +60,7 @@ def unknown_items(user_histories: pl.DataFrame, monitoring: Monitoring, work: Wo
 
 
 @dg.asset_check(asset=user_histories)
+@reasons_in_results
 def history_lengths(user_histories: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
     """Histories are about as long as those that the served release was trained on."""
 
@@ -68,6 +73,7 @@ def history_lengths(user_histories: pl.DataFrame, monitoring: Monitoring, work: 
 
 
 @dg.asset_check(asset=user_histories)
+@reasons_in_results
 def item_popularity(user_histories: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
     """Items are bought in about the shares that the served release was trained on."""
 

@@ -12,6 +12,7 @@ from genrec_core.evaluation.evaluate import METRICS_FILE
 from genrec_dagster.assets.model import onnx_encoder, recall_metrics, tiger_checkpoint
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import Gates, ServingBoundsForm
+from genrec_dagster.failures import reasons_in_results
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.metadata import Row, picture, table
 from genrec_dagster.pages.model import HISTORY_FILE
@@ -24,6 +25,7 @@ _CHECKPOINT = {"tiger_checkpoint": dg.AssetIn("tiger_checkpoint")}
 
 
 @dg.asset_check(asset=tiger_checkpoint, blocking=True)
+@reasons_in_results
 def loss_is_finite(tiger_checkpoint: Path) -> dg.AssetCheckResult:
     """No epoch ended with a loss that is no number."""
     losses = np.array([entry["loss"] for entry in read_json(tiger_checkpoint / HISTORY_FILE)["epochs"]])
@@ -32,6 +34,7 @@ def loss_is_finite(tiger_checkpoint: Path) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=tiger_checkpoint, blocking=True)
+@reasons_in_results
 def loss_falls(tiger_checkpoint: Path) -> dg.AssetCheckResult:
     """The last epoch's loss is below the first one's, or, of a single epoch, below that of a uniform guess."""
     losses = [entry["loss"] for entry in read_json(tiger_checkpoint / HISTORY_FILE)["epochs"]]
@@ -41,6 +44,7 @@ def loss_falls(tiger_checkpoint: Path) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=tiger_checkpoint, blocking=True, additional_ins={**_CODES, **_HISTORIES})
+@reasons_in_results
 def checkpoint_reloads(
     tiger_checkpoint: Path, semantic_ids: Path, item_embeddings: Path, user_histories: Path
 ) -> dg.AssetCheckResult:
@@ -54,24 +58,28 @@ def checkpoint_reloads(
 
 
 @dg.asset_check(asset=recall_metrics, blocking=True)
+@reasons_in_results
 def recall_at_10(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
     """Test Recall@10 is high enough to serve."""
     return _recall_gate(recall_metrics, 10, gates.recall_at_10)
 
 
 @dg.asset_check(asset=recall_metrics, blocking=True)
+@reasons_in_results
 def recall_at_100(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
     """Test Recall@100 is high enough to serve."""
     return _recall_gate(recall_metrics, 100, gates.recall_at_100)
 
 
 @dg.asset_check(asset=recall_metrics, blocking=True)
+@reasons_in_results
 def recall_at_1000(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
     """Test Recall@1000 is high enough to serve."""
     return _recall_gate(recall_metrics, 1000, gates.recall_at_1000)
 
 
 @dg.asset_check(asset=recall_metrics, blocking=True)
+@reasons_in_results
 def generation_misses(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
     """Left to itself, the model almost always generates the code of an item."""
     share = read_json(recall_metrics / METRICS_FILE)["generative"]["miss_share"]
@@ -79,6 +87,7 @@ def generation_misses(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult
 
 
 @dg.asset_check(asset=onnx_encoder, blocking=True, additional_ins={**_CHECKPOINT, **_CODES, **_HISTORIES})
+@reasons_in_results
 def onnx_ranks_like_torch(
     onnx_encoder: Path,
     tiger_checkpoint: Path,
@@ -110,6 +119,7 @@ def onnx_ranks_like_torch(
 
 
 @dg.asset_check(asset=onnx_encoder, blocking=True, additional_ins=_HISTORIES)
+@reasons_in_results
 def onnx_latency(onnx_encoder: Path, user_histories: pl.DataFrame, config: ServingBoundsForm) -> dg.AssetCheckResult:
     """A single user is served fast."""
     from genrec_core.evaluation.plots import latency_picture
@@ -132,7 +142,8 @@ def _recall_gate(recall_metrics: Path, k: int, least: float) -> dg.AssetCheckRes
     found = {mode: metrics[mode].get(f"recall@{k}") for mode in dict.fromkeys(("generative", metrics["ranking"]))}
     wanted = f"Recall@{k} of at least {least:g}"
     if None in found.values():
-        return verdict(False, "nothing", wanted, detail=f"{metrics['beams']} beams do not reach {k} items; set more")
+        detail = f"{metrics['beams']} beams do not reach {k} items; set recall_metrics.beams to {k} or more"
+        return verdict(False, f"no Recall@{k}", wanted, detail=detail)
     mode = min(found, key=lambda name: found[name])
     return verdict(found[mode] >= least, found[mode], wanted, detail=f"{mode} ranking")
 

@@ -21,6 +21,7 @@ from genrec_dagster.assets.release import model_release, served_release
 from genrec_dagster.checks import catalog, model
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import ReleaseRule
+from genrec_dagster.failures import reasons_in_results
 from genrec_dagster.lineage import Origin, conflicts, evaluation_of, trace
 from genrec_dagster.metadata import Row, table
 from genrec_dagster.resources import WorkFolders
@@ -33,6 +34,7 @@ GATES = [spec for check in (*catalog.CHECKS, *model.CHECKS) for spec in check.ch
 
 
 @dg.asset_check(asset=model_release, blocking=True)
+@reasons_in_results
 def gates_passed(context: dg.AssetCheckExecutionContext, model_release: Path) -> dg.AssetCheckResult:
     """Every blocking check upstream passed, and looked at what this release was made from, not at a newer version."""
     traced = trace(context.instance, read_json(model_release / FACTS)["parts"])
@@ -45,6 +47,7 @@ def gates_passed(context: dg.AssetCheckExecutionContext, model_release: Path) ->
 
 
 @dg.asset_check(asset=model_release, blocking=True)
+@reasons_in_results
 def parts_belong_together(context: dg.AssetCheckExecutionContext, model_release: Path) -> dg.AssetCheckResult:
     """Checkpoint, IDs, metrics and export were made from one another, and from one state of the data."""
     parts = read_json(model_release / FACTS)["parts"]
@@ -61,6 +64,7 @@ def parts_belong_together(context: dg.AssetCheckExecutionContext, model_release:
 
 
 @dg.asset_check(asset=model_release, blocking=True, additional_ins=_HISTORIES)
+@reasons_in_results
 def not_worse_than_current(
     model_release: Path, user_histories: pl.DataFrame, release: ReleaseRule, work: WorkFolders
 ) -> dg.AssetCheckResult:
@@ -90,6 +94,7 @@ def not_worse_than_current(
 
 
 @dg.asset_check(asset=served_release)
+@reasons_in_results
 def alias_agrees(served_release: Path, work: WorkFolders) -> dg.AssetCheckResult:
     """MLflow's alias names the release that is served."""
     from mlflow.exceptions import MlflowException

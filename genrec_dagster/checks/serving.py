@@ -10,12 +10,14 @@ from genrec_core.inference.prediction_files import is_parquet
 from genrec_core.inference.recommender import ITEM_IDS
 from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions, pointed_model
 from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.failures import reasons_in_results
 from genrec_dagster.resources import WorkFolders
 
 _HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
 
 
 @dg.asset_check(asset=batch_predictions, blocking=True, additional_ins=_HISTORIES)
+@reasons_in_results
 def predictions_for_everyone(batch_predictions: Path, user_histories: pl.DataFrame) -> dg.AssetCheckResult:
     """One row a request, in the order of the requests."""
     users = pl.read_csv(batch_predictions / PREDICTIONS, columns=["user_id"], infer_schema=False)["user_id"]
@@ -29,6 +31,7 @@ def predictions_for_everyone(batch_predictions: Path, user_histories: pl.DataFra
     blocking=True,
     additional_ins={**_HISTORIES, **{name: dg.AssetIn(name) for name in ("item_catalog", "served_release")}},
 )
+@reasons_in_results
 def predictions_valid(
     batch_predictions: Path,
     user_histories: pl.DataFrame,

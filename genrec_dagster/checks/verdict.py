@@ -23,14 +23,15 @@ def verdict(
         measured: what was found.
         wanted: what would have passed.
         severity: of a failure.
-        detail: where to look, of a failure.
+        detail: where to look, of a failure; also a field of its own, ``reason``.
         numbers: further metadata, by name.
     """
     shown = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
     sentence = f"measured {shown}, wanted {wanted}"
+    reason = {"reason": detail} if detail and not passed else {}
     return dg.AssetCheckResult(
         passed=bool(passed),
         severity=severity,
         description=f"{sentence}; {detail}" if detail else sentence,
-        metadata={"measured": measured, "wanted": wanted, **(numbers or {})},
+        metadata={"measured": measured, "wanted": wanted, **reason, **(numbers or {})},
     )

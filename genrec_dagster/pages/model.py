@@ -18,7 +18,7 @@ _WEIGHTS = "*.safetensors"
 _HOLDS = {".onnx": "graph", ".npy": "array", ".json": "facts"}
 
 
-def training_page(folder: Path, settings: TrainingSettings, mlflow_run: str) -> Page:
+def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.MetadataValue) -> Page:
     """How the training went, with what settings, and what the model is made of; ``folder`` keeps the curves too."""
     from genrec_core.evaluation.plots import training_curves
 
@@ -37,7 +37,7 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: str) -> 
         "parts": table([{"part": name, "parameters": count} for name, count in parts.items()]),
         "settings": dg.MetadataValue.md(markdown_table(_settings_rows(settings))),
         "weights_bytes": dg.MetadataValue.int(_weights_bytes(folder)),
-        "mlflow_run": dg.MetadataValue.text(mlflow_run),
+        "mlflow_run": mlflow_run,
     }
 
 

@@ -227,3 +227,44 @@ def screenshots() -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+SMALL_RUN = {
+    "ops": {
+        "semantic_ids": {"config": {"levels": 2, "codebook_size": 8}},
+        "tiger_checkpoint": {"config": {"epochs": 4, "batch_targets": 128, "processes": 1}},
+        "onnx_encoder_onnx_latency": {"config": {"p95_milliseconds": 60_000.0, "timed_users": 10}},
+        "batch_predictions": {"config": {"top_k": 20}},
+    },
+    "resources": {"gates": {"config": {"max_miss_share": 1.0}}},
+}
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the two UIs are."""
+
+    dagster: str
+    mlflow: str
+
+
+@pytest.fixture(scope="module")
+def built(chromium: Path, sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    """``make ui`` over a finished run of the tiny shop."""
+    folder, ports = tmp_path_factory.mktemp("links"), {"UI_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
+    environment = {**environment_in(folder, sample_folder), **ports}
+    (folder / "config.json").write_text(json.dumps(SMALL_RUN))
+    job = ["-m", "genrec_dagster.definitions", "-j", "full_graph", "-c", str(folder / "config.json")]
+    for command in (["genrec_dagster.instance"], ["dagster", "job", "execute", *job]):
+        subprocess.run([sys.executable, "-m", *command], env=environment, cwd=REPOSITORY, check=True)
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "genrec_dagster.ui"], env=environment, cwd=REPOSITORY, stdout=log, stderr=log,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
+    try:
+        addresses = Addresses(*(f"http://127.0.0.1:{port}" for port in ports.values()))
+        wait_until_loaded(addresses.dagster, server, folder / "log")
+        yield addresses
+    finally:
+        stop_family(server)

@@ -17,7 +17,7 @@ import dagster as dg
 with dg.DagsterInstance.get() as instance:
     event = instance.get_latest_materialization_event(dg.AssetKey("tiger_checkpoint"))
     if event:
-        print(event.run_id, event.asset_materialization.metadata["mlflow_run"].value)
+        print(event.run_id, event.asset_materialization.metadata["mlflow_run"].value.rpartition("/")[2])
 """
 # The gate that failed last: its asset and its name.
 FAILED_GATE = """

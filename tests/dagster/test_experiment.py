@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ import psutil
 import pytest
 
 from genrec_core.artifacts import read_json
+from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Recommender
 from genrec_core.storage import latest
 from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender
+from genrec_dagster.resources import ExperimentTracker, noted_uri
 
 START_SECONDS = 120
 
@@ -120,6 +124,56 @@ def test_it_needs_no_training_library_and_holds_no_pickle(
     checkpoint, export = (latest(name, finished_graph.storage) for name in ("tiger_checkpoint", "onnx_encoder"))
     log_recommender(checkpoint, export, [1])
     assert [file.path for file in client.list_artifacts(run, "model/data")] == ["model/data/recommender"]
+
+
+def test_a_deleted_experiment_is_named_with_the_command_that_brings_it_back(tmp_path: Path) -> None:
+    tracker = ExperimentTracker(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path.as_uri())
+    tracker.open_run("first", {}, {})
+    client = tracker.client()
+    experiment = client.get_experiment_by_name("genrec").experiment_id
+    client.delete_experiment(experiment)
+    command = f"MLFLOW_TRACKING_URI={tracker.tracking_uri} mlflow experiments restore --experiment-id {experiment}"
+    with pytest.raises(GenrecError, match="the experiment genrec was deleted in MLflow") as told:
+        tracker.open_run("second", {}, {})
+    assert command in str(told.value)
+    tracker.end_runs_of("a run", "FAILED")
+    client.restore_experiment(experiment)
+    assert tracker.open_run("second", {}, {})
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A tracking server that answers everything with one status."""
+
+    status = 503
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [(401, "set MLFLOW_TRACKING_USERNAME"), (403, "set MLFLOW_TRACKING_USERNAME"), (503, "start it, or set MLFLOW_")],
+)
+def test_a_server_that_refuses_is_named_with_its_remedy(
+    status: int, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(Refusing, "status", status)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://joe:s3cr3t-pass@127.0.0.1:{server.server_port}")
+        with pytest.raises(GenrecError) as told:
+            ExperimentTracker(tracking_uri=noted_uri()).open_run("first", {}, {})
+        server.shutdown()
+    assert str(told.value).startswith(f"MLflow at http://***@127.0.0.1:{server.server_port} refuses: ")
+    assert str(status) in str(told.value)
+    assert remedy in str(told.value)
+    assert "s3cr3t" not in str(told.value)
 
 
 @pytest.fixture

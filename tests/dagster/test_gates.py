@@ -282,8 +282,9 @@ def test_a_recall_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:
     )
     result = recall_at_1000(tmp_path, Gates())
     assert not result.passed
-    assert "measured nothing, wanted Recall@1000 of at least 0.05" in str(result.description)
-    assert "100 beams do not reach 1000 items" in str(result.description)
+    assert result.description.startswith("measured no Recall@1000, wanted Recall@1000 of at least 0.05; 100 beams")
+    reason = "100 beams do not reach 1000 items; set recall_metrics.beams to 1000 or more"
+    assert result.metadata["reason"].value == reason
 
 
 def test_poor_codebooks_are_a_warning(tmp_path: Path) -> None:
@@ -313,4 +314,6 @@ def test_a_verdict_says_both_sides() -> None:
     assert {name: entry.value for name, entry in result.metadata.items()} == {
         "measured": 0.0123456,
         "wanted": "at least 0.02",
+        "reason": "see the slices",
     }
+    assert "reason" not in verdict(True, 0.5, "at least 0.02", detail="see the slices").metadata

@@ -114,7 +114,9 @@ def test_there_is_nothing_before_the_first_release(place: "Place") -> None:
     first = place.served
     result = place.run_job("roll_back")
     assert not result.success
-    assert "is the first release" in str(result.failure_data_for_node("served_release").error)
+    data = result.failure_data_for_node("served_release")
+    assert "is the first release" in data.user_failure_data.description
+    assert data.error_display_string.strip() == data.user_failure_data.description
     assert place.served == first
 
 

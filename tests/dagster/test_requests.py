@@ -1,5 +1,6 @@
 """Request files: each is a partition that is served once, a bad one fails alone, and all can be served again."""
 
+import base64
 import os
 import time
 from dataclasses import dataclass
@@ -141,6 +142,76 @@ def test_each_file_is_served_once_and_a_bad_one_fails_alone(counter: Counter) ->
     asked_again = counter.look()
     assert isinstance(asked_again, dg.SensorResult)
     assert {request.run_key for request in asked_again.run_requests or []} == {key for key, _ in runs.values()}
+
+
+def test_a_file_whose_run_never_started_is_tried_again_three_times_in_all(counter: Counter) -> None:
+    counter.put("good.txt", "1 2\n")
+    counter.look()
+    asked = []
+    while isinstance(result := counter.look(), dg.SensorResult):
+        (request,) = result.run_requests or []
+        asked.append(request.run_key)
+        tags = {"dagster/partition": str(request.partition_key), "dagster/run_key": str(request.run_key)}
+        run = counter.place.instance.create_run_for_job(job_def=counter.job, tags=tags)
+        counter.place.instance.report_run_failed(run, "the launcher did not answer")
+    key = asked[0]
+    assert asked == [key, f"{key}#2", f"{key}#3"]
+    assert counter.look().skip_message == "no new file among 1"
+
+
+def test_a_file_that_was_served_by_hand_meanwhile_is_not_tried_again(counter: Counter) -> None:
+    counter.put("good.txt", "1 2\n")
+    counter.look()
+    result = counter.look()
+    (request,) = result.run_requests or []
+    tags = {"dagster/partition": str(request.partition_key), "dagster/run_key": str(request.run_key)}
+    run = counter.place.instance.create_run_for_job(job_def=counter.job, tags=tags)
+    counter.place.instance.report_run_failed(run, "the launcher did not answer")
+    assert counter.run(str(request.partition_key)).success
+    assert isinstance(counter.look(), dg.SkipReason)
+
+
+HTML = (
+    "<html>\n<head><title>Our shop</title></head>\n<body>\n<h1>Hello</h1>\n"
+    "<p>All our soap is new.</p>\n</body>\n</html>\n"
+)
+LETTER = "Dear all\nhere are the users of today\nplease serve them soon\nYours\nJoe\n"
+JSON = '{\n  "users": [\n    {"user_id": "1", "item_ids": [1, 2]}\n  ]\n}\n'
+ZIP = base64.b64decode("UEsDBBQAAAAIAAAAIQCGphA2BwAAAAUAAAAFAAAAYS50eHTLSM3JyQcAUEsFBgAAAAABAAEAMwAAACoAAAAAAA==")
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\n\xff\xd8IDAT"
+PDF = (
+    b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\nxref\n0 2\n0000000000 65535 f\n"
+    b"trailer\n<< /Root 1 0 R >>\n"
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello world ...\n<html>\n", HTML.encode(), LETTER.encode(), JSON.encode(), ZIP, PNG, PDF],
+    ids=["two lines", "html", "letter", "json", "zip", "png", "pdf"],
+)
+def test_a_file_of_another_kind_fails_with_one_reason_and_leaves_nothing(counter: Counter, content: bytes) -> None:
+    counter.put("wrong.txt", "").write_bytes(content)
+    counter.settle(counter.inbox / "wrong.txt")
+    ((key, result),) = counter.serve().items()
+    assert not result.success
+    assert built(result) == ["request_file"]
+    reason = failure(result, "request_predictions")
+    assert reason.startswith(f"{key}: ")
+    assert "the first: line " in reason
+    assert "\n" not in reason
+    assert not list(counter.place.storage.glob("request_predictions/*/*"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["501\n502\n503\n", "".join(f"{user}\n" for user in range(40)) + "40 soap\n", "1 2\n2 3\n3 soap\n4 soap\n"],
+    ids=["new users", "new users and a bad line", "half are bad"],
+)
+def test_new_users_and_single_bad_lines_are_served(counter: Counter, content: str) -> None:
+    counter.put("right.txt", content)
+    ((_, result),) = counter.serve().items()
+    assert result.success
 
 
 def test_a_look_adds_partitions_or_asks_for_runs_and_neither_starves_the_other(counter: Counter) -> None:

@@ -1,0 +1,49 @@
+"""Addresses of MLflow's pages, as asset pages link to them."""
+
+import os
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import dagster as dg
+
+from genrec_core.artifacts import read_json
+from genrec_dagster.experiment import EXPERIMENT_FILE
+from genrec_dagster.resources import ExperimentTracker
+
+UI_VARIABLE, PORT_VARIABLE = "GENREC_MLFLOW_UI", "MLFLOW_PORT"
+_PORT = "5000"
+
+
+def mlflow_ui(tracking_uri: str) -> str:
+    """The address of MLflow's UI, without user, password and query.
+
+    It is what ``GENREC_MLFLOW_UI`` says, else a tracking server's own address, else where ``make ui`` serves a local
+    store.
+
+    Args:
+        tracking_uri: where trainings are logged.
+    """
+    address = os.environ.get(UI_VARIABLE) or tracking_uri
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https"):
+        return f"http://127.0.0.1:{os.environ.get(PORT_VARIABLE) or _PORT}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def run_link(tracker: ExperimentTracker, run_id: str, artifact: str = "") -> dg.MetadataValue:
+    """A link to the page of an MLflow run, or of one of its artefacts."""
+    experiment = tracker.client().get_run(run_id).info.experiment_id
+    page = f"{mlflow_ui(tracker.tracking_uri)}/#/experiments/{experiment}/runs/{run_id}"
+    return dg.MetadataValue.url(f"{page}/artifacts/{quote(artifact)}" if artifact else page)
+
+
+def training_link(checkpoint: Path, artifact: str = "") -> dg.MetadataValue:
+    """As :func:`run_link`, for the run that trained ``checkpoint``."""
+    noted = read_json(checkpoint / EXPERIMENT_FILE)
+    return run_link(ExperimentTracker(tracking_uri=noted["tracking_uri"]), noted["run_id"], artifact)
+
+
+def version_link(checkpoint: Path, model: str, version: str) -> dg.MetadataValue:
+    """A link to the page of a version of a registered model, in the registry of ``checkpoint``."""
+    ui = mlflow_ui(read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"])
+    return dg.MetadataValue.url(f"{ui}/#/models/{quote(model)}/versions/{quote(version)}")

@@ -1,0 +1,107 @@
+"""``python -m genrec_dagster.ui``: the Dagster UI and, where trainings are logged to a local store, MLflow's beside it.
+
+Both listen on the loopback address, on ``UI_PORT`` (3000) and ``MLFLOW_PORT`` (5000). They end together.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from genrec_dagster.instance import prepare_home
+from genrec_dagster.links import PORT_VARIABLE
+from genrec_dagster.resources import artifact_root, prepare_store, tracking_uri
+
+_HOST = "127.0.0.1"
+_STOP_SECONDS = 20
+_FAILED, _INTERRUPTED = 1, 130
+
+
+def main() -> int:
+    """Start the servers and wait; 130 after an interrupt, 1 where a port is taken or a server ended by itself."""
+    ports = {"UI_PORT": os.environ.get("UI_PORT") or "3000"}
+    if not tracking_uri().startswith(("http://", "https://")):
+        ports[PORT_VARIABLE] = os.environ.get(PORT_VARIABLE) or "5000"
+    for variable, port in ports.items():
+        if _is_taken(int(port)):
+            print(f"port {port} is taken; stop what listens there, or set another: {variable}=...", file=sys.stderr)
+            return _FAILED
+    prepare_home()
+    commands = [dagster_command(ports["UI_PORT"])]
+    if PORT_VARIABLE in ports:
+        prepare_store()
+        commands.append(mlflow_command(ports[PORT_VARIABLE]))
+        print(f"MLflow: http://{_HOST}:{ports[PORT_VARIABLE]}", flush=True)
+    print(f"Dagster: http://{_HOST}:{ports['UI_PORT']}", flush=True)
+    return _run_together(commands)
+
+
+def dagster_command(port: str) -> list[str]:
+    """What starts webserver and daemon."""
+    return [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", _HOST, "-p", port]
+
+
+def mlflow_command(port: str) -> list[str]:
+    """What starts MLflow's server; the store's address goes by the environment, as it may hold a password."""
+    root = artifact_root()
+    files = ["--default-artifact-root", root] if root else []
+    mlflow = str(Path(sys.executable).with_name("mlflow"))
+    return [mlflow, "server", "--host", _HOST, "--port", port, "--workers", "1", *files]
+
+
+def _run_together(commands: list[list[str]]) -> int:
+    """Run servers until one ends or a signal comes, then end all of them."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # a shell's background job would ignore it, and so would the servers
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri(),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    # In sessions of their own, so that Ctrl-C reaches them once, from here.
+    servers = [psutil.Popen(command, env=environment, start_new_session=True) for command in commands]
+    try:
+        while all(server.poll() is None for server in servers):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    finally:
+        _stop(servers)
+    ended = next(command for command, server in zip(commands, servers, strict=True) if server.poll() is not None)
+    print(f"{' '.join(ended[:4])} ended, so the other was stopped", file=sys.stderr)
+    return _FAILED
+
+
+def _stop(servers: list[psutil.Popen]) -> None:
+    """End servers with all that they started."""
+    families = [[server, *server.children(recursive=True)] if server.poll() is None else [] for server in servers]
+    for server in servers:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGINT)
+    processes = [process for family in families for process in family]
+    for process in psutil.wait_procs(processes, timeout=_STOP_SECONDS)[1]:
+        process.kill()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

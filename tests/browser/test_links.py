@@ -1,0 +1,33 @@
+"""The links on asset pages open the page of MLflow's UI that they name, both as ``make ui`` serves them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Page, expect
+
+if TYPE_CHECKING:
+    from conftest import Addresses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asset", "page_of", "says"),
+    [
+        ("tiger_checkpoint", "/runs/", "tiger-"),
+        ("recall_metrics", "/artifacts/report.html", "report.html"),
+        ("onnx_encoder", "/artifacts/model", "MLmodel"),
+        ("served_release", "/models/genrec/versions/", "Version 1"),
+    ],
+)
+def test_a_link_opens_its_page(
+    built: "Addresses", page: Page, screenshots: Path, asset: str, page_of: str, says: str
+) -> None:
+    page.goto(f"{built.dagster}/assets/{asset}")
+    link = page.locator(f"a[href^='{built.mlflow}/#/'][href*='{page_of}']").first
+    with page.context.expect_page() as opened:
+        link.click()
+    shown = opened.value
+    expect(shown.get_by_text(says).first).to_be_visible()
+    assert shown.url.startswith(f"{built.mlflow}/#/")
+    shown.screenshot(path=screenshots / f"link_of_{asset}.png")
