@@ -180,7 +180,9 @@ class TrainingSettings(Settings):
     )
     processes: int = Field(2, ge=1, le=1024, description="torchrun processes on each machine.")
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads a process.")
-    amp: Literal["off", "bf16", "fp16"] = Field("off", description="Mixed precision, on CUDA only.")
+    amp: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Precision on CUDA: `fp32` throughout, or mixed with `bf16` or `fp16`."
+    )
     compile: bool = Field(
         False, description="torch.compile the Transformers: a minute first, faster steps after; needs a C++ compiler."
     )
@@ -254,9 +256,9 @@ class ExportSettings(Settings):
 class ReleaseSettings(Settings):
     """When a new release takes the place of the one that is served."""
 
-    rule: Literal["off", "not_worse", "better"] = Field(
+    rule: Literal["always", "not_worse", "better"] = Field(
         "not_worse",
-        description="Against the release that is served, on validation items: `off` compares nothing, `not_worse` "
+        description="Against the release that is served, on validation items: `always` compares nothing, `not_worse` "
         "holds back what is worse beyond noise, `better` what is not better beyond noise.",
     )
     users: int = Field(2000, ge=2, description="Users drawn for the comparison.")

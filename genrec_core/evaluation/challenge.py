@@ -46,7 +46,7 @@ class Challenge:
         worse = [name for name in JUDGED if self.differences[name]["high"] < 0]
         if rule == "better" and not worse and not any(self.differences[name]["low"] > 0 for name in JUDGED):
             return list(JUDGED)
-        return worse if rule != "off" else []
+        return worse if rule != "always" else []
 
 
 def challenge(champion: Path, challenger: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> Challenge:
@@ -82,7 +82,7 @@ def challenge(champion: Path, challenger: Path, histories: pl.DataFrame, setting
 def _drawn(held_out: HeldOut, settings: ReleaseSettings) -> HeldOut:
     users = len(held_out.targets)
     if users == 0:
-        raise GenrecError("no history has three items, so two releases cannot be compared; set release.rule to off")
+        raise GenrecError("no history has three items, so two releases cannot be compared; set release.rule to always")
     random = np.random.default_rng(settings.seed)
     return held_out.take(np.sort(random.permutation(users)[: settings.users]))
 

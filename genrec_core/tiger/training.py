@@ -208,7 +208,7 @@ class Trainer:
 
     def _speed_up(self) -> None:
         """What only a long training or a GPU repays."""
-        if self._on_cuda and self.settings.amp != "off":
+        if self._on_cuda and self.settings.amp != "fp32":
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32: the catalogue's loss
         if self.settings.compile:
             for module in self.model.modules():
@@ -297,7 +297,7 @@ class Trainer:
         return settings.distillation if self.progress.step >= settings.distillation_start * self.steps else 0.0
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.settings.amp == "off" or not self._on_cuda:
+        if self.settings.amp == "fp32" or not self._on_cuda:
             return nullcontext()
         return torch.autocast("cuda", torch.bfloat16 if self.settings.amp == "bf16" else torch.float16)
 
