@@ -283,6 +283,12 @@ class Trainer:
         loss: Tensor = self.objective(history, target, following, self._distillation())
         return loss
 
+    def _uniform_loss(self) -> float:
+        """The loss a target of a model to which all tokens of a level, and all items, are equally likely."""
+        assert isinstance(self.model, TigerModel)
+        codes = sum(math.log(size) for size in self.model.config.level_sizes)
+        return codes + self.settings.dense_weight * self.model.config.views * math.log(len(self.codes))
+
     def _scorer(self, model: PreTrainedModel) -> CodeScorer:
         """What ranks the validation items."""
         assert isinstance(model, TigerModel)
@@ -387,6 +393,7 @@ class Trainer:
                     "best_recall@10": progress.best["validation_recall@10"],
                     "seconds": progress.seconds,
                     "epochs": progress.history,
+                    "uniform_loss": self._uniform_loss(),
                     "recipe": self.recipe,
                     "seed": self.settings.seed,
                 },
