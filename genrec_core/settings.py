@@ -101,7 +101,7 @@ class TrainingSettings(Settings):
     encoder_layers: int = Field(2, ge=1, le=48, description="Causal encoder layers over the history.")
     decoder_layers: int = Field(1, ge=1, le=48, description="Decoder layers over the levels of a semantic ID.")
     d_ff: int = Field(512, ge=8, le=65536, description="Width of the feed-forward layers.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout everywhere.")
+    dropout: float = Field(0.3, ge=0, le=0.9, description="Dropout everywhere.")
     max_history: int = Field(50, ge=1, le=4096, description="Newest items of a history that the encoder reads.")
     use_item_vectors: bool = Field(True, description="Add the item's text vector to its codes in the encoder.")
     learn_item_vectors: bool = Field(
@@ -129,7 +129,7 @@ class TrainingSettings(Settings):
     id_views: int = Field(
         1, ge=0, le=16, description="Encoders of it that know items by their identity alone (SASRec), beside those."
     )
-    id_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of the latter.")
+    id_dropout: float = Field(0.5, ge=0, le=0.9, description="Dropout of the latter.")
     text_neighbors: int = Field(
         64,
         ge=0,

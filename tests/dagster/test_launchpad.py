@@ -177,3 +177,36 @@ def test_a_word_of_yaml_would_be_found(workspace: WorkspaceRequestContext) -> No
     written = written_by_the_page(config)
     assert "amp: off\n" in written
     assert "amp" in errors(workspace, SELECTORS["tiger_checkpoint"], written)[0]
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+PLANNED = """query($selector: PipelineSelector!, $config: RunConfigData!) {
+  executionPlanOrError(pipeline: $selector, runConfigData: $config, mode: "default") {
+    __typename ... on PythonError {message}}}"""
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "setting", "value", "said"),
+    [
+        ("ops", "tiger_checkpoint", "epochs", 0, "epochs=0: Input should be greater than or equal to 1"),
+        ("ops", "semantic_ids", "levels", 9, "levels=9: Input should be less than or equal to 8"),
+        ("ops", "raw_beauty", "sha256", "abc", "sha256=abc: String should match pattern"),
+        ("resources", "gates", "recall_at_10", 1.5, "recall_at_10=1.5: Input should be less than or equal to 1"),
+        (
+            "ops",
+            "semantic_ids_codebook_use",
+            "least_use",
+            2.0,
+            "least_use=2.0: Input should be less than or equal to 1",
+        ),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_before_a_run_is_launched(
+    workspace: WorkspaceRequestContext, part: str, name: str, setting: str, value: object, said: str
+) -> None:
+    config = yaml.dump({part: {name: {"config": {setting: value}}}})
+    variables = {"selector": SELECTORS["full_graph"], "config": config}
+    answer = execute_dagster_graphql(workspace, PLANNED, variables).data["executionPlanOrError"]
+    assert answer["__typename"] == "PythonError"
+    assert said in answer["message"]
