@@ -81,7 +81,8 @@ def test_with_an_inbox_materialize_all_launches_a_run_and_a_file_is_served(
     (inbox / "daily.txt").write_text("1 2 3\n2 4\n")
     page.goto(f"{address}/assets/request_predictions?view=checks")
     expect(page.get_by_text("Checks (4)")).to_be_visible()
-    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(4, timeout=RUN_MILLISECONDS)
+    # served_as_asked warns, as the tiny shop has fewer items than the preset asks for.
+    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(3, timeout=RUN_MILLISECONDS)
 
 
 @pytest.mark.slow
