@@ -102,7 +102,7 @@ class TrainingSettings(Settings):
     encoder_layers: int = Field(2, ge=1, le=48, description="Causal encoder layers over the history.")
     decoder_layers: int = Field(1, ge=1, le=48, description="Decoder layers over the levels of a semantic ID.")
     d_ff: int = Field(512, ge=8, le=65536, description="Width of the feed-forward layers.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout everywhere.")
+    dropout: float = Field(0.3, ge=0, le=0.9, description="Dropout everywhere.")
     max_history: int = Field(50, ge=1, le=4096, description="Newest items of a history that the encoder reads.")
     use_item_vectors: bool = Field(True, description="Add the item's text vector to its codes in the encoder.")
     learn_item_vectors: bool = Field(
@@ -130,7 +130,7 @@ class TrainingSettings(Settings):
     id_views: int = Field(
         1, ge=0, le=16, description="Encoders of it that know items by their identity alone (SASRec), beside those."
     )
-    id_dropout: float = Field(0.5, ge=0, lt=1, description="Dropout of the latter.")
+    id_dropout: float = Field(0.5, ge=0, le=0.9, description="Dropout of the latter.")
     text_neighbors: int = Field(
         64,
         ge=0,
@@ -181,7 +181,9 @@ class TrainingSettings(Settings):
     )
     processes: int = Field(2, ge=1, le=1024, description="torchrun processes on each machine.")
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads a process.")
-    amp: Literal["off", "bf16", "fp16"] = Field("off", description="Mixed precision, on CUDA only.")
+    amp: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Precision on CUDA: `fp32` throughout, or mixed with `bf16` or `fp16`."
+    )
     compile: bool = Field(
         False, description="torch.compile the Transformers: a minute first, faster steps after; needs a C++ compiler."
     )
@@ -255,10 +257,10 @@ class ExportSettings(Settings):
 class ReleaseSettings(Settings):
     """When a new release takes the place of the one that is served."""
 
-    rule: Literal["off", "not_worse", "better"] = Field(
+    rule: Literal["always", "not_worse", "better"] = Field(
         "not_worse",
         description="How a release must compare, on validation items, with the served one and the best one served "
-        "before: `off` compares nothing, `not_worse` allows a loss of `margin`, `better` also wants a gain over the "
+        "before: `always` compares nothing, `not_worse` allows a loss of `margin`, `better` also wants a gain over the "
         "served one beyond noise.",
     )
     margin: float = Field(

@@ -25,6 +25,7 @@ from genrec_core.settings import (
     preset_from_environment,
     rendezvous_from_environment,
 )
+from genrec_dagster.bounds import checked_at_launch
 
 PRESET_NAME, _PRESET = preset_from_environment()
 
@@ -38,11 +39,13 @@ def defaults_from(settings: Settings) -> Callable[[type[Form]], type[Form]]:
             replaced = copy.copy(field)
             replaced.default = getattr(settings, name)
             fields[name] = (field.annotation, replaced)
-        return create_model(form.__name__, __base__=form, __module__=form.__module__, __doc__=form.__doc__, **fields)
+        filled = create_model(form.__name__, __base__=form, __module__=form.__module__, __doc__=form.__doc__, **fields)
+        return checked_at_launch(filled)
 
     return decorate
 
 
+@checked_at_launch
 class RawBeautyForm(dg.Config):
     """Where the raw data comes from."""
 
@@ -126,6 +129,7 @@ class PredictionForm(PredictionSettings, dg.Config):
     """What the prediction file holds."""
 
 
+@checked_at_launch
 class TextVectorForm(dg.Config):
     """When text vectors stop a run."""
 
@@ -138,6 +142,7 @@ class TextVectorForm(dg.Config):
     )
 
 
+@checked_at_launch
 class RequestPredictionForm(PredictionForm):
     """What the prediction file of a request file holds, and when the request file is refused."""
 
@@ -150,6 +155,7 @@ class RequestPredictionForm(PredictionForm):
     )
 
 
+@checked_at_launch
 class CodebookForm(dg.Config):
     """When semantic IDs deserve a warning."""
 
@@ -162,6 +168,7 @@ class ExportForm(ExportSettings, dg.Config):
     """The form in which the model serves."""
 
 
+@checked_at_launch
 class ServingBoundsForm(dg.Config):
     """How the exported model is compared with the trained one, and how fast it must be."""
 

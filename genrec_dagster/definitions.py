@@ -4,6 +4,7 @@ import dagster as dg
 
 from genrec_core.storage import storage_root
 from genrec_dagster.alerts import alert_definitions
+from genrec_dagster.apart import built_by_their_jobs
 from genrec_dagster.assets import catalog, model, release, serving
 from genrec_dagster.automation import automation_definitions
 from genrec_dagster.checks import answers as answer_checks
@@ -25,7 +26,8 @@ from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_ro
 ROOT = str(storage_root())
 TRACKER = ExperimentTracker(tracking_uri=noted_uri(), artifact_root=artifact_root())
 
-defs = dg.Definitions.merge(
+defs = built_by_their_jobs(
+    request_definitions(),
     dg.Definitions(
         assets=[
             catalog.raw_beauty,
@@ -67,5 +69,4 @@ defs = dg.Definitions.merge(
     ),
     automation_definitions(),
     alert_definitions(),
-    request_definitions(),
 )

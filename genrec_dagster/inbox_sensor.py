@@ -29,6 +29,13 @@ serve_requests = dg.define_asset_job(
     description="Serve one request file.",
 )
 
+# The file is kept in the storage, so the inbox may have lost it.
+serve_again = dg.define_asset_job(
+    "serve_again",
+    selection=dg.AssetSelection.assets("request_predictions"),
+    description="Serve a request file again, by the release that is served now.",
+)
+
 
 @dg.sensor(
     job=serve_requests,
@@ -103,7 +110,7 @@ def definitions_for(inbox: RequestInbox) -> dg.Definitions:
     """The assets, checks, job and sensor of one inbox."""
     return dg.Definitions(
         assets=[request_file, request_predictions],
-        jobs=[serve_requests],
+        jobs=[serve_requests, serve_again],
         sensors=[request_files],
         resources={"inbox": inbox},
     )

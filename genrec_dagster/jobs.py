@@ -10,6 +10,7 @@ from pydantic import Field
 from genrec_core.storage import version_folder
 from genrec_dagster.assets.release import pointer_version
 from genrec_dagster.automation import DATA_VERSION, noted_tags
+from genrec_dagster.bounds import checked_at_launch
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.resources import WorkFolders
 
@@ -41,6 +42,7 @@ roll_back = dg.define_asset_job(
 )
 
 
+@checked_at_launch
 class CleaningForm(dg.Config):
     """Which versions stay."""
 

@@ -17,6 +17,12 @@ from typing import Any
 
 import dagster as dg
 import psutil
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import RemoteRepositoryOrigin
+from dagster._core.workspace.load import location_origin_from_module_name
 
 from genrec_core.artifacts import read_json, write_json
 from genrec_core.benchmarks.graph import LAST_RUN
@@ -28,6 +34,7 @@ from genrec_dagster.instance import prepare_home
 from genrec_dagster.metadata import markdown_table
 from genrec_dagster.training import code_revision
 
+CODE, LOCATION = "genrec_dagster.definitions", "genrec"  # as in workspace.yaml
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SAMPLE_SECONDS = 0.5
 _MEGABYTE = 1 << 20
@@ -153,8 +160,7 @@ def main() -> int:
             say(f"run {lost} is marked as failed: its process is gone")
         instance.add_event_listener(run_id, report)
         try:
-            tags = {"preset": PRESET_NAME}
-            job.execute_in_process(instance=instance, run_id=run_id, run_config=_QUIET, tags=tags, raise_on_error=False)
+            execute(job, instance, run_id, tags={"preset": PRESET_NAME})
             run = instance.get_run_by_id(run_id)
             # Dagster's in-process executor calls an interrupted run a failed one.
             status = "CANCELED" if not run or report.interrupted else run.status.value
@@ -171,6 +177,24 @@ def main() -> int:
             }
             write_json(storage_root() / LAST_RUN, record)
     return _conclude(record)
+
+
+def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, run_id: str, tags: dict[str, str]) -> None:
+    """Execute ``job`` in this process, as a run of the code location of ``make ui``.
+
+    ``execute_in_process`` names no code location, and the UI's pages of jobs and its timeline leave such runs out.
+    """
+    repository = ReconstructableRepository.for_module(CODE, "defs")
+    location = location_origin_from_module_name(CODE, None, None, LOCATION)
+    run = instance.create_run_for_job(
+        job,
+        run_id=run_id,
+        run_config=_QUIET,
+        tags=tags,
+        remote_job_origin=RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME).get_job_origin(job.name),
+        job_code_origin=repository.get_reconstructable_job(job.name).get_python_origin(),
+    )
+    execute_run(InMemoryJob(job), run, instance)
 
 
 def _quieten() -> None:

@@ -217,6 +217,6 @@ def _best_earlier(
 def _drawn(held_out: HeldOut, settings: ReleaseSettings) -> HeldOut:
     users = len(held_out.targets)
     if users == 0:
-        raise GenrecError("no history has three items, so two releases cannot be compared; set release.rule to off")
+        raise GenrecError("no history has three items, so two releases cannot be compared; set release.rule to always")
     random = np.random.default_rng(settings.seed)
     return held_out.take(np.sort(random.permutation(users)[: settings.users]))

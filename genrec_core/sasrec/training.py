@@ -1,5 +1,7 @@
 """Training of SASRec by TIGER's own loop: the same split, batches, optimiser, resumption and validation."""
 
+import math
+
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -33,6 +35,9 @@ class SasRecTrainer(Trainer):
     def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
         loss: Tensor = self.objective(history, target)
         return loss
+
+    def _uniform_loss(self) -> float:
+        return math.log(len(self.codes))
 
     def _scorer(self, model: PreTrainedModel) -> CodeScorer:
         assert isinstance(model, SasRecModel)

@@ -212,7 +212,7 @@ class Trainer:
 
     def _speed_up(self) -> None:
         """What only a long training or a GPU repays."""
-        if self._on_cuda and self.settings.amp != "off":
+        if self._on_cuda and self.settings.amp != "fp32":
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32: the catalogue's loss
         if self.settings.compile:
             for module in self.model.modules():
@@ -288,6 +288,12 @@ class Trainer:
         loss: Tensor = self.objective(history, target, following, self._distillation())
         return loss
 
+    def _uniform_loss(self) -> float:
+        """The loss a target of a model to which all tokens of a level, and all items, are equally likely."""
+        assert isinstance(self.model, TigerModel)
+        codes = sum(math.log(size) for size in self.model.config.level_sizes)
+        return codes + self.settings.dense_weight * self.model.config.views * math.log(len(self.codes))
+
     def _scorer(self, model: PreTrainedModel) -> CodeScorer:
         """What ranks the validation items."""
         assert isinstance(model, TigerModel)
@@ -302,7 +308,7 @@ class Trainer:
         return settings.distillation if self.progress.step >= settings.distillation_start * self.steps else 0.0
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.settings.amp == "off" or not self._on_cuda:
+        if self.settings.amp == "fp32" or not self._on_cuda:
             return nullcontext()
         return torch.autocast("cuda", torch.bfloat16 if self.settings.amp == "bf16" else torch.float16)
 
@@ -392,6 +398,7 @@ class Trainer:
                     "best_recall@10": progress.best["validation_recall@10"],
                     "seconds": progress.seconds,
                     "epochs": progress.history,
+                    "uniform_loss": self._uniform_loss(),
                     "recipe": self.recipe,
                     "seed": self.settings.seed,
                     "settings": self.settings.model_dump(mode="json"),

@@ -76,8 +76,8 @@ def not_worse_than_current(
 
     root = Path(work.root).absolute()
     served = served_pointer(root)
-    if release.rule == "off" or served is None:
-        why = "release.rule is off" if served else "nothing is served yet"
+    if release.rule == "always" or served is None:
+        why = "release.rule is always" if served else "nothing is served yet"
         return verdict(True, f"no comparison, as {why}", "none")
     found = judge(model_release / MODEL, _served_models(served, root), user_histories, release)
     held_back = found.held_back_by(release)

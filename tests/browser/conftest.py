@@ -57,6 +57,35 @@ def dagster_ui(chromium: Path, sample_folder: Path, tmp_path: Path) -> Iterator[
         yield address
 
 
+@pytest.fixture(scope="module")
+def empty_ui(chromium: Path, sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a webserver without a daemon, and so without sensors, over empty storage."""
+    with running_ui(tmp_path_factory.mktemp("ui"), sample_folder, daemon=False) as address:
+        yield address
+
+
+@pytest.fixture
+def ui_with_inbox(
+    chromium: Path, sample_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Path]]:
+    """The address of a ``dagster dev`` that serves request files, and the inbox for these."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    monkeypatch.setenv("GENREC_INBOX", str(inbox))
+    with running_ui(tmp_path, sample_folder) as address:
+        yield address, inbox
+
+
+@pytest.fixture
+def ui_after_a_run(chromium: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of a webserver beside which ``make run`` was run. It failed at once, as its raw data are missing."""
+    raw = tmp_path / "missing"
+    command = [sys.executable, "-m", "genrec_dagster.run"]
+    assert subprocess.run(command, env=environment_in(tmp_path, raw), cwd=tmp_path, check=False).returncode == 1
+    with running_ui(tmp_path, raw, daemon=False) as address:
+        yield address
+
+
 @dataclass(frozen=True)
 class Gallery:
     """A finished run, looked at through a copy of Dagster's events and of MLflow's database.
@@ -130,13 +159,17 @@ def gallery(chromium: Path, screenshots: Path, tmp_path: Path) -> Gallery:
 
 
 @contextmanager
-def running_ui(folder: Path, raw: Path) -> Iterator[str]:
-    """Start ``dagster dev`` as ``make ui`` does, with all it writes below ``folder``; end it and its children after."""
+def running_ui(folder: Path, raw: Path, daemon: bool = True) -> Iterator[str]:
+    """Start ``dagster dev`` as ``make ui`` does, with all it writes below ``folder``; end it and its children after.
+
+    Without ``daemon``, the webserver alone: it starts sooner, and launches no run that has to wait in a queue.
+    """
     environment = environment_in(folder, raw)
     subprocess.run([sys.executable, "-m", "genrec_dagster.instance"], env=environment, cwd=folder, check=True)
     port, log = free_port(), folder / "dagster.log"
     workspace = str(REPOSITORY / "workspace.yaml")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
+    program = [sys.executable, "-m", "dagster", "dev"] if daemon else [sys.executable, "-m", "dagster_webserver"]
+    command = [*program, "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as output:
         server = subprocess.Popen(
             command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts

@@ -70,6 +70,29 @@ def test_a_failed_gate_is_shown_and_nothing_after_it_is_materialized(
     page.screenshot(path=screenshots / "failed_graph.png")
 
 
+@pytest.mark.slow
+def test_with_an_inbox_materialize_all_launches_a_run_and_a_file_is_served(
+    ui_with_inbox: tuple[str, Path], page: Page
+) -> None:
+    address, inbox = ui_with_inbox
+    open_graph(page, address)
+    materialize_all(page, config=SMALL, label=f"Materialize all ({len(ASSETS)})")
+    expect_run_ends(page, "Success")
+    (inbox / "daily.txt").write_text("1 2 3\n2 4\n")
+    page.goto(f"{address}/assets/request_predictions?view=checks")
+    expect(page.get_by_text("Checks (4)")).to_be_visible()
+    # served_as_asked warns, as the tiny shop has fewer items than the preset asks for.
+    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(3, timeout=RUN_MILLISECONDS)
+
+
+@pytest.mark.slow
+def test_a_run_of_the_command_line_stands_in_the_timeline_and_on_its_jobs_page(ui_after_a_run: str, page: Page) -> None:
+    page.goto(f"{ui_after_a_run}/overview")
+    expect(page.get_by_role("link", name="full_graph").first).to_be_visible()
+    page.goto(f"{ui_after_a_run}/locations/genrec/jobs/full_graph/runs")
+    expect(page.get_by_text("Failure", exact=True)).to_be_visible()
+
+
 def open_graph(page: Page, address: str) -> None:
     """Show the lineage of all assets, groups unfolded."""
     unfolded = ",".join(f"global@global:{group}" for group in GROUPS)
@@ -83,9 +106,12 @@ def node(page: Page, asset: str) -> Locator:
     return page.locator("svg foreignObject").filter(has=page.get_by_text(asset, exact=True)).last
 
 
-def materialize_all(page: Page, config: dict[str, object] | None = None) -> None:
-    """Click "Materialize all", with values for the launchpad if there are any, and go to the run's page."""
-    button = page.get_by_role("button", name="Materialize all")
+def materialize_all(page: Page, config: dict[str, object] | None = None, label: str = "Materialize all") -> None:
+    """Click "Materialize all", with values for the launchpad if there are any, and go to the run's page.
+
+    The label counts the assets where the page cannot build all.
+    """
+    button = page.get_by_role("button", name=label)
     if config is None:
         button.click()
         page.get_by_role("link", name="View", exact=True).click()

@@ -59,7 +59,7 @@ class Daemon:
         if resolved.has_node_named("raw_beauty"):
             config["ops"]["raw_beauty"]["config"]["source"] = str(self.raw)
         if "model_release" in assets:
-            config["resources"]["release"] = {"config": {"rule": "off"}}
+            config["resources"]["release"] = {"config": {"rule": "always"}}
         return resolved.execute_in_process(run_config=config, instance=self.place.instance, raise_on_error=False)
 
 

@@ -15,7 +15,7 @@ from genrec_core.artifacts import MANIFEST, read_json, write_json
 from genrec_core.storage import latest
 from genrec_dagster.assets.model import onnx_encoder
 from genrec_dagster.checks.catalog import codebook_use, suffix_depth, texts_told_apart
-from genrec_dagster.checks.model import recall_at_1000
+from genrec_dagster.checks.model import loss_falls, recall_at_1000
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import CodebookForm, Gates, TextVectorForm
 
@@ -317,3 +317,14 @@ def test_a_verdict_says_both_sides() -> None:
         "reason": "see the slices",
     }
     assert "reason" not in verdict(True, 0.5, "at least 0.02", detail="see the slices").metadata
+
+
+@pytest.mark.parametrize(("loss", "passed"), [(20.4, True), (22.3, False)])
+def test_the_loss_of_a_single_epoch_is_held_against_a_guess_at_all_that_the_loss_counts(
+    tmp_path: Path, loss: float, passed: bool
+) -> None:
+    write_json(tmp_path / "training_history.json", {"epochs": [{"epoch": 1, "loss": loss}], "uniform_loss": 22.2})
+    result = loss_falls(tmp_path)
+    assert isinstance(result, dg.AssetCheckResult)
+    assert result.passed == passed
+    assert "less than a uniform guess's 22.2" in str(result.description)

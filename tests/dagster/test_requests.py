@@ -14,8 +14,10 @@ import pytest
 from genrec_core.inference.recommender import Recommender
 from genrec_core.releases import served_model
 from genrec_core.storage import latest
+from genrec_dagster.apart import built_by_their_jobs
 from genrec_dagster.assets.requests import RequestInbox
 from genrec_dagster.checks.requests import requests_answered
+from genrec_dagster.definitions import defs
 from genrec_dagster.inbox_sensor import definitions_for, request_files
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Counter:
         base = dg.Definitions(resources=self.place.resources, executor=dg.in_process_executor)
         graph = dg.Definitions(assets=self.place.definitions().assets)
         requests = definitions_for(RequestInbox(location=str(self.inbox)))
-        self.definitions = dg.Definitions.merge(base, graph, requests)
+        self.definitions = built_by_their_jobs(requests, base, graph)
         self.job = self.definitions.resolve_job_def("serve_requests")
 
     def put(self, name: str, content: str) -> Path:
@@ -250,8 +252,7 @@ def test_all_partitions_can_be_served_again_when_the_inbox_is_empty(counter: Cou
     first = counter.serve()
     for file in counter.inbox.iterdir():
         file.unlink()
-    job = dg.define_asset_job("again", selection=dg.AssetSelection.assets("request_predictions"))
-    again = dg.Definitions.merge(counter.definitions, dg.Definitions(jobs=[job])).resolve_job_def("again")
+    again = counter.definitions.resolve_job_def("serve_again")
     partitions = counter.place.instance.get_dynamic_partitions("request_files")
     assert set(partitions) == set(first)
     for key in partitions:  # what a backfill does: a run a partition
@@ -276,6 +277,20 @@ def test_an_answer_that_lacks_a_row_fails_its_check(counter: Counter, tmp_path: 
     result = requests_answered(tmp_path / "predictions.csv", requests / "requests.txt")
     assert not result.passed
     assert result.description == "measured 1 rows, users not those asked for, wanted 2 rows, users those asked for"
+
+
+def test_with_an_inbox_everything_that_a_page_can_build_needs_no_partition(tmp_path: Path) -> None:
+    shop = built_by_their_jobs(definitions_for(RequestInbox(location=str(tmp_path))), defs)
+    dg.Definitions.validate_loadable(shop)
+    graph = shop.resolve_asset_graph()
+    names = {"request_file", "request_predictions"}
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} > names
+    buildable = {key.to_user_string() for key in graph.executable_asset_keys}
+    assert buildable == {key.to_user_string() for key in graph.get_all_asset_keys()} - names
+    assert all(graph.get(key).partitions_def is None for key in graph.executable_asset_keys)
+    full = shop.resolve_job_def("full_graph").asset_layer
+    assert not names & {key.to_user_string() for key in full.executable_asset_keys}
+    assert not names & {key.asset_key.to_user_string() for key in full.asset_graph.asset_check_keys}
 
 
 def test_without_an_inbox_there_is_nothing_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from genrec_core.artifacts import read_json
 from genrec_dagster.run import PeakMemory, RunReport
@@ -53,13 +54,18 @@ def test_a_failed_run_is_recorded(failed_run: tuple[Any, Path]) -> None:
     assert record["commit"]
 
 
-def test_the_ui_can_show_the_run(failed_run: tuple[Any, Path]) -> None:
+def test_the_ui_shows_the_run_with_its_job(failed_run: tuple[Any, Path]) -> None:
     record = read_json(failed_run[1] / "storage" / "last_run.json")
     with dg.DagsterInstance.from_config(str(failed_run[1] / "dagster")) as instance:
         run = instance.get_run_by_id(record["run_id"])
     assert run is not None
     assert run.status == dg.DagsterRunStatus.FAILURE
     assert run.job_name == "full_graph"
+    (loaded,) = yaml.safe_load((REPOSITORY / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
+    location = loaded["python_module"]["location_name"]
+    assert run.remote_job_origin is not None
+    assert run.remote_job_origin.location_name == location
+    assert run.tags_for_storage()[".dagster/repository"] == f"__repository__@{location}"
 
 
 def test_memory_of_child_processes_counts() -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from genrec_core.artifacts import read_json
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
-from genrec_core.settings import TrainingSettings
+from genrec_core.settings import Settings, TrainingSettings
 from genrec_core.tiger.checkpoint import Progress
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerModel
@@ -63,6 +64,55 @@ def test_a_model_learns_what_follows_and_the_best_one_is_kept(tmp_path: Path):
     assert history["best_recall@10"] > 0.8
     assert TigerModel.from_pretrained(best).config.level_sizes == [8, 8, 2]
     assert [event.kind for event in events if event.kind != "step"] == ["start"] + ["epoch"] * len(losses) + ["end"]
+
+
+NEAR = 1e-6  # to a bound that is excluded
+CHEAP = 100  # larger upper bounds cost more than they show
+NEEDS = {("heads", 64): {"d_model": 64}, ("dense_weight", 0): {"id_views": 0}}  # what the value is refused without
+OF_THE_LAUNCHER = {"processes", "threads_per_process"}  # read by torchrun, not by a rank
+
+
+def bounds(form: type[Settings]) -> Iterator[tuple[str, float]]:
+    """Each numeric setting with its least and, where that is cheap, its largest value."""
+    for name, field in form.model_fields.items():
+        for rule in field.metadata:
+            for kind, inward in (("ge", 0), ("gt", NEAR), ("le", 0), ("lt", -NEAR)):
+                limit = getattr(rule, kind, None)
+                if limit is not None and (kind in {"ge", "gt"} or limit <= CHEAP):
+                    yield name, limit + inward
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"), [bound for bound in bounds(TrainingSettings) if bound[0] not in OF_THE_LAUNCHER]
+)
+def test_a_setting_at_its_bound_trains(tmp_path: Path, name: str, value: float) -> None:
+    settings = small_settings(**{"epochs": 1, **NEEDS.get((name, value), {}), name: value})
+    history = read_json(train(cyclic_data(12), settings, tmp_path, ALONE) / "training_history.json")
+    assert np.isfinite([entry["loss"] for entry in history["epochs"]]).all()
+
+
+def test_all_settings_at_their_least_values_train(tmp_path: Path) -> None:
+    least = dict(reversed(list(bounds(TrainingSettings))))  # a least value precedes the largest one
+    history = read_json(train(cyclic_data(12), small_settings(**least), tmp_path, ALONE) / "training_history.json")
+    assert np.isfinite([entry["loss"] for entry in history["epochs"]]).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"dense_weight": 0.5, "content_views": 2}, {"dense_weight": 0.0, "id_views": 0}, {"dense_full_items": 0}],
+)
+def test_a_model_that_knows_nothing_has_about_the_loss_of_a_uniform_guess(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    settings = small_settings(epochs=1, learning_rate=1e-12, dropout=0.0, **changes)
+    history = read_json(train(cyclic_data(), settings, tmp_path, ALONE) / "training_history.json")
+    assert history["epochs"][0]["loss"] == pytest.approx(history["uniform_loss"], rel=0.25)
+
+
+def test_one_epoch_is_better_than_a_uniform_guess(tmp_path: Path) -> None:
+    history = read_json(train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE) / "training_history.json")
+    assert history["epochs"][0]["loss"] < history["uniform_loss"]
 
 
 @pytest.mark.parametrize(("killed_after", "ema_decay"), [(1, 0.0), (3, 0.0), (2, 0.9)])
