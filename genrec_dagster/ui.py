@@ -67,14 +67,13 @@ def _run_together(commands: list[list[str]]) -> int:
     # In sessions of their own, so that Ctrl-C reaches them once, from here.
     servers = [psutil.Popen(command, env=environment, start_new_session=True) for command in commands]
     try:
-        while all(server.poll() is None for server in servers):
+        while not (ended := [server for server in servers if server.poll() is not None]):
             time.sleep(0.5)
     except KeyboardInterrupt:
         return _INTERRUPTED
     finally:
         _stop(servers)
-    ended = next(command for command, server in zip(commands, servers, strict=True) if server.poll() is not None)
-    print(f"{' '.join(ended[:4])} ended, so the other was stopped", file=sys.stderr)
+    print(f"{' '.join(commands[servers.index(ended[0])][:4])} ended, so the other was stopped", file=sys.stderr)
     return _FAILED
 
 
