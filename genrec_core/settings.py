@@ -154,7 +154,7 @@ class TrainingSettings(Settings):
     )
     distillation_temperature: float = Field(
         1.0,
-        gt=0,
+        ge=0.2,
         le=100,
         description="What the dense head's logits are divided by for that; below 1 it is sharper.",
     )

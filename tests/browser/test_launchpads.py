@@ -7,7 +7,7 @@ from genrec_dagster.definitions import defs
 
 ASSETS = sorted(key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys())
 JOBS = sorted(job.name for job in defs.jobs or [])
-MATERIALIZE_ALL, LAUNCH = "Materialize all", "Launch run"
+MATERIALIZE_ALL, LAUNCH = "Materialize all", "Launch Run"
 
 
 def test_the_launchpad_of_a_training_opens_ready_to_launch(empty_ui: str, page: Page) -> None:
