@@ -43,7 +43,9 @@ def training_link(checkpoint: Path, artifact: str = "") -> dg.MetadataValue:
     return run_link(ExperimentTracker(tracking_uri=noted["tracking_uri"]), noted["run_id"], artifact)
 
 
-def version_link(checkpoint: Path, model: str, version: str) -> dg.MetadataValue:
-    """A link to the page of a version of a registered model, in the registry of ``checkpoint``."""
+def version_link(checkpoint: Path, model: str, version: str | None) -> dg.MetadataValue:
+    """A link to the page of a version of a registered model, in the registry of ``checkpoint``; a text for None."""
+    if version is None:
+        return dg.MetadataValue.text("not registered")
     ui = mlflow_ui(read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"])
     return dg.MetadataValue.url(f"{ui}/#/models/{quote(model)}/versions/{quote(version)}")

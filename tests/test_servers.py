@@ -5,6 +5,7 @@ from pathlib import Path
 
 from genrec_core.export import torchserve
 from genrec_core.settings import RendezvousSettings, ServingSettings
+from genrec_dagster.ui import dagster_command, mlflow_command
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -23,7 +24,9 @@ def test_torchserve_is_on_the_loopback_address_and_asks_for_a_token() -> None:
 
 def test_the_pages_that_make_shows_are_on_the_loopback_address() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    assert re.findall(r"(?:-h|--host) (\S+)", makefile) == ["127.0.0.1"] * 2
+    assert re.findall(r"(?:-h|--host) (\S+)", makefile) == ["127.0.0.1"]
+    for command, host in ((dagster_command("3000"), "-h"), (mlflow_command("5000"), "--host")):
+        assert command[command.index(host) + 1] == "127.0.0.1"
 
 
 def test_the_parts_as_processes_are_on_the_loopback_address() -> None:

@@ -100,8 +100,7 @@ def model_release(
         write_release(folder, parts, facts)
         write_profile(folder, histories)
         metadata = release_page(folder, facts, traced, _champion(Path(work.root).absolute()))
-        if registered is not None:
-            metadata["mlflow_page"] = version_link(tiger_checkpoint, REGISTERED_MODEL, registered)
+        metadata["mlflow_page"] = version_link(tiger_checkpoint, REGISTERED_MODEL, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

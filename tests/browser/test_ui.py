@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -12,7 +13,7 @@ ASSETS = {
     "raw_beauty": 3,
     "item_catalog": 2,
     "user_histories": 2,
-    "item_embeddings": 2,
+    "item_embeddings": 3,
     "semantic_ids": 3,
     "tiger_checkpoint": 3,
     "recall_metrics": 4,
@@ -23,22 +24,14 @@ ASSETS = {
 }  # and how many checks each has
 GROUPS = ("catalog", "model", "serving")
 RUN_MILLISECONDS = 600_000
-# Values for the launchpad with which the tiny shop passes every gate within a minute.
-SMALL = {
-    "ops": {
-        "semantic_ids": {"config": {"levels": 2, "codebook_size": 8}},
-        "tiger_checkpoint": {"config": {"epochs": 4, "batch_targets": 128, "processes": 1}},
-        "onnx_encoder_onnx_latency": {"config": {"p95_milliseconds": 60_000.0, "timed_users": 10}},
-        "batch_predictions": {"config": {"top_k": 20}},
-    },
-    "resources": {"gates": {"config": {"max_miss_share": 1.0}}},
-}
 
 
 @pytest.mark.slow
-def test_a_materialized_graph_is_green_and_tells_its_metrics(dagster_ui: str, page: Page, screenshots: Path) -> None:
+def test_a_materialized_graph_is_green_and_tells_its_metrics(
+    dagster_ui: str, page: Page, screenshots: Path, small_run: dict[str, Any]
+) -> None:
     open_graph(page, dagster_ui)
-    materialize_all(page, config=SMALL)
+    materialize_all(page, config=small_run)
     expect_run_ends(page, "Success")
     open_graph(page, dagster_ui)
     for asset in ASSETS:
@@ -72,11 +65,11 @@ def test_a_failed_gate_is_shown_and_nothing_after_it_is_materialized(
 
 @pytest.mark.slow
 def test_with_an_inbox_materialize_all_launches_a_run_and_a_file_is_served(
-    ui_with_inbox: tuple[str, Path], page: Page
+    ui_with_inbox: tuple[str, Path], page: Page, small_run: dict[str, Any]
 ) -> None:
     address, inbox = ui_with_inbox
     open_graph(page, address)
-    materialize_all(page, config=SMALL, label=f"Materialize all ({len(ASSETS)})")
+    materialize_all(page, config=small_run, label=f"Materialize all ({len(ASSETS)})")
     expect_run_ends(page, "Success")
     (inbox / "daily.txt").write_text("1 2 3\n2 4\n")
     page.goto(f"{address}/assets/request_predictions?view=checks")

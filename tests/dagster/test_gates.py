@@ -64,10 +64,15 @@ def change_weights(folder: Path) -> None:
 
 
 def change_vectors(folder: Path) -> None:
-    """Vectors that the model was not trained on; the folder's own manifest agrees with them."""
+    """Vectors that the model was not trained on; the folder's own answers and manifest agree with them."""
     from genrec_core.artifacts import write_manifest
+    from genrec_core.inference.onnx_scorer import OnnxScorer
+    from genrec_core.inference.self_test import write_self_test
 
     edit_array("item_vectors.npy", lambda vectors: vectors[::-1])(folder)
+    names = ("item_vectors.npy", "item_keys.npy", "codes_with_suffix.npy")
+    items, keys, codes = (np.load(folder / name) for name in names)
+    write_self_test(folder, OnnxScorer(folder, items, keys), codes)
     write_manifest(folder)
 
 
