@@ -11,8 +11,8 @@ from playwright.sync_api import Locator, Page, expect
 
 ASSETS = {
     "raw_beauty": 3,
-    "item_catalog": 2,
-    "user_histories": 2,
+    "item_catalog": 4,
+    "user_histories": 5,
     "item_embeddings": 3,
     "semantic_ids": 3,
     "tiger_checkpoint": 3,
@@ -20,7 +20,7 @@ ASSETS = {
     "onnx_encoder": 2,
     "model_release": 3,
     "served_release": 1,
-    "batch_predictions": 2,
+    "batch_predictions": 4,
 }  # and how many checks each has
 GROUPS = ("catalog", "model", "serving")
 RUN_MILLISECONDS = 600_000
