@@ -130,7 +130,7 @@ class TrainingSettings(Settings):
     id_views: int = Field(
         1, ge=0, le=16, description="Encoders of it that know items by their identity alone (SASRec), beside those."
     )
-    id_dropout: float = Field(0.5, ge=0, le=0.9, description="Dropout of the latter.")
+    id_dropout: float = Field(0.5, ge=0, le=0.9, description="Dropout probability of the identity encoders.")
     text_neighbors: int = Field(
         64,
         ge=0,
