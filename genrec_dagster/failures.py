@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
-from dagster._utils.error import SerializableErrorInfo
+from dagster._utils.error import SerializableErrorInfo  # type: ignore[attr-defined]  # Dagster imports it there
 
 from genrec_core.errors import GenrecError
 

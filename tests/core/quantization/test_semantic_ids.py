@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +26,12 @@ from genrec_core.settings import SemanticIdSettings
 torch.set_num_threads(1)
 ITEMS = 400
 IDS = np.arange(ITEMS) * 2 + 1  # odd ids; even ones are free for items to come
+LEAST = [
+    (name, rule.ge)
+    for name, field in SemanticIdSettings.model_fields.items()
+    for rule in field.metadata
+    if hasattr(rule, "ge")
+]
 
 
 def item_vectors() -> np.ndarray:
@@ -68,6 +75,19 @@ def test_every_item_has_a_code_of_its_own(built: Path) -> None:
     assert ids.codes.dtype == np.int32
     assert len(np.unique(ids.codes, axis=0)) == ITEMS
     np.testing.assert_array_equal(np.load(built / "codes.npy"), ids.codes[:, :2])
+
+
+@pytest.mark.parametrize(("name", "least"), LEAST)
+def test_a_setting_at_its_least_value_gives_every_item_a_code(
+    built: Path, tmp_path: Path, name: str, least: float
+) -> None:
+    random = np.random.default_rng(0)
+    histories = pl.DataFrame(
+        {"user_id": list("abcdef"), "item_ids": [random.choice(IDS, 9).tolist() for _ in "abcdef"]}
+    )
+    settings = small(**{"collaborative_dims": 4, name: least})
+    build_semantic_ids(built.with_name("embeddings"), settings, tmp_path / "ids", histories=histories)
+    assert len(np.unique(SemanticIds.load(tmp_path / "ids").codes, axis=0)) == ITEMS
 
 
 def test_items_with_one_vector_differ_only_in_suffix_in_row_order(built: Path) -> None:
