@@ -122,18 +122,34 @@ def texts_told_apart(item_embeddings: Path, config: TextVectorForm) -> dg.AssetC
     """Different texts have different vectors: the model can read what the items are called."""
     texts = read_json(item_embeddings / ITEM_TEXT)
     rows = rows_not_told_apart(texts, np.load(item_embeddings / L2NORM, allow_pickle=False)).tolist()
-    too_many = len(rows) > config.most_alike * len(texts)
+    few = len(rows) <= config.most_alike * len(texts)
+    return _alike(few, rows, texts, f"at most {config.most_alike:.0%} of the items")
+
+
+@dg.asset_check(asset=item_embeddings)
+@reasons_in_results
+def every_text_told_apart(item_embeddings: Path) -> dg.AssetCheckResult:
+    """No two different texts have one vector; the run goes on where some have."""
+    texts = read_json(item_embeddings / ITEM_TEXT)
+    rows = rows_not_told_apart(texts, np.load(item_embeddings / L2NORM, allow_pickle=False)).tolist()
+    return _alike(not rows, rows, texts, "0 items", severity=dg.AssetCheckSeverity.WARN)
+
+
+def _alike(
+    passed: bool,
+    rows: list[int],
+    texts: list[str],
+    wanted: str,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    """What to do about the items in ``rows``, whose vector is that of an item with another text."""
     shown = " and ".join(repr(texts[row][:_SHOWN_TEXT]) for row in rows[:2])
-    return verdict(
-        not rows,
-        f"{len(rows)} of {len(texts)} items with the vector of another text",
-        f"0 items, and at most {config.most_alike:.0%} for the run to go on",
-        severity=dg.AssetCheckSeverity.ERROR if too_many else dg.AssetCheckSeverity.WARN,
-        detail=f"such as {shown}; if the model cannot read their script, set item_embeddings.model to a multilingual "
+    detail = (
+        f"such as {shown}; if the model cannot read their script, set item_embeddings.model to a multilingual "
         "model; if only their ends differ, raise item_embeddings.max_tokens"
-        if rows
-        else None,
     )
+    measured = f"{len(rows)} of {len(texts)} items with the vector of another text"
+    return verdict(passed, measured, wanted, severity=severity, detail=None if passed else detail)
 
 
 @dg.asset_check(asset=semantic_ids, blocking=True, additional_ins=_CATALOG)
@@ -177,6 +193,7 @@ CHECKS = [
     embeddings_finite,
     embeddings_follow_catalog,
     texts_told_apart,
+    every_text_told_apart,
     semantic_ids_collision_free,
     codebook_use,
     suffix_depth,

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.artifacts import read_json
+from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
 from genrec_dagster.assets.model import onnx_encoder, recall_metrics, tiger_checkpoint
 from genrec_dagster.checks.verdict import verdict
@@ -42,6 +43,8 @@ def loss_falls(tiger_checkpoint: Path) -> dg.AssetCheckResult:
     if len(losses) > 1:
         bound, what = losses[0], "the first epoch's"
     else:
+        if "uniform_loss" not in history:
+            raise GenrecError(f"{tiger_checkpoint}: an earlier version of genrec trained it; train it again")
         bound, what = history["uniform_loss"], "a uniform guess's"
     return verdict(losses[-1] < bound, float(losses[-1]), f"less than {what} {bound:.4g}")
 

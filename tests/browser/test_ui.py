@@ -13,7 +13,7 @@ ASSETS = {
     "raw_beauty": 3,
     "item_catalog": 4,
     "user_histories": 5,
-    "item_embeddings": 3,
+    "item_embeddings": 4,
     "semantic_ids": 3,
     "tiger_checkpoint": 3,
     "recall_metrics": 4,

@@ -35,6 +35,7 @@ BLOCKING = {
 WARNING = {
     "item_catalog": ["gone_items", "new_items"],
     "user_histories": ["history_lengths", "item_popularity", "unknown_items"],
+    "item_embeddings": ["every_text_told_apart"],
     "semantic_ids": ["codebook_use", "suffix_depth"],
     "served_release": ["alias_agrees"],
     "batch_predictions": ["catalogue_shown", "served_as_asked"],
