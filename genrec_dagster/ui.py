@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +21,7 @@ from genrec_dagster.resources import artifact_root, prepare_store, tracking_uri
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 20
 _FAILED, _INTERRUPTED = 1, 130
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
@@ -27,6 +29,9 @@ def main() -> int:
     ports = {"UI_PORT": os.environ.get("UI_PORT") or "3000"}
     if not tracking_uri().startswith(("http://", "https://")):
         ports[PORT_VARIABLE] = os.environ.get(PORT_VARIABLE) or "5000"
+    if unusable := _unusable(ports):
+        print(unusable, file=sys.stderr)
+        return _FAILED
     for variable, port in ports.items():
         if _is_taken(int(port)):
             print(f"port {port} is taken; stop what listens there, or set another: {variable}=...", file=sys.stderr)
@@ -56,17 +61,18 @@ def mlflow_command(port: str) -> list[str]:
 
 def _run_together(commands: list[list[str]]) -> int:
     """Run servers until one ends or a signal comes, then end all of them."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)  # a shell's background job would ignore it, and so would the servers
+    for number in _ENDING:  # SIGINT too: a shell's background job would ignore it, and so would the servers
+        signal.signal(number, _interrupt)
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": tracking_uri(),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    # In sessions of their own, so that Ctrl-C reaches them once, from here.
-    servers = [psutil.Popen(command, env=environment, start_new_session=True) for command in commands]
+    servers: list[psutil.Popen] = []
     try:
+        for command in commands:  # in sessions of their own, so that Ctrl-C reaches them once, from here
+            servers.append(psutil.Popen(command, env=environment, start_new_session=True))
         while not (ended := [server for server in servers if server.poll() is not None]):
             time.sleep(0.5)
     except KeyboardInterrupt:
@@ -78,14 +84,36 @@ def _run_together(commands: list[list[str]]) -> int:
 
 
 def _stop(servers: list[psutil.Popen]) -> None:
-    """End servers with all that they started."""
-    families = [[server, *server.children(recursive=True)] if server.poll() is None else [] for server in servers]
+    """End servers with all that they started, also where a server itself has ended already."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave some of them
+    processes = {process for server in servers for process in _started_by(server)}
     for server in servers:
-        if server.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGINT)
-    processes = [process for family in families for process in family]
     for process in psutil.wait_procs(processes, timeout=_STOP_SECONDS)[1]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _started_by(server: psutil.Popen) -> set[psutil.Process]:
+    """A server's children, and who is in its session: children of one that has ended have another parent now."""
+    found = set(server.children(recursive=True)) if server.is_running() else set()
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == server.pid:
+                found.add(process)
+    return found
+
+
+def _unusable(ports: dict[str, str]) -> str:
+    """What is wrong with the ports in themselves; empty where nothing is."""
+    for variable, port in ports.items():
+        if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            return f"{variable} is {port!r}; set it to a port from 1 to 65535"
+    if len(set(ports.values())) < len(ports):
+        return f"{' and '.join(ports)} are both {ports['UI_PORT']}; set one of them to another port"
+    return ""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+
+from genrec_dagster import ui
 
 REPOSITORY = Path(__file__).parents[2]
 START_SECONDS = 240
@@ -41,21 +44,68 @@ def test_a_port_that_is_taken_is_named_and_nothing_starts(variable: str, tmp_pat
     assert not (tmp_path / "dagster").exists()
 
 
+@pytest.mark.parametrize(
+    ("ports", "said"),
+    [
+        ({"UI_PORT": "5000"}, "UI_PORT and MLFLOW_PORT are both 5000; set one of them to another port"),
+        ({"UI_PORT": "abc"}, "UI_PORT is 'abc'; set it to a port from 1 to 65535"),
+    ],
+)
+def test_ports_that_cannot_be_used_are_told(
+    ports: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("UI_PORT", "MLFLOW_PORT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ports.items():
+        monkeypatch.setenv(name, value)
+    assert ui.main() == 1
+    assert capsys.readouterr().err == said + "\n"
+
+
+SERVER = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by a hang-up", "by two interrupts"])
+def test_nothing_that_a_server_started_is_left(ends: str) -> None:
+    """With small programs in place of the servers, one of which ignores an interrupt for a while."""
+    stays = f"{SERVER}; time.sleep(60)"
+    slow = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {stays}"
+    servers = [[sys.executable, "-c", SERVER if ends == "by itself" else slow], [sys.executable, "-c", stays]]
+    program = f"from genrec_dagster import ui; ui._STOP_SECONDS = 2; ui._run_together({servers!r})"
+    both = subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    family: set[psutil.Process] = set()
+    deadline = time.monotonic() + 30
+    while both.poll() is None and time.monotonic() < deadline:
+        with suppress(psutil.NoSuchProcess):
+            family |= set(psutil.Process(both.pid).children(recursive=True))
+        if len(family) >= 4 and ends != "by itself":
+            both.send_signal(signal.SIGHUP if ends == "by a hang-up" else signal.SIGINT)
+            time.sleep(0.5)
+        time.sleep(0.02)
+    assert both.wait(30) == 0
+    assert len(family) >= 3
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_both_servers_answer_and_end_together(number: signal.Signals, tmp_path: Path) -> None:
     ports = {"UI_PORT": free_port(), "MLFLOW_PORT": free_port()}
     with (tmp_path / "log").open("wb") as log:
-        ui = subprocess.Popen(
+        running = subprocess.Popen(
             [sys.executable, "-m", "genrec_dagster.ui"], cwd=REPOSITORY, env=environment_in(tmp_path, **ports),
             stdout=log, stderr=log,
         )  # fmt: skip
-    wait_until_answers(f"http://127.0.0.1:{ports['UI_PORT']}/server_info", ui, tmp_path / "log")
-    wait_until_answers(f"http://127.0.0.1:{ports['MLFLOW_PORT']}/health", ui, tmp_path / "log")
-    family = psutil.Process(ui.pid).children(recursive=True)
-    ui.send_signal(number)
-    assert ui.wait(60) == 130
-    assert not psutil.wait_procs(family, timeout=30)[1]
+    try:
+        wait_until_answers(f"http://127.0.0.1:{ports['UI_PORT']}/server_info", running, tmp_path / "log")
+        wait_until_answers(f"http://127.0.0.1:{ports['MLFLOW_PORT']}/health", running, tmp_path / "log")
+        family = psutil.Process(running.pid).children(recursive=True)
+        running.send_signal(number)
+        assert running.wait(60) == 130
+        assert not psutil.wait_procs(family, timeout=30)[1]
+    finally:
+        running.terminate()  # it ends its servers
+        running.wait(60)
 
 
 def free_port() -> str:
