@@ -34,6 +34,8 @@ def plain_failures(function: Callable[_Arguments, _Result]) -> Callable[_Argumen
     def told(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
         try:
             return function(*arguments, **named)
+        except PlainFailureError:  # has fields of its own
+            raise
         except GenrecError as error:
             raise PlainFailureError(str(error)) from None
 

@@ -8,7 +8,7 @@ import pytest
 from genrec_core.errors import GenrecError
 from genrec_dagster.assets.requests import request_file, request_predictions
 from genrec_dagster.definitions import defs
-from genrec_dagster.failures import failure_reason, plain_failures, reasons_in_results
+from genrec_dagster.failures import PlainFailureError, failure_reason, plain_failures, reasons_in_results
 from genrec_dagster.io_manager import ArtifactStorage
 
 SENTENCE = "soap.txt line 3: no price; add one"
@@ -44,6 +44,16 @@ def test_a_mistake_of_the_program_keeps_its_stack() -> None:
 
     data = failure_event(dg.materialize([broken], raise_on_error=False)).step_failure_data
     assert "test_failures.py" in data.error_display_string
+
+
+def test_a_failure_that_has_fields_of_its_own_keeps_them() -> None:
+    @dg.asset
+    @plain_failures
+    def letter() -> int:
+        raise PlainFailureError("no request in it", {"file": "letter.txt"})
+
+    data = failure_event(dg.materialize([letter], raise_on_error=False)).step_failure_data
+    assert data.user_failure_data.metadata == {"file": dg.MetadataValue.text("letter.txt")}
 
 
 def test_an_input_that_was_never_built_is_told_without_a_stack(tmp_path: Path) -> None:
