@@ -3,7 +3,7 @@
 A look adds partitions or requests runs, never both, so that no run can be asked for a partition that is not there yet.
 What has to be done follows from what is there, and a run's key from its file, so that a look that dies half-way loses
 nothing and serves nothing twice. A run that failed in none of its steps says nothing of its file: it never started, or
-its process was killed. Its file is tried again, with the run keys ``key#2`` and ``key#3``.
+its process was killed or interrupted. Its file is tried again, with the run keys ``key#2`` and ``key#3``.
 """
 
 import json
@@ -15,6 +15,7 @@ import dagster as dg
 
 from genrec_core.inbox import RequestFile
 from genrec_dagster.assets.requests import REQUEST_FILES, RequestInbox, request_file, request_predictions
+from genrec_dagster.failures import INTERRUPTED, failure_reason
 
 INBOX_VARIABLE = "GENREC_INBOX"
 _EVERY_SECONDS = 30
@@ -83,7 +84,10 @@ def _is_newest(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def _failed_in_a_step(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    return bool(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1).records)
+    """Whether a step failed by itself; an interrupt of the whole run says nothing of its file."""
+    failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    events = [record.event_log_entry.dagster_event for record in failures]
+    return any(event is not None and failure_reason(event) != INTERRUPTED for event in events)
 
 
 def _file_key(run_key: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from genrec_core.inference.recommender import Recommender
 from genrec_core.releases import served_model
@@ -66,9 +67,9 @@ class Counter:
                 self.place.instance.add_dynamic_partitions("request_files", list(request.partition_keys))
         return result
 
-    def run(self, key: str) -> dg.ExecuteInProcessResult:
+    def run(self, key: str, run_key: str = "") -> dg.ExecuteInProcessResult:
         return self.job.execute_in_process(
-            partition_key=key, instance=self.place.instance, raise_on_error=False,
+            partition_key=key, instance=self.place.instance, raise_on_error=False, tags={"dagster/run_key": run_key},
             run_config={
                 "ops": {"request_predictions": {"config": {"top_k": 5}}},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -159,6 +160,21 @@ def test_a_file_whose_run_never_started_is_tried_again_three_times_in_all(counte
     key = asked[0]
     assert asked == [key, f"{key}#2", f"{key}#3"]
     assert counter.look().skip_message == "no new file among 1"
+
+
+def interrupted(*arguments: Any) -> Any:
+    raise DagsterExecutionInterruptedError
+
+
+def test_a_file_whose_run_was_interrupted_is_tried_again(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter.put("good.txt", "1 2\n")
+    counter.look()
+    (request,) = counter.look().run_requests or []
+    with monkeypatch.context() as patch:
+        patch.setattr("genrec_dagster.assets.requests.request_page", interrupted)
+        assert not counter.run(str(request.partition_key), str(request.run_key)).success
+    (again,) = counter.look().run_requests or []
+    assert again.run_key == f"{request.run_key}#2"
 
 
 def test_a_file_that_was_served_by_hand_meanwhile_is_not_tried_again(counter: Counter) -> None:
