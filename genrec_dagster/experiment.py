@@ -1,9 +1,12 @@
 """What a training leaves in MLflow beside its curves: files, test metrics once they are known, the exported model."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import dagster as dg
 
 from genrec_core.artifacts import read_json, write_json
 from genrec_core.evaluation.evaluate import RANKINGS
@@ -32,6 +35,17 @@ def log_files(tracker: ExperimentTracker, run_id: str, files: list[Path]) -> Non
 def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
     """Write into ``checkpoint`` which MLflow run it came from."""
     write_json(checkpoint / EXPERIMENT_FILE, {"tracking_uri": tracker.tracking_uri, "run_id": run_id})
+
+
+@contextmanager
+def mlflow_may_be_away(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Go on where MLflow does not answer: what was made is kept, and a warning says that MLflow lacks it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        context.log.warning(f"not logged in MLflow, which did not answer: {error}")
 
 
 def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> None:

@@ -13,7 +13,14 @@ from genrec_core.artifacts import read_json
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
-from genrec_dagster.experiment import MODEL_NAME, log_files, log_recommender, log_test_metrics, note_run
+from genrec_dagster.experiment import (
+    MODEL_NAME,
+    log_files,
+    log_recommender,
+    log_test_metrics,
+    mlflow_may_be_away,
+    note_run,
+)
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.links import run_link, training_link
@@ -116,10 +123,11 @@ def recall_metrics(
         training = {name: history[name] for name in ("recipe", "seed")}
         evaluation = with_other_seeds(evaluation, training, Path(work.root))
         write_metrics(folder, evaluation)
-        log_test_metrics(tiger_checkpoint, evaluation.metrics, folder / REPORT_FILE)
         metadata = metrics_page(folder, evaluation.metrics, evaluation.slices)
-        metadata["mlflow_run"] = training_link(tiger_checkpoint)
-        metadata["report"] = training_link(tiger_checkpoint, REPORT_FILE)
+        with mlflow_may_be_away(context):
+            log_test_metrics(tiger_checkpoint, evaluation.metrics, folder / REPORT_FILE)
+            metadata["mlflow_run"] = training_link(tiger_checkpoint)
+            metadata["report"] = training_link(tiger_checkpoint, REPORT_FILE)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -163,9 +171,11 @@ def onnx_encoder(
             report = quantize_recommender(folder, folder, requests, largest_loss=config.largest_loss)
             context.log.info("\n".join(report.lines()))
         seconds = time.monotonic() - began
-        mlflow_model = log_recommender(tiger_checkpoint, folder, user_histories["item_ids"][0].to_list())
-        metadata = export_page(folder, tiger_checkpoint, len(ids.item_ids), seconds, mlflow_model)
-        metadata["mlflow_page"] = training_link(tiger_checkpoint, MODEL_NAME)
+        metadata = export_page(folder, tiger_checkpoint, len(ids.item_ids), seconds)
+        with mlflow_may_be_away(context):
+            model = log_recommender(tiger_checkpoint, folder, user_histories["item_ids"][0].to_list())
+            metadata["mlflow_model"] = dg.MetadataValue.text(model)
+            metadata["mlflow_page"] = training_link(tiger_checkpoint, MODEL_NAME)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

@@ -85,7 +85,7 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any], slices: pl.DataFrame)
     }
 
 
-def export_page(folder: Path, checkpoint: Path, items: int, seconds: float, mlflow_model: str) -> Page:
+def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> Page:
     """What the exported model is made of, beside the trained one; its checks hold latency and agreement."""
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     files: list[Row] = [
@@ -98,7 +98,6 @@ def export_page(folder: Path, checkpoint: Path, items: int, seconds: float, mlfl
         "trained_weights_bytes": dg.MetadataValue.int(_weights_bytes(checkpoint)),
         "seconds": dg.MetadataValue.float(round(seconds, 2)),
         "files": table(files),
-        "mlflow_model": dg.MetadataValue.text(mlflow_model),
         **_rounding(folder),
     }
 

@@ -13,15 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import psutil
 import pytest
 
-from genrec_core.artifacts import read_json
+from genrec_core.artifacts import read_json, write_json
 from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import Recommender
 from genrec_core.storage import latest
-from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender
+from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender, log_test_metrics, mlflow_may_be_away
 from genrec_dagster.resources import ExperimentTracker, noted_uri
 
 START_SECONDS = 120
@@ -239,3 +240,17 @@ def test_mlflow_models_serve_answers(server: int, recommender: Recommender) -> N
         status, refusal = ask(server, bad)
         assert status == 400
         assert said in refusal["message"]
+
+
+def test_test_metrics_stay_where_mlflow_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = "http://127.0.0.1:9"  # nothing listens on the port of "discard"
+    write_json(tmp_path / "experiment.json", {"tracking_uri": away, "run_id": "1"})
+
+    @dg.asset
+    def measured(context: dg.AssetExecutionContext) -> int:
+        with mlflow_may_be_away(context):
+            log_test_metrics(tmp_path, {"hybrid": {"recall@10": 0.5}}, tmp_path / "report.html")
+        return 1
+
+    assert dg.materialize([measured]).output_for_node("measured") == 1
