@@ -23,7 +23,8 @@ def mlflow_ui(tracking_uri: str) -> str:
     Args:
         tracking_uri: where trainings are logged.
     """
-    address = os.environ.get(UI_VARIABLE) or tracking_uri
+    named = os.environ.get(UI_VARIABLE)
+    address = (named if "://" in named else f"http://{named}") if named else tracking_uri
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https"):
         return f"http://127.0.0.1:{os.environ.get(PORT_VARIABLE) or _PORT}"

@@ -56,6 +56,7 @@ def test_every_link_is_an_http_address(finished_graph: Any) -> None:
         ("postgresql://joe:s3cr3t@db/mlflow", "", "", "http://127.0.0.1:5000"),
         ("https://joe:s3cr3t@mlflow.example/base/?token=1", "", "", "https://mlflow.example/base"),
         ("http://***@mlflow:5000", "", "", "http://mlflow:5000"),
+        ("http://mlflow:5000", "tracking.example:8443", "", "http://tracking.example:8443"),
         ("http://mlflow:5000", "https://joe:s3cr3t@tracking.example", "", "https://tracking.example"),
     ],
 )
