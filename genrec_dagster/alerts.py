@@ -133,7 +133,7 @@ def _is_here(host: str | None) -> bool:
 @dg.run_failure_sensor(
     name="alert_on_failure",
     minimum_interval_seconds=_EVERY_SECONDS,
-    monitor_all_code_locations=True,  # runs of `make run` belong to none
+    monitor_all_code_locations=True,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends word of every failed run, also of those whose process was killed.",
 )

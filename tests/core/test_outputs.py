@@ -32,7 +32,7 @@ def test_a_pipe_gets_the_rows_and_stays(
 ) -> None:
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
     reader.start()
     assert main(predict(tiny_model, tmp_path, str(pipe))) == 0
     reader.join(30)
