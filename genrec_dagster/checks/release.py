@@ -17,7 +17,7 @@ from genrec_core.releases import (
     served_pointer,
 )
 from genrec_core.storage import all_versions, version_folder
-from genrec_dagster.assets.release import model_release, served_release
+from genrec_dagster.assets.release import CHAMPION, NOTHING_SERVED, RULE, model_release, served_release
 from genrec_dagster.checks import catalog, model
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import ReleaseRule
@@ -70,15 +70,17 @@ def not_worse_than_current(
 ) -> dg.AssetCheckResult:
     """On the same users' validation items, the release loses at most a margin to the served one and the best before it.
 
-    It fails too where the interval is too wide to tell, until a person sets `release.accept_undecided`.
+    It fails too where the interval is too wide to tell, until a person sets `release.accept_undecided`. The release may
+    replace only the one that it was compared with.
     """
     from genrec_core.evaluation.challenge import judge
 
     root = Path(work.root).absolute()
     served = served_pointer(root)
+    noted = {CHAMPION: served.version if served else NOTHING_SERVED, RULE: release.rule}
     if release.rule == "always" or served is None:
         why = "release.rule is always" if served else "nothing is served yet"
-        return verdict(True, f"no comparison, as {why}", "none")
+        return verdict(True, f"no comparison, as {why}", "none", numbers=noted)
     found = judge(model_release / MODEL, _served_models(served, root), user_histories, release)
     held_back = found.held_back_by(release)
     wanted = f"no loss of more than {release.margin:.1%} within an interval"
@@ -86,8 +88,8 @@ def not_worse_than_current(
         wanted += ", and one against the served release above 0"
     detail = f"{served.version} stays: {'; '.join(held_back)}" if held_back else None
     measured = "; ".join(f"against {version} {_differences(of)}" for version, of in found.compared.items())
-    result = verdict(not held_back, measured, wanted, detail=detail)
-    shown = {"champion": dg.MetadataValue.text(served.version), "metrics": table(_rows(found, release.margin))}
+    result = verdict(not held_back, measured, wanted, detail=detail, numbers=noted)
+    shown: dict[str, dg.MetadataValue] = {"metrics": table(_rows(found, release.margin))}
     if found.not_opened:
         shown["not_opened"] = dg.MetadataValue.json(found.not_opened)
     return result._replace(metadata={**result.metadata, **shown})

@@ -284,6 +284,29 @@ def test_a_release_that_was_served_meanwhile_stays_served(place: "Place", monkey
     assert place.served == first
 
 
+def serve_another(place: "Place", version: str) -> None:
+    shutil.copytree(served_release(place.storage), place.storage / "model_release" / version)
+    serve(require_pointer(place.storage).moved(version, "items added"), place.storage)
+
+
+def test_a_release_replaces_only_the_one_that_it_was_compared_with(place: "Place") -> None:
+    first = place.served
+    made = place.materialize("model_release")
+    serve_another(place, "other")
+    alone = place.materialize("served_release")
+    assert not alone.success
+    reason = f"release other is served since the gate compared {made.run_id} with {first}; run the check"
+    assert reason in str(alone.failure_data_for_node("served_release").user_failure_data)
+    assert place.served == "other"
+
+
+def test_a_release_that_needs_no_comparison_replaces_whatever_is_served(place: "Place") -> None:
+    made = place.materialize("model_release", rule="always")
+    serve_another(place, "other")
+    assert place.materialize("served_release").success
+    assert place.served == made.run_id
+
+
 def test_the_release_says_what_it_holds() -> None:
     assert {key.to_user_string() for key in model_release.asset_deps[model_release.key]} == {
         *("tiger_checkpoint", "semantic_ids", "recall_metrics", "onnx_encoder", "user_histories"),
