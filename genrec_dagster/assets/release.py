@@ -167,6 +167,11 @@ def _newest(context: dg.AssetExecutionContext, before: Pointer | None, root: Pat
     verify_manifest(release)
     if before and before.version == release.name:  # a successor by added items has no checks of its own
         return before.moved(release.name, before.reason)
+    if before and release.name in before.before:  # the newest by name alone, where adding items to it was cut off
+        raise GenrecError(
+            f"release {release.name} was served before {before.version}; to go back to it, materialise served_release "
+            f"with to: {release.name}"
+        )
     origins = trace(context.instance, {RELEASES: release.name}).get(RELEASES, [])
     said = {name: _said_by(context.instance, name, origins) for name in RELEASE_GATES}
     failed = [name for name, evaluation in said.items() if evaluation is None or not evaluation.passed]

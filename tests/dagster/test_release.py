@@ -300,6 +300,19 @@ def test_a_release_replaces_only_the_one_that_it_was_compared_with(place: "Place
     assert place.served == "other"
 
 
+def test_the_newest_release_by_name_is_not_gone_back_to_unless_it_is_named(place: "Place") -> None:
+    first = place.served
+    serve_another(place, "other")  # and the process dies before the newest release is `other`
+    result = place.materialize("served_release")
+    assert not result.success
+    said = str(result.failure_data_for_node("served_release").user_failure_data)
+    assert f"release {first} was served before other; to go back to it" in said
+    assert f"with to: {first}" in said
+    assert place.served == "other"
+    assert place.materialize("served_release", config={"to": first}).success
+    assert place.served == first
+
+
 def test_a_release_that_needs_no_comparison_replaces_whatever_is_served(place: "Place") -> None:
     made = place.materialize("model_release", rule="always")
     serve_another(place, "other")
