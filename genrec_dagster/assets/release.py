@@ -20,10 +20,10 @@ from genrec_core.releases import (
     RELEASES,
     SEMANTIC_IDS,
     Pointer,
-    carry_withdrawn,
     first_pointer,
     require_served,
     served_pointer,
+    withdrawn_too,
     write_pointer,
     write_release,
 )
@@ -130,7 +130,7 @@ def served_release(
     release = version_folder(RELEASES, pointer.version, root)
     carried = 0
     if before and before.version != pointer.version:
-        carried = carry_withdrawn(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL)
+        carried = len(withdrawn_too(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL))
     with work.new(context) as folder:
         write_pointer(folder, pointer)
         require_served(pointer.follows, root)  # MLflow's alias follows only what will be served
