@@ -42,6 +42,15 @@ def test_a_pipe_gets_the_rows_and_stays(
     assert "1 malformed lines were not served: write to a file to see them" in capsys.readouterr().err
 
 
+def test_requests_that_are_all_malformed_are_told_of_in_a_sentence(
+    tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(predict(tiny_model, tmp_path, "/dev/null", "bert x\n")) == 2
+    assert capsys.readouterr().err.strip().endswith("; write to a file to see them")
+    assert main(predict(tiny_model, tmp_path, str(tmp_path / "out.csv"), "bert x\n")) == 2
+    assert capsys.readouterr().err.strip().endswith(f"; see {tmp_path / 'out.csv.rejected'}")
+
+
 def test_a_device_stays_a_device(tiny_model: "TinyModel", tmp_path: Path) -> None:
     null = tmp_path / "null"  # not the machine's own
     try:
