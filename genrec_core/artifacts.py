@@ -154,6 +154,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     A folder cannot be replaced in one step on every file system. If the process dies between the two steps,
     :func:`recovered` puts the old folder back.
     """
+    target = target.resolve() if target.name in ("", "..") else target  # such as ".", which has no name of its own
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     with told_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)
