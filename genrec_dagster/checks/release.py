@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 
 from genrec_core.artifacts import read_json
+from genrec_core.errors import GenrecError
 from genrec_core.releases import (
     CHECKPOINT,
     FACTS,
@@ -81,7 +82,8 @@ def not_worse_than_current(
     if release.rule == "always" or served is None:
         why = "release.rule is always" if served else "nothing is served yet"
         return verdict(True, f"no comparison, as {why}", "none", numbers=noted)
-    found = judge(model_release / MODEL, _served_models(served, root), user_histories, release)
+    models, damaged = _served_models(served, root)
+    found = judge(model_release / MODEL, models, user_histories, release)
     held_back = found.held_back_by(release)
     wanted = f"no loss of more than {release.margin:.1%} within an interval"
     if release.rule == "better":
@@ -90,8 +92,8 @@ def not_worse_than_current(
     measured = "; ".join(f"against {version} {_differences(of)}" for version, of in found.compared.items())
     result = verdict(not held_back, measured, wanted, detail=detail, numbers=noted)
     shown: dict[str, dg.MetadataValue] = {"metrics": table(_rows(found, release.margin))}
-    if found.not_opened:
-        shown["not_opened"] = dg.MetadataValue.json(found.not_opened)
+    if not_opened := damaged | found.not_opened:
+        shown["not_opened"] = dg.MetadataValue.json(not_opened)
     return result._replace(metadata={**result.metadata, **shown})
 
 
@@ -119,11 +121,20 @@ def _gate(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: list[O
     return {"asset": spec.asset_key.to_user_string(), "gate": spec.name, "result": result, "said": said}
 
 
-def _served_models(served: Pointer, root: Path) -> dict[str, Path]:
-    """Models by version: the served release's first, then of all that were served before and are still there."""
+def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Models by version: the served release's first, then of all that were served before and are still there.
+
+    Also why an earlier one of them cannot be fetched, by version.
+    """
     there = {held.version for held in all_versions(RELEASES, root) if held.whole}
-    before = [version for version in served.known if version != served.version and version in there]
-    return {version: version_folder(RELEASES, version, root) / MODEL for version in (served.version, *before)}
+    models, damaged = {served.version: version_folder(RELEASES, served.version, root) / MODEL}, dict[str, str]()
+    for version in served.known:
+        if version != served.version and version in there:
+            try:
+                models[version] = version_folder(RELEASES, version, root) / MODEL
+            except GenrecError as error:
+                damaged[version] = str(error)
+    return models, damaged
 
 
 def _differences(found: "Challenge") -> str:
