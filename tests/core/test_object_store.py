@@ -395,6 +395,22 @@ def test_old_versions_are_cleaned_away(
     assert latest("semantic_ids", root).name == served_release(root).name == "run-5"
 
 
+def test_cleaning_fetches_no_release_to_find_the_best_and_passes_over_a_damaged_one(
+    bucket: Path, object_server: "ObjectServer", root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        serve(root, f"run-{number}", recall=0.1 / number)
+    (bucket / "model_release" / "run-1" / "checkpoint" / "training_history.json").write_text("{damaged")
+    for file in (bucket / "model_release").glob("run-*/**/*.*"):
+        written = 1_600_000_000 + int(file.relative_to(bucket).parts[1].removeprefix("run-"))
+        os.utime(file, (written, written))
+    object_server.notice()
+    other = another_machine(monkeypatch, tmp_path)
+    removed = {found.version for found in clean(other, 1, timedelta(0)) if found.asset == "model_release"}
+    assert removed == {"run-1", "run-3"}  # run-5 is served, run-4 was before it, run-2 is the best that can be read
+    assert {path.name for path in (other / "model_release").glob("run-*")} <= {"run-5"}  # the newest
+
+
 def test_a_move_is_seen_on_every_machine(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = another_machine(monkeypatch, tmp_path)
     releases.serve(first_pointer("a", ""), root)
