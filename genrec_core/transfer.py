@@ -66,8 +66,8 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     before = served_pointer(target)
     if before is None or before.version != version:
         reason = reason or f"taken from {place_of(source)}"
+        point_latest(RELEASES, version, target)  # before it is served: where this is cut off, the next call serves it
         serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
-        point_latest(RELEASES, version, target)
     return version
 
 

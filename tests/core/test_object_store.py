@@ -359,6 +359,24 @@ def test_a_bucket_without_a_release_is_named_by_its_address(root: Path, tmp_path
         transfer_release(root, tmp_path / "there")
 
 
+def test_a_release_that_is_served_is_the_newest_if_the_process_dies_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    serve(here, "run-1")
+    transfer_release(here, there)
+    serve(here, "run-2")
+
+    def serve_and_die(*given: Any) -> None:
+        releases.serve(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genrec_core.transfer.serve", serve_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        transfer_release(here, there)
+    assert require_pointer(there).version == latest("model_release", there).name == "run-2"
+
+
 def test_a_damaged_release_is_not_taken(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     serve(here, "run-1")
