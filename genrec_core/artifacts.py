@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from genrec_core.errors import GenrecError
 
@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 _OLD, _GONE = ".old", ".gone"  # a folder that was moved away, and one that is being removed
 _BLOCK_BYTES = 1 << 20
 _FULL_BYTES = 1 << 16  # a disk with less room is full
+_DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")
 _NUMPY_FOUND_IT_FULL = "Not enough free space to write"  # before it wrote anything
 
 
@@ -84,22 +85,51 @@ def _is_full(error: Exception, folder: Path) -> bool:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a device, a pipe or a socket, or a link to one: it can be written into, but not replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    """Whether a path can be written into, but not replaced.
+
+    Args:
+        path: a device, a pipe, a socket, an open descriptor such as ``/dev/stdout`` whatever lies behind it, or a link
+            to one of these.
+    """
+    return path.exists() and not path.is_dir() and (not path.is_file() or _descriptor(path) is not None)
+
+
+def _descriptor(path: Path) -> Path | None:
+    """The entry of ``/proc/N/fd`` that a path names by itself or through links; None where it names none."""
+    while path.exists() and path.is_symlink():
+        folder = Path(os.path.realpath(path.parent))
+        if _DESCRIPTORS.fullmatch(str(folder)):
+            return folder / path.name
+        path = folder / path.readlink()
+    return None
+
+
+def opened_text(path: Path) -> TextIO:
+    """Open what :func:`atomic_file` yields for UTF-8 text with line ends as written.
+
+    What a descriptor leads to is kept: a file is written from where the descriptor stands, one of another process at
+    its end.
+    """
+    descriptor = _descriptor(path)
+    if descriptor is not None and descriptor.parts[2] == str(os.getpid()):  # by its name it would begin at the start
+        return os.fdopen(os.dup(int(descriptor.name)), "w", encoding="utf-8", newline="")
+    return path.open("w" if descriptor is None else "a", encoding="utf-8", newline="")
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it replaces ``target`` on success and is removed on an error.
 
-    Where ``target`` is a link, the file that it points to is replaced. Where it is a terminal, a pipe or ``/dev/null``,
-    ``target`` itself is yielded: what is written there is never undone.
+    Where ``target`` is a link, the file that it points to is replaced. Where it :func:`is_stream`, such as a pipe or
+    ``/dev/stdout``, ``target`` itself is yielded: what is written there is never undone. Open it with
+    :func:`opened_text`, which truncates nothing behind a descriptor.
 
     Raises:
         GenrecError: the disk is full, or ``target`` is a disk or a socket.
     """
     if is_stream(target):
-        if not stat.S_ISCHR(target.stat().st_mode) and not target.is_fifo():
+        may = _descriptor(target) is not None or target.is_fifo() or stat.S_ISCHR(target.stat().st_mode)
+        if not may:
             raise GenrecError(f"{target}: is a disk or a socket; name a file, a pipe or a character device")
         with told_when_full(target):
             yield target
@@ -124,6 +154,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     A folder cannot be replaced in one step on every file system. If the process dies between the two steps,
     :func:`recovered` puts the old folder back.
     """
+    target = target.resolve() if target.name in ("", "..") else target  # such as ".", which has no name of its own
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     with told_when_full(target):
         target.parent.mkdir(parents=True, exist_ok=True)

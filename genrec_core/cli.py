@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from genrec_core.engine import Engine
+    from genrec_core.evaluation.evaluate import Evaluation
     from genrec_core.settings import RendezvousSettings, TrainingSettings
     from genrec_core.tiger.training import TrainingEvent
 
@@ -341,20 +342,25 @@ def _evaluate(options: argparse.Namespace) -> None:
     from genrec_core.artifacts import read_json
     from genrec_core.storage import latest
 
-    if options.checkpoint:
-        metrics = _measured(options)
+    found = _measured(options) if options.checkpoint else None
+    if found:
+        metrics = found.metrics
     else:
         metrics = read_json((options.metrics_dir or latest("recall_metrics")) / "beauty_metrics.json")
     print(json.dumps(metrics, indent=2) if options.json else metrics_table(metrics))
+    if found and options.output:
+        from genrec_core.evaluation.evaluate import write_metrics
+
+        write_metrics(options.output, found)  # once they are shown, as it may fail
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
-    """The metrics of ``--checkpoint``."""
+def _measured(options: argparse.Namespace) -> "Evaluation":
+    """What is measured of ``--checkpoint``."""
     from genrec_core.data.histories import Histories
     from genrec_core.data.user_histories import read_user_histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.checkpoints import open_checkpoint
-    from genrec_core.evaluation.evaluate import evaluate, require_room_for_metrics, write_metrics
+    from genrec_core.evaluation.evaluate import evaluate, require_room_for_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.settings import EvaluationSettings
     from genrec_core.storage import latest
@@ -374,13 +380,10 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     )
     assert model is not None
     with one_thread_an_operator():
-        found = evaluate(
+        return evaluate(
             model.scorer, ids, histories, settings, model.max_history, model.weights,
             split=options.split, baseline=baseline.scorer if baseline else None,
         )  # fmt: skip
-    if options.output:
-        write_metrics(options.output, found)
-    return found.metrics
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

@@ -325,20 +325,31 @@ def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, A
 def carry_withdrawn(source: Path, target: Path) -> int:
     """Withdraw from one exported model what is withdrawn from another, as far as it holds it; how many items.
 
-    NumPy is imported here, as the process that answers requests has none.
-
     Raises:
         GenrecError: as :func:`genrec_core.inference.withdrawn.withdraw`.
     """
-    import numpy as np
+    from genrec_core.inference.withdrawn import withdraw
 
-    from genrec_core.inference.withdrawn import read_withdrawn, withdraw
-
-    ids = [np.load(model / "item_ids.npy", allow_pickle=False) for model in (source, target)]
-    items = np.intersect1d(read_withdrawn(source, ids[0]), ids[1])
+    items = withdrawn_too(source, target)
     if len(items):
         withdraw(target, items)
     return len(items)
+
+
+def withdrawn_too(source: Path, target: Path) -> "np.ndarray":
+    """The items int64 [n] that :func:`carry_withdrawn` would withdraw from ``target``; nothing is written.
+
+    NumPy is imported here, as the process that answers requests has none.
+
+    Raises:
+        GenrecError: the list of ``source`` is damaged.
+    """
+    import numpy as np
+
+    from genrec_core.inference.withdrawn import read_withdrawn
+
+    ids = [np.load(model / "item_ids.npy", allow_pickle=False) for model in (source, target)]
+    return np.intersect1d(read_withdrawn(source, ids[0]), ids[1])
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -129,6 +129,26 @@ def version_folder(asset: str, version: str, root: Path | None = None) -> Path:
     return store / version
 
 
+def read_small(asset: str, version: str, name: str, root: Path) -> bytes | None:
+    """The content of one small file of a version, of which nothing else is fetched; None where there is none.
+
+    Args:
+        asset, version: whose file.
+        name: the file's path in the version's folder.
+        root: the storage.
+
+    Raises:
+        GenrecError: ``version`` is not a plain folder name, or the store stays away.
+    """
+    _require_plain_name(version, root / asset)
+    remote = _remote_of(root)
+    if remote is None:
+        file = root / asset / version / name
+        return file.read_bytes() if file.is_file() else None
+    store, below = remote
+    return store.read(f"{below}{asset}/{version}/{name}")
+
+
 def set_latest(asset: str, version: str, root: Path | None = None) -> None:
     """Make ``version`` the newest of ``asset``, whatever was before; call it once the version is whole on disk.
 

@@ -1,12 +1,14 @@
 """Releases taken from one storage to another, and old versions removed from one."""
 
+import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from genrec_core.artifacts import atomic_folder, read_json, verify_manifest
+from genrec_core.artifacts import atomic_folder, verify_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.releases import CHECKPOINT, RELEASES, first_pointer, serve, served_pointer
 from genrec_core.storage import (
@@ -17,6 +19,7 @@ from genrec_core.storage import (
     place_of,
     point_latest,
     put_version,
+    read_small,
     remove_version,
     version_folder,
 )
@@ -63,8 +66,8 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     before = served_pointer(target)
     if before is None or before.version != version:
         reason = reason or f"taken from {place_of(source)}"
+        point_latest(RELEASES, version, target)  # before it is served: where this is cut off, the next call serves it
         serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
-        point_latest(RELEASES, version, target)
     return version
 
 
@@ -118,9 +121,9 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
 
 def _best(versions: Sequence[str], root: Path) -> list[str]:
     """The release whose training reached the highest validation Recall@10; none where no release says."""
-    recall = {}
+    recall: dict[str, float] = {}
     for version in versions:
-        history = version_folder(RELEASES, version, root) / CHECKPOINT / "training_history.json"
-        if history.is_file():
-            recall[version] = read_json(history)["best_recall@10"]
+        history = read_small(RELEASES, version, f"{CHECKPOINT}/training_history.json", root)
+        with suppress(ValueError, KeyError, TypeError):  # there is none, or it is damaged
+            recall[version] = float(json.loads(history or b"")["best_recall@10"])
     return [max(recall, key=recall.__getitem__)] if recall else []

@@ -152,7 +152,9 @@ def _item_ids(raw: Path) -> dict[str, int]:
         content = json.loads(utf8_text(path))
     except FileNotFoundError as error:
         raise GenrecError(f"{path}: no such file; put it there") from error
-    except json.JSONDecodeError as error:
+    except GenrecError:
+        raise
+    except ValueError as error:  # no JSON, or a number of thousands of digits
         raise GenrecError(f"{path}: not valid JSON ({error}); mend it") from error
     if not isinstance(content, dict) or not isinstance(content.get("item2id"), dict) or not content["item2id"]:
         raise GenrecError(f"{path}: holds no 'item2id' object; it maps each asin to a positive integer id")

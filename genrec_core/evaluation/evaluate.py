@@ -1,5 +1,6 @@
 """The test metrics of a model: decoded once, beside the popularity baseline, sliced, and written to a folder."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -133,29 +134,39 @@ def write_metrics(folder: Path, evaluation: Evaluation) -> None:
     ``folder`` is written whole or not at all; an earlier evaluation in it is replaced.
 
     Raises:
-        GenrecError: as :func:`require_room_for_metrics`; matplotlib is not installed.
+        GenrecError: as :func:`require_room_for_metrics`; matplotlib is not installed; ``folder`` cannot be written.
     """
     from genrec_core.evaluation.plots import recall_by_cutoff, slice_bars
     from genrec_core.evaluation.report import report_page
 
     require_room_for_metrics(folder)
-    with atomic_folder(folder) as part:
-        write_json(part / METRICS_FILE, evaluation.metrics)
-        evaluation.slices.write_parquet(part / SLICES_FILE)
-        pl.DataFrame(evaluation.ranks).write_parquet(part / RANKS_FILE)
-        (part / REPORT_FILE).write_text(report_page(evaluation), encoding="utf-8")
-        (part / RECALL_PLOT).write_bytes(recall_by_cutoff(evaluation.metrics))
-        (part / SLICES_PLOT).write_bytes(slice_bars(evaluation.slices))
+    try:
+        with atomic_folder(folder) as part:
+            write_json(part / METRICS_FILE, evaluation.metrics)
+            evaluation.slices.write_parquet(part / SLICES_FILE)
+            pl.DataFrame(evaluation.ranks).write_parquet(part / RANKS_FILE)
+            (part / REPORT_FILE).write_text(report_page(evaluation), encoding="utf-8")
+            (part / RECALL_PLOT).write_bytes(recall_by_cutoff(evaluation.metrics))
+            (part / SLICES_PLOT).write_bytes(slice_bars(evaluation.slices))
+    except OSError as error:
+        raise GenrecError(f"{folder}: cannot be written ({error.strerror or error}); name another folder") from error
 
 
 def require_room_for_metrics(folder: Path) -> None:
-    """Refuse a folder that holds more than an earlier evaluation, as it is replaced whole.
+    """Refuse a folder that cannot be replaced whole, or that holds more than an earlier evaluation.
 
     Raises:
-        GenrecError: ``folder`` is a file, or something else lies in it.
+        GenrecError: ``folder`` is a file, the root of a disk, or lies where nothing may be written; something else lies
+            in it.
     """
+    place = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise GenrecError(f"{folder}: is not a folder; name a new folder for the metrics")
+    if os.path.ismount(place):
+        raise GenrecError(f"{folder}: is the root of a disk, which cannot be replaced; name a new folder in it")
+    parent = next(path for path in place.parents if os.path.exists(path))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise GenrecError(f"{folder}: no folder may be made in {parent}; name one elsewhere, or get the right to write")
     others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.is_dir() else []
     if others:
         raise GenrecError(

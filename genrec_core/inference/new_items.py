@@ -85,10 +85,12 @@ def read_item_ids(path: Path) -> np.ndarray:
     """
     try:
         ids = json.loads(utf8_text(path))
-    except (OSError, json.JSONDecodeError) as error:
+    except GenrecError:
+        raise
+    except (OSError, ValueError) as error:  # no JSON, or a number of thousands of digits
         raise GenrecError(f"{path}: cannot be read as JSON ({error}); give an array of integer item ids") from error
-    if not isinstance(ids, list) or not all(type(item) is int for item in ids):
-        raise GenrecError(f"{path}: no array of integers; give one id for each vector")
+    if not isinstance(ids, list) or not all(type(item) is int and abs(item) < 1 << 63 for item in ids):
+        raise GenrecError(f"{path}: no array of integers of 64 bits; give one id for each vector")
     return np.array(ids, dtype=np.int64)
 
 

@@ -112,8 +112,8 @@ def predict_file(
     """Serve every request of ``source``, in its order.
 
     ``output`` appears whole or not at all. Malformed lines go to ``OUT.rejected`` (CSV: line, reason, content); without
-    any, no such file is left. Memory does not grow with the number of users. A pipe or a device gets the rows as they
-    come, and has no ``OUT.rejected``: its malformed lines are counted alone.
+    any, no such file is left. Memory does not grow with the number of users. A pipe, a device or ``/dev/stdout`` gets
+    the rows as they come, and has no ``OUT.rejected``: its malformed lines are counted alone.
 
     Args:
         recommender: a :class:`~genrec_core.inference.recommender.Recommender`; opened with one thread an operator,
@@ -148,7 +148,7 @@ def predict_file(
             if not report.users and shard is None:
                 raise NothingServedError(
                     f"{source}: none of its {report.rejected} lines is a request, the first: {rejected.first}; "
-                    f"see {_place_of_rejected(output)}"
+                    f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
                 )
     except _write_errors() as error:
         reason = getattr(error, "strerror", None) or error

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from genrec_core.artifacts import opened_text
+
 
 def is_parquet(path: Path) -> bool:
     """Whether a file is Parquet, by its name."""
@@ -41,13 +43,13 @@ class CsvPredictions:
     """A CSV file; a cell is empty where no item is left.
 
     Args:
-        path: the file to write.
+        path: the file to write, or a descriptor such as ``/dev/stdout`` to add to.
         top_k: item columns.
         header: whether it begins with the column names.
     """
 
     def __init__(self, path: Path, top_k: int, header: bool = True) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
+        self._file = opened_text(path)
         self._writer, self._top_k = csv.writer(self._file, lineterminator="\n"), top_k
         if header:
             self._writer.writerow(["user_id", *prediction_columns(top_k)])

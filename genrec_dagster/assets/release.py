@@ -20,10 +20,10 @@ from genrec_core.releases import (
     RELEASES,
     SEMANTIC_IDS,
     Pointer,
-    carry_withdrawn,
     first_pointer,
     require_served,
     served_pointer,
+    withdrawn_too,
     write_pointer,
     write_release,
 )
@@ -44,7 +44,9 @@ from genrec_dagster.training import code_revision
 
 GROUP, OWNERS = "model", ["team:recsys"]
 # Blocking checks of `model_release`, which its pointer asks for by name; checks/release.py defines them.
-RELEASE_GATES = ("gates_passed", "parts_belong_together", "not_worse_than_current")
+COMPARISON = "not_worse_than_current"
+RELEASE_GATES = ("gates_passed", "parts_belong_together", COMPARISON)
+CHAMPION, RULE, NOTHING_SERVED = "champion", "rule", "none"  # of the comparison: with what, by what rule
 _NEWEST, _PREVIOUS = "newest", "previous"
 
 
@@ -128,7 +130,7 @@ def served_release(
     release = version_folder(RELEASES, pointer.version, root)
     carried = 0
     if before and before.version != pointer.version:
-        carried = carry_withdrawn(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL)
+        carried = len(withdrawn_too(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL))
     with work.new(context) as folder:
         write_pointer(folder, pointer)
         require_served(pointer.follows, root)  # MLflow's alias follows only what will be served
@@ -165,20 +167,38 @@ def _newest(context: dg.AssetExecutionContext, before: Pointer | None, root: Pat
     verify_manifest(release)
     if before and before.version == release.name:  # a successor by added items has no checks of its own
         return before.moved(release.name, before.reason)
+    if before and release.name in before.before:  # the newest by name alone, where adding items to it was cut off
+        raise GenrecError(
+            f"release {release.name} was served before {before.version}; to go back to it, materialise served_release "
+            f"with to: {release.name}"
+        )
     origins = trace(context.instance, {RELEASES: release.name}).get(RELEASES, [])
-    failed = [name for name in RELEASE_GATES if not _passed(context.instance, name, origins)]
+    said = {name: _said_by(context.instance, name, origins) for name in RELEASE_GATES}
+    failed = [name for name, evaluation in said.items() if evaluation is None or not evaluation.passed]
     if failed:
         raise GenrecError(
             f"release {release.name} is not served: {', '.join(failed)} did not pass; see the checks of {RELEASES}, or "
             "run them, then materialise served_release again"
         )
+    if before and (comparison := said[COMPARISON]):
+        _require_compared(release.name, before.version, comparison)
     reason = "its gates passed"
     return before.moved(release.name, reason) if before else first_pointer(release.name, reason)
 
 
-def _passed(instance: dg.DagsterInstance, check: str, origins: list[Origin]) -> bool:
-    evaluation = evaluation_of(instance, dg.AssetCheckKey(dg.AssetKey(RELEASES), check), origins)
-    return evaluation is not None and evaluation.passed
+def _said_by(instance: dg.DagsterInstance, check: str, origins: list[Origin]) -> dg.AssetCheckEvaluation | None:
+    return evaluation_of(instance, dg.AssetCheckKey(dg.AssetKey(RELEASES), check), origins)
+
+
+def _require_compared(release: str, served: str, comparison: dg.AssetCheckEvaluation) -> None:
+    """Refuse to replace a release that was served after the comparison, unless its rule asked for none."""
+    noted = {name: comparison.metadata[name].value for name in (CHAMPION, RULE) if name in comparison.metadata}
+    champion = noted.get(CHAMPION, served)  # older evaluations without a comparison name none
+    if champion != served and noted.get(RULE) != "always":
+        raise GenrecError(
+            f"release {served} is served since the gate compared {release} with {champion}; run the check {COMPARISON} "
+            "again, then materialise served_release"
+        )
 
 
 def _earlier(before: Pointer | None, config: ServedReleaseForm, root: Path) -> Pointer:

@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 
 from genrec_core.artifacts import read_json
+from genrec_core.errors import GenrecError
 from genrec_core.releases import (
     CHECKPOINT,
     FACTS,
@@ -17,7 +18,7 @@ from genrec_core.releases import (
     served_pointer,
 )
 from genrec_core.storage import all_versions, version_folder
-from genrec_dagster.assets.release import model_release, served_release
+from genrec_dagster.assets.release import CHAMPION, NOTHING_SERVED, RULE, model_release, served_release
 from genrec_dagster.checks import catalog, model
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import ReleaseRule
@@ -70,26 +71,29 @@ def not_worse_than_current(
 ) -> dg.AssetCheckResult:
     """On the same users' validation items, the release loses at most a margin to the served one and the best before it.
 
-    It fails too where the interval is too wide to tell, until a person sets `release.accept_undecided`.
+    It fails too where the interval is too wide to tell, until a person sets `release.accept_undecided`. The release may
+    replace only the one that it was compared with.
     """
     from genrec_core.evaluation.challenge import judge
 
     root = Path(work.root).absolute()
     served = served_pointer(root)
+    noted = {CHAMPION: served.version if served else NOTHING_SERVED, RULE: release.rule}
     if release.rule == "always" or served is None:
         why = "release.rule is always" if served else "nothing is served yet"
-        return verdict(True, f"no comparison, as {why}", "none")
-    found = judge(model_release / MODEL, _served_models(served, root), user_histories, release)
+        return verdict(True, f"no comparison, as {why}", "none", numbers=noted)
+    models, damaged = _served_models(served, root)
+    found = judge(model_release / MODEL, models, user_histories, release)
     held_back = found.held_back_by(release)
     wanted = f"no loss of more than {release.margin:.1%} within an interval"
     if release.rule == "better":
         wanted += ", and one against the served release above 0"
     detail = f"{served.version} stays: {'; '.join(held_back)}" if held_back else None
     measured = "; ".join(f"against {version} {_differences(of)}" for version, of in found.compared.items())
-    result = verdict(not held_back, measured, wanted, detail=detail)
-    shown = {"champion": dg.MetadataValue.text(served.version), "metrics": table(_rows(found, release.margin))}
-    if found.not_opened:
-        shown["not_opened"] = dg.MetadataValue.json(found.not_opened)
+    result = verdict(not held_back, measured, wanted, detail=detail, numbers=noted)
+    shown: dict[str, dg.MetadataValue] = {"metrics": table(_rows(found, release.margin))}
+    if not_opened := damaged | found.not_opened:
+        shown["not_opened"] = dg.MetadataValue.json(not_opened)
     return result._replace(metadata={**result.metadata, **shown})
 
 
@@ -117,11 +121,20 @@ def _gate(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: list[O
     return {"asset": spec.asset_key.to_user_string(), "gate": spec.name, "result": result, "said": said}
 
 
-def _served_models(served: Pointer, root: Path) -> dict[str, Path]:
-    """Models by version: the served release's first, then of all that were served before and are still there."""
+def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Models by version: the served release's first, then of all that were served before and are still there.
+
+    Also why an earlier one of them cannot be fetched, by version.
+    """
     there = {held.version for held in all_versions(RELEASES, root) if held.whole}
-    before = [version for version in served.known if version != served.version and version in there]
-    return {version: version_folder(RELEASES, version, root) / MODEL for version in (served.version, *before)}
+    models, damaged = {served.version: version_folder(RELEASES, served.version, root) / MODEL}, dict[str, str]()
+    for version in served.known:
+        if version != served.version and version in there:
+            try:
+                models[version] = version_folder(RELEASES, version, root) / MODEL
+            except GenrecError as error:
+                damaged[version] = str(error)
+    return models, damaged
 
 
 def _differences(found: "Challenge") -> str:

@@ -359,6 +359,24 @@ def test_a_bucket_without_a_release_is_named_by_its_address(root: Path, tmp_path
         transfer_release(root, tmp_path / "there")
 
 
+def test_a_release_that_is_served_is_the_newest_if_the_process_dies_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    serve(here, "run-1")
+    transfer_release(here, there)
+    serve(here, "run-2")
+
+    def serve_and_die(*given: Any) -> None:
+        releases.serve(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genrec_core.transfer.serve", serve_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        transfer_release(here, there)
+    assert require_pointer(there).version == latest("model_release", there).name == "run-2"
+
+
 def test_a_damaged_release_is_not_taken(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     serve(here, "run-1")
@@ -393,6 +411,22 @@ def test_old_versions_are_cleaned_away(
     }  # fmt: skip
     assert sorted(path.name for path in (lies / "semantic_ids").iterdir()) == ["latest.json", "run-4", "run-5"]
     assert latest("semantic_ids", root).name == served_release(root).name == "run-5"
+
+
+def test_cleaning_fetches_no_release_to_find_the_best_and_passes_over_a_damaged_one(
+    bucket: Path, object_server: "ObjectServer", root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        serve(root, f"run-{number}", recall=0.1 / number)
+    (bucket / "model_release" / "run-1" / "checkpoint" / "training_history.json").write_text("{damaged")
+    for file in (bucket / "model_release").glob("run-*/**/*.*"):
+        written = 1_600_000_000 + int(file.relative_to(bucket).parts[1].removeprefix("run-"))
+        os.utime(file, (written, written))
+    object_server.notice()
+    other = another_machine(monkeypatch, tmp_path)
+    removed = {found.version for found in clean(other, 1, timedelta(0)) if found.asset == "model_release"}
+    assert removed == {"run-1", "run-3"}  # run-5 is served, run-4 was before it, run-2 is the best that can be read
+    assert {path.name for path in (other / "model_release").glob("run-*")} <= {"run-5"}  # the newest
 
 
 def test_a_move_is_seen_on_every_machine(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

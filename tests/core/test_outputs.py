@@ -42,6 +42,15 @@ def test_a_pipe_gets_the_rows_and_stays(
     assert "1 malformed lines were not served: write to a file to see them" in capsys.readouterr().err
 
 
+def test_requests_that_are_all_malformed_are_told_of_in_a_sentence(
+    tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(predict(tiny_model, tmp_path, "/dev/null", "bert x\n")) == 2
+    assert capsys.readouterr().err.strip().endswith("; write to a file to see them")
+    assert main(predict(tiny_model, tmp_path, str(tmp_path / "out.csv"), "bert x\n")) == 2
+    assert capsys.readouterr().err.strip().endswith(f"; see {tmp_path / 'out.csv.rejected'}")
+
+
 def test_a_device_stays_a_device(tiny_model: "TinyModel", tmp_path: Path) -> None:
     null = tmp_path / "null"  # not the machine's own
     try:
@@ -59,6 +68,43 @@ def test_standard_output_gets_the_rows_alone(tiny_model: "TinyModel", tmp_path: 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["user_id", "anna"]
     assert "1 users served" in done.stderr
+
+
+def test_a_file_behind_standard_output_keeps_what_is_written_around_the_rows(
+    tiny_model: "TinyModel", tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "genrec_core.cli", *predict(tiny_model, tmp_path, "/dev/stdout")]
+    with (tmp_path / "log").open("wb") as log:
+        subprocess.run(["sh", "-c", 'echo before; "$@"; echo after', "sh", *command], stdout=log, check=True)
+        assert os.fstat(log.fileno()).st_ino == (tmp_path / "log").stat().st_ino
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["before", "user_id", "anna", "after"]
+    assert not Path("/dev/stdout.rejected").exists()
+
+
+@pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}", "/proc/thread-self/fd/{}", "link"])
+def test_a_file_behind_a_descriptor_is_written_into(tiny_model: "TinyModel", tmp_path: Path, name: str) -> None:
+    with (tmp_path / "log").open("w") as log:
+        log.write("before\n")
+        log.flush()
+        (tmp_path / "link").symlink_to(f"/dev/fd/{log.fileno()}")
+        output = str(tmp_path / name.format(log.fileno()))
+        assert main([*predict(tiny_model, tmp_path, output), "--quiet"]) == 0
+        log.write("after\n")
+    assert [line.split(",")[0] for line in (tmp_path / "log").read_text().splitlines()] == [
+        *("before", "user_id", "anna", "after")
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "log", "requests.txt"]
+
+
+def test_a_file_behind_another_process_is_appended_to(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("before\n")
+    with (tmp_path / "log").open("a") as log, subprocess.Popen(["sleep", "60"], stdout=log) as other:
+        code = main([*predict(tiny_model, tmp_path, f"/proc/{other.pid}/fd/1"), "--quiet"])
+        other.kill()
+    assert code == 0
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["before", "user_id", "anna"]
 
 
 def test_a_reader_that_goes_away_is_an_error_in_one_line(tiny_model: "TinyModel", tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from genrec_core import object_store
 from genrec_core.artifacts import MANIFEST
-from genrec_core.releases import served_release
+from genrec_core.releases import RELEASES, require_pointer, serve, served_release
 from genrec_core.storage import LATEST, latest, set_latest, storage_root, version_folder
+from genrec_dagster.checks.release import not_worse_than_current
+from genrec_dagster.config import ReleaseRule
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.resources import WorkFolders
 
@@ -94,6 +97,24 @@ def test_a_run_fails_with_the_reason_where_the_store_stays_away(
     assert latest("batch_predictions", filled).name == finished_graph.result.run_id
     assert not (filled / "batch_predictions" / result.run_id).exists()
     assert not list(filled.glob(".work/*/*"))
+
+
+def test_a_damaged_earlier_release_is_left_out_of_the_comparison(
+    filled: Path, object_server: "ObjectServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, version = require_pointer(filled), "other"
+    shutil.copytree(served_release(filled), filled / RELEASES / version)
+    set_latest(RELEASES, version, filled)
+    serve(first.moved(version, "newer"), filled)
+    (object_server.folder / "shop" / "genrec" / RELEASES / first.version / "release.json").write_text("damaged")
+    object_server.notice()
+    monkeypatch.setenv("GENREC_MIRROR", str(tmp_path / "another"))
+    root = storage_root(URL)
+    histories = pl.read_parquet(latest("user_histories", root) / "frame.parquet")
+    release, rule = served_release(root), ReleaseRule(users=100, samples=100)
+    result = not_worse_than_current(release, histories, rule, WorkFolders(root=str(root)))
+    assert result.metadata["champion"].value == version
+    assert "release.json: differs from the sha256" in result.metadata["not_opened"].value[first.version]
 
 
 def test_the_cleaning_job_leaves_what_is_used(filled: Path) -> None:

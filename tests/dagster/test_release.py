@@ -11,7 +11,7 @@ import pytest
 
 from genrec_core.artifacts import MANIFEST, read_json, write_json, write_manifest
 from genrec_core.inference.withdrawn import read_withdrawn, withdraw
-from genrec_core.releases import MODEL, require_pointer, serve, served_model, served_release
+from genrec_core.releases import MODEL, require_pointer, serve, served_model, served_release, withdraw_from_served
 from genrec_core.storage import latest
 from genrec_dagster.assets import release
 from genrec_dagster.assets.release import model_release
@@ -51,6 +51,11 @@ def spoil(release: Path, some: bool = False) -> Path:
     np.save(release / MODEL / "item_ids.npy", changed)
     write_manifest(release / MODEL)
     return release
+
+
+def serve_another(place: "Place", version: str) -> None:
+    shutil.copytree(served_release(place.storage), place.storage / "model_release" / version)
+    serve(require_pointer(place.storage).moved(version, "items added"), place.storage)
 
 
 def test_the_graph_ends_with_a_release_that_is_served_and_says_what_it_is_made_of(finished_graph: Any) -> None:
@@ -264,6 +269,27 @@ def test_items_withdrawn_from_one_release_are_withdrawn_from_the_next(place: "Pl
     assert not set(ids[:2]) & set(listed.unpivot()["value"].to_list())
 
 
+def test_an_item_that_is_restored_while_the_pointer_moves_is_restored(
+    place: "Place", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = served_model(place.storage)
+    ids, move_alias = np.load(first / "item_ids.npy"), release._move_alias
+    withdraw(first, ids[:2])
+    serve_another(place, "other")
+    (served_model(place.storage) / "withdrawn.json").unlink()
+    withdraw(served_model(place.storage), ids[2:5])
+
+    def restore_meanwhile(*given: Any) -> str:
+        withdraw_from_served(ids[2:4], restore=True, root=place.storage)
+        return move_alias(*given)
+
+    monkeypatch.setattr(release, "_move_alias", restore_meanwhile)
+    result = place.run_job("roll_back")
+    assert metadata(result, "served_release")["withdrawn_items_carried_over"] == 3
+    assert served_model(place.storage) == first
+    assert read_withdrawn(first, ids).tolist() == ids[[0, 1, 4]].tolist()
+
+
 def test_a_release_that_was_served_meanwhile_stays_served(place: "Place", monkeypatch: pytest.MonkeyPatch) -> None:
     first = place.served
     shutil.copytree(served_release(place.storage), place.storage / "model_release" / "other")
@@ -282,6 +308,37 @@ def test_a_release_that_was_served_meanwhile_stays_served(place: "Place", monkey
     monkeypatch.undo()
     assert place.run_job("roll_back").success
     assert place.served == first
+
+
+def test_a_release_replaces_only_the_one_that_it_was_compared_with(place: "Place") -> None:
+    first = place.served
+    made = place.materialize("model_release")
+    serve_another(place, "other")
+    alone = place.materialize("served_release")
+    assert not alone.success
+    reason = f"release other is served since the gate compared {made.run_id} with {first}; run the check"
+    assert reason in str(alone.failure_data_for_node("served_release").user_failure_data)
+    assert place.served == "other"
+
+
+def test_the_newest_release_by_name_is_not_gone_back_to_unless_it_is_named(place: "Place") -> None:
+    first = place.served
+    serve_another(place, "other")  # and the process dies before the newest release is `other`
+    result = place.materialize("served_release")
+    assert not result.success
+    said = str(result.failure_data_for_node("served_release").user_failure_data)
+    assert f"release {first} was served before other; to go back to it" in said
+    assert f"with to: {first}" in said
+    assert place.served == "other"
+    assert place.materialize("served_release", config={"to": first}).success
+    assert place.served == first
+
+
+def test_a_release_that_needs_no_comparison_replaces_whatever_is_served(place: "Place") -> None:
+    made = place.materialize("model_release", rule="always")
+    serve_another(place, "other")
+    assert place.materialize("served_release").success
+    assert place.served == made.run_id
 
 
 def test_the_release_says_what_it_holds() -> None:

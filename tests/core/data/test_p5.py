@@ -131,6 +131,8 @@ def test_a_faulty_history_is_named_by_line(tmp_path, sequences, message):
     ("name", "content", "message"),
     [
         ("datamaps.json", b"{", "datamaps.json: not valid JSON"),
+        ("datamaps.json", b'{"item2id": {"A": %s}}' % (b"1" * 5000), "datamaps.json: not valid JSON .*digits"),
+        ("datamaps.json", b"{\xff}", "datamaps.json: line 1: not UTF-8"),
         ("datamaps.json", b"{}", "holds no 'item2id' object"),
         ("datamaps.json", b'{"item2id": {"A": "one"}}', "every id is a positive integer"),
         ("meta.json.gz", b"plain text", "cannot be read as gzip text"),

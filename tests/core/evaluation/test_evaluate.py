@@ -11,7 +11,7 @@ import pytest
 
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate, write_metrics
+from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate, require_room_for_metrics, write_metrics
 from genrec_core.evaluation.metrics import Cutoffs, paired_differences
 from genrec_core.evaluation.seeds import over_seeds
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -130,6 +130,28 @@ def test_what_is_written_reads_back(whole: Evaluation, tmp_path: Path) -> None:
         content = (tmp_path / plot).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) < 100_000
+
+
+def test_the_folder_that_one_is_in_is_written(
+    whole: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "metrics").mkdir()
+    monkeypatch.chdir(tmp_path / "metrics")
+    write_metrics(Path("."), whole)
+    assert json.loads((tmp_path / "metrics" / "beauty_metrics.json").read_text()) == whole.metrics
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(GenrecError, match="/proc: is the root of a disk"):
+        require_room_for_metrics(Path("/proc"))
+    with pytest.raises(GenrecError, match=r"no folder may be made in /proc/\d+"):
+        require_room_for_metrics(Path("/proc/self/new/metrics"))
+
+
+def test_a_folder_that_can_no_longer_be_written_is_told_of_in_a_sentence(whole: Evaluation) -> None:
+    with pytest.raises(GenrecError, match=r"/proc/new: cannot be written .*; name another folder"):
+        write_metrics(Path("/proc/new"), whole)  # access(2) says that root may
 
 
 def test_differences_are_paired_and_an_equal_rival_has_none(whole: Evaluation, table_scorer: MakeScorer) -> None:

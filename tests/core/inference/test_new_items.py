@@ -74,6 +74,12 @@ def test_ids_and_vectors_are_checked(tmp_path: Path) -> None:
     (tmp_path / "ids.json").write_text('[3, "4"]')
     with pytest.raises(GenrecError, match="no array of integers"):
         read_item_ids(tmp_path / "ids.json")
+    (tmp_path / "ids.json").write_text(f"[{10**20}]")
+    with pytest.raises(GenrecError, match="no array of integers of 64 bits"):
+        read_item_ids(tmp_path / "ids.json")
+    (tmp_path / "ids.json").write_text(f"[{'1' * 5000}]")
+    with pytest.raises(GenrecError, match=r"ids.json: cannot be read as JSON .*digits"):
+        read_item_ids(tmp_path / "ids.json")
     np.save(tmp_path / "v.npy", np.ones((2, 3)))
     assert read_vectors(tmp_path / "v.npy").dtype == np.float32
     np.save(tmp_path / "v.npy", np.ones(3))

@@ -116,6 +116,10 @@ def test_the_command_line_trains_and_measures_it_beside_tiger_on_either_split(
     assert main(arguments) == 2
     assert "holds notes.txt, which is not a metrics file; name a new folder" in capsys.readouterr().err
     assert (measured / "notes.txt").read_text() == "mine"
+    assert main([*arguments[:-1], "/proc/new"]) == 2
+    shown = capsys.readouterr()
+    assert "/proc/new: cannot be written" in shown.err
+    assert "40 users" in shown.out  # what took minutes to measure is not lost
 
     arguments = ["evaluate", "--checkpoint", str(tiny_model.checkpoint), *inputs, "--split", "validation", "--json"]
     assert main([*arguments, "--baseline", str(output / "best")]) == 0
