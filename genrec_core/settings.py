@@ -366,7 +366,11 @@ class ServingSettings(Settings):
     max_body_kb: int = Field(1024, ge=1, le=1_048_576, description="Size of a request's body in KiB.")
     body_seconds: int = Field(30, ge=1, le=3600, description="Seconds within which a request's body must be there.")
     decode_seconds: float = Field(
-        30, gt=0, le=3600, description="Seconds for a batch; then its users get 503 and its process is replaced."
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds for a batch, after which its users get 503 and its process is replaced; and for the wait "
+        "in the queue, after which the answer is 503.",
     )
     grace_seconds: int = Field(20, ge=0, le=3600, description="How long requests in flight may take when it stops.")
     keep_alive_seconds: int = Field(30, ge=1, le=3600, description="How long an idle connection is kept.")

@@ -75,7 +75,7 @@ class Server:
             raise RefusedError(503, "queue_full", "the queue is full; ask again later", headers=_RETRY) from error
         except DecoderLostError as error:
             LOG.exception("a batch was lost")
-            raise RefusedError(503, "decoder_lost", "the model was lost while it ranked", headers=_RETRY) from error
+            raise RefusedError(503, "decoder_lost", f"{error}; ask again later", headers=_RETRY) from error
         except UnservableError as error:
             if error.about == "ranking":
                 raise RefusedError(422, "cannot_rank", str(error), "ranking") from error

@@ -76,7 +76,7 @@ class Batcher:
     A batch holds users of one task whose histories are of like length. While all processes are busy the queue fills, so
     batches grow with the load, and the processes share it evenly. Clients ask again as soon as they have their answer:
     who comes first may wait ``max_wait_ms`` for the others of the batch before, which are decoded cheaper together; a
-    lone client never waits.
+    lone client never waits. Who is still in the queue after ``decode_seconds`` is told that nobody decodes.
 
     Args:
         settings: queue, batch size and waiting.
@@ -98,7 +98,8 @@ class Batcher:
 
         Raises:
             QueueFullError: they do not fit the queue, or it is closed.
-            UnservableError, DecoderFailedError, DecoderLostError: see :class:`genrec_core.serving.decoders.Decoder`.
+            UnservableError, DecoderFailedError: see :class:`genrec_core.serving.decoders.Decoder`.
+            DecoderLostError: see there; or one of them waited in the queue for too long.
         """
         if self.closed or len(self.queue) + len(histories) > self.settings.queue:
             raise QueueFullError
@@ -106,9 +107,11 @@ class Batcher:
         self.queue.extend(Waiting(task, history, now, asked, number) for number, history in enumerate(histories))
         self._came_back(len(histories))
         self._dispatch()
+        late = asyncio.get_running_loop().call_later(self.settings.decode_seconds, self._give_up, now)
         try:
             await asked.answer
         finally:
+            late.cancel()
             asked.answer.cancel()  # a client that went away: those of its users who still wait are not decoded
         return [got for got in asked.got if got]
 
@@ -169,6 +172,13 @@ class Batcher:
             return DecoderLostError(f"a batch was not decoded after {self.settings.decode_seconds:g} s")
         except Exception as error:  # whatever it is, those who asked are told, and the process gets the next batch
             return error
+
+    def _give_up(self, since: float) -> None:
+        """Tell those who have been in the queue since then, or longer, that nobody decodes."""
+        error = DecoderLostError(f"no decoding process was free within {self.settings.decode_seconds:g} s")
+        while self.queue and self.queue[0].since <= since:
+            user = self.queue.popleft()
+            user.asked.take(user.number, error, 0)
 
     def _tell(self, batch: list[Waiting], outcome: Decoded | Exception) -> None:
         for place, user in enumerate(batch):
