@@ -125,6 +125,12 @@ class Server:
             raise RefusedError(503, "not_ready", message, headers=_RETRY)
         return model
 
+    def require_decoders(self) -> None:
+        """Refuse where nobody decodes; a prediction would wait for a process that is being started."""
+        if self.model().lost:
+            message = "every decoding process ended, and others are being started; the log says why"
+            raise RefusedError(503, "decoder_lost", message, headers=_RETRY)
+
     async def reload(self, request: Request) -> Response:
         """``POST /admin/reload``: open the model folder again if it changed."""
         self.authorize(request)
@@ -249,10 +255,10 @@ def _add_probes(app: FastAPI, server: Server) -> None:
         return as_json({"status": "live"})
 
     @app.head("/health/ready", include_in_schema=False)
-    @app.get("/health/ready", summary="The model is loaded and warm, and the server is not stopping")
+    @app.get("/health/ready", summary="The model is loaded and warm, a process decodes, and the server is not stopping")
     async def ready() -> Response:
         try:
-            server.model()
+            server.require_decoders()
         except RefusedError as error:
             return as_json(error.content(), error.status, error.headers)
         return as_json({"status": "ready"})

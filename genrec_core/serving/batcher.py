@@ -13,6 +13,7 @@ from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
 
 _CLOSE_SECONDS = 2  # for batches whose clients are answered or gone
+_RETRY_SECONDS = 5  # before a process that could not be started is tried again
 _LATE_SECONDS = 0.05  # in the queue: whoever waited so long is decoded next, with however few others
 
 
@@ -152,7 +153,8 @@ class Batcher:
             outcome = await self._outcome(process, batch)
             if isinstance(outcome, DecoderLostError):
                 self._tell(batch, outcome)  # now: another process takes a while to open the model
-                await task.model.decoders[process].replace()
+                while not await task.model.decoders[process].replace() and not task.model.retired:
+                    await asyncio.sleep(_RETRY_SECONDS)
         finally:
             task.model.release()
         self.free.append(process)

@@ -91,11 +91,14 @@ class Decoder:
         model_dir: the model it opens; :meth:`ready` waits for that.
         core: the only one that it runs on; None for any. Where there is one process a core, the kernel else lets two
             share one for a while with the other idle, and the event loop wait behind them.
+
+    Attributes:
+        lost: the process died or hung, and none has taken its place yet.
     """
 
     def __init__(self, model_dir: Path, core: int | None = None) -> None:
         self.model_dir, self.core = model_dir, core
-        self._closed = self._failed = False
+        self._closed = self.lost = False
         self._starting = threading.Lock()
         self._start()
         _decoders.add(self)
@@ -144,7 +147,7 @@ class Decoder:
             DecoderFailedError: it failed.
             DecoderLostError: it died, or could not be started.
         """
-        if self._closed or self._failed:
+        if self._closed or self.lost:
             raise DecoderLostError(
                 "this model was replaced" if self._closed else "no decoding process could be started"
             )
@@ -192,14 +195,19 @@ class Decoder:
             _batches[self.core] -= 1
             _stay_on_idle_cores()
 
-    async def replace(self) -> None:
-        """Start another process in the place of one that died or hangs; where that fails, the next call tries again."""
+    async def replace(self) -> bool:
+        """Start another process in the place of one that died or hangs.
+
+        Returns:
+            Whether that went well.
+        """
+        self.lost = True
         try:
             await asyncio.to_thread(self._replace)
-            self._failed = False
+            self.lost = False
         except (GenrecError, OSError, subprocess.SubprocessError):
-            self._failed = True
-            LOG.exception("no decoding process could be started; the next batch tries again")
+            LOG.exception("no decoding process could be started; it is tried again")
+        return not self.lost
 
     def _replace(self) -> None:
         if self._closed:

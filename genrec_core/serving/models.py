@@ -22,6 +22,9 @@ class ServedModel:
         model_dir: the folder; links are followed at once, so that a link that moves on changes nothing.
         threads: decoding processes, of one thread each, and each on a core of its own where there are as many.
 
+    Attributes:
+        retired: another model serves; the processes end with the last request that began with this one.
+
     Raises:
         GenrecError: it is missing, damaged, of another form, or was replaced while it was read.
     """
@@ -42,7 +45,7 @@ class ServedModel:
             raise
         self.max_history = int(self.facts["max_history"])
         self.loaded_at, self.load_seconds = time.time(), time.perf_counter() - began
-        self._lock, self._requests, self._retired = threading.Lock(), 0, False
+        self._lock, self._requests, self.retired = threading.Lock(), 0, False
 
     def acquire(self) -> None:
         """Keep the processes for a request, until :meth:`release`."""
@@ -53,16 +56,21 @@ class ServedModel:
         """The request has its answer."""
         with self._lock:
             self._requests -= 1
-            last = self._retired and not self._requests
+            last = self.retired and not self._requests
         if last:
             threading.Thread(target=self._close, name="retire").start()  # it waits for the processes to end
 
     def retire(self) -> None:
         """End the processes as soon as no request needs them."""
         with self._lock:
-            self._retired, idle = True, not self._requests
+            self.retired, idle = True, not self._requests
         if idle:
             self._close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether every process ended and none has taken its place yet, so that nobody decodes."""
+        return all(decoder.lost for decoder in self.decoders)
 
     def _close(self) -> None:
         close_all(self.decoders)

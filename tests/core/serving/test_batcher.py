@@ -18,7 +18,7 @@ from genrec_core.settings import ServingSettings
 class NotingModel:
     """Decoders that note the size of each batch, and hold the first ones back until they are let go."""
 
-    max_history = 200
+    max_history, failures, retired = 200, 0, False
 
     def __init__(self, processes: int) -> None:
         self.sizes: list[int] = []
@@ -33,9 +33,10 @@ class NotingModel:
     def release(self) -> None:
         self.kept -= 1
 
-    async def replace(self) -> None:
+    async def replace(self) -> bool:
         self.replaced += 1
         await self.replacing.wait()
+        return self.replaced > self.failures
 
     async def decode(self, options: str, histories: list[list[int]]) -> Decoded:
         assert self.kept
@@ -193,6 +194,25 @@ def test_who_waits_while_no_process_can_be_started_is_told_in_time_and_leaves_th
     told, waiting, decoded = asyncio.run(run())
     assert [str(error) for error in told] == ["gone", *["no decoding process was free within 0.2 s"] * 2]
     assert (waiting, decoded) == (1, [1, 1])
+
+
+@pytest.mark.parametrize("retired", [False, True])
+def test_a_process_is_started_until_it_is_there_and_for_a_model_that_was_replaced_once(
+    monkeypatch: pytest.MonkeyPatch, retired: bool
+):
+    async def run() -> tuple[int, list[int]]:
+        model, other = NotingModel(1), NotingModel(1)
+        model.failures, model.retired = 2, retired
+        for one in (model, other):
+            one.free.set()
+        batcher = Batcher(ServingSettings(), 1, Metrics())
+        with pytest.raises(DecoderLostError):
+            await batcher.decode(Task("fail", cast(ServedModel, model)), [[1]])
+        await batcher.decode(Task("{}", cast(ServedModel, other)), [[1]])
+        return model.replaced, other.sizes
+
+    monkeypatch.setattr("genrec_core.serving.batcher._RETRY_SECONDS", 0.01)
+    assert asyncio.run(run()) == (1 if retired else 3, [1])
 
 
 def test_all_users_of_a_batch_that_fails_are_told_and_the_process_goes_on(caplog: pytest.LogCaptureFixture):
