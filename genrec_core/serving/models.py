@@ -1,5 +1,6 @@
 """The model that serves, and its replacement by a newer release while requests go on."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ class ServedModel:
     Args:
         model_dir: the folder; links are followed at once, so that a link that moves on changes nothing.
         threads: decoding processes, of one thread each, and each on a core of its own where there are as many.
+        open_seconds: within which each must have opened the model, at first or in the place of another.
 
     Attributes:
         retired: another model serves; the processes end with the last request that began with this one.
@@ -29,13 +31,13 @@ class ServedModel:
         GenrecError: it is missing, damaged, of another form, or was replaced while it was read.
     """
 
-    def __init__(self, model_dir: Path, threads: int) -> None:
+    def __init__(self, model_dir: Path, threads: int, open_seconds: float = math.inf) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = model_version(self.folder)
         cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
         if threads == len(CORES):
             cores = [*sorted(CORES)]
-        self.decoders = [Decoder(self.folder, core) for core in cores]
+        self.decoders = [Decoder(self.folder, core, open_seconds) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
             if model_version(self.folder) != self.version:
@@ -66,6 +68,10 @@ class ServedModel:
             self.retired, idle = True, not self._requests
         if idle:
             self._close()
+            return
+        for decoder in self.decoders:
+            if decoder.lost:  # who opens a process for it would keep the next model waiting
+                decoder.hang_up()
 
     @property
     def lost(self) -> bool:
@@ -98,6 +104,7 @@ class ModelHolder:
         model_dir: see :func:`release_in`.
         threads: decoding processes; None for one a core.
         metrics: told of every load.
+        open_model: opens a folder in so many processes.
     """
 
     def __init__(
