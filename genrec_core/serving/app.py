@@ -47,7 +47,7 @@ class Server:
 
     def __init__(self, holder: ModelHolder, settings: ServingSettings, metrics: Metrics, token: str | None) -> None:
         self.holder, self.settings, self.metrics, self.token = holder, settings, metrics, token
-        self.batcher = Batcher(settings, holder.threads, metrics)
+        self.batcher = Batcher(settings, holder.threads, metrics, holder.follow)
         self.stopping = False
 
     async def predict(self, request: Request) -> Response:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from genrec_core.data.lengths import length_class
@@ -83,10 +84,17 @@ class Batcher:
         settings: queue, batch size and waiting.
         processes: decoding processes of every model.
         metrics: told the depth of the queue and the size of each batch.
+        replaced: called in a thread when a process of a model has taken another's place, before it gets a batch.
     """
 
-    def __init__(self, settings: ServingSettings, processes: int, metrics: Metrics) -> None:
-        self.settings, self.metrics, self.processes = settings, metrics, processes
+    def __init__(
+        self,
+        settings: ServingSettings,
+        processes: int,
+        metrics: Metrics,
+        replaced: Callable[[ServedModel], None] = lambda model: None,
+    ) -> None:
+        self.settings, self.metrics, self.processes, self.replaced = settings, metrics, processes, replaced
         self.queue: deque[Waiting] = deque()
         self.answered: deque[tuple[float, int]] = deque()  # when, and how many of them have not asked again
         self.free, self.decoding, self.closed = list(range(processes)), 0, False
@@ -155,6 +163,7 @@ class Batcher:
                 self._tell(batch, outcome)  # now: another process takes a while to open the model
                 while not await task.model.decoders[process].replace() and not task.model.retired:
                     await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.to_thread(self.replaced, task.model)
         finally:
             task.model.release()
         self.free.append(process)

@@ -1,5 +1,6 @@
 """The model that serves, and its replacement by a newer release while requests go on."""
 
+import logging
 import math
 import threading
 import time
@@ -14,6 +15,8 @@ from genrec_core.releases import served_model
 from genrec_core.serving.decoders import CORES, Decoder, close_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage import LATEST, latest
+
+LOG = logging.getLogger("genrec.serving")
 
 
 class ServedModel:
@@ -159,6 +162,24 @@ class ModelHolder:
             if before:
                 before.retire()
             return True
+
+    def follow(self, model: ServedModel) -> None:
+        """Load what serves again if its folder changed, as a process that took another's place has read that.
+
+        Args:
+            model: what the process decodes for.
+        """
+        try:
+            if model is not self.current or (found := model_version(model.folder)) == model.version:
+                return
+            LOG.warning(
+                "%s: holds version %s, which a new decoding process may have opened, and version %s serves; "
+                "loading the new one everywhere",
+                model.folder, found, model.version,
+            )  # fmt: skip
+            self.load()
+        except GenrecError as error:
+            LOG.error("processes of two versions serve: %s; mend that, then POST /admin/reload", error)
 
     def _show(self, model: ServedModel) -> None:
         self.metrics.reloads.labels("loaded").inc()

@@ -125,6 +125,21 @@ def test_a_decoding_process_that_died_is_replaced(start_server: StartServer, tin
     assert "a decoding process ended with -9" in "".join(server.log)
 
 
+def test_a_process_that_reads_newer_content_in_the_place_of_another_has_it_loaded_everywhere(
+    start_server: StartServer, tiny_model: "TinyModel", tiny_recommender: Recommender, tmp_path: Path
+):
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    server = start_server("--threads", "1", model_dir=folder)
+    gone = answers(server.url, tiny_recommender)[0]
+    withdraw(folder, np.array([gone]))
+    (decoder,) = psutil.Process(server.process.pid).children()
+    decoder.kill()
+    url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 1)
+    assert post(url, body)[0] == 503
+    assert gone not in answers(server.url, tiny_recommender)
+    assert json.load(urllib.request.urlopen(f"{server.url}/model"))["version"] == model_version(folder)
+
+
 def test_users_of_a_process_that_hangs_are_told_in_time_and_it_is_replaced(
     start_server: StartServer, tiny_recommender: Recommender
 ):
