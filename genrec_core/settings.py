@@ -365,8 +365,19 @@ class ServingSettings(Settings):
     max_listed: int = Field(100_000, ge=1, le=10_000_000, description="Items of an allow or deny list.")
     max_body_kb: int = Field(1024, ge=1, le=1_048_576, description="Size of a request's body in KiB.")
     body_seconds: int = Field(30, ge=1, le=3600, description="Seconds within which a request's body must be there.")
+    open_seconds: int = Field(
+        600,
+        ge=1,
+        le=86_400,
+        description="Seconds within which a decoding process must have opened the model, at the start, at a reload and "
+        "in the place of one that was lost.",
+    )
     decode_seconds: float = Field(
-        30, gt=0, le=3600, description="Seconds for a batch; then its users get 503 and its process is replaced."
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds for a batch, after which its users get 503 and its process is replaced; and for the wait "
+        "in the queue, after which the answer is 503.",
     )
     grace_seconds: int = Field(20, ge=0, le=3600, description="How long requests in flight may take when it stops.")
     keep_alive_seconds: int = Field(30, ge=1, le=3600, description="How long an idle connection is kept.")

@@ -9,7 +9,15 @@ from genrec_core.data.text_files import without_halves
 from genrec_core.errors import GenrecError
 
 TEXT_FIELDS = ("title", "brand", "categories", "price", "description")
-_DECIMAL_COMMA = re.compile(r"^(\D*\d+),(\d{1,2})$")
+_CURRENCY = r"(?:[A-Z]{3}|[$£¤¥\u20a0-\u20cf])?"  # a code, or a sign
+_PRICE = re.compile(rf"\s*{_CURRENCY}\s*([+-]?[\d.,]+)\s*{_CURRENCY}\s*")
+_NUMBERS = (  # how one is written, what parts its thousands, and its decimal point
+    (re.compile(r"[+-]?\d*\.?\d*"), "", "."),
+    (re.compile(r"[+-]?\d*,\d{1,2}"), "", ","),
+    (re.compile(r"[+-]?\d{1,3}(,\d{2,3})*,\d{3}(\.\d*)?"), ",", "."),
+    (re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d*"), ".", ","),
+    (re.compile(r"[+-]?\d{1,3}(\.\d{3}){2,}"), ".", ","),
+)
 
 
 def template_parts(template: str) -> list[tuple[str, str]]:
@@ -79,10 +87,23 @@ def _categories(value: Any) -> str | None:
 
 
 def _price(value: Any) -> float | None:
-    """A number, with or without a currency sign; None for anything else. In ``3,50`` the comma is the decimal point."""
-    text = _DECIMAL_COMMA.sub(r"\1.\2", str(value))
+    """A number, with or without a currency; None for anything else. Of ``.`` and ``,`` the last is the decimal point.
+
+    A comma alone is one before one or two digits, and parts thousands before three; so do several points.
+    """
+    text = str(value)
+    if found := _PRICE.fullmatch(text):
+        text = _plain(found[1])
     try:
-        price = float(text.replace("$", "").replace(",", ""))
+        price = float(text)
     except ValueError:
         return None
     return price if math.isfinite(price) else None
+
+
+def _plain(number: str) -> str:
+    """As ``float`` reads it; unchanged, and so refused there, where it is written in no known way."""
+    for form, thousands, point in _NUMBERS:
+        if form.fullmatch(number):
+            return number.replace(thousands, "").replace(point, ".")
+    return number

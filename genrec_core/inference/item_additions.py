@@ -117,24 +117,28 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
 def texts_of(model_dir: Path, text_template: str) -> tuple[list[str], np.ndarray]:
     """The texts of a model's items, as its table of attributes gives them, and their vectors of length 1.
 
+    The table may hold less of an item than what was embedded: a ready text and the description are not in it.
+
     Args:
         model_dir: an exported model that items can be added to.
         text_template: as the catalogue's.
 
     Returns:
-        n texts and float32 [n, dim]; none where the model has no table.
+        n texts and float32 [n, dim], of items that the table knows something of; none where the model has no table, or
+        the template has a field that the table lacks.
 
     Raises:
         GenrecError: a file cannot be read.
     """
     vectors = read_array(model_dir / FOLDER / TEXT_VECTORS)
-    if not (model_dir / ITEMS).is_file():
+    parts, names = template_parts(text_template), ("title", "brand", "categories", "price")
+    if not (model_dir / ITEMS).is_file() or any(field not in ("", *names) for _, field in parts):
         return [], vectors[:0]
-    table, parts = ItemTable.load(model_dir, read_array(model_dir / ITEM_IDS)), template_parts(text_template)
-    columns = zip(table.title, table.brand, table.categories, table.price, strict=True)
-    names = ("title", "brand", "categories", "price")
-    fields = ({**dict(zip(names, row, strict=True)), "description": None} for row in columns)
-    return [render_text(parts, entry) for entry in fields], vectors
+    table = ItemTable.load(model_dir, read_array(model_dir / ITEM_IDS))
+    columns = zip(*(getattr(table, name) for name in names), strict=True)
+    texts = [render_text(parts, dict(zip(names, row, strict=True))) for row in columns]
+    known = [row for row, text in enumerate(texts) if text]
+    return [texts[row] for row in known], vectors[known]
 
 
 def _add_vectors(part: Path, settings: AdditionSettings, codes: np.ndarray, text: np.ndarray) -> None:

@@ -47,7 +47,7 @@ class Server:
 
     def __init__(self, holder: ModelHolder, settings: ServingSettings, metrics: Metrics, token: str | None) -> None:
         self.holder, self.settings, self.metrics, self.token = holder, settings, metrics, token
-        self.batcher = Batcher(settings, holder.threads, metrics)
+        self.batcher = Batcher(settings, holder.threads, metrics, holder.follow)
         self.stopping = False
 
     async def predict(self, request: Request) -> Response:
@@ -75,7 +75,7 @@ class Server:
             raise RefusedError(503, "queue_full", "the queue is full; ask again later", headers=_RETRY) from error
         except DecoderLostError as error:
             LOG.exception("a batch was lost")
-            raise RefusedError(503, "decoder_lost", "the model was lost while it ranked", headers=_RETRY) from error
+            raise RefusedError(503, "decoder_lost", f"{error}; ask again later", headers=_RETRY) from error
         except UnservableError as error:
             if error.about == "ranking":
                 raise RefusedError(422, "cannot_rank", str(error), "ranking") from error
@@ -124,6 +124,12 @@ class Server:
             message = "the server is stopping" if self.stopping else "the model is not loaded yet"
             raise RefusedError(503, "not_ready", message, headers=_RETRY)
         return model
+
+    def require_decoders(self) -> None:
+        """Refuse where nobody decodes; a prediction would wait for a process that is being started."""
+        if self.model().lost:
+            message = "every decoding process ended, and others are being started; the log says why"
+            raise RefusedError(503, "decoder_lost", message, headers=_RETRY)
 
     async def reload(self, request: Request) -> Response:
         """``POST /admin/reload``: open the model folder again if it changed."""
@@ -249,10 +255,10 @@ def _add_probes(app: FastAPI, server: Server) -> None:
         return as_json({"status": "live"})
 
     @app.head("/health/ready", include_in_schema=False)
-    @app.get("/health/ready", summary="The model is loaded and warm, and the server is not stopping")
+    @app.get("/health/ready", summary="The model is loaded and warm, a process decodes, and the server is not stopping")
     async def ready() -> Response:
         try:
-            server.model()
+            server.require_decoders()
         except RefusedError as error:
             return as_json(error.content(), error.status, error.headers)
         return as_json({"status": "ready"})

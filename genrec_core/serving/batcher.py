@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from genrec_core.data.lengths import length_class
@@ -13,6 +14,7 @@ from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
 
 _CLOSE_SECONDS = 2  # for batches whose clients are answered or gone
+_RETRY_SECONDS = 5  # before a process that could not be started is tried again
 _LATE_SECONDS = 0.05  # in the queue: whoever waited so long is decoded next, with however few others
 
 
@@ -76,16 +78,23 @@ class Batcher:
     A batch holds users of one task whose histories are of like length. While all processes are busy the queue fills, so
     batches grow with the load, and the processes share it evenly. Clients ask again as soon as they have their answer:
     who comes first may wait ``max_wait_ms`` for the others of the batch before, which are decoded cheaper together; a
-    lone client never waits.
+    lone client never waits. Who is still in the queue after ``decode_seconds`` is told that nobody decodes.
 
     Args:
         settings: queue, batch size and waiting.
         processes: decoding processes of every model.
         metrics: told the depth of the queue and the size of each batch.
+        replaced: called in a thread when a process of a model has taken another's place, before it gets a batch.
     """
 
-    def __init__(self, settings: ServingSettings, processes: int, metrics: Metrics) -> None:
-        self.settings, self.metrics, self.processes = settings, metrics, processes
+    def __init__(
+        self,
+        settings: ServingSettings,
+        processes: int,
+        metrics: Metrics,
+        replaced: Callable[[ServedModel], None] = lambda model: None,
+    ) -> None:
+        self.settings, self.metrics, self.processes, self.replaced = settings, metrics, processes, replaced
         self.queue: deque[Waiting] = deque()
         self.answered: deque[tuple[float, int]] = deque()  # when, and how many of them have not asked again
         self.free, self.decoding, self.closed = list(range(processes)), 0, False
@@ -98,7 +107,8 @@ class Batcher:
 
         Raises:
             QueueFullError: they do not fit the queue, or it is closed.
-            UnservableError, DecoderFailedError, DecoderLostError: see :class:`genrec_core.serving.decoders.Decoder`.
+            UnservableError, DecoderFailedError: see :class:`genrec_core.serving.decoders.Decoder`.
+            DecoderLostError: see there; or one of them waited in the queue for too long.
         """
         if self.closed or len(self.queue) + len(histories) > self.settings.queue:
             raise QueueFullError
@@ -106,9 +116,11 @@ class Batcher:
         self.queue.extend(Waiting(task, history, now, asked, number) for number, history in enumerate(histories))
         self._came_back(len(histories))
         self._dispatch()
+        late = asyncio.get_running_loop().call_later(self.settings.decode_seconds, self._give_up, now)
         try:
             await asked.answer
         finally:
+            late.cancel()
             asked.answer.cancel()  # a client that went away: those of its users who still wait are not decoded
         return [got for got in asked.got if got]
 
@@ -149,7 +161,9 @@ class Batcher:
             outcome = await self._outcome(process, batch)
             if isinstance(outcome, DecoderLostError):
                 self._tell(batch, outcome)  # now: another process takes a while to open the model
-                await task.model.decoders[process].replace()
+                while not await task.model.decoders[process].replace() and not task.model.retired:
+                    await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.to_thread(self.replaced, task.model)
         finally:
             task.model.release()
         self.free.append(process)
@@ -169,6 +183,13 @@ class Batcher:
             return DecoderLostError(f"a batch was not decoded after {self.settings.decode_seconds:g} s")
         except Exception as error:  # whatever it is, those who asked are told, and the process gets the next batch
             return error
+
+    def _give_up(self, since: float) -> None:
+        """Tell those who have been in the queue since then, or longer, that nobody decodes."""
+        error = DecoderLostError(f"no decoding process was free within {self.settings.decode_seconds:g} s")
+        while self.queue and self.queue[0].since <= since:
+            user = self.queue.popleft()
+            user.asked.take(user.number, error, 0)
 
     def _tell(self, batch: list[Waiting], outcome: Decoded | Exception) -> None:
         for place, user in enumerate(batch):

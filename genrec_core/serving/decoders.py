@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import socket
 import struct
@@ -24,7 +25,7 @@ from genrec_core.errors import GenrecError
 LOG = logging.getLogger("genrec.serving")
 CORES = frozenset(os.sched_getaffinity(0))  # of this process; those of the event loop change
 _END_SECONDS = 5  # for all processes of a model together; what runs on then is killed
-_OPEN_SECONDS, _POLL_SECONDS = 120, 0.2
+_POLL_SECONDS = 0.2
 _HEADER = struct.Struct("!i")  # bytes of a message, as multiprocessing.connection sends them
 _PIECE = 1 << 16  # bytes
 _batches = Counter[int]()  # that are being decoded, by core
@@ -91,11 +92,15 @@ class Decoder:
         model_dir: the model it opens; :meth:`ready` waits for that.
         core: the only one that it runs on; None for any. Where there is one process a core, the kernel else lets two
             share one for a while with the other idle, and the event loop wait behind them.
+        open_seconds: within which it must have opened the model.
+
+    Attributes:
+        lost: the process died or hung, and none has taken its place yet.
     """
 
-    def __init__(self, model_dir: Path, core: int | None = None) -> None:
-        self.model_dir, self.core = model_dir, core
-        self._closed = self._failed = False
+    def __init__(self, model_dir: Path, core: int | None = None, open_seconds: float = math.inf) -> None:
+        self.model_dir, self.core, self.open_seconds = model_dir, core, open_seconds
+        self._closed = self.lost = False
         self._starting = threading.Lock()
         self._start()
         _decoders.add(self)
@@ -120,14 +125,21 @@ class Decoder:
             Facts of the model; see :func:`genrec_core.serving.decoding.facts`.
 
         Raises:
-            GenrecError: it cannot be opened, or takes too long.
+            GenrecError: it cannot be opened, takes too long, or is not wanted any more.
         """
-        deadline = time.monotonic() + _OPEN_SECONDS
+        deadline = time.monotonic() + self.open_seconds
         try:
             with Connection(os.dup(self.socket.fileno())) as connection:
                 while not connection.poll(_POLL_SECONDS):
-                    if self._closed or time.monotonic() > deadline:
-                        raise GenrecError(f"{self.model_dir}: was not open after {_OPEN_SECONDS} s; start again")
+                    if self._closed:
+                        raise GenrecError(
+                            f"{self.model_dir}: was closed before it was open; ask the model that serves now"
+                        )
+                    if time.monotonic() > deadline:
+                        raise GenrecError(
+                            f"{self.model_dir}: was not open after {self.open_seconds:g} s; give it longer by "
+                            "--open_seconds, or put it on faster storage"
+                        )
                 answer = json.loads(connection.recv_bytes())
             self.socket.setblocking(False)
         except (EOFError, OSError) as error:
@@ -144,7 +156,7 @@ class Decoder:
             DecoderFailedError: it failed.
             DecoderLostError: it died, or could not be started.
         """
-        if self._closed or self._failed:
+        if self._closed or self.lost:
             raise DecoderLostError(
                 "this model was replaced" if self._closed else "no decoding process could be started"
             )
@@ -192,14 +204,19 @@ class Decoder:
             _batches[self.core] -= 1
             _stay_on_idle_cores()
 
-    async def replace(self) -> None:
-        """Start another process in the place of one that died or hangs; where that fails, the next call tries again."""
+    async def replace(self) -> bool:
+        """Start another process in the place of one that died or hangs.
+
+        Returns:
+            Whether that went well.
+        """
+        self.lost = True
         try:
             await asyncio.to_thread(self._replace)
-            self._failed = False
+            self.lost = False
         except (GenrecError, OSError, subprocess.SubprocessError):
-            self._failed = True
-            LOG.exception("no decoding process could be started; the next batch tries again")
+            LOG.exception("no decoding process could be started in the place of one that ended")
+        return not self.lost
 
     def _replace(self) -> None:
         if self._closed:

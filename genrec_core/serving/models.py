@@ -1,5 +1,7 @@
 """The model that serves, and its replacement by a newer release while requests go on."""
 
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from genrec_core.serving.decoders import CORES, Decoder, close_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage import LATEST, latest
 
+LOG = logging.getLogger("genrec.serving")
+
 
 class ServedModel:
     """A release: a model folder, opened and warmed up in some decoding processes.
@@ -21,18 +25,22 @@ class ServedModel:
     Args:
         model_dir: the folder; links are followed at once, so that a link that moves on changes nothing.
         threads: decoding processes, of one thread each, and each on a core of its own where there are as many.
+        open_seconds: within which each must have opened the model, at first or in the place of another.
+
+    Attributes:
+        retired: another model serves; the processes end with the last request that began with this one.
 
     Raises:
         GenrecError: it is missing, damaged, of another form, or was replaced while it was read.
     """
 
-    def __init__(self, model_dir: Path, threads: int) -> None:
+    def __init__(self, model_dir: Path, threads: int, open_seconds: float = math.inf) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = model_version(self.folder)
         cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
         if threads == len(CORES):
             cores = [*sorted(CORES)]
-        self.decoders = [Decoder(self.folder, core) for core in cores]
+        self.decoders = [Decoder(self.folder, core, open_seconds) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
             if model_version(self.folder) != self.version:
@@ -42,7 +50,7 @@ class ServedModel:
             raise
         self.max_history = int(self.facts["max_history"])
         self.loaded_at, self.load_seconds = time.time(), time.perf_counter() - began
-        self._lock, self._requests, self._retired = threading.Lock(), 0, False
+        self._lock, self._requests, self.retired = threading.Lock(), 0, False
 
     def acquire(self) -> None:
         """Keep the processes for a request, until :meth:`release`."""
@@ -53,16 +61,25 @@ class ServedModel:
         """The request has its answer."""
         with self._lock:
             self._requests -= 1
-            last = self._retired and not self._requests
+            last = self.retired and not self._requests
         if last:
             threading.Thread(target=self._close, name="retire").start()  # it waits for the processes to end
 
     def retire(self) -> None:
         """End the processes as soon as no request needs them."""
         with self._lock:
-            self._retired, idle = True, not self._requests
+            self.retired, idle = True, not self._requests
         if idle:
             self._close()
+            return
+        for decoder in self.decoders:
+            if decoder.lost:  # who opens a process for it would keep the next model waiting
+                decoder.hang_up()
+
+    @property
+    def lost(self) -> bool:
+        """Whether every process ended and none has taken its place yet, so that nobody decodes."""
+        return all(decoder.lost for decoder in self.decoders)
 
     def _close(self) -> None:
         close_all(self.decoders)
@@ -90,6 +107,7 @@ class ModelHolder:
         model_dir: see :func:`release_in`.
         threads: decoding processes; None for one a core.
         metrics: told of every load.
+        open_model: opens a folder in so many processes.
     """
 
     def __init__(
@@ -144,6 +162,24 @@ class ModelHolder:
             if before:
                 before.retire()
             return True
+
+    def follow(self, model: ServedModel) -> None:
+        """Load what serves again if its folder changed, as a process that took another's place has read that.
+
+        Args:
+            model: what the process decodes for.
+        """
+        try:
+            if model is not self.current or (found := model_version(model.folder)) == model.version:
+                return
+            LOG.warning(
+                "%s: holds version %s, which a new decoding process may have opened, and version %s serves; "
+                "loading the new one everywhere",
+                model.folder, found, model.version,
+            )  # fmt: skip
+            self.load()
+        except GenrecError as error:
+            LOG.error("processes of two versions serve: %s; mend that, then POST /admin/reload", error)
 
     def _show(self, model: ServedModel) -> None:
         self.metrics.reloads.labels("loaded").inc()

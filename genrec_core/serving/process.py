@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -16,7 +17,7 @@ import uvicorn
 from genrec_core.errors import GenrecError
 from genrec_core.serving.decoders import CORES, kill_all, run_on
 from genrec_core.serving.metrics import Metrics
-from genrec_core.serving.models import ModelHolder, release_in
+from genrec_core.serving.models import ModelHolder, ServedModel, release_in
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
@@ -42,7 +43,8 @@ def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     metrics = Metrics()
     release_in(model_dir)
-    holder = ModelHolder(model_dir, settings.threads, metrics)
+    open_model = partial(ServedModel, open_seconds=settings.open_seconds)
+    holder = ModelHolder(model_dir, settings.threads, metrics, open_model)
     with ThreadPoolExecutor(1) as loader:
         loading = loader.submit(holder.load)  # its processes start while this one imports the rest
         try:

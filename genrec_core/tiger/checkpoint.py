@@ -79,16 +79,23 @@ def load_state(
     """Fill models and optimiser from ``folder``; a fresh :class:`Progress` where there is none.
 
     Raises:
-        GenrecError: a file of the state is missing, damaged or of another model.
+        GenrecError: a file of the state is missing, damaged or of another model, or cannot be read now.
+        torch.OutOfMemoryError: the device has no room for it.
     """
     if not recovered(folder).is_dir():
         return Progress()
     try:
         return _loaded(folder, model, optimizer, averaged)
-    except (GenrecError, OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # the state may be whole
+        raise
+    except (GenrecError, FileNotFoundError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise GenrecError(
             f"{folder}: this training state cannot be read ({reason:.200}); delete the folder to train from epoch 0"
+        ) from error
+    except OSError as error:
+        raise GenrecError(
+            f"{folder}: this training state cannot be read now ({error}); try again once the folder can be read"
         ) from error
 
 

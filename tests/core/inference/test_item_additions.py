@@ -300,6 +300,26 @@ def test_new_texts_that_the_model_cannot_tell_from_others_are_told(
         assert not told or f"{told} of 2 new items have the text vector of an item with another text" in shown
 
 
+TITLES = "Title: {title};"
+
+
+@pytest.mark.parametrize("template", [TITLES, "Title: {title}; {description};"])
+def test_items_that_were_embedded_by_more_than_the_table_holds_are_told_apart(
+    added_dir: Path, items_file: Path, tmp_path: Path, template: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A ready text, or a description, under one id; then the same under another."""
+    vector = -np.load(added_dir / FOLDER / "text_vectors.npy")[LIKE]
+    folder = shutil.copytree(added_dir, tmp_path / "model")
+    monkeypatch.setattr(cli, "_text_vectors", lambda *_: vector[None])
+    arguments = ["add-items", "--model_dir", str(folder), "--text_template", template, "--items", str(items_file)]
+    for item in (6, 8):
+        ready = f"item_id,text\n{item},Soft soap\n"
+        items_file.write_text(ready if template == TITLES else f"item_id,title,description\n{item},Soap,Soft\n")
+        assert main(arguments) == 0
+        assert "warning" not in capsys.readouterr().err
+
+
 def release_in(root: Path, tiny_model: "TinyModel") -> Path:
     """A served release of the tiny model."""
     release = root / RELEASES / "one"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from genrec_core.errors import GenrecError
 from genrec_core.inference.recommender import IN_TURN, Recommender
 from genrec_core.serving.decoders import DecoderFailedError, UnservableError
 from genrec_core.serving.docs_page import docs_page
@@ -149,6 +150,28 @@ def test_before_the_model_is_loaded_it_is_alive_and_not_ready(client_of: ClientO
     for answer in (client.get("/health/ready"), client.get("/model"), client.post(PATH, json={"instances": []})):
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
         assert answer.headers["retry-after"] == "1"
+
+
+def test_it_is_not_ready_while_no_process_decodes(client_of: ClientOf, kept_model: "ServedModel"):
+    client, (decoder,) = client_of(), kept_model.decoders
+    seen: list[tuple[int, dict[str, Any]]] = []
+
+    def replace() -> None:
+        answer = client.get("/health/ready")
+        seen.append((answer.status_code, answer.json()))
+        if len(seen) == 1:
+            raise GenrecError("the storage is away")
+
+    assert client.get("/health/ready").status_code == 200
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "_replace", replace)
+        assert not asyncio.run(decoder.replace())
+        assert client.get("/health/ready").json()["error"]["code"] == "decoder_lost"
+        assert client.get("/health/live").status_code == 200
+        assert asyncio.run(decoder.replace())
+    assert [status for status, _ in seen] == [503, 503]
+    assert "every decoding process ended" in seen[0][1]["error"]["message"]
+    assert client.get("/health/ready").status_code == 200
 
 
 def test_a_fault_of_the_server_is_told_without_its_trace(

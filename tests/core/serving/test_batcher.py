@@ -18,11 +18,13 @@ from genrec_core.settings import ServingSettings
 class NotingModel:
     """Decoders that note the size of each batch, and hold the first ones back until they are let go."""
 
-    max_history = 200
+    max_history, failures, retired = 200, 0, False
 
     def __init__(self, processes: int) -> None:
         self.sizes: list[int] = []
         self.free, self.kept, self.replaced = asyncio.Event(), 0, 0
+        self.replacing = asyncio.Event()
+        self.replacing.set()
         self.decoders = [self] * processes
 
     def acquire(self) -> None:
@@ -31,8 +33,10 @@ class NotingModel:
     def release(self) -> None:
         self.kept -= 1
 
-    async def replace(self) -> None:
+    async def replace(self) -> bool:
         self.replaced += 1
+        await self.replacing.wait()
+        return self.replaced > self.failures
 
     async def decode(self, options: str, histories: list[list[int]]) -> Decoded:
         assert self.kept
@@ -168,6 +172,47 @@ def test_a_batch_that_takes_too_long_is_lost_and_its_process_replaced_before_the
     assert str(lost) == "a batch was not decoded after 0.05 s"
     assert isinstance(found, list)
     assert replaced == 1
+
+
+def test_who_waits_while_no_process_can_be_started_is_told_in_time_and_leaves_the_queue():
+    async def run() -> tuple[list[object], int, list[int]]:
+        model = NotingModel(1)
+        model.replacing.clear()
+        model.free.set()
+        batcher = Batcher(ServingSettings.model_validate({"decode_seconds": 0.2, "batch_users": 1}), 1, Metrics())
+        failing, task = (Task(options, cast(ServedModel, model)) for options in ("fail", "{}"))
+        asked = [asyncio.create_task(batcher.decode(failing, [[1]]))]
+        asked += [asyncio.create_task(batcher.decode(task, [[1]] * 2)) for _ in range(2)]
+        await asyncio.sleep(0.15)
+        asked.append(asyncio.create_task(batcher.decode(task, [[1]])))
+        told = await asyncio.gather(*asked[:3], return_exceptions=True)
+        waiting = len(batcher.queue)
+        model.replacing.set()
+        await asked[3]  # it has waited for less
+        return told, waiting, model.sizes
+
+    told, waiting, decoded = asyncio.run(run())
+    assert [str(error) for error in told] == ["gone", *["no decoding process was free within 0.2 s"] * 2]
+    assert (waiting, decoded) == (1, [1, 1])
+
+
+@pytest.mark.parametrize("retired", [False, True])
+def test_a_process_is_started_until_it_is_there_and_for_a_model_that_was_replaced_once(
+    monkeypatch: pytest.MonkeyPatch, retired: bool
+):
+    async def run() -> tuple[int, list[int]]:
+        model, other = NotingModel(1), NotingModel(1)
+        model.failures, model.retired = 2, retired
+        for one in (model, other):
+            one.free.set()
+        batcher = Batcher(ServingSettings(), 1, Metrics())
+        with pytest.raises(DecoderLostError):
+            await batcher.decode(Task("fail", cast(ServedModel, model)), [[1]])
+        await batcher.decode(Task("{}", cast(ServedModel, other)), [[1]])
+        return model.replaced, other.sizes
+
+    monkeypatch.setattr("genrec_core.serving.batcher._RETRY_SECONDS", 0.01)
+    assert asyncio.run(run()) == (1 if retired else 3, [1])
 
 
 def test_all_users_of_a_batch_that_fails_are_told_and_the_process_goes_on(caplog: pytest.LogCaptureFixture):

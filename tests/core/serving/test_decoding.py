@@ -3,6 +3,9 @@
 import asyncio
 import os
 import shutil
+import socket
+import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from genrec_core.artifacts import write_manifest
+from genrec_core.errors import GenrecError
 from genrec_core.inference.item_attributes import ITEMS, ItemTable
 from genrec_core.serving.decoders import CORES, Decoder
 from genrec_core.serving.decoding import open_warm
@@ -24,6 +28,15 @@ class IdleDecoder(Decoder):
 
     def _start(self) -> None:
         """There is nothing to start."""
+
+
+class WaitingDecoder(Decoder):
+    """Its process never opens the model."""
+
+    def _start(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(["cat"], stdin=theirs)
 
 
 def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyModel", tmp_path: Path) -> None:
@@ -56,6 +69,35 @@ def test_a_core_that_is_not_to_be_had_does_no_harm(tiny_model: "TinyModel") -> N
         assert os.sched_getaffinity(decoder.process.pid) == os.sched_getaffinity(0)
     finally:
         decoder.close()
+
+
+def test_a_model_that_is_not_open_in_time_names_the_setting_and_a_closed_one_is_told_apart(tmp_path: Path) -> None:
+    for seconds, closed, said in ((0.3, False, "after 0.3 s; give it longer by --open_seconds"), (60, True, "closed")):
+        decoder = WaitingDecoder(tmp_path, open_seconds=seconds)
+        if closed:
+            threading.Timer(0.1, decoder.hang_up).start()
+        with pytest.raises(GenrecError, match=said):
+            decoder.ready()
+        decoder.close()
+
+
+def test_a_model_that_was_replaced_opens_no_process_any_more(
+    tiny_model: "TinyModel", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> bool:
+        model = ServedModel(tiny_model.model_dir, threads=1)
+        (decoder,) = model.decoders
+        monkeypatch.setattr(decoder, "_start", lambda: WaitingDecoder._start(decoder))
+        model.acquire()
+        try:
+            replacing = asyncio.create_task(decoder.replace())
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(model.retire)
+            return await asyncio.wait_for(replacing, timeout=10)
+        finally:
+            model.release()
+
+    assert not asyncio.run(run())
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")

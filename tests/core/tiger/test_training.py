@@ -1,5 +1,6 @@
 """Training learns, resumes to the same history, works in several processes and refuses what it cannot train."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from genrec_core.artifacts import read_json
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.settings import Settings, TrainingSettings
+from genrec_core.tiger import checkpoint
 from genrec_core.tiger.checkpoint import Progress
+from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.training import TrainingData, TrainingEvent, schedule, train
@@ -242,6 +246,30 @@ def test_a_damaged_state_is_named_and_no_training_begins_again_in_silence(tmp_pa
     (tmp_path / "state" / file).write_bytes(b"cut off")
     with pytest.raises(GenrecError, match=r"state: this training state cannot be read .*delete the folder"):
         train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("no room"), torch.AcceleratorError("launch failed")])
+def test_a_device_without_room_is_not_taken_for_a_damaged_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+):
+    train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+    monkeypatch.setattr(checkpoint, "load_file", Mock(side_effect=fault))
+    with pytest.raises(type(fault), match=str(fault)):
+        train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+
+
+@pytest.mark.parametrize("fault", [PermissionError(errno.EACCES, "not yours"), OSError(errno.EIO, "stale")])
+@pytest.mark.parametrize("reader", ["load_file", "read_json"])
+def test_nobody_is_told_to_delete_a_state_that_cannot_be_read_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, fault: OSError
+):
+    model = TigerModel(TigerConfig(level_sizes=(8, 8), d_model=16, heads=2, d_ff=32, prefix_buckets=64))
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.save_state(tmp_path / "state", model, optimizer, Progress(epoch=1))
+    monkeypatch.setattr(checkpoint, reader, Mock(side_effect=fault))
+    with pytest.raises(GenrecError, match=f"state: .*{fault.strerror}.*try again once the folder can be read") as told:
+        checkpoint.load_state(tmp_path / "state", model, optimizer)
+    assert "delete the folder" not in str(told.value)
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path):
