@@ -111,7 +111,11 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
             kept.add(latest(name, base).name)
         if asset == RELEASES and served is not None:
             whole = {held.version for held in newest if held.whole}
-            kept |= {served.version, *served.before[-keep:], *_best([v for v in served.known if v in whole], root)}
+            kept |= {
+                served.version,
+                *served.before[-keep:],
+                *best_trained([v for v in served.known if v in whole], root),
+            }
         for held in newest:
             if held.version not in kept and datetime.now(UTC) - held.written >= least_age:
                 remove_version(name, held.version, base)
@@ -119,7 +123,7 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
     return removed
 
 
-def _best(versions: Sequence[str], root: Path) -> list[str]:
+def best_trained(versions: Sequence[str], root: Path) -> list[str]:
     """The release whose training reached the highest validation Recall@10; none where no release says."""
     recall: dict[str, float] = {}
     for version in versions:

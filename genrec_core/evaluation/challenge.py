@@ -93,38 +93,26 @@ class Judgement:
         return reasons
 
 
-def challenge(champion: Path, challenger: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> Challenge:
-    """Rank the validation item of the same users by both models, and compare user by user.
-
-    A target that a model's catalogue lacks is one that it cannot find. What is withdrawn from the champion is left out
-    of both. Training chose its epoch by validation items too, each model at its time.
-
-    Args:
-        champion: the exported model that is served.
-        challenger: the exported model that may take its place.
-        histories: ``user_id`` and ``item_ids``, oldest first, of today.
-        settings: users, beams, resamples.
-
-    Raises:
-        GenrecError: no history has three items, or a model cannot be opened.
-    """
-    return judge(challenger, {"champion": champion}, histories, settings).compared["champion"]
-
-
 def judge(
     challenger: Path, served: Mapping[str, Path], histories: pl.DataFrame, settings: ReleaseSettings
 ) -> Judgement:
-    """Compare a challenger with the champion, as :func:`challenge` does, and with the best model served before.
+    """Compare a challenger with the champion and with the best model served before, by the same users' validation items.
+
+    A target that a model's catalogue lacks is one that it cannot find. What is withdrawn from the champion is left out
+    of all. Training chose its epoch by validation items too, each model at its time.
 
     Small losses add up, where each model is a little worse than the one before; the best earlier one shows their sum.
     It is looked for among users of today, because figures of different data cannot be compared.
 
     Args:
-        challenger, histories, settings: as :func:`challenge` takes them.
-        served: exported models by name: the champion first, then all that were served before.
+        challenger: the exported model that may take the champion's place.
+        served: exported models by name: the champion first, which is served, then those that were served before.
+        histories: ``user_id`` and ``item_ids``, oldest first, of today.
+        settings: users, beams, resamples.
 
     Raises:
-        GenrecError: as :func:`challenge`; an earlier model that cannot be opened is named in the result instead.
+        GenrecError: no history has three items, or the champion or challenger cannot be opened. An earlier model that
+            cannot be opened is named in the result instead.
     """
     (champion, folder), *earlier = served.items()
     users = ValidationUsers.drawn(folder, histories, settings)

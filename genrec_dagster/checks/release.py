@@ -18,6 +18,7 @@ from genrec_core.releases import (
     served_pointer,
 )
 from genrec_core.storage import all_versions, version_folder
+from genrec_core.transfer import best_trained
 from genrec_dagster.assets.release import CHAMPION, NOTHING_SERVED, RULE, model_release, served_release
 from genrec_dagster.checks import catalog, model
 from genrec_dagster.checks.verdict import verdict
@@ -30,6 +31,7 @@ from genrec_dagster.resources import WorkFolders
 if TYPE_CHECKING:
     from genrec_core.evaluation.challenge import Challenge, Judgement
 
+_EARLIER = 5  # releases served before that a new one is compared with
 _HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
 GATES = [spec for check in (*catalog.CHECKS, *model.CHECKS) for spec in check.check_specs if spec.blocking]
 
@@ -122,18 +124,19 @@ def _gate(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: list[O
 
 
 def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Models by version: the served release's first, then of all that were served before and are still there.
+    """Models by version: the served release's first, then of the newest before it, and of the best in its training.
 
-    Also why an earlier one of them cannot be fetched, by version.
+    Also why an earlier one of them cannot be fetched, by version. Not all that were ever served: each is opened, and
+    ranks for the users of the comparison.
     """
     there = {held.version for held in all_versions(RELEASES, root) if held.whole}
+    before = [version for version in served.known if version != served.version and version in there]
     models, damaged = {served.version: version_folder(RELEASES, served.version, root) / MODEL}, dict[str, str]()
-    for version in served.known:
-        if version != served.version and version in there:
-            try:
-                models[version] = version_folder(RELEASES, version, root) / MODEL
-            except GenrecError as error:
-                damaged[version] = str(error)
+    for version in dict.fromkeys([*before[-_EARLIER:], *best_trained(before, root)]):
+        try:
+            models[version] = version_folder(RELEASES, version, root) / MODEL
+        except GenrecError as error:
+            damaged[version] = str(error)
     return models, damaged
 
 

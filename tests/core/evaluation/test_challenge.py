@@ -10,7 +10,7 @@ import pytest
 
 from genrec_core.artifacts import write_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.challenge import Challenge, Judgement, challenge, judge
+from genrec_core.evaluation.challenge import Challenge, Judgement, judge
 from genrec_core.inference.recommender import POPULARITY, Recommender
 from genrec_core.inference.withdrawn import withdraw
 from genrec_core.settings import ReleaseSettings
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from conftest import TinyModel
 
 SETTINGS = ReleaseSettings(users=150, samples=200, beams=20)
+
+
+def challenge(champion: Path, challenger: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> Challenge:
+    """The comparison with the champion alone."""
+    return judge(challenger, {"champion": champion}, histories, settings).compared["champion"]
 
 
 @pytest.fixture(scope="module")
