@@ -98,8 +98,9 @@ def judge(
 ) -> Judgement:
     """Compare a challenger with the champion and with the best model served before, on the same users.
 
-    What is ranked is each user's validation item. A target that a model's catalogue lacks is one that it cannot find. What is withdrawn from the champion is left out
-    of all. Training chose its epoch by validation items too, each model at its time.
+    What is ranked is each user's validation item. A target that a model's catalogue lacks is one that it cannot find.
+    What is withdrawn from the champion is left out of all. Training chose its epoch by validation items too, each model
+    at its time.
 
     Small losses add up, where each model is a little worse than the one before; the best earlier one shows their sum.
     It is looked for among users of today, because figures of different data cannot be compared.
