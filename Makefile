@@ -35,8 +35,8 @@ setup: ## make .venv with the pinned packages, unless it is up to date
 run: setup ## materialise the whole graph: GENREC_RAW=folder-or-url PRESET=sample|beauty|beauty-best|beauty-gpu
 	@"$(BIN)/python" -m genrec_dagster.run
 
-test: setup ## the default tests
-	@"$(BIN)/python" -m pytest
+test: setup ## the default tests, in two processes
+	@"$(BIN)/python" -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the long tests; the one of the UI needs Debian's chromium
 	@"$(BIN)/python" -m pytest -m slow
