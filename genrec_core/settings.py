@@ -60,12 +60,6 @@ class SemanticIdSettings(Settings):
     collaborative_window: int = Field(
         5, ge=1, le=1000, description="How near two items of a history count as together."
     )
-    balance: float | None = Field(
-        None,
-        ge=1,
-        description="Items that a centroid may have at most, as a multiple of an even share; unset: as many as are "
-        "nearest to it.",
-    )
     collisions: Literal["suffix", "nearest_free"] = Field(
         "suffix",
         description="How items that share all levels are told apart: by a suffix, or by the next nearest token of the "

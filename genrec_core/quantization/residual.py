@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from genrec_core.artifacts import write_json
 from genrec_core.embedding.item_embeddings import require_finite_rows
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.balance import even_codebook, even_codes, most_items
 from genrec_core.quantization.nearest import nearest_centroids
 from genrec_core.quantization.stored import load_array, load_fields
 from genrec_core.quantization.transform import Transform
 from genrec_core.settings import SemanticIdSettings
 
 if TYPE_CHECKING:
-    import torch
     from torch.distributed import ProcessGroup
 
     from genrec_core.quantization.ranks import RowShare
@@ -86,13 +84,9 @@ class ResidualQuantizer:
             level_fit = kmeans(
                 residual, share, size, iterations=settings.iterations, tolerance=settings.tolerance, rng=rng
             )
-            centroids = level_fit.centroids
-            if settings.balance is None:
-                codes, _ = assign(residual, centroids, share)
-            else:
-                centroids, codes = _evened(residual, centroids, settings.balance, share)
-            residual = residual - centroids[codes]
-            codebooks.append(centroids.cpu().numpy())
+            codes, _ = assign(residual, level_fit.centroids, share)
+            residual = residual - level_fit.centroids[codes]
+            codebooks.append(level_fit.centroids.cpu().numpy())
             iterations.append(level_fit.iterations)
         return cls(transform, tuple(codebooks), tuple(iterations))
 
@@ -119,23 +113,6 @@ class ResidualQuantizer:
         codes = np.empty((len(vectors), len(self.codebooks)), dtype=np.int32)
         for level, codebook in enumerate(self.codebooks):
             codes[:, level] = _nearest(residual, codebook, device)
-            residual = residual - codebook[codes[:, level]]
-        return codes
-
-    def encode_evenly(self, vectors: NDArray[np.float32], balance: float) -> NDArray[np.int32]:
-        """Codes of the vectors that were fitted on, with no centroid for more than ``balance`` even shares of them.
-
-        Args:
-            vectors: float32 [n, dim].
-            balance: 1 at least.
-
-        Returns:
-            int32 [n, levels].
-        """
-        residual = self.transform.apply(vectors)
-        codes = np.empty((len(vectors), len(self.codebooks)), dtype=np.int32)
-        for level, codebook in enumerate(self.codebooks):
-            codes[:, level] = even_codes(residual, codebook, most_items(len(vectors), len(codebook), balance))
             residual = residual - codebook[codes[:, level]]
         return codes
 
@@ -210,24 +187,6 @@ def _nearest(
     found = kmeans.nearest_centroids(torch.from_numpy(vectors).to(device), torch.from_numpy(codebook).to(device))
     codes: NDArray[np.int64] = found.cpu().numpy()
     return codes
-
-
-def _evened(
-    residual: "torch.Tensor", centroids: "torch.Tensor", balance: float, share: "RowShare"
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Even centroids, and the codes int64 of this rank's rows; rank 0 finds them, for it takes all rows at once."""
-    import torch
-
-    every = residual.new_zeros(share.total, residual.shape[1])
-    every[share.start : share.stop] = residual
-    every, even = share.sum(every), torch.zeros_like(centroids)
-    codes = torch.zeros(share.total, dtype=torch.int64, device=residual.device)
-    if share.rank == 0:
-        most = most_items(share.total, len(centroids), balance)
-        moved, found = even_codebook(every.cpu().numpy(), centroids.cpu().numpy(), most)
-        even.copy_(torch.from_numpy(moved))
-        codes.copy_(torch.from_numpy(found))
-    return share.sum(even), share.sum(codes)[share.start : share.stop]
 
 
 def _agreed_transform(transform: Transform, share: "RowShare") -> Transform:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
 FINGERPRINTS = "item_fingerprints.npy"
 METHOD = 1  # goes up where the same settings and data give other codes than before
+_EARLIER: dict[str, Any] = {"balance": None}  # settings that are no more, and the value that changed nothing
 _LEAST_SUFFIXES = 8
 SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
@@ -53,9 +54,10 @@ class SemanticIds:
 
         Raises:
             GenrecError: a file is missing or damaged, shapes do not fit, an item or a code appears twice, the items of
-                the catalogue do not ascend, or a code lies outside its vocabulary.
+                the catalogue do not ascend, or a code lies outside its vocabulary; or :func:`settings_of` refuses it.
         """
         level_sizes, fitted = load_fields(folder / SUMMARY, "level_sizes", "fitted_items")
+        settings_of(folder)
         item_ids = load_item_ids(folder / ITEM_IDS)
         codes = load_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
         found = cls(item_ids, codes, tuple(level_sizes))
@@ -127,10 +129,7 @@ def build_semantic_ids(
     if histories is not None and settings.collaborative_weight:
         vectors, collaborative = _with_collaborative_part(embeddings, histories, settings, group)
     quantizer = ResidualQuantizer.fit(vectors, settings, group)
-    if settings.balance is None:
-        codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
-    else:
-        codes = quantizer.encode_evenly(vectors, settings.balance)
+    codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
     if settings.collisions == "nearest_free":
         codes = nearest_free_codes(codes, vectors, quantizer)
     codes_with_suffix = np.column_stack([codes, rank_within_group(codes)])  # [n, levels + 1]
@@ -167,6 +166,22 @@ def build_semantic_ids(
 def stored_settings(settings: SemanticIdSettings) -> dict[str, Any]:
     """What of the settings makes the codes; the rest says when they are made again."""
     return settings.model_dump(mode="json", exclude={"refit", "refit_share"})
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What :func:`stored_settings` gave where the codes in ``folder`` were made.
+
+    Raises:
+        GenrecError: an option made them that this version does not have.
+    """
+    (stored,) = load_fields(folder / SUMMARY, "settings")
+    for name, plain in _EARLIER.items():
+        if stored.get(name, plain) != plain:
+            raise GenrecError(
+                f"{folder / SUMMARY}: made with {name}={stored[name]}, which this version does not have; "
+                "build the semantic IDs again with this version"
+            )
+    return {name: value for name, value in stored.items() if name not in _EARLIER}
 
 
 def histories_version(histories: "pl.DataFrame | None", settings: SemanticIdSettings) -> str | None:

@@ -47,7 +47,7 @@ def revive_dead_centroids(group: dist.ProcessGroup | None) -> dict[str, np.ndarr
 def everything(group: dist.ProcessGroup | None) -> dict[str, np.ndarray]:
     """All results by name."""
     torch.set_num_threads(1)
-    fits = {"none": {"transform": "none"}, "pca": {"transform": "pca_whiten"}, "even": {"balance": 1.2}}
+    fits = {"none": {"transform": "none"}, "pca": {"transform": "pca_whiten"}}
     results = {
         f"{kind}_{name}": array
         for kind, changes in fits.items()
