@@ -60,11 +60,6 @@ class SemanticIdSettings(Settings):
     collaborative_window: int = Field(
         5, ge=1, le=1000, description="How near two items of a history count as together."
     )
-    collisions: Literal["suffix", "nearest_free"] = Field(
-        "suffix",
-        description="How items that share all levels are told apart: by a suffix, or by the next nearest token of the "
-        "last level that is free.",
-    )
     iterations: int = Field(50, ge=1, le=10_000, description="Lloyd iterations a level, at most.")
     tolerance: float = Field(1e-4, ge=0, description="Stop when the error falls by less than this share.")
     seed: int = Field(42, ge=0, description="Seed of k-means++ and of re-seeding dead centroids.")

@@ -116,18 +116,6 @@ class ResidualQuantizer:
             residual = residual - codebook[codes[:, level]]
         return codes
 
-    def residual(self, vectors: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """What codes of fewer levels, or of all, leave over of the transformed vectors.
-
-        Args:
-            vectors: float32 [n, dim].
-            codes: int32 [n, levels at most].
-        """
-        residual = self.transform.apply(vectors)
-        for level in range(codes.shape[1]):
-            residual = residual - self.codebooks[level][codes[:, level]]
-        return residual
-
     def errors_by_level(self, vectors: NDArray[np.float32], codes: NDArray[np.int32]) -> list[float]:
         """Mean squared error a vector, over all dimensions of the transformed vectors, after each level.
 

@@ -17,7 +17,6 @@ from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings, requ
 from genrec_core.engine import Engine, LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap, agreed, collaborative_vectors, fit_map
-from genrec_core.quantization.collisions import nearest_free_codes, rank_within_group
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.stored import load_array, load_fields, load_item_ids
 from genrec_core.settings import SemanticIdSettings
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
 FINGERPRINTS = "item_fingerprints.npy"
 METHOD = 1  # goes up where the same settings and data give other codes than before
-_EARLIER: dict[str, Any] = {"balance": None}  # settings that are no more, and the value that changed nothing
+# Settings that are no more, and the value that changed nothing.
+_EARLIER: dict[str, Any] = {"balance": None, "collisions": "suffix"}
 _LEAST_SUFFIXES = 8
 SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
@@ -130,8 +130,6 @@ def build_semantic_ids(
         vectors, collaborative = _with_collaborative_part(embeddings, histories, settings, group)
     quantizer = ResidualQuantizer.fit(vectors, settings, group)
     codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
-    if settings.collisions == "nearest_free":
-        codes = nearest_free_codes(codes, vectors, quantizer)
     codes_with_suffix = np.column_stack([codes, rank_within_group(codes)])  # [n, levels + 1]
     level_sizes = [*quantizer.sizes, suffix_vocabulary(int(codes_with_suffix[:, -1].max()))]
     before, *errors = quantizer.errors_by_level(vectors, codes)
@@ -316,6 +314,16 @@ def _with_collaborative_part(
     known = agreed(collaborative_vectors(trained, len(embeddings.raw), settings), share)
     found = fit_map(embeddings.raw, known, settings.collaborative_weight)
     return found.extend(embeddings.raw, known), found
+
+
+def rank_within_group(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """How many earlier rows have the same code: int32 [n] of ``codes`` [n, levels]; 0 for the first of its kind."""
+    _, group, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    ranks = np.empty(len(codes), dtype=np.int32)
+    ranks[order] = np.arange(len(codes)) - np.repeat(starts, counts)
+    return ranks
 
 
 def suffix_vocabulary(deepest: int) -> int:
