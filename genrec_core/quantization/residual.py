@@ -206,8 +206,7 @@ def _require_distinct(transform: Transform, vectors: NDArray[np.float32], wanted
 def _require_moderate(largest: float) -> None:
     if largest > _LARGEST_VALUE:
         raise GenrecError(
-            f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; "
-            "set transform to l2 or standardize"
+            f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; set transform to l2"
         )
 
 

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
 FINGERPRINTS = "item_fingerprints.npy"
 METHOD = 1  # goes up where the same settings and data give other codes than before
-# Settings that are no more, and the value that changed nothing.
-_EARLIER: dict[str, Any] = {"balance": None, "collisions": "suffix"}
+# Of the settings of earlier versions: those that are no more, and the values with which codes are still what they were.
+_GONE = ("balance", "collisions")
+_TAKEN: dict[str, tuple[Any, ...]] = {
+    "balance": (None,),
+    "collisions": ("suffix",),
+    "transform": ("none", "pca_whiten", "l2"),
+}
 _LEAST_SUFFIXES = 8
 SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
@@ -173,13 +178,13 @@ def settings_of(folder: Path) -> dict[str, Any]:
         GenrecError: an option made them that this version does not have.
     """
     (stored,) = load_fields(folder / SUMMARY, "settings")
-    for name, plain in _EARLIER.items():
-        if stored.get(name, plain) != plain:
+    for name, taken in _TAKEN.items():
+        if name in stored and stored[name] not in taken:
             raise GenrecError(
                 f"{folder / SUMMARY}: made with {name}={stored[name]}, which this version does not have; "
                 "build the semantic IDs again with this version"
             )
-    return {name: value for name, value in stored.items() if name not in _EARLIER}
+    return {name: value for name, value in stored.items() if name not in _GONE}
 
 
 def histories_version(histories: "pl.DataFrame | None", settings: SemanticIdSettings) -> str | None:

@@ -21,13 +21,13 @@ _NEGLIGIBLE_VARIANCE = 1e-10  # of the largest: whitening would blow up what is 
 
 @dataclass(frozen=True)
 class Transform:
-    """``none``, ``l2`` (each row to length 1), ``standardize`` or ``pca_whiten``.
+    """``none``, ``l2`` (each row to length 1) or ``pca_whiten``.
 
     Args:
-        kind: which of the four.
+        kind: which of the three.
         dim: width of the vectors that go in.
         mean: float64 [dim], subtracted first; None for ``none`` and ``l2``.
-        scale: float64 [dim] multiplied in (``standardize``) or [dim, kept] projected onto (``pca_whiten``).
+        scale: float64 [dim, kept], projected onto (``pca_whiten``).
     """
 
     kind: str
@@ -42,14 +42,12 @@ class Transform:
         if settings.transform in ("none", "l2"):
             return cls(settings.transform, dim)
         mean = sum((block.sum(axis=0) for block in _float64_blocks(vectors)), np.zeros(dim)) / len(vectors)
-        if settings.transform == "standardize":
-            return cls("standardize", dim, mean, _standard_scale(vectors, mean))
         return cls("pca_whiten", dim, mean, _whitening(vectors, mean, settings.pca_dims))
 
     @property
     def output_dim(self) -> int:
         """Width of the vectors that come out."""
-        return self.scale.shape[1] if self.scale is not None and self.scale.ndim == 2 else self.dim
+        return self.dim if self.scale is None else self.scale.shape[1]
 
     def apply(self, vectors: Float32s) -> Float32s:
         """Transform ``vectors`` float32 [n, dim] into float32 [n, output_dim], block by block.
@@ -76,7 +74,7 @@ class Transform:
         assert self.scale is not None
         centred = block.astype(np.float64) - self.mean
         # float64 until the end: one row alone then comes out as it does among others, whatever the BLAS does.
-        return (centred * self.scale if self.scale.ndim == 1 else centred @ self.scale).astype(np.float32)
+        return (centred @ self.scale).astype(np.float32)
 
     def save(self, folder: Path) -> None:
         """Write ``transform.json`` and, where there are any, ``transform_mean.npy`` and ``transform_scale.npy``."""
@@ -90,26 +88,22 @@ class Transform:
         """Read what :meth:`save` wrote.
 
         Raises:
-            GenrecError: a file is missing or damaged, or the kind is unknown.
+            GenrecError: a file is missing or damaged, or this version does not have the kind.
         """
         kind, dim = load_fields(folder / "transform.json", "kind", "dim")
         if kind in ("none", "l2"):
             return cls(kind, dim)
-        if kind not in ("standardize", "pca_whiten"):
-            raise GenrecError(f"{folder / 'transform.json'}: unknown kind {kind!r}; build the semantic IDs again")
+        if kind != "pca_whiten":
+            raise GenrecError(
+                f"{folder / 'transform.json'}: kind is {kind!r}, which this version does not have; "
+                "build the semantic IDs again with this version"
+            )
         return cls(kind, dim, load_array(folder / "transform_mean.npy"), load_array(folder / "transform_scale.npy"))
 
 
 def _float64_blocks(vectors: Float32s) -> Iterator[Float64s]:
     for start in range(0, len(vectors), BLOCK_ROWS):
         yield vectors[start : start + BLOCK_ROWS].astype(np.float64)
-
-
-def _standard_scale(vectors: Float32s, mean: Float64s) -> Float64s:
-    """1 / standard deviation by dimension; 1 where a dimension is constant."""
-    squares = sum((np.square(block - mean).sum(axis=0) for block in _float64_blocks(vectors)), np.zeros(len(mean)))
-    deviation = np.sqrt(squares / len(vectors))
-    return np.divide(1.0, deviation, out=np.ones_like(deviation), where=deviation > 0)
 
 
 def _whitening(vectors: Float32s, mean: Float64s, dims: int) -> Float64s:

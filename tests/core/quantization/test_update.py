@@ -224,7 +224,10 @@ def test_semantic_ids_of_an_earlier_version_are_fitted_again(known: Path, tmp_pa
     assert len(extended.codes) == ITEMS + 1
 
 
-@pytest.mark.parametrize(("name", "plain", "other"), [("balance", None, 1.0), ("collisions", "suffix", "nearest_free")])
+@pytest.mark.parametrize(
+    ("name", "plain", "other"),
+    [("balance", None, 1.0), ("collisions", "suffix", "nearest_free"), ("transform", "l2", "standardize")],
+)
 def test_an_option_that_is_no_more_keeps_the_codes_only_where_it_was_off(
     known: Path, tmp_path: Path, name: str, plain: Any, other: Any
 ) -> None:
