@@ -49,10 +49,7 @@ class SemanticIdSettings(Settings):
     levels: int = Field(3, ge=1, le=8, description="Residual k-means levels, the collision suffix not counted.")
     codebook_size: int = Field(256, ge=2, le=65536, description="Centroids a level.")
     codebook_sizes: list[int] | None = Field(None, description="Centroids by level, where levels differ.")
-    transform: Literal["none", "pca_whiten", "l2"] = Field(
-        "l2", description="What is done to the vectors before k-means."
-    )
-    pca_dims: int = Field(128, ge=1, le=8192, description="Dimensions kept by pca_whiten.")
+    transform: Literal["none", "l2"] = Field("l2", description="What is done to the vectors before k-means.")
     collaborative_weight: float = Field(
         1.0, ge=0, le=100, description="Length of what users buy together, as a vector, beside the text's length of 1."
     )

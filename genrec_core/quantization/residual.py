@@ -21,8 +21,6 @@ from genrec_core.settings import SemanticIdSettings
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from genrec_core.quantization.ranks import RowShare
-
 QUANTIZER = "quantizer.json"
 _LARGEST_VALUE = 1e15  # squared distances beyond it leave float32
 
@@ -33,7 +31,7 @@ class ResidualQuantizer:
 
     Args:
         transform: applied to every vector first.
-        codebooks: by level, float32 [centroids, transform.output_dim].
+        codebooks: by level, float32 [centroids, transform.dim].
         iterations: k-means iterations that each level took.
     """
 
@@ -49,7 +47,7 @@ class ResidualQuantizer:
         group: "ProcessGroup | None" = None,
         device: str | None = None,
     ) -> "ResidualQuantizer":
-        """Fit transform and codebooks.
+        """Fit the codebooks.
 
         Args:
             vectors: float32 [n, dim], the whole array on every rank; each clusters its own share of the rows.
@@ -73,7 +71,7 @@ class ResidualQuantizer:
 
         require_finite_rows(vectors, "item vectors")
         share = RowShare.of(len(vectors), group)
-        transform = _agreed_transform(Transform.fit(vectors, settings), share)
+        transform = Transform(settings.transform, vectors.shape[1])
         _require_distinct(transform, vectors, settings.sizes()[0])
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         residual = torch.from_numpy(transform.apply(vectors[share.start : share.stop])).to(where)
@@ -134,7 +132,7 @@ class ResidualQuantizer:
         return errors
 
     def save(self, folder: Path) -> None:
-        """Write ``centroids_<level>.npy``, ``quantizer.json`` and the transform's files."""
+        """Write ``centroids_<level>.npy``, ``quantizer.json`` and the transform's file."""
         folder.mkdir(parents=True, exist_ok=True)
         self.transform.save(folder)
         for level, codebook in enumerate(self.codebooks):
@@ -154,9 +152,9 @@ class ResidualQuantizer:
         for level, size in enumerate(sizes):
             path = folder / f"centroids_{level}.npy"
             codebook = load_array(path).astype(np.float32)
-            if codebook.shape != (size, transform.output_dim):
+            if codebook.shape != (size, transform.dim):
                 raise GenrecError(
-                    f"{path}: shape {codebook.shape}, but {(size, transform.output_dim)} is wanted; "
+                    f"{path}: shape {codebook.shape}, but {(size, transform.dim)} is wanted; "
                     "build the semantic IDs again"
                 )
             codebooks.append(codebook)
@@ -175,19 +173,6 @@ def _nearest(
     found = kmeans.nearest_centroids(torch.from_numpy(vectors).to(device), torch.from_numpy(codebook).to(device))
     codes: NDArray[np.int64] = found.cpu().numpy()
     return codes
-
-
-def _agreed_transform(transform: Transform, share: "RowShare") -> Transform:
-    """Rank 0's transform on every rank: an eigen-decomposition may differ in the last bit between machines."""
-    import torch
-
-    if share.group is None or transform.mean is None or transform.scale is None:
-        return transform
-    mean, scale = (
-        share.sum(torch.from_numpy(array if share.rank == 0 else np.zeros_like(array))).numpy()
-        for array in (transform.mean, transform.scale)
-    )
-    return Transform(transform.kind, transform.dim, mean, scale)
 
 
 def _require_distinct(transform: Transform, vectors: NDArray[np.float32], wanted: int) -> None:

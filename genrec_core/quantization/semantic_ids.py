@@ -29,12 +29,8 @@ CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summa
 FINGERPRINTS = "item_fingerprints.npy"
 METHOD = 1  # goes up where the same settings and data give other codes than before
 # Of the settings of earlier versions: those that are no more, and the values with which codes are still what they were.
-_GONE = ("balance", "collisions")
-_TAKEN: dict[str, tuple[Any, ...]] = {
-    "balance": (None,),
-    "collisions": ("suffix",),
-    "transform": ("none", "pca_whiten", "l2"),
-}
+_GONE = ("balance", "collisions", "pca_dims")
+_TAKEN: dict[str, tuple[Any, ...]] = {"balance": (None,), "collisions": ("suffix",), "transform": ("none", "l2")}
 _LEAST_SUFFIXES = 8
 SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
@@ -142,7 +138,7 @@ def build_semantic_ids(
         "fitted_items": len(codes),
         "dim": embeddings.raw.shape[1],
         "collaborative_dims": 0 if collaborative is None else collaborative.weights.shape[1],
-        "clustered_dim": quantizer.transform.output_dim,
+        "clustered_dim": quantizer.transform.dim,
         "mean_squared_error": errors,
         "reconstruction_error": [error / before if before > 0 else 0.0 for error in errors],
         "iterations": list(quantizer.iterations),

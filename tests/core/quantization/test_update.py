@@ -226,13 +226,19 @@ def test_semantic_ids_of_an_earlier_version_are_fitted_again(known: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "plain", "other"),
-    [("balance", None, 1.0), ("collisions", "suffix", "nearest_free"), ("transform", "l2", "standardize")],
+    [
+        ("balance", None, 1.0),
+        ("collisions", "suffix", "nearest_free"),
+        ("transform", "l2", "standardize"),
+        ("transform", "l2", "pca_whiten"),
+    ],
 )
 def test_an_option_that_is_no_more_keeps_the_codes_only_where_it_was_off(
     known: Path, tmp_path: Path, name: str, plain: Any, other: Any
 ) -> None:
     old = Path(shutil.copytree(known, tmp_path / "old"))
     summary = json.loads((old / SUMMARY).read_text())
+    summary["settings"]["pca_dims"] = 128  # mattered to pca_whiten alone
     for value in (plain, other):
         summary["settings"][name] = value
         (old / SUMMARY).write_text(json.dumps(summary))
