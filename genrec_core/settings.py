@@ -49,27 +49,13 @@ class SemanticIdSettings(Settings):
     levels: int = Field(3, ge=1, le=8, description="Residual k-means levels, the collision suffix not counted.")
     codebook_size: int = Field(256, ge=2, le=65536, description="Centroids a level.")
     codebook_sizes: list[int] | None = Field(None, description="Centroids by level, where levels differ.")
-    transform: Literal["none", "standardize", "pca_whiten", "l2"] = Field(
-        "l2", description="What is done to the vectors before k-means."
-    )
-    pca_dims: int = Field(128, ge=1, le=8192, description="Dimensions kept by pca_whiten.")
+    transform: Literal["none", "l2"] = Field("l2", description="What is done to the vectors before k-means.")
     collaborative_weight: float = Field(
         1.0, ge=0, le=100, description="Length of what users buy together, as a vector, beside the text's length of 1."
     )
     collaborative_dims: int = Field(64, ge=1, le=4096, description="Dimensions of that vector.")
     collaborative_window: int = Field(
         5, ge=1, le=1000, description="How near two items of a history count as together."
-    )
-    balance: float | None = Field(
-        None,
-        ge=1,
-        description="Items that a centroid may have at most, as a multiple of an even share; unset: as many as are "
-        "nearest to it.",
-    )
-    collisions: Literal["suffix", "nearest_free"] = Field(
-        "suffix",
-        description="How items that share all levels are told apart: by a suffix, or by the next nearest token of the "
-        "last level that is free.",
     )
     iterations: int = Field(50, ge=1, le=10_000, description="Lloyd iterations a level, at most.")
     tolerance: float = Field(1e-4, ge=0, description="Stop when the error falls by less than this share.")

@@ -62,9 +62,8 @@ def measure(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
 
 def _of_items() -> dict[str, UnitCost]:
     from genrec_core.embedding.text import embed_texts
-    from genrec_core.quantization.collisions import rank_within_group
     from genrec_core.quantization.residual import ResidualQuantizer
-    from genrec_core.quantization.semantic_ids import find_codes
+    from genrec_core.quantization.semantic_ids import find_codes, rank_within_group
     from genrec_core.tiger.neighbors import TextNeighbors
     from genrec_core.tiger.trie import CodeTrie
 

@@ -161,9 +161,9 @@ class MaskedTrie(CodeTrie):
     identity; the leaves below each node for a mask that its owner could change are counted anew each time.
     """
 
-    def live_leaves(self, allowed: np.ndarray | LiveLeaves | None) -> LiveLeaves:
+    def live_leaves(self, allowed: np.ndarray | None) -> LiveLeaves:
         """The allowed leaves below each node; see :meth:`CodeTrie.live_leaves`."""
-        if not isinstance(allowed, np.ndarray) or allowed.flags.writeable:
+        if allowed is None or allowed.flags.writeable:
             return super().live_leaves(allowed)
 
         def kept() -> tuple[np.ndarray, LiveLeaves]:

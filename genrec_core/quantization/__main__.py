@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
 from genrec_core.artifacts import read_json
 from genrec_core.quantization.semantic_ids import build_semantic_ids
@@ -21,7 +22,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--histories", type=Path, help="parquet file of the histories; unset: codes of texts alone")
     parser.add_argument("--settings", type=Path, help="JSON file of semantic-ID settings; the defaults where unset")
     parsed = parser.parse_args(arguments)
-    settings = SemanticIdSettings.model_validate(read_json(parsed.settings) if parsed.settings else {})
+    try:
+        settings = SemanticIdSettings.model_validate(read_json(parsed.settings) if parsed.settings else {})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        parser.error(f"{parsed.settings}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

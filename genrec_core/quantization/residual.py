@@ -13,17 +13,13 @@ from numpy.typing import NDArray
 from genrec_core.artifacts import write_json
 from genrec_core.embedding.item_embeddings import require_finite_rows
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.balance import even_codebook, even_codes, most_items
 from genrec_core.quantization.nearest import nearest_centroids
 from genrec_core.quantization.stored import load_array, load_fields
 from genrec_core.quantization.transform import Transform
 from genrec_core.settings import SemanticIdSettings
 
 if TYPE_CHECKING:
-    import torch
     from torch.distributed import ProcessGroup
-
-    from genrec_core.quantization.ranks import RowShare
 
 QUANTIZER = "quantizer.json"
 _LARGEST_VALUE = 1e15  # squared distances beyond it leave float32
@@ -35,7 +31,7 @@ class ResidualQuantizer:
 
     Args:
         transform: applied to every vector first.
-        codebooks: by level, float32 [centroids, transform.output_dim].
+        codebooks: by level, float32 [centroids, transform.dim].
         iterations: k-means iterations that each level took.
     """
 
@@ -51,7 +47,7 @@ class ResidualQuantizer:
         group: "ProcessGroup | None" = None,
         device: str | None = None,
     ) -> "ResidualQuantizer":
-        """Fit transform and codebooks.
+        """Fit the codebooks.
 
         Args:
             vectors: float32 [n, dim], the whole array on every rank; each clusters its own share of the rows.
@@ -75,7 +71,7 @@ class ResidualQuantizer:
 
         require_finite_rows(vectors, "item vectors")
         share = RowShare.of(len(vectors), group)
-        transform = _agreed_transform(Transform.fit(vectors, settings), share)
+        transform = Transform(settings.transform, vectors.shape[1])
         _require_distinct(transform, vectors, settings.sizes()[0])
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         residual = torch.from_numpy(transform.apply(vectors[share.start : share.stop])).to(where)
@@ -86,13 +82,9 @@ class ResidualQuantizer:
             level_fit = kmeans(
                 residual, share, size, iterations=settings.iterations, tolerance=settings.tolerance, rng=rng
             )
-            centroids = level_fit.centroids
-            if settings.balance is None:
-                codes, _ = assign(residual, centroids, share)
-            else:
-                centroids, codes = _evened(residual, centroids, settings.balance, share)
-            residual = residual - centroids[codes]
-            codebooks.append(centroids.cpu().numpy())
+            codes, _ = assign(residual, level_fit.centroids, share)
+            residual = residual - level_fit.centroids[codes]
+            codebooks.append(level_fit.centroids.cpu().numpy())
             iterations.append(level_fit.iterations)
         return cls(transform, tuple(codebooks), tuple(iterations))
 
@@ -122,35 +114,6 @@ class ResidualQuantizer:
             residual = residual - codebook[codes[:, level]]
         return codes
 
-    def encode_evenly(self, vectors: NDArray[np.float32], balance: float) -> NDArray[np.int32]:
-        """Codes of the vectors that were fitted on, with no centroid for more than ``balance`` even shares of them.
-
-        Args:
-            vectors: float32 [n, dim].
-            balance: 1 at least.
-
-        Returns:
-            int32 [n, levels].
-        """
-        residual = self.transform.apply(vectors)
-        codes = np.empty((len(vectors), len(self.codebooks)), dtype=np.int32)
-        for level, codebook in enumerate(self.codebooks):
-            codes[:, level] = even_codes(residual, codebook, most_items(len(vectors), len(codebook), balance))
-            residual = residual - codebook[codes[:, level]]
-        return codes
-
-    def residual(self, vectors: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """What codes of fewer levels, or of all, leave over of the transformed vectors.
-
-        Args:
-            vectors: float32 [n, dim].
-            codes: int32 [n, levels at most].
-        """
-        residual = self.transform.apply(vectors)
-        for level in range(codes.shape[1]):
-            residual = residual - self.codebooks[level][codes[:, level]]
-        return residual
-
     def errors_by_level(self, vectors: NDArray[np.float32], codes: NDArray[np.int32]) -> list[float]:
         """Mean squared error a vector, over all dimensions of the transformed vectors, after each level.
 
@@ -169,7 +132,7 @@ class ResidualQuantizer:
         return errors
 
     def save(self, folder: Path) -> None:
-        """Write ``centroids_<level>.npy``, ``quantizer.json`` and the transform's files."""
+        """Write ``centroids_<level>.npy``, ``quantizer.json`` and the transform's file."""
         folder.mkdir(parents=True, exist_ok=True)
         self.transform.save(folder)
         for level, codebook in enumerate(self.codebooks):
@@ -189,9 +152,9 @@ class ResidualQuantizer:
         for level, size in enumerate(sizes):
             path = folder / f"centroids_{level}.npy"
             codebook = load_array(path).astype(np.float32)
-            if codebook.shape != (size, transform.output_dim):
+            if codebook.shape != (size, transform.dim):
                 raise GenrecError(
-                    f"{path}: shape {codebook.shape}, but {(size, transform.output_dim)} is wanted; "
+                    f"{path}: shape {codebook.shape}, but {(size, transform.dim)} is wanted; "
                     "build the semantic IDs again"
                 )
             codebooks.append(codebook)
@@ -212,37 +175,6 @@ def _nearest(
     return codes
 
 
-def _evened(
-    residual: "torch.Tensor", centroids: "torch.Tensor", balance: float, share: "RowShare"
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Even centroids, and the codes int64 of this rank's rows; rank 0 finds them, for it takes all rows at once."""
-    import torch
-
-    every = residual.new_zeros(share.total, residual.shape[1])
-    every[share.start : share.stop] = residual
-    every, even = share.sum(every), torch.zeros_like(centroids)
-    codes = torch.zeros(share.total, dtype=torch.int64, device=residual.device)
-    if share.rank == 0:
-        most = most_items(share.total, len(centroids), balance)
-        moved, found = even_codebook(every.cpu().numpy(), centroids.cpu().numpy(), most)
-        even.copy_(torch.from_numpy(moved))
-        codes.copy_(torch.from_numpy(found))
-    return share.sum(even), share.sum(codes)[share.start : share.stop]
-
-
-def _agreed_transform(transform: Transform, share: "RowShare") -> Transform:
-    """Rank 0's transform on every rank: an eigen-decomposition may differ in the last bit between machines."""
-    import torch
-
-    if share.group is None or transform.mean is None or transform.scale is None:
-        return transform
-    mean, scale = (
-        share.sum(torch.from_numpy(array if share.rank == 0 else np.zeros_like(array))).numpy()
-        for array in (transform.mean, transform.scale)
-    )
-    return Transform(transform.kind, transform.dim, mean, scale)
-
-
 def _require_distinct(transform: Transform, vectors: NDArray[np.float32], wanted: int) -> None:
     """Refuse a first codebook with more centroids than distinct vectors; stops counting once there are enough."""
     seen: set[bytes] = set()
@@ -259,8 +191,7 @@ def _require_distinct(transform: Transform, vectors: NDArray[np.float32], wanted
 def _require_moderate(largest: float) -> None:
     if largest > _LARGEST_VALUE:
         raise GenrecError(
-            f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; "
-            "set transform to l2 or standardize"
+            f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; set transform to l2"
         )
 
 

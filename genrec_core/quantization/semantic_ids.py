@@ -17,7 +17,6 @@ from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings, requ
 from genrec_core.engine import Engine, LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap, agreed, collaborative_vectors, fit_map
-from genrec_core.quantization.collisions import nearest_free_codes, rank_within_group
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.stored import load_array, load_fields, load_item_ids
 from genrec_core.settings import SemanticIdSettings
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
 FINGERPRINTS = "item_fingerprints.npy"
 METHOD = 1  # goes up where the same settings and data give other codes than before
+# Of the settings of earlier versions: those that are no more, and the values with which codes are still what they were.
+_GONE = ("balance", "collisions", "pca_dims")
+_TAKEN: dict[str, tuple[Any, ...]] = {"balance": (None,), "collisions": ("suffix",), "transform": ("none", "l2")}
 _LEAST_SUFFIXES = 8
 SHARD_ROWS = 8192  # 13 MB of vectors, a tenth of a second of a core
 
@@ -53,9 +55,10 @@ class SemanticIds:
 
         Raises:
             GenrecError: a file is missing or damaged, shapes do not fit, an item or a code appears twice, the items of
-                the catalogue do not ascend, or a code lies outside its vocabulary.
+                the catalogue do not ascend, or a code lies outside its vocabulary; or :func:`settings_of` refuses it.
         """
         level_sizes, fitted = load_fields(folder / SUMMARY, "level_sizes", "fitted_items")
+        settings_of(folder)
         item_ids = load_item_ids(folder / ITEM_IDS)
         codes = load_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
         found = cls(item_ids, codes, tuple(level_sizes))
@@ -127,12 +130,7 @@ def build_semantic_ids(
     if histories is not None and settings.collaborative_weight:
         vectors, collaborative = _with_collaborative_part(embeddings, histories, settings, group)
     quantizer = ResidualQuantizer.fit(vectors, settings, group)
-    if settings.balance is None:
-        codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
-    else:
-        codes = quantizer.encode_evenly(vectors, settings.balance)
-    if settings.collisions == "nearest_free":
-        codes = nearest_free_codes(codes, vectors, quantizer)
+    codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
     codes_with_suffix = np.column_stack([codes, rank_within_group(codes)])  # [n, levels + 1]
     level_sizes = [*quantizer.sizes, suffix_vocabulary(int(codes_with_suffix[:, -1].max()))]
     before, *errors = quantizer.errors_by_level(vectors, codes)
@@ -140,7 +138,7 @@ def build_semantic_ids(
         "fitted_items": len(codes),
         "dim": embeddings.raw.shape[1],
         "collaborative_dims": 0 if collaborative is None else collaborative.weights.shape[1],
-        "clustered_dim": quantizer.transform.output_dim,
+        "clustered_dim": quantizer.transform.dim,
         "mean_squared_error": errors,
         "reconstruction_error": [error / before if before > 0 else 0.0 for error in errors],
         "iterations": list(quantizer.iterations),
@@ -167,6 +165,22 @@ def build_semantic_ids(
 def stored_settings(settings: SemanticIdSettings) -> dict[str, Any]:
     """What of the settings makes the codes; the rest says when they are made again."""
     return settings.model_dump(mode="json", exclude={"refit", "refit_share"})
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What :func:`stored_settings` gave where the codes in ``folder`` were made.
+
+    Raises:
+        GenrecError: an option made them that this version does not have.
+    """
+    (stored,) = load_fields(folder / SUMMARY, "settings")
+    for name, taken in _TAKEN.items():
+        if name in stored and stored[name] not in taken:
+            raise GenrecError(
+                f"{folder / SUMMARY}: made with {name}={stored[name]}, which this version does not have; "
+                "build the semantic IDs again with this version"
+            )
+    return {name: value for name, value in stored.items() if name not in _GONE}
 
 
 def histories_version(histories: "pl.DataFrame | None", settings: SemanticIdSettings) -> str | None:
@@ -301,6 +315,16 @@ def _with_collaborative_part(
     known = agreed(collaborative_vectors(trained, len(embeddings.raw), settings), share)
     found = fit_map(embeddings.raw, known, settings.collaborative_weight)
     return found.extend(embeddings.raw, known), found
+
+
+def rank_within_group(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """How many earlier rows have the same code: int32 [n] of ``codes`` [n, levels]; 0 for the first of its kind."""
+    _, group, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    ranks = np.empty(len(codes), dtype=np.int32)
+    ranks[order] = np.arange(len(codes)) - np.repeat(starts, counts)
+    return ranks
 
 
 def suffix_vocabulary(deepest: int) -> int:

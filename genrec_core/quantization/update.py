@@ -27,6 +27,7 @@ from genrec_core.quantization.semantic_ids import (
     fingerprints,
     histories_version,
     next_suffixes,
+    settings_of,
     stored_settings,
     write_updated,
 )
@@ -83,13 +84,14 @@ class _Known:
         """Raises GenrecError where the folder is damaged, or was made before codes could be kept."""
         if (folder / MANIFEST).is_file():
             verify_manifest(folder)
-        fit, settings, dim = load_fields(folder / SUMMARY, "fit", "settings", "dim")
+        fit, dim = load_fields(folder / SUMMARY, "fit", "dim")
         ids, printed = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
         if len(printed) != len(ids.item_ids):
             raise GenrecError(f"{folder / FINGERPRINTS}: {len(printed)} rows for {len(ids.item_ids)} items")
         row_of = {item: row for row, item in enumerate(ids.item_ids.tolist())}
         rows = np.array([row_of.get(item, -1) for item in embeddings.item_ids.tolist()], dtype=np.int64)
-        return cls(folder, ids, fit, settings, dim, rows, (rows >= 0) & (printed[rows] == fingerprints(embeddings.raw)))
+        same = (rows >= 0) & (printed[rows] == fingerprints(embeddings.raw))
+        return cls(folder, ids, fit, settings_of(folder), dim, rows, same)
 
     @property
     def removed(self) -> int:

@@ -1,4 +1,4 @@
-"""The catalogue's semantic IDs as a trie of flat arrays, which processes can share as mapped files.
+"""The catalogue's semantic IDs as a trie of flat arrays.
 
 The nodes of a depth are numbered in the lexicographic order of their prefixes, so the children of a node, and the
 leaves below it, are contiguous ranges. Depth 0 is the root, depth L holds one leaf an item. Below the first levels,
@@ -10,16 +10,11 @@ Source: youtube/static-constraint-decoding (STATIC), for dense tables of the fir
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from genrec_core.artifacts import atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
 
-HEADER = "trie.json"
-FORMAT = "genrec code trie 1"
 _MOST_ITEMS = np.iinfo(np.int32).max - 1  # nodes and leaves are int32
 _KEY_BITS = 64
 
@@ -81,7 +76,8 @@ class CodeTrie:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(array.nbytes for array in self._arrays().values())
+        starts = *self.child_start[:-1], *self.inner_first_leaf  # which share their last array
+        return sum(array.nbytes for array in (*self.tokens, *starts, *self.dense, self.leaf_row, self.row_leaf))
 
     @cached_property
     def first_leaf(self) -> list[np.ndarray]:
@@ -150,15 +146,12 @@ class CodeTrie:
         """Every leaf allowed."""
         return LiveLeaves(self, None)
 
-    def live_leaves(self, allowed: "np.ndarray | LiveLeaves | None") -> "LiveLeaves":
+    def live_leaves(self, allowed: np.ndarray | None) -> "LiveLeaves":
         """The leaves that are allowed, counted below each node.
 
         Args:
-            allowed: bool [n_items] by catalogue row; None allows all, which costs nothing; what an earlier call
-                returned comes back as it is.
+            allowed: bool [n_items] by catalogue row; None allows all, which costs nothing.
         """
-        if isinstance(allowed, LiveLeaves):
-            return allowed
         return self.all_live if allowed is None else LiveLeaves(self, allowed[self.leaf_row])
 
     def dead_nodes(self, excluded: np.ndarray, live: "LiveLeaves") -> list[np.ndarray]:
@@ -187,67 +180,11 @@ class CodeTrie:
             dead.append(above[first[lost == live.count(depth, node[first])]])
         return [*dead, keys]
 
-    def save(self, folder: Path) -> None:
-        """Write a folder of plain arrays that :meth:`open` maps; it appears whole, its manifest last, or not at all.
-
-        Args:
-            folder: replaced if it is there.
-        """
-        with atomic_folder(folder) as part:
-            arrays = self._arrays()
-            for name, array in arrays.items():
-                np.save(part / f"{name}.npy", array, allow_pickle=False)
-            described = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-            header = {"format": FORMAT, "level_sizes": self.level_sizes, "items": self.n_items, "arrays": described}
-            write_json(part / HEADER, header)
-            write_manifest(part)
-
-    @classmethod
-    def open(cls, folder: Path, mmap: bool = True, verify: bool = True) -> "CodeTrie":
-        """Open what :meth:`save` wrote.
-
-        Args:
-            folder: the trie.
-            mmap: map the arrays, so that processes share their pages and only what is used is read; else read them.
-            verify: check the sha256 of every file, which reads all of them once; shapes and types are always checked.
-
-        Raises:
-            GenrecError: the folder is no trie of this version, or a file is missing, damaged or does not fit.
-        """
-        header = _read_header(folder)
-        if verify:
-            verify_manifest(folder)
-        arrays = {name: _read_array(folder / f"{name}.npy", form, mmap) for name, form in header["arrays"].items()}
-        sizes = tuple(header["level_sizes"])
-        try:
-            inner = [arrays[f"first_leaf_{level}"] for level in range(len(sizes))]
-            trie = cls(
-                level_sizes=sizes,
-                tokens=[arrays[f"tokens_{level}"] for level in range(len(sizes))],
-                child_start=[*(arrays[f"child_start_{level}"] for level in range(len(sizes) - 1)), inner[-1]],
-                inner_first_leaf=inner,
-                dense=[arrays[f"dense_{level}"] for level in range(len(sizes)) if f"dense_{level}" in arrays],
-                leaf_row=arrays["leaf_row"],
-                row_leaf=arrays["row_leaf"],
-            )
-        except KeyError as error:
-            raise GenrecError(f"{folder / HEADER}: lists no array {error}; save the trie again") from error
-        _require_fitting(trie, header["items"], folder)
-        return trie
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        """Every array once, under the name of its file."""
-        levels = {"tokens": self.tokens, "first_leaf": self.inner_first_leaf, "dense": self.dense}
-        levels["child_start"] = self.child_start[:-1]
-        named = {f"{name}_{level}": array for name, arrays in levels.items() for level, array in enumerate(arrays)}
-        return {**named, "leaf_row": self.leaf_row, "row_leaf": self.row_leaf}
-
 
 class LiveLeaves:
     """How many allowed leaves lie below each node: a mask on the leaves, propagated upward.
 
-    Counts of a depth are made when they are first asked for and then kept, so whoever searches with one mask again and
-    again keeps this.
+    Counts of a depth are made when they are first asked for and then kept.
 
     Args:
         trie: the catalogue.
@@ -258,15 +195,8 @@ class LiveLeaves:
         self.trie, self.allowed = trie, allowed
         self._counts: dict[int, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        """Depths, the root's among them."""
-        return self.trie.depth + 1
-
     def __getitem__(self, depth: int) -> np.ndarray:
-        """Counts of all nodes of a depth, int [nodes]; negative depths count from the leaves."""
-        if not -len(self) <= depth < len(self):
-            raise IndexError(f"depth {depth} of a trie of {self.trie.depth} levels")
-        depth %= len(self)
+        """Counts of all nodes of a depth in 0..L, int [nodes]."""
         if depth not in self._counts:
             self._counts[depth] = self._counted(depth)
         return self._counts[depth]
@@ -274,10 +204,6 @@ class LiveLeaves:
     def count(self, depth: int, nodes: np.ndarray) -> np.ndarray:
         """Counts of some nodes; needs no array of all of them where every leaf is allowed."""
         return self.trie.leaves(depth, nodes) if self.allowed is None else np.asarray(self[depth][nodes])
-
-    def alive(self, depth: int, nodes: np.ndarray) -> np.ndarray:
-        """Whether some leaf below each node is allowed, bool."""
-        return np.ones(np.shape(nodes), dtype=bool) if self.allowed is None else np.asarray(self[depth][nodes] > 0)
 
     def _counted(self, depth: int) -> np.ndarray:
         if self.allowed is None:
@@ -369,43 +295,3 @@ def _require_unique(codes: np.ndarray, order: np.ndarray, same: np.ndarray) -> N
             f"rows {rows[0]} and {rows[1]} share the code {code.tolist()} "
             f"({len(places)} collisions); give them a suffix (rebuild semantic_ids)"
         )
-
-
-def _read_header(folder: Path) -> dict[str, Any]:
-    header = read_json(folder / HEADER)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise GenrecError(f"{folder / HEADER}: not the header of a {FORMAT!r}; save the trie again")
-    for name, kind in (("level_sizes", list), ("items", int), ("arrays", dict)):
-        if not isinstance(header.get(name), kind):
-            raise GenrecError(f"{folder / HEADER}: {name} is {header.get(name)!r:.80}; save the trie again")
-    return header
-
-
-def _read_array(path: Path, form: list[Any], mmap: bool) -> np.ndarray:
-    """One array of the type and shape ``form`` (type, then lengths) that the header gives."""
-    try:
-        array = np.asarray(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise GenrecError(f"{path}: cannot be read as an array ({error}); save the trie again") from error
-    if [str(array.dtype), *array.shape] != form:
-        raise GenrecError(
-            f"{path}: {array.dtype} of shape {array.shape}, but {HEADER} says {form}; save the trie again"
-        )
-    return array
-
-
-def _require_fitting(trie: CodeTrie, items: int, folder: Path) -> None:
-    """Refuse arrays that belong to different tries, as far as their lengths and ends tell."""
-    wanted = {"leaf_row": items, "row_leaf": items}
-    for level in range(trie.depth):
-        wanted[f"tokens_{level}"] = trie.nodes(level + 1)
-        wanted[f"child_start_{level}"] = trie.nodes(level) + 1
-        ends = (int(trie.inner_first_leaf[level][-1]), int(trie.child_start[level][-1]))
-        if ends != (items, trie.nodes(level + 1)):
-            raise GenrecError(f"{folder}: level {level} ends at {ends}, not at its nodes' number; save the trie again")
-    for name, array in trie._arrays().items():
-        if len(array) != wanted.get(name, len(array)):
-            raise GenrecError(
-                f"{folder / name}.npy: {len(array)} entries where the other arrays have {wanted[name]}; "
-                "save the trie again"
-            )

@@ -109,7 +109,8 @@ def test_a_mask_is_propagated_upward_once(ruled: Recommender, monkeypatch: pytes
     for allowed in (own, ~own):
         own[:] = allowed
         assert isinstance(ruled.trie, MaskedTrie)
-        assert [part.sum() for part in ruled.trie.live_leaves(own)] == [allowed.sum()] * (ruled.trie.depth + 1)
+        live, depths = ruled.trie.live_leaves(own), range(ruled.trie.depth + 1)
+        assert [live[depth].sum() for depth in depths] == [allowed.sum()] * len(depths)
 
 
 def test_a_cache_holds_no_more_bytes_than_it_may() -> None:

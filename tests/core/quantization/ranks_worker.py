@@ -23,10 +23,10 @@ def item_vectors() -> np.ndarray:
     return vectors
 
 
-def fit_and_encode(group: dist.ProcessGroup | None, **changes: object) -> dict[str, np.ndarray]:
+def fit_and_encode(group: dist.ProcessGroup | None, transform: str) -> dict[str, np.ndarray]:
     """Codes and codebooks of two levels."""
-    values = {"levels": 2, "codebook_size": 60, "tolerance": 0, "iterations": 15, "pca_dims": 12}
-    settings = SemanticIdSettings.model_validate({**values, **changes})
+    values = {"transform": transform, "levels": 2, "codebook_size": 60, "tolerance": 0, "iterations": 15}
+    settings = SemanticIdSettings.model_validate(values)
     quantizer = ResidualQuantizer.fit(item_vectors(), settings, group, device="cpu")
     found = {f"centroids_{level}": codebook for level, codebook in enumerate(quantizer.codebooks)}
     return found | {"codes": quantizer.encode(item_vectors()), "iterations": np.array(quantizer.iterations)}
@@ -47,11 +47,8 @@ def revive_dead_centroids(group: dist.ProcessGroup | None) -> dict[str, np.ndarr
 def everything(group: dist.ProcessGroup | None) -> dict[str, np.ndarray]:
     """All results by name."""
     torch.set_num_threads(1)
-    fits = {"none": {"transform": "none"}, "pca": {"transform": "pca_whiten"}, "even": {"balance": 1.2}}
     results = {
-        f"{kind}_{name}": array
-        for kind, changes in fits.items()
-        for name, array in fit_and_encode(group, **changes).items()
+        f"{kind}_{name}": array for kind in ("none", "l2") for name, array in fit_and_encode(group, kind).items()
     }
     return results | revive_dead_centroids(group)
 

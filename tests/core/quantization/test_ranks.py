@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_core.quantization import ranks
+from genrec_core.quantization.__main__ import main
 from genrec_core.quantization.ranks import RowShare
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
@@ -39,6 +40,15 @@ def test_one_rank_sums_nothing() -> None:
     assert share.largest(torch.tensor([])) == 0.0
 
 
+def test_a_settings_file_that_names_no_setting_of_this_version_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.json").write_text('{"levels": 2, "balance": 1.0}')
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), str(tmp_path / "ids"), "--settings", str(tmp_path / "settings.json")])
+    assert "settings.json: balance: Extra inputs are not permitted" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_two_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> None:
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
@@ -51,7 +61,7 @@ def test_two_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> None:
     spec.loader.exec_module(worker)
     alone = worker.everything(None)
 
-    assert len(list(tmp_path.iterdir())) == 2 * len(alone) == 26
+    assert len(list(tmp_path.iterdir())) == 2 * len(alone) == 18
     for name, array in alone.items():
         for rank in (0, 1):
             np.testing.assert_array_equal(np.load(tmp_path / f"{name}_rank{rank}.npy"), array, err_msg=name)

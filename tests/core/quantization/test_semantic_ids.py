@@ -18,9 +18,7 @@ from genrec_core.artifacts import verify_manifest, write_manifest
 from genrec_core.embedding import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids, build_semantic_ids
-from genrec_core.quantization.collisions import nearest_free_codes, rank_within_group
-from genrec_core.quantization.residual import ResidualQuantizer
-from genrec_core.quantization.semantic_ids import suffix_vocabulary, summarize
+from genrec_core.quantization.semantic_ids import rank_within_group, suffix_vocabulary, summarize
 from genrec_core.settings import SemanticIdSettings
 
 torch.set_num_threads(1)
@@ -95,32 +93,6 @@ def test_items_with_one_vector_differ_only_in_suffix_in_row_order(built: Path) -
 
     assert len(np.unique(codes[:, :2], axis=0)) == 1
     assert np.all(np.diff(codes[:, 2]) > 0)
-
-
-def test_colliding_items_take_the_nearest_free_token_in_row_order(built: Path) -> None:
-    quantizer, vectors = ResidualQuantizer.load(built), item_vectors()
-    codes = quantizer.encode(vectors)
-    found = nearest_free_codes(codes, vectors, quantizer)
-
-    first = rank_within_group(codes) == 0
-    np.testing.assert_array_equal(found[first], codes[first])
-    taken = {tuple(code) for code in codes.tolist()}
-    for row in np.flatnonzero(~first):
-        left_over = quantizer.residual(vectors[row : row + 1], codes[row : row + 1, :1])
-        distances = np.square(quantizer.codebooks[1] - left_over).sum(axis=1)
-        free = [token for token in range(12) if (codes[row, 0], token) not in taken]
-        wanted = min(free, key=lambda token: distances[token]) if free else codes[row, 1]
-        assert found[row].tolist() == [codes[row, 0], wanted]
-        taken.add((codes[row, 0], wanted))
-
-
-def test_nearest_free_codes_leave_only_full_prefixes_to_the_suffix(tmp_path: Path) -> None:
-    settings = small(codebook_size=40, collisions="nearest_free")
-    build_semantic_ids(write_embeddings(tmp_path / "embeddings"), settings, tmp_path / "ids")
-
-    codes = SemanticIds.load(tmp_path / "ids").codes
-    assert len(np.unique(codes, axis=0)) == ITEMS
-    assert not codes[:, 2].any()
 
 
 def test_the_summary_tells_what_the_codes_are(built: Path) -> None:
