@@ -388,8 +388,6 @@ class TigerModel(WholeModel):
         """Logits by level [B, T, level size] of :meth:`forward`; memory and queries as in :meth:`read`."""
         batch, length, levels = targets.shape
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
-        if self.config.parallel_levels:
-            shifted = torch.zeros_like(shifted)
         x = self.token_embedding(shifted) + self.prefix_embedding(self._prefixes(shifted))
         x = x + self.level_embedding.weight + self.read(memory, queries).unsqueeze(2)
         x = self.dropout(x).reshape(batch, length * levels, -1)  # [B, T*L, D]

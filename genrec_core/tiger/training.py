@@ -177,7 +177,6 @@ class Trainer:
             text_neighbors=settings.text_neighbors if reads_texts else 0,
             neighbor_weight=settings.neighbor_weight if reads_texts and settings.text_neighbors else 0.0,
             code_dropout=settings.code_dropout,
-            parallel_levels=settings.parallel_levels,
             dense=settings.dense_weight > 0,
             untrained_items=np.flatnonzero(self.counts == 0).tolist(),
         )
