@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 from genrec_core.errors import GenrecError
 
 # Options of earlier versions, which all their checkpoints name, with the value of one that was off.
-_TAKEN_OUT = {"parallel_levels": False}
+_TAKEN_OUT = {"code_dropout": 0.0, "parallel_levels": False}
 
 
 class TigerConfig(PretrainedConfig):
@@ -32,7 +32,6 @@ class TigerConfig(PretrainedConfig):
         text_neighbors: items of the nearest texts that are lifted in the dense head's ranking for each history item.
         neighbor_weight: how far, in logits; 0 for not at all.
         dense: whether the dense head was trained; without it items can be ranked by generating alone.
-        code_dropout: share of an item's tokens that the encoders do not see in training.
         hybrid_weight: share of the dense head in the hybrid ranking, from 0 (generating alone) to 1 (dense alone).
 
     Raises:
@@ -61,7 +60,6 @@ class TigerConfig(PretrainedConfig):
         text_neighbors: int = 0,
         neighbor_weight: float = 0.0,
         dense: bool = True,
-        code_dropout: float = 0.0,
         hybrid_weight: float = 0.5,
         untrained_items: tuple[int, ...] | list[int] = (),
         **kwargs: Any,
@@ -95,7 +93,6 @@ class TigerConfig(PretrainedConfig):
         self.text_neighbors = text_neighbors
         self.neighbor_weight = neighbor_weight
         self.dense = dense
-        self.code_dropout = code_dropout
         self.hybrid_weight = hybrid_weight
         self.untrained_items = list(untrained_items)
         super().__init__(**kwargs)

@@ -176,7 +176,6 @@ class Trainer:
             id_dropout=settings.id_dropout,
             text_neighbors=settings.text_neighbors if reads_texts else 0,
             neighbor_weight=settings.neighbor_weight if reads_texts and settings.text_neighbors else 0.0,
-            code_dropout=settings.code_dropout,
             dense=settings.dense_weight > 0,
             untrained_items=np.flatnonzero(self.counts == 0).tolist(),
         )
