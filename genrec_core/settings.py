@@ -144,19 +144,7 @@ class TrainingSettings(Settings):
         le=100,
         description="What the dense head's logits are divided by for that; below 1 it is sharper.",
     )
-    code_dropout: float = Field(
-        0.0, ge=0, lt=1, description="Share of an item's tokens that the encoders do not see in training."
-    )
-    parallel_levels: bool = Field(
-        False, description="Score every level from the history alone, not from the tokens before it."
-    )
     clip_norm: float = Field(1.0, gt=0, description="Largest gradient norm.")
-    ema_decay: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share kept at each step by the averaged weights that are measured and saved; 0: none.",
-    )
     validation_users: int = Field(4000, ge=1, description="Users drawn for validation while training.")
     validation_beams: int = Field(20, ge=10, le=1000, description="Beams of the validation Recall@10.")
     validate_every: int = Field(2, ge=1, description="Epochs between validations.")

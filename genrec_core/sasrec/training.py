@@ -44,7 +44,7 @@ class SasRecTrainer(Trainer):
         return SasRecScorer(model)
 
     def _validate(self) -> dict[str, float]:
-        return {"validation_recall@10": self._validation_recall(self._result, 1.0)}
+        return {"validation_recall@10": self._validation_recall(self.model, 1.0)}
 
     def _conclude(self) -> dict[str, float]:
         return {}

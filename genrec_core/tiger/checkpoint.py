@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import PreTrainedModel
 
 from genrec_core.artifacts import atomic_folder, read_json, recovered, write_json
 from genrec_core.errors import GenrecError
 
-_MODEL, _AVERAGED = "model.safetensors", "averaged.safetensors"
-_OPTIMIZER, _PROGRESS = "optimizer.safetensors", "progress.json"
+_MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 _RANKINGS = ("validation_recall@10", "validation_generative_recall@10")
 
 
@@ -57,26 +55,16 @@ def _mean_recall(validation: dict[str, float]) -> float:
     return sum(found) / len(found)
 
 
-def save_state(
-    folder: Path,
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    averaged: nn.Module | None = None,
-) -> None:
+def save_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Replace the state in ``folder``; a process that dies half-way leaves the old one."""
     with atomic_folder(folder) as part:
-        for name, module in ((_MODEL, model), (_AVERAGED, averaged)):
-            if module is not None:
-                save_file({key: tensor.contiguous() for key, tensor in module.state_dict().items()}, part / name)
+        save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, part / _MODEL)
         save_file(_optimizer_tensors(optimizer), part / _OPTIMIZER)
         write_json(part / _PROGRESS, asdict(progress))
 
 
-def load_state(
-    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, averaged: nn.Module | None = None
-) -> Progress:
-    """Fill models and optimiser from ``folder``; a fresh :class:`Progress` where there is none.
+def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
+    """Fill model and optimiser from ``folder``; a fresh :class:`Progress` where there is none.
 
     Raises:
         GenrecError: a file of the state is missing, damaged or of another model, or cannot be read now.
@@ -85,7 +73,7 @@ def load_state(
     if not recovered(folder).is_dir():
         return Progress()
     try:
-        return _loaded(folder, model, optimizer, averaged)
+        return _loaded(folder, model, optimizer)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # the state may be whole
         raise
     except (GenrecError, FileNotFoundError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
@@ -99,12 +87,8 @@ def load_state(
         ) from error
 
 
-def _loaded(
-    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, averaged: nn.Module | None
-) -> Progress:
-    for name, module in ((_MODEL, model), (_AVERAGED, averaged)):
-        if module is not None:
-            module.load_state_dict(load_file(folder / name, device=str(model.device)))
+def _loaded(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
+    model.load_state_dict(load_file(folder / _MODEL, device=str(model.device)))
     tensors = load_file(folder / _OPTIMIZER, device=str(model.device))
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():

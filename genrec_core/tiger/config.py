@@ -6,6 +6,9 @@ from transformers import PretrainedConfig
 
 from genrec_core.errors import GenrecError
 
+# Options of earlier versions, which all their checkpoints name, with the value of one that was off.
+_TAKEN_OUT = {"code_dropout": 0.0, "parallel_levels": False}
+
 
 class TigerConfig(PretrainedConfig):
     """Sizes of a :class:`~genrec_core.tiger.model.TigerModel`.
@@ -29,14 +32,11 @@ class TigerConfig(PretrainedConfig):
         text_neighbors: items of the nearest texts that are lifted in the dense head's ranking for each history item.
         neighbor_weight: how far, in logits; 0 for not at all.
         dense: whether the dense head was trained; without it items can be ranked by generating alone.
-        code_dropout: share of an item's tokens that the encoders do not see in training.
-        parallel_levels: whether every level is scored from the history alone (Hou et al. 2025, RPG); ``prefix_buckets``
-            is then 1.
         hybrid_weight: share of the dense head in the hybrid ranking, from 0 (generating alone) to 1 (dense alone).
 
     Raises:
         GenrecError: ``heads`` does not divide ``d_model``, or there is more than one view without ``dense``, or
-            an identity view without ``known_items``.
+            an identity view without ``known_items``, or an option is on that was taken out.
     """
 
     model_type = "genrec_tiger"
@@ -60,12 +60,14 @@ class TigerConfig(PretrainedConfig):
         text_neighbors: int = 0,
         neighbor_weight: float = 0.0,
         dense: bool = True,
-        code_dropout: float = 0.0,
-        parallel_levels: bool = False,
         hybrid_weight: float = 0.5,
         untrained_items: tuple[int, ...] | list[int] = (),
         **kwargs: Any,
     ) -> None:
+        for name, off in _TAKEN_OUT.items():
+            value = kwargs.pop(name, off)
+            if value != off:
+                raise GenrecError(f"{name} is {value}, but that option was taken out; train it again with this version")
         if d_model % heads:
             raise GenrecError(f"d_model {d_model} is not a multiple of heads {heads}; change one of them")
         if id_views and not known_items:
@@ -77,7 +79,7 @@ class TigerConfig(PretrainedConfig):
         self.level_sizes = list(level_sizes)
         self.item_vector_dim = item_vector_dim
         self.known_items = known_items
-        self.prefix_buckets = 1 if parallel_levels else prefix_buckets
+        self.prefix_buckets = prefix_buckets
         self.d_model = d_model
         self.heads = heads
         self.encoder_layers = encoder_layers
@@ -91,8 +93,6 @@ class TigerConfig(PretrainedConfig):
         self.text_neighbors = text_neighbors
         self.neighbor_weight = neighbor_weight
         self.dense = dense
-        self.code_dropout = code_dropout
-        self.parallel_levels = parallel_levels
         self.hybrid_weight = hybrid_weight
         self.untrained_items = list(untrained_items)
         super().__init__(**kwargs)

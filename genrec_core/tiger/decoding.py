@@ -399,7 +399,4 @@ def token_vectors(model: TigerModel) -> Tensor:
     """
     sizes = torch.tensor([1, *model.config.level_sizes], device=model.device)
     levels = torch.arange(len(sizes), device=model.device).repeat_interleave(sizes)
-    tokens = model.token_embedding.weight
-    if model.config.parallel_levels:  # no level reads what was chosen before it
-        tokens = tokens[:1].expand_as(tokens)
-    return tokens + model.level_embedding.weight[levels.clamp(max=len(sizes) - 2)]
+    return model.token_embedding.weight + model.level_embedding.weight[levels.clamp(max=len(sizes) - 2)]

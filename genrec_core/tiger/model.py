@@ -168,7 +168,6 @@ class ContentItems(nn.Module):
         super().__init__()
         width = max(config.d_model // len(config.level_sizes), 8)
         self.levels = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
-        self.code_dropout = config.code_dropout
         self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
         self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
         self.own = LearnedItems(config) if config.known_items else None
@@ -176,7 +175,7 @@ class ContentItems(nn.Module):
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
         """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D]."""
-        embedded = [self._seen(table(codes[..., level])) for level, table in enumerate(self.levels)]
+        embedded = [table(codes[..., level]) for level, table in enumerate(self.levels)]
         x = self.codes(torch.cat(embedded, dim=-1))
         if self.text is not None:
             x = x + self.text(vectors)
@@ -184,12 +183,6 @@ class ContentItems(nn.Module):
             x = x + self.own(rows)
         normed: Tensor = self.norm(x)
         return normed
-
-    def _seen(self, tokens: Tensor) -> Tensor:
-        """Vectors of one level's tokens [..., width], in training some of them whole at zero."""
-        if not self.training or not self.code_dropout:
-            return tokens
-        return F.dropout(tokens.new_ones(tokens.shape[:-1]), self.code_dropout).unsqueeze(-1) * tokens
 
 
 class LearnedItems(nn.Embedding):
@@ -388,8 +381,6 @@ class TigerModel(WholeModel):
         """Logits by level [B, T, level size] of :meth:`forward`; memory and queries as in :meth:`read`."""
         batch, length, levels = targets.shape
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
-        if self.config.parallel_levels:
-            shifted = torch.zeros_like(shifted)
         x = self.token_embedding(shifted) + self.prefix_embedding(self._prefixes(shifted))
         x = x + self.level_embedding.weight + self.read(memory, queries).unsqueeze(2)
         x = self.dropout(x).reshape(batch, length * levels, -1)  # [B, T*L, D]

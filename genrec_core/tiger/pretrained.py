@@ -28,7 +28,8 @@ class WholeModel(PreTrainedModel):
             options: likewise.
 
         Raises:
-            GenrecError: a file is missing or damaged, or the weights are not exactly those of the model; names them.
+            GenrecError: a file is missing or damaged, the sizes cannot be a model's, or the weights are not exactly
+                those of the model; names them.
         """
         folder = pretrained_model_name_or_path
         if folder is not None:
@@ -40,6 +41,8 @@ class WholeModel(PreTrainedModel):
         except (OSError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise GenrecError(f"{folder}: cannot be read as a checkpoint ({reason}); train the model again") from error
+        except GenrecError as error:
+            raise GenrecError(f"{folder}: {error}") from error
         model, found = loaded
         shapes = [f"{name} {tuple(there)} in place of {tuple(here)}" for name, there, here in found["mismatched_keys"]]
         faults = [

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
 
 from genrec_core.artifacts import atomic_folder, recovered, write_json
@@ -151,8 +149,7 @@ class Trainer:
         self.objective = self._distribute(self._build_objective(data))
         self.optimizer = _adamw(self.model, settings)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16" and self._on_cuda)
-        self.averaged = self._averaged_weights()
-        self.progress = load_state(folder / "state", self.model, self.optimizer, self.averaged)
+        self.progress = load_state(folder / "state", self.model, self.optimizer)
         self._speed_up()
         self.steps = settings.epochs * len(epoch_batches(self.sequences, settings.batch_targets, settings.seed, 0))
 
@@ -179,8 +176,6 @@ class Trainer:
             id_dropout=settings.id_dropout,
             text_neighbors=settings.text_neighbors if reads_texts else 0,
             neighbor_weight=settings.neighbor_weight if reads_texts and settings.text_neighbors else 0.0,
-            code_dropout=settings.code_dropout,
-            parallel_levels=settings.parallel_levels,
             dense=settings.dense_weight > 0,
             untrained_items=np.flatnonzero(self.counts == 0).tolist(),
         )
@@ -198,17 +193,6 @@ class Trainer:
             torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32)),
         )
         return ItemTables(*(table.to(self.world.device) for table in tables))
-
-    def _averaged_weights(self) -> AveragedModel | None:
-        """A running mean of the weights over the last steps, exponential (Polyak), where the settings ask for one."""
-        if not self.settings.ema_decay:
-            return None
-        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
-
-    @property
-    def _result(self) -> PreTrainedModel:
-        """The model that is measured and kept: the one with averaged weights, where there is one."""
-        return self.model if self.averaged is None else cast(PreTrainedModel, self.averaged.module)
 
     def _speed_up(self) -> None:
         """What only a long training or a GPU repays."""
@@ -278,8 +262,6 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
         self.progress.step += 1
         return loss.detach().double().cpu()
 
@@ -323,10 +305,10 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
-        generative = self._validation_recall(self._result, 0.0)
+        generative = self._validation_recall(self.model, 0.0)
         if not self.settings.dense_weight:
             return {"validation_recall@10": generative}
-        hybrid = self._validation_recall(self._result, _EVEN_MIX)
+        hybrid = self._validation_recall(self.model, _EVEN_MIX)
         return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
 
     def _conclude(self) -> dict[str, float]:
@@ -376,9 +358,9 @@ class Trainer:
         progress.seconds += seconds
         if self.world.rank == 0:
             if progress.best is entry:
-                self._save_best(self._result)
+                self._save_best(self.model)
             self._update_history()
-            save_state(self.folder / "state", self.model, self.optimizer, progress, self.averaged)
+            save_state(self.folder / "state", self.model, self.optimizer, progress)
         self.world.wait()
         rate = self.sequences.targets / training_seconds
         self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})

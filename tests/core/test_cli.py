@@ -261,6 +261,12 @@ def test_training_settings_start_from_a_preset_and_are_checked() -> None:
             training_settings("sample", [change])
 
 
+@pytest.mark.parametrize("change", ["ema_decay=0.9", "parallel_levels=true", "code_dropout=0.1"])
+def test_a_setting_that_was_taken_out_is_refused(change: str) -> None:
+    with pytest.raises(GenrecError, match=f"^{change}: Extra inputs are not permitted$"):
+        training_settings("sample", [change])
+
+
 @pytest.mark.parametrize(
     ("given", "processes"),
     [([], 1), (["--processes", "3"], 3), (["--set", "processes=2"], 2), (["--set=seed=1", "--set=processes=1"], 1)],

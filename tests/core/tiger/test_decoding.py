@@ -14,14 +14,11 @@ BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 LENGTHS = torch.tensor([TIME, 4, 1])
 
 
-def build(
-    decoder_layers: int, content_views: int, id_views: int, parallel: bool = False, encoder_layers: int = 2
-) -> TigerModel:
+def build(decoder_layers: int, content_views: int, id_views: int, encoder_layers: int = 2) -> TigerModel:
     torch.manual_seed(0)
     config = TigerConfig(
         level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, known_items=20, d_model=32, heads=4, d_ff=64, max_history=TIME,
-        decoder_layers=decoder_layers, content_views=content_views, id_views=id_views, parallel_levels=parallel,
-        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers, content_views=content_views, id_views=id_views, encoder_layers=encoder_layers,
     )  # fmt: skip
     model = TigerModel(config).eval()
     for parameter in model.parameters():
@@ -64,13 +61,12 @@ class Decoding:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("layers", "contents", "identities", "parallel", "encoder_layers"),
-    [(1, 1, 0, False, 2), (1, 1, 1, False, 1), (2, 3, 2, False, 3), (2, 1, 0, True, 2)],
+    ("layers", "contents", "identities", "encoder_layers"), [(1, 1, 0, 2), (1, 1, 1, 1), (2, 3, 2, 3), (2, 1, 0, 2)]
 )
 def test_stepwise_decoding_gives_what_the_training_pass_gives(
-    layers: int, contents: int, identities: int, parallel: bool, encoder_layers: int
+    layers: int, contents: int, identities: int, encoder_layers: int
 ):
-    model = build(layers, contents, identities, parallel, encoder_layers)
+    model = build(layers, contents, identities, encoder_layers)
     rows, codes, vectors, targets = batch()
     logits, items = model(rows, codes, vectors, targets), model.item_encoder(rows, codes, vectors)
     decoding, users, newest = Decoding(model, items), torch.arange(BATCH), LENGTHS - 1
@@ -103,9 +99,8 @@ def test_beams_read_their_own_ancestors_and_history_however_many_a_user_has():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("parallel", [False, True])
-def test_only_parallel_levels_do_not_read_the_tokens_before(parallel: bool):
-    model, (rows, codes, vectors, targets) = build(2, 1, 0, parallel), batch()
+def test_a_level_reads_the_tokens_before_it():
+    model, (rows, codes, vectors, targets) = build(2, 1, 0), batch()
     other = (targets + 1) % 4
     pairs = zip(model(rows, codes, vectors, targets), model(rows, codes, vectors, other), strict=True)
-    assert [torch.allclose(one, two) for one, two in pairs] == [True, parallel, parallel, parallel]
+    assert [torch.allclose(one, two) for one, two in pairs] == [True, False, False, False]

@@ -90,15 +90,3 @@ def test_dropout_zeroes_its_share_keeps_the_mean_and_repeats_with_the_seed():
     assert (first == 0).float().mean().item() == pytest.approx(0.2, abs=0.005)
     assert first.mean().item() == pytest.approx(1, abs=0.01)
     assert torch.equal(dropout.eval()(x), x)
-
-
-def test_code_dropout_hides_tokens_in_training_only(batch):
-    rows, codes, vectors, _ = batch
-    config = TigerConfig(level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, d_model=32, heads=4, d_ff=64, code_dropout=0.5)
-    content = TigerModel(config).item_encoder.contents[0]
-    assert torch.equal(content.eval()(rows, codes, vectors), content(rows, codes, vectors))
-    seen = content.train()._seen(torch.ones(1000, 8))
-    hidden = (seen == 0).all(dim=1)
-    assert torch.equal(hidden, (seen == 0).any(dim=1))  # a token as a whole
-    assert 0.4 < hidden.float().mean() < 0.6
-    torch.testing.assert_close(seen.mean(), torch.tensor(1.0), atol=0.15, rtol=0)  # the others weigh more

@@ -1,5 +1,6 @@
 """A checkpoint is loaded whole or not at all: a model with random weights in it must never rank anything."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from genrec_core.sasrec.model import SasRecConfig, SasRecModel
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
 
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def renamed(weights: dict[str, Tensor]) -> None:
@@ -85,3 +86,27 @@ def test_weights_that_torch_would_unpickle_are_not_read(checkpoint: Path) -> Non
     (checkpoint / WEIGHTS).unlink()
     with pytest.raises(GenrecError, match=r"no file named model\.safetensors"):
         TigerModel.from_pretrained(checkpoint)
+
+
+def configure(checkpoint: Path, **changes: object) -> None:
+    config = json.loads((checkpoint / CONFIG).read_text())
+    (checkpoint / CONFIG).write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("parallel_levels", True), ("code_dropout", 0.1)])
+def test_a_checkpoint_with_an_option_that_was_taken_out_is_refused_by_its_name(
+    checkpoint: Path, name: str, value: object
+) -> None:
+    configure(checkpoint, **{name: value})
+    said = f"^{checkpoint}: {name} is {value}, but that option was taken out; train it again with this version$"
+    with pytest.raises(GenrecError, match=said):
+        TigerModel.from_pretrained(checkpoint)
+
+
+def test_a_checkpoint_of_an_earlier_version_that_had_those_options_off_is_read(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before, again = (checkpoint / CONFIG).read_text(), tmp_path_factory.mktemp("again")
+    configure(checkpoint, parallel_levels=False, code_dropout=0.0)
+    TigerModel.from_pretrained(checkpoint).save_pretrained(again)
+    assert json.loads((again / CONFIG).read_text()) == json.loads(before)
