@@ -44,10 +44,11 @@ test-slow: setup ## the long tests; the one of the UI needs Debian's chromium
 screenshots: setup ## take README's pictures from the real UIs of the last make run, or SHOWN=folder; needs Debian's chromium
 	@GENREC_SHOWN="$(SHOWN)" GENREC_PICTURES="$(CURDIR)/.github/images" "$(BIN)/python" -m pytest -m slow tests/browser/test_pictures.py
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy and the contracts of imports
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/mypy"
+	@"$(BIN)/lint-imports"
 
 ui: setup ## the Dagster UI on http://127.0.0.1:3000 (UI_PORT), MLflow and its reports on :5000 (MLFLOW_PORT)
 	@exec "$(BIN)/python" -m genrec_dagster.ui

@@ -118,7 +118,7 @@ def main() -> None:
         else:
             import trials
 
-            from genrec_core.storage import latest
+            from genrec_core.storage.folders import latest
 
             getattr(trials, image)(options.model_dir or latest("onnx_encoder"))
             print(f"images: {image} passed")

@@ -15,9 +15,9 @@ from typing import Any
 
 from images import ENGINE, run, size_in_mb, started
 
+from genrec_core.bundle.item_attributes import ITEMS
 from genrec_core.export.torchserve import STORE, export_torchserve
-from genrec_core.inference.item_attributes import ITEMS
-from genrec_core.inference.recommender import Recommender
+from genrec_core.recommend.recommender import Recommender
 
 MOST_MB, READY_SECONDS = 400, 180
 SERVE_PORT = 18080  # podman as root shares this machine's network, where 8080 may be taken

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
     from pydantic import BaseModel
 
-    from genrec_core.engine import Engine
+    from genrec_core.engines.engine import Engine
     from genrec_core.evaluation.evaluate import Evaluation
     from genrec_core.settings import RendezvousSettings, TrainingSettings
     from genrec_core.tiger.training import TrainingEvent
@@ -120,8 +120,8 @@ def _push(options: argparse.Namespace) -> None:
 
 
 def _transfer(source: str | None, target: str | None, options: argparse.Namespace) -> None:
-    from genrec_core.storage import storage_root
-    from genrec_core.transfer import transfer_release
+    from genrec_core.releases.transfer import transfer_release
+    from genrec_core.storage.folders import storage_root
 
     reason = f"pulled from {source}" if source else f"pushed to {target}"
     version = transfer_release(storage_root(source), storage_root(target), options.release, reason)
@@ -166,14 +166,14 @@ def _add_predict(commands: _Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from genrec_core.engine import open_engine
-    from genrec_core.inference.constraints import Constraints
-    from genrec_core.inference.item_lists import read_item_list
-    from genrec_core.inference.predict import predict_file
-    from genrec_core.inference.recommender import Recommender
-    from genrec_core.inference.remote import RemoteRanking
-    from genrec_core.inference.shards import Shard
-    from genrec_core.releases import served_model
+    from genrec_core.engines.engine import open_engine
+    from genrec_core.recommend.constraints import Constraints
+    from genrec_core.recommend.item_lists import read_item_list
+    from genrec_core.recommend.predict import predict_file
+    from genrec_core.recommend.recommender import Recommender
+    from genrec_core.recommend.remote_ranking import RemoteRanking
+    from genrec_core.recommend.shards import Shard
+    from genrec_core.releases.pointer import served_model
     from genrec_core.settings import PredictionSettings, engine_from_environment
 
     values = {
@@ -214,9 +214,9 @@ def _add_withdraw(commands: _Commands) -> None:
 
 
 def _withdraw(options: argparse.Namespace) -> None:
-    from genrec_core.inference.item_lists import read_item_list
-    from genrec_core.inference.withdrawn import withdraw
-    from genrec_core.releases import withdraw_from_served
+    from genrec_core.bundle.withdrawn import withdraw
+    from genrec_core.recommend.item_lists import read_item_list
+    from genrec_core.releases.pointer import withdraw_from_served
 
     items, folder = read_item_list(options.items), options.model_dir
     if folder:
@@ -251,11 +251,11 @@ def _add_add_items(commands: _Commands) -> None:
 
 
 def _add_items(options: argparse.Namespace) -> None:
-    from genrec_core.inference.item_additions import AdditionSettings, add_items, texts_of
-    from genrec_core.inference.new_items import read_new_items
-    from genrec_core.releases import MODEL, RELEASES, add_to_served, require_pointer
+    from genrec_core.bundle.item_additions import AdditionSettings, add_items, texts_of
+    from genrec_core.bundle.new_items import read_new_items
+    from genrec_core.releases.pointer import MODEL, RELEASES, add_to_served, require_pointer
     from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
-    from genrec_core.storage import version_folder
+    from genrec_core.storage.folders import version_folder
 
     if options.output and not options.model_dir:
         raise GenrecError("--output belongs to --model_dir: the served release gets a successor in the storage")
@@ -339,8 +339,8 @@ def _add_evaluate(commands: _Commands) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from genrec_core.artifacts import read_json
-    from genrec_core.storage import latest
+    from genrec_core.storage.artifacts import read_json
+    from genrec_core.storage.folders import latest
 
     found = _measured(options) if options.checkpoint else None
     if found:
@@ -363,7 +363,7 @@ def _measured(options: argparse.Namespace) -> "Evaluation":
     from genrec_core.evaluation.evaluate import evaluate, require_room_for_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.settings import EvaluationSettings
-    from genrec_core.storage import latest
+    from genrec_core.storage.folders import latest
     from genrec_core.tiger.scorer import one_thread_an_operator
 
     settings = _checked(EvaluationSettings, {"beams": options.beams})
@@ -431,11 +431,11 @@ def _add_text_encoder(command: argparse.ArgumentParser) -> None:
 
 
 def _assign_ids(options: argparse.Namespace) -> None:
-    from genrec_core.engine import open_engine
-    from genrec_core.inference.new_items import read_item_ids, read_vectors
+    from genrec_core.bundle.new_items import read_item_ids, read_vectors
+    from genrec_core.engines.engine import open_engine
     from genrec_core.quantization.semantic_ids import assign_ids
     from genrec_core.settings import engine_from_environment
-    from genrec_core.storage import latest
+    from genrec_core.storage.folders import latest
 
     if (options.vectors is None) != (options.item_ids is None):
         raise GenrecError("--vectors and --item_ids belong together: give one id for each vector")
@@ -452,11 +452,11 @@ def _assign_ids(options: argparse.Namespace) -> None:
 
 def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any, Any]:
     """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
-    from genrec_core.artifacts import read_json
+    from genrec_core.bundle.new_items import read_new_items
     from genrec_core.embedding.item_embeddings import ITEM_TEXT, STATS, ItemEmbeddings
-    from genrec_core.inference.new_items import read_new_items
     from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
-    from genrec_core.storage import latest
+    from genrec_core.storage.artifacts import read_json
+    from genrec_core.storage.folders import latest
 
     new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
     folder = options.embeddings or latest("item_embeddings")
@@ -475,7 +475,7 @@ def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engin
     from importlib.util import find_spec
 
     from genrec_core.settings import EmbeddingSettings
-    from genrec_core.storage import latest
+    from genrec_core.storage.folders import latest
 
     if text_encoder is None and find_spec("torch") is not None:
         from genrec_core.embedding.text import embed_texts
@@ -505,11 +505,11 @@ def _add_export_text_encoder(commands: _Commands) -> None:
 
 
 def _export_text_encoder(options: argparse.Namespace) -> None:
-    from genrec_core.artifacts import read_json
     from genrec_core.embedding.item_embeddings import STATS
     from genrec_core.export.text_encoder import export_text_encoder
     from genrec_core.settings import EmbeddingSettings
-    from genrec_core.storage import latest, set_latest, storage_root
+    from genrec_core.storage.artifacts import read_json
+    from genrec_core.storage.folders import latest, set_latest, storage_root
 
     model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
     version = f"{Path(model).name}-{'int8' if options.int8 else 'fp32'}"
@@ -586,7 +586,7 @@ def _rendezvous(options: argparse.Namespace) -> "RendezvousSettings":
 
 
 def _train(options: argparse.Namespace) -> None:
-    from genrec_core.storage import latest
+    from genrec_core.storage.folders import latest
 
     settings = training_settings(options.preset, _training_changes(options), options.model)
     histories = options.output / "histories.parquet"
@@ -652,8 +652,8 @@ def _checked(kind: type[_Form], values: dict[str, Any]) -> _Form:
 
 def _write_histories(source: Path, target: Path) -> None:
     """Keep the histories that ``source`` holds beside the training, so that every process reads the same."""
-    from genrec_core.artifacts import atomic_file
     from genrec_core.data.user_histories import read_user_histories
+    from genrec_core.storage.artifacts import atomic_file
 
     frame = read_user_histories(source)
     with atomic_file(target) as part:
@@ -715,7 +715,7 @@ def _add_sweep(commands: _Commands) -> None:
     about = "Train the variants that a TOML file lists and compare them on the validation items; run again, it goes on."
     command = _command(commands, "sweep", _sweep, about)
     command.add_argument(
-        "file", type=Path, metavar="FILE", help="the variants; genrec_core/sweep.py describes the form"
+        "file", type=Path, metavar="FILE", help="the variants; genrec_core/evaluation/sweep.py describes the form"
     )
     _add_inputs(command)
     _add_catalog(command, "for runs with other texts (the newest)")
@@ -724,8 +724,16 @@ def _add_sweep(commands: _Commands) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from genrec_core.storage import latest
-    from genrec_core.sweep import SweepInputs, describe, read_sweep, run_sweep, sweep_table, trials, write_sweep
+    from genrec_core.evaluation.sweep import (
+        SweepInputs,
+        describe,
+        read_sweep,
+        run_sweep,
+        sweep_table,
+        trials,
+        write_sweep,
+    )
+    from genrec_core.storage.folders import latest
 
     if options.workers < 1:
         raise GenrecError(f"--workers {options.workers}: use at least one")
@@ -772,11 +780,11 @@ def _add_export(commands: _Commands) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from genrec_core.data.histories import Histories
+    from genrec_core.data.popularity import training_counts
     from genrec_core.data.user_histories import read_user_histories
-    from genrec_core.evaluation.baselines import training_counts
     from genrec_core.export.onnx import export_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
-    from genrec_core.storage import latest
+    from genrec_core.storage.folders import latest
 
     semantic_ids = options.semantic_ids or latest("semantic_ids")
     item_ids = SemanticIds.load(semantic_ids).item_ids
@@ -827,7 +835,7 @@ def _add_export_torchserve(commands: _Commands) -> None:
 
 def _export_torchserve(options: argparse.Namespace) -> None:
     from genrec_core.export.torchserve import archiver_command, export_torchserve
-    from genrec_core.releases import served_model
+    from genrec_core.releases.pointer import served_model
 
     export_torchserve(options.model_dir or served_model(), options.out_dir)
     print(f"{options.out_dir}: archive.sh there packs model_store/mymodel.mar by", file=sys.stderr)

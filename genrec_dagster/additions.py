@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec_core.artifacts import read_json
 from genrec_core.errors import GenrecError
-from genrec_core.releases import served_model
-from genrec_core.storage import latest
+from genrec_core.releases.pointer import served_model
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import latest
 from genrec_dagster.io_manager import FRAME
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from genrec_core.inference.new_items import NewItems
+    from genrec_core.bundle.new_items import NewItems
 
 
 def new_in_catalog(root: Path) -> "tuple[NewItems, np.ndarray]":
@@ -31,10 +31,10 @@ def new_in_catalog(root: Path) -> "tuple[NewItems, np.ndarray]":
     import numpy as np
     import polars as pl
 
+    from genrec_core.bundle.item_additions import AdditionSettings
+    from genrec_core.bundle.model_folder import ITEM_IDS
+    from genrec_core.bundle.new_items import NewItems
     from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
-    from genrec_core.inference.item_additions import AdditionSettings
-    from genrec_core.inference.new_items import NewItems
-    from genrec_core.inference.recommender import ITEM_IDS
 
     model = served_model(root)
     known = np.load(model / ITEM_IDS, allow_pickle=False)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from genrec_core.errors import GenrecError
-from genrec_core.redact import without_secrets
+from genrec_core.storage.redact import without_secrets
 from genrec_dagster.failures import failure_reason, is_failed_gate
 
 SLACK, EMAIL, SENDER, SMTP = "GENREC_ALERT_SLACK", "GENREC_ALERT_EMAIL", "GENREC_ALERT_FROM", "GENREC_ALERT_SMTP"

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from genrec_core.storage import storage_root
+from genrec_core.storage.folders import storage_root
 from genrec_dagster.alerts import alert_definitions
 from genrec_dagster.apart import built_by_their_jobs
 from genrec_dagster.assets import catalog, model, release, serving

@@ -10,7 +10,7 @@ from genrec_core.settings import EngineSettings, engine_from_environment
 from genrec_dagster.config import defaults_from
 
 if TYPE_CHECKING:
-    from genrec_core.engine import Engine
+    from genrec_core.engines.engine import Engine
 
 
 @defaults_from(engine_from_environment())
@@ -27,7 +27,7 @@ class ComputeEngine(EngineSettings, dg.ConfigurableResource[None]):
         if self.name == "local":
             yield None
             return
-        from genrec_core.ray_engine import RayEngine
+        from genrec_core.engines.ray_engine import RayEngine
         from genrec_dagster.ray_cluster import RayCluster
 
         with RayCluster.at(self.address).yield_for_execution(context):

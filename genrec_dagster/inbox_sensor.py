@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from genrec_core.inbox import RequestFile
+from genrec_core.storage.inbox import RequestFile
 from genrec_dagster.assets.requests import REQUEST_FILES, RequestInbox, request_file, request_predictions
 from genrec_dagster.failures import INTERRUPTED, failure_reason
 

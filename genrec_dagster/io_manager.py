@@ -9,10 +9,17 @@ import polars as pl
 from dagster._core.errors import DagsterInvariantViolationError
 from upath import UPath
 
-from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.releases import SERVED, move_served
-from genrec_core.storage import NotBuiltError, latest, set_latest, version_folder
+from genrec_core.releases.pointer import SERVED, move_served
+from genrec_core.storage.artifacts import (
+    MANIFEST,
+    atomic_folder,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
+from genrec_core.storage.folders import NotBuiltError, latest, set_latest, version_folder
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.liveness import note_worker
 

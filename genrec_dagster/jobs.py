@@ -7,7 +7,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
-from genrec_core.storage import version_folder
+from genrec_core.storage.folders import version_folder
 from genrec_dagster.assets.release import pointer_version
 from genrec_dagster.automation import DATA_VERSION, noted_tags
 from genrec_dagster.bounds import checked_at_launch
@@ -54,7 +54,7 @@ class CleaningForm(dg.Config):
 @plain_failures
 def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, work: WorkFolders) -> None:
     """Remove old versions of every asset; releases that are or were just served stay."""
-    from genrec_core.transfer import clean
+    from genrec_core.releases.transfer import clean
 
     least_age = timedelta(hours=config.least_age_hours)
     removed = clean(Path(work.root).absolute(), config.keep, least_age)
@@ -67,7 +67,7 @@ def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, wo
 @plain_failures
 def add_new_items(context: dg.OpExecutionContext, work: WorkFolders) -> None:
     """Serve a successor of the served release that holds the catalogue's new items too, where there are any."""
-    from genrec_core.releases import RELEASES, SERVED, add_to_served, require_pointer
+    from genrec_core.releases.pointer import RELEASES, SERVED, add_to_served, require_pointer
     from genrec_dagster.additions import new_in_catalog
 
     root = Path(work.root).absolute()

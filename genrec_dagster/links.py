@@ -6,7 +6,7 @@ from urllib.parse import quote, urlsplit
 
 import dagster as dg
 
-from genrec_core.artifacts import read_json
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.experiment import EXPERIMENT_FILE
 from genrec_dagster.resources import ExperimentTracker
 

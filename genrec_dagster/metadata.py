@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import MANIFEST, sha256_of
+from genrec_core.storage.artifacts import MANIFEST, sha256_of
 
 # Files with times or places in them: the same content made again would differ.
 _NOT_CONTENT = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from genrec_core.releases import served_pointer
+from genrec_core.releases.pointer import served_pointer
 from genrec_dagster.checks import drift
 from genrec_dagster.resources import WorkFolders
 

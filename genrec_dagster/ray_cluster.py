@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from genrec_core.engines.ray_engine import connect
 from genrec_core.errors import GenrecError
-from genrec_core.ray_engine import connect
 
 try:
     from dagster_ray import RayResource
@@ -21,7 +21,7 @@ class RayCluster(RayResource):  # type: ignore[misc]  # its types are not read, 
 
     @classmethod
     def at(cls, address: str | None) -> "RayCluster":
-        """The cluster at ``RAY_ADDRESS``; see :func:`genrec_core.ray_engine.connected`."""
+        """The cluster at ``RAY_ADDRESS``; see :func:`genrec_core.engines.ray_engine.connected`."""
         return cls(address=address or "")
 
     @property

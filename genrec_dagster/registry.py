@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec_core.artifacts import read_json
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender
 from genrec_dagster.resources import usable_uri
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from genrec_core.artifacts import recovered, told_when_full
 from genrec_core.errors import GenrecError
-from genrec_core.redact import without_secrets
+from genrec_core.storage.artifacts import recovered, told_when_full
+from genrec_core.storage.redact import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

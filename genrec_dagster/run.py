@@ -24,10 +24,10 @@ from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import RemoteRepositoryOrigin
 from dagster._core.workspace.load import location_origin_from_module_name
 
-from genrec_core.artifacts import read_json, write_json
 from genrec_core.benchmarks.graph import LAST_RUN
 from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
-from genrec_core.storage import latest, storage_root
+from genrec_core.storage.artifacts import read_json, write_json
+from genrec_core.storage.folders import latest, storage_root
 from genrec_dagster.assets.serving import PREDICTIONS
 from genrec_dagster.failures import INTERRUPTED, failure_reason, is_failed_gate
 from genrec_dagster.instance import prepare_home

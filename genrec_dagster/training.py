@@ -17,9 +17,9 @@ from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesE
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from genrec_core.artifacts import atomic_file, read_json, recovered
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
+from genrec_core.storage.artifacts import atomic_file, read_json, recovered
 from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME

@@ -15,7 +15,7 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 from filelock import FileLock
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
-from genrec_core.artifacts import read_json, recovered
+from genrec_core.storage.artifacts import read_json, recovered
 from genrec_core.tiger.distributed import World, distributed
 from genrec_core.tiger.training import TrainingData, TrainingEvent, train
 from genrec_dagster.checkpoint_probe import write_probe

@@ -15,11 +15,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from genrec_core import object_store
 from genrec_core.data.histories import Histories
 from genrec_core.data.p5 import read_catalog, read_histories
 from genrec_core.data.sample import write_sample
 from genrec_core.settings import CatalogSettings
+from genrec_core.storage import object_store
 
 # torch and mlflow, which read these, are imported later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

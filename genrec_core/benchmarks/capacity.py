@@ -13,7 +13,7 @@ from typing import Any
 from genrec_core.benchmarks.machine import describe
 from genrec_core.benchmarks.unit_costs import DIM, UnitCost, measure
 from genrec_core.settings import PRESETS
-from genrec_core.storage import latest
+from genrec_core.storage.folders import latest
 
 _VALUE_BYTES, _ID_BYTES = 4, 8
 _ADAM_COPIES = 4  # weights, gradients and AdamW's two moments

@@ -18,11 +18,11 @@ from genrec_core.benchmarks.cluster_work import Work
 from genrec_core.benchmarks.machine import describe
 from genrec_core.benchmarks.two_nodes import RayNodes, run_on, two_ray_nodes
 from genrec_core.benchmarks.workload import random_histories
+from genrec_core.bundle.model_folder import ITEM_IDS
 from genrec_core.embedding.item_embeddings import ITEM_TEXT, RAW
 from genrec_core.errors import GenrecError
-from genrec_core.inference.onnx_scorer import read_array
-from genrec_core.inference.recommender import ITEM_IDS
-from genrec_core.storage import latest
+from genrec_core.graphs import read_array
+from genrec_core.storage.folders import latest
 
 COMPARED = ("embeddings", "assignment", "predictions")
 _KILLED_AFTER = 4  # batches of texts

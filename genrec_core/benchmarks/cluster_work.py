@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
-from genrec_core.artifacts import read_json
-from genrec_core.engine import Engine, LocalEngine, Result, open_engine
+from genrec_core.engines.engine import Engine, LocalEngine, Result, open_engine
 from genrec_core.errors import GenrecError
-from genrec_core.inference.remote import ModelFiles, RankingRun, RemoteRanking
-from genrec_core.inference.requests import Request
+from genrec_core.recommend.remote_ranking import ModelFiles, RankingRun, RemoteRanking
+from genrec_core.recommend.requests import Request
 from genrec_core.settings import EmbeddingSettings, PredictionSettings, engine_from_environment
+from genrec_core.storage.artifacts import read_json
 
 _WARMING = 4  # shards that make every worker load what it needs
 _EMPTY_SHARDS, _FILLED_SHARDS, _FILLED_BYTES = 300, 60, 1 << 20
@@ -89,8 +89,8 @@ class FewRequests(NamedTuple):
 
 def predictions(work: Work, engine: Engine | None, folder: Path) -> dict[str, Any]:
     """Serve the request file; opening the model is not counted."""
-    from genrec_core.inference.predict import predict_file
-    from genrec_core.inference.recommender import Recommender
+    from genrec_core.recommend.predict import predict_file
+    from genrec_core.recommend.recommender import Recommender
 
     settings, output = PredictionSettings(top_k=work.top_k), folder / "predictions.csv"
     recommender, remote = Recommender.from_folder(work.model_dir), RemoteRanking.of(engine, work.model_dir)

@@ -9,14 +9,15 @@ import numpy as np
 
 from genrec_core.benchmarks.machine import describe, peak_mb, spread
 from genrec_core.benchmarks.workload import Workload
+from genrec_core.bundle.model_folder import CODES, ITEM_VECTORS
 from genrec_core.data.histories import HistoryBatch, padded
-from genrec_core.inference.onnx_scorer import default_threads
-from genrec_core.inference.recommender import CODES, ITEM_VECTORS, Recommender
+from genrec_core.graphs import default_threads
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.search.beams import CodeScorer, ScorerSession
+from genrec_core.search.generative import beam_search
+from genrec_core.search.hybrid import DenseGuide, search_items
 from genrec_core.settings import RankingMode, TrainingSettings
-from genrec_core.storage import latest
-from genrec_core.tiger.beams import CodeScorer, ScorerSession
-from genrec_core.tiger.item_search import DenseGuide, search_items
-from genrec_core.tiger.search import beam_search
+from genrec_core.storage.folders import latest
 
 BEAMS = (100, 1000)  # of the batches
 SINGLE = (10, 100, 256, 1000)

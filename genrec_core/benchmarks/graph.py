@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from genrec_core.artifacts import read_json
 from genrec_core.benchmarks.machine import describe
 from genrec_core.errors import GenrecError
-from genrec_core.storage import storage_root
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import storage_root
 
 LAST_RUN = "last_run.json"
 _FIELDS = ("run_id", "status", "asset_seconds", "peak_mb")
@@ -16,7 +16,7 @@ def run(root: Path | None = None) -> dict[str, Any]:
     """Report the run that ``last_run.json`` of the storage records.
 
     Args:
-        root: the storage; :func:`~genrec_core.storage.storage_root` where None.
+        root: the storage; :func:`~genrec_core.storage.folders.storage_root` where None.
 
     Returns:
         The record (``run_id``, ``status``, ``asset_seconds`` by asset, ``peak_mb`` over all processes, and what else it

@@ -22,8 +22,8 @@ from genrec_core.benchmarks.load import PATH, ask_for
 from genrec_core.benchmarks.machine import describe, spread
 from genrec_core.benchmarks.workload import Workload
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Recommender
-from genrec_core.storage import latest
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.storage.folders import latest
 
 CLIENTS, TOP_K, USERS = 16, 100, 4096
 _PART = 1024  # users of a measurement of batches

@@ -1,9 +1,9 @@
 """What the trie costs as the catalogue grows: bytes an item, seconds to build, and the time of a step of the search.
 
-A step is what :func:`~genrec_core.tiger.search.beam_search` does for a batch between two calls of the model: gather the
-children of all beams, renormalise their scores, mask, keep the best. It is timed in the real search, whose model is
-here a buffer of random numbers, from where one call returns to where the next begins, and only where all beams were
-asked about.
+A step is what :func:`~genrec_core.search.generative.beam_search` does for a batch between two calls of the model:
+gather the children of all beams, renormalise their scores, mask, keep the best. It is timed in the real search, whose
+model is here a buffer of random numbers, from where one call returns to where the next begins, and only where all beams
+were asked about.
 
 Codes are made so that the beams of both catalogues have equally many children: every prefix goes on with ten tokens of
 256, drawn for that prefix, so that ten times the items need one more level. Codes of three levels of 256, drawn evenly,
@@ -19,8 +19,8 @@ import numpy as np
 from genrec_core.benchmarks.machine import describe, peak_mb, spread
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
-from genrec_core.tiger.search import beam_search
-from genrec_core.tiger.trie import CodeTrie
+from genrec_core.search.generative import beam_search
+from genrec_core.search.trie import CodeTrie
 
 VOCABULARY, BRANCHING, RANDOM_LEVELS = 256, 10, 3
 _STRETCHES = 8  # the random scores are as many times those of one call; every call reads another stretch of them

@@ -12,9 +12,10 @@ import numpy as np
 
 from genrec_core.benchmarks.trie import VOCABULARY, branching_codes
 from genrec_core.benchmarks.workload import random_histories
+from genrec_core.bundle.model_folder import ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS
 from genrec_core.data.histories import padded
-from genrec_core.inference.prediction_files import CsvPredictions
-from genrec_core.inference.recommender import IN_TURN, ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS, Recommender
+from genrec_core.recommend.prediction_files import CsvPredictions
+from genrec_core.recommend.recommender import IN_TURN, Recommender
 from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
 
 Result = TypeVar("Result")
@@ -64,8 +65,8 @@ def _of_items() -> dict[str, UnitCost]:
     from genrec_core.embedding.text import embed_texts
     from genrec_core.quantization.residual import ResidualQuantizer
     from genrec_core.quantization.semantic_ids import find_codes, rank_within_group
-    from genrec_core.tiger.neighbors import TextNeighbors
-    from genrec_core.tiger.trie import CodeTrie
+    from genrec_core.search.neighbors import TextNeighbors
+    from genrec_core.search.trie import CodeTrie
 
     texts = [_TEXT.format(number) for number in range(_TEXTS)]
     vectors = np.random.default_rng(0).normal(size=(_VECTORS, DIM)).astype(np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.storage import latest
+from genrec_core.storage.folders import latest
 
 RANDOM = Path("random")
 

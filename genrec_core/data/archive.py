@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Generic, TypeVar
 
-from genrec_core.artifacts import sha256_of
 from genrec_core.data.download import download, is_url, server_state
 from genrec_core.errors import GenrecError
-from genrec_core.object_store import SCHEME, ObjectStore
-from genrec_core.redact import without_secrets
+from genrec_core.storage.artifacts import sha256_of
+from genrec_core.storage.object_store import SCHEME, ObjectStore
+from genrec_core.storage.redact import without_secrets
 
 _LARGEST_UNPACKED = 8 << 30  # bytes; a bomb is refused before it fills the disk
 _MOST_ENTRIES = 100_000

@@ -11,7 +11,7 @@ from typing import IO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from genrec_core.errors import GenrecError
-from genrec_core.redact import without_secrets
+from genrec_core.storage.redact import without_secrets
 
 _LARGEST_DOWNLOAD = 8 << 30  # bytes
 _BLOCK_BYTES = 1 << 20

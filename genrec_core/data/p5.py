@@ -16,14 +16,14 @@ from typing import Any
 
 import polars as pl
 
-from genrec_core.artifacts import atomic_folder, sha256_of
 from genrec_core.data.archive import named_as_given, opened_source
 from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts, text_fields
 from genrec_core.data.sample import write_sample
 from genrec_core.data.text_files import require_utf8, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
-from genrec_core.redact import without_secrets
 from genrec_core.settings import CatalogSettings
+from genrec_core.storage.artifacts import atomic_folder, sha256_of
+from genrec_core.storage.redact import without_secrets
 
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
 RAW_FILES = (SEQUENCES, META, DATAMAPS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.artifacts import write_json
+from genrec_core.storage.artifacts import write_json
 
 _ROUTINES = {
     ("Skin Care", "Face"): ("Cleanser", "Toner", "Serum", "Moisturizer", "Sunscreen", "Night Cream"),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import atomic_folder, read_json, write_json
 from genrec_core.errors import GenrecError
+from genrec_core.storage.artifacts import atomic_folder, read_json, write_json
 
 RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
 _KEY_DIMS, _KEY_DECIMALS = 16, 3  # tell unlike vectors apart; rounding errors of like ones seldom cross a boundary

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from genrec_core.artifacts import read_json, verify_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.inference.onnx_scorer import open_graph
-from genrec_core.inference.self_test import read_self_test, require_same_answers
+from genrec_core.graphs import open_graph, read_self_test, require_same_answers
+from genrec_core.storage.artifacts import read_json, verify_manifest
 
 GRAPH, TOKENIZER, HEADER = "text_encoder.onnx", "tokenizer.json", "text_encoder.json"
 INPUTS = ("input_ids", "attention_mask")

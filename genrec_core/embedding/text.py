@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import sha256_of
 from genrec_core.cores import limit_torch_threads
-from genrec_core.engine import Engine
+from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
+from genrec_core.storage.artifacts import sha256_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.artifacts import read_json
 from genrec_core.errors import GenrecError
 from genrec_core.sasrec.model import SasRecModel, SasRecScorer
-from genrec_core.tiger.beams import CodeScorer
+from genrec_core.search.beams import CodeScorer
+from genrec_core.search.generative import RankingWeights
+from genrec_core.storage.artifacts import read_json
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
-from genrec_core.tiger.search import RankingWeights
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,21 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from genrec_core.artifacts import atomic_folder, write_json
 from genrec_core.data.histories import Histories
+from genrec_core.data.popularity import training_counts
 from genrec_core.data.split import HeldOut, test_part, validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.baselines import (
-    exposure,
-    gini,
-    popular_unseen,
-    popularity_ranks,
-    repeated_targets,
-    training_counts,
-)
+from genrec_core.evaluation.baselines import exposure, gini, popular_unseen, popularity_ranks, repeated_targets
 from genrec_core.evaluation.exactness import beam_agreement
 from genrec_core.evaluation.metrics import CONFIDENCE, Cutoffs, paired_differences, recall_hits, summarize
-from genrec_core.evaluation.ranks import LISTED_ITEMS, OnProgress, TargetRanks, miss_share, rank_test_items
 from genrec_core.evaluation.slices import HISTORY_LENGTH, TARGET_POPULARITY, SlicedRanks, slices_as_json
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.search.beams import CodeScorer
+from genrec_core.search.generative import RankingWeights
+from genrec_core.search.held_out import LISTED_ITEMS, OnProgress, TargetRanks, miss_share, rank_test_items
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import EvaluationSettings, RankingMode
-from genrec_core.tiger.beams import CodeScorer
-from genrec_core.tiger.search import RankingWeights
-from genrec_core.tiger.trie import CodeTrie
+from genrec_core.storage.artifacts import atomic_folder, write_json
 
 METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"
 REPORT_FILE, BASELINE = "report.html", "sasrec"
@@ -136,8 +130,8 @@ def write_metrics(folder: Path, evaluation: Evaluation) -> None:
     Raises:
         GenrecError: as :func:`require_room_for_metrics`; matplotlib is not installed; ``folder`` cannot be written.
     """
-    from genrec_core.evaluation.plots import recall_by_cutoff, slice_bars
-    from genrec_core.evaluation.report import report_page
+    from genrec_core.evaluation.pages.metrics import recall_by_cutoff, slice_bars
+    from genrec_core.evaluation.pages.report import report_page
 
     require_room_for_metrics(folder)
     try:

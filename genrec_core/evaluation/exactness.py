@@ -4,9 +4,9 @@ import numpy as np
 
 from genrec_core.data.histories import padded
 from genrec_core.data.split import HeldOut
-from genrec_core.tiger.beams import CodeScorer
-from genrec_core.tiger.search import beam_search, exact_scores
-from genrec_core.tiger.trie import CodeTrie
+from genrec_core.search.beams import CodeScorer
+from genrec_core.search.generative import beam_search, exact_scores
+from genrec_core.search.trie import CodeTrie
 
 CUTOFFS = (10, 100)
 _BATCH_USERS = 4
@@ -32,7 +32,7 @@ def beam_agreement(
         users: users drawn.
         beams: width of the beam.
         max_history: newest items of a history that the model reads.
-        dense_weight: as in :func:`~genrec_core.tiger.search.beam_search`.
+        dense_weight: as in :func:`~genrec_core.search.generative.beam_search`.
         seed: seed of the draw.
 
     Returns:

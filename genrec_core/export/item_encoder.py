@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genrec_core.artifacts import read_json, write_json
+from genrec_core.bundle.item_additions import FOLDER, GRAPH, HEADER, TEXT_VECTORS, AdditionSettings
 from genrec_core.embedding.item_embeddings import STATS
 from genrec_core.export.graphs import export_graph
-from genrec_core.inference.item_additions import FOLDER, GRAPH, HEADER, TEXT_VECTORS, AdditionSettings
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
+from genrec_core.storage.artifacts import read_json, write_json
 from genrec_core.tiger.model import TigerModel
 
 _ITEMS = 3  # of the example

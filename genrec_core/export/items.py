@@ -3,8 +3,8 @@
 import numpy as np
 import polars as pl
 
+from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.errors import GenrecError
-from genrec_core.inference.item_attributes import ItemTable
 
 SCHEMA = {
     "item_id": pl.Int64(), "title": pl.String(), "brand": pl.String(), "categories": pl.String(), "price": pl.Float64()

@@ -5,7 +5,7 @@ The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` with lev
 ``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
 item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
 it lifts beside the history), ``items.json`` (title, brand, categories and price, for rules), the folder ``new_items``
-(see :mod:`genrec_core.export.item_encoder`), ``self_test.npz`` (see :mod:`genrec_core.inference.self_test`) and
+(see :mod:`genrec_core.export.item_encoder`), ``self_test.npz`` (see :mod:`genrec_core.bundle.self_test`) and
 ``manifest.json``.
 """
 
@@ -15,14 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from genrec_core.artifacts import atomic_folder, write_json, write_manifest
-from genrec_core.embedding.item_embeddings import ItemEmbeddings
-from genrec_core.errors import GenrecError
-from genrec_core.export.graphs import export_graph
-from genrec_core.export.item_encoder import export_item_encoder
-from genrec_core.export.items import item_table
-from genrec_core.inference.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, OnnxScorer, step_graph
-from genrec_core.inference.recommender import (
+from genrec_core.bundle.model_folder import (
     CODES,
     ITEM_IDS,
     ITEM_KEYS,
@@ -31,11 +24,18 @@ from genrec_core.inference.recommender import (
     NEIGHBORS,
     POPULARITY,
 )
-from genrec_core.inference.self_test import write_self_test
+from genrec_core.bundle.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, OnnxScorer, step_graph
+from genrec_core.bundle.self_test import write_self_test
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
+from genrec_core.errors import GenrecError
+from genrec_core.export.graphs import export_graph
+from genrec_core.export.item_encoder import export_item_encoder
+from genrec_core.export.items import item_table
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.search.neighbors import TextNeighbors
+from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 
 # Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes

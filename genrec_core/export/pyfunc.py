@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.instances import MOST_INSTANCES, answer_instances, read_instances
-from genrec_core.inference.recommender import Recommender
+from genrec_core.recommend.instances import MOST_INSTANCES, answer_instances, read_instances
+from genrec_core.recommend.recommender import Recommender
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class PyfuncRecommender:
         Args:
             model_input: a row a user, with the columns ``user_id`` and ``item_ids``; or a row a request, with the
                 columns ``instances``, ``topk`` and any other option of
-                :class:`~genrec_core.inference.instances.InstancesRequest`: what MLflow makes of such a dict.
+                :class:`~genrec_core.recommend.instances.InstancesRequest`: what MLflow makes of such a dict.
             params: options, of which ``topk`` must be given here or in the request.
 
         Returns:

@@ -21,15 +21,16 @@ import onnxruntime as ort
 from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
-from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, write_json, write_manifest
+from genrec_core.bundle.model_folder import CODES, ITEM_KEYS, ITEM_VECTORS, WITHDRAWN
+from genrec_core.bundle.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, step_graph
+from genrec_core.bundle.self_test import write_self_test
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.inference.model_folder import WITHDRAWN
-from genrec_core.inference.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, read_array, step_graph
-from genrec_core.inference.recommender import CODES, ITEM_KEYS, ITEM_VECTORS, Recommender
-from genrec_core.inference.self_test import write_self_test
+from genrec_core.graphs import read_array
+from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ExportSettings, RankingMode
+from genrec_core.storage.artifacts import MANIFEST, atomic_folder, read_json, write_json, write_manifest
 
 REPORT = "quantization.json"
 TOP_K, BATCH_USERS = 10, 64

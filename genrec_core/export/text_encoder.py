@@ -8,14 +8,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from genrec_core.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, INPUTS, TOKENIZER
 from genrec_core.embedding.text import load_model
 from genrec_core.errors import GenrecError
 from genrec_core.export.graphs import export_graph
-from genrec_core.inference.onnx_scorer import open_graph
-from genrec_core.inference.self_test import SELF_TEST
+from genrec_core.graphs import SELF_TEST, open_graph
 from genrec_core.settings import EmbeddingSettings
+from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 
 _TEXTS, _TOKENS = 2, 5  # of the example
 _SELF_TEST_TEXTS = ["Title: Matt lipstick, red; Brand: Fiora; Price: 4.50;", "Shampoo for dry hair 2 x 250 ml", "?"]
@@ -40,7 +39,7 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
     """Write the folder of a text encoder; it appears whole or not at all.
 
     It holds ``text_encoder.onnx``, ``tokenizer.json``, ``text_encoder.json`` and ``self_test.npz``, the vectors of a
-    few texts (see :mod:`genrec_core.inference.self_test`).
+    few texts (see :mod:`genrec_core.bundle.self_test`).
 
     Args:
         settings: the model, and how long a text may be.

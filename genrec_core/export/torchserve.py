@@ -8,10 +8,10 @@ the code of this package, so that a model is always served by the code that it w
 import shutil
 from pathlib import Path
 
-from genrec_core.artifacts import atomic_folder, verify_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.export import torchserve_handler
 from genrec_core.export.package import inference_requirements, package_code
+from genrec_core.storage.artifacts import atomic_folder, verify_manifest
 
 MODEL_NAME = "mymodel"
 ARCHIVER, HANDLER, EXTRA, STORE = "archive.sh", "genrec_handler.py", "extra", "model_store"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.instances import InstancesRequest, InvalidRequestError, answer_instances, read_instances
-from genrec_core.inference.recommender import Recommender
+from genrec_core.recommend.instances import InstancesRequest, InvalidRequestError, answer_instances, read_instances
+from genrec_core.recommend.recommender import Recommender
 
 MODEL_FOLDER = "model"
 _BAD_REQUEST = 400
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # not at run time: TorchServe would take it for a second hand
 
 
 class RecommenderHandler:
-    """TorchServe's handler interface over the :class:`~genrec_core.inference.recommender.Recommender`."""
+    """TorchServe's handler interface over the :class:`~genrec_core.recommend.recommender.Recommender`."""
 
     def initialize(self, context: "_Context") -> None:
         """Open the model that lies unpacked beside this file.

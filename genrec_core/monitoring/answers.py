@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 from genrec_core.evaluation.baselines import gini
-from genrec_core.inference.predict import PredictionReport
-from genrec_core.inference.prediction_files import is_parquet
+from genrec_core.recommend.predict import PredictionReport
+from genrec_core.recommend.prediction_files import is_parquet
 
 _NAMES = "^pred_[0-9]+$"
 
@@ -44,7 +44,7 @@ def exposure_of(predictions: Path, item_ids: np.ndarray) -> Exposure:
     """Read a file of predictions, CSV or Parquet, without holding it in memory.
 
     Args:
-        predictions: as :func:`genrec_core.inference.predict.predict_file` writes it.
+        predictions: as :func:`genrec_core.recommend.predict.predict_file` writes it.
         item_ids: items that can be recommended, int64 [n], in any order.
     """
     rows = pl.scan_parquet(predictions) if is_parquet(predictions) else pl.scan_csv(predictions, infer_schema=False)

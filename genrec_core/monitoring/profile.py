@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec_core.artifacts import read_json, write_json
+from genrec_core.bundle.model_folder import ITEM_IDS, POPULARITY
 from genrec_core.data.histories import Histories
+from genrec_core.data.popularity import training_counts
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.baselines import training_counts
-from genrec_core.inference.recommender import ITEM_IDS, POPULARITY
-from genrec_core.releases import MODEL, PROFILE
+from genrec_core.releases.pointer import MODEL, PROFILE
+from genrec_core.storage.artifacts import read_json, write_json
 
 
 @dataclass(frozen=True)

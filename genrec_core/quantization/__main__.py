@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
-from genrec_core.artifacts import read_json
 from genrec_core.quantization.semantic_ids import build_semantic_ids
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import read_json
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from genrec_core.data.histories import Histories
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.stored import load_array
+from genrec_core.quantization.files import load_array
 from genrec_core.settings import SemanticIdSettings
 
 if TYPE_CHECKING:
-    from genrec_core.quantization.ranks import RowShare
+    from genrec_core.quantization.processes import RowShare
 
 Float32s = NDArray[np.float32]
 COLLABORATIVE = "collaborative.npy"

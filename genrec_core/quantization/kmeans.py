@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from genrec_core.quantization.nearest import FLOAT32_MARGIN, FLOAT64_MARGIN, rows_per_block
-from genrec_core.quantization.ranks import BLOCK_ROWS, RowShare
+from genrec_core.quantization.processes import BLOCK_ROWS, RowShare
 
 
 @dataclass(frozen=True)

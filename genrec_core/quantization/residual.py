@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import write_json
 from genrec_core.embedding.item_embeddings import require_finite_rows
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.files import load_array, load_fields
 from genrec_core.quantization.nearest import nearest_centroids
-from genrec_core.quantization.stored import load_array, load_fields
 from genrec_core.quantization.transform import Transform
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import write_json
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -67,7 +67,7 @@ class ResidualQuantizer:
         import torch
 
         from genrec_core.quantization.kmeans import assign, kmeans
-        from genrec_core.quantization.ranks import RowShare
+        from genrec_core.quantization.processes import RowShare
 
         require_finite_rows(vectors, "item vectors")
         share = RowShare.of(len(vectors), group)

@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import MANIFEST, atomic_folder, read_json, verify_manifest, write_json, write_manifest
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import ITEM_IDS, ItemEmbeddings, require_finite_rows, text_model
-from genrec_core.engine import Engine, LocalEngine
+from genrec_core.engines.engine import Engine, LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap, agreed, collaborative_vectors, fit_map
+from genrec_core.quantization.files import load_array, load_fields, load_item_ids
 from genrec_core.quantization.residual import ResidualQuantizer
-from genrec_core.quantization.stored import load_array, load_fields, load_item_ids
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import (
+    MANIFEST,
+    atomic_folder,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -307,7 +314,7 @@ def _with_collaborative_part(
     embeddings: ItemEmbeddings, histories: "pl.DataFrame", settings: SemanticIdSettings, group: "ProcessGroup | None"
 ) -> tuple[NDArray[np.float32], CollaborativeMap]:
     """What is clustered, float32 [n, dim + dims], and how it is made for items without histories."""
-    from genrec_core.quantization.ranks import RowShare
+    from genrec_core.quantization.processes import RowShare
 
     require_finite_rows(embeddings.raw, "item vectors")
     trained = training_part(Histories.from_frame(histories, embeddings.item_ids))

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import write_json
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.stored import load_fields
+from genrec_core.quantization.files import load_fields
+from genrec_core.storage.artifacts import write_json
 
 Float32s = NDArray[np.float32]
 BLOCK_ROWS = 1024

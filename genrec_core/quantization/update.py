@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import MANIFEST, verify_manifest
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, require_finite_rows, text_model
-from genrec_core.engine import Engine
+from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap
+from genrec_core.quantization.files import load_array, load_fields
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.semantic_ids import (
     FINGERPRINTS,
@@ -31,8 +31,8 @@ from genrec_core.quantization.semantic_ids import (
     stored_settings,
     write_updated,
 )
-from genrec_core.quantization.stored import load_array, load_fields
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import MANIFEST, verify_manifest
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from genrec_core.sasrec.model import SasRecConfig, SasRecLoss, SasRecModel, SasRecScorer
-from genrec_core.tiger.beams import CodeScorer
+from genrec_core.search.beams import CodeScorer
 from genrec_core.tiger.training import Trainer, TrainingData
 
 

@@ -12,10 +12,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from genrec_core.bundle.item_attributes import ITEMS
 from genrec_core.errors import GenrecError
-from genrec_core.inference.constraints import Constraints
-from genrec_core.inference.item_attributes import ITEMS
-from genrec_core.inference.recommender import IN_TURN, Recommender
+from genrec_core.recommend.constraints import Constraints
+from genrec_core.recommend.recommender import IN_TURN, Recommender
 from genrec_core.serving.decoders import run_on
 
 _EVERY_ITEM = "item_id >= 0 or item_id < 0"

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from genrec_core.bundle.model_folder import model_version
 from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
-from genrec_core.inference.model_folder import model_version
-from genrec_core.releases import served_model
+from genrec_core.releases.pointer import served_model
 from genrec_core.serving.decoders import CORES, Decoder, close_all
 from genrec_core.serving.metrics import Metrics
-from genrec_core.storage import LATEST, latest
+from genrec_core.storage.folders import LATEST, latest
 
 LOG = logging.getLogger("genrec.serving")
 

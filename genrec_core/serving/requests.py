@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, StrictInt, ValidationError
 
-from genrec_core.inference.instances import InstancesRequest
+from genrec_core.recommend.instances import InstancesRequest
 from genrec_core.settings import ServingSettings
 
 _SHOWN = 60  # characters of a name that an error quotes

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from genrec_core.artifacts import atomic_folder, read_json, recovered, write_json
 from genrec_core.errors import GenrecError
+from genrec_core.storage.artifacts import atomic_folder, read_json, recovered, write_json
 
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 _RANKINGS = ("validation_recall@10", "validation_generative_recall@10")

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy, pieces
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.trie import CodeTrie
 
 
 @dataclass(frozen=True)

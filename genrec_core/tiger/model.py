@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from genrec_core.search.prefixes import PREFIX_FACTOR
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.dropout import Dropout
-from genrec_core.tiger.lineage import PREFIX_FACTOR
 from genrec_core.tiger.pretrained import WholeModel
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log

@@ -7,8 +7,8 @@ from typing import Any, Self
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from genrec_core.artifacts import recovered
 from genrec_core.errors import GenrecError
+from genrec_core.storage.artifacts import recovered
 
 _SHOWN = 5  # names that an error lists
 

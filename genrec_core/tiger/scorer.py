@@ -1,4 +1,4 @@
-"""Scores beams with a torch model, for the search in :mod:`genrec_core.tiger.search`."""
+"""Scores beams with a torch model, for the search in :mod:`genrec_core.search.generative`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from genrec_core.data.histories import HistoryBatch
+from genrec_core.embedding.learned_rows import learned_rows
 from genrec_core.errors import GenrecError
+from genrec_core.search.generative import RankingWeights
+from genrec_core.search.neighbors import TextNeighbors
+from genrec_core.search.prefixes import Lineage
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
-from genrec_core.tiger.lineage import Lineage
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.neighbors import TextNeighbors
-from genrec_core.tiger.search import RankingWeights
-from genrec_core.tiger.stand_ins import learned_rows
 
 
 class TorchScorer:

@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from genrec_core.artifacts import atomic_folder, recovered, write_json
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut, training_part, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.ranks import recall_at_10
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.search.beams import CodeScorer
+from genrec_core.search.held_out import recall_at_10
+from genrec_core.search.neighbors import TextNeighbors
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
+from genrec_core.storage.artifacts import atomic_folder, recovered, write_json
 from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
-from genrec_core.tiger.beams import CodeScorer
 from genrec_core.tiger.checkpoint import claim_folder, load_state, reason_to_begin_again, save_state
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import ItemTables, NextItemLoss
 from genrec_core.tiger.model import CausalEncoder, TigerModel
-from genrec_core.tiger.neighbors import TextNeighbors
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
-from genrec_core.tiger.trie import CodeTrie
 
 _REPORT_EVERY_SECONDS = 5.0
 _VALIDATION_BATCH_USERS = 128

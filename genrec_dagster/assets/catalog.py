@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec_core.artifacts import read_json, verify_manifest
 from genrec_core.data.p5 import read_catalog, read_histories, receive_raw
 from genrec_core.errors import GenrecError
-from genrec_core.storage import all_versions, is_there, latest
+from genrec_core.storage.artifacts import read_json, verify_manifest
+from genrec_core.storage.folders import all_versions, is_there, latest
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.engine import ComputeEngine

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import read_json
 from genrec_core.settings import RendezvousSettings, TrainingSettings
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
 from genrec_dagster.experiment import (
@@ -156,7 +156,7 @@ def onnx_encoder(
     Its checks measure the time of a single user and compare the lists with those of the trained model.
     """
     from genrec_core.data.histories import Histories
-    from genrec_core.evaluation.baselines import training_counts
+    from genrec_core.data.popularity import training_counts
     from genrec_core.export.onnx import export_recommender
     from genrec_core.export.quantize import Requests, quantize_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds

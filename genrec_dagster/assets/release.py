@@ -8,11 +8,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
 from genrec_core.monitoring.profile import write_profile
-from genrec_core.releases import (
+from genrec_core.releases.pointer import (
     CHECKPOINT,
     FACTS,
     METRICS,
@@ -27,7 +26,8 @@ from genrec_core.releases import (
     write_pointer,
     write_release,
 )
-from genrec_core.storage import latest, version_folder
+from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest
+from genrec_core.storage.folders import latest, version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
 from genrec_dagster.failures import plain_failures

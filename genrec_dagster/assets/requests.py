@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import write_json
 from genrec_core.errors import GenrecError
-from genrec_core.inbox import Inbox, find_file
-from genrec_core.inference.prediction_files import is_parquet
 from genrec_core.monitoring.answers import exposure_of
-from genrec_core.redact import without_secrets
+from genrec_core.recommend.prediction_files import is_parquet
+from genrec_core.storage.artifacts import write_json
+from genrec_core.storage.inbox import Inbox, find_file
+from genrec_core.storage.redact import without_secrets
 from genrec_dagster.assets.serving import OWNERS, REPORT, pointed_model
 from genrec_dagster.checks.answers import misses_are_few, shows_enough
 from genrec_dagster.checks.requests import lists_valid, readable, requests_answered
@@ -29,7 +29,7 @@ from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
-    from genrec_core.inference.predict import PredictionReport
+    from genrec_core.recommend.predict import PredictionReport
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
 GROUP = "requests"
@@ -99,9 +99,9 @@ def request_predictions(
     engine: ComputeEngine,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # beside check results Dagster reads no other annotation
     """The lists for one request file, by the release that is served; Parquet for Parquet, else CSV."""
-    from genrec_core.inference.predict import predict_file, rejected_path
-    from genrec_core.inference.recommender import Recommender
-    from genrec_core.inference.remote import RemoteRanking
+    from genrec_core.recommend.predict import predict_file, rejected_path
+    from genrec_core.recommend.recommender import Recommender
+    from genrec_core.recommend.remote_ranking import RemoteRanking
 
     source, model = requests_in(request_file), pointed_model(served_release, work)
     with work.new(context) as folder, engine.open(context) as computed_by:
@@ -162,8 +162,8 @@ def open_inbox(location: str) -> Inbox:
     Raises:
         GenrecError: it is neither a folder nor an ``s3://`` prefix.
     """
-    from genrec_core.inbox import FolderInbox, ObjectInbox
-    from genrec_core.object_store import SCHEME, ObjectStore
+    from genrec_core.storage.inbox import FolderInbox, ObjectInbox
+    from genrec_core.storage.object_store import SCHEME, ObjectStore
 
     if location.startswith(SCHEME):
         return ObjectInbox(ObjectStore(location))

@@ -6,10 +6,10 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import write_json
 from genrec_core.monitoring.answers import exposure_of
-from genrec_core.releases import MODEL, RELEASES, read_pointer
-from genrec_core.storage import version_folder
+from genrec_core.releases.pointer import MODEL, RELEASES, read_pointer
+from genrec_core.storage.artifacts import write_json
+from genrec_core.storage.folders import version_folder
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.engine import ComputeEngine
@@ -46,9 +46,9 @@ def batch_predictions(
 
     `predictions.csv` holds a row a user, `user_id,pred_1..pred_K`, best first.
     """
-    from genrec_core.inference.predict import predict_file
-    from genrec_core.inference.recommender import Recommender
-    from genrec_core.inference.remote import RemoteRanking
+    from genrec_core.recommend.predict import predict_file
+    from genrec_core.recommend.recommender import Recommender
+    from genrec_core.recommend.remote_ranking import RemoteRanking
 
     model = pointed_model(served_release, work)
     with work.new(context) as folder, engine.open(context) as computed_by:

@@ -5,10 +5,10 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
-from genrec_core.artifacts import read_json
-from genrec_core.inference.predict import PredictionReport
-from genrec_core.inference.recommender import ITEM_IDS
+from genrec_core.bundle.model_folder import ITEM_IDS
 from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
+from genrec_core.recommend.predict import PredictionReport
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.assets.serving import PREDICTIONS, REPORT, batch_predictions, pointed_model
 from genrec_dagster.checks.drift import severity_of
 from genrec_dagster.checks.verdict import verdict

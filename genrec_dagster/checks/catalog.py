@@ -6,12 +6,12 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.artifacts import read_json
 from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES, read_catalog, read_histories
 from genrec_core.embedding.item_embeddings import ITEM_IDS, ITEM_TEXT, L2NORM, RAW, rows_not_told_apart
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, SUMMARY
 from genrec_core.settings import CatalogSettings
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.assets.catalog import item_catalog, item_embeddings, raw_beauty, semantic_ids, user_histories
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import CodebookForm, TextVectorForm

@@ -9,8 +9,8 @@ import polars as pl
 from genrec_core.errors import GenrecError
 from genrec_core.monitoring.drift import catalog_drift, length_shift, popularity_shift, unknown_share
 from genrec_core.monitoring.profile import Profile, read_profile
-from genrec_core.releases import served_pointer
-from genrec_core.releases import served_release as served_folder
+from genrec_core.releases.pointer import served_pointer
+from genrec_core.releases.pointer import served_release as served_folder
 from genrec_dagster.assets.catalog import item_catalog, user_histories
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import Monitoring

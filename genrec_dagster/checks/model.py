@@ -7,9 +7,9 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.artifacts import read_json
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.assets.model import onnx_encoder, recall_metrics, tiger_checkpoint
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import Gates, ServingBoundsForm
@@ -128,7 +128,7 @@ def onnx_ranks_like_torch(
 @reasons_in_results
 def onnx_latency(onnx_encoder: Path, user_histories: pl.DataFrame, config: ServingBoundsForm) -> dg.AssetCheckResult:
     """A single user is served fast."""
-    from genrec_core.evaluation.plots import latency_picture
+    from genrec_core.evaluation.pages.metrics import latency_picture
     from genrec_dagster.checks.rankings import single_user_milliseconds
 
     times = single_user_milliseconds(onnx_encoder, user_histories["item_ids"], config)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec_core.inference.recommender import Ranking, Recommender
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.recommend.recommender import Ranking, Recommender
 from genrec_dagster.config import ServingBoundsForm
 
 _WARM_UP_USERS = 3

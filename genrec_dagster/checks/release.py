@@ -6,19 +6,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import read_json
 from genrec_core.errors import GenrecError
-from genrec_core.releases import (
-    CHECKPOINT,
-    FACTS,
-    MODEL,
-    RELEASES,
-    Pointer,
-    read_pointer,
-    served_pointer,
-)
-from genrec_core.storage import all_versions, version_folder
-from genrec_core.transfer import best_trained
+from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, Pointer, read_pointer, served_pointer
+from genrec_core.releases.transfer import best_trained
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import all_versions, version_folder
 from genrec_dagster.assets.release import CHAMPION, NOTHING_SERVED, RULE, model_release, served_release
 from genrec_dagster.checks import catalog, model
 from genrec_dagster.checks.verdict import verdict
@@ -29,7 +21,7 @@ from genrec_dagster.metadata import Row, table
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
-    from genrec_core.evaluation.challenge import Challenge, Judgement
+    from genrec_core.evaluation.release_comparison import Challenge, Judgement
 
 _EARLIER = 5  # releases served before that a new one is compared with
 _HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
@@ -76,7 +68,7 @@ def not_worse_than_current(
     It fails too where the interval is too wide to tell, until a person sets `release.accept_undecided`. The release may
     replace only the one that it was compared with.
     """
-    from genrec_core.evaluation.challenge import judge
+    from genrec_core.evaluation.release_comparison import judge
 
     root = Path(work.root).absolute()
     served = served_pointer(root)
@@ -141,7 +133,7 @@ def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[s
 
 
 def _differences(found: "Challenge") -> str:
-    from genrec_core.evaluation.challenge import JUDGED
+    from genrec_core.evaluation.release_comparison import JUDGED
 
     shown = {name: found.differences[name] for name in JUDGED}
     parts = [f"{name} {d['difference']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})" for name, d in shown.items()]

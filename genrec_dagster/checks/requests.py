@@ -10,10 +10,10 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.inference.predict import rejected_path
-from genrec_core.inference.prediction_files import is_parquet
-from genrec_core.inference.recommender import ITEM_IDS
-from genrec_core.inference.requests import Request, read_requests
+from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.recommend.predict import rejected_path
+from genrec_core.recommend.prediction_files import is_parquet
+from genrec_core.recommend.requests import Request, read_requests
 from genrec_dagster.checks.serving import listed_items, predicted
 from genrec_dagster.checks.verdict import verdict
 
@@ -40,7 +40,7 @@ def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:
 def readable(requests: Path) -> Iterator[Request]:
     """The requests of a file that can be read; whether their constraints can be met is not looked at."""
     if is_parquet(requests):
-        from genrec_core.inference.parquet_requests import read_parquet_requests
+        from genrec_core.recommend.parquet_requests import read_parquet_requests
 
         outcomes = read_parquet_requests(requests)
     else:

@@ -6,8 +6,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.inference.prediction_files import is_parquet
-from genrec_core.inference.recommender import ITEM_IDS
+from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.recommend.prediction_files import is_parquet
 from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions, pointed_model
 from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.failures import reasons_in_results

@@ -35,8 +35,8 @@ def raw_page(provenance: Mapping[str, Any]) -> Page:
 
 def catalog_page(catalog: pl.DataFrame) -> Page:
     """What is known of the items, what the shop sells, and some of it."""
-    from genrec_core.data.profile import catalog_picture, field_coverage
-    from genrec_core.embedding.tour import spread
+    from genrec_core.evaluation.pages.catalog import catalog_picture, field_coverage
+    from genrec_core.evaluation.pages.embeddings import spread
 
     return {
         "dagster/row_count": dg.MetadataValue.int(catalog.height),
@@ -50,7 +50,7 @@ def catalog_page(catalog: pl.DataFrame) -> Page:
 
 def histories_page(histories: pl.DataFrame) -> Page:
     """How long histories are, and how unevenly items are bought."""
-    from genrec_core.data.profile import histories_picture, interactions_by_item
+    from genrec_core.evaluation.pages.catalog import histories_picture, interactions_by_item
 
     lengths = histories["item_ids"].list.len()
     bought = interactions_by_item(histories)
@@ -67,9 +67,9 @@ def histories_page(histories: pl.DataFrame) -> Page:
 
 def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catalog: pl.DataFrame) -> Page:
     """Which model made how many vectors how fast, what is near to what, and a map."""
-    from genrec_core.data.profile import departments, largest
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
-    from genrec_core.embedding.tour import embedding_picture, nearest_items
+    from genrec_core.evaluation.pages.catalog import departments, largest
+    from genrec_core.evaluation.pages.embeddings import embedding_picture, nearest_items
 
     vectors = ItemEmbeddings.load(folder)
     groups = largest(departments(catalog["categories"]), _DEPARTMENTS).to_list()
@@ -89,8 +89,8 @@ def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catal
 
 def semantic_ids_page(folder: Path, summary: Mapping[str, Any], texts: list[str]) -> Page:
     """How well the codebooks are used, what collides, and which items begin alike."""
+    from genrec_core.evaluation.pages.semantic_ids import codebook_picture, shared_prefixes
     from genrec_core.quantization.semantic_ids import SemanticIds
-    from genrec_core.quantization.tour import codebook_picture, shared_prefixes
 
     ids = SemanticIds.load(folder)
     alike = shared_prefixes(ids, texts, shown=2, members=3)

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import read_json
 from genrec_core.settings import TrainingSettings
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.metadata import Page, Row, markdown_table, picture, table
 
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
@@ -20,7 +20,7 @@ _HOLDS = {".onnx": "graph", ".npy": "array", ".json": "facts"}
 
 def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.MetadataValue) -> Page:
     """How the training went, with what settings, and what the model is made of; ``folder`` keeps the curves too."""
-    from genrec_core.evaluation.plots import training_curves
+    from genrec_core.evaluation.pages.metrics import training_curves
 
     history = read_json(folder / HISTORY_FILE)
     curves = training_curves(history["epochs"], history["best_epoch"])

@@ -6,10 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from genrec_core.artifacts import read_json
 from genrec_core.evaluation.evaluate import METRICS_FILE
-from genrec_core.releases import FACTS, METRICS, RELEASES, Pointer
-from genrec_core.storage import version_folder
+from genrec_core.releases.pointer import FACTS, METRICS, RELEASES, Pointer
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import version_folder
 from genrec_dagster.lineage import Origin
 from genrec_dagster.metadata import Page, Row, table
 

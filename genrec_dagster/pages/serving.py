@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.artifacts import sha256_of
-from genrec_core.inference.prediction_files import is_parquet
-from genrec_core.releases import read_pointer
+from genrec_core.recommend.prediction_files import is_parquet
+from genrec_core.releases.pointer import read_pointer
+from genrec_core.storage.artifacts import sha256_of
 from genrec_dagster.metadata import Page, Row, markdown_table, picture, table
 
 if TYPE_CHECKING:
-    from genrec_core.inference.predict import PredictionReport
     from genrec_core.monitoring.answers import Exposure
+    from genrec_core.recommend.predict import PredictionReport
 
 SHOWN_USERS = 5
 _SHOWN_ITEMS = 3
@@ -40,7 +40,7 @@ def predictions_page(
         output: the predictions.
         histories: some of those users and what they bought.
     """
-    from genrec_core.inference.audience import Shop, audience_picture, lists_by_title, shown_counts
+    from genrec_core.evaluation.pages.predictions import Shop, audience_picture, lists_by_title, shown_counts
     from genrec_core.monitoring.answers import miss_shares
 
     shop = Shop.of_model(model)

@@ -23,7 +23,7 @@ import torch
 
 from genrec_core.data.p5 import read_catalog
 from genrec_core.embedding.text import embed_texts
-from genrec_core.engine import Engine, LocalEngine
+from genrec_core.engines.engine import Engine, LocalEngine
 from genrec_core.settings import CatalogSettings, EmbeddingSettings
 
 FORMS: dict[str, Engine | None] = {"threads_share_a_batch": LocalEngine(), "a_batch_a_thread": None}

@@ -3,7 +3,7 @@
     python tests/benchmarks/fuzz.py [--inputs 100000] [--seed 0] [--model_dir DIR]
 
 A third of the inputs goes to each door. Files are read and checked line by line, every twentieth also served as by
-``genrec predict``, as tests/core/inference/test_fuzz.py does; bodies go to a real ``genrec serve`` and each answer is
+``genrec predict``, as tests/core/recommend/test_fuzz.py does; bodies go to a real ``genrec serve`` and each answer is
 compared with the recommender's, as tests/core/serving/test_app.py does; every tenth request has a malformed head.
 Prints one JSON object; the exit code is 1 where something crashed, took five seconds or gave a wrong answer.
 """
@@ -30,9 +30,9 @@ from typing import Any
 
 from genrec_core.benchmarks.machine import describe
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Recommender
-from genrec_core.inference.requests import Request
-from genrec_core.storage import latest
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.recommend.requests import Request
+from genrec_core.storage.folders import latest
 
 TESTS = Path(__file__).parents[1] / "core"
 SERVED_EVERY, HEAD_EVERY, SECONDS = 20, 10, 5.0

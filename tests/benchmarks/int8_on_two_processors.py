@@ -20,7 +20,7 @@ from typing import Any, get_args
 import numpy as np
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Recommender
+from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import RankingMode
 
 TOP_K, LONGEST_HISTORY = 10, 20

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec_core.evaluation.challenge import JUDGED, Challenge, ValidationUsers
+from genrec_core.evaluation.release_comparison import JUDGED, Challenge, ValidationUsers
 from genrec_core.settings import ReleaseSettings
 
 

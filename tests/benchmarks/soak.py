@@ -37,10 +37,10 @@ import psutil
 from mlflow import MlflowClient
 from services import BUCKET, Services
 
-from genrec_core.artifacts import MANIFEST, read_json, verify_manifest, write_json
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
-from genrec_core.storage import LATEST, latest, storage_root
+from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest, write_json
+from genrec_core.storage.folders import LATEST, latest, storage_root
 from genrec_dagster.training import code_revision
 
 RUN, TORCHRUN, RANK, DAEMON, S3 = "run", "torchrun", "rank", "daemon", "s3 server"

@@ -1,19 +1,24 @@
-"""A tiny catalogue with embeddings, semantic IDs, a randomly initialised model and its export, built once a session."""
+"""A tiny catalogue with embeddings, semantic IDs, a random model and its export, built once a session."""
 
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from genrec_core.data.histories import HistoryBatch
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
+from genrec_core.export.items import item_table
 from genrec_core.export.onnx import export_recommender
-from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization.semantic_ids import SemanticIds, build_semantic_ids
+from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import write_manifest
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
@@ -93,3 +98,85 @@ def assert_picture() -> Callable[[bytes], None]:
         assert len(png) < 100_000
 
     return check
+
+
+CatalogOf = Callable[[np.ndarray], pl.DataFrame]
+
+
+@pytest.fixture(scope="session")
+def catalog_of() -> CatalogOf:
+    """A catalogue of some ids: brands Even and Odd by row, a category for ten rows, the row as price but for row 0."""
+
+    def of(item_ids: np.ndarray) -> pl.DataFrame:
+        rows = range(len(item_ids))
+        return pl.DataFrame(
+            {
+                "item_id": item_ids,
+                "title": [f"Item {row}" for row in rows],
+                "brand": ["Odd" if row % 2 else "Even" for row in rows],
+                "categories": [f"All > Tens {row // 10}" for row in rows],
+                "price": [float(row) if row else None for row in rows],
+                "description": ["not carried along"] * len(item_ids),
+            }
+        )
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def ruled_dir(tiny_model: TinyModel, catalog_of: CatalogOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model."""
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("ruled") / "model")
+    ids = np.load(folder / "item_ids.npy")
+    item_table(catalog_of(ids), ids).save(folder)
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ruled(ruled_dir: Path) -> Recommender:
+    """The model, opened."""
+    return Recommender.from_folder(ruled_dir, threads=1)
+
+
+class TableScorer:
+    """A ``CodeScorer`` whose belief depends on the newest item of a history and on the token before."""
+
+    def __init__(self, level_sizes: tuple[int, ...], n_items: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.by_item = [random.normal(size=(n_items, size)) for size in level_sizes]
+        self.whole = random.normal(size=(n_items, n_items))
+        self.by_token = [random.normal(size=(max(level_sizes), size)) for size in level_sizes]
+
+    def start(self, histories: HistoryBatch) -> "TableSession":
+        newest = histories.rows[np.arange(len(histories.rows)), histories.lengths - 1]
+        return TableSession(self, newest)
+
+
+class TableSession:
+    """One batch of users at one level after the other."""
+
+    def __init__(self, scorer: TableScorer, newest: np.ndarray) -> None:
+        self.scorer, self.newest, self.level = scorer, newest, 0
+
+    def item_logits(self) -> np.ndarray:
+        logits = self.scorer.whole[self.newest]
+        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+    def first(self) -> np.ndarray:
+        return self._scored(self.scorer.by_item[0][self.newest])
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        return self._scored(
+            self.scorer.by_item[self.level][self.newest[users]] + self.scorer.by_token[self.level][tokens]
+        )
+
+    def _scored(self, logits: np.ndarray) -> np.ndarray:
+        self.level += 1
+        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def table_scorer() -> Callable[[tuple[int, ...], int, int], TableScorer]:
+    """Called with level sizes, items and a seed."""
+    return TableScorer

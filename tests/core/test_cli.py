@@ -12,14 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.artifacts import read_json, write_json
 from genrec_core.cli import main, metrics_table, training_settings
 from genrec_core.data.user_histories import read_user_histories
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization.semantic_ids import SemanticIds
-from genrec_core.releases import first_pointer, write_pointer
-from genrec_core.storage import set_latest
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.releases.pointer import first_pointer, write_pointer
+from genrec_core.storage.artifacts import read_json, write_json
+from genrec_core.storage.folders import set_latest
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genrec_core.cores import available_cores
-from genrec_core.inference.onnx_scorer import default_threads
+from genrec_core.graphs import default_threads
 
 V1 = Path("/sys/fs/cgroup/cpu")
 ASK = """
@@ -63,7 +63,7 @@ def test_without_control_groups_the_cores_are_the_kernels(tmp_path: Path) -> Non
 
 
 def test_predictions_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genrec_core.inference.onnx_scorer.available_cores", lambda: 3)
+    monkeypatch.setattr("genrec_core.graphs.available_cores", lambda: 3)
     assert default_threads() == 3
 
 

@@ -11,8 +11,8 @@ from unittest import mock
 import dagster as dg
 import pytest
 
-from genrec_core.redact import SECRET_VARIABLES
-from genrec_core.releases import served_pointer
+from genrec_core.releases.pointer import served_pointer
+from genrec_core.storage.redact import SECRET_VARIABLES
 from genrec_dagster.definitions import defs
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.resources import ExperimentTracker, WorkFolders

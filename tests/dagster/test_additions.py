@@ -6,9 +6,9 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.inference.recommender import ITEM_IDS
-from genrec_core.releases import served_model
-from genrec_core.storage import latest
+from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.releases.pointer import served_model
+from genrec_core.storage.folders import latest
 from genrec_dagster.automation import DATA_VERSION, noted_tags
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 from genrec_core.data.archive import fingerprint
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
-from genrec_core.storage import latest
+from genrec_core.storage.folders import latest
 from genrec_dagster.automation import raw_data, receive_raw_data
 
 MODEL = ["tiger_checkpoint", "recall_metrics", "onnx_encoder", "model_release", "served_release"]

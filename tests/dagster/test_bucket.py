@@ -8,10 +8,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from genrec_core import object_store
-from genrec_core.artifacts import MANIFEST
-from genrec_core.releases import RELEASES, require_pointer, serve, served_release
-from genrec_core.storage import LATEST, latest, set_latest, storage_root, version_folder
+from genrec_core.releases.pointer import RELEASES, require_pointer, serve, served_release
+from genrec_core.storage import object_store
+from genrec_core.storage.artifacts import MANIFEST
+from genrec_core.storage.folders import LATEST, latest, set_latest, storage_root, version_folder
 from genrec_dagster.checks.release import not_worse_than_current
 from genrec_dagster.config import ReleaseRule
 from genrec_dagster.io_manager import ArtifactStorage

@@ -18,10 +18,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from genrec_core.artifacts import read_json, write_json
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import Recommender
-from genrec_core.storage import latest
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.storage.artifacts import read_json, write_json
+from genrec_core.storage.folders import latest
 from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender, log_test_metrics, mlflow_may_be_away
 from genrec_dagster.resources import ExperimentTracker, noted_uri
 

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.artifacts import MANIFEST, read_json, write_json
-from genrec_core.storage import latest
+from genrec_core.storage.artifacts import MANIFEST, read_json, write_json
+from genrec_core.storage.folders import latest
 from genrec_dagster.assets.model import onnx_encoder
 from genrec_dagster.checks.catalog import codebook_use, every_text_told_apart, suffix_depth, texts_told_apart
 from genrec_dagster.checks.model import loss_falls, recall_at_1000
@@ -65,9 +65,9 @@ def change_weights(folder: Path) -> None:
 
 def change_vectors(folder: Path) -> None:
     """Vectors that the model was not trained on; the folder's own answers and manifest agree with them."""
-    from genrec_core.artifacts import write_manifest
-    from genrec_core.inference.onnx_scorer import OnnxScorer
-    from genrec_core.inference.self_test import write_self_test
+    from genrec_core.bundle.onnx_scorer import OnnxScorer
+    from genrec_core.bundle.self_test import write_self_test
+    from genrec_core.storage.artifacts import write_manifest
 
     edit_array("item_vectors.npy", lambda vectors: vectors[::-1])(folder)
     names = ("item_vectors.npy", "item_keys.npy", "codes_with_suffix.npy")

@@ -7,8 +7,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from genrec_core.artifacts import read_json, verify_manifest
-from genrec_core.storage import latest
+from genrec_core.storage.artifacts import read_json, verify_manifest
+from genrec_core.storage.folders import latest
 from genrec_dagster.definitions import defs
 from genrec_dagster.io_manager import FRAME
 

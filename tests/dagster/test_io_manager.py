@@ -12,9 +12,9 @@ import pytest
 from dagster import AssetsDefinition, ExecuteInProcessResult
 from polars.testing import assert_frame_equal
 
-from genrec_core.artifacts import MANIFEST, verify_manifest
 from genrec_core.errors import GenrecError
-from genrec_core.storage import latest, storage_root, version_folder
+from genrec_core.storage.artifacts import MANIFEST, verify_manifest
+from genrec_core.storage.folders import latest, storage_root, version_folder
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.resources import WorkFolders
 

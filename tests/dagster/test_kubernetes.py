@@ -26,10 +26,10 @@ import yaml
 from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
 from kubernetes import client
 
-from genrec_core.artifacts import read_json
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings
-from genrec_core.storage import latest
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import latest
 from genrec_dagster.config import Rendezvous
 from genrec_dagster.kubernetes import NODE_LABEL, TRAINING_LABEL, TrainingPods, read_template, training_client
 from genrec_dagster.resources import ExperimentTracker

@@ -17,8 +17,8 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from genrec_core.evaluation.sweep import Sweep
 from genrec_core.settings import PRESETS, Preset, ReleaseSettings, Settings, TrainingSettings
-from genrec_core.sweep import Sweep
 from genrec_dagster.config import Gates, ReleaseRule, TrainingForm
 from genrec_dagster.definitions import defs
 from genrec_dagster.jobs import CleaningForm

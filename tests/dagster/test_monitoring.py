@@ -13,11 +13,11 @@ from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.loader import LoadingContextForTest
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.predict import PredictionReport
 from genrec_core.monitoring.answers import Exposure
-from genrec_core.releases import served_release
+from genrec_core.recommend.predict import PredictionReport
+from genrec_core.releases.pointer import served_release
 from genrec_core.settings import freshness_from_environment
-from genrec_core.storage import latest
+from genrec_core.storage.folders import latest
 from genrec_dagster.checks import drift
 from genrec_dagster.checks.answers import misses_are_few, shows_enough
 from genrec_dagster.config import Monitoring

@@ -9,10 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.artifacts import MANIFEST, read_json, write_json, write_manifest
-from genrec_core.inference.withdrawn import read_withdrawn, withdraw
-from genrec_core.releases import MODEL, require_pointer, serve, served_model, served_release, withdraw_from_served
-from genrec_core.storage import latest
+from genrec_core.bundle.withdrawn import read_withdrawn, withdraw
+from genrec_core.releases.pointer import (
+    MODEL,
+    require_pointer,
+    serve,
+    served_model,
+    served_release,
+    withdraw_from_served,
+)
+from genrec_core.storage.artifacts import MANIFEST, read_json, write_json, write_manifest
+from genrec_core.storage.folders import latest
 from genrec_dagster.assets import release
 from genrec_dagster.assets.release import model_release
 from genrec_dagster.checks.release import not_worse_than_current

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from genrec_core.inference.recommender import Recommender
-from genrec_core.releases import served_model
-from genrec_core.storage import latest
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.releases.pointer import served_model
+from genrec_core.storage.folders import latest
 from genrec_dagster.apart import built_by_their_jobs
 from genrec_dagster.assets.requests import RequestInbox
 from genrec_dagster.checks.requests import requests_answered

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from genrec_core.artifacts import read_json
+from genrec_core.storage.artifacts import read_json
 from genrec_dagster.run import PeakMemory, RunReport
 
 REPOSITORY = Path(__file__).parents[2]

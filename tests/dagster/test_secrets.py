@@ -13,9 +13,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from genrec_core.artifacts import read_json
 from genrec_core.errors import GenrecError
-from genrec_core.storage import storage_root
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import storage_root
 from genrec_dagster.assets.catalog import raw_beauty
 from genrec_dagster.assets.requests import open_inbox
 from genrec_dagster.config import RawBeautyForm

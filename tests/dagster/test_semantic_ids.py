@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from genrec_core.artifacts import MANIFEST
-from genrec_core.storage import LATEST, latest
+from genrec_core.storage.artifacts import MANIFEST
+from genrec_core.storage.folders import LATEST, latest
 
 if TYPE_CHECKING:
     from conftest import Place

@@ -20,12 +20,12 @@ import psutil
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from genrec_core.artifacts import read_json
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import build_semantic_ids
 from genrec_core.settings import SemanticIdSettings, TrainingSettings
-from genrec_core.storage import latest
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import latest
 from genrec_dagster.assets.model import tiger_checkpoint
 from genrec_dagster.checks import model as checks
 from genrec_dagster.config import Rendezvous

@@ -9,10 +9,10 @@ import pytest
 
 from genrec_core.benchmarks import decoding
 from genrec_core.benchmarks.decoding_peers import OriginalDecoding, UncachedDecoding
+from genrec_core.bundle.model_folder import CODES, ITEM_VECTORS
 from genrec_core.data.histories import padded
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import CODES, ITEM_VECTORS
-from genrec_core.tiger.beams import CodeScorer
+from genrec_core.search.beams import CodeScorer
 from genrec_core.tiger.model import TigerModel
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import pytest
 
 from genrec_core.benchmarks import trie as benchmark
 from genrec_core.errors import GenrecError
-from genrec_core.tiger.trie import CodeTrie
+from genrec_core.search.trie import CodeTrie
 
 
 def test_every_prefix_has_ten_children() -> None:

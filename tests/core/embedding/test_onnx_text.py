@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrec_core.artifacts import read_json, write_manifest
 from genrec_core.cli import main
 from genrec_core.embedding import embed_texts, write_item_embeddings
 from genrec_core.embedding.onnx_text import GRAPH, HEADER, OnnxTextEncoder
 from genrec_core.errors import GenrecError
 from genrec_core.export.onnx import export_recommender
 from genrec_core.export.text_encoder import export_text_encoder
-from genrec_core.inference.recommender import Recommender
-from genrec_core.inference.self_test import SELF_TEST
+from genrec_core.graphs import SELF_TEST
 from genrec_core.quantization import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import EmbeddingSettings, SemanticIdSettings
+from genrec_core.storage.artifacts import read_json, write_manifest
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
 

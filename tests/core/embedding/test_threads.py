@@ -12,7 +12,7 @@ import torch
 
 from genrec_core.embedding import text as embedding_text
 from genrec_core.embedding.text import embed_texts
-from genrec_core.engine import LocalEngine
+from genrec_core.engines.engine import LocalEngine
 from genrec_core.settings import EmbeddingSettings
 
 TEXTS = [f"Title: Nail Lacquer {'shiny ' * (number % 7)}{number}; Brand: OPI;" for number in range(48)]

@@ -6,16 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_core.data.histories import Histories
+from genrec_core.data.popularity import popularity_order, training_counts
 from genrec_core.data.split import HeldOut
-from genrec_core.evaluation.baselines import (
-    exposure,
-    gini,
-    popular_unseen,
-    popularity_order,
-    popularity_ranks,
-    repeated_targets,
-    training_counts,
-)
+from genrec_core.evaluation.baselines import exposure, gini, popular_unseen, popularity_ranks, repeated_targets
 
 N_ITEMS = 12
 

@@ -15,9 +15,9 @@ from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate, req
 from genrec_core.evaluation.metrics import Cutoffs, paired_differences
 from genrec_core.evaluation.seeds import over_seeds
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.search.beams import CodeScorer
+from genrec_core.search.generative import RankingWeights
 from genrec_core.settings import EvaluationSettings
-from genrec_core.tiger.beams import CodeScorer
-from genrec_core.tiger.search import RankingWeights
 
 N_ITEMS, LEVEL_SIZES = 150, (6, 7, 8)
 WEIGHTS = RankingWeights(dense=True, hybrid=0.4)

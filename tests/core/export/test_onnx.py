@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.artifacts import verify_manifest
+from genrec_core.bundle.onnx_scorer import ENCODER, PREFIXES, SETTINGS, TOKENS, step_graph
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
-from genrec_core.inference.onnx_scorer import ENCODER, PREFIXES, SETTINGS, TOKENS, step_graph
-from genrec_core.inference.recommender import Recommender
 from genrec_core.quantization.semantic_ids import assign_ids
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.storage.artifacts import verify_manifest
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
 

@@ -9,15 +9,15 @@ import onnx
 import polars as pl
 import pytest
 
-from genrec_core.artifacts import read_json, verify_manifest
+from genrec_core.bundle.onnx_scorer import ENCODER, step_graph
+from genrec_core.bundle.withdrawn import withdraw
 from genrec_core.cli import main
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.export import quantize
 from genrec_core.export.quantize import REPORT, Requests, quantize_recommender
-from genrec_core.inference.onnx_scorer import ENCODER, step_graph
-from genrec_core.inference.recommender import Recommender
-from genrec_core.inference.withdrawn import withdraw
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.storage.artifacts import read_json, verify_manifest
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from genrec_core.artifacts import read_json
 from genrec_core.cli import main
 from genrec_core.errors import GenrecError
 from genrec_core.export.torchserve import archiver_command, export_torchserve
 from genrec_core.export.torchserve_handler import RecommenderHandler
-from genrec_core.inference.recommender import Recommender
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.storage.artifacts import read_json
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from genrec_core.evaluation.baselines import gini
-from genrec_core.inference.predict import PredictionReport
 from genrec_core.monitoring.answers import exposure_of, miss_shares
+from genrec_core.recommend.predict import PredictionReport
 
 ITEMS = np.array([5, 1, 9, 7])
 

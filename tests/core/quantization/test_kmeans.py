@@ -10,7 +10,7 @@ import torch
 
 from genrec_core.quantization import kmeans
 from genrec_core.quantization.kmeans import assign
-from genrec_core.quantization.ranks import RowShare
+from genrec_core.quantization.processes import RowShare
 
 torch.set_num_threads(1)
 
@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_rows_times_centroids() -> None:
 import numpy as np, torch
 from pathlib import Path
 from genrec_core.quantization.kmeans import kmeans
-from genrec_core.quantization.ranks import RowShare
+from genrec_core.quantization.processes import RowShare
 def kilobytes(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1])

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from genrec_core.artifacts import verify_manifest, write_manifest
 from genrec_core.embedding import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids, build_semantic_ids
 from genrec_core.quantization.semantic_ids import rank_within_group, suffix_vocabulary, summarize
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import verify_manifest, write_manifest
 
 torch.set_num_threads(1)
 ITEMS = 400

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.artifacts import write_manifest
 from genrec_core.embedding import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, FINGERPRINTS, SUMMARY
 from genrec_core.quantization.update import Update, update_semantic_ids
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import write_manifest
 
 ITEMS = 300
 IDS = np.arange(ITEMS) * 2 + 1  # odd ids; even ones are free for items that come between them

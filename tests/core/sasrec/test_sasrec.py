@@ -16,11 +16,11 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.checkpoints import open_checkpoint
 from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer
 from genrec_core.sasrec.training import SasRecTrainer
+from genrec_core.search.generative import beam_search
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.distributed import World
-from genrec_core.tiger.search import beam_search
 from genrec_core.tiger.training import TrainingData, train
-from genrec_core.tiger.trie import CodeTrie
 
 if TYPE_CHECKING:
     from conftest import TinyModel

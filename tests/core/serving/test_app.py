@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from genrec_core.errors import GenrecError
-from genrec_core.inference.recommender import IN_TURN, Recommender
+from genrec_core.recommend.recommender import IN_TURN, Recommender
 from genrec_core.serving.decoders import DecoderFailedError, UnservableError
 from genrec_core.serving.docs_page import docs_page
 

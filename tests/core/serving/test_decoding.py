@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.artifacts import write_manifest
+from genrec_core.bundle.item_attributes import ITEMS, ItemTable
 from genrec_core.errors import GenrecError
-from genrec_core.inference.item_attributes import ITEMS, ItemTable
 from genrec_core.serving.decoders import CORES, Decoder
 from genrec_core.serving.decoding import open_warm
 from genrec_core.serving.models import ServedModel
+from genrec_core.storage.artifacts import write_manifest
 
 if TYPE_CHECKING:
     from conftest import TinyModel

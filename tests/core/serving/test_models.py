@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.inference.model_folder import model_version
-from genrec_core.inference.withdrawn import withdraw
+from genrec_core.bundle.model_folder import model_version
+from genrec_core.bundle.withdrawn import withdraw
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 

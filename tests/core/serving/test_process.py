@@ -20,19 +20,19 @@ import psutil
 import pytest
 import uvicorn
 
-from genrec_core.artifacts import write_manifest
+from genrec_core.bundle.item_additions import add_items
+from genrec_core.bundle.model_folder import POPULARITY, model_version
+from genrec_core.bundle.new_items import NewItems
+from genrec_core.bundle.withdrawn import withdraw
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.inference.item_additions import add_items
-from genrec_core.inference.model_folder import model_version
-from genrec_core.inference.new_items import NewItems
-from genrec_core.inference.recommender import POPULARITY, Recommender
-from genrec_core.inference.withdrawn import withdraw
-from genrec_core.releases import first_pointer, serve, withdraw_from_served
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.releases.pointer import first_pointer, serve, withdraw_from_served
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder
 from genrec_core.serving.process import _first_load, read_token
-from genrec_core.storage import set_latest, storage_root
+from genrec_core.storage.artifacts import write_manifest
+from genrec_core.storage.folders import set_latest, storage_root
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.artifacts import write_manifest
-from genrec_core.inference.recommender import POPULARITY
-from genrec_core.releases import first_pointer, served_pointer, write_pointer
-from genrec_core.storage import set_latest
+from genrec_core.bundle.model_folder import POPULARITY
+from genrec_core.releases.pointer import first_pointer, served_pointer, write_pointer
+from genrec_core.storage.artifacts import write_manifest
+from genrec_core.storage.folders import set_latest
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from genrec_core.data.histories import HistoryBatch
+from genrec_core.search.prefixes import Lineage
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
-from genrec_core.tiger.lineage import Lineage
 from genrec_core.tiger.model import TigerModel
 
 BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12

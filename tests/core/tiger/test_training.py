@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genrec_core.artifacts import read_json
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.settings import Settings, TrainingSettings
+from genrec_core.storage.artifacts import read_json
 from genrec_core.tiger import checkpoint
 from genrec_core.tiger.checkpoint import Progress
 from genrec_core.tiger.config import TigerConfig

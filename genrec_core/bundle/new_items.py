@@ -1,0 +1,151 @@
+"""Reads the new items of ``genrec assign-ids`` and ``genrec add-items``."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.data.item_text import render_text, template_parts, text_fields
+from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
+from genrec_core.errors import GenrecError
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Items of a file.
+
+    Args:
+        item_ids: int64 [n].
+        texts: what is embedded; '' where nothing is known of an item.
+        fields: title, brand, categories, price and description of each, None where absent.
+    """
+
+    item_ids: np.ndarray
+    texts: list[str]
+    fields: list[dict[str, Any]]
+
+    def texts_or_ids(self) -> list[str]:
+        """The texts; of an item without one its id, so that it gets some code."""
+        return [text or f"Item: {item};" for text, item in zip(self.texts, self.item_ids.tolist(), strict=True)]
+
+    def require_texts(self, path: Path) -> None:
+        """Refuse items of which nothing is known.
+
+        Raises:
+            GenrecError: there is one; names ``path``, which they are from.
+        """
+        without = [item for text, item in zip(self.texts, self.item_ids.tolist(), strict=True) if not text]
+        if without:
+            raise GenrecError(
+                f"{path}: item {without[0]} has no text ({len(without)} such items), so nothing says whom to recommend "
+                "it to; give it a title, or a text"
+            )
+
+    def table(self) -> ItemTable:
+        """What rules compare."""
+        columns = {name: [entry[name] for entry in self.fields] for name in ("title", "brand", "categories", "price")}
+        return ItemTable(item_id=self.item_ids.tolist(), **columns)
+
+
+def read_new_items(path: Path, text_template: str) -> NewItems:
+    """The items of a file.
+
+    Args:
+        path: CSV with a header, or JSON lines if the name ends in ``.jsonl``; ``item_id``, and either ``text`` or the
+            fields of ``text_template`` (title, brand, categories, price, description).
+        text_template: as the catalogue's; see :class:`genrec_core.settings.CatalogSettings`.
+
+    Raises:
+        GenrecError: the file cannot be read, or an entry has no integer ``item_id``; names the entry.
+    """
+    parts = template_parts(text_template)
+    found = NewItems(np.empty(0, dtype=np.int64), [], [])
+    ids: list[int] = []
+    for number, entry in _entries(path):
+        ids.append(_item_id(entry, path, number))
+        fields = text_fields(entry)
+        found.fields.append(fields)
+        found.texts.append(without_halves(str(entry.get("text") or "")).strip() or render_text(parts, fields))
+    if not ids:
+        raise GenrecError(f"{path}: no items in it; give CSV with the columns item_id and title, or JSON lines")
+    return replace(found, item_ids=np.array(ids, dtype=np.int64))
+
+
+def read_item_ids(path: Path) -> np.ndarray:
+    """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them.
+
+    Raises:
+        GenrecError: the file cannot be read, or is no array of integers.
+    """
+    try:
+        ids = json.loads(utf8_text(path))
+    except GenrecError:
+        raise
+    except (OSError, ValueError) as error:  # no JSON, or a number of thousands of digits
+        raise GenrecError(f"{path}: cannot be read as JSON ({error}); give an array of integer item ids") from error
+    if not isinstance(ids, list) or not all(type(item) is int and abs(item) < 1 << 63 for item in ids):
+        raise GenrecError(f"{path}: no array of integers of 64 bits; give one id for each vector")
+    return np.array(ids, dtype=np.int64)
+
+
+def read_vectors(path: Path) -> np.ndarray:
+    """Item vectors float32 [n, dim] of a ``.npy`` file.
+
+    Raises:
+        GenrecError: the file cannot be read, or is no matrix of numbers.
+    """
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise GenrecError(f"{path}: cannot be read as an array ({error}); give a .npy file") from error
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
+        raise GenrecError(f"{path}: {vectors.dtype} {vectors.shape}, but float32 [items, dim] is wanted")
+    return np.asarray(vectors, dtype=np.float32)
+
+
+def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered entries; the number is that of their (last) line."""
+    try:
+        if path.suffix.lower() == ".jsonl":
+            for number, line in utf8_lines(path):
+                if line.strip():
+                    yield number, _json_object(line, path, number)
+        else:
+            yield from _csv_entries(path)
+    except (OSError, csv.Error) as error:
+        raise GenrecError(f"{path}: cannot be read ({error}); give CSV, or JSON lines named *.jsonl") from error
+
+
+def _csv_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = (line for _, line in utf8_lines(path, newline=""))
+    first = next(lines, "")
+    header = csv_header(first, {"item_id"})
+    if header is None:
+        raise GenrecError(f"{path}: line 1: no header that names item_id; begin the CSV with item_id,title,brand")
+    reader = csv.DictReader(chain([first], lines), delimiter=header[0])
+    for row in reader:
+        yield reader.line_num, {name: value or None for name, value in row.items() if name}
+
+
+def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise GenrecError(f"{path}, line {number}: not JSON ({error}); write one object a line") from error
+    if not isinstance(entry, dict):
+        raise GenrecError(f"{path}, line {number}: not an object; write one object with an item_id a line")
+    return entry
+
+
+def _item_id(entry: dict[str, Any], path: Path, number: int) -> int:
+    value = entry.get("item_id")
+    try:
+        return int(np.int64(int(str(value))))
+    except (ValueError, OverflowError) as error:
+        raise GenrecError(f"{path}, line {number}: item_id is {value!r}; give each item an integer id") from error

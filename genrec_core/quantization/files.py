@@ -1,0 +1,50 @@
+"""Reading the files of a semantic-ID folder, with errors that name the file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_core.errors import GenrecError
+from genrec_core.storage.artifacts import read_json
+
+
+def load_array(path: Path) -> NDArray[np.float64]:
+    """Read one array; its dtype is the file's.
+
+    Raises:
+        GenrecError: the file is missing or is not a plain NumPy array.
+    """
+    try:
+        array: NDArray[np.float64] = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise GenrecError(f"{path}: no such file; build the semantic IDs first") from error
+    except (ValueError, EOFError) as error:
+        raise GenrecError(f"{path}: not a NumPy array ({error}); build the semantic IDs again") from error
+    return array
+
+
+def load_fields(path: Path, *names: str) -> list[Any]:
+    """The values of ``names`` in a JSON object, in that order.
+
+    Raises:
+        GenrecError: the file is missing or is no JSON object with all of ``names``.
+    """
+    stored = read_json(path)
+    missing = [name for name in names if not isinstance(stored, dict) or name not in stored]
+    if missing:
+        raise GenrecError(f"{path}: has no {missing[0]!r}; build the semantic IDs again")
+    return [stored[name] for name in names]
+
+
+def load_item_ids(path: Path) -> NDArray[np.int64]:
+    """Read a JSON list of item ids as int64 [n].
+
+    Raises:
+        GenrecError: the file is missing or holds anything else.
+    """
+    stored = read_json(path)
+    if not isinstance(stored, list) or not all(type(item) is int for item in stored):
+        raise GenrecError(f"{path}: not a list of integer item ids; build the semantic IDs again")
+    return np.array(stored, dtype=np.int64)

@@ -1,0 +1,1 @@
+"""From histories or request files to ranked items, without torch."""

@@ -1,0 +1,177 @@
+"""Which items may be recommended: allow and deny lists and a rule, as masks on the catalogue and on its trie."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from genrec_core.bundle.item_attributes import ItemAttributes
+from genrec_core.errors import GenrecError
+from genrec_core.recommend.byte_cache import ByteCache
+from genrec_core.recommend.rules import Rule
+from genrec_core.search.trie import CodeTrie, LiveLeaves
+
+_MASK_BYTES, _LIVE_BYTES = 64 << 20, 256 << 20
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a request, or a whole run, restricts its lists to; build one with :meth:`of`.
+
+    Args:
+        allow: the only items, distinct ids in ascending order; None for all.
+        deny: items that are left out, likewise; None for none.
+        rule: see :mod:`genrec_core.recommend.rules`; None for none.
+    """
+
+    allow: tuple[int, ...] | None = None
+    deny: tuple[int, ...] | None = None
+    rule: str | None = None
+
+    @classmethod
+    def of(
+        cls, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
+    ) -> "Constraints":
+        """Constraints that are equal where their lists hold the same ids.
+
+        Raises:
+            GenrecError: an id does not fit int64.
+        """
+        return cls(_distinct(allow), _distinct(deny) or None, rule)
+
+    def __bool__(self) -> bool:
+        """Whether they restrict anything."""
+        return self != Constraints()
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of the content."""
+        digest = hashlib.sha256()
+        for items in (self.allow, self.deny):
+            digest.update(b"-" if items is None else b"%d " % len(items) + np.array(items, dtype=np.int64).tobytes())
+        digest.update(b"-" if self.rule is None else b"=" + self.rule.encode("utf-8", errors="surrogatepass"))
+        return digest.hexdigest()
+
+
+def _distinct(items: Iterable[int] | None) -> tuple[int, ...] | None:
+    if items is None:
+        return None
+    try:
+        return tuple(np.unique(np.fromiter(items, dtype=np.int64)).tolist())
+    except (OverflowError, TypeError, ValueError) as error:
+        raise GenrecError(f"a list of items holds no integer id of 64 bits ({error}); give item ids") from error
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The items that constraints leave.
+
+    Args:
+        mask: catalogue rows that may be recommended, bool [n_items], read-only; None where all may.
+        count: how many they are.
+        warnings: values of a rule that no item has.
+    """
+
+    mask: np.ndarray | None
+    count: int
+    warnings: tuple[str, ...] = ()
+
+
+class CatalogueMasks:
+    """Makes and keeps the masks of constraints over one catalogue.
+
+    Args:
+        n_items: catalogue rows.
+        rows_of: the rows of the ids that the catalogue holds; others are passed over.
+        attributes: reads what rules compare; called when the first rule comes.
+        withdrawn: rows that nobody gets, int [n]; None for none.
+
+    Raises:
+        GenrecError: every item is withdrawn.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        rows_of: Callable[[tuple[int, ...]], np.ndarray],
+        attributes: Callable[[], ItemAttributes],
+        withdrawn: np.ndarray | None = None,
+    ) -> None:
+        self.n_items, self._rows_of, self._read_attributes = n_items, rows_of, attributes
+        self.available: np.ndarray | None = None
+        if withdrawn is not None and len(withdrawn):
+            self.available = np.ones(n_items, dtype=bool)
+            self.available[withdrawn] = False
+            self.available.flags.writeable = False
+            if not self.available.any():
+                raise GenrecError("every item of the model is withdrawn; restore some with genrec withdraw --restore")
+        self._kept = ByteCache[Selection](_MASK_BYTES)
+
+    @cached_property
+    def attributes(self) -> ItemAttributes:
+        """Title, brand, categories and price of every item."""
+        return self._read_attributes()
+
+    def selection(self, *constraints: Constraints) -> Selection:
+        """The items that all the constraints leave, without those withdrawn.
+
+        Raises:
+            GenrecError: a rule cannot be read, or the model holds no attributes for it, or no item is left.
+        """
+        given = [each for each in constraints if each]
+        if not given:
+            count = self.n_items if self.available is None else int(self.available.sum())
+            return Selection(self.available, count)
+        key = tuple(each.key for each in given)
+        return self._kept.get(key, lambda: self._made(given), lambda made: self.n_items + len(str(made.warnings)))
+
+    def _made(self, constraints: list[Constraints]) -> Selection:
+        mask = np.ones(self.n_items, dtype=bool) if self.available is None else self.available.copy()
+        warnings: list[str] = []
+        for each in constraints:
+            if each.allow is not None:
+                allowed = np.zeros(self.n_items, dtype=bool)
+                allowed[self._rows_of(each.allow)] = True
+                mask &= allowed
+            if each.deny is not None:
+                mask[self._rows_of(each.deny)] = False
+            if each.rule is not None:
+                rule = Rule.parse(each.rule)
+                mask &= rule.holds(self.attributes)
+                warnings += rule.unmatched(self.attributes)
+        if not mask.any():
+            why = f" ({'; '.join(warnings)})" if warnings else ""
+            raise GenrecError(f"the allow list, deny list and rule leave no item of the catalogue{why}; widen them")
+        mask.flags.writeable = False
+        return Selection(mask, int(mask.sum()), tuple(dict.fromkeys(warnings)))
+
+    def without_withdrawn(self, mask: np.ndarray | None) -> np.ndarray | None:
+        """``mask`` less the withdrawn items; a mask of :meth:`selection` is given back as it is."""
+        if self.available is None or mask is None:
+            return self.available if mask is None else mask
+        return mask & self.available if (mask & ~self.available).any() else mask
+
+
+class MaskedTrie(CodeTrie):
+    """A trie that propagates each mask upward once, however many batches use it.
+
+    The masks that :meth:`genrec_core.recommend.recommender.Recommender.allowed` gives are read-only, and known by their
+    identity; the leaves below each node for a mask that its owner could change are counted anew each time.
+    """
+
+    def live_leaves(self, allowed: np.ndarray | None) -> LiveLeaves:
+        """The allowed leaves below each node; see :meth:`CodeTrie.live_leaves`."""
+        if allowed is None or allowed.flags.writeable:
+            return super().live_leaves(allowed)
+
+        def kept() -> tuple[np.ndarray, LiveLeaves]:
+            return allowed, super(MaskedTrie, self).live_leaves(allowed)  # a kept mask's identity is not given again
+
+        counts = 4 * sum(self.nodes(depth) for depth in range(self.depth + 1))  # bytes, once every depth was asked for
+        return self._kept.get(id(allowed), kept, lambda _: counts)[1]
+
+    @cached_property
+    def _kept(self) -> ByteCache[tuple[np.ndarray, LiveLeaves]]:
+        return ByteCache(_LIVE_BYTES)

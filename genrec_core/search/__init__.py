@@ -1,0 +1,1 @@
+"""Searches over the codes of the catalogue. NumPy only: no torch, polars or onnxruntime."""

@@ -1,0 +1,1 @@
+"""Artefacts that appear whole or not at all, in folders and buckets."""

@@ -1,0 +1,206 @@
+"""Masks of constraints: made once, kept within bounds, propagated once; and the attributes that an export carries."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_core.bundle.item_attributes import ITEMS, ItemAttributes, ItemTable
+from genrec_core.errors import GenrecError
+from genrec_core.export.items import item_table
+from genrec_core.recommend.byte_cache import ByteCache
+from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.search.trie import CodeTrie
+
+CatalogOf = Callable[[np.ndarray], pl.DataFrame]
+HISTORY_ROWS = [3, 50, 7]
+
+
+def test_lists_and_rule_hold_together_and_seen_items_stay_out(ruled: Recommender) -> None:
+    ids = ruled.item_ids
+    history = ids[HISTORY_ROWS].tolist()
+    rule = "brand = even and not category = Tens 2"
+    (items,) = ruled.recommend([history], 90, allow=ids[:60].tolist(), deny=[int(ids[4])], rule=rule)
+    wanted = {row for row in range(0, 60, 2) if row // 10 != 2} - {4} - set(HISTORY_ROWS)
+    assert set(items.tolist()) == set(ids[sorted(wanted)].tolist())
+
+
+@pytest.mark.parametrize("ranking", ["generative", "hybrid", "dense"])
+def test_a_rule_that_leaves_fewer_items_than_asked_for_gives_them_all(ruled: Recommender, ranking: str) -> None:
+    found = ruled.rank(
+        [ruled.item_ids[[70]].tolist(), []], 20, ranking=ranking, allowed=ruled.allowed(rule="price <= 5")
+    )
+    assert found.counts.tolist() == [5, 5]
+    assert set(found.of(0).tolist()) == set(found.of(1).tolist()) == set(ruled.item_ids[1:6].tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_list_under_constraints_is_the_best_of_what_they_leave(ruled: Recommender, data: st.DataObject) -> None:
+    ids = ruled.item_ids
+    rows = st.sets(st.integers(0, len(ids) - 1), min_size=1)
+    allow, deny = data.draw(st.none() | rows), data.draw(st.none() | rows)
+    rule = data.draw(st.sampled_from([None, "brand = Odd", "price > 40 or category = tens 0"]))
+    left = set(range(len(ids)) if allow is None else allow) - (deny or set())
+    if rule == "brand = Odd":
+        left = {row for row in left if row % 2}
+    elif rule:
+        left = {row for row in left if row > 40 or row < 10}
+    given = {"allow": allow and ids[list(allow)].tolist(), "deny": deny and ids[list(deny)].tolist(), "rule": rule}
+    if not left:
+        with pytest.raises(GenrecError, match="leave no item"):
+            ruled.allowed(**given)
+        return
+    history = [ids[HISTORY_ROWS].tolist()]
+    everything = ruled.rank(history, len(ids), exclude_seen=False).of(0).tolist()
+    wanted = [item for item in everything if item in set(ids[sorted(left)].tolist())]
+    found = ruled.rank(history, len(ids), exclude_seen=False, allowed=ruled.allowed(**given)).of(0).tolist()
+    assert sorted(found) == sorted(wanted)
+    assert found[:3] == wanted[:3]
+
+
+def test_equal_constraints_share_one_mask_and_it_cannot_be_changed(ruled: Recommender) -> None:
+    ids = ruled.item_ids.tolist()
+    first = ruled.allowed(ids[:5], [ids[3]], "brand = Even")
+    again = ruled.allowed(reversed(ids[:5]), [ids[3], ids[3]], "brand = Even")
+    assert first is again
+    assert first is not None
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = False
+    assert ruled.allowed() is None
+    assert Constraints.of([3, 1, 3], (), None) == Constraints.of([1, 3])
+    assert Constraints.of([]) != Constraints.of()
+
+
+def test_users_of_one_call_may_have_masks_of_their_own(ruled: Recommender) -> None:
+    histories = [ruled.item_ids[[row, row + 1]].tolist() for row in range(12)]
+    masks = [ruled.allowed(rule=f"brand = {('Even', 'Odd')[user % 2]}") if user % 3 else None for user in range(12)]
+    together = ruled.rank(histories, 30, allowed=masks)
+    for user, (history, mask) in enumerate(zip(histories, masks, strict=True)):
+        assert together.of(user).tolist() == ruled.rank([history], 30, allowed=mask).of(0).tolist()
+    with pytest.raises(GenrecError, match="11 masks for 12 users"):
+        ruled.rank(histories, 30, allowed=masks[1:])
+
+
+def test_a_mask_is_propagated_upward_once(ruled: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[np.ndarray | None] = []
+    whole = CodeTrie.live_leaves
+
+    def count(trie: CodeTrie, allowed: np.ndarray | None) -> list[np.ndarray]:
+        counted.append(allowed)
+        return whole(trie, allowed)
+
+    monkeypatch.setattr(CodeTrie, "live_leaves", count)
+    mask = ruled.allowed(rule="price > 17")
+    history = ruled.item_ids[HISTORY_ROWS].tolist()
+    for users in (1, 5, 5):  # one first: threads that miss the mask at the same time all count
+        ruled.rank([history] * users, 4, allowed=ruled.allowed(rule="price > 17"), batch_users=2)
+    assert sum(each is mask for each in counted) == 1
+    assert mask is not None
+    own = mask.copy()  # its owner may change it, so nothing is kept of it
+    for allowed in (own, ~own):
+        own[:] = allowed
+        assert isinstance(ruled.trie, MaskedTrie)
+        live, depths = ruled.trie.live_leaves(own), range(ruled.trie.depth + 1)
+        assert [live[depth].sum() for depth in depths] == [allowed.sum()] * len(depths)
+
+
+def test_a_cache_holds_no_more_bytes_than_it_may() -> None:
+    cache, made = ByteCache[bytes](100), []
+
+    def get(key: str, size: int) -> bytes:
+        return cache.get(key, lambda: made.append(key) or bytes(size), len)
+
+    for key in ("a", "b", "a", "c", "a", "b", "huge", "huge"):
+        get(key, 1000 if key == "huge" else 40)
+    assert made == ["a", "b", "c", "b", "huge", "huge"]  # b was used longest ago when c came
+    assert (len(cache), cache.bytes) == (2, 80)
+
+
+def test_masks_beyond_the_caches_bytes_are_made_again() -> None:
+    masks = CatalogueMasks(1 << 20, lambda items: np.array(items), lambda: pytest.fail("no rule was given"))
+    for item in range(100):
+        assert masks.selection(Constraints.of([item])).count == 1
+    assert masks._kept.bytes <= 64 << 20
+
+
+def test_values_that_no_item_has_are_told(ruled: Recommender) -> None:
+    selection = ruled.selection(Constraints.of(rule="brand = Evem or brand = Odd"))
+    assert selection.warnings == ("no item has the brand 'evem'; close to it: Even",)
+    assert selection.count == 45
+    with pytest.raises(GenrecError, match=r"leave no item of the catalogue \(no item has the brand 'evem'"):
+        ruled.allowed(rule="brand = Evem")
+
+
+def test_a_model_without_attributes_says_that_rules_need_them(tiny_recommender: Recommender) -> None:
+    with pytest.raises(GenrecError, match=r"holds no items\.json, which rules need; export the model again"):
+        tiny_recommender.allowed(rule="brand = OPI")
+
+
+def test_rules_of_a_run_and_of_its_requests_need_no_polars(ruled: Recommender, ruled_dir: Path, tmp_path: Path) -> None:
+    ids = ruled.item_ids
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f"user_id,item_ids,rule\n1,{ids[3]},price < 20\n2,{ids[3]},\n")
+    code = "import sys; sys.modules['polars'] = None; from genrec_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    paths = ["--model_dir", str(ruled_dir), "--input_path", str(source), "--output_path", str(output)]
+    command = [sys.executable, "-c", code, "predict", *paths, "--topk", "60", "--rule", "brand = even"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with output.open(newline="") as file:
+        found = {
+            row["user_id"]: {int(row[name]) for name in row if name != "user_id" and row[name]}
+            for row in csv.DictReader(file)
+        }
+    assert found == {"1": set(ids[2:20:2].tolist()), "2": set(ids[::2].tolist())}
+
+
+def test_attributes_of_another_catalogue_are_refused(tmp_path: Path, catalog_of: CatalogOf) -> None:
+    ids = np.array([4, 2, 9])
+    table = item_table(catalog_of(ids[:2]), ids)
+    assert table.model_dump() == {
+        "item_id": [4, 2, 9], "title": ["Item 0", "Item 1", None], "brand": ["Even", "Odd", None],
+        "categories": ["All > Tens 0", "All > Tens 0", None], "price": [None, 1.0, None],
+    }  # fmt: skip
+    table.save(tmp_path)
+    assert ItemTable.load(tmp_path, ids) == table
+    assert ItemAttributes(table).brand.present.tolist() == [True, True, False]
+    with pytest.raises(GenrecError, match="does not hold the items of the model"):
+        ItemTable.load(tmp_path, ids[::-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no JSON", "Invalid JSON"),
+        ('{"item_id": [4], "title": [null], "brand": [], "categories": [null], "price": [1]}', "different lengths"),
+        ('{"item_id": [4], "title": [5], "brand": [null], "categories": [null], "price": [1]}', "title.0"),
+    ],
+)
+def test_damaged_attributes_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / ITEMS).write_text(content)
+    with pytest.raises(GenrecError, match=f"cannot be read.*{said}"):
+        ItemTable.load(tmp_path, np.array([4]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda frame: frame.drop("brand"), "no column brand"),
+        (lambda frame: pl.concat([frame, frame[:1]]), "holds item 4 twice"),
+        (lambda frame: frame.with_columns(item_id=pl.lit(77)).head(1), "holds no item of the model"),
+        (lambda frame: frame.with_columns(price=pl.lit("cheap")), "cannot be read"),
+    ],
+)
+def test_a_catalogue_that_does_not_fit_is_refused(change: object, said: str, catalog_of: CatalogOf) -> None:
+    ids = np.array([4, 2])
+    assert callable(change)
+    with pytest.raises(GenrecError, match=said):
+        item_table(change(catalog_of(ids)), ids)

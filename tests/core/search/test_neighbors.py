@@ -1,0 +1,84 @@
+"""Text neighbours are the nearest others, and lift an item by the best bonus that the history has for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_core.data.histories import HistoryBatch, padded
+from genrec_core.search import neighbors
+from genrec_core.search.neighbors import DECAY, UNRELATED, TextNeighbors
+
+
+def vectors(items: int, seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).normal(size=(items, 4)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_they_are_the_nearest_others(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "_CHUNK_VALUES", chunk)
+    texts = vectors(30)
+    found = TextNeighbors.of(texts, 6, 2.0)
+    similarity = texts @ texts.T
+    np.fill_diagonal(similarity, -np.inf)
+    for row in range(30):
+        nearest = np.sort(np.argsort(-similarity[row])[:6])
+        assert found.rows[row].tolist() == nearest.tolist()
+        wanted = 2.0 * np.maximum(similarity[row, nearest] - UNRELATED, 0)
+        np.testing.assert_allclose(found.bonus[row], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_added_items_stand_behind_the_neighbours_that_were_there(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "_CHUNK_VALUES", chunk)
+    texts, before = vectors(40), TextNeighbors.of(vectors(40)[:20], 4, 2.0)
+    found = before
+    for first, last in ((20, 25), (25, 40)):
+        found = found.extended(texts[:first], texts[first:last], 4, 2.0)
+    np.testing.assert_array_equal(found.rows[:20, :4], before.rows)
+    np.testing.assert_array_equal(found.bonus[:20, :4], before.bonus)
+    worth = 2.0 * np.maximum(texts @ texts.T - UNRELATED, 0)
+    np.fill_diagonal(worth, -1)
+    for row in range(40):
+        there = 20 if row < 20 else 25 if row < 25 else 40  # items when this one came
+        own = np.sort(worth[row, :there])[-4:]
+        np.testing.assert_allclose(np.sort(found.bonus[row, :4]), own, atol=1e-6)
+        later = np.sort([value for value in worth[row, there:] if value > own[0]])[-4:]
+        kept = found.bonus[row] > 0
+        np.testing.assert_allclose(np.sort(found.bonus[row, 4:][kept[4:]]), later, atol=1e-6)
+        np.testing.assert_allclose(found.bonus[row, kept], worth[row, found.rows[row, kept]], atol=1e-6)
+
+
+@pytest.mark.parametrize(("items", "count", "left"), [(3, 10, 2), (1, 10, 0)])
+def test_a_small_catalogue_has_fewer(items: int, count: int, left: int):
+    found = TextNeighbors.of(vectors(items), count, 1.0)
+    assert found.rows.shape == found.bonus.shape == (items, left)
+    logits = np.zeros((1, items), dtype=np.float32)
+    found.lift(logits, padded([np.array([0], np.int32)], 5).flat())
+    assert np.isfinite(logits).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=9), min_size=1, max_size=4))
+def test_an_item_is_lifted_by_its_best_bonus_and_the_newest_item_counts_most(histories: list[list[int]]):
+    found = TextNeighbors.of(vectors(20), 5, 3.0)
+    logits = np.random.default_rng(1).normal(size=(len(histories), 20)).astype(np.float32)
+    lifted = logits.copy()
+    found.lift(lifted, padded([np.array(history, np.int32) for history in histories], 6).flat())
+    for user, history in enumerate(histories):
+        bonus = np.zeros(20)
+        for age, item in enumerate(reversed(history[-6:])):
+            for row, worth in zip(found.rows[item], found.bonus[item], strict=True):
+                bonus[row] = max(bonus[row], worth * DECAY**age)
+        np.testing.assert_allclose(lifted[user], logits[user] + bonus, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_amount_of_padding_lifts_nothing():
+    lifting = TextNeighbors(np.array([[1], [0], [0]], dtype=np.int32), np.ones((3, 1), dtype=np.float32))
+    rows = np.full((1, 5000), -1, dtype=np.int32)
+    rows[0, 0] = 1
+    logits = np.zeros((1, 3), dtype=np.float32)
+    lifting.lift(logits, HistoryBatch(rows, np.array([1], dtype=np.int32)).flat())
+    assert logits.tolist() == [[1, 0, 0]]
