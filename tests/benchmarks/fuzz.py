@@ -86,7 +86,7 @@ class Tried:
 
 def _files(tried: Tried, count: int, first: int, folder: Path, forms: tuple[int, ...]) -> dict[str, Any]:
     """Malformed files in the given forms."""
-    door = _module(TESTS / "inference" / "test_fuzz.py")
+    door = _module(TESTS / "recommend" / "test_fuzz.py")
 
     def attempt(seed: int) -> dict[str, int]:
         outcomes = door.check(door.malformed(random.Random(seed), forms), folder, seed % SERVED_EVERY == 0)

@@ -36,10 +36,12 @@ def tracking(finished_graph: Any) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def model(tracking: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The pyfunc model that the graph logged."""
+def model(finished_graph: Any, tracking: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The pyfunc model of the graph's export, logged once more: other tests log theirs over it."""
     import mlflow
 
+    checkpoint, export = (latest(name, finished_graph.storage) for name in ("tiger_checkpoint", "onnx_encoder"))
+    log_recommender(checkpoint, export, [1])
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking["tracking_uri"])
     try:
