@@ -34,7 +34,7 @@ class PyfuncRecommender:
         Args:
             model_input: a row a user, with the columns ``user_id`` and ``item_ids``; or a row a request, with the
                 columns ``instances``, ``topk`` and any other option of
-                :class:`~genrec_core.recommend.instances.InstancesRequest`: what MLflow makes of such a dict.
+                :class:`~genrec_core.recommend.instances.InstancesRequest`. MLflow makes such a frame of a request.
             params: options, of which ``topk`` must be given here or in the request.
 
         Returns:
