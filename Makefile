@@ -11,6 +11,8 @@ MODEL ?=
 KILLS ?= 200
 INPUTS ?= 100000
 SOAK ?=
+NAME ?=
+OPTIONS ?=
 SHOWN ?= $(STATE)
 UI_PORT ?= 3000
 MLFLOW_PORT ?= 5000
@@ -59,14 +61,14 @@ mlflow: setup ## the MLflow UI alone, on http://127.0.0.1:5000 (MLFLOW_PORT)
 	  exec "$(BIN)/mlflow" server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
 	  --default-artifact-root "file://$(STATE)/mlflow/artifacts"
 
-bench: setup ## the benchmarks, one after the other, on the newest run's model
-	@"$(BIN)/python" tests/benchmarks/run.py
+bench: setup ## one benchmark: NAME=decode OPTIONS="--beams 100"; without NAME the usual ones, in turn, on the newest run's model
+	@"$(BIN)/python" -m tests.benchmarks $(NAME) $(OPTIONS)
 
 soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time: SOAK="--s3"
-	@"$(BIN)/python" tests/benchmarks/soak.py --kills $(KILLS) $(SOAK)
+	@"$(BIN)/python" -m tests.benchmarks.soak --kills $(KILLS) $(SOAK)
 
 fuzz: setup ## feed INPUTS malformed inputs to the text file's, the CSV's and the HTTP door of the newest model, or MODEL=folder
-	@"$(BIN)/python" tests/benchmarks/fuzz.py --inputs $(INPUTS) $(if $(MODEL),--model_dir "$(MODEL)")
+	@"$(BIN)/python" -m tests.benchmarks.fuzz --inputs $(INPUTS) $(if $(MODEL),--model_dir "$(MODEL)")
 
 images: ## build the images, by docker or by buildah and podman: IMAGES="inference serve torchserve dagster"
 	@python3 docker/images.py build $(IMAGES)

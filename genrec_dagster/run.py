@@ -24,7 +24,6 @@ from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import RemoteRepositoryOrigin
 from dagster._core.workspace.load import location_origin_from_module_name
 
-from genrec_core.benchmarks.graph import LAST_RUN
 from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
 from genrec_core.storage.artifacts import read_json, write_json
 from genrec_core.storage.folders import latest, storage_root
@@ -35,6 +34,7 @@ from genrec_dagster.metadata import markdown_table
 from genrec_dagster.training import code_revision
 
 CODE, LOCATION = "genrec_dagster.definitions", "genrec"  # as in workspace.yaml
+LAST_RUN = "last_run.json"  # in the storage
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SAMPLE_SECONDS = 0.5
 _MEGABYTE = 1 << 20

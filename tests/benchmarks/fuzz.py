@@ -28,11 +28,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from genrec_core.benchmarks.machine import describe
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.recommend.requests import Request
 from genrec_core.storage.folders import latest
+from tests.benchmarks.machine import describe
 
 TESTS = Path(__file__).parents[1] / "core"
 SERVED_EVERY, HEAD_EVERY, SECONDS = 20, 10, 5.0

@@ -35,13 +35,13 @@ from typing import Any
 import dagster as dg
 import psutil
 from mlflow import MlflowClient
-from services import BUCKET, Services
 
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest, write_json
 from genrec_core.storage.folders import LATEST, latest, storage_root
 from genrec_dagster.training import code_revision
+from tests.benchmarks.services import BUCKET, Services
 
 RUN, TORCHRUN, RANK, DAEMON, S3 = "run", "torchrun", "rank", "daemon", "s3 server"
 _ROLES = {"genrec_dagster.launcher": TORCHRUN, "genrec_dagster.training_worker": RANK}
@@ -338,7 +338,7 @@ class Soak:
         if not (whole / "best").is_dir():
             options = ["--processes", str(TRAINING["processes"]), "--output", str(whole)]
             for name, value in {**TRAINING, "seed": seed}.items():
-                options += ["--set", f"{name}={value}"]
+                options.append(f"--{name}={value}")
             self.services.command("genrec", "train", *options)
         made = latest("tiger_checkpoint", self.storage)
         if losses(made) != losses(whole / "best"):

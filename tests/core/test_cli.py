@@ -12,12 +12,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.cli import main, metrics_table, training_settings
+from genrec_core.cli.evaluate import metrics_table
+from genrec_core.cli.main import main
 from genrec_core.data.user_histories import read_user_histories
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.releases.pointer import first_pointer, write_pointer
+from genrec_core.settings import (
+    PRESETS,
+    EvaluationSettings,
+    RendezvousSettings,
+    ServingSettings,
+    Settings,
+    TrainingSettings,
+)
 from genrec_core.storage.artifacts import read_json, write_json
 from genrec_core.storage.folders import set_latest
 
@@ -32,7 +41,7 @@ WITHOUT_TORCH = f"""
 import sys
 for name in {FORBIDDEN}:
     sys.modules[name] = None  # importing it raises ImportError
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -95,8 +104,9 @@ def test_predict_takes_the_served_release_and_the_filters(
         (["predict", "--input_path", "a", "--output_path", "b", "--model_dir", "nowhere"], "nowhere"),
         (["evaluate"], "recall_metrics was never built"),
         (["evaluate", "--metrics_dir", "nowhere"], "nowhere/beauty_metrics.json: no such file"),
-        (["bench", "graph", "--json"], "no run is recorded"),
-        (["bench", "graph", "--beams", "5"], "bench graph takes no --beams"),
+        (["evaluate", "--checkpoint", "x", "--beams", "many"], "beams=many"),
+        (["train", "--output", "x", "--epochs", "0"], "epochs=0"),
+        (["serve", "--port", "99999"], "port=99999"),
         (["train", "--output", "x", "--preset", "huge"], "--preset huge: no such preset"),
         (["export", "--output", "x"], "semantic_ids was never built"),
         (["assign-ids", "--vectors", "v.npy", "--output", "x"], "--vectors and --item_ids belong together"),
@@ -117,23 +127,16 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def needs_torch(*arguments: object) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr("genrec_core.cli._evaluate", needs_torch)
+    monkeypatch.setattr("genrec_core.cli.evaluate._evaluate", needs_torch)
     assert main(["evaluate"]) == 2
     assert "torch is not installed; run pip install 'genrec[train]'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("count", ["abc", "1.5", "0", "-3", "inf", "nan"])
-def test_a_count_that_is_no_whole_number_is_named(count: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["bench", "capacity", f"--items={count}"])
-    assert f"{count}: give a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("genrec_core.cli._evaluate", interrupted)
+    monkeypatch.setattr("genrec_core.cli.evaluate._evaluate", interrupted)
     assert main(["evaluate"]) == 130
 
 
@@ -143,7 +146,7 @@ def test_help_is_fast() -> None:
         [sys.executable, "-m", "genrec_core.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert time.monotonic() - began < 1.0
-    for command in ("predict", "evaluate", "assign-ids", "sample", "train", "export", "bench"):
+    for command in ("predict", "evaluate", "assign-ids", "sample", "train", "export", "serve"):
         assert command in done.stdout
 
 
@@ -210,7 +213,7 @@ def test_train_and_export_work_without_dagster(
     frame.write_parquet(tmp_path / "histories.parquet")
     inputs = ["--semantic_ids", str(tiny_model.semantic_ids), "--embeddings", str(tiny_model.embeddings)]
     inputs += ["--histories", str(tmp_path / "histories.parquet")]
-    small = ["--set=epochs=1", "--set=d_model=16", "--set=heads=2", "--set=d_ff=16", "--set=validation_users=5"]
+    small = ["--epochs=1", "--d_model=16", "--heads=2", "--d_ff=16", "--validation_users=5"]
     assert main(["train", *inputs, *small, "--output", str(tmp_path / "training")]) == 0
     assert len(read_json(tmp_path / "training" / "best" / "training_history.json")["epochs"]) == 1
 
@@ -248,56 +251,62 @@ def test_train_starts_torchrun_for_several_processes(tmp_path: Path, tiny_model:
         "--output",
         str(tmp_path / "out"),
     ]
-    assert main(["train", *inputs, "--set=epochs=1", "--set=d_model=16", "--set=heads=2"]) == 0
+    assert main(["train", *inputs, "--epochs=1", "--d_model=16", "--heads=2"]) == 0
     assert (tmp_path / "out" / "best" / "model.safetensors").is_file()
-    assert main(["train", *inputs, "--set=epochs=2", "--set=d_model=16", "--set=heads=2"]) == 2
+    assert main(["train", *inputs, "--epochs=2", "--d_model=16", "--heads=2"]) == 2
 
 
-def test_training_settings_start_from_a_preset_and_are_checked() -> None:
-    settings = training_settings("sample", ["epochs=3", "amp=bf16"])
-    assert (settings.epochs, settings.amp, settings.d_model) == (3, "bf16", 64)
-    for change, said in (("epochs", "write NAME=VALUE"), ("epochs=0", "epochs=0"), ("depth=3", "depth=3")):
-        with pytest.raises(GenrecError, match=said):
-            training_settings("sample", [change])
+@pytest.mark.parametrize("option", ["--ema_decay=0.9", "--parallel_levels=true", "--code_dropout=0.1"])
+def test_a_setting_that_was_taken_out_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--output", "x", option])
+    assert f"unrecognized arguments: {option}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", ["ema_decay=0.9", "parallel_levels=true", "code_dropout=0.1"])
-def test_a_setting_that_was_taken_out_is_refused(change: str) -> None:
-    with pytest.raises(GenrecError, match=f"^{change}: Extra inputs are not permitted$"):
-        training_settings("sample", [change])
+def test_the_old_form_of_a_training_setting_names_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--output", "x", "--set", "epochs=3"])
+    assert "--set is gone: write --epochs 3" in capsys.readouterr().err
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[TrainingSettings]:
+    """The settings of the trainings that would start."""
+    settings: list[TrainingSettings] = []
+    for name in ("_train_here", "_train_with_torchrun"):
+        monkeypatch.setattr(f"genrec_core.cli.train.{name}", lambda changed, *_: settings.append(changed))
+    return settings
 
 
 @pytest.mark.parametrize(
-    ("given", "processes"),
-    [([], 1), (["--processes", "3"], 3), (["--set", "processes=2"], 2), (["--set=seed=1", "--set=processes=1"], 1)],
+    ("options", "changed"),
+    [
+        ([], {}),
+        (["--processes", "3"], {"processes": 3}),
+        (["--epochs", "3", "--amp", "bf16"], {"epochs": 3, "amp": "bf16"}),
+        (["--learning-rate=0.1", "--id-views", "2"], {"learning_rate": 0.1, "id_views": 2}),
+        (["--compile"], {"compile": True}),
+        (["--use_item_vectors", "false"], {"use_item_vectors": False}),
+    ],
 )
-def test_train_starts_as_many_processes_as_either_option_says(
-    given: list[str], processes: int, tmp_path: Path, sample_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_settings_are_the_preset_and_what_was_typed(
+    options: list[str], changed: dict[str, object], tmp_path: Path, sample_folder: Path, started: list[TrainingSettings]
 ) -> None:
-    started: list[int] = []
-    monkeypatch.setattr("genrec_core.cli._train_here", lambda settings, *_: started.append(settings.processes))
-    monkeypatch.setattr("genrec_core.cli._train_with_torchrun", lambda settings, *_: started.append(settings.processes))
     inputs = ["--histories", str(sample_folder), "--semantic_ids", "none", "--embeddings", "none"]
-    assert main(["train", *inputs, *given, "--output", str(tmp_path / "out")]) == 0
-    assert started == [processes]
+    assert main(["train", *inputs, *options, "--output", str(tmp_path / "out")]) == 0
+    assert started == [PRESETS["sample"].training.model_copy(update={"processes": 1, **changed})]
 
 
-def test_train_refuses_two_numbers_of_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--set", "processes=4", "--processes", "2", "--output", str(tmp_path / "out")]) == 2
-    assert "--set processes=4 and --processes 2 are both given; leave one out" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_bench_prints_one_json_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    given: dict[str, object] = {}
-
-    def run(**options: object) -> dict[str, object]:
-        given.update(options)
-        return {"users_per_second": {"10": 5.0}, "threads": 1}
-
-    monkeypatch.setattr("genrec_core.benchmarks.decoding.run", run)
-    assert main(["bench", "decode", "--json", "--beams", "10", "--repeats", "2"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"users_per_second": {"10": 5.0}, "threads": 1}
-    assert given == {"beams": [10], "repeats": 2}
-    assert main(["bench", "decode"]) == 0
-    assert capsys.readouterr().out == "users_per_second.10: 5.0\nthreads: 1\n"
+@pytest.mark.parametrize("form", [TrainingSettings, RendezvousSettings, EvaluationSettings, ServingSettings])
+def test_every_setting_is_an_option_with_its_description(
+    form: type[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = ""
+    for command in ("train", "evaluate", "serve"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        shown += " ".join(capsys.readouterr().out.split())
+    for name, field in form.model_fields.items():
+        assert f"--{name} " in shown or name == "endpoint"
+        assert field.description
+        assert field.description.rstrip(".").replace(" ", "") in shown.replace(" ", "")

@@ -17,7 +17,7 @@ from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.new_items import NewItems, read_new_items
 from genrec_core.bundle.onnx_scorer import OnnxScorer
 from genrec_core.bundle.withdrawn import read_withdrawn, withdraw
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export import item_encoder, onnx

@@ -12,7 +12,7 @@ import pytest
 
 from genrec_core.bundle.model_folder import WITHDRAWN
 from genrec_core.bundle.withdrawn import Withdrawal, read_withdrawn, withdraw
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import verify_manifest, write_manifest

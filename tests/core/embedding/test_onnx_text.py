@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.embedding import embed_texts, write_item_embeddings
 from genrec_core.embedding.onnx_text import GRAPH, HEADER, OnnxTextEncoder
 from genrec_core.errors import GenrecError
@@ -38,7 +38,7 @@ from importlib.machinery import PathFinder
 absent = {"torch", "transformers", "sentence_transformers", "onnx", "safetensors", "polars"}
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in absent else find(name, *rest)
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 code = main(sys.argv[1:])
 assert not absent & set(sys.modules)
 sys.exit(code)

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.sweep import RESULT, read_sweep, sweep_table, trials
 from genrec_core.storage.artifacts import read_json

@@ -11,7 +11,7 @@ import pytest
 
 from genrec_core.bundle.onnx_scorer import ENCODER, step_graph
 from genrec_core.bundle.withdrawn import withdraw
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.export import quantize

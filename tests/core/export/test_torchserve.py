@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.export.torchserve import archiver_command, export_torchserve
 from genrec_core.export.torchserve_handler import RecommenderHandler

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.recommend import parquet_predictions, parquet_requests
 from genrec_core.recommend.constraints import Constraints

@@ -149,7 +149,7 @@ def test_rules_of_a_run_and_of_its_requests_need_no_polars(ruled: Recommender, r
     ids = ruled.item_ids
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text(f"user_id,item_ids,rule\n1,{ids[3]},price < 20\n2,{ids[3]},\n")
-    code = "import sys; sys.modules['polars'] = None; from genrec_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; sys.modules['polars'] = None; from genrec_core.cli.main import main; sys.exit(main())"
     paths = ["--model_dir", str(ruled_dir), "--input_path", str(source), "--output_path", str(output)]
     command = [sys.executable, "-c", code, "predict", *paths, "--topk", "60", "--rule", "brand = even"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

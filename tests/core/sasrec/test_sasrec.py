@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.data.histories import Histories, padded
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
@@ -94,7 +94,7 @@ def test_the_command_line_trains_and_measures_it_beside_tiger_on_either_split(
         str(histories),
     ]  # fmt: skip
     output = tmp_path / "sasrec"
-    assert main(["train", "--model", "sasrec", *inputs, "--set", "epochs=1", "--output", str(output)]) == 0
+    assert main(["train", "--model", "sasrec", *inputs, "--epochs", "1", "--output", str(output)]) == 0
     capsys.readouterr()
     for checkpoint, ranking in ((output / "best", "dense"), (tiny_model.checkpoint, "hybrid")):
         for split in ("test", "validation"):

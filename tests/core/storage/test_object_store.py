@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.data.archive import fingerprint, opened_source
 from genrec_core.errors import GenrecError
 from genrec_core.releases import pointer as releases

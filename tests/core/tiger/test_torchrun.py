@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from genrec_core.benchmarks.two_nodes import ADDRESSES, INTERFACE, joined_namespaces
-from genrec_core.cli import main
+from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+from tests.benchmarks.two_nodes import ADDRESSES, INTERFACE, joined_namespaces
 
 WORKER = """
 import sys

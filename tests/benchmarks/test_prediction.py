@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from genrec_core.benchmarks.prediction import run
 from genrec_core.errors import GenrecError
+from tests.benchmarks.prediction import run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from genrec_core.benchmarks import original, training
-from genrec_core.benchmarks.workload import random_histories
 from genrec_core.errors import GenrecError
 from genrec_core.settings import SemanticIdSettings
+from tests.benchmarks import original, training
+from tests.benchmarks.workload import random_histories
 
 
 def test_a_short_training_is_timed() -> None:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from genrec_core.benchmarks import capacity, unit_costs
-from genrec_core.benchmarks.capacity import Scale, as_markdown, breaks_of, bytes_of, work_of
-from genrec_core.benchmarks.unit_costs import UnitCost
+from tests.benchmarks import capacity, unit_costs
+from tests.benchmarks.capacity import Scale, as_markdown, breaks_of, bytes_of, work_of
+from tests.benchmarks.unit_costs import UnitCost
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.benchmarks import decoding
-from genrec_core.benchmarks.decoding_peers import OriginalDecoding, UncachedDecoding
 from genrec_core.bundle.model_folder import CODES, ITEM_VECTORS
 from genrec_core.data.histories import padded
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import CodeScorer
 from genrec_core.tiger.model import TigerModel
+from tests.benchmarks import decoding
+from tests.benchmarks.decoding_peers import OriginalDecoding, UncachedDecoding
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from genrec_core.benchmarks.machine import describe, peak_mb, spread
-from genrec_core.benchmarks.workload import Workload
 from genrec_core.bundle.model_folder import CODES, ITEM_VECTORS
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.graphs import default_threads
@@ -18,6 +16,8 @@ from genrec_core.search.generative import beam_search
 from genrec_core.search.hybrid import DenseGuide, search_items
 from genrec_core.settings import RankingMode, TrainingSettings
 from genrec_core.storage.folders import latest
+from tests.benchmarks.machine import describe, peak_mb, spread
+from tests.benchmarks.workload import Workload
 
 BEAMS = (100, 1000)  # of the batches
 SINGLE = (10, 100, 256, 1000)
@@ -40,7 +40,7 @@ def run(
     Args:
         model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.
         checkpoint: the torch model that it was exported from, for the peers; the newest ``tiger_checkpoint``.
-        histories: whose lists; see :meth:`genrec_core.benchmarks.workload.Workload.of`.
+        histories: whose lists; see :meth:`tests.benchmarks.workload.Workload.of`.
         beams: beam widths of the batches, each also the number of items asked for.
         users: users of one measurement, whose batches are decoded side by side on every core.
         repeats: measurements that count, after one that warms up; each has other users.
@@ -48,15 +48,15 @@ def run(
     Returns:
         ``single_ms`` (median for one user by number of items, as many beams), ``ratio_uncached`` (by that number too,
         both sides generating), ``ratio_original`` and ``ratio_generate`` (speed over the peers of
-        :mod:`genrec_core.benchmarks.decoding_peers`), ``limit_share`` (arithmetic that a user of a batch needs, a
+        :mod:`tests.benchmarks.decoding_peers`), ``limit_share`` (arithmetic that a user of a batch needs, a
         second, over the machine's matrix rate, by beams), then ``users_per_second``, ``gflop_a_user`` and ``peak_mb``
         by beams, the peers' own times, machine, commit.
 
     Raises:
         GenrecError: there is no model.
     """
-    from genrec_core.benchmarks.training import matrix_gflops
     from genrec_core.tiger.model import TigerModel
+    from tests.benchmarks.training import matrix_gflops
 
     folder = model_dir or latest("onnx_encoder")
     model = TigerModel.from_pretrained(checkpoint or latest("tiger_checkpoint"))
@@ -121,7 +121,7 @@ def _uncached_ms(
     recommender: Recommender, model: Any, folder: Path, histories: list[np.ndarray], beams: int
 ) -> dict[str, float | int]:
     """The same of a plain first version without a cache, which generates."""
-    from genrec_core.benchmarks.decoding_peers import UncachedDecoding
+    from tests.benchmarks.decoding_peers import UncachedDecoding
 
     plain, times = UncachedDecoding(model, np.load(folder / ITEM_VECTORS), recommender.trie), []
     for history in histories:
@@ -139,7 +139,7 @@ def _rates(recommender: Recommender, workload: Workload, width: int, users: int,
 
 def _peers(recommender: Recommender, workload: Workload, model: Any, folder: Path, repeats: int) -> dict[str, Any]:
     """Speed over the two peers, and the milliseconds on both sides."""
-    from genrec_core.benchmarks.decoding_peers import OriginalDecoding, generate_ms
+    from tests.benchmarks.decoding_peers import OriginalDecoding, generate_ms
 
     codes, histories = np.load(folder / CODES), workload.drawn(_COMPARED * repeats + _WARM, seed=1)
     original = OriginalDecoding(model, np.load(folder / ITEM_VECTORS), codes)

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from genrec_core.benchmarks.machine import describe
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import storage_root
+from genrec_dagster.run import LAST_RUN
+from tests.benchmarks.machine import describe
 
-LAST_RUN = "last_run.json"
 _FIELDS = ("run_id", "status", "asset_seconds", "peak_mb")
 
 

@@ -1,6 +1,6 @@
 """What a catalogue and a number of users take: bytes, core-hours, machines, and what breaks first.
 
-Everything is a measured cost of one unit (:mod:`genrec_core.benchmarks.unit_costs`) times how many there are. Nothing
+Everything is a measured cost of one unit (:mod:`tests.benchmarks.unit_costs`) times how many there are. Nothing
 of that size was run.
 """
 
@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from genrec_core.benchmarks.machine import describe
-from genrec_core.benchmarks.unit_costs import DIM, UnitCost, measure
 from genrec_core.settings import PRESETS
 from genrec_core.storage.folders import latest
+from tests.benchmarks.machine import describe
+from tests.benchmarks.unit_costs import DIM, UnitCost, measure
 
 _VALUE_BYTES, _ID_BYTES = 4, 8
 _ADAM_COPIES = 4  # weights, gradients and AdamW's two moments

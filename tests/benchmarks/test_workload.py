@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.benchmarks.workload import Workload, random_histories
 from genrec_core.errors import GenrecError
+from tests.benchmarks.workload import Workload, random_histories
 
 
 def test_lengths_are_beautys_on_average_and_no_item_repeats() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from genrec_core.benchmarks import graph
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import write_json
+from tests.benchmarks import graph
 
 RECORD = {
     "run_id": "a1",

@@ -1,4 +1,4 @@
-"""What :mod:`genrec_core.benchmarks.cluster` measures, in a process of its own: ``python -m ... FOLDER PART ...``.
+"""What :mod:`tests.benchmarks.cluster` measures, in a process of its own: ``python -m ... FOLDER PART ...``.
 
 ``FOLDER`` holds ``work.json`` (see :class:`Work`) and gets a folder of results for each name. The engine is that of the
 environment. Every part prints one line of JSON with its figures.

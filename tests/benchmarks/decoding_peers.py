@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, EncoderDecoderCache
 
-from genrec_core.benchmarks.original import t5_model
 from genrec_core.search.prefixes import PREFIX_FACTOR
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.decoding import token_vectors
 from genrec_core.tiger.model import DecoderLayer, TigerModel
+from tests.benchmarks.original import t5_model
 
 CANDIDATES = 64  # tokens that the original considers behind each beam
 _LEAST_PROBABILITY = 1e-12

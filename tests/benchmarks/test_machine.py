@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from genrec_core.benchmarks import machine
+from tests.benchmarks import machine
 
 
 def test_the_spread_holds_median_least_most_and_repeats() -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrec_core.benchmarks.machine import describe, peak_mb, spread
-from genrec_core.benchmarks.workload import random_histories
 from genrec_core.errors import GenrecError
 from genrec_core.settings import PRESETS, SemanticIdSettings, TrainingSettings
+from tests.benchmarks.machine import describe, peak_mb, spread
+from tests.benchmarks.workload import random_histories
 
 if TYPE_CHECKING:
     from genrec_core.tiger.training import TrainingData
@@ -33,7 +33,7 @@ def run(preset: str = "beauty", users: int = 2000, items: int = 12_101, repeats:
         repeats: epochs that count.
 
     Returns:
-        ``targets_per_s`` (median), ``ratio_original`` (against :mod:`genrec_core.benchmarks.original`), ``limit_share``
+        ``targets_per_s`` (median), ``ratio_original`` (against :mod:`tests.benchmarks.original`), ``limit_share``
         (floating-point operations of matrix products a second, over the machine's own rate), then
         ``targets_per_second`` and ``original_targets_per_second`` (median, least, most), ``gflop_a_target``,
         ``matrix_gflops``, ``targets`` an epoch, ``parameters``, ``peak_mb``, threads, machine and commit.
@@ -43,8 +43,8 @@ def run(preset: str = "beauty", users: int = 2000, items: int = 12_101, repeats:
     """
     import torch
 
-    from genrec_core.benchmarks.original import targets_per_second
     from genrec_core.tiger.training import TrainingData
+    from tests.benchmarks.original import targets_per_second
 
     if preset not in PRESETS:
         raise GenrecError(f"preset {preset}: no such preset; choose one of {', '.join(PRESETS)}")

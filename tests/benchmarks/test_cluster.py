@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.benchmarks.cluster import by_part, figures_of, started_on
-from genrec_core.benchmarks.cluster_work import PARTS, Work
-from genrec_core.benchmarks.two_nodes import RayNodes, two_ray_nodes
 from genrec_core.embedding.item_embeddings import RAW
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import write_json
+from tests.benchmarks.cluster import by_part, figures_of, started_on
+from tests.benchmarks.cluster_work import PARTS, Work
+from tests.benchmarks.two_nodes import RayNodes, two_ray_nodes
 
 if TYPE_CHECKING:
     from conftest import TinyModel

@@ -12,13 +12,13 @@ from typing import Any
 
 import psutil
 
-from genrec_core.benchmarks.machine import describe, spread
-from genrec_core.benchmarks.workload import random_histories
 from genrec_core.bundle.model_folder import ITEM_IDS
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import read_array
 from genrec_core.settings import RankingMode
 from genrec_core.storage.folders import latest
+from tests.benchmarks.machine import describe, spread
+from tests.benchmarks.workload import random_histories
 
 _DISTINCT = 20_000  # histories; a larger file repeats them
 _SAMPLE_SECONDS, _PARTS = 0.05, 4

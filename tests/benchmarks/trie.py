@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from genrec_core.benchmarks.machine import describe, peak_mb, spread
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.search.generative import beam_search
 from genrec_core.search.trie import CodeTrie
+from tests.benchmarks.machine import describe, peak_mb, spread
 
 VOCABULARY, BRANCHING, RANDOM_LEVELS = 256, 10, 3
 _STRETCHES = 8  # the random scores are as many times those of one call; every call reads another stretch of them

@@ -18,12 +18,12 @@ from typing import Any
 
 import psutil
 
-from genrec_core.benchmarks.load import PATH, ask_for
-from genrec_core.benchmarks.machine import describe, spread
-from genrec_core.benchmarks.workload import Workload
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.folders import latest
+from tests.benchmarks.load import PATH, ask_for
+from tests.benchmarks.machine import describe, spread
+from tests.benchmarks.workload import Workload
 
 CLIENTS, TOP_K, USERS = 16, 100, 4096
 _PART = 1024  # users of a measurement of batches
@@ -42,7 +42,7 @@ def run(
 
     Args:
         model_dir: the exported model; the newest ``onnx_encoder`` of the storage where None.
-        histories: whose lists; see :meth:`genrec_core.benchmarks.workload.Workload.of`.
+        histories: whose lists; see :meth:`tests.benchmarks.workload.Workload.of`.
         seconds: how long the clients ask; two seconds before are not counted.
         repeats: measurements of the batches before, and as many after.
         options: further options of ``genrec serve``.

@@ -14,15 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from genrec_core.benchmarks.cluster_work import Work
-from genrec_core.benchmarks.machine import describe
-from genrec_core.benchmarks.two_nodes import RayNodes, run_on, two_ray_nodes
-from genrec_core.benchmarks.workload import random_histories
 from genrec_core.bundle.model_folder import ITEM_IDS
 from genrec_core.embedding.item_embeddings import ITEM_TEXT, RAW
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import read_array
 from genrec_core.storage.folders import latest
+from tests.benchmarks.cluster_work import Work
+from tests.benchmarks.machine import describe
+from tests.benchmarks.two_nodes import RayNodes, run_on, two_ray_nodes
+from tests.benchmarks.workload import random_histories
 
 COMPARED = ("embeddings", "assignment", "predictions")
 _KILLED_AFTER = 4  # batches of texts
@@ -102,7 +102,7 @@ def _local(folder: Path, cores: Sequence[int]) -> dict[str, Any]:
 
 def command_of(folder: Path, name: str, cores: int, parts: Sequence[str]) -> list[str]:
     """The command that computes ``parts`` into ``folder / name``."""
-    return [sys.executable, "-m", "genrec_core.benchmarks.cluster_work", str(folder), name, str(cores), *parts]
+    return [sys.executable, "-m", "tests.benchmarks.cluster_work", str(folder), name, str(cores), *parts]
 
 
 def started_on(nodes: RayNodes, folder: Path, name: str, parts: Sequence[str]) -> "subprocess.Popen[str]":
@@ -119,7 +119,7 @@ def figures_of(nodes: RayNodes, folder: Path, name: str, parts: Sequence[str]) -
 
 
 def by_part(code: int, said: str, complained: str) -> dict[str, Any]:
-    """What :mod:`genrec_core.benchmarks.cluster_work` printed, by part.
+    """What :mod:`tests.benchmarks.cluster_work` printed, by part.
 
     Raises:
         GenrecError: it failed.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from genrec_core.benchmarks.load import Load, ask_for
+from tests.benchmarks.load import Load, ask_for
 
 BODIES = [json.dumps({"instances": [{"user_id": str(user), "item_ids": [1]}]}).encode() for user in range(3)]
 

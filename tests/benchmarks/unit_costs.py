@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from genrec_core.benchmarks.trie import VOCABULARY, branching_codes
-from genrec_core.benchmarks.workload import random_histories
 from genrec_core.bundle.model_folder import ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS
 from genrec_core.data.histories import padded
 from genrec_core.recommend.prediction_files import CsvPredictions
 from genrec_core.recommend.recommender import IN_TURN, Recommender
 from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
+from tests.benchmarks.trie import VOCABULARY, branching_codes
+from tests.benchmarks.workload import random_histories
 
 Result = TypeVar("Result")
 DIM = 384  # of all-MiniLM-L6-v2
@@ -137,8 +137,8 @@ def _written(top_k: int) -> tuple[float, float]:
 
 
 def _of_training() -> dict[str, UnitCost]:
-    from genrec_core.benchmarks.training import random_codes, train_epochs
     from genrec_core.tiger.training import TrainingData
+    from tests.benchmarks.training import random_codes, train_epochs
 
     preset = PRESETS["beauty"]
     settings = preset.training.model_copy(update={"text_neighbors": 0})

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from genrec_core.benchmarks import trie as benchmark
 from genrec_core.errors import GenrecError
 from genrec_core.search.trie import CodeTrie
+from tests.benchmarks import trie as benchmark
 
 
 def test_every_prefix_has_ten_children() -> None:

@@ -1,1 +1,0 @@
-"""Timings that ``genrec bench NAME --json`` prints, each as one JSON object."""

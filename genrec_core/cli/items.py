@@ -1,0 +1,189 @@
+"""``genrec withdraw``, ``add-items`` and ``assign-ids``: items that go and items that come, without training."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec_core.cli.options import Commands, add_command, new_folder
+from genrec_core.errors import GenrecError
+from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, EmbeddingSettings, engine_from_environment
+
+if TYPE_CHECKING:
+    from genrec_core.engines.engine import Engine
+
+_ITEMS = "CSV or *.jsonl: item_id, and text or title, brand ..."
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``withdraw``, ``add-items`` and ``assign-ids``."""
+    about = "Take items out of an exported model without building it again, or bring them back."
+    command = add_command(commands, "withdraw", _withdraw, about)
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="the exported model (the served release's)")
+    command.add_argument("--items", type=Path, required=True, metavar="FILE", help="item ids, one a line")
+    command.add_argument("--restore", action="store_true", help="recommend them again")
+
+    about = (
+        "Add items to an exported model without training or exporting it again: they can be recommended at once. "
+        "Without --model_dir the served release gets a successor that holds them and is served."
+    )
+    command = add_command(commands, "add-items", _add_items, about)
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="the exported model (the served release's)")
+    command.add_argument("--items", type=Path, required=True, metavar="FILE", help=_ITEMS)
+    _add_text_encoder(command)
+    command.add_argument(
+        "--output",
+        type=new_folder,
+        metavar="DIR",
+        help="with --model_dir: a new folder (--model_dir is replaced)",
+    )
+
+    about = "Give new items semantic IDs from the stored codebooks; existing codes stay as they are."
+    command = add_command(commands, "assign-ids", _assign_ids, about)
+    command.add_argument("--semantic_ids", type=Path, metavar="DIR", help="the semantic IDs so far (the newest)")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--items", type=Path, metavar="FILE", help=_ITEMS)
+    source.add_argument("--vectors", type=Path, metavar="NPY", help="vectors [items, dim] of the same embedding model")
+    command.add_argument("--item_ids", type=Path, metavar="JSON", help="with --vectors: array of the ids")
+    command.add_argument(
+        "--embeddings", type=Path, metavar="DIR", help="item embeddings that name the model (the newest)"
+    )
+    _add_text_encoder(command)
+    command.add_argument(
+        "--output", type=new_folder, required=True, metavar="DIR", help="a new folder: old and new items"
+    )
+
+
+def _add_text_encoder(command: argparse.ArgumentParser) -> None:
+    """How the texts of ``--items`` become vectors."""
+    command.add_argument("--text_template", metavar="TEXT", help="with --items: the catalogue's template (the default)")
+    command.add_argument(
+        "--text_encoder", type=Path, metavar="DIR",
+        help="with --items: the folder of export-text-encoder (the newest where torch is absent, else torch embeds)",
+    )  # fmt: skip
+
+
+def _withdraw(options: argparse.Namespace) -> None:
+    from genrec_core.bundle.withdrawn import withdraw
+    from genrec_core.recommend.item_lists import read_item_list
+    from genrec_core.releases.pointer import withdraw_from_served
+
+    items, folder = read_item_list(options.items), options.model_dir
+    if folder:
+        done = withdraw(folder, items, options.restore)
+    else:
+        folder, done = withdraw_from_served(items, options.restore)
+    print(
+        f"{done.changed} items {'restored' if options.restore else 'withdrawn'}; {done.withdrawn} are withdrawn now, "
+        f"{done.left} can be recommended: {folder}",
+        file=sys.stderr,
+    )
+
+
+def _add_items(options: argparse.Namespace) -> None:
+    from genrec_core.bundle.item_additions import AdditionSettings, add_items, texts_of
+    from genrec_core.bundle.new_items import read_new_items
+    from genrec_core.releases.pointer import MODEL, RELEASES, add_to_served, require_pointer
+    from genrec_core.storage.folders import version_folder
+
+    if options.output and not options.model_dir:
+        raise GenrecError("--output belongs to --model_dir: the served release gets a successor in the storage")
+    before, template = None if options.model_dir else require_pointer(), options.text_template or DEFAULT_TEXT_TEMPLATE
+    model_dir = version_folder(RELEASES, before.version) / MODEL if before else options.model_dir
+    settings, known = AdditionSettings.load(model_dir), texts_of(model_dir, template)
+    new = read_new_items(options.items, template)
+    new.require_texts(options.items)
+    vectors = _text_vectors(new.texts, settings.embedding_model, options.text_encoder, None)
+    if before:
+        version, codes = add_to_served(new, vectors, before)
+        place = f"release {version}, which is served"
+    else:
+        codes = add_items(model_dir, new, vectors, options.output)
+        place = str(options.output or model_dir)
+    _print_codes(new.item_ids, codes)
+    _warn_of_texts_not_told_apart(new.texts, vectors, *known)
+    print(f"{len(codes)} items added: {place}", file=sys.stderr)
+
+
+def _assign_ids(options: argparse.Namespace) -> None:
+    from genrec_core.bundle.new_items import read_item_ids, read_vectors
+    from genrec_core.engines.engine import open_engine
+    from genrec_core.quantization.semantic_ids import assign_ids
+    from genrec_core.storage.folders import latest
+
+    if (options.vectors is None) != (options.item_ids is None):
+        raise GenrecError("--vectors and --item_ids belong together: give one id for each vector")
+    folder = options.semantic_ids or latest("semantic_ids")
+    with open_engine(engine_from_environment()) as engine:
+        if options.vectors:
+            item_ids, vectors = read_item_ids(options.item_ids), read_vectors(options.vectors)
+        else:
+            item_ids, vectors = _embedded(options, engine)
+        extended = assign_ids(folder, item_ids.tolist(), vectors, options.output, engine)
+    _print_codes(item_ids, extended.codes[len(extended.codes) - len(item_ids) :])
+    print(f"{len(item_ids)} new items, {len(extended.codes)} in all: {options.output}", file=sys.stderr)
+
+
+def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any, Any]:
+    """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
+    from genrec_core.bundle.new_items import read_new_items
+    from genrec_core.embedding.item_embeddings import ITEM_TEXT, STATS, ItemEmbeddings
+    from genrec_core.storage.artifacts import read_json
+    from genrec_core.storage.folders import latest
+
+    new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
+    folder = options.embeddings or latest("item_embeddings")
+    texts, model = new.texts_or_ids(), read_json(folder / STATS)["model"]
+    vectors = _text_vectors(texts, model, options.text_encoder, engine)
+    _warn_of_texts_not_told_apart(texts, vectors, read_json(folder / ITEM_TEXT), ItemEmbeddings.load(folder).l2norm)
+    return new.item_ids, vectors
+
+
+def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engine: "Engine | None") -> Any:
+    """Vectors float32 [n, dim] by ``model``: by the exported encoder if one is named or torch is absent, else by torch.
+
+    Raises:
+        GenrecError: the encoder is of another model, or there is neither one nor torch.
+    """
+    from importlib.util import find_spec
+
+    from genrec_core.storage.folders import latest
+
+    if text_encoder is None and find_spec("torch") is not None:
+        from genrec_core.embedding.text import embed_texts
+
+        return embed_texts(texts, EmbeddingSettings(model=model), engine=engine)
+    from genrec_core.embedding.onnx_text import OnnxTextEncoder
+
+    try:
+        folder = text_encoder or latest("text_encoder")
+    except GenrecError as error:
+        remedy = "run genrec export-text-encoder where torch is, and name its folder with --text_encoder"
+        raise GenrecError(f"torch is not installed and no text encoder was exported; {remedy}") from error
+    encoder = OnnxTextEncoder(folder)
+    if encoder.model != model:
+        raise GenrecError(f"{folder} holds {encoder.model}, but {model} embedded the catalogue; export that one")
+    return encoder.embed(texts)
+
+
+def _warn_of_texts_not_told_apart(texts: list[str], vectors: Any, known_texts: list[str], known_vectors: Any) -> None:
+    """Say which new texts the embedding model cannot tell from another text; known vectors have length 1."""
+    import numpy as np
+
+    from genrec_core.embedding.item_embeddings import l2_normalized, rows_not_told_apart
+
+    all_vectors = np.concatenate([known_vectors, l2_normalized(vectors)])
+    rows = rows_not_told_apart([*known_texts, *texts], all_vectors)
+    alike = [texts[row - len(known_texts)] for row in rows.tolist() if row >= len(known_texts)]
+    if alike:
+        print(
+            f"genrec: warning: {len(alike)} of {len(texts)} new items have the text vector of an item with another "
+            f"text, such as {alike[0][:80]!r}; if the embedding model cannot read their script, set "
+            "item_embeddings.model to a multilingual model and train again",
+            file=sys.stderr,
+        )
+
+
+def _print_codes(item_ids: Any, codes: Any) -> None:
+    for item_id, code in zip(item_ids.tolist(), codes.tolist(), strict=True):
+        print(item_id, *code)

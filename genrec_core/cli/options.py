@@ -1,0 +1,114 @@
+"""What several commands share: options made from settings, options for folders, and the files behind them."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from genrec_core.errors import GenrecError
+from genrec_core.settings import Form, Settings
+
+Commands = Any  # argparse has no public name for what add_subparsers returns
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], None], about: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand that calls ``run`` with its options."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    command.set_defaults(run=run)
+    return command
+
+
+def add_settings(
+    command: argparse.ArgumentParser,
+    form: type[Settings],
+    renamed: Mapping[str, str] | None = None,
+    without: tuple[str, ...] = (),
+    show_defaults: bool = True,
+) -> None:
+    """Add an option for each field of ``form``, with the field's description as its help.
+
+    Args:
+        command: the subcommand.
+        form: the settings; :func:`settings_from` reads the values.
+        renamed: the option's name by field, where it differs.
+        without: fields that get no option.
+        show_defaults: whether the help shows the form's defaults; a preset has others.
+    """
+    for name, field in form.model_fields.items():
+        if name in without:
+            continue
+        description = (field.description or "").rstrip(".").replace("%", "%%")
+        shown = f" ({field.default})" if show_defaults and field.default is not None else ""
+        option = (renamed or {}).get(name, name)
+        command.add_argument(f"--{option}", dest=name, help=description + shown, **_values(name, field.annotation))
+
+
+def _values(name: str, kind: Any) -> dict[str, Any]:
+    """How argparse takes the values of a field: one of a few words, a switch, or any text that pydantic checks."""
+    if kind is bool:
+        return {"nargs": "?", "const": "true", "choices": ("true", "false")}
+    words = get_args(kind)
+    if words and all(isinstance(word, str) for word in words):
+        return {"choices": words}
+    return {"metavar": name.rsplit("_", 1)[-1].upper()}
+
+
+def settings_from(options: argparse.Namespace, form: type[Form], base: Form | None = None, **fixed: Any) -> Form:
+    """The settings that the options of :func:`add_settings` name, over ``base`` or the defaults.
+
+    Args:
+        options: what was typed.
+        form: the settings.
+        base: settings where no option says otherwise.
+        fixed: values that no option sets.
+
+    Raises:
+        GenrecError: a value that the settings do not take.
+    """
+    from pydantic import ValidationError
+
+    values = base.model_dump() if base else {}
+    try:
+        return form.model_validate({**values, **typed_values(options, form), **fixed})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}={fault['input']}: {fault['msg']}" for fault in error.errors()]
+        raise GenrecError("; ".join(faults)) from error
+
+
+def typed_values(options: argparse.Namespace, form: type[Settings]) -> dict[str, Any]:
+    """The fields of ``form`` that the command line sets, as they were typed."""
+    return {name: value for name in form.model_fields if (value := getattr(options, name, None)) is not None}
+
+
+def add_inputs(command: argparse.ArgumentParser) -> None:
+    """The folders that training, evaluation and export read."""
+    command.add_argument("--semantic_ids", type=Path, metavar="DIR", help="semantic IDs (the newest)")
+    command.add_argument("--embeddings", type=Path, metavar="DIR", help="item embeddings (the newest)")
+    command.add_argument(
+        "--histories", type=Path, metavar="PATH", help="user histories: parquet, its folder, or raw files (the newest)"
+    )
+
+
+def add_catalog(command: argparse.ArgumentParser, purpose: str) -> None:
+    """The item catalogue."""
+    command.add_argument(
+        "--catalog", type=Path, metavar="PATH", help=f"item catalogue, {purpose}: a parquet file or its folder"
+    )
+
+
+def catalog_file(source: Path) -> Path:
+    """The parquet file of the item catalogue: ``source``, or the only one in that folder."""
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    if len(files) != 1:
+        raise GenrecError(f"{source}: holds {len(files)} parquet files; name the one of the item catalogue")
+    return files[0]
+
+
+def new_folder(text: str) -> Path:
+    """A folder to write, which may not exist yet. A link to one is followed, so that the link stays."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: is no folder; name a new one")
+    return path.resolve() if path.is_symlink() else path

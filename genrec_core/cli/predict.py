@@ -1,0 +1,63 @@
+"""``genrec predict``: recommendations for the users of a file."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from genrec_core.cli.options import Commands, add_command, add_settings, settings_from
+from genrec_core.settings import PredictionSettings, engine_from_environment
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``predict``."""
+    about = (
+        "Recommend items for the users of a file: lines `user item item ...`, CSV with user_id,item_ids, or Parquet "
+        "with these columns. CSV and Parquet may also hold the columns allow, deny and rule, for that user alone."
+    )
+    command = add_command(commands, "predict", _predict, about)
+    command.add_argument("--input_path", type=Path, required=True, metavar="IN", help="the requests")
+    command.add_argument(
+        "--output_path", type=Path, required=True, metavar="OUT",
+        help="user_id,pred_1..pred_K as CSV, or *.parquet; malformed lines go to OUT.rejected. Where OUT is a pipe or "
+        "a device, malformed lines are only counted",
+    )  # fmt: skip
+    command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the served release's)")
+    names = {"top_k": "topk", "workers": "threads"}
+    add_settings(command, PredictionSettings, renamed=names, without=("exclude_seen",))
+    command.add_argument("--keep_seen", action="store_true", help="also recommend items of the user's own history")
+    command.add_argument("--allow", type=Path, metavar="FILE", help="the only item ids to recommend, one a line")
+    command.add_argument("--deny", type=Path, metavar="FILE", help="item ids never to recommend, one a line")
+    command.add_argument(
+        "--shard", metavar="I/N", help="serve the I-th of N parts; their outputs in order are the whole"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from genrec_core.engines.engine import open_engine
+    from genrec_core.recommend.constraints import Constraints
+    from genrec_core.recommend.item_lists import read_item_list
+    from genrec_core.recommend.predict import predict_file
+    from genrec_core.recommend.recommender import Recommender
+    from genrec_core.recommend.remote_ranking import RemoteRanking
+    from genrec_core.recommend.shards import Shard
+    from genrec_core.releases.pointer import served_model
+
+    settings = settings_from(options, PredictionSettings, exclude_seen=not options.keep_seen)
+    shard = Shard.parse(options.shard) if options.shard is not None else None
+    model_dir = options.model_dir or served_model()
+    recommender = Recommender.from_folder(model_dir, threads=1)
+    allow, deny = (read_item_list(path).tolist() if path else None for path in (options.allow, options.deny))
+    constraints = Constraints.of(allow, deny)
+    selection = recommender.selection(constraints, Constraints.of(rule=settings.rule))
+    for warning in selection.warnings:
+        print(f"genrec: warning: {warning}", file=sys.stderr)
+    if selection.count < settings.top_k:
+        print(f"genrec: warning: {selection.count} items may be recommended, fewer than --topk", file=sys.stderr)
+    paths = (options.input_path, options.output_path)
+    with open_engine(engine_from_environment()) as engine:
+        report = predict_file(
+            recommender, *paths, settings, constraints=constraints, shard=shard, show_progress=not options.quiet,
+            remote=RemoteRanking.of(engine, model_dir),
+        )  # fmt: skip
+    print("\n".join(report.lines(options.output_path)), file=sys.stderr)

@@ -1,0 +1,195 @@
+"""``genrec train`` and ``genrec sweep``: trainings outside the asset graph."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec_core.cli.options import (
+    Commands,
+    add_catalog,
+    add_command,
+    add_inputs,
+    add_settings,
+    catalog_file,
+    new_folder,
+    settings_from,
+    typed_values,
+)
+from genrec_core.errors import GenrecError
+from genrec_core.settings import PRESETS, SASREC, RendezvousSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from genrec_core.tiger.training import TrainingEvent
+
+
+def add_commands(commands: Commands) -> None:
+    """Add ``train`` and ``sweep``."""
+    about = "Train TIGER, or the SASRec baseline, outside the asset graph; run again, it goes on where it was cut off."
+    command = add_command(commands, "train", _train, about)
+    add_inputs(command)
+    command.add_argument("--model", choices=("tiger", "sasrec"), default="tiger", help="what to train (%(default)s)")
+    command.add_argument(
+        "--preset", default="sample", metavar="NAME", help="settings that the options below change (%(default)s)"
+    )
+    command.add_argument(
+        "--output", type=new_folder, required=True, metavar="DIR", help="the folder for best/ and state/"
+    )
+    command.add_argument("--set", action=_SetIsGone, help=argparse.SUPPRESS)
+    add_settings(command, TrainingSettings, show_defaults=False)
+    # Run once on each machine, with the same --output on shared storage.
+    add_settings(command, RendezvousSettings, renamed={"endpoint": "rendezvous"})
+
+    about = "Train the variants that a TOML file lists and compare them on the validation items; run again, it goes on."
+    command = add_command(commands, "sweep", _sweep, about)
+    command.add_argument(
+        "file", type=Path, metavar="FILE", help="the variants; genrec_core/evaluation/sweep.py describes the form"
+    )
+    add_inputs(command)
+    add_catalog(command, "for runs with other texts (the newest)")
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="trainings side by side (%(default)s)")
+    command.add_argument(
+        "--output", type=new_folder, required=True, metavar="DIR", help="the folder for results and the table sweep.md"
+    )
+
+
+class _SetIsGone(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        name, _, value = str(rest[1]).partition("=")
+        parser.error(f"--set is gone: write --{name} {value}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from genrec_core.storage.folders import latest
+
+    settings = training_settings(options)
+    histories = options.output / "histories.parquet"
+    folders = (options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings"))
+    if "RANK" in os.environ:
+        _train_here(settings, histories, *folders, options)
+        return
+    rendezvous = settings_from(options, RendezvousSettings)
+    options.output.mkdir(parents=True, exist_ok=True)
+    _write_histories(options.histories or latest("user_histories"), histories)
+    if settings.processes == rendezvous.nodes == 1:
+        _train_here(settings, histories, *folders, options)
+    else:
+        _train_with_torchrun(settings, rendezvous, options, *folders)
+
+
+def training_settings(options: argparse.Namespace) -> TrainingSettings:
+    """The training settings of ``--preset`` with the changes of the other options; one process unless they say more.
+
+    Raises:
+        GenrecError: no such preset, or a value out of bounds.
+    """
+    of_model = SASREC if options.model == "sasrec" else {name: preset.training for name, preset in PRESETS.items()}
+    if options.preset not in of_model:
+        raise GenrecError(
+            f"--preset {options.preset}: no such preset of {options.model}; choose one of {', '.join(of_model)}"
+        )
+    base = of_model[options.preset].model_copy(update={"processes": 1})
+    return settings_from(options, TrainingSettings, base)
+
+
+def _write_histories(source: Path, target: Path) -> None:
+    """Keep the histories that ``source`` holds beside the training, so that all processes read the same."""
+    from genrec_core.data.user_histories import read_user_histories
+    from genrec_core.storage.artifacts import atomic_file
+
+    frame = read_user_histories(source)
+    with atomic_file(target) as part:
+        frame.write_parquet(part)
+
+
+def _train_here(
+    settings: TrainingSettings, histories: Path, semantic_ids: Path, embeddings: Path, options: argparse.Namespace
+) -> None:
+    """Train in this process, alone or as one of torchrun's."""
+    from genrec_core.cores import limit_torch_threads
+    from genrec_core.sasrec.training import SasRecTrainer
+    from genrec_core.tiger.distributed import distributed
+    from genrec_core.tiger.training import TrainingData, train
+
+    limit_torch_threads()
+    trainer = SasRecTrainer if options.model == "sasrec" else None
+    data = TrainingData.load(histories, semantic_ids, embeddings)
+    with distributed() as world:
+        best = train(data, settings, options.output, world, _show_event, trainer)
+        if world.rank == 0:
+            print(best)
+
+
+def _show_event(event: "TrainingEvent") -> None:
+    values = {name.replace("_", " "): value for name, value in event.values.items() if name != "epoch"}
+    shown = ", ".join([f"{name} {value:,.5g}" for name, value in values.items()] + [event.note] * bool(event.note))
+    print(
+        f"{event.kind} {event.epoch}: {shown}" if event.kind == "epoch" else f"{event.kind}: {shown}", file=sys.stderr
+    )
+
+
+def _train_with_torchrun(
+    settings: TrainingSettings,
+    rendezvous: RendezvousSettings,
+    options: argparse.Namespace,
+    semantic_ids: Path,
+    embeddings: Path,
+) -> None:
+    """Start this command once a process."""
+    from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(settings, rendezvous)]
+    changes = [f"--{name}={value}" for name, value in typed_values(options, TrainingSettings).items()]
+    command = [
+        *torchrun, "-m", "genrec_core.cli", "train",
+        "--model", options.model, "--preset", options.preset, *changes,
+        "--semantic_ids", str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
+    ]  # fmt: skip
+    environment = {**torchrun_environment(settings, rendezvous), **os.environ}
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            code = process.wait()
+        finally:
+            if process.poll() is None:  # stopped from outside: torchrun ends its workers on SIGTERM, not on SIGKILL
+                process.terminate()
+    if code:
+        raise GenrecError(f"torchrun ended with exit code {code}; its messages are above")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from genrec_core.evaluation.sweep import (
+        SweepInputs,
+        describe,
+        read_sweep,
+        run_sweep,
+        sweep_table,
+        trials,
+        write_sweep,
+    )
+    from genrec_core.storage.folders import latest
+
+    if options.workers < 1:
+        raise GenrecError(f"--workers {options.workers}: use at least one")
+    wanted = trials(read_sweep(options.file), options.file)
+    catalog = None
+    if any(trial.texts for trial in wanted):
+        catalog = catalog_file(options.catalog or latest("item_catalog"))
+    options.output.mkdir(parents=True, exist_ok=True)
+    histories = options.output / "histories.parquet"
+    if not histories.is_file():
+        _write_histories(options.histories or latest("user_histories"), histories)
+    inputs = SweepInputs(
+        histories,
+        options.semantic_ids or latest("semantic_ids"),
+        options.embeddings or latest("item_embeddings"),
+        catalog,
+    )
+
+    def show(trial: Any, result: dict[str, Any]) -> None:
+        print(describe(trial, result), file=sys.stderr)
+
+    results = run_sweep(wanted, inputs, options.output, options.workers, show)
+    print(f"{len(results)} trials: {write_sweep(options.output, results)}", file=sys.stderr)
+    print(sweep_table(results))
