@@ -11,6 +11,7 @@ MODEL ?=
 KILLS ?= 200
 INPUTS ?= 100000
 SOAK ?=
+UPGRADE ?=
 NAME ?=
 OPTIONS ?=
 SHOWN ?= $(STATE)
@@ -26,7 +27,7 @@ export DAGSTER_DISABLE_TELEMETRY = yes
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow screenshots lint ui mlflow bench soak fuzz images test-images lock audit clean
+.PHONY: help setup run test test-pythons test-slow screenshots lint ui mlflow bench soak fuzz images test-images lock audit package clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ run: setup ## materialise the whole graph: GENREC_RAW=folder-or-url PRESET=sampl
 
 test: setup ## the default tests, in two processes
 	@"$(BIN)/python" -m pytest -n 2 --dist loadfile
+
+test-pythons: setup ## what predicts and serves, on Python 3.12 and 3.13 and with the lowest versions, where the machine has them
+	@BIN="$(BIN)" sh .ci/pythons
 
 test-slow: setup ## the long tests; the one of the UI needs Debian's chromium
 	@"$(BIN)/python" -m pytest -m slow
@@ -76,11 +80,17 @@ images: ## build the images, by docker or by buildah and podman: IMAGES="inferen
 test-images: setup ## run the images on the newest exported model, or MODEL=folder
 	@"$(BIN)/python" docker/images.py test $(IMAGES) $(if $(MODEL),--model_dir "$(MODEL)")
 
-lock: setup ## write docker/locks after pyproject.toml changed
-	@"$(BIN)/python" docker/lock.py
+lock: setup ## pin every package that make and the images install, after pyproject.toml changed; UPGRADE=--upgrade takes newer ones
+	@UV="$(BIN)/uv" sh docker/locks/lock $(UPGRADE)
 
-audit: ## known vulnerabilities of the locked packages; needs PyPI
-	@python3 docker/audit.py
+audit: setup ## known vulnerabilities of the locked packages; needs PyPI
+	@"$(BIN)/pip-audit" --strict --disable-pip --no-deps $(foreach lock,$(wildcard docker/locks/*.txt),--requirement $(lock)) \
+	  $(foreach advisory,$(shell sed -n 's/^\([A-Z][^ ]*\) .*/\1/p' docker/audit-ignored.txt),--ignore-vuln $(advisory))
+
+package: setup ## build the wheel and the sdist into dist, and check what the registry would check
+	@rm -rf dist
+	@"$(BIN)/python" -m build
+	@"$(BIN)/twine" check --strict dist/*
 
 clean: ## remove .venv; what was built in .genrec stays
 	rm -rf "$(VENV)"

@@ -18,8 +18,10 @@ import pytest
 from genrec_core.data.histories import Histories
 from genrec_core.data.p5 import read_catalog, read_histories
 from genrec_core.data.sample import write_sample
+from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import CatalogSettings
 from genrec_core.storage import object_store
+from tests.core.tiny_model import TinyModel, build_tiny_model
 
 # torch and mlflow, which read these, are imported later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -285,3 +287,16 @@ def looked_up(tmp_path: Path) -> Callable[..., list[str]]:
         return names.read_text().split()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A model of 90 items, built once; or the one in ``GENREC_TEST_MODEL``, where torch is not installed."""
+    if folder := os.environ.get("GENREC_TEST_MODEL"):
+        return TinyModel(Path(folder))
+    return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recommender(tiny_model: TinyModel) -> Recommender:
+    return Recommender.from_folder(tiny_model.model_dir, threads=1)

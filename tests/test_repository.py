@@ -51,12 +51,12 @@ NOT_FOR_INFERENCE = {"polars", "torch", "transformers", "sentence-transformers",
 
 
 @pytest.mark.parametrize("pin", PINS, ids=str)
-def test_a_dependency_is_pinned_to_the_version_that_is_installed(pin: Requirement) -> None:
-    (specifier,) = pin.specifier
-    assert specifier.operator == "=="
-    if str(pin) in PROJECT["optional-dependencies"]["ray"] and find_spec("ray") is None:
+def test_a_dependency_is_a_range_that_holds_the_version_that_is_installed(pin: Requirement) -> None:
+    assert sorted(specifier.operator for specifier in pin.specifier) == ["<", ">="]
+    if pin in map(Requirement, PROJECT["optional-dependencies"]["ray"]) and find_spec("ray") is None:
         pytest.skip("the extra ray is not installed")
-    assert specifier.version == importlib.metadata.version(pin.name).partition("+")[0]  # torch: 2.13.0+cpu is 2.13.0
+    if pin.marker is None or pin.marker.evaluate():
+        assert pin.specifier.contains(importlib.metadata.version(pin.name))
 
 
 def test_predictions_need_no_training_library_and_no_dagster() -> None:
@@ -179,11 +179,11 @@ def test_no_file_names_a_place_on_somebodys_machine(tracked: list[Path]) -> None
 
 
 def test_no_large_file_is_tracked(tracked: list[Path]) -> None:
-    assert not [path for path in tracked if path.stat().st_size > 300_000]
+    assert not [path for path in tracked if path.stat().st_size > 400_000]
 
 
 def test_scripts_can_be_run() -> None:
-    assert all(os.access(REPOSITORY / ".ci" / name, os.X_OK) for name in ("run", "setup"))
+    assert all(os.access(REPOSITORY / ".ci" / name, os.X_OK) for name in ("run", "setup", "pythons"))
 
 
 def test_the_licence_is_the_canonical_text() -> None:

@@ -30,7 +30,8 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder, self.calls = folder, folder / "calls.txt"
         (folder / ".ci").mkdir()
-        for name in (".ci/setup", "pyproject.toml"):
+        (folder / "docker" / "locks").mkdir(parents=True)
+        for name in (".ci/setup", "pyproject.toml", "docker/locks/setup.txt", "docker/locks/torch.txt"):
             shutil.copy(REPOSITORY / name, folder / name)
         self.interpreter = folder / "python-3.11"
         self.interpreter.write_text(_INTERPRETER)
@@ -56,8 +57,8 @@ class Checkout:
         return process.returncode, output
 
     def installs(self) -> int:
-        """How often pip was called."""
-        return self.calls.read_text().count("-m pip install") if self.calls.exists() else 0
+        """How often an installation began, which is with torch."""
+        return self.calls.read_text().count("-r docker/locks/torch.txt") if self.calls.exists() else 0
 
 
 @pytest.fixture
@@ -73,9 +74,20 @@ def test_the_second_call_installs_nothing_and_says_so(checkout: Checkout) -> Non
     assert checkout.installs() == 1
 
 
-def test_a_changed_pyproject_is_installed(checkout: Checkout) -> None:
+def test_all_packages_but_torch_are_installed_by_their_hashes(checkout: Checkout) -> None:
     checkout.set_up()
-    with (checkout.folder / "pyproject.toml").open("a") as file:
+    installs = [line for line in checkout.calls.read_text().splitlines() if "-m pip install" in line]
+    assert [line.partition("-version-check ")[2] for line in installs] == [
+        "-r docker/locks/torch.txt",
+        "--require-hashes --no-deps -r docker/locks/setup.txt",
+        "--no-deps --no-build-isolation -e .",
+    ]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "docker/locks/setup.txt"])
+def test_a_changed_project_or_lock_is_installed(checkout: Checkout, name: str) -> None:
+    checkout.set_up()
+    with (checkout.folder / name).open("a") as file:
         file.write("# another pin\n")
     assert checkout.set_up()[0] == 0
     assert checkout.installs() == 2

@@ -10,7 +10,7 @@ from tests.benchmarks.capacity import Scale, as_markdown, breaks_of, bytes_of, w
 from tests.benchmarks.unit_costs import UnitCost
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 COSTS = {
     name: UnitCost(value, "of one", "a test")

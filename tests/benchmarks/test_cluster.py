@@ -17,7 +17,7 @@ from tests.benchmarks.cluster_work import PARTS, Work
 from tests.benchmarks.two_nodes import RayNodes, two_ray_nodes
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 pytestmark = pytest.mark.slow
 

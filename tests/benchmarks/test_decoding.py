@@ -16,7 +16,7 @@ from tests.benchmarks import decoding
 from tests.benchmarks.decoding_peers import OriginalDecoding, UncachedDecoding
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 def test_every_beam_width_is_timed(tiny_model: "TinyModel") -> None:

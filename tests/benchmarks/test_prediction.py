@@ -10,7 +10,7 @@ from tests.benchmarks.prediction import run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 def test_a_file_is_served_and_measured(tiny_model: "TinyModel") -> None:

@@ -31,7 +31,7 @@ from genrec_core.storage.artifacts import read_json, write_json
 from genrec_core.storage.folders import set_latest
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 FORBIDDEN = (
     *("torch", "transformers", "sentence_transformers", "onnx", "dagster", "mlflow", "matplotlib", "safetensors"),

@@ -13,7 +13,7 @@ from genrec_core import telemetry
 from genrec_core.export.torchserve import export_torchserve
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 LookedUp = Callable[..., list[str]]
 GENREC = (sys.executable, "-m", "genrec_core.cli")

@@ -42,7 +42,7 @@ from genrec_core.storage.folders import latest, set_latest, storage_root
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 CatalogOf = Callable[[np.ndarray], pl.DataFrame]
 NEW_IDS = [5, 2000, 7]

@@ -18,7 +18,7 @@ from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import verify_manifest, write_manifest
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from genrec_core.settings import ReleaseSettings
 from genrec_core.storage.artifacts import write_manifest
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 SETTINGS = ReleaseSettings(users=150, samples=200, beams=20)
 

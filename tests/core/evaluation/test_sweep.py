@@ -13,7 +13,7 @@ from genrec_core.evaluation.sweep import RESULT, read_sweep, sweep_table, trials
 from genrec_core.storage.artifacts import read_json
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 SWEEP = """
 preset = "sample"

@@ -20,7 +20,7 @@ from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.model import TigerModel
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 def random_histories(item_ids: np.ndarray, users: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import read_json, verify_manifest
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import read_json
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 TORCHSERVE = Path(sys.executable).with_name("torchserve")
 START_SECONDS, OUTPUT = 120, "output.txt"

@@ -24,7 +24,7 @@ from genrec_core.recommend.rules import Rule
 from genrec_core.settings import PredictionSettings
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 # What breaks parsers: separators, quotes, brackets, line ends, marks, bytes that are no text, numbers at their edges.
 PIECES = [

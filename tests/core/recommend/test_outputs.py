@@ -15,7 +15,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import atomic_file
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 ROWS = "user_id,pred_1,pred_2\n"
 

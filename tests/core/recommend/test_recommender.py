@@ -17,7 +17,7 @@ from genrec_core.settings import RankingMode
 from genrec_core.storage.artifacts import write_manifest
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 def histories_of(recommender: Recommender, users: int, longest: int = 30) -> list[list[int]]:

@@ -16,7 +16,7 @@ from genrec_core.recommend.remote_ranking import ModelFiles, RemoteRanking
 from genrec_core.settings import PredictionSettings
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 def requests_file(folder: Path, recommender: Recommender, users: int = 200) -> Path:

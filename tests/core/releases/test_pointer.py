@@ -33,7 +33,7 @@ from genrec_core.storage.artifacts import write_manifest
 from genrec_core.storage.folders import set_latest
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 def served_so_far(*versions: str) -> Pointer:

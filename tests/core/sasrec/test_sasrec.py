@@ -23,7 +23,7 @@ from genrec_core.tiger.distributed import World
 from genrec_core.tiger.training import TrainingData, train
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 ALONE, ITEMS = World(0, 1, torch.device("cpu")), 40
 CODES = np.stack([np.arange(ITEMS) // 8, np.arange(ITEMS) % 8, np.zeros(ITEMS)], axis=1).astype(np.int32)

@@ -19,7 +19,7 @@ from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 class KeptModel(ServedModel):

@@ -20,7 +20,7 @@ from genrec_core.serving.models import ServedModel
 from genrec_core.storage.artifacts import write_manifest
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 class IdleDecoder(Decoder):

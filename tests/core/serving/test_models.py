@@ -14,7 +14,7 @@ from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from genrec_core.storage.artifacts import write_manifest
 from genrec_core.storage.folders import set_latest, storage_root
 
 if TYPE_CHECKING:
-    from conftest import TinyModel
+    from tests.core.tiny_model import TinyModel
 
 StartServer = Callable[..., Any]
 
