@@ -18,10 +18,18 @@ Form = TypeVar("Form", bound=Settings)
 
 
 def settings_from_environment(form: type[Form], variables: dict[str, str]) -> Form:
-    """Settings of which some are given by variables, by field."""
-    given = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
+    """Read fields from environment variables; an unset or empty variable leaves the default.
+
+    Args:
+        form: the settings to fill.
+        variables: the name of each field's variable.
+
+    Raises:
+        GenrecError: the value of a variable is not valid.
+    """
+    values = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
     try:
-        return form.model_validate(given)
+        return form.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
         variable = variables[str(fault["loc"][0])]

@@ -12,6 +12,6 @@ class CatalogSettings(Settings):
 
     text_template: str = Field(
         DEFAULT_TEXT_TEMPLATE,
-        description="Item text; fields: title, brand, categories, price, description. A part whose field is absent "
-        "(parts end with ';') is left out.",
+        description="Template of an item's text. Fields: title, brand, categories, price, description. Each part ends "
+        "with ';'. An item that lacks a part's field gets its text without that part.",
     )

@@ -10,7 +10,10 @@ class EmbeddingSettings(Settings):
 
     model: str = Field(
         "all-MiniLM-L6-v2",
-        description="all-MiniLM-L6-v2 (shipped as a Python package, verified by sha256), a hub name, or a folder.",
+        description="Sentence encoder: all-MiniLM-L6-v2 (a Python package, verified by sha256), a name on the Hugging "
+        "Face hub, or a folder.",
     )
-    batch_size: int = Field(64, ge=1, le=4096, description="Texts encoded at once.")
-    max_tokens: int = Field(128, ge=8, le=8192, description="Longer texts are cut to this many tokens.")
+    batch_size: int = Field(64, ge=1, le=4096, description="Texts that the sentence encoder reads at once.")
+    max_tokens: int = Field(
+        128, ge=8, le=8192, description="Tokens of a text that the sentence encoder reads; the rest is cut off."
+    )

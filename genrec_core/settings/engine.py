@@ -10,20 +10,22 @@ _ENGINE = {"name": "GENREC_ENGINE", "address": "RAY_ADDRESS"}
 
 
 class EngineSettings(Settings):
-    """Where texts are embedded, semantic IDs assigned and lists of items decoded."""
+    """Where texts are embedded, semantic IDs assigned and users' lists computed."""
 
     name: Literal["local", "ray"] = Field(
-        "local", description="`local`: in the process that asks; `ray`: by the workers of a Ray cluster (extra `ray`)."
+        "local",
+        description="Where the work is computed: `local`, in this process; `ray`, by the workers of a Ray cluster "
+        "(needs the extra `ray`).",
     )
     address: str | None = Field(
         None,
-        description="With `ray`: HOST:PORT of a cluster that this machine is a node of, ray://HOST:PORT of another "
-        "one, or `local` for one on this machine that ends with the step.",
+        description="Address of the Ray cluster: HOST:PORT if this machine is one of its nodes, ray://HOST:PORT "
+        "otherwise, or `local` for a cluster on this machine that ends with the step.",
     )
 
 
 def engine_from_environment() -> EngineSettings:
-    """Where work is computed: ``GENREC_ENGINE`` and Ray's own ``RAY_ADDRESS``.
+    """Read ``GENREC_ENGINE`` and Ray's own ``RAY_ADDRESS``.
 
     Raises:
         GenrecError: ``GENREC_ENGINE`` names no engine.

@@ -8,24 +8,37 @@ from genrec_core.settings.base import Settings
 class EvaluationSettings(Settings):
     """How the test items are ranked."""
 
-    beams: int = Field(1000, ge=1, description="Beams; Recall@K is reported for K up to this.")
-    batch_users: int = Field(16, ge=1, le=4096, description="Users decoded together.")
-    users: int | None = Field(None, ge=1, description="Users drawn to be ranked; unset: all.")
-    workers: int | None = Field(None, ge=1, description="Batches decoded side by side; unset: one a core.")
+    beams: int = Field(
+        1000, ge=1, description="Beams of the test's search. Recall@K is reported for K up to this number."
+    )
+    batch_users: int = Field(16, ge=1, le=4096, description="Test users ranked in one batch.")
+    users: int | None = Field(None, ge=1, description="Random test users to rank; unset: all.")
+    workers: int | None = Field(None, ge=1, description="Batches of test users ranked at once; unset: one a core.")
     exact_users: int = Field(
-        16, ge=0, description="Users drawn to compare the beam with exact scoring of every item; 0: none."
+        16,
+        ge=0,
+        description="Random test users whose beam search is compared with exact scores of all items; 0: none.",
     )
     baseline: str | None = Field(
-        None, description="Folder of a trained SASRec (`genrec train --model sasrec`) to be measured on the same users."
+        None,
+        description="Folder of a SASRec from `genrec train --model sasrec`, measured on the same users; unset: none.",
     )
-    bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="Resamples of users for each interval.")
-    seed: int = Field(42, ge=0, description="Seed of the bootstrap.")
+    bootstrap_samples: int = Field(
+        1000, ge=10, le=100_000, description="Bootstrap samples of users for each confidence interval of the test."
+    )
+    seed: int = Field(42, ge=0, description="Random seed of the bootstrap and of the drawn test users.")
 
 
 class GateSettings(Settings):
-    """What the metrics must reach before anything is exported or served."""
+    """Metrics that a model must reach before it is exported or served."""
 
-    recall_at_10: float = Field(0.020, ge=0, le=1, description="Least Recall@10 on test.")
-    recall_at_100: float = Field(0.035, ge=0, le=1, description="Least Recall@100 on test.")
-    recall_at_1000: float = Field(0.050, ge=0, le=1, description="Least Recall@1000 on test.")
-    max_miss_share: float = Field(0.01, ge=0, le=1, description="Misses must stay below this share.")
+    recall_at_10: float = Field(0.020, ge=0, le=1, description="Least Recall@10 on the test items.")
+    recall_at_100: float = Field(0.035, ge=0, le=1, description="Least Recall@100 on the test items.")
+    recall_at_1000: float = Field(0.050, ge=0, le=1, description="Least Recall@1000 on the test items.")
+    max_miss_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of test users whose best code, found without the trie, belongs to no item. The test must "
+        "stay below this share.",
+    )

@@ -10,10 +10,10 @@ class ExportSettings(Settings):
 
     int8: bool = Field(
         False,
-        description="Round the weights to int8: smaller and faster, with nearly the same lists. Refused if that costs "
-        "recall on validation.",
+        description="Round the exported weights to int8: smaller and faster, with nearly the same lists. The export "
+        "fails if recall on the validation items falls too far.",
     )
     largest_loss: float = Field(
-        0.01, ge=0, le=1, description="Most of validation Recall@10 that a ranking may lose by int8, as a share."
+        0.01, ge=0, le=1, description="Largest share of a ranking's validation Recall@10 that int8 weights may cost."
     )
-    users: int = Field(4000, ge=1, description="Validation users that decide, with int8.")
+    users: int = Field(4000, ge=1, description="Validation users on whom int8 weights are compared with float32.")

@@ -1,4 +1,4 @@
-"""Settings of the monitoring checks, and the greatest ages of assets."""
+"""Settings of the monitoring checks, and the greatest age of assets."""
 
 from typing import Literal
 
@@ -14,49 +14,68 @@ _FRESHNESS = {
 
 
 class MonitoringSettings(Settings):
-    """When a check warns of data that moved away from the served release, or of predictions that look wrong."""
+    """Bounds of the checks that warn of drifting data or of odd predictions."""
 
-    severity: Literal["warn", "error"] = Field("warn", description="Of such a check; it stops nothing either way.")
+    severity: Literal["warn", "error"] = Field(
+        "warn", description="Severity of a failed monitoring check in Dagster. A monitoring check never blocks the run."
+    )
     max_new_items: float = Field(
-        0.05, ge=0, le=1, description="Largest share of the catalogue that the served release does not know."
+        0.05, ge=0, le=1, description="Largest share of the catalogue's items that the served release does not know."
     )
     max_gone_items: float = Field(
-        0.05, ge=0, le=1, description="Largest share of the release's items that the catalogue no longer holds."
+        0.05, ge=0, le=1, description="Largest share of the served release's items that are not in the catalogue."
     )
     max_unknown_items: float = Field(
-        0.02, ge=0, le=1, description="Largest share of history entries whose item the release does not know."
+        0.02, ge=0, le=1, description="Largest share of history entries whose item the served release does not know."
     )
     max_length_shift: float = Field(
-        0.25, ge=0, description="Largest population stability index of the lengths of histories."
+        0.25, ge=0, description="Largest population stability index between old and new lengths of histories."
     )
     max_popularity_shift: float = Field(
-        0.3, ge=0, le=1, description="Largest Jensen-Shannon distance of the items' shares of interactions."
+        0.3, ge=0, le=1, description="Largest Jensen-Shannon distance between old and new popularity of items."
     )
     min_coverage: float = Field(
-        0.05, ge=0, le=1, description="Least share of the items that the lists have places for that they show."
+        0.05,
+        ge=0,
+        le=1,
+        description="Least coverage: different items in all lists, divided by the most that could appear there.",
     )
     max_gini: float = Field(
-        0.95, ge=0, le=1, description="Largest Gini coefficient of exposure, where lists have places for every item."
+        0.95,
+        ge=0,
+        le=1,
+        description="Largest Gini coefficient of how often items are recommended; checked only if the lists have room "
+        "for every item.",
     )
     max_popular_answers: float = Field(
-        0.1, ge=0, le=1, description="Largest share of users without a known item, who get the popular ones."
+        0.1, ge=0, le=1, description="Largest share of users who get popular items because no item of theirs is known."
     )
-    max_short_answers: float = Field(0.01, ge=0, le=1, description="Largest share of users with fewer than K items.")
-    max_rejected_lines: float = Field(0.01, ge=0, le=1, description="Largest share of lines that are no request.")
+    max_short_answers: float = Field(
+        0.01, ge=0, le=1, description="Largest share of users whose list is shorter than wanted."
+    )
+    max_rejected_lines: float = Field(
+        0.01, ge=0, le=1, description="Largest share of a request file's lines that are rejected."
+    )
 
 
 class FreshnessSettings(Settings):
-    """How old the newest version of an asset may become; half of it is a warning."""
+    """Greatest age of an asset's newest version, in hours; Dagster warns at half of it."""
 
-    raw_hours: float = Field(24.0 * 7, ge=0.1, description="Raw data, since they last changed or were received.")
-    release_hours: float = Field(24.0 * 30, ge=0.1, description="The served release, since the pointer last moved.")
-    predictions_hours: float = Field(24.0 * 7, ge=0.1, description="Predictions for all users.")
+    raw_hours: float = Field(
+        24.0 * 7, ge=0.1, description="Hours after which the raw data is stale, since it changed or was received."
+    )
+    release_hours: float = Field(
+        24.0 * 30, ge=0.1, description="Hours after which the served release is stale, since it was last chosen."
+    )
+    predictions_hours: float = Field(
+        24.0 * 7, ge=0.1, description="Hours after which the predictions for all users are stale."
+    )
 
 
 def freshness_from_environment() -> FreshnessSettings:
-    """How old assets may become: ``GENREC_FRESH_RAW_HOURS`` and so on.
+    """Read ``GENREC_FRESH_RAW_HOURS`` and so on.
 
     Raises:
-        GenrecError: a variable's value cannot be one.
+        GenrecError: the value of a variable is not valid.
     """
     return settings_from_environment(FreshnessSettings, _FRESHNESS)
