@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,22 +137,16 @@ def _train_with_torchrun(
     embeddings: Path,
 ) -> None:
     """Start this command once a process."""
-    from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+    from genrec_core.tiger.torchrun import run_torchrun, torchrun_command
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(settings, rendezvous)]
     changes = [f"--{name}={value}" for name, value in typed_values(options, TrainingSettings).items()]
-    command = [
-        *torchrun, "-m", "genrec_core.cli", "train",
+    program = [
+        "-m", "genrec_core.cli", "train",
         "--model", options.model, "--preset", options.preset, *changes,
         "--semantic_ids", str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
     ]  # fmt: skip
-    environment = {**torchrun_environment(settings, rendezvous), **os.environ}
-    with subprocess.Popen(command, env=environment) as process:
-        try:
-            code = process.wait()
-        finally:
-            if process.poll() is None:  # stopped from outside: torchrun ends its workers on SIGTERM, not on SIGKILL
-                process.terminate()
+    command, environment = torchrun_command(settings, rendezvous, program)
+    code = run_torchrun(command, {**environment, **os.environ})
     if code:
         raise GenrecError(f"torchrun ended with exit code {code}; its messages are above")
 

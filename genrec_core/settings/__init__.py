@@ -1,0 +1,43 @@
+"""Every setting of the graph, typed and bounded, and the presets that fill them. One module a stage."""
+
+from genrec_core.settings.base import Form, Settings
+from genrec_core.settings.catalog import DEFAULT_TEXT_TEMPLATE, CatalogSettings
+from genrec_core.settings.embedding import EmbeddingSettings
+from genrec_core.settings.engine import EngineSettings, engine_from_environment
+from genrec_core.settings.evaluation import EvaluationSettings, GateSettings
+from genrec_core.settings.export import ExportSettings
+from genrec_core.settings.monitoring import FreshnessSettings, MonitoringSettings, freshness_from_environment
+from genrec_core.settings.prediction import PredictionSettings, RankingMode
+from genrec_core.settings.presets import PRESETS, SASREC, Preset, preset_from_environment
+from genrec_core.settings.release import ReleaseSettings
+from genrec_core.settings.semantic_ids import SemanticIdSettings
+from genrec_core.settings.serving import ServingSettings
+from genrec_core.settings.training import RendezvousSettings, TrainingSettings, rendezvous_from_environment
+
+__all__ = [
+    "DEFAULT_TEXT_TEMPLATE",
+    "PRESETS",
+    "SASREC",
+    "CatalogSettings",
+    "EmbeddingSettings",
+    "EngineSettings",
+    "EvaluationSettings",
+    "ExportSettings",
+    "Form",
+    "FreshnessSettings",
+    "GateSettings",
+    "MonitoringSettings",
+    "PredictionSettings",
+    "Preset",
+    "RankingMode",
+    "ReleaseSettings",
+    "RendezvousSettings",
+    "SemanticIdSettings",
+    "ServingSettings",
+    "Settings",
+    "TrainingSettings",
+    "engine_from_environment",
+    "freshness_from_environment",
+    "preset_from_environment",
+    "rendezvous_from_environment",
+]

@@ -1,0 +1,75 @@
+"""The presets: one value for every setting."""
+
+import os
+
+from genrec_core.errors import GenrecError
+from genrec_core.settings.base import Settings
+from genrec_core.settings.catalog import CatalogSettings
+from genrec_core.settings.embedding import EmbeddingSettings
+from genrec_core.settings.evaluation import EvaluationSettings, GateSettings
+from genrec_core.settings.export import ExportSettings
+from genrec_core.settings.monitoring import MonitoringSettings
+from genrec_core.settings.prediction import PredictionSettings
+from genrec_core.settings.release import ReleaseSettings
+from genrec_core.settings.semantic_ids import SemanticIdSettings
+from genrec_core.settings.training import TrainingSettings
+
+
+class Preset(Settings):
+    """One value for every setting."""
+
+    catalog: CatalogSettings = CatalogSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    semantic_ids: SemanticIdSettings = SemanticIdSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    gates: GateSettings = GateSettings()
+    export: ExportSettings = ExportSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    prediction: PredictionSettings = PredictionSettings()
+
+
+PRESETS: dict[str, Preset] = {
+    "sample": Preset(
+        semantic_ids=SemanticIdSettings(codebook_size=64),
+        training=TrainingSettings(
+            d_model=64,
+            d_ff=256,
+            max_history=30,
+            epochs=8,
+            batch_targets=512,
+            learning_rate=1e-3,
+            dropout=0.2,
+            label_smoothing=0.05,
+            future_share=0.0,  # the next item of the synthetic shop depends on the newest one alone
+            id_views=0,
+            distillation=0.0,
+            validation_users=1000,
+        ),
+    ),
+    "beauty": Preset(),
+    "beauty-best": Preset(training=TrainingSettings(content_views=3, id_views=3)),
+    "beauty-gpu": Preset(training=TrainingSettings(processes=1, amp="bf16", compile=True, batch_targets=8192)),
+}
+
+
+# The baseline of `genrec train --model sasrec`, by preset; it has no codes, decoder or dense head.
+SASREC: dict[str, TrainingSettings] = {
+    "sample": TrainingSettings(
+        d_model=64, heads=2, d_ff=256, max_history=30, epochs=8, future_share=0.0, batch_targets=512, learning_rate=1e-3
+    ),
+    "beauty": TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, learning_rate=1e-3),
+}
+
+
+def preset_from_environment() -> tuple[str, Preset]:
+    """The preset that ``PRESET`` names (``sample`` where it is unset).
+
+    Raises:
+        GenrecError: ``PRESET`` names none.
+    """
+    name = os.environ.get("PRESET") or "sample"
+    if name not in PRESETS:
+        raise GenrecError(f"PRESET={name}: no such preset; choose one of {', '.join(PRESETS)}")
+    return name, PRESETS[name]
