@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import importlib.metadata
-import json
 import os
 import re
 import subprocess
@@ -16,7 +15,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from genrec_core.settings import PRESETS
+from genrec_core.cli.main import main
+from genrec_core.settings import PRESETS, Preset
+from genrec_core.settings.__main__ import FORMS, page
 from genrec_dagster.definitions import defs
 
 REPOSITORY = Path(__file__).parents[1]
@@ -32,18 +33,14 @@ TOP_LEVEL = {
     *("genrec_dagster", "genrec_core", "tests", "docker", "dagster_cloud.yaml", "workspace.yaml", "pyproject.toml"),
     *("README.md", "Makefile", "LICENSE"),
 }
-# Part of a preset, and the asset or resource whose form shows it.
-SETTINGS = {
-    "catalog": "item_catalog",
-    "embedding": "item_embeddings",
-    "semantic_ids": "semantic_ids",
-    "training": "tiger_checkpoint",
-    "evaluation": "recall_metrics",
-    "gates": "gates",
-    "release": "release",
-    "monitoring": "monitoring",
-    "prediction": "batch_predictions",
-}
+GUIDES = [
+    REPOSITORY / name
+    for name in (
+        *("README.md", "genrec_core/README.md", "genrec_core/settings/README.md", "genrec_dagster/README.md"),
+        *("docker/README.md", "tests/README.md", "tests/benchmarks/RESULTS.md"),
+        *(".github/SECURITY.md", ".github/CHANGELOG.md"),
+    )
+]
 NOT_FOR_INFERENCE = {"polars", "torch", "transformers", "sentence-transformers", "dagster", "mlflow", "matplotlib"}
 
 
@@ -207,7 +204,6 @@ def test_make_help_lists_every_command_and_is_what_make_alone_does() -> None:
     commands = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
     shown = subprocess.run(["make", "-C", str(REPOSITORY)], capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"^  make ([\w-]+)", shown, re.MULTILINE)) == commands
-    assert set(re.findall(r"(?<![\w-])make ([a-z-]+)", " ".join(_code(README)))) <= commands
 
 
 def test_the_readme_names_every_asset_and_preset() -> None:
@@ -216,39 +212,35 @@ def test_the_readme_names_every_asset_and_preset() -> None:
     assert all(preset in README for preset in PRESETS)
 
 
-def test_the_settings_of_the_readme_exist_with_the_defaults_it_gives() -> None:
-    assert {cells[0]: cells[1] for cells in _setting_rows() if len(cells) == 3} == _shown_settings("beauty")
+def test_the_readme_is_short_enough_to_be_read_whole() -> None:
+    assert len(README.splitlines()) <= 200
 
 
-def test_the_readme_says_where_presets_differ() -> None:
-    shown = [_shown_settings(preset) for preset in ("beauty", "sample", "beauty-best", "beauty-gpu")]
-    differing = {name: [settings[name] for settings in shown] for name in shown[0]}
-    differing = {name: values for name, values in differing.items() if len(set(values)) > 1}
-    assert {cells[0]: cells[1:] for cells in _setting_rows() if len(cells) == 5} == differing
-    assert len(PRESETS) == len(shown)
+def test_the_page_of_all_settings_is_current() -> None:
+    shown = (REPOSITORY / "genrec_core" / "settings" / "README.md").read_text(encoding="utf-8")
+    assert shown == page() + "\n", "run: python -m genrec_core.settings > genrec_core/settings/README.md"
+    assert set(FORMS) == set(Preset.model_fields)
 
 
-def _setting_rows() -> Iterator[list[str]]:
-    """The cells of the README's table rows that begin with a setting."""
-    assets = "|".join(SETTINGS.values())
-    for name, rest in re.findall(rf"^\| `((?:{assets})\.\w+)` \|(.+)\|$", README, re.MULTILINE):
-        yield [name, *(cell.strip() for cell in rest.split("|"))]
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_a_guide_links_to_what_is_there(guide: Path) -> None:
+    text = guide.read_text(encoding="utf-8")
+    for address in re.findall(r"\]\(([^)#\s]+)", text):
+        assert address.startswith("http") or (guide.parent / address).exists(), address
+    headings = [re.sub(r"[^a-z0-9 -]", "", line.lower()) for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= {heading.replace(" ", "-") for heading in headings}
 
 
-def _shown_settings(preset: str) -> dict[str, str]:
-    """Every setting as the README names it, with its value as the README writes it."""
-    return {
-        f"{shown_as}.{name}": _shown(value)
-        for part, shown_as in SETTINGS.items()
-        for name, value in getattr(PRESETS[preset], part).model_dump().items()
-    }
-
-
-def _shown(value: object) -> str:
-    """A default as the README writes it."""
-    if value is None:
-        return "unset"
-    return f"`{value}`" if isinstance(value, str) else json.dumps(value)
+@pytest.mark.parametrize("guide", GUIDES[:-1], ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_a_guide_names_commands_that_exist(guide: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    code = " ".join(_code(guide.read_text(encoding="utf-8")))
+    assert set(re.findall(r"(?<![\w-])make ([a-z-]+)", code)) <= targets
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = set(re.findall(r"^    ([a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert set(re.findall(r"(?<![\w/.-])genrec ([a-z][a-z-]+)", code)) <= commands
 
 
 def _code(markdown: str) -> list[str]:

@@ -1,0 +1,74 @@
+"""The page of all settings: ``python -m genrec_core.settings > genrec_core/settings/README.md``."""
+
+from typing import Any
+
+from genrec_core.settings import PRESETS, Preset, Settings
+
+# Part of a preset: the asset or resource whose launchpad form shows it.
+FORMS = {
+    "catalog": "item_catalog",
+    "embedding": "item_embeddings",
+    "semantic_ids": "semantic_ids",
+    "training": "tiger_checkpoint",
+    "evaluation": "recall_metrics",
+    "gates": "gates",
+    "export": "onnx_encoder",
+    "release": "release",
+    "monitoring": "monitoring",
+    "prediction": "batch_predictions",
+}
+_HEAD = """# Settings
+
+`python -m genrec_core.settings` writes this page from the settings models; a test compares them.
+
+A setting is a field of its asset's form in Dagster's launchpad, and an option of `genrec train`, `evaluate`, `export`
+and `predict`. `PRESET` fills all of them. The defaults are those of `beauty`, made for two CPU cores. `beauty-gpu` was
+not run.
+"""
+
+
+def page() -> str:
+    """The page as Markdown: where the presets differ, then a table for each form."""
+    names = list(PRESETS)
+    lines = [_HEAD, "## Where the presets differ", "", _row("setting", *(f"`{name}`" for name in names))]
+    lines.append(_row(*["---"] * (len(names) + 1)))
+    for part, form in FORMS.items():
+        parts = [getattr(PRESETS[name], part) for name in names]
+        for name in type(parts[0]).model_fields:
+            values = [_shown(getattr(settings, name)) for settings in parts]
+            if len(set(values)) > 1:
+                lines.append(_row(f"`{form}.{name}`", *values))
+    for part, form in FORMS.items():
+        lines += ["", f"## {form}", "", *_table(getattr(Preset(), part))]
+    return "\n".join(lines)
+
+
+def _table(settings: Settings) -> list[str]:
+    rows = [_row("setting", "default", "bounds", "what it does"), _row(*["---"] * 4)]
+    for name, field in type(settings).model_fields.items():
+        description = (field.description or "").rstrip(".").replace("|", "\\|")
+        rows.append(_row(f"`{name}`", _shown(getattr(settings, name)), _bounds(field.metadata), description))
+    return rows
+
+
+def _bounds(metadata: list[Any]) -> str:
+    """The bounds of a field, such as ``>= 1, <= 48``."""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    return ", ".join(
+        f"{sign} {getattr(bound, name):,}" for bound in metadata for name, sign in signs.items() if hasattr(bound, name)
+    )
+
+
+def _shown(value: object) -> str:
+    """A value as the launchpad takes it."""
+    if value is None:
+        return "unset"
+    return str(value).lower() if isinstance(value, bool) else f"`{value}`"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    print(page())
