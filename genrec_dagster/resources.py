@@ -108,8 +108,7 @@ def _mlflow_refusal(uri: str, said: str) -> str:
 class ExperimentTracker(dg.ConfigurableResource[None]):
     """MLflow, imported when it is used. Its address is kept without password, as Dagster shows what a resource holds.
 
-    Not dagster-mlflow's resource: that one imports mlflow with the definitions (2 s), and its end hook records a failed
-    run as FINISHED.
+    dagster-mlflow's resource was tried: ``tests/README.md`` says why it does not serve.
     """
 
     tracking_uri: str
