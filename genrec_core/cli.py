@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -690,23 +689,16 @@ def _train_with_torchrun(
     settings: "TrainingSettings", options: argparse.Namespace, semantic_ids: Path, embeddings: Path
 ) -> None:
     """Start this command once a process."""
-    from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+    from genrec_core.tiger.torchrun import run_torchrun, torchrun_command
 
-    rendezvous = _rendezvous(options)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(settings, rendezvous)]
     changes = [f"--set={change}" for change in _training_changes(options)]
-    command = [
-        *torchrun, "-m", "genrec_core.cli", "train",
+    program = [
+        "-m", "genrec_core.cli", "train",
         "--model", options.model, "--preset", options.preset, *changes,
         "--semantic_ids", str(semantic_ids), "--embeddings", str(embeddings), "--output", str(options.output),
     ]  # fmt: skip
-    environment = {**torchrun_environment(settings, rendezvous), **os.environ}
-    with subprocess.Popen(command, env=environment) as process:
-        try:
-            code = process.wait()
-        finally:
-            if process.poll() is None:  # stopped from outside: torchrun ends its workers on SIGTERM, not on SIGKILL
-                process.terminate()
+    command, environment = torchrun_command(settings, _rendezvous(options), program)
+    code = run_torchrun(command, {**environment, **os.environ})
     if code:
         raise GenrecError(f"torchrun ended with exit code {code}; its messages are above")
 

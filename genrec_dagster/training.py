@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pydantic import BaseModel
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import atomic_file, read_json, recovered
-from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+from genrec_core.tiger.torchrun import torchrun_command
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.kubernetes import PodsFailedError, TrainingPods
@@ -162,8 +161,8 @@ def run_torchrun(
             pipes.run(context, partial(_in_pod, job, job_file, failure_file), rendezvous, job.folder.name)
         else:
             _say_how_to_join(context, job_file, rendezvous)
-            command = torchrun_command(job.settings, rendezvous, job_file, failure_file)
-            pipes.run(context=context, command=command, env=torchrun_environment(job.settings, rendezvous))
+            command, environment = training_command(job, rendezvous, job_file, failure_file)
+            pipes.run(context=context, command=command, env=environment)
     except (DagsterPipesExecutionError, PodsFailedError) as error:
         failure = _named_failure(failure_file, error)
         if failure.allow_retries:
@@ -171,27 +170,17 @@ def run_torchrun(
         raise failure from error
 
 
-def torchrun_command(
-    settings: TrainingSettings,
+def training_command(
+    job: TrainingJob,
     rendezvous: RendezvousSettings,
     job_file: Path,
     failure_file: Path,
     python: str = sys.executable,
     parent: int | None = None,
-) -> list[str]:
-    """The command line: the launcher, torchrun's arguments, the worker.
-
-    Args:
-        settings: how many processes.
-        rendezvous: where several machines meet.
-        job_file: what the workers read.
-        failure_file: where the launcher names a rank that failed.
-        python: the interpreter.
-        parent: the process that the launcher must not outlive; None: this one.
-    """
-    launcher = [python, "-m", "genrec_dagster.launcher", str(os.getpid() if parent is None else parent)]
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of one machine's worker processes; see :func:`torchrun_command`."""
     worker = ["-m", "genrec_dagster.training_worker", str(job_file)]
-    return [*launcher, str(failure_file), *torchrun_arguments(settings, rendezvous), *worker]
+    return torchrun_command(job.settings, rendezvous, worker, failure_file, python, parent)
 
 
 def _in_pod(
@@ -199,8 +188,7 @@ def _in_pod(
 ) -> tuple[list[str], dict[str, str]]:
     """Command and environment of one machine's container, whose first process has no parent: number 0."""
     notes = failure_file if rendezvous.node_rank == 0 else failure_file.with_suffix(f".{rendezvous.node_rank}.json")
-    command = torchrun_command(job.settings, rendezvous, job_file, notes, python="python", parent=0)
-    return command, torchrun_environment(job.settings, rendezvous)
+    return training_command(job, rendezvous, job_file, notes, python="python", parent=0)
 
 
 def _say_how_to_join(context: dg.AssetExecutionContext, job_file: Path, rendezvous: RendezvousSettings) -> None:

@@ -5,14 +5,13 @@ ends when the training does, with the exit code of torchrun.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, rendezvous_from_environment
-from genrec_core.tiger.torchrun import torchrun_environment
-from genrec_dagster.training import TrainingJob, torchrun_command
+from genrec_core.tiger.torchrun import run_torchrun
+from genrec_dagster.training import TrainingJob, training_command
 
 
 def join(job_file: Path, rendezvous: RendezvousSettings) -> int:
@@ -30,10 +29,8 @@ def join(job_file: Path, rendezvous: RendezvousSettings) -> int:
         raise GenrecError(f"{job_file}: no such job; the step writes it, to storage that all machines must share")
     job = TrainingJob.model_validate_json(job_file.read_text(encoding="utf-8"))
     failure_file = job_file.with_name(f"failure.{rendezvous.node_rank}.json")
-    command = torchrun_command(job.settings, rendezvous, job_file, failure_file)
-    return subprocess.run(
-        command, env={**os.environ, **torchrun_environment(job.settings, rendezvous)}, check=False
-    ).returncode
+    command, environment = training_command(job, rendezvous, job_file, failure_file)
+    return run_torchrun(command, {**os.environ, **environment})
 
 
 if __name__ == "__main__":

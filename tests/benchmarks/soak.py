@@ -44,7 +44,7 @@ from genrec_core.storage.folders import LATEST, latest, storage_root
 from genrec_dagster.training import code_revision
 
 RUN, TORCHRUN, RANK, DAEMON, S3 = "run", "torchrun", "rank", "daemon", "s3 server"
-_ROLES = {"genrec_dagster.launcher": TORCHRUN, "genrec_dagster.training_worker": RANK}
+_ROLES = {"genrec_core.tiger.launcher": TORCHRUN, "genrec_dagster.training_worker": RANK}
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 MODEL = ("tiger_checkpoint", "recall_metrics", "onnx_encoder", "model_release", "served_release")
 # What a cycle runs: a job of the graph, and which of its assets; all where empty.

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from genrec_core.benchmarks.two_nodes import ADDRESSES, INTERFACE, joined_namesp
 from genrec_core.cli import main
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
-from genrec_core.tiger.torchrun import torchrun_arguments, torchrun_environment
+from genrec_core.tiger.torchrun import torchrun_command
 
 WORKER = """
 import sys
@@ -34,10 +33,10 @@ with distributed() as world:
 
 def test_one_machine_meets_on_loopback_whatever_its_network() -> None:
     settings, alone = TrainingSettings(processes=3), RendezvousSettings(interface="eth0")
-    arguments = torchrun_arguments(settings, alone)
-    assert arguments[arguments.index("--nproc-per-node") + 1] == "3"
-    assert arguments[arguments.index("--rdzv-endpoint") + 1] == "127.0.0.1:0"
-    assert torchrun_environment(settings, alone)["GLOO_SOCKET_IFNAME"] == "lo"
+    command, environment = torchrun_command(settings, alone, ["worker.py"])
+    assert command[command.index("--nproc-per-node") + 1] == "3"
+    assert "--rdzv-endpoint=127.0.0.1:0" in command
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_one_machine_meets_on_loopback_whatever_its_network() -> None:
 )
 def test_a_rendezvous_where_nobody_can_meet_is_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(GenrecError, match=said):
-        torchrun_arguments(TrainingSettings(), RendezvousSettings.model_validate({"nodes": 2, **changes}))
+        torchrun_command(TrainingSettings(), RendezvousSettings.model_validate({"nodes": 2, **changes}), ["worker.py"])
 
 
 def test_train_refuses_such_a_rendezvous_before_it_starts(
@@ -116,11 +115,11 @@ def agent(
     script = folder / "worker.py"
     script.write_text(WORKER)
     settings = TrainingSettings(processes=processes)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(settings, rendezvous)]
-    command = [*prefix, *torchrun, str(script), str(Path(__file__).parent), str(folder / name)]
-    environment = {**os.environ, **torchrun_environment(settings, rendezvous)}
+    program = [str(script), str(Path(__file__).parent), str(folder / name)]
+    command, variables = torchrun_command(settings, rendezvous, program)
+    environment = {**os.environ, **variables}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, env=environment, text=True, start_new_session=True, **streams)
+    return subprocess.Popen([*prefix, *command], env=environment, text=True, start_new_session=True, **streams)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Runs torchrun so that it ends with the process that started it, and notes which rank failed.
 
-``python -m genrec_dagster.launcher PARENT_PID FAILURE_FILE TORCHRUN_ARGUMENTS...``
+``python -m genrec_core.tiger.launcher PARENT_PID FAILURE_FILE TORCHRUN_ARGUMENTS...``; for FAILURE_FILE ``-``, no file.
 
-A step that is killed hard cannot stop its children. Without this, torchrun would go on alone and the retry would start
-a second one in the same folder.
+A process that is killed hard cannot stop its children. Without the launcher, torchrun would go on alone, and a retry
+would start a second training in the same folder.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 TORCHRUN_PID = "GENREC_TORCHRUN_PID"
+NO_FILE = "-"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -31,7 +32,7 @@ def end_with_parent(parent: int) -> None:
     Raises:
         OSError: the system refuses.
     """
-    # A shell's background job ignores SIGINT, Dagster then SIGTERM too, and a process inherits what is ignored.
+    # A shell's background job ignores SIGINT, Dagster then SIGTERM too, and a child ignores what its parent ignores.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
@@ -40,23 +41,25 @@ def end_with_parent(parent: int) -> None:
         sys.exit(f"the process {parent} that started this training is gone")
 
 
-def launch(failure_file: Path, arguments: list[str]) -> None:
-    """Run torchrun in this process; where a rank fails, describe the first one in ``failure_file``."""
+def launch(failure_file: Path | None, arguments: list[str]) -> None:
+    """Run torchrun in this process; if a rank fails, describe the first one in ``failure_file``."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     try:
         torchrun(arguments)
     except ChildFailedError as error:
-        write_json(failure_file, _describe(error))
+        if failure_file is not None:
+            write_json(failure_file, _describe(error))
         raise
 
 
 def _cause(error: "ChildFailedError") -> "tuple[int, ProcessFailure]":
-    """The rank that failed of itself.
+    """The rank that failed first.
 
-    A killed rank records no time of its own, so its peers, which lose the connection, can look earlier. One that a
-    signal ended is the cause, unless the signal is the SIGTERM by which torchrun itself ends the others.
+    torch goes by the time that a rank records. A killed rank records none, so its peers, which only lose the
+    connection, can look earlier. Hence a rank that a signal ended is the cause, unless the signal is SIGTERM, by which
+    torchrun ends the peers.
     """
     for rank, failure in sorted(error.failures.items()):
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
@@ -77,4 +80,4 @@ def _describe(error: "ChildFailedError") -> dict[str, object]:
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[1]))
     os.environ[TORCHRUN_PID] = str(os.getpid())
-    launch(Path(sys.argv[2]), sys.argv[3:])
+    launch(None if sys.argv[2] == NO_FILE else Path(sys.argv[2]), sys.argv[3:])

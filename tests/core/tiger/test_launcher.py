@@ -13,7 +13,7 @@ import pytest
 
 TORCHRUN = ["--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "0"]
 RENDEZVOUS = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-LAUNCH = [sys.executable, "-m", "genrec_dagster.launcher"]
+LAUNCH = [sys.executable, "-m", "genrec_core.tiger.launcher"]
 
 PARENT = """
 import os, signal, subprocess, sys
@@ -84,4 +84,4 @@ def test_a_launcher_whose_parent_is_gone_starts_nothing(tmp_path: Path) -> None:
 
 def with_this_code() -> dict[str, str]:
     """An environment in which the package under test can be imported from any folder."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
