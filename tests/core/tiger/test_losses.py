@@ -67,10 +67,11 @@ def test_subtree_shares_sum_the_items_below_each_token():
     random = torch.Generator().manual_seed(3)
     rows = torch.tensor([0, 4, 13])
     probabilities = torch.rand(3, N_ITEMS, generator=random).softmax(-1)
-    found = SubtreeShares(TRIE, torch.device("cpu")).of(rows)
+    subtrees = SubtreeShares(TRIE, torch.device("cpu"))
+    shares_by_level = subtrees.zeros(len(rows))
     for piece in (slice(0, 2), slice(2, 3)):
-        found(piece, probabilities[piece][:, TRIE.leaf_row])
-    for level, shares in enumerate(found.levels):
+        subtrees.fill(shares_by_level, rows, piece, probabilities[piece][:, TRIE.leaf_row])
+    for level, shares in enumerate(shares_by_level):
         for line, row in enumerate(rows.tolist()):
             below = (CODES[:, :level] == CODES[row, :level]).all(axis=1)
             wanted = np.bincount(CODES[below, level], probabilities[line].numpy()[below], minlength=SIZES[level])
@@ -84,13 +85,13 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
 
     def distance() -> float:
         inside = TARGETS >= 0
-        soft = loss.subtrees.of(TARGETS[inside])
-        soft(slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
+        soft = loss.subtrees.zeros(int(inside.sum()))
+        loss.subtrees.fill(soft, TARGETS[inside], slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
         items = loss.items
         logits = loss.model(HISTORY, items.codes[HISTORY], items.vectors[HISTORY], items.codes[TARGETS.clamp(min=0)])
         return sum(
             float(torch.nn.functional.kl_div(scores[inside].log_softmax(-1), wanted, reduction="sum").detach())
-            for scores, wanted in zip(logits, soft.levels, strict=True)
+            for scores, wanted in zip(logits, soft, strict=True)
         )
 
     loss.model.dense.requires_grad_(False)
