@@ -23,7 +23,7 @@ class TigerConfig(PretrainedConfig):
     level_sizes: Sequence[int] = (256, 256, 256, 16)  # vocabulary of each level, the collision suffix last
     item_vector_dim: int = 0  # width of the text vectors that the encoder reads beside the codes; 0 for none
     known_items: int = 0  # items below this catalogue row have a learned vector; 0 for none
-    untrained_items: Sequence[int] = ()  # rows below ``known_items`` without a training target
+    untrained_items: Sequence[int] = ()  # rows below ``known_items`` that are in no training history
     prefix_buckets: int = 16384  # rows of the table of prefix vectors; a prefix finds its row by a hash
 
     d_model: int = 128
@@ -54,7 +54,7 @@ class TigerConfig(PretrainedConfig):
             raise GenrecError("id_views needs learn_item_vectors; set id_views to 0 or learn_item_vectors to true")
         if self.views > 1 and not self.dense:
             raise GenrecError(
-                "several views need a dense_weight above 0; set id_views to 0 and content_views to 1, or raise it"
+                "several views need a dense_weight above 0; raise it, or set id_views to 0 and content_views to 1"
             )
         self.level_sizes, self.untrained_items = list(self.level_sizes), list(self.untrained_items)
         super().__post_init__(**kwargs)

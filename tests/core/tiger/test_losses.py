@@ -12,8 +12,8 @@ from genrec_core.tiger.losses import ItemTables, NextItemLoss, SubtreeShares
 from genrec_core.tiger.model import TigerModel
 
 SIZES, N_ITEMS = (3, 4, 2), 14
-EVERY = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
-CODES = np.random.default_rng(0).permutation(EVERY)[:N_ITEMS]
+ALL_CODES = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
+CODES = np.random.default_rng(0).permutation(ALL_CODES)[:N_ITEMS]
 TRIE = CodeTrie.build(CODES, SIZES)
 HISTORY = torch.tensor([[1, 5, 2], [3, 0, 0]])
 TARGETS = torch.tensor([[5, 2, 9], [7, -1, -1]])
@@ -50,17 +50,17 @@ def dense_log_probs(loss: NextItemLoss) -> torch.Tensor:
 def test_the_dense_loss_is_the_cross_entropy_over_the_catalogue():
     without, with_dense = objective(dense_weight=0.0), objective(dense_weight=2.0, dense_label_smoothing=0.0)
     wanted = -dense_log_probs(with_dense)[TARGETS >= 0].gather(1, TARGETS[TARGETS >= 0].unsqueeze(1)).sum()
-    found = with_dense(HISTORY, TARGETS, TARGETS, 0.0) - without(HISTORY, TARGETS, TARGETS, 0.0)
-    torch.testing.assert_close(found, 2.0 * wanted)
+    difference = with_dense(HISTORY, TARGETS, TARGETS, 0.0) - without(HISTORY, TARGETS, TARGETS, 0.0)
+    torch.testing.assert_close(difference, 2.0 * wanted)
 
 
 def test_a_sampled_dense_loss_is_near_the_full_one():
     full = objective(dense_weight=1.0, dense_label_smoothing=0.0)(HISTORY, TARGETS, TARGETS, 0.0)
-    some = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=30)
-    drawn = np.mean([some(HISTORY, TARGETS, TARGETS, 0.0).item() for _ in range(400)])
+    sampled = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=30)
+    drawn = np.mean([sampled(HISTORY, TARGETS, TARGETS, 0.0).item() for _ in range(400)])
     assert drawn == pytest.approx(full.item(), rel=0.02)
-    every = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=2000)
-    assert every(HISTORY, TARGETS, TARGETS, 0.0).item() == pytest.approx(full.item(), rel=1e-5)
+    larger = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=2000)
+    assert larger(HISTORY, TARGETS, TARGETS, 0.0).item() == pytest.approx(full.item(), rel=1e-5)
 
 
 def test_subtree_shares_sum_the_items_below_each_token():
