@@ -1,4 +1,4 @@
-"""Training batches: users of similar length together, sized in targets, cut the same way whatever the process count."""
+"""Training batches: users of similar length together, sized in targets, cut the same way for any process count."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _LENGTH_NOISE = 0.15  # share by which lengths are blurred before sorting, so th
 
 @dataclass(frozen=True)
 class Sequences:
-    """Pieces of histories, each at most ``max_history + 1`` items, so that every target is trained exactly once.
+    """Pieces of histories, each at most ``max_history + 1`` items, so that each target is trained exactly once.
 
     Args:
         rows: catalogue rows of all pieces, int32 [n].
@@ -48,19 +48,19 @@ class Sequences:
 
 
 def drawn_targets(rows: np.ndarray, share: float, window: int, random: np.random.Generator) -> np.ndarray:
-    """The item to predict at every position: the next one or, now and then, one of those soon after it.
+    """The item to predict at each position: the next one or, now and then, one soon after it.
 
-    Purchases of one day have no order that could be learnt, and a later purchase says what the user wants too. It keeps
-    the model from over-fitting to the exact next item and raises recall at every depth.
+    Purchases of one day have no order to learn, and a later purchase says what the user wants too. Drawn targets keep
+    the model from over-fitting to the exact next item and raise recall at every depth.
 
     Source: the dense all-action loss of Pancha et al. 2022, "PinnerFormer".
 
     Args:
         rows: pieces of histories int64 [n_pieces, T + 1], -1 on the right.
-        share: probability that a target is drawn from later items, where there are any.
-        window: how many items after the next one it may lie, each distance as likely as any other; one that leads
-            beyond the piece gives the piece's last item.
-        random: what draws.
+        share: probability that a target is drawn from later items.
+        window: largest distance of a drawn target from the next item; all distances are equally likely. A distance that
+            leads beyond the piece gives the piece's last item.
+        random: generator of the draws.
 
     Returns:
         int64 [n_pieces, T], -1 where ``rows[:, 1:]`` is.
@@ -74,7 +74,7 @@ def drawn_targets(rows: np.ndarray, share: float, window: int, random: np.random
 
 
 def epoch_batches(sequences: Sequences, batch_targets: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Piece numbers of every batch of an epoch, in training order; the same for the same seed and epoch."""
+    """Piece numbers of each batch of an epoch, in training order; the same for the same seed and epoch."""
     random = np.random.default_rng([seed, epoch])
     blurred = sequences.lengths * random.uniform(1 - _LENGTH_NOISE, 1 + _LENGTH_NOISE, len(sequences.lengths))
     order = np.argsort(blurred, kind="stable")
@@ -84,6 +84,6 @@ def epoch_batches(sequences: Sequences, batch_targets: int, seed: int, epoch: in
 
 
 def rank_share(batches: list[np.ndarray], rank: int, world: int) -> Iterator[np.ndarray]:
-    """The pieces of each batch that process ``rank`` of ``world`` trains (possibly none of a small batch)."""
+    """The pieces of each batch that process ``rank`` of ``world`` trains, possibly none of a small batch."""
     for batch in batches:
         yield batch[rank::world]

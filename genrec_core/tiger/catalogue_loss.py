@@ -1,6 +1,6 @@
-"""Cross-entropy over a whole catalogue, piece by piece, so that the logits never leave the processor's cache.
+"""Cross-entropy over a whole catalogue, piece by piece, so that the logits stay in the processor's cache.
 
-A batch's logits are the largest array of a training step by far (1,024 targets x 12,101 items: 50 MB), and the plain
+A batch's logits are by far the largest array of a training step (1,024 targets x 12,101 items: 50 MB), and the plain
 way writes and reads it a dozen times. Here a piece of it is made, turned into the loss and into the gradients of
 queries and keys, and forgotten.
 
@@ -28,24 +28,21 @@ def catalogue_cross_entropy(
     on_probabilities: OnProbabilities | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Cross-entropy of the targets among all items, summed over targets and over views.
+    """Cross-entropy of the targets among all items, summed over targets and over views, in float32.
 
     Args:
         queries: of each view, [N, D].
         keys: of each view, [n_items, D]; a query's product with a key is a logit.
-        targets: of each view, the place of each line's target among the keys, int64 [N].
+        targets: of each view, the row of each query's target among the keys, int64 [N].
         smoothing: share of a target's probability that is spread over the catalogue.
-        on_probabilities: called with a slice of the N lines and the probabilities of all items for them, float32
-            [lines, n_items], by the mean logit of the views; no gradient flows there. It may not keep the tensor.
-        temperature: what that mean logit is divided by.
-
-    Returns:
-        A scalar; all is done in float32, under autocast too.
+        on_probabilities: called with a slice of the N queries and the probabilities of all items for them, float32
+            [slice, n_items], by the views' mean logit over ``temperature``; no gradient flows there.
+        temperature: divisor of the mean logit for ``on_probabilities``; the loss does not depend on it.
     """
     views = [view.float() for view in (*queries, *keys)]
-    places = torch.stack(targets)
-    with torch.autocast(places.device.type, enabled=False):
-        loss: Tensor = _CatalogueCrossEntropy.apply(places, smoothing, on_probabilities, temperature, *views)
+    rows = torch.stack(targets)
+    with torch.autocast(rows.device.type, enabled=False):
+        loss: Tensor = _CatalogueCrossEntropy.apply(rows, smoothing, on_probabilities, temperature, *views)
     return loss
 
 
@@ -71,30 +68,26 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=targets.device)
         query_gradients = [torch.empty_like(query) for query in queries]
         key_gradients = [torch.zeros_like(key) for key in keys]
-        mixes = on_probabilities is not None and (len(queries) > 1 or temperature != 1)
         for piece in pieces(targets.shape[1], targets.device):
-            places, probabilities = targets[:, piece].unsqueeze(2), []
-            mixed = queries[0].new_zeros(places.shape[1], len(keys[0])) if mixes else None
-            for query, key, place in zip(queries, keys, places, strict=True):
-                logits = query[piece] @ key.T
-                if mixed is not None:
-                    mixed.add_(logits, alpha=1 / (len(queries) * temperature))
-                own = logits.gather(1, place).sum()
-                spread = logits.mean(1).sum() if smoothing else 0.0
-                loss += _softmax(logits).sum() - (1 - smoothing) * own - smoothing * spread
-                probabilities.append(logits)
+            logits = [query[piece] @ key.T for query, key in zip(queries, keys, strict=True)]  # [piece, n_items] each
             if on_probabilities is not None:
-                if mixed is not None:
-                    _softmax(mixed)
-                on_probabilities(piece, probabilities[0] if mixed is None else mixed)
-            for view, gradient in enumerate(probabilities):
-                gradient.scatter_add_(1, places[view], gradient.new_full((len(gradient), 1), smoothing - 1))
-                torch.mm(gradient, keys[view], out=query_gradients[view][piece])
-                key_gradients[view].addmm_(gradient.T, queries[view][piece])
+                mean = torch.zeros_like(logits[0])
+                for view in logits:
+                    mean.add_(view, alpha=1 / (len(logits) * temperature))
+                _softmax(mean)
+                on_probabilities(piece, mean)
+            for number, gradient in enumerate(logits):  # turned in place into probabilities, then into the gradient
+                target = targets[number, piece].unsqueeze(1)
+                own = gradient.gather(1, target).sum()
+                spread = gradient.mean(1).sum() if smoothing else 0.0
+                loss += _softmax(gradient).sum() - (1 - smoothing) * own - smoothing * spread
+                gradient.scatter_add_(1, target, gradient.new_full((len(gradient), 1), smoothing - 1))
+                torch.mm(gradient, keys[number], out=query_gradients[number][piece])
+                key_gradients[number].addmm_(gradient.T, queries[number][piece])
         if smoothing:  # the same for every logit, so it needs no pass over them
-            for view, (query, key) in enumerate(zip(queries, keys, strict=True)):
-                query_gradients[view] -= smoothing * key.mean(0)
-                key_gradients[view] -= smoothing / len(key) * query.sum(0)
+            for number, (query, key) in enumerate(zip(queries, keys, strict=True)):
+                query_gradients[number] -= smoothing * key.mean(0)
+                key_gradients[number] -= smoothing / len(key) * query.sum(0)
         ctx.save_for_backward(*query_gradients, *key_gradients)
         return loss
 

@@ -1,4 +1,4 @@
-"""The state of an unfinished training, on disk without pickle: a killed one goes on where its last epoch ended."""
+"""The state of an unfinished training, on disk without pickle: a killed training goes on after its last epoch."""
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,12 +18,13 @@ _RANKINGS = ("validation_recall@10", "validation_generative_recall@10")
 
 @dataclass
 class Progress:
-    """Where a training stands. ``history`` holds no clock time: an interrupted run and an unbroken one agree on it.
+    """Where a training stands.
 
     Args:
         epoch: finished epochs.
         step: finished optimiser steps.
-        history: one entry an epoch, with the Recall@10 of each ranking where it was validated.
+        history: one entry an epoch; after a validation, with the Recall@10 of each ranking. It holds no clock time, so
+            that an interrupted training and an unbroken one have the same history.
         seconds: time spent training, over all attempts.
     """
 
@@ -33,14 +34,10 @@ class Progress:
     seconds: float = 0.0
 
     @property
-    def _validations(self) -> list[dict[str, float]]:
-        return [entry for entry in self.history if _RANKINGS[0] in entry]
-
-    @property
     def best(self) -> dict[str, float]:
-        """The epoch that is kept: the first of the highest mean Recall@10 over the rankings; empty before a validation.
+        """The first epoch with the highest mean Recall@10 over the rankings; empty before the first validation.
 
-        One ranking alone would not do: the dense one is at its best epochs before the generative one is.
+        The mean, because the dense ranking is at its best some epochs before the generative one.
         """
         return max(self._validations, key=_mean_recall, default={})
 
@@ -49,31 +46,40 @@ class Progress:
         """Validations since the best one."""
         return sum(entry["epoch"] > self.best["epoch"] for entry in self._validations)
 
+    @property
+    def _validations(self) -> list[dict[str, float]]:
+        return [entry for entry in self.history if _RANKINGS[0] in entry]
+
 
 def _mean_recall(validation: dict[str, float]) -> float:
-    found = [validation[ranking] for ranking in _RANKINGS if ranking in validation]
-    return sum(found) / len(found)
+    recalls = [validation[ranking] for ranking in _RANKINGS if ranking in validation]
+    return sum(recalls) / len(recalls)
 
 
 def save_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Replace the state in ``folder``; a process that dies half-way leaves the old one."""
     with atomic_folder(folder) as part:
         save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, part / _MODEL)
-        save_file(_optimizer_tensors(optimizer), part / _OPTIMIZER)
+        moments = {
+            f"{number}.{name}": tensor.contiguous()
+            for number, tensors in optimizer.state_dict()["state"].items()
+            for name, tensor in tensors.items()
+        }
+        save_file(moments, part / _OPTIMIZER)
         write_json(part / _PROGRESS, asdict(progress))
 
 
 def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fill model and optimiser from ``folder``; a fresh :class:`Progress` where there is none.
+    """Fill model and optimiser from ``folder``; a fresh :class:`Progress` if there is no such folder.
 
     Raises:
         GenrecError: a file of the state is missing, damaged or of another model, or cannot be read now.
-        torch.OutOfMemoryError: the device has no room for it.
+        torch.OutOfMemoryError: the device has no room for the state.
     """
     if not recovered(folder).is_dir():
         return Progress()
     try:
-        return _loaded(folder, model, optimizer)
+        return _read_state(folder, model, optimizer)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # the state may be whole
         raise
     except (GenrecError, FileNotFoundError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
@@ -87,48 +93,36 @@ def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Opti
         ) from error
 
 
-def _loaded(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
+def _read_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
     model.load_state_dict(load_file(folder / _MODEL, device=str(model.device)))
-    tensors = load_file(folder / _OPTIMIZER, device=str(model.device))
     state: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
+    for key, tensor in load_file(folder / _OPTIMIZER, device=str(model.device)).items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor.cpu() if name == "step" else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     saved = read_json(folder / _PROGRESS)
-    return Progress(**{name: saved[name] for name in (field.name for field in fields(Progress))})
+    return Progress(**{entry.name: saved[entry.name] for entry in fields(Progress)})
 
 
 def reason_to_begin_again(folder: Path) -> str:
-    """Why a training in ``folder`` begins at epoch 0 though an earlier attempt has left something; else empty."""
+    """Why a training in ``folder`` begins at epoch 0 although an earlier attempt left its best model; else empty."""
     if recovered(folder / "best").is_dir():
         return f"from epoch 0, although {folder / 'best'} is there: {folder / 'state'} is missing"
     return ""
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's moments and step counts, named ``<parameter number>.<name>``."""
-    return {
-        f"{number}.{key}": value.contiguous()
-        for number, entries in optimizer.state_dict()["state"].items()
-        for key, value in entries.items()
-    }
-
-
 def claim_folder(folder: Path, identity: str) -> None:
-    """Note whose training ``folder`` holds.
+    """Write into ``folder`` which training it holds.
 
     Raises:
         GenrecError: it already holds the training of other settings or data.
     """
     path = folder / "identity.json"
-    if path.is_file():
-        found = read_json(path)["identity"]
-        if found != identity:
-            raise GenrecError(
-                f"{folder} holds a training of other settings or data (identity {found}, wanted {identity}); "
-                "name another folder or delete this one"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"identity": identity})
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"identity": identity})
+    elif (other := read_json(path)["identity"]) != identity:
+        raise GenrecError(
+            f"{folder} holds a training of other settings or data (identity {other}, wanted {identity}); "
+            "name another folder or delete this one"
+        )

@@ -1,17 +1,17 @@
-"""A trained TIGER model in the form that decoding runs: the history encoders as one, and a decoder step for each level.
+"""A trained TIGER model in the form that decoding runs: one graph reads the histories, one graph a level scores tokens.
 
-It computes what :class:`~genrec_core.tiger.model.TigerModel` computes, arranged for few and large operators, which is
-what the time of a decode is made of:
+It computes what :class:`~genrec_core.tiger.model.TigerModel` computes, in few and large operators, because decoding
+waits for memory and for operators to start, not for arithmetic:
 
-- of the views that the decoder does not read, the last layer computes the newest item's vector alone;
-- every product with weights is one of two matrices, which onnxruntime lays out once, when it opens the graph;
-- the weights of a layer norm are part of the linear layer behind it;
-- the cross-attention's query projection is multiplied into a user's keys and its output projection into the values,
-  once a user, so that a beam costs two products with matrices as narrow as the history is long; its scores lie with
-  the beams last, so that their softmax runs over long rows;
-- self-attention knows its few positions apart, each a row gathered by ancestor;
-- the items of all histories stand one behind the other, as many as each has, and so do the beams; attention alone, a
-  small part of the arithmetic, puts those of a user side by side.
+- Every product with weights is a product of two matrices, which onnxruntime lays out once, when it opens the graph.
+- The weights of a layer norm are multiplied into the linear layer behind it.
+- The cross-attention's query projection is multiplied into a user's keys, and its output projection into the values,
+  once a user. A beam then costs two products with matrices that are as narrow as the history is long. The scores have
+  the beams as last axis, so that their softmax runs over long rows.
+- Self-attention over the few positions of a code is computed position by position, each one row gathered by ancestor.
+- The items of all histories are stored one behind the other, without padding, and so are the beams. Only attention, a
+  small part of the arithmetic, pads them to one row a user.
+- In the views that the decoder does not read, the last layer computes the newest item alone.
 
 Shapes: B users, S items of all histories, T the most of one user, N beams of all users, W the most of one, L levels,
 V views, H heads, D = d_model, K = D / H, Y decoder layers.
@@ -28,31 +28,7 @@ from torch import Tensor, nn
 
 from genrec_core.tiger.model import CausalEncoder, DecoderLayer, EncoderLayer, TigerModel
 
-_NEGLIGIBLE = -60.0  # of a score below the largest: its share rounds to nothing; far less makes exp ten times as slow
-
-
-def _after_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """``linear(norm(x))`` as a matrix [in, out] and an offset [out] for ``x`` with mean 0 and variance 1."""
-    return (linear.weight * norm.weight).T.contiguous(), linear.bias + linear.weight @ norm.bias
-
-
-def _normalized(x: Tensor) -> Tensor:
-    """Layer norm without weights."""
-    return F.layer_norm(x, x.shape[-1:])
-
-
-def _second_half(output: nn.Linear, layer: EncoderLayer | DecoderLayer) -> dict[str, Tensor]:
-    """The attention's output projection, and the two matrices and offsets behind the last norm, its weights within."""
-    first, last = cast(nn.Linear, layer.feed_forward[0]), cast(nn.Linear, layer.feed_forward[3])
-    matrix, offset = _after_norm(layer.feed_forward_norm, first)
-    return {
-        "output": output.weight.T.contiguous(),
-        "output_offset": output.bias,
-        "first": matrix,
-        "first_offset": offset,
-        "last": last.weight.T.contiguous(),
-        "last_offset": last.bias,
-    }
+_NEGLIGIBLE = -60.0  # so far below the largest score, a share rounds to nothing; lower still, exp is ten times as slow
 
 
 class _Weights(nn.Module):
@@ -64,62 +40,22 @@ class _Weights(nn.Module):
             self.register_buffer(name, tensor.detach().clone())
 
     def __getattr__(self, name: str) -> Tensor:
-        """As of any module, but typed: all that it holds are tensors."""
+        """As of any module, with the type of what this one holds."""
         return cast(Tensor, super().__getattr__(name))
 
 
-class _HistoryLayer(_Weights):
-    """One layer of a view's encoder."""
-
-    def __init__(self, layer: EncoderLayer) -> None:
-        matrix, offset = _query_key_value(layer)
-        super().__init__(qkv=matrix, qkv_offset=offset, **_second_half(layer.output, layer))
-        self.heads = layer.heads
-
-    def forward(self, x: Tensor, bias: Tensor, beside: "_Beside") -> Tensor:
-        """[S, D] with bias [H, T, T] -> [S, D]."""
-        qkv = torch.addmm(self.qkv_offset, _normalized(x), self.qkv)
-        query, key, value = _by_head(beside.rows(qkv), 3, self.heads)
-        return _finished(self, x, beside.flat(_attended(query, key, value, bias)))
-
-
-class _NewestLayer(_Weights):
-    """The last layer of a view of which the newest item's vector alone is read: the others need a key and a value."""
-
-    def __init__(self, layer: EncoderLayer) -> None:
-        matrix, offset = _query_key_value(layer)
-        width = layer.query_key_value.in_features
-        super().__init__(
-            query=matrix[:, :width].contiguous(),
-            query_offset=offset[:width],
-            key_value=matrix[:, width:].contiguous(),
-            key_value_offset=offset[width:],
-            **_second_half(layer.output, layer),
-        )
-        self.heads = layer.heads
-
-    def forward(self, x: Tensor, bias: Tensor, beside: "_Beside", newest: Tensor) -> Tensor:
-        """[S, D] with bias [B, H, 1, T] and the newest items [B] -> [B, D]."""
-        last = x.index_select(0, newest)
-        key_value = torch.addmm(self.key_value_offset, _normalized(x), self.key_value)
-        key, value = _by_head(beside.rows(key_value), 2, self.heads)
-        query = torch.addmm(self.query_offset, _normalized(last), self.query)
-        (query,) = _by_head(query.unsqueeze(1), 1, self.heads)
-        return _finished(self, last, _attended(query, key, value, bias).squeeze(1))
-
-
-class _Beside:
-    """Rows of all users one behind the other, and the same with those of a user side by side.
+class _UserRows:
+    """Converts between rows of all users one behind the other and rows padded to the most of one user.
 
     Args:
-        places: the rows of each user, int64 [B, T]; any where a user has fewer.
+        places: the rows of each user, int64 [B, T]; any row where a user has fewer.
         own: where in ``places``, read flat, each row is, int64 [S].
     """
 
     def __init__(self, places: Tensor, own: Tensor) -> None:
         self.places, self.own = places, own
 
-    def rows(self, x: Tensor) -> Tensor:
+    def padded(self, x: Tensor) -> Tensor:
         """[S, ...] -> [B, T, ...]."""
         return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
 
@@ -128,32 +64,62 @@ class _Beside:
         return x.flatten(0, 1).index_select(0, self.own)
 
 
-def _query_key_value(layer: EncoderLayer) -> tuple[Tensor, Tensor]:
-    """The matrix and offset behind the first norm, its weights within and the query's third scaled."""
-    width = layer.query_key_value.in_features
-    matrix, offset = _after_norm(layer.attention_norm, layer.query_key_value)
-    scaled = torch.ones_like(offset)
-    scaled[:width] = (width // layer.heads) ** -0.5
-    return matrix * scaled, offset * scaled
+def _normalized(x: Tensor) -> Tensor:
+    """Layer norm without weights."""
+    return F.layer_norm(x, x.shape[-1:])
 
 
-def _by_head(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """[B, T, parts x D] -> ``parts`` tensors [B, H, T, K]."""
-    split = x.unflatten(-1, (parts * heads, -1)).transpose(1, 2)
-    return split.split(heads, dim=1) if parts > 1 else (split,)
+def _after_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """``linear(norm(x))`` as a matrix [in, out] and an offset [out] that apply to :func:`_normalized` x."""
+    return (weight * norm.weight).T.contiguous(), bias + weight @ norm.bias
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Attention of queries [B, H, Q, K] over keys and values [B, H, T, K], bias [..., Q, T] -> [B, Q, D]."""
-    attention = (query @ key.transpose(-1, -2) + bias).softmax(-1)
-    return (attention @ value).transpose(1, 2).flatten(2)
+def _after_attention(output: nn.Linear, layer: EncoderLayer | DecoderLayer) -> dict[str, Tensor]:
+    """Weights of the attention's output projection and of the feed-forward block, for :func:`_feed_forward`."""
+    first, last = cast(nn.Linear, layer.feed_forward[0]), cast(nn.Linear, layer.feed_forward[3])
+    matrix, offset = _after_norm(layer.feed_forward_norm, first.weight, first.bias)
+    return {
+        "output": output.weight.T.contiguous(),
+        "output_offset": output.bias,
+        "first": matrix,
+        "first_offset": offset,
+        "last": last.weight.T.contiguous(),
+        "last_offset": last.bias,
+    }
 
 
-def _finished(weights: _Weights, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of an encoder layer, [N, D] -> [N, D]."""
-    x = x + torch.addmm(weights.output_offset, attended, weights.output)
+def _feed_forward(weights: _Weights, x: Tensor) -> Tensor:
+    """The feed-forward block with its residual, [N, D] -> [N, D]."""
     hidden = F.gelu(torch.addmm(weights.first_offset, _normalized(x), weights.first))
     return x + torch.addmm(weights.last_offset, hidden, weights.last)
+
+
+class _HistoryLayer(_Weights):
+    """One layer of a view's encoder."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        linear = layer.query_key_value
+        matrix, offset = _after_norm(layer.attention_norm, linear.weight, linear.bias)
+        scale = torch.ones_like(offset)
+        scale[: linear.in_features] = (linear.in_features // layer.heads) ** -0.5  # of the queries
+        super().__init__(qkv=matrix * scale, qkv_offset=offset * scale, **_after_attention(layer.output, layer))
+        self.heads = layer.heads
+
+    def forward(self, x: Tensor, bias: Tensor, users: _UserRows, newest: Tensor | None) -> Tensor:
+        """[S, D] with bias [H, T, T] -> [S, D]; with the newest items [B] and bias [B, H, 1, T] -> [B, D]."""
+        qkv = torch.addmm(self.qkv_offset, _normalized(x), self.qkv)  # [S, 3D]
+        query, key, value = self._by_head(users.padded(qkv))  # [B, H, T, K]
+        if newest is not None:
+            x = x.index_select(0, newest)
+            query = self._by_head(qkv.index_select(0, newest).unsqueeze(1))[0]  # [B, H, 1, K]
+        shares = (query @ key.transpose(-1, -2) + bias).softmax(-1)
+        attended = (shares @ value).transpose(1, 2).flatten(2)  # [B, T or 1, D]
+        attended = users.flat(attended) if newest is None else attended.squeeze(1)
+        return _feed_forward(self, x + torch.addmm(self.output_offset, attended, self.output))
+
+    def _by_head(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """[B, T, 3D] -> three of [B, H, T, K]."""
+        return qkv.unflatten(-1, (3 * self.heads, -1)).transpose(1, 2).split(self.heads, dim=1)
 
 
 class _View(nn.Module):
@@ -161,29 +127,30 @@ class _View(nn.Module):
 
     Args:
         encoder: the view's.
-        positions: 0..max_history - 1.
+        max_history: the most items of a history.
         scale: what it multiplies item vectors by.
-        newest: whether only the newest item's vector is wanted of it.
+        newest_only: whether the output is read at the newest item alone.
     """
 
-    def __init__(self, encoder: CausalEncoder, positions: Tensor, scale: float, newest: bool) -> None:
+    def __init__(self, encoder: CausalEncoder, max_history: int, scale: float, newest_only: bool) -> None:
         super().__init__()
         layers = cast("list[EncoderLayer]", list(encoder.layers))
-        self.layers = nn.ModuleList(map(_HistoryLayer, layers[:-1] if newest else layers))
-        self.last = _NewestLayer(layers[-1]) if newest else None
-        self.norm, self.scale = encoder.norm, scale
-        bias = encoder.bias(positions, len(positions)).clamp(min=_NEGLIGIBLE)  # [H, max_history, max_history]
+        self.layers = nn.ModuleList(map(_HistoryLayer, layers))
+        self.norm, self.scale, self.newest_only = encoder.norm, scale, newest_only
+        positions = torch.arange(max_history, device=encoder.bias.table.device)
+        bias = encoder.bias(positions, max_history).clamp(min=_NEGLIGIBLE)  # [H, max_history, max_history]
         self.bias = _Weights(pairs=bias, newest=bias.transpose(0, 1).unsqueeze(2))
 
-    def forward(self, x: Tensor, lengths: Tensor, beside: _Beside, newest: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor, users: _UserRows, newest: Tensor) -> Tensor:
         """[S, D] -> [S, D], or [B, D] of the newest items alone."""
-        time = beside.places.shape[1]
+        time = users.places.shape[1]
         x = x * self.scale
-        for layer in self.layers:
-            x = layer(x, self.bias.pairs[:, :time, :time], beside)
-        if self.last is not None:
-            x = self.last(x, self.bias.newest.index_select(0, lengths - 1)[..., :time], beside, newest)
-        return cast(Tensor, self.norm(x))
+        for number, layer in enumerate(self.layers, start=1):
+            if self.newest_only and number == len(self.layers):
+                x = layer(x, self.bias.newest.index_select(0, lengths - 1)[..., :time], users, newest)
+            else:
+                x = layer(x, self.bias.pairs[:, :time, :time], users, None)
+        return self.norm(x)
 
 
 class HistoryEncoder(nn.Module):
@@ -196,18 +163,17 @@ class HistoryEncoder(nn.Module):
     def __init__(self, model: TigerModel) -> None:
         super().__init__()
         config, head = model.config, model.dense
-        positions = torch.arange(config.max_history, device=model.device)
         encoders = cast("list[CausalEncoder]", [model.encoder, *head.content_encoders, *head.id_encoders])
-        scales = [1.0] * config.content_views + [config.d_model**0.5] * (len(encoders) - config.content_views)
-        self.views = nn.ModuleList(  # the decoder reads all of the first; of the others their queries alone are read
-            _View(encoder, positions, scale, newest=number > 0)
+        scales = [1.0] * config.content_views + [config.d_model**0.5] * config.id_views
+        self.views = nn.ModuleList(  # the decoder reads the first view's output for all items
+            _View(encoder, config.max_history, scale, newest_only=number > 0)
             for number, (encoder, scale) in enumerate(zip(encoders, scales, strict=True))
         )
-        recency = model.cross_bias(positions, len(positions))  # [H, max_history, max_history]
+        positions = torch.arange(config.max_history, device=model.device)
+        recency = model.cross_bias(positions, config.max_history)  # [H, max_history, max_history]
         self.recency = _Weights(newest=recency.permute(1, 2, 0))
         self.model_context, self.other_context, self.dense = model.context, model.other_context, head
-        decoder = cast("list[DecoderLayer]", list(model.decoder))
-        self.crossed = nn.ModuleList(_FoldedCross(layer) for layer in decoder)
+        self.crossed = nn.ModuleList(_FoldedCross(layer) for layer in cast("list[DecoderLayer]", list(model.decoder)))
         self.start = _Weights(x=token_vectors(model)[0] + model.prefix_embedding.weight[0])
         self.first_step = DecoderStep(model, 0)
 
@@ -219,7 +185,7 @@ class HistoryEncoder(nn.Module):
         Args:
             items: vectors of the item encoder, float32 [S, V x D].
             lengths: items a history, int64 [B], at least 1.
-            places: the items of each history, oldest first, int64 [B, T]; any on the right of a shorter one.
+            places: the items of each history, oldest first, int64 [B, T]; any item where a history is shorter.
             own: where in ``places``, read flat, each item is, int64 [S].
             newest: the newest item of each history, int64 [B].
 
@@ -227,32 +193,30 @@ class HistoryEncoder(nn.Module):
             context: what the decoder starts every level from [B, D];
             query: of the dense head at the newest item, all views side by side [B, V x D];
             logits of level 0 [B, level size];
-            for each decoder layer the cross-attention's keys [B, T x H, D], with the query projection within, offsets
-            of their product [B, T x H, 1], minus infinity on padding, and values [B, T x H, D], with the output
-            projection within;
+            for each decoder layer the three results of :class:`_FoldedCross`;
             for each decoder layer the key and value of the start of a code [B, D].
         """
-        beside = _Beside(places, own)
+        users = _UserRows(places, own)
         parts = items.split(items.shape[-1] // len(self.views), dim=-1)
-        memory, *last = [view(x, lengths, beside, newest) for view, x in zip(self.views, parts, strict=True)]
-        last = [memory.index_select(0, newest), *last]  # [B, D] each
-        queries = [match.queries(part) for match, part in zip(self.dense.content_matches(), last, strict=False)]
+        memory, *others = [view(x, lengths, users, newest) for view, x in zip(self.views, parts, strict=True)]
+        last = [memory.index_select(0, newest), *others]  # [B, D] each
+        queries = self.dense.content_queries(last)
         queries += last[len(queries) :]
         context = self.model_context(last[0])
         if self.other_context is not None:
             context = context + self.other_context(torch.cat(queries[1:], dim=-1))
-        recency = self.recency.newest.index_select(0, lengths - 1)[:, : places.shape[1]]
-        folded = [part for cross in self.crossed for part in cross(memory, recency, beside)]
-        logits, *start = self.first_step(context + self.start.x, *folded)
-        return context, self.dense.joined(queries), logits, *folded, *start
+        recency = self.recency.newest.index_select(0, lengths - 1)[:, : places.shape[1]]  # [B, T, H]
+        crossed = [part for cross in self.crossed for part in cross(memory, recency, users)]
+        logits, *start = self.first_step(context + self.start.x, *crossed)
+        return context, self.dense.joined(queries), logits, *crossed, *start
 
 
 class _FoldedCross(_Weights):
-    """A decoder layer's cross-attention keys and values with the projections around them multiplied in."""
+    """A decoder layer's cross-attention keys and values, with the projections around them multiplied in."""
 
     def __init__(self, layer: DecoderLayer) -> None:
         heads, width = layer.heads, layer.cross_query.in_features
-        query, offset = _after_norm(layer.cross_norm, layer.cross_query)
+        query, offset = _after_norm(layer.cross_norm, layer.cross_query.weight, layer.cross_query.bias)
         scale = (width // heads) ** -0.5
         super().__init__(
             history=layer.cross_key_value.weight.T.contiguous(),
@@ -264,25 +228,31 @@ class _FoldedCross(_Weights):
         )
         self.heads = heads
 
-    def forward(self, memory: Tensor, recency: Tensor, beside: _Beside) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory [S, D] and bias [B, T, H] -> keys [B, T*H, D], offsets [B, T*H, 1], values [B, T*H, D]."""
+    def forward(self, memory: Tensor, recency: Tensor, users: _UserRows) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory [S, D] and bias [B, T, H], minus infinity on padding, to what :meth:`_StepLayer._cross` reads.
+
+        Returns:
+            keys, with the query projection within, [B, T*H, D];
+            offsets of a beam's product with them [B, T*H, 1];
+            values, with the output projection within, [B, T*H, D].
+        """
         both = torch.addmm(self.history_offset, memory, self.history)
         parts = both.unflatten(-1, (2, self.heads, -1)).permute(1, 2, 0, 3)  # [2, H, S, K]
         keys, values = parts[0], parts[1]
         offsets = (keys @ self.query_offset).transpose(0, 1)  # [S, H, 1]
         return (
-            beside.rows((keys @ self.query).transpose(0, 1)).flatten(1, 2),
-            (beside.rows(offsets) + recency.unsqueeze(-1)).flatten(1, 2),
-            beside.rows((values @ self.output + self.output_offset).transpose(0, 1)).flatten(1, 2),
+            users.padded((keys @ self.query).transpose(0, 1)).flatten(1, 2),
+            (users.padded(offsets) + recency.unsqueeze(-1)).flatten(1, 2),
+            users.padded((values @ self.output + self.output_offset).transpose(0, 1)).flatten(1, 2),
         )
 
 
 class _StepLayer(_Weights):
-    """A decoder layer for one position of a code, its predecessors' keys and values given."""
+    """A decoder layer for one position of a code; keys and values of the positions before are given."""
 
     def __init__(self, layer: DecoderLayer) -> None:
-        width = layer.query_key_value.in_features
-        matrix, offset = _after_norm(layer.self_norm, layer.query_key_value)
+        linear, width = layer.query_key_value, layer.query_key_value.in_features
+        matrix, offset = _after_norm(layer.self_norm, linear.weight, linear.bias)
         matrices, offsets = matrix.split(width, dim=1), offset.split(width)
         scale = (width // layer.heads) ** -0.5
         by_head = torch.eye(layer.heads).repeat_interleave(width // layer.heads, dim=0).to(offset)
@@ -295,20 +265,20 @@ class _StepLayer(_Weights):
             value_offset=offsets[2],
             by_head=by_head,  # [D, H], sums within heads
             to_head=by_head.T.contiguous(),
-            **_second_half(layer.self_output, layer),
+            **_after_attention(layer.self_output, layer),
         )
         self.heads = layer.heads
 
     def forward(
-        self, x: Tensor, earlier: list[tuple[Tensor, Tensor]], cross: list[Tensor], beside: _Beside | None
+        self, x: Tensor, earlier: list[tuple[Tensor, Tensor]], cross: list[Tensor], users: _UserRows | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One token a beam.
 
         Args:
             x: [N, D].
             earlier: keys and values of each position before, each [N, D].
-            cross: keys, offsets and values of :class:`_FoldedCross`.
-            beside: the beams of each user; None for one a user.
+            cross: the results of :class:`_FoldedCross`.
+            users: the beams of each user; None for one a user.
 
         Returns:
             The layer's output, and the token's own key and value, each [N, D].
@@ -316,18 +286,17 @@ class _StepLayer(_Weights):
         normed = _normalized(x)
         key = torch.addmm(self.key_offset, normed, self.key)
         value = torch.addmm(self.value_offset, normed, self.value)
-        attended = value
+        attended = value  # the first position attends to itself alone
         if earlier:
             query = torch.addmm(self.query_offset, normed, self.query)
             attended = self._attend(query, [*earlier, (key, value)])
         x = x + torch.addmm(self.output_offset, attended, self.output)
         normed = _normalized(x)
-        if beside is None:
+        if users is None:
             x = x + self._cross(normed.unsqueeze(1), *cross).squeeze(1)
         else:
-            x = x + beside.flat(self._cross(beside.rows(normed), *cross))
-        hidden = F.gelu(torch.addmm(self.first_offset, _normalized(x), self.first))
-        return x + torch.addmm(self.last_offset, hidden, self.last), key, value
+            x = x + users.flat(self._cross(users.padded(normed), *cross))
+        return _feed_forward(self, x), key, value
 
     def _attend(self, query: Tensor, positions: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Attention [N, D] over positions, each a key and a value [N, D]."""
@@ -340,7 +309,7 @@ class _StepLayer(_Weights):
         """Attention over the history for beams [B, W, D] -> [B, W, D]."""
         scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (-1, self.heads))  # [B, T, H, W]
         weights = (scores - scores.amax(1, keepdim=True)).clamp(min=_NEGLIGIBLE).exp()
-        shares = (weights / weights.sum(1, keepdim=True)).flatten(1, 2)
+        shares = (weights / weights.sum(1, keepdim=True)).flatten(1, 2)  # [B, T*H, W]
         return shares.transpose(1, 2) @ values
 
 
@@ -349,51 +318,49 @@ class DecoderStep(nn.Module):
 
     Args:
         model: a trained model.
-        level: which one.
+        level: the level whose tokens it scores.
     """
 
     def __init__(self, model: TigerModel, level: int) -> None:
         super().__init__()
-        self.level, size = level, model.config.level_sizes[level]
+        size = model.config.level_sizes[level]
         self.layers = nn.ModuleList(_StepLayer(layer) for layer in cast("list[DecoderLayer]", list(model.decoder)))
-        weight, bias = model.head_weight[level, :size], model.head_bias[level, :size]
-        norm = model.decoder_norm
-        self.head = _Weights(weight=(weight * norm.weight).T.contiguous(), bias=bias + weight @ norm.bias)
+        weight, bias = _after_norm(model.decoder_norm, model.head_weight[level, :size], model.head_bias[level, :size])
+        self.head = _Weights(weight=weight, bias=bias)
 
-    def forward(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         """One step.
 
         Args:
             x: sum of the vectors of each beam's newest token and prefix and the user's context, [N, D].
-            rest: what :class:`HistoryEncoder` gave of the cross-attention for each layer; where there are positions
-                before, the beams of each user, int64 [B, W], and where in it each beam is, int64 [N]; then for each of
-                the positions, the start of a code first, the beam's ancestor there, int64 [N], and the keys and values
-                that its step gave for each layer.
+            inputs: for each layer the three results of :class:`_FoldedCross`. At level 0 that is all. Then ``places``
+                and ``own`` of the beams, as in :class:`_UserRows`. Then for each position before, the start of a code
+                first: the ancestor of each beam there, int64 [N], and for each layer the key and value of its step.
 
         Returns:
             Logits [N, level size], and for each layer the tokens' own keys and values [N, D].
         """
         layers = len(self.layers)
-        cross, given = list(rest[: 3 * layers]), list(rest[3 * layers :])
-        beside = _Beside(given.pop(0), given.pop(0)) if given else None
-        size = 1 + 2 * layers
-        positions = [_gathered(*given[first : first + size]) for first in range(0, len(given), size)]
-        kept: list[Tensor] = []
+        cross, rest = inputs[: 3 * layers], list(inputs[3 * layers :])
+        users = _UserRows(rest.pop(0), rest.pop(0)) if rest else None
+        size = 1 + 2 * layers  # tensors of a position
+        positions = [_of_ancestors(*rest[first : first + size]) for first in range(0, len(rest), size)]
+        own: list[Tensor] = []
         for number, layer in enumerate(self.layers):
-            earlier = [at[number] for at in positions]
-            x, key, value = layer(x, earlier, cross[3 * number : 3 * number + 3], beside)
-            kept += [key, value]
-        return torch.addmm(self.head.bias, _normalized(x), self.head.weight), *kept
+            earlier = [keys_values[number] for keys_values in positions]
+            x, key, value = layer(x, earlier, cross[3 * number : 3 * number + 3], users)
+            own += [key, value]
+        return torch.addmm(self.head.bias, _normalized(x), self.head.weight), *own
 
 
-def _gathered(ancestors: Tensor, *kept: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The keys and values of the beams' ancestors at one position, by layer."""
-    rows = [part.index_select(0, ancestors) for part in kept]
+def _of_ancestors(ancestors: Tensor, *parts: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The key and value of each beam's ancestor at one position, by layer."""
+    rows = [part.index_select(0, ancestors) for part in parts]
     return list(zip(rows[::2], rows[1::2], strict=True))
 
 
 def token_vectors(model: TigerModel) -> Tensor:
-    """What the decoder adds for each row of ``token_embedding``, the level that reads it within, float32 [rows, D].
+    """Row of ``token_embedding`` plus the vector of the level that reads it, float32 [rows, D].
 
     The token of a level is read at the next one; the row that starts a code is read at level 0.
     """

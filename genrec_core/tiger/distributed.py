@@ -30,15 +30,15 @@ class World:
         return [float(value) for value in total.tolist()]
 
     def require_shared(self, folder: Path) -> None:
-        """Refuse a folder that not all processes see, as on machines whose storage is not shared.
+        """Check that all processes see ``folder``: machines that train together must share storage.
 
         Raises:
-            GenrecError: on every process, naming the folder.
+            GenrecError: on every process, if one does not see the folder.
         """
         if self.size == 1:
             return
+        # A new name each time: a network file system may remember that an old name was not there.
         token = int(self.sum(secrets.randbits(32) if self.rank == 0 else 0)[0])
-        # A new name each time, as a network file system may remember that one was not there.
         mark = folder / f".seen-by-all-{token:x}"
         if self.rank == 0:
             mark.touch()
@@ -63,8 +63,8 @@ class World:
 def distributed() -> Iterator[World]:
     """Join the processes that torchrun started (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``) and leave them at the end.
 
-    After an error the group is not left: gloo would wait for peers that wait for this process, and torchrun, which ends
-    them all when one exits, would never see the exit.
+    After an error this process does not leave the group: gloo would wait for peers that wait for this process, and
+    torchrun, which ends them all when one exits, would never see the exit.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")

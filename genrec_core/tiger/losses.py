@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
-from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy, pieces
+from genrec_core.tiger.catalogue_loss import OnProbabilities, catalogue_cross_entropy, pieces
 from genrec_core.tiger.model import TigerModel
 
 
@@ -35,7 +36,7 @@ class NextItemLoss(nn.Module):
     Args:
         model: the model to train.
         items: the catalogue.
-        trie: its codes, for the soft targets of ``distillation``.
+        trie: the catalogue's codes.
         settings: label smoothing, weights, and how many items the dense head is compared with.
     """
 
@@ -54,78 +55,81 @@ class NextItemLoss(nn.Module):
         Args:
             history: catalogue rows int64 [B, T].
             targets: row of the item to predict at each position, int64 [B, T], -1 on padding.
-            following: row of the very next item, int64 [B, T], -1 on padding. The identity views learn these, whatever
-                the targets are, so that the views' errors differ and their mean is better than either.
-            distillation: share of the level losses' targets that follows the dense head, in 0..1.
+            following: row of the very next item, int64 [B, T], -1 on padding. The identity views always learn it: then
+                the errors of the views differ, and their mean is better than each.
+            distillation: share of the level losses' targets that follows the dense head, from 0 to 1.
         """
         inside = targets >= 0
         rows = targets[inside]  # [N]
         items = self.model.item_encoder(history, self.items.codes[history], self.items.vectors[history])
-        memory = self.model.encode(items)
-        codes = self.items.codes[targets.clamp(min=0)]
-        every = self.model.dense.queries(memory, items)
+        memory = self.model.encode(items)  # [B, T, D]
+        codes = self.items.codes[targets.clamp(min=0)]  # [B, T, L]
+        queries = self.model.dense.queries(memory, items)
         soft: list[Tensor] | None = None
         loss = memory.new_zeros((), dtype=torch.float32)
         if self.settings.dense_weight:
-            queries = [query[inside] for query in every]
-            shares = self.subtrees.of(rows) if distillation and self.subtrees is not None else None
+            fill: OnProbabilities | None = None
+            if distillation and self.subtrees is not None:
+                soft = self.subtrees.zeros(len(rows))
+                fill = partial(self.subtrees.fill, soft, rows)
             contents, identities = self.model.config.content_views, self.model.config.id_views
             wanted = [rows] * contents + [following[inside]] * identities
-            loss = loss + self.settings.dense_weight * self._dense_loss(queries, wanted, shares)
-            soft = shares.levels if shares else None
-        for level, logits in enumerate(self.model.decode(memory, every, codes)):
-            loss = loss + self._level_loss(
-                logits[inside].float(), codes[..., level][inside], soft[level] if soft else None, distillation
+            loss = loss + self.settings.dense_weight * self._dense_loss(
+                [view[inside] for view in queries], wanted, fill
             )
+        for level, logits in enumerate(self.model.decode(memory, queries, codes)):
+            shares = soft[level] if soft else None
+            loss = loss + self._level_loss(logits[inside].float(), codes[..., level][inside], shares, distillation)
         return loss
 
     def _level_loss(self, logits: Tensor, targets: Tensor, soft: Tensor | None, share: float) -> Tensor:
-        """Cross-entropy of one level, its targets mixed with soft ones [N, level size] where there are any."""
-        smoothing = self.settings.label_smoothing
-        hard = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="sum")
+        """Cross-entropy of one level [N, level size], its targets mixed with soft ones of the same shape, if any."""
+        hard = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing, reduction="sum")
         if soft is None:
             return hard
         return (1 - share) * hard - share * (soft * logits.log_softmax(-1)).sum()
 
-    def _dense_loss(self, queries: list[Tensor], rows: list[Tensor], shares: "TargetShares | None") -> Tensor:
-        """Cross-entropy of items over the catalogue, or over a sample of it where it is large.
+    def _dense_loss(self, queries: list[Tensor], targets: list[Tensor], fill: OnProbabilities | None) -> Tensor:
+        """Cross-entropy of items over the catalogue, or over a sample of a large one, summed over targets and views.
 
         Args:
             queries: of each view of the dense head [N, D].
-            rows: the items that each view is to predict, int64 [N].
-            shares: filled with what the dense head thinks of each level's tokens.
-
-        Returns:
-            The loss summed over targets and views.
+            targets: catalogue rows that each view is to predict, int64 [N].
+            fill: told the dense head's probabilities of all items, in the trie's order.
         """
-        if len(self.items.codes) <= self.settings.dense_full_items:
-            smoothing = self.settings.dense_label_smoothing
-            places = [self.leaves[wanted] for wanted in rows]
-            temperature = self.settings.distillation_temperature
-            return catalogue_cross_entropy(queries, self._all_keys(), places, smoothing, shares, temperature)
-        if shares is not None:
+        settings = self.settings
+        if len(self.items.codes) <= settings.dense_full_items:
+            leaves, smoothing = [self.leaves[rows] for rows in targets], settings.dense_label_smoothing
+            return catalogue_cross_entropy(
+                queries, self._all_keys(), leaves, smoothing, fill, settings.distillation_temperature
+            )
+        if fill is not None:
             with torch.no_grad():
                 joined, keys = self.model.dense.joined(queries), self.model.dense.joined(self._all_keys())
-                joined = joined / self.settings.distillation_temperature
+                joined = joined / settings.distillation_temperature
                 for piece in pieces(len(joined), joined.device):
-                    shares(piece, (joined[piece] @ keys.T).float().softmax(-1))
-        candidates, found, log_inclusion = self._candidates(torch.cat(rows))
+                    fill(piece, (joined[piece] @ keys.T).float().softmax(-1))
+        return self._sampled_loss(queries, targets)
+
+    def _sampled_loss(self, queries: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """Cross-entropy over the batch's own targets and items drawn evenly, as :meth:`_dense_loss` takes them."""
+        candidates, places, log_inclusion = self._candidates(torch.cat(targets))
         items = self.model.item_encoder.views(candidates, self.items.codes[candidates], self.items.vectors[candidates])
         losses = []
-        for query, key, place in zip(queries, self.model.dense.keys(items), found.chunk(len(rows)), strict=True):
-            logits = (query @ key.T).float()
+        for query, key, place in zip(queries, self.model.dense.keys(items), places.chunk(len(targets)), strict=True):
+            logits = (query @ key.T).float()  # [N, C]
             own = logits.gather(1, place.unsqueeze(1))
             logits = (logits - log_inclusion).scatter(1, place.unsqueeze(1), own)  # a target itself is always included
             losses.append(F.cross_entropy(logits, place, reduction="sum"))
         return torch.stack(losses).sum()
 
     def _candidates(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch's own targets and items drawn evenly, once each.
+        """The targets ``rows`` int64 [N] and items drawn evenly, once each.
 
         Returns:
             Rows int64 [C]; place of each target among them, int64 [N]; log of the probability that each is among them,
-            float32 [C]. Taken off the logits it makes the sum over candidates an unbiased one over the catalogue, so
-            that popular items, which are often targets of a batch, are not held back.
+            float32 [C]. Taken off the logits, this log makes the sum over candidates an unbiased one over the
+            catalogue: else popular items, which are often targets of a batch, would be held back.
 
         Source: the logQ correction of Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling".
         """
@@ -144,75 +148,52 @@ class NextItemLoss(nn.Module):
 class SubtreeShares:
     """Turns probabilities of items into those of the tokens of each level, below the prefix of a target.
 
-    The probability of a token is the sum over the items below it, among those below the prefix. With the items in the
-    trie's order these are contiguous, so that a sum is the difference of two running sums.
-
-    Args:
-        trie: the catalogue.
-        device: where the probabilities are.
+    The probability of a token is the sum over the items below it, among the items below the prefix. In the trie's order
+    these items are contiguous, so that a sum is the difference of two running sums.
     """
 
     def __init__(self, trie: CodeTrie, device: torch.device) -> None:
-        self.level_sizes = trie.level_sizes
-        self.node: list[Tensor] = []
-        self.leaves: list[Tensor] = []
-        self.ends: list[Tensor] = []
-        self.tokens: list[Tensor] = []
-        for level in range(trie.depth):
-            tables = _children(trie, level)
-            for kept, table in zip((self.node, self.leaves, self.ends, self.tokens), tables, strict=True):
-                kept.append(torch.from_numpy(table.astype(np.int64)).to(device))
+        self.level_sizes, self.device = trie.level_sizes, device
+        # For each level the tables of _children.
+        self.tables = [
+            [torch.from_numpy(table.astype(np.int64)).to(device) for table in _children(trie, level)]
+            for level in range(trie.depth)
+        ]
 
-    def of(self, rows: Tensor) -> "TargetShares":
-        """The shares below the prefixes of the items ``rows``, int64 [N], to be filled."""
-        return TargetShares(self, rows)
+    def zeros(self, targets: int) -> list[Tensor]:
+        """Empty shares of each level's tokens, float32 [targets, level size]."""
+        return [torch.zeros(targets, size, device=self.device) for size in self.level_sizes]
 
-
-class TargetShares:
-    """The shares of one batch, filled piece by piece.
-
-    Args:
-        subtrees: the trie's tables.
-        rows: the targets whose prefixes count, int64 [N].
-
-    Attributes:
-        levels: shares of each level's tokens, float32 [N, level size]; one line sums to 1.
-    """
-
-    def __init__(self, subtrees: SubtreeShares, rows: Tensor) -> None:
-        self.subtrees, self.rows = subtrees, rows
-        self.levels = [torch.zeros(len(rows), size, device=rows.device) for size in subtrees.level_sizes]
-
-    def __call__(self, piece: slice, probabilities: Tensor) -> None:
-        """Fill some lines.
+    def fill(self, shares: list[Tensor], rows: Tensor, piece: slice, probabilities: Tensor) -> None:
+        """Fill some lines of ``shares``; each line of each level then sums to 1.
 
         Args:
-            piece: which lines.
-            probabilities: of every item, in the trie's order, float32 [lines, n_items].
+            shares: from :meth:`zeros`.
+            rows: catalogue rows of the targets, int64 [N].
+            piece: the lines to fill.
+            probabilities: of every item, in the trie's order, float32 [piece, n_items].
         """
-        subtrees = self.subtrees
-        for level, shares in enumerate(self.levels):
-            node = subtrees.node[level][self.rows[piece]]
-            below = probabilities if level == 0 else probabilities.gather(1, subtrees.leaves[level][node])
-            mass = below.cumsum(1).gather(1, subtrees.ends[level][node])
+        for level, ((nodes, leaves, ends, tokens), level_shares) in enumerate(zip(self.tables, shares, strict=True)):
+            node = nodes[rows[piece]]
+            below = probabilities if level == 0 else probabilities.gather(1, leaves[node])
+            mass = below.cumsum(1).gather(1, ends[node])  # running sums up to each child's last leaf
             mass[:, 1:] -= mass[:, :-1].clone()
-            shares[piece].scatter_add_(1, subtrees.tokens[level][node], mass)
-            shares[piece] /= shares[piece].sum(1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+            level_shares[piece].scatter_add_(1, tokens[node], mass)
+            level_shares[piece] /= level_shares[piece].sum(1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
 
 
 def _children(trie: CodeTrie, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """What is below each node of ``depth``, by node; the last entry of each line is repeated to fill it.
+    """What is below each node of ``depth``, one line a node; a short line repeats its last entry.
 
     Returns:
         The node of each row [n_items]; the leaves below a node [nodes, most leaves]; where among these the last leaf of
         each child is [nodes, most children]; the children's tokens [nodes, most children].
     """
     starts, children = trie.first_leaf[depth], trie.child_start[depth]
-    leaves = _ranges(starts)
     child = _ranges(children)
     ends = trie.first_leaf[depth + 1][child + 1] - 1 - starts[:-1, None]
     node = np.repeat(np.arange(trie.nodes(depth)), np.diff(starts))[trie.row_leaf]
-    return node, leaves, ends, trie.tokens[depth][child]
+    return node, _ranges(starts), ends, trie.tokens[depth][child]
 
 
 def _ranges(starts: np.ndarray) -> np.ndarray:

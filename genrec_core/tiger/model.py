@@ -1,11 +1,11 @@
 """TIGER: a causal encoder over items and a decoder over the levels of the next item's semantic ID.
 
-Three choices make it fast to train: an item is one encoder token (its level embeddings concatenated and projected,
-its text vector and a learned one added); the encoder is causal, so one pass gives a target at every position; a
-target's decoder tokens attend only to the items before it.
+Three choices make it fast to train. An item is one encoder token: its codes, its text vector and a learned vector. The
+encoder is causal, so one pass gives a target at every position. A target's decoder tokens attend only to the items
+before it.
 
 Source: Rajput et al. 2023, "Recommender Systems with Generative Retrieval".
-Shapes: B users, T items of history, L levels, W beams, H heads, D = d_model, K = D / H, V = largest level vocabulary.
+Shapes: B users, T items of history, L levels, H heads, D = d_model, K = D / H, V views.
 """
 
 import math
@@ -19,23 +19,34 @@ from transformers.utils import logging as transformers_logging
 
 from genrec_core.search.prefixes import PREFIX_FACTOR
 from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.dropout import Dropout
 from genrec_core.tiger.pretrained import WholeModel
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
 
 INITIAL_SCALE = 16.0  # of the dense head's cosines; learned from there
-HIDDEN_SHARE = 0.1  # of the history's items in training, read as if the model had not known them
+HIDDEN_SHARE = 0.1  # of the history's items that training reads as if they were new
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """[..., N, D] -> [..., H, N, K]."""
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+class Dropout(nn.Module):
+    """Dropout that is cheap on a CPU: eight elements share a 64-bit random number, where torch draws one for each.
 
+    On a CPU the probability is therefore rounded to a multiple of 1/256.
+    """
 
-def _merge_heads(x: Tensor) -> Tensor:
-    """[..., H, N, K] -> [..., N, D]."""
-    return x.transpose(-3, -2).flatten(-2)
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.threshold = round(probability * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, returned alike."""
+        if not self.training or self.probability == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
+        return x * kept.to(x.dtype).mul_(256 / (256 - self.threshold))
 
 
 class RecencyBias(nn.Module):
@@ -49,12 +60,10 @@ class RecencyBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(heads, max_history))
 
     def forward(self, queries: Tensor, length: int) -> Tensor:
-        """Bias [..., H, N, T] of query positions ``queries`` [..., N] over keys 0..T-1, ``length`` being T."""
-        keys = torch.arange(length, device=queries.device)
-        distance = queries.unsqueeze(-1) - keys  # [..., N, T]
-        bias = self.table[:, distance.clamp(0, self.table.shape[1] - 1)]  # [H, ..., N, T]
-        bias = bias.masked_fill(distance < 0, float("-inf"))
-        return bias.movedim(0, -3)
+        """Bias [H, N, T] of queries at positions ``queries`` [N] over keys 0..T-1, where ``length`` is T."""
+        distance = queries.unsqueeze(-1) - torch.arange(length, device=queries.device)  # [N, T]
+        bias = self.table[:, distance.clamp(0, self.table.shape[1] - 1)]  # [H, N, T]
+        return bias.masked_fill(distance < 0, float("-inf"))
 
 
 class FeedForward(nn.Sequential):
@@ -84,21 +93,15 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """[B, T, D] with bias [1, H, T, T] -> [B, T, D]."""
-        query, key, value = (
-            _split_heads(part, self.heads) for part in self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
-        )
+        parts = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
+        query, key, value = (_split_heads(part, self.heads) for part in parts)  # [B, H, T, K]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         x = x + self.dropout(self.output(_merge_heads(attended)))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class CausalEncoder(nn.Module):
-    """Causal layers over a history; position t has read items 0..t.
-
-    Args:
-        config: sizes.
-        dropout: dropout probability.
-    """
+    """Causal layers over a history; position t has read items 0..t."""
 
     def __init__(self, config: TigerConfig, dropout: float) -> None:
         super().__init__()
@@ -134,61 +137,32 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(config, config.dropout)
         self.dropout = Dropout(config.dropout)
 
-    def history_key_value(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, T, K] of the encoder's output [B, T, D], computed once a user."""
-        key, value = self.cross_key_value(memory).chunk(2, dim=-1)
-        return _split_heads(key, self.heads), _split_heads(value, self.heads)
-
-    def project_self(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value [..., N, D] of the self-attention."""
-        query, key, value = self.query_key_value(self.self_norm(x)).chunk(3, dim=-1)
-        return query, key, value
-
-    def finish(self, x: Tensor, attended: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """The rest of the layer once the self-attention is done.
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor, levels: int) -> Tensor:
+        """One layer over the targets of all positions at once.
 
         Args:
-            x: layer input [B, N, D], N decoder tokens a user.
-            attended: self-attention result [B, N, D].
-            key: history keys [B, H, T, K].
-            value: history values [B, H, T, K].
-            bias: attention bias that broadcasts to [B, H, N, T].
+            x: ``levels`` tokens of each of N targets, [B, N*L, D].
+            memory: what the encoder read, [B, T, D].
+            bias: of the cross-attention, [1, H, N*L, T].
+            levels: L; the tokens of a target attend to those before them, and to no other target's.
         """
-        x = x + self.dropout(self.self_output(attended))
-        query = _split_heads(self.cross_query(self.cross_norm(x)), self.heads)  # [B, H, N, K]
-        crossed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        x = x + self.dropout(self.cross_output(_merge_heads(crossed)))
+        parts = self.query_key_value(self.self_norm(x)).chunk(3, dim=-1)
+        parts = (part.reshape(-1, levels, part.shape[-1]) for part in parts)  # [B*N, L, D]
+        query, key, value = (_split_heads(part, self.heads) for part in parts)  # [B*N, H, L, K]
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.dropout(self.self_output(_merge_heads(attended).reshape(x.shape)))
+        query = _split_heads(self.cross_query(self.cross_norm(x)), self.heads)  # [B, H, N*L, K]
+        parts = self.cross_key_value(memory).chunk(2, dim=-1)
+        key, value = (_split_heads(part, self.heads) for part in parts)  # [B, H, T, K]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = x + self.dropout(self.cross_output(_merge_heads(attended)))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-
-
-class ContentItems(nn.Module):
-    """One vector an item: its codes, its text vector and, for items known in training, a learned part of its own."""
-
-    def __init__(self, config: TigerConfig) -> None:
-        super().__init__()
-        width = max(config.d_model // len(config.level_sizes), 8)
-        self.levels = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
-        self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
-        self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
-        self.own = LearnedItems(config) if config.known_items else None
-        self.norm = nn.LayerNorm(config.d_model)
-
-    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
-        """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D]."""
-        embedded = [table(codes[..., level]) for level, table in enumerate(self.levels)]
-        x = self.codes(torch.cat(embedded, dim=-1))
-        if self.text is not None:
-            x = x + self.text(vectors)
-        if self.own is not None:
-            x = x + self.own(rows)
-        normed: Tensor = self.norm(x)
-        return normed
 
 
 class LearnedItems(nn.Embedding):
     """A learned vector for each item known in training; row 0 stands for all others.
 
-    In training it is hidden now and then, so that the model copes with items that have none.
+    Training reads row 0 now and then in place of an item's own, so that the model copes with new items.
     """
 
     def __init__(self, config: TigerConfig) -> None:
@@ -202,8 +176,30 @@ class LearnedItems(nn.Embedding):
         return super().forward(index)
 
 
+class ContentItems(nn.Module):
+    """One vector an item, made of its codes, its text vector and, for items known in training, a learned vector."""
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__()
+        width = max(config.d_model // len(config.level_sizes), 8)
+        self.levels = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
+        self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
+        self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
+        self.own = LearnedItems(config) if config.known_items else None
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
+        """Catalogue rows [...], codes [..., L] and text vectors [..., item_vector_dim] -> [..., D]."""
+        x = self.codes(torch.cat([table(codes[..., level]) for level, table in enumerate(self.levels)], dim=-1))
+        if self.text is not None:
+            x = x + self.text(vectors)
+        if self.own is not None:
+            x = x + self.own(rows)
+        return self.norm(x)
+
+
 class ItemEncoder(nn.Module):
-    """The vectors of an item that the encoders read: one a content view, then one an identity view."""
+    """The vectors of an item that the encoders read: one for each content view, then one for each identity view."""
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__()
@@ -211,18 +207,18 @@ class ItemEncoder(nn.Module):
         self.identities = nn.ModuleList(LearnedItems(config) for _ in range(config.id_views))
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
-        """:meth:`views` side by side, [..., views x D]."""
+        """:meth:`views` side by side, [..., V x D]."""
         views = self.views(rows, codes, vectors)
         return torch.cat(views, dim=-1) if len(views) > 1 else views[0]
 
     def views(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> list[Tensor]:
-        """The item's vector in each view, [..., D]."""
+        """The item's vector in each view, [..., D]; arguments as of :class:`ContentItems`."""
         contents = [content(rows, codes, vectors) for content in self.contents]
         return contents + [identity(rows) for identity in self.identities]
 
 
 class ContentMatch(nn.Module):
-    """The scaled cosine of what a content encoder read and an item's content."""
+    """The scaled cosine between what a content encoder read and an item's content."""
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__()
@@ -240,11 +236,11 @@ class ContentMatch(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Scores whole items by the mean logit of several views, as an ensemble would; each view has its own loss.
+    """Scores whole items by the mean logit of an ensemble of views; each view has a loss of its own.
 
-    A content view compares what an encoder read with what it would read of the item, so that an item that training did
-    not know has a key too; the first shares the decoder's encoder. An identity view knows items by a learned vector
-    alone, which is the key as well (SASRec). Views of one kind differ in their random weights and dropout.
+    A content view compares what an encoder read with the item's content, so a new item has a key too. The first content
+    view shares the decoder's encoder. An identity view knows items by a learned vector alone, which is also the key
+    (SASRec). Views of one kind differ in their random weights and dropout.
 
     Source: Yang et al. 2024, "Unifying Generative and Dense Retrieval for Sequential Recommendation" (LIGER); Kang &
     McAuley 2018, "Self-Attentive Sequential Recommendation" (SASRec); Lakshminarayanan et al. 2017, "Simple and
@@ -264,27 +260,32 @@ class DenseHead(nn.Module):
         """The query of each view [B, T, D]; its product with the view's key is a logit.
 
         Args:
-            memory: outputs [B, T, D] of the encoder that the decoder reads.
-            items: what the encoders read, vectors of the item encoder [B, T, views x D].
+            memory: output of the encoder that the decoder reads, [B, T, D].
+            items: what the encoders read, [B, T, V x D].
         """
-        read = items.split(self.width, dim=-1)
-        others, identities = read[1 : len(self.matches)], read[len(self.matches) :]
-        memories = [memory] + [encoder(part) for encoder, part in zip(self.content_encoders, others, strict=True)]
-        queries = [match.queries(part) for match, part in zip(self.content_matches(), memories, strict=True)]
+        views = items.split(self.width, dim=-1)
+        contents, identities = views[1 : len(self.matches)], views[len(self.matches) :]
+        memories = [memory, *(encoder(view) for encoder, view in zip(self.content_encoders, contents, strict=True))]
         scale = self.width**0.5
-        return queries + [encoder(part * scale) for encoder, part in zip(self.id_encoders, identities, strict=True)]
+        return [
+            *self.content_queries(memories),
+            *(encoder(view * scale) for encoder, view in zip(self.id_encoders, identities, strict=True)),
+        ]
+
+    def content_queries(self, memories: Sequence[Tensor]) -> list[Tensor]:
+        """The query of each content view, for its encoder's output; outputs of identity views are left out."""
+        return [match.queries(memory) for match, memory in zip(self._matches(), memories, strict=False)]
 
     def keys(self, items: Sequence[Tensor]) -> list[Tensor]:
         """The key of each view [..., D] for the item encoder's views, each [..., D]."""
-        contents = [match.keys(part) for match, part in zip(self.content_matches(), items, strict=False)]
+        contents = [match.keys(view) for match, view in zip(self._matches(), items, strict=False)]
         return [*contents, *items[len(contents) :]]
 
     def joined(self, views: list[Tensor]) -> Tensor:
-        """Queries or keys of all views side by side [..., views x D]: the product of two such is the mean logit."""
+        """Queries or keys of all views side by side [..., V x D]: the product of both is the mean logit."""
         return torch.cat(views, dim=-1) * len(views) ** -0.5
 
-    def content_matches(self) -> list[ContentMatch]:
-        """How each content view scores an item."""
+    def _matches(self) -> list[ContentMatch]:
         return cast("list[ContentMatch]", list(self.matches))
 
 
@@ -306,9 +307,8 @@ class TigerModel(WholeModel):
         # A token means something else after every prefix, so the prefix as a whole has a vector too.
         self.prefix_embedding = nn.Embedding(config.prefix_buckets, config.d_model)
         self.context = nn.Linear(config.d_model, config.d_model)
-        self.other_context = (
-            nn.Linear((config.views - 1) * config.d_model, config.d_model) if config.views > 1 else None
-        )
+        others = (config.views - 1) * config.d_model
+        self.other_context = nn.Linear(others, config.d_model) if others else None
         self.cross_bias = RecencyBias(config.heads, config.max_history)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.d_model)
@@ -316,9 +316,13 @@ class TigerModel(WholeModel):
         self.head_bias = nn.Parameter(torch.zeros(levels, vocabulary))
         self.dense = DenseHead(config).requires_grad_(config.dense)
         self.dropout = Dropout(config.dropout)
-        sizes = torch.tensor(config.level_sizes)
-        self.register_buffer("token_offset", 1 + sizes.cumsum(0) - sizes, persistent=False)
+        self.register_buffer("token_offset", self._token_offset(), persistent=False)
         self.post_init()
+
+    def _token_offset(self) -> Tensor:
+        """The row of ``token_embedding`` of each level's token 0."""
+        sizes = torch.tensor(self.config.level_sizes)
+        return 1 + sizes.cumsum(0) - sizes
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of the usual Transformer scale, zero biases."""
@@ -331,54 +335,41 @@ class TigerModel(WholeModel):
             nn.init.constant_(module.log_scale, math.log(INITIAL_SCALE))
         elif isinstance(module, TigerModel):
             nn.init.normal_(module.head_weight, std=0.02)
-            sizes = torch.tensor(module.config.level_sizes)
-            module.token_offset = 1 + sizes.cumsum(0) - sizes
-
-    def _decoder_layers(self) -> list[DecoderLayer]:
-        return cast("list[DecoderLayer]", list(self.decoder))
+            module.token_offset = module._token_offset()  # transformers makes the model without values when it loads
 
     def encode(self, items: Tensor) -> Tensor:
-        """Encoder output [B, T, D]; position t has read items 0..t.
-
-        Args:
-            items: vectors of the item encoder, [B, T, views x D], oldest first, padded on the right with anything.
-        """
-        memory: Tensor = self.encoder(items[..., : self.config.d_model])
-        return memory
+        """Output [B, T, D] of the encoder that the decoder reads; ``items`` are the item encoder's, [B, T, V x D]."""
+        return self.encoder(items[..., : self.config.d_model])
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        """Logits by level for the item that follows every position.
+        """Logits for the item that follows every position, one tensor [B, T, level size] a level.
 
         Args:
-            rows: catalogue rows of the histories, int64 [B, T].
-            codes: their semantic IDs, int64 [B, T, L].
-            vectors: their text vectors, float32 [B, T, item_vector_dim].
+            rows: catalogue rows of the histories, oldest first, padded on the right with anything, int64 [B, T].
+            codes: semantic IDs of the histories, int64 [B, T, L].
+            vectors: text vectors of the histories, float32 [B, T, item_vector_dim].
             targets: semantic IDs of the item after each position, int64 [B, T, L].
-
-        Returns:
-            One tensor [B, T, level size] a level.
         """
         items = self.item_encoder(rows, codes, vectors)
         memory = self.encode(items)
         return self.decode(memory, self.dense.queries(memory, items), targets)
 
     def read(self, memory: Tensor, queries: list[Tensor]) -> Tensor:
-        """What the decoder starts every level from: what each position's encoders made of the history, [B, T, D].
+        """What the decoder starts every level from: a summary of the history at each position, [B, T, D].
 
-        Views but the first are read as they are: the decoder's loss does not train them, so that they stay opinions of
-        their own.
+        The decoder's loss does not train the other views: they stay opinions of their own.
 
         Args:
             memory: encoder outputs [B, T, D].
             queries: of the dense head's views, each [B, T, D].
         """
-        context: Tensor = self.context(memory)
+        context = self.context(memory)
         if self.other_context is None:
             return context
         return context + self.other_context(torch.cat(queries[1:], dim=-1).detach())
 
     def decode(self, memory: Tensor, queries: list[Tensor], targets: Tensor) -> tuple[Tensor, ...]:
-        """Logits by level [B, T, level size] of :meth:`forward`; memory and queries as in :meth:`read`."""
+        """The logits of :meth:`forward`; memory and queries as in :meth:`read`."""
         batch, length, levels = targets.shape
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
         x = self.token_embedding(shifted) + self.prefix_embedding(self._prefixes(shifted))
@@ -386,9 +377,8 @@ class TigerModel(WholeModel):
         x = self.dropout(x).reshape(batch, length * levels, -1)  # [B, T*L, D]
         positions = torch.arange(length, device=memory.device).repeat_interleave(levels)
         bias = self.cross_bias(positions, length).unsqueeze(0)  # [1, H, T*L, T]
-        for layer in self._decoder_layers():
-            attended = self.attend_levels(layer, x, levels)
-            x = layer.finish(x, attended, *layer.history_key_value(memory), bias)
+        for layer in self.decoder:
+            x = layer(x, memory, bias, levels)
         x = self.decoder_norm(x).reshape(batch, length, levels, -1)
         return tuple(
             F.linear(x[:, :, level], self.head_weight[level, :size], self.head_bias[level, :size])
@@ -396,21 +386,22 @@ class TigerModel(WholeModel):
         )
 
     def compile_decoder(self) -> None:
-        """Have :meth:`decode` compiled by torch.compile the first time it is called, for any batch and length."""
+        """Have torch.compile compile :meth:`decode` at its first call, for any batch and length."""
         setattr(self, "decode", torch.compile(self.decode, dynamic=True))  # noqa: B010 - a method, as mypy sees it
 
     def _prefixes(self, tokens: Tensor) -> Tensor:
-        """Hash of everything up to each level, int64 [..., L], as ``Lineage`` makes it; rows int64 [..., L]."""
+        """Rows of ``prefix_embedding`` for everything up to each level, int64 [..., L]; the hash of ``Lineage``."""
         hashes = [tokens[..., 0]]
         for level in range(1, tokens.shape[-1]):
             hashes.append((hashes[-1] * PREFIX_FACTOR + tokens[..., level]) % self.config.prefix_buckets)
         return torch.stack(hashes, dim=-1)
 
-    @staticmethod
-    def attend_levels(layer: DecoderLayer, x: Tensor, levels: int) -> Tensor:
-        """Causal self-attention among the levels of each target: [B, T*L, D] -> [B, T*L, D]."""
-        query, key, value = (
-            _split_heads(part.reshape(-1, levels, part.shape[-1]), layer.heads) for part in layer.project_self(x)
-        )  # [B*T, H, L, K]
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return _merge_heads(attended).reshape(x.shape)
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """[..., N, D] -> [..., H, N, K]."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    """[..., H, N, K] -> [..., N, D]."""
+    return x.transpose(-3, -2).flatten(-2)

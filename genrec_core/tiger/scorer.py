@@ -24,11 +24,11 @@ class TorchScorer:
     Args:
         model: a trained model; put into evaluation mode.
         codes: semantic IDs with suffix by catalogue row, int [n_items, L].
-        vectors: item text vectors by catalogue row, float32 [n_items, dim]; None where the model reads none.
-        neighbors: what ``vectors`` and the model's settings give, if that is known already.
+        vectors: item text vectors by catalogue row, float32 [n_items, dim]; None if the model reads none.
+        neighbors: the text neighbours of ``vectors``, if they are computed already.
 
     Raises:
-        GenrecError: the vectors are not as wide as the model wants.
+        GenrecError: the vectors are not as many and as wide as the model needs.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class TorchScorer:
         if config.neighbor_weight and neighbors is None and vectors is not None:
             neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
         self.neighbors = neighbors if config.neighbor_weight else None
-        table = item_vector_table(model.config.item_vector_dim, len(codes), vectors).to(model.device)
+        table = item_vector_table(config.item_vector_dim, len(codes), vectors).to(model.device)
         self.items = item_inputs(model, torch.as_tensor(codes, dtype=torch.int64, device=model.device), table)
         self.keys = item_keys(model, self.items)
         with torch.inference_mode():
             self.encoder = HistoryEncoder(model)
-            self.steps = [DecoderStep(model, level) for level in range(1, len(model.config.level_sizes))]
+            self.steps = [DecoderStep(model, level) for level in range(1, len(config.level_sizes))]
             self.tokens = token_vectors(model)
         self.token_offset = model.token_offset.cpu().numpy()
 
@@ -53,57 +53,12 @@ class TorchScorer:
         return cls(TigerModel.from_pretrained(checkpoint), codes, vectors)
 
     def start(self, histories: HistoryBatch) -> "TorchSession":
-        """Encode the histories of a batch; every one holds at least one item."""
+        """Read the histories of a batch; each holds at least one item."""
         return TorchSession(self, histories)
 
 
-@contextmanager
-def one_thread_an_operator() -> Iterator[None]:
-    """Let torch use one thread an operator, for batches that are decoded side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@torch.inference_mode()
-def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """What the encoder reads of every item of the catalogue, float32 [n_items, views x D].
-
-    Args:
-        model: in evaluation mode.
-        codes: int64 [n_items, L].
-        vectors: float32 [n_items, item_vector_dim].
-    """
-    rows = learned_rows(vectors.cpu().numpy(), model.config.known_items, model.config.untrained_items)
-    return model.item_encoder(torch.from_numpy(rows).to(vectors.device), codes, vectors)
-
-
-@torch.inference_mode()
-def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
-    """Keys of the dense head float32 [n_items, views x D], of ``items`` as :func:`item_inputs` gives them."""
-    return model.dense.joined(model.dense.keys(list(items.split(model.config.d_model, dim=-1))))
-
-
-def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:
-    """The vectors that the encoder reads, float32 [n_items, dim]; no columns where ``dim`` is 0."""
-    if dim == 0:
-        return torch.zeros(n_items, 0)
-    if vectors is None or vectors.shape != (n_items, dim):
-        given = "none" if vectors is None else f"{vectors.shape}"
-        raise GenrecError(f"the model reads item vectors of shape {(n_items, dim)} but was given {given}")
-    return torch.from_numpy(np.array(vectors, dtype=np.float32))
-
-
-def ranking_weights(config: TigerConfig) -> RankingWeights:
-    """What the model's ranking modes mean."""
-    return RankingWeights(config.dense, config.hybrid_weight)
-
-
 class TorchSession:
-    """The decoding of one batch."""
+    """The decoding of one batch; a ``ScorerSession``, which describes its methods."""
 
     def __init__(self, scorer: TorchScorer, histories: HistoryBatch) -> None:
         self.scorer, self.device = scorer, scorer.items.device
@@ -116,7 +71,7 @@ class TorchSession:
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
 
     def item_logits(self) -> np.ndarray:
-        """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
+        """Logits float32 [B, n_items] by the dense head."""
         with torch.inference_mode():
             logits: np.ndarray = (self.query @ self.scorer.keys.T).float().cpu().numpy()
         if self.scorer.neighbors is not None:
@@ -124,23 +79,68 @@ class TorchSession:
         return logits
 
     def first(self) -> np.ndarray:
-        """Logits float32 [B, level size] of level 0; see ``ScorerSession``."""
+        """Logits float32 [B, level size] of level 0."""
         return np.asarray(self.logits.float().cpu().numpy())
 
     @torch.inference_mode()
     def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, level size] of the next level; see ``ScorerSession``."""
+        """Logits float32 [N, level size] of the next level."""
         scorer, lineage, level = self.scorer, self.lineage, len(self.earlier)
         rows = scorer.token_offset[level - 1] + tokens
         lineage.descend(rows, parents, users)
         x = scorer.tokens[self._on_device(rows)] + self.context[self._on_device(users)]
-        x = x + scorer.model.prefix_embedding(self._on_device(lineage.prefix))
+        x = x + scorer.model.prefix_embedding(self._on_device(lineage.prefix))  # [N, D]
         inputs = [*self.crossed, self._on_device(lineage.places), self._on_device(lineage.own)]
-        for ancestors, kept in zip(lineage.ancestors, self.earlier, strict=True):
-            inputs += [self._on_device(ancestors), *kept]
+        for ancestors, keys_values in zip(lineage.ancestors, self.earlier, strict=True):
+            inputs += [self._on_device(ancestors), *keys_values]
         logits, *own = scorer.steps[level - 1](x, *inputs)
         self.earlier.append(own)
         return np.asarray(logits.float().cpu().numpy())
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+@torch.inference_mode()
+def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """What the encoders read of each item of the catalogue, float32 [n_items, views x D].
+
+    Args:
+        model: in evaluation mode.
+        codes: int64 [n_items, L].
+        vectors: float32 [n_items, item_vector_dim].
+    """
+    rows = learned_rows(vectors.cpu().numpy(), model.config.known_items, model.config.untrained_items)
+    return model.item_encoder(torch.from_numpy(rows).to(vectors.device), codes, vectors)
+
+
+@torch.inference_mode()
+def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
+    """Keys of the dense head float32 [n_items, views x D], from the result of :func:`item_inputs`."""
+    return model.dense.joined(model.dense.keys(items.split(model.config.d_model, dim=-1)))
+
+
+def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:
+    """The vectors that the encoder reads, float32 [n_items, dim]; no columns if ``dim`` is 0."""
+    if dim == 0:
+        return torch.zeros(n_items, 0)
+    if vectors is None or vectors.shape != (n_items, dim):
+        shape = "none" if vectors is None else f"{vectors.shape}"
+        raise GenrecError(f"the model reads item vectors of shape {(n_items, dim)} but was given {shape}")
+    return torch.from_numpy(np.array(vectors, dtype=np.float32))
+
+
+def ranking_weights(config: TigerConfig) -> RankingWeights:
+    """What the model's ranking modes mean."""
+    return RankingWeights(config.dense, config.hybrid_weight)
+
+
+@contextmanager
+def one_thread_an_operator() -> Iterator[None]:
+    """Let torch use one thread an operator, for batches that are decoded side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

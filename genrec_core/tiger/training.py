@@ -36,16 +36,17 @@ from genrec_core.tiger.scorer import TorchScorer, item_vector_table
 
 _REPORT_EVERY_SECONDS = 5.0
 _VALIDATION_BATCH_USERS = 128
-_EVEN_MIX = 0.5  # how epochs are ranked, before the weight is chosen
+_EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
 _HYBRID_WEIGHTS = tuple(tenth / 10 for tenth in range(1, 10))
+_SIZES = {  # settings that are fields of the model's configuration
+    "d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "dropout", "max_history",
+    "content_views", "id_views", "id_dropout",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainingEvent:
-    """Something worth showing while a training runs: ``kind`` is ``start``, ``step``, ``epoch`` or ``end``.
-
-    ``note`` says what numbers cannot.
-    """
+    """Something worth showing while a training runs: ``kind`` is ``start``, ``step``, ``epoch`` or ``end``."""
 
     kind: str
     epoch: int
@@ -62,7 +63,7 @@ class TrainingData:
     """Everything a training reads.
 
     Args:
-        histories: whole histories; the training takes its own part of them.
+        histories: whole histories; the training leaves out what validation and test need.
         codes: semantic IDs with suffix by catalogue row, int32 [n_items, L].
         level_sizes: vocabulary by level.
         vectors: L2-normalised item text vectors, float32 [n_items, dim].
@@ -87,7 +88,7 @@ class TrainingData:
         return cls(sequences, ids.codes, ids.level_sizes, vectors.l2norm)
 
     def identity(self, settings: TrainingSettings) -> str:
-        """A hash of settings and data: two trainings with the same one give the same model."""
+        """A hash of settings and data: two trainings with the same hash give the same model."""
         digest = hashlib.sha256(settings.model_dump_json().encode())
         for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -102,14 +103,10 @@ def train(
     on_event: OnEvent | None = None,
     trainer: "type[Trainer] | None" = None,
 ) -> Path:
-    """Train to the end, or from where an earlier attempt in ``folder`` was cut off.
+    """Train to the end, or go on where an earlier attempt in ``folder`` stopped; each process of ``world`` calls this.
 
-    Every process of ``world`` calls it. ``folder/state`` holds the last finished epoch, ``folder/best`` the best
-    model by validation Recall@10 in Hugging Face form with ``training_history.json``. ``trainer`` trains another model
-    than TIGER.
-
-    Returns:
-        ``folder/best``.
+    ``folder/state`` keeps the last finished epoch. ``folder/best``, the result, keeps the best model by validation
+    Recall@10 in Hugging Face form, with ``training_history.json``. Another ``trainer`` trains another model.
 
     Raises:
         GenrecError: ``folder`` belongs to other settings or data, not all processes see it, there is nothing to train
@@ -123,7 +120,7 @@ def train(
 
 
 class Trainer:
-    """One training of TIGER in one process; another model is trained by a subclass."""
+    """One training of TIGER in one process; a subclass trains another model."""
 
     model: PreTrainedModel
     model_class: type[PreTrainedModel] = TigerModel
@@ -142,11 +139,14 @@ class Trainer:
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
         self.codes = data.codes
         self.vectors = data.vectors if settings.use_item_vectors else None
-        self.neighbors: TextNeighbors | None = None  # found when first needed
+        self.neighbors: TextNeighbors | None = None  # computed when first needed
         torch.manual_seed(settings.seed)
         self.model = self._build_model(data)
         nn.Module.to(self.model, world.device)
-        self.objective = self._distribute(self._build_objective(data))
+        self.objective = self._build_objective(data)
+        if world.size > 1:
+            devices = [world.device.index] if self._on_cuda else None
+            self.objective = DistributedDataParallel(self.objective, device_ids=devices)
         self.optimizer = _adamw(self.model, settings)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16" and self._on_cuda)
         self.progress = load_state(folder / "state", self.model, self.optimizer)
@@ -156,43 +156,6 @@ class Trainer:
     @property
     def _on_cuda(self) -> bool:
         return self.world.device.type == "cuda"
-
-    def _build_model(self, data: TrainingData) -> PreTrainedModel:
-        """The model with random weights."""
-        settings, reads_texts = self.settings, self.vectors is not None and self.settings.dense_weight > 0
-        config = TigerConfig(
-            level_sizes=data.level_sizes,
-            item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
-            known_items=len(data.codes) if settings.learn_item_vectors else 0,
-            d_model=settings.d_model,
-            heads=settings.heads,
-            encoder_layers=settings.encoder_layers,
-            decoder_layers=settings.decoder_layers,
-            d_ff=settings.d_ff,
-            dropout=settings.dropout,
-            max_history=settings.max_history,
-            content_views=settings.content_views,
-            id_views=settings.id_views,
-            id_dropout=settings.id_dropout,
-            text_neighbors=settings.text_neighbors if reads_texts else 0,
-            neighbor_weight=settings.neighbor_weight if reads_texts and settings.text_neighbors else 0.0,
-            dense=settings.dense_weight > 0,
-            untrained_items=np.flatnonzero(self.counts == 0).tolist(),
-        )
-        return TigerModel(config)
-
-    def _build_objective(self, data: TrainingData) -> nn.Module:
-        """What :meth:`_loss` calls, with the model inside."""
-        assert isinstance(self.model, TigerModel)
-        return NextItemLoss(self.model, self._item_tables(data), self.trie, self.settings)
-
-    def _item_tables(self, data: TrainingData) -> ItemTables:
-        tables = (
-            torch.from_numpy(data.codes.astype(np.int64)),
-            item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors),
-            torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32)),
-        )
-        return ItemTables(*(table.to(self.world.device) for table in tables))
 
     def _speed_up(self) -> None:
         """What only a long training or a GPU repays."""
@@ -205,24 +168,24 @@ class Trainer:
             if isinstance(self.model, TigerModel):
                 self.model.compile_decoder()
 
-    def _distribute(self, objective: nn.Module) -> nn.Module:
-        if self.world.size == 1:
-            return objective
-        return DistributedDataParallel(objective, device_ids=[self.world.device.index] if self._on_cuda else None)
-
     def run(self) -> None:
-        """Train epoch after epoch until the last, or until validation has been stale for ``patience`` validations."""
+        """Train epoch after epoch until the last, or until ``patience`` validations brought no better model."""
+        settings, progress = self.settings, self.progress
         size: dict[str, float] = {"targets": self.sequences.targets, "parameters": self.model.num_parameters()}
-        self._emit("start", size, "" if self.progress.epoch else reason_to_begin_again(self.folder))
-        while self.progress.epoch < self.settings.epochs and self.progress.stale < self.settings.patience:
+        self._emit("start", size, "" if progress.epoch else reason_to_begin_again(self.folder))
+        while progress.epoch < settings.epochs and progress.stale < settings.patience:
             began = time.monotonic()
-            entry = {"epoch": self.progress.epoch + 1, "loss": self._train_epoch()}
-            self.progress.epoch += 1
-            seconds = time.monotonic() - began
-            if self._validates():
+            entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
+            progress.epoch += 1
+            rate = self.sequences.targets / (time.monotonic() - began)
+            if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
                 entry |= self._validate()
-            self._finish_epoch(entry, seconds, time.monotonic() - began)
-        end = {"best_epoch": self.progress.best["epoch"], "seconds": self.progress.seconds}
+            seconds = time.monotonic() - began
+            progress.history.append(entry)
+            progress.seconds += seconds
+            self._save(progress.best is entry)
+            self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
+        end = {"best_epoch": progress.best["epoch"], "seconds": progress.seconds}
         self._emit("end", end | self._conclude())
 
     def _train_epoch(self) -> float:
@@ -234,12 +197,11 @@ class Trainer:
         batches = epoch_batches(self.sequences, settings.batch_targets, settings.seed, epoch)
         total, reported = torch.zeros((), dtype=torch.float64), time.monotonic()
         shares = rank_share(batches, self.world.rank, self.world.size)
-        for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-            loss = self._step(share, int((self.sequences.lengths[batch] - 1).sum()), random)
-            total += loss
+        for number, (batch, share) in enumerate(zip(batches, shares, strict=True), start=1):
+            total += self._step(share, int((self.sequences.lengths[batch] - 1).sum()), random)
             if time.monotonic() - reported > _REPORT_EVERY_SECONDS:
                 reported = time.monotonic()
-                self._emit("step", {"epoch_share": (number + 1) / len(batches)})
+                self._emit("step", {"epoch_share": number / len(batches)})
         mean = self.world.sum(float(total))[0] / self.sequences.targets
         if not math.isfinite(mean):
             raise GenrecError(f"the loss of epoch {epoch + 1} is {mean}; lower learning_rate or clip_norm")
@@ -247,9 +209,10 @@ class Trainer:
 
     def _step(self, pieces: np.ndarray, batch_targets: int, random: np.random.Generator) -> Tensor:
         """One optimiser step over this process's share of a batch; the summed loss of the share."""
-        self._set_learning_rate()
         settings, device = self.settings, self.world.device
-        rows = self.sequences.padded(pieces) if len(pieces) else np.full((1, 2), -1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(self.progress.step, self.steps, settings.warmup_share)
+        rows = self.sequences.padded(pieces) if len(pieces) else np.full((1, 2), -1)  # [pieces, T + 1]
         history = torch.from_numpy(rows[:, :-1].clip(min=0)).to(device)
         following = torch.from_numpy(rows[:, 1:]).to(device)
         target = torch.from_numpy(drawn_targets(rows, settings.future_share, settings.future_window, random)).to(device)
@@ -258,16 +221,101 @@ class Trainer:
         # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
         self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.progress.step += 1
         return loss.detach().double().cpu()
 
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.settings.amp == "fp32" or not self._on_cuda:
+            return nullcontext()
+        return torch.autocast("cuda", torch.bfloat16 if self.settings.amp == "bf16" else torch.float16)
+
+    def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
+        """Validation Recall@10, each process ranking its share of the users."""
+        users = np.arange(len(self.validation.targets))[self.world.rank :: self.world.size]
+        hits, count = recall_at_10(
+            self._scorer(model),
+            self.trie,
+            self.validation.take(users),
+            beams=self.settings.validation_beams,
+            batch_users=_VALIDATION_BATCH_USERS,
+            max_history=self.settings.max_history,
+            dense_weight=dense_weight,
+        )
+        all_hits, all_users = self.world.sum(hits, count)
+        return all_hits / max(all_users, 1)
+
+    def _save(self, is_best: bool) -> None:
+        """Keep the state after an epoch, and the model if it is the best so far."""
+        if self.world.rank == 0:
+            if is_best:
+                self._save_best(self.model)
+            self._update_history()
+            save_state(self.folder / "state", self.model, self.optimizer, self.progress)
+        self.world.wait()
+
+    def _save_best(self, model: PreTrainedModel) -> None:
+        with atomic_folder(self.folder / "best") as part:
+            model.save_pretrained(part)
+
+    def _update_history(self) -> None:
+        """Write the history beside the best model, if there is one yet."""
+        if not recovered(self.folder / "best").is_dir():
+            return
+        progress = self.progress
+        history = {
+            "best_epoch": progress.best["epoch"],
+            "best_recall@10": progress.best["validation_recall@10"],
+            "seconds": progress.seconds,
+            "epochs": progress.history,
+            "uniform_loss": self._uniform_loss(),
+            "recipe": self.recipe,
+            "seed": self.settings.seed,
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        write_json(self.folder / "best" / "training_history.json", history)
+
+    def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
+        if self.world.rank == 0:
+            self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values, note))
+
+    # --- what a subclass overrides ----------------------------------------------------------------------------------
+
+    def _build_model(self, data: TrainingData) -> PreTrainedModel:
+        """The model with random weights."""
+        settings = self.settings
+        lifts = self.vectors is not None and settings.dense_weight > 0 and settings.text_neighbors > 0
+        config = TigerConfig(
+            **settings.model_dump(include=_SIZES),
+            level_sizes=data.level_sizes,
+            item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
+            known_items=len(data.codes) if settings.learn_item_vectors else 0,
+            untrained_items=np.flatnonzero(self.counts == 0).tolist(),
+            dense=settings.dense_weight > 0,
+            text_neighbors=settings.text_neighbors if lifts else 0,
+            neighbor_weight=settings.neighbor_weight if lifts else 0.0,
+        )
+        return TigerModel(config)
+
+    def _build_objective(self, data: TrainingData) -> nn.Module:
+        """What :meth:`_loss` calls, with the model inside."""
+        assert isinstance(self.model, TigerModel)
+        tables = (
+            torch.from_numpy(data.codes.astype(np.int64)),
+            item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors),
+            torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32)),
+        )
+        items = ItemTables(*(table.to(self.world.device) for table in tables))
+        return NextItemLoss(self.model, items, self.trie, self.settings)
+
     def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
         """The loss summed over targets; shapes as in :class:`~genrec_core.tiger.losses.NextItemLoss`."""
-        loss: Tensor = self.objective(history, target, following, self._distillation())
+        settings = self.settings
+        distills = self.progress.step >= settings.distillation_start * self.steps  # once the dense head knows something
+        loss: Tensor = self.objective(history, target, following, settings.distillation if distills else 0.0)
         return loss
 
     def _uniform_loss(self) -> float:
@@ -284,25 +332,6 @@ class Trainer:
             self.neighbors = TextNeighbors.of(self.vectors, config.text_neighbors, config.neighbor_weight)
         return TorchScorer(model, self.codes, self.vectors, self.neighbors)
 
-    def _distillation(self) -> float:
-        """Share that follows the dense head at this step: none before it knows something."""
-        settings = self.settings
-        return settings.distillation if self.progress.step >= settings.distillation_start * self.steps else 0.0
-
-    def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.settings.amp == "fp32" or not self._on_cuda:
-            return nullcontext()
-        return torch.autocast("cuda", torch.bfloat16 if self.settings.amp == "bf16" else torch.float16)
-
-    def _set_learning_rate(self) -> None:
-        rate = self.settings.learning_rate * schedule(self.progress.step, self.steps, self.settings.warmup_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def _validates(self) -> bool:
-        epoch, settings = self.progress.epoch, self.settings
-        return epoch % settings.validate_every == 0 or epoch == settings.epochs
-
     def _validate(self) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
         generative = self._validation_recall(self.model, 0.0)
@@ -312,84 +341,27 @@ class Trainer:
         return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
 
     def _conclude(self) -> dict[str, float]:
-        """Note in the best model the mix that ranks the validation items best; of equals the one nearest to even.
+        """Save in the best model the hybrid weight with the best validation recall; of equals the one nearest to even.
 
-        Text neighbours stay where the dense ranking is at least as good with them.
+        Text neighbours stay if the dense ranking is at least as good with them.
         """
         if not self.settings.dense_weight:
             return {}
         best = self.model_class.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
-        lifted = best.config.neighbor_weight
-        if lifted:
+        neighbor_weight = best.config.neighbor_weight
+        if neighbor_weight:
             with_neighbors = self._validation_recall(best, 1.0)
             best.config.neighbor_weight = 0.0
             if with_neighbors >= self._validation_recall(best, 1.0):
-                best.config.neighbor_weight = lifted
+                best.config.neighbor_weight = neighbor_weight
         recall = {weight: self._validation_recall(best, weight) for weight in _HYBRID_WEIGHTS}
-        chosen = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
+        best.config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
         if self.world.rank == 0:
-            best.config.hybrid_weight = chosen
             self._save_best(best)
             self._update_history()
         self.world.wait()
-        return {"hybrid_weight": chosen, "neighbor_weight": best.config.neighbor_weight}
-
-    def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
-        """Validation Recall@10, each process ranking its share of the users."""
-        share = slice(self.world.rank, None, self.world.size)
-        users = np.arange(len(self.validation.targets))[share]
-        hits, count = recall_at_10(
-            self._scorer(model),
-            self.trie,
-            self.validation.take(users),
-            beams=self.settings.validation_beams,
-            batch_users=_VALIDATION_BATCH_USERS,
-            max_history=self.settings.max_history,
-            dense_weight=dense_weight,
-        )
-        all_hits, all_users = self.world.sum(hits, count)
-        return all_hits / max(all_users, 1)
-
-    def _finish_epoch(self, entry: dict[str, float], training_seconds: float, seconds: float) -> None:
-        """Note the epoch, keep the best model, save the state, tell the listener."""
-        progress = self.progress
-        progress.history.append(entry)
-        progress.seconds += seconds
-        if self.world.rank == 0:
-            if progress.best is entry:
-                self._save_best(self.model)
-            self._update_history()
-            save_state(self.folder / "state", self.model, self.optimizer, progress)
-        self.world.wait()
-        rate = self.sequences.targets / training_seconds
-        self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
-
-    def _save_best(self, model: PreTrainedModel) -> None:
-        with atomic_folder(self.folder / "best") as part:
-            model.save_pretrained(part)
-
-    def _update_history(self) -> None:
-        """Write the history beside the best model, where there is one yet."""
-        if recovered(self.folder / "best").is_dir():
-            progress = self.progress
-            write_json(
-                self.folder / "best" / "training_history.json",
-                {
-                    "best_epoch": progress.best["epoch"],
-                    "best_recall@10": progress.best["validation_recall@10"],
-                    "seconds": progress.seconds,
-                    "epochs": progress.history,
-                    "uniform_loss": self._uniform_loss(),
-                    "recipe": self.recipe,
-                    "seed": self.settings.seed,
-                    "settings": self.settings.model_dump(mode="json"),
-                },
-            )
-
-    def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
-        if self.world.rank == 0:
-            self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values, note))
+        return {"hybrid_weight": best.config.hybrid_weight, "neighbor_weight": best.config.neighbor_weight}
 
 
 def schedule(step: int, steps: int, warmup_share: float) -> float:
@@ -409,7 +381,7 @@ def _adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
 
 
 def _drawn(held_out: HeldOut, users: int, seed: int) -> HeldOut:
-    """At most ``users`` users, drawn with ``seed``, sorted by history length so that batches hold little padding."""
+    """At most ``users`` users, drawn with ``seed``, shortest history first so that batches hold little padding."""
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(held_out.targets))[:users]
     lengths = np.diff(held_out.histories.offsets)[chosen]

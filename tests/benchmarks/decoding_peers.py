@@ -15,7 +15,7 @@ from genrec_core.search.prefixes import PREFIX_FACTOR
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.decoding import token_vectors
-from genrec_core.tiger.model import DecoderLayer, TigerModel
+from genrec_core.tiger.model import TigerModel
 from tests.benchmarks.original import t5_model
 
 CANDIDATES = 64  # tokens that the original considers behind each beam
@@ -62,9 +62,7 @@ class _WholePrefixes:
         newest = torch.full((level + 1,), memory.shape[1] - 1)
         bias = model.cross_bias(newest, memory.shape[1]).unsqueeze(0)
         for layer in model.decoder:
-            assert isinstance(layer, DecoderLayer)
-            key, value = layer.history_key_value(memory.expand(len(rows), -1, -1))
-            x = layer.finish(x, model.attend_levels(layer, x, level + 1), key, value, bias)
+            x = layer(x, memory.expand(len(rows), -1, -1), bias, level + 1)
         hidden = model.decoder_norm(x)
         for at in range(0 if every_head else level, level + 1):
             size = model.config.level_sizes[at]

@@ -23,12 +23,12 @@ def test_values_and_gradients_are_those_of_the_plain_cross_entropy(monkeypatch, 
     )
     wanted = torch.autograd.grad(3 * plain, [*queries, *keys])
 
-    heard = torch.zeros(10, 7)
-    found = catalogue_cross_entropy(queries, keys, targets, smoothing, heard.__setitem__)
-    torch.testing.assert_close(found, plain)
-    for gradient, expected in zip(torch.autograd.grad(3 * found, [*queries, *keys]), wanted, strict=True):
+    probabilities = torch.zeros(10, 7)
+    loss = catalogue_cross_entropy(queries, keys, targets, smoothing, probabilities.__setitem__)
+    torch.testing.assert_close(loss, plain)
+    for gradient, expected in zip(torch.autograd.grad(3 * loss, [*queries, *keys]), wanted, strict=True):
         torch.testing.assert_close(gradient, expected)
-    torch.testing.assert_close(heard, (sum(logits) / views).softmax(-1).detach())
+    torch.testing.assert_close(probabilities, (sum(logits) / views).softmax(-1).detach())
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
@@ -37,11 +37,11 @@ def test_a_temperature_changes_what_the_listener_hears_and_nothing_else(views):
     queries = [torch.randn(10, 5, generator=random) for _ in range(views)]
     keys = [torch.randn(7, 5, generator=random) for _ in range(views)]
     targets = [torch.randint(0, 7, (10,), generator=random)] * views
-    heard = torch.zeros(10, 7)
-    found = catalogue_cross_entropy(queries, keys, targets, 0.1, heard.__setitem__, temperature=0.5)
-    torch.testing.assert_close(found, catalogue_cross_entropy(queries, keys, targets, 0.1))
+    probabilities = torch.zeros(10, 7)
+    loss = catalogue_cross_entropy(queries, keys, targets, 0.1, probabilities.__setitem__, temperature=0.5)
+    torch.testing.assert_close(loss, catalogue_cross_entropy(queries, keys, targets, 0.1))
     mean = sum(query @ key.T for query, key in zip(queries, keys, strict=True)) / views
-    torch.testing.assert_close(heard, (mean / 0.5).softmax(-1))
+    torch.testing.assert_close(probabilities, (mean / 0.5).softmax(-1))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
@@ -55,15 +55,17 @@ def test_six_views_that_disagree_by_far_are_as_in_float64(temperature):
     assert not torch.stack(logits).softmax(-1).float().prod(0).any()
 
     inputs = [view.requires_grad_() for view in (*queries, *keys)]
-    heard = torch.zeros(20, 40)
-    found = catalogue_cross_entropy(queries, keys, targets, 0.1, heard.__setitem__, temperature)
-    torch.testing.assert_close(heard.double(), (sum(logits) / 6 / temperature).softmax(-1), rtol=1e-3, atol=1e-6)
+    probabilities = torch.zeros(20, 40)
+    loss = catalogue_cross_entropy(queries, keys, targets, 0.1, probabilities.__setitem__, temperature)
+    torch.testing.assert_close(
+        probabilities.double(), (sum(logits) / 6 / temperature).softmax(-1), rtol=1e-3, atol=1e-6
+    )
     wanted = sum(
         cross_entropy(view, target, label_smoothing=0.1, reduction="sum")
         for view, target in zip(logits, targets, strict=True)
     )
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=0)
-    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(found, inputs))
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=0)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, inputs))
 
 
 def test_no_target_is_no_loss():

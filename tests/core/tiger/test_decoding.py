@@ -72,12 +72,12 @@ def test_stepwise_decoding_gives_what_the_training_pass_gives(
     decoding, users, newest = Decoding(model, items), torch.arange(BATCH), LENGTHS - 1
     queries = [query[users, newest] for query in model.dense.queries(model.encode(items), items)]
     torch.testing.assert_close(decoding.query, model.dense.joined(queries), atol=1e-5, rtol=1e-5)
-    found, each = decoding.first.log_softmax(-1), list(range(BATCH))
+    scores, beams = decoding.first.log_softmax(-1), list(range(BATCH))
     for level in range(LEVELS):
         wanted = logits[level][users, newest].log_softmax(-1)
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(scores, wanted, atol=1e-5, rtol=1e-5)
         if level + 1 < LEVELS:
-            found = decoding.advance(targets[users, newest, level], each, each)
+            scores = decoding.advance(targets[users, newest, level], beams, beams)
 
 
 @torch.no_grad()

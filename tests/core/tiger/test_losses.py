@@ -12,8 +12,8 @@ from genrec_core.tiger.losses import ItemTables, NextItemLoss, SubtreeShares
 from genrec_core.tiger.model import TigerModel
 
 SIZES, N_ITEMS = (3, 4, 2), 14
-EVERY = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
-CODES = np.random.default_rng(0).permutation(EVERY)[:N_ITEMS]
+ALL_CODES = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
+CODES = np.random.default_rng(0).permutation(ALL_CODES)[:N_ITEMS]
 TRIE = CodeTrie.build(CODES, SIZES)
 HISTORY = torch.tensor([[1, 5, 2], [3, 0, 0]])
 TARGETS = torch.tensor([[5, 2, 9], [7, -1, -1]])
@@ -50,27 +50,28 @@ def dense_log_probs(loss: NextItemLoss) -> torch.Tensor:
 def test_the_dense_loss_is_the_cross_entropy_over_the_catalogue():
     without, with_dense = objective(dense_weight=0.0), objective(dense_weight=2.0, dense_label_smoothing=0.0)
     wanted = -dense_log_probs(with_dense)[TARGETS >= 0].gather(1, TARGETS[TARGETS >= 0].unsqueeze(1)).sum()
-    found = with_dense(HISTORY, TARGETS, TARGETS, 0.0) - without(HISTORY, TARGETS, TARGETS, 0.0)
-    torch.testing.assert_close(found, 2.0 * wanted)
+    difference = with_dense(HISTORY, TARGETS, TARGETS, 0.0) - without(HISTORY, TARGETS, TARGETS, 0.0)
+    torch.testing.assert_close(difference, 2.0 * wanted)
 
 
 def test_a_sampled_dense_loss_is_near_the_full_one():
     full = objective(dense_weight=1.0, dense_label_smoothing=0.0)(HISTORY, TARGETS, TARGETS, 0.0)
-    some = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=30)
-    drawn = np.mean([some(HISTORY, TARGETS, TARGETS, 0.0).item() for _ in range(400)])
+    sampled = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=30)
+    drawn = np.mean([sampled(HISTORY, TARGETS, TARGETS, 0.0).item() for _ in range(400)])
     assert drawn == pytest.approx(full.item(), rel=0.02)
-    every = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=2000)
-    assert every(HISTORY, TARGETS, TARGETS, 0.0).item() == pytest.approx(full.item(), rel=1e-5)
+    larger = objective(dense_weight=1.0, dense_full_items=0, dense_negatives=2000)
+    assert larger(HISTORY, TARGETS, TARGETS, 0.0).item() == pytest.approx(full.item(), rel=1e-5)
 
 
 def test_subtree_shares_sum_the_items_below_each_token():
     random = torch.Generator().manual_seed(3)
     rows = torch.tensor([0, 4, 13])
     probabilities = torch.rand(3, N_ITEMS, generator=random).softmax(-1)
-    found = SubtreeShares(TRIE, torch.device("cpu")).of(rows)
+    subtrees = SubtreeShares(TRIE, torch.device("cpu"))
+    shares_by_level = subtrees.zeros(len(rows))
     for piece in (slice(0, 2), slice(2, 3)):
-        found(piece, probabilities[piece][:, TRIE.leaf_row])
-    for level, shares in enumerate(found.levels):
+        subtrees.fill(shares_by_level, rows, piece, probabilities[piece][:, TRIE.leaf_row])
+    for level, shares in enumerate(shares_by_level):
         for line, row in enumerate(rows.tolist()):
             below = (CODES[:, :level] == CODES[row, :level]).all(axis=1)
             wanted = np.bincount(CODES[below, level], probabilities[line].numpy()[below], minlength=SIZES[level])
@@ -84,13 +85,13 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
 
     def distance() -> float:
         inside = TARGETS >= 0
-        soft = loss.subtrees.of(TARGETS[inside])
-        soft(slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
+        soft = loss.subtrees.zeros(int(inside.sum()))
+        loss.subtrees.fill(soft, TARGETS[inside], slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
         items = loss.items
         logits = loss.model(HISTORY, items.codes[HISTORY], items.vectors[HISTORY], items.codes[TARGETS.clamp(min=0)])
         return sum(
             float(torch.nn.functional.kl_div(scores[inside].log_softmax(-1), wanted, reduction="sum").detach())
-            for scores, wanted in zip(logits, soft.levels, strict=True)
+            for scores, wanted in zip(logits, soft, strict=True)
         )
 
     loss.model.dense.requires_grad_(False)

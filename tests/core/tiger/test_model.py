@@ -7,8 +7,7 @@ import torch
 
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.dropout import Dropout
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import Dropout, TigerModel
 
 BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 

@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
-from genrec_core.settings import Settings, TrainingSettings
+from genrec_core.settings import RendezvousSettings, Settings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_core.tiger import checkpoint
 from genrec_core.tiger.checkpoint import Progress
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.torchrun import torchrun_command
 from genrec_core.tiger.training import TrainingData, TrainingEvent, schedule, train
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -300,14 +301,11 @@ with distributed() as world:
 def test_two_processes_train_the_same_model_as_one(tmp_path: Path):
     script = tmp_path / "worker.py"
     script.write_text(TORCHRUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     together = tmp_path / "together"
-    done = subprocess.run(
-        [*command, str(script), str(Path(__file__).parent), str(together)],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    program = [str(script), str(Path(__file__).parent), str(together)]
+    command, variables = torchrun_command(TrainingSettings(processes=2), RendezvousSettings(), program)
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     alone = train(cyclic_data(), steady_settings(), tmp_path / "alone", ALONE)
     one, two = (
@@ -371,6 +369,6 @@ def test_a_compiled_model_trains_to_the_same_weights(tmp_path: Path):
     settings = {"epochs": 1, "dropout": 0.0, "content_views": 2, "id_views": 1, "id_dropout": 0.0}
     plain = train(cyclic_data(), small_settings(**settings), tmp_path / "plain", ALONE)
     compiled = train(cyclic_data(), small_settings(**settings, compile=True), tmp_path / "compiled", ALONE)
-    wanted, found = (load_file(folder / "model.safetensors") for folder in (plain, compiled))
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+    weights, compiled_weights = (load_file(folder / "model.safetensors") for folder in (plain, compiled))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(compiled_weights[name], tensor, rtol=1e-3, atol=1e-4)
