@@ -13,13 +13,13 @@ from genrec_core.bundle.withdrawn import read_withdrawn
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut, validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.metrics import Cutoffs, ndcg_gains, paired_differences, user_metrics
+from genrec_core.evaluation.intervals import paired_differences
+from genrec_core.evaluation.metrics import JUDGED, Cutoffs, ndcg_gains, user_metrics
 from genrec_core.graphs import default_threads
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.held_out import target_ranks
 from genrec_core.settings import ReleaseSettings
 
-JUDGED = ("recall@10", "ndcg@10")
 Outcome = Literal["better", "not worse", "cannot tell", "worse"]
 _DECISIVE_FIRST: tuple[Outcome, ...] = ("worse", "cannot tell", "better", "not worse")
 _SEARCH_USERS = 2000  # by whom the best earlier release is found; it is then compared by all

@@ -133,7 +133,7 @@ def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[s
 
 
 def _differences(found: "Challenge") -> str:
-    from genrec_core.evaluation.release_comparison import JUDGED
+    from genrec_core.evaluation.metrics import JUDGED
 
     shown = {name: found.differences[name] for name in JUDGED}
     parts = [f"{name} {d['difference']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})" for name, d in shown.items()]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec_core.evaluation.release_comparison import JUDGED, Challenge, ValidationUsers
+from genrec_core.evaluation.metrics import JUDGED
+from genrec_core.evaluation.release_comparison import Challenge, ValidationUsers
 from genrec_core.settings import ReleaseSettings
 
 
