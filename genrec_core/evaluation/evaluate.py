@@ -14,7 +14,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES
 from genrec_core.evaluation.exactness import beam_agreement
 from genrec_core.evaluation.intervals import CONFIDENCE, paired_differences, summarize
-from genrec_core.evaluation.metrics import Cutoffs, Ranking, exposure, list_metrics
+from genrec_core.evaluation.metrics import RECALL_CUTOFFS, Ranking, deepest_cutoff, exposure, list_metrics
 from genrec_core.evaluation.slices import metrics_by_slice, slices_as_json
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
@@ -36,20 +36,12 @@ Split = Literal["test", "validation"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a model.
+    """The figures of a model; ``ranks`` and ``shown`` hold an array for each ranking."""
 
-    Args:
-        metrics: the content of ``beauty_metrics.json``.
-        slices: the content of ``slices.parquet``.
-        ranks: the content of ``ranks.parquet``: for each ranking the 0-based rank of each user's target without the
-            items of the history, int32 [n]; -1 if it is beyond the beams.
-        shown: for each ranking how many users have each item among their first 10, int64 [n_items].
-    """
-
-    metrics: dict[str, Any]
+    metrics: dict[str, Any]  # the content of beauty_metrics.json
     slices: pl.DataFrame
-    ranks: dict[str, np.ndarray]
-    shown: dict[str, np.ndarray]
+    ranks: dict[str, np.ndarray]  # 0-based rank of each target, history taken out, int32 [n]; -1 beyond the beams
+    shown: dict[str, np.ndarray]  # how many users have each item among their first 10, int64 [n_items]
 
     def write(self, folder: Path) -> None:
         """Write the metrics, slices and ranks into ``folder``."""
@@ -135,35 +127,34 @@ def _figures(
     settings: EvaluationSettings,
 ) -> Evaluation:
     """What follows from the ranks and lists, with counts int64 [n_items] of training interactions."""
-    cutoffs = Cutoffs(min(settings.beams, len(counts)), len(counts))
+    beams, deepest = min(settings.beams, len(counts)), deepest_cutoff(settings.beams, len(counts))
     random = settings.bootstrap_samples, settings.seed
     lists = {name: (of.history_removed, of.listed) for name, of in ranked.items()}
-    lists |= {name: rank(counts, held_out, cutoffs.beams) for name, rank in BASELINES.items()}
+    lists |= {name: rank(counts, held_out, beams) for name, rank in BASELINES.items()}
     rankings = {name: Ranking(*of, held_out.targets, counts == 0) for name, of in lists.items()}
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
     headline = "hybrid" if "hybrid" in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
-    slices = metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], cutoffs, *random)
+    slices = metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random)
     rivals = [name for name in (*BASELINES, SASREC) if name in rankings]
     metrics: dict[str, Any] = {
-        name: summarize(ranking.ranks, cutoffs, *random) | list_metrics(ranking, cutoffs)
+        name: summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
         for name, ranking in rankings.items()
     }
-    metrics |= {f"{name}_history_kept": summarize(of.history_kept, cutoffs, *random) for name, of in ranked.items()}
+    metrics |= {f"{name}_history_kept": summarize(of.history_kept, deepest, *random) for name, of in ranked.items()}
     metrics |= {
-        "against": {name: paired_differences(ranks[headline], ranks[name], cutoffs, *random) for name in rivals},
+        "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
         "slices": slices_as_json(slices),
         "hybrid_weight": weights.hybrid if "hybrid" in ranked else None,
-        **_description(headline, held_out, counts, cutoffs, settings),
+        **_description(headline, held_out, counts, settings),
     }
     shown = {name: exposure(ranking, EXPOSURE_PLACES) for name, ranking in rankings.items()}
     return Evaluation(metrics, slices, ranks, shown)
 
 
-def _description(
-    headline: str, held_out: HeldOut, counts: np.ndarray, cutoffs: Cutoffs, settings: EvaluationSettings
-) -> dict[str, Any]:
+def _description(headline: str, held_out: HeldOut, counts: np.ndarray, settings: EvaluationSettings) -> dict[str, Any]:
     """What was measured, and how."""
+    deepest = deepest_cutoff(settings.beams, len(counts))
     return {
         "ranking": headline,
         "headline": f"{headline}, the items of the user's whole history taken out of the list; _history_kept: left in.",
@@ -175,9 +166,9 @@ def _description(
         "users": len(held_out.targets),
         "repeated_targets": repeated_targets(held_out),
         "items": len(counts),
-        "beams": cutoffs.beams,
-        "cutoffs_not_reported": cutoffs.not_reported(),
-        "cutoffs_over_all_items": cutoffs.over_all_items(),
+        "beams": min(settings.beams, len(counts)),
+        "cutoffs_not_reported": [k for k in RECALL_CUTOFFS if k > deepest],
+        "cutoffs_over_all_items": [k for k in RECALL_CUTOFFS if len(counts) < k <= deepest],
         "seed": settings.seed,
         "settings": settings.model_dump(),
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over users, {settings.bootstrap_samples} resamples",

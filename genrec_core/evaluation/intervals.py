@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.metrics import Cutoffs, user_metrics
+from genrec_core.evaluation.metrics import user_metrics
 
 CONFIDENCE = 0.95
 _CHUNK_DRAWS = 2_000_000  # users drawn at once: 32 MB
@@ -41,7 +41,7 @@ def bootstrap_intervals(values: np.ndarray, samples: int, seed: int) -> np.ndarr
     return bounds.T
 
 
-def summarize(ranks: np.ndarray, cutoffs: Cutoffs, samples: int, seed: int) -> dict[str, Any]:
+def summarize(ranks: np.ndarray, deepest: float, samples: int, seed: int) -> dict[str, Any]:
     """Means over users and their intervals: ``recall@10``, ``recall@10_interval`` ([low, high]), and so on.
 
     Raises:
@@ -49,20 +49,20 @@ def summarize(ranks: np.ndarray, cutoffs: Cutoffs, samples: int, seed: int) -> d
     """
     if len(ranks) == 0:
         raise GenrecError("no user to evaluate: metrics need at least one history of three items")
-    by_user = user_metrics(ranks, cutoffs)
+    by_user = user_metrics(ranks, deepest)
     intervals = bootstrap_intervals(np.column_stack(list(by_user.values())), samples, seed)
     means = {name: float(values.mean()) for name, values in by_user.items()}
     return means | {f"{name}_interval": bounds.tolist() for name, bounds in zip(by_user, intervals, strict=True)}
 
 
 def paired_differences(
-    ours: np.ndarray, theirs: np.ndarray, cutoffs: Cutoffs, samples: int, seed: int
+    ours: np.ndarray, theirs: np.ndarray, deepest: float, samples: int, seed: int
 ) -> dict[str, dict[str, float]]:
     """For each metric the ``difference`` of two rankings of the same users, and its interval ``low`` to ``high``.
 
     Each draw takes a user with both ranks, so what is hard for both rankings cancels out.
     """
-    first, second = user_metrics(ours, cutoffs), user_metrics(theirs, cutoffs)
+    first, second = user_metrics(ours, deepest), user_metrics(theirs, deepest)
     values = np.column_stack([first[name] - second[name] for name in first])
     bounds = bootstrap_intervals(values, samples, seed)
     return {

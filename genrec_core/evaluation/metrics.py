@@ -3,52 +3,35 @@
 A new metric is one function and one line in ``USER_METRICS`` or ``LIST_METRICS``. All files, pages and tables follow.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
 RECALL_CUTOFFS = (5, 10, 50, 100, 1000)
 
-Measured = TypeVar("Measured")
-Value = TypeVar("Value")
-
 
 @dataclass(frozen=True)
 class Ranking:
-    """The lists that one ranking gives to the users.
+    """The lists that one ranking gives to the users."""
 
-    Args:
-        ranks: 0-based rank of each user's target, int32 [n_users]; -1 where the target is not in the list.
-        lists: first items of each list, int32 [n_users, LISTED_ITEMS or fewer]; -1 where the list is shorter.
-        targets: catalogue row of each user's target, int32 [n_users].
-        is_new: whether training never saw the item, bool [n_items].
-    """
-
-    ranks: np.ndarray
-    lists: np.ndarray
-    targets: np.ndarray
-    is_new: np.ndarray
+    ranks: np.ndarray  # 0-based rank of each user's target, int32 [n_users]; -1 where it is not in the list
+    lists: np.ndarray  # first items of each list, int32 [n_users, LISTED_ITEMS or fewer]; -1 where it is shorter
+    targets: np.ndarray  # catalogue row of each user's target, int32 [n_users]
+    is_new: np.ndarray  # whether training never saw the item, bool [n_items]
 
 
 @dataclass(frozen=True)
-class Metric(Generic[Measured, Value]):
-    """A metric, called ``name@K`` in files.
-
-    Args:
-        name: the name without K.
-        title: the name for people; ``{k}`` stands for K.
-        cutoffs: each K that is reported.
-        shown_first: each K that short tables show.
-        compute: the function of what is measured and K.
-    """
+class Metric:
+    """A metric, called ``name@K`` in files."""
 
     name: str
-    title: str
-    cutoffs: tuple[int, ...]
-    shown_first: tuple[int, ...]
-    compute: Callable[[Measured, int], Value]
+    title: str  # the name for people; {k} stands for K
+    cutoffs: tuple[int, ...]  # each K that is reported
+    shown_first: tuple[int, ...]  # each K that short tables show
+    compute: Callable[..., Any]
 
 
 def recall_hits(ranks: np.ndarray, k: int) -> np.ndarray:
@@ -100,72 +83,48 @@ def new_item_recall(ranking: Ranking, k: int) -> float | None:
     return float(recall_hits(ranks, k).mean()) if len(ranks) else None
 
 
-# Computed from the ranks for each user. The mean over users is reported with an interval.
-USER_METRICS: tuple[Metric[np.ndarray, np.ndarray], ...] = (
+# Computed from ranks and K: one value for each user. The mean over users is reported with an interval.
+USER_METRICS = (
     Metric("recall", "Recall@{k}", RECALL_CUTOFFS, (10, 100, 1000), recall_hits),
     Metric("ndcg", "NDCG@{k}", (5, 10), (10,), ndcg_gains),
 )
-# Computed from the lists of all users together. The lists hold 100 items; only ranks reach deeper.
-LIST_METRICS: tuple[Metric[Ranking, float | None], ...] = (
+# Computed from a Ranking and K: one value, or None. The lists hold 100 items; only ranks reach deeper.
+LIST_METRICS = (
     Metric("coverage", "items in someone's first {k}", (10, 100), (), coverage),
     Metric("gini", "Gini of exposure, first {k}", (10, 100), (), exposure_gini),
     Metric("new_item_share", "new items among the first {k}", (10, 100), (), new_item_share),
     Metric("new_item_recall", "Recall@{k}, new items", (10, 100, 1000), (), new_item_recall),
 )
-_ALL: tuple[Metric[Any, Any], ...] = (*USER_METRICS, *LIST_METRICS)
-_CUTOFFS = sorted({k for metric in _ALL for k in metric.cutoffs})
+_ALL = (*USER_METRICS, *LIST_METRICS)
 
 TITLES = {f"{metric.name}@{k}": metric.title.format(k=k) for metric in _ALL for k in metric.cutoffs}
-TITLES |= {"miss_share": "misses"}  # measured by decoding without the trie, for the generative ranking alone
-SHOWN_FIRST = [f"{metric.name}@{k}" for k in _CUTOFFS for metric in _ALL if k in metric.shown_first]
+TITLES["miss_share"] = "misses"  # measured by decoding without the trie, for the generative ranking alone
+_FIRST_CUTOFFS = sorted({k for metric in _ALL for k in metric.shown_first})
+SHOWN_FIRST = [f"{metric.name}@{k}" for k in _FIRST_CUTOFFS for metric in _ALL if k in metric.shown_first]
 USER_METRIC_NAMES = [f"{metric.name}@{k}" for metric in USER_METRICS for k in metric.cutoffs]
 HEADLINE = "recall@10"  # runs of a sweep are compared by it
 JUDGED = ("recall@10", "ndcg@10")  # by which a new release must not be worse
 SLICED = ("recall@10", "ndcg@10", "recall@100")
 
 
-@dataclass(frozen=True)
-class Cutoffs:
-    """Which metrics a ranking of limited depth can give.
-
-    Args:
-        beams: depth of the ranking; deeper items have no rank.
-        n_items: items in the catalogue.
-    """
-
-    beams: int
-    n_items: int
-
-    def reported(self, cutoffs: tuple[int, ...]) -> list[int]:
-        """Each K that the ranking is deep enough for; all K if it holds the whole catalogue."""
-        return [k for k in cutoffs if k <= self.beams or self.beams >= self.n_items]
-
-    def not_reported(self) -> list[int]:
-        """Recall cut-offs that are deeper than the ranking."""
-        return [k for k in RECALL_CUTOFFS if k not in self.reported(RECALL_CUTOFFS)]
-
-    def over_all_items(self) -> list[int]:
-        """Recall cut-offs that exceed the catalogue: their list is the whole catalogue."""
-        return [k for k in self.reported(RECALL_CUTOFFS) if k > self.n_items]
+def deepest_cutoff(beams: int, n_items: int) -> float:
+    """The largest K that a ranking of ``beams`` items can report; infinite if it ranks the whole catalogue."""
+    return beams if beams < n_items else math.inf
 
 
-def user_metrics(ranks: np.ndarray, cutoffs: Cutoffs) -> dict[str, np.ndarray]:
-    """Each reported user metric by name, float64 [n_users]."""
-    return {
-        f"{metric.name}@{k}": metric.compute(ranks, k)
-        for metric in USER_METRICS
-        for k in cutoffs.reported(metric.cutoffs)
-    }
+def user_metrics(ranks: np.ndarray, deepest: float) -> dict[str, np.ndarray]:
+    """Each user metric by name for all K up to ``deepest``, float64 [n_users]."""
+    return {name: compute(ranks, k) for name, k, compute in _named(USER_METRICS) if k <= deepest}
 
 
-def list_metrics(ranking: Ranking, cutoffs: Cutoffs) -> dict[str, float]:
-    """Each reported list metric by name; without those that have no value."""
-    values = {
-        f"{metric.name}@{k}": metric.compute(ranking, k)
-        for metric in LIST_METRICS
-        for k in cutoffs.reported(metric.cutoffs)
-    }
+def list_metrics(ranking: Ranking, deepest: float) -> dict[str, float]:
+    """Each list metric by name for all K up to ``deepest``; without those that have no value."""
+    values = {name: compute(ranking, k) for name, k, compute in _named(LIST_METRICS) if k <= deepest}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _named(metrics: tuple[Metric, ...]) -> list[tuple[str, int, Callable[..., Any]]]:
+    return [(f"{metric.name}@{k}", k, metric.compute) for metric in metrics for k in metric.cutoffs]
 
 
 def recall_curve(ranks: np.ndarray, depth: int) -> np.ndarray:

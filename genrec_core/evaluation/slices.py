@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.evaluation.intervals import summarize
-from genrec_core.evaluation.metrics import SLICED, Cutoffs, user_metrics
+from genrec_core.evaluation.metrics import SLICED, user_metrics
 
 SCHEMA = {
     "by": pl.Utf8,
@@ -35,7 +35,7 @@ def metrics_by_slice(
     values: Mapping[str, np.ndarray],
     ranks: np.ndarray,
     popularity_ranks: np.ndarray,
-    cutoffs: Cutoffs,
+    deepest: float,
     samples: int,
     seed: int,
 ) -> pl.DataFrame:
@@ -45,7 +45,7 @@ def metrics_by_slice(
         values: whole numbers to slice by, int [n_users], under the names of ``SLICES``.
         ranks: ranks of the model, int [n_users].
         popularity_ranks: ranks of the popularity baseline, int [n_users].
-        cutoffs: which metrics the rankings can give.
+        deepest: the largest K that is reported.
         samples: bootstrap resamples.
         seed: seed of the bootstrap.
     """
@@ -55,10 +55,10 @@ def metrics_by_slice(
         for name in SLICES[by][1]:
             row: dict[str, Any] = {"by": by, "slice": name, "users": int((slices == name).sum())}
             if row["users"]:
-                summary = summarize(ranks[slices == name], cutoffs, samples, seed)
+                summary = summarize(ranks[slices == name], deepest, samples, seed)
                 row |= {metric: summary.get(metric) for metric in SLICED}
                 row["recall@10_low"], row["recall@10_high"] = summary.get("recall@10_interval", (None, None))
-                popular = user_metrics(popularity_ranks[slices == name], cutoffs).get("recall@10")
+                popular = user_metrics(popularity_ranks[slices == name], deepest).get("recall@10")
                 row["popularity_recall@10"] = None if popular is None else float(popular.mean())
             rows.append(row)
     return pl.DataFrame(rows, schema=SCHEMA)

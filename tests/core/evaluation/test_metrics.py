@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.intervals import bootstrap_intervals, bootstrap_means, summarize
-from genrec_core.evaluation.metrics import RECALL_CUTOFFS, Cutoffs, Ranking, exposure, gini, ndcg_gains, recall_hits
+from genrec_core.evaluation.metrics import (
+    RECALL_CUTOFFS,
+    Ranking,
+    deepest_cutoff,
+    exposure,
+    gini,
+    ndcg_gains,
+    recall_hits,
+)
 
-DEEP = Cutoffs(beams=1000, n_items=12_101)
+DEEP = deepest_cutoff(beams=1000, n_items=12_101)
 ranks_of_users = st.lists(st.integers(-1, 1200), min_size=1, max_size=60)
 
 
@@ -89,17 +97,15 @@ def test_a_thousand_resamples_of_beautys_users_take_seconds() -> None:
 
 
 def test_cutoffs_beyond_the_beams_are_left_out() -> None:
-    shallow = Cutoffs(beams=60, n_items=5000)
-    assert shallow.reported(RECALL_CUTOFFS) == [5, 10, 50]
-    assert shallow.not_reported() == [100, 1000]
-    assert "recall@100" not in summarize(np.array([3]), shallow, samples=10, seed=0)
+    summary = summarize(np.array([3]), deepest_cutoff(beams=60, n_items=5000), samples=10, seed=0)
+    names = [name for name in summary if name.startswith("recall") and "interval" not in name]
+    assert names == ["recall@5", "recall@10", "recall@50"]
 
 
-def test_cutoffs_beyond_a_small_catalogue_are_over_all_items() -> None:
-    small = Cutoffs(beams=80, n_items=80)
-    assert small.not_reported() == []
-    assert small.over_all_items() == [100, 1000]
-    assert summarize(np.array([79, 0]), small, samples=10, seed=0)["recall@1000"] == 1.0
+def test_a_ranking_of_a_whole_small_catalogue_has_every_metric() -> None:
+    summary = summarize(np.array([79, 0]), deepest_cutoff(beams=80, n_items=80), samples=10, seed=0)
+    assert {f"recall@{k}" for k in RECALL_CUTOFFS} < set(summary)
+    assert summary["recall@1000"] == 1.0
 
 
 def test_no_user_is_an_error() -> None:

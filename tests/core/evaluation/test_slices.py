@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.evaluation.metrics import Cutoffs
 from genrec_core.evaluation.slices import metrics_by_slice, slice_names, slices_as_json
 
 
@@ -25,7 +24,7 @@ def test_a_target_falls_into_the_slice_that_names_its_count(count: int, name: st
 
 def test_each_row_has_the_means_of_its_users_and_an_empty_one_has_none() -> None:
     lengths, ranks, popular = np.array([3, 4, 8, 30]), np.array([0, -1, 50, 2]), np.array([-1, 3, 4, 5])
-    frame = metrics_by_slice({"history_length": lengths}, ranks, popular, Cutoffs(1000, 5000), samples=20, seed=0)
+    frame = metrics_by_slice({"history_length": lengths}, ranks, popular, 1000, samples=20, seed=0)
     assert frame["users"].to_list() == [2, 1, 0, 1]
     assert frame["recall@10"].to_list() == [0.5, 0.0, None, 1.0]
     assert frame["recall@100"].to_list() == [0.5, 1.0, None, 1.0]
@@ -36,7 +35,7 @@ def test_each_row_has_the_means_of_its_users_and_an_empty_one_has_none() -> None
 
 def test_metrics_that_the_beams_cannot_give_are_null() -> None:
     one = np.array([0])
-    frame = metrics_by_slice({"history_length": np.array([3])}, one, one, Cutoffs(50, 5000), samples=20, seed=0)
+    frame = metrics_by_slice({"history_length": np.array([3])}, one, one, 50, samples=20, seed=0)
     assert frame["recall@100"].to_list() == [None] * 4
 
 
