@@ -26,7 +26,7 @@ _SEARCH_USERS = 2000  # they choose the best earlier release; all users then com
 
 
 @dataclass(frozen=True)
-class Challenge:
+class Comparison:
     """How a challenger compares with one other model, here the champion.
 
     For each metric ``differences`` holds ``difference`` (challenger less champion) and the 95 % interval ``low`` to
@@ -62,7 +62,7 @@ class Challenge:
 class Judgement:
     """How a challenger compares with the champion, and with the best earlier model if that ranks better."""
 
-    compared: dict[str, Challenge]  # by the name of the other model, the champion first
+    compared: dict[str, Comparison]  # by the name of the other model, the champion first
     not_opened: dict[str, str]  # for each earlier model that cannot be opened, the reason
 
     def held_back_by(self, settings: ReleaseSettings) -> list[str]:
@@ -117,7 +117,7 @@ class ValidationUsers:
 
     past: list[list[int]]  # each user's items before the validation item, oldest first
     targets: np.ndarray  # each user's validation item, int64 [n]
-    gone: np.ndarray  # withdrawn items, which no model may recommend, int64 [m]
+    withdrawn: np.ndarray  # items that no model may recommend, int64 [m]
     n_items: int  # different items in all histories
     settings: ReleaseSettings
 
@@ -139,13 +139,13 @@ class ValidationUsers:
     def ranks(self, folder: Path) -> np.ndarray:
         """0-based rank of each target among the items that the user has not seen, int32 [n]; -1 beyond ``top_k``."""
         model, top_k = Recommender.from_folder(folder, threads=1), self.settings.top_k
-        allowed = model.allowed(deny=self.gone) if len(self.gone) else None
+        allowed = model.allowed(deny=self.withdrawn) if len(self.withdrawn) else None
         with ThreadPoolExecutor(default_threads()) as pool:
             ranking = model.rank(self.past, top_k, beams=max(self.settings.beams, top_k), allowed=allowed, pool=pool)
         listed = np.arange(top_k) < ranking.counts[:, None]
         return target_ranks(np.where(listed, ranking.items, -1), self.targets, top_k)
 
-    def compare(self, champion: np.ndarray, challenger: np.ndarray) -> Challenge:
+    def compare(self, champion: np.ndarray, challenger: np.ndarray) -> Comparison:
         """Compare two models by their :meth:`ranks`."""
         settings, deepest = self.settings, deepest_cutoff(self.settings.top_k, self.n_items)
         means = [
@@ -153,7 +153,7 @@ class ValidationUsers:
             for ranks in (champion, challenger)
         ]
         differences = paired_differences(challenger, champion, deepest, settings.samples, settings.seed)
-        return Challenge(len(self.targets), *means, differences)
+        return Comparison(len(self.targets), *means, differences)
 
 
 def _best_earlier(

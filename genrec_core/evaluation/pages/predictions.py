@@ -77,8 +77,8 @@ def shown_counts(shop: Shop, predictions: Path, places: int = FIRST_PLACES) -> N
     return aligned["len"].fill_null(0).to_numpy().astype(np.int64)
 
 
-def audience_picture(shop: Shop, shown: NDArray[np.int64]) -> bytes:
-    """How evenly items are shown, and the departments of the :func:`shown_counts`, beside what was bought."""
+def exposure_picture(shop: Shop, shown: NDArray[np.int64]) -> bytes:
+    """How evenly items are shown, by :func:`shown_counts`, and in which departments, beside what was bought."""
     figure, (left, right) = new_figure(2, (9.6, 3.6))
     groups = pl.DataFrame({"group": largest(shop.departments, _DEPARTMENTS), "bought": shop.bought, "shown": shown})
     groups = groups.group_by("group").sum().sort("bought", "group")

@@ -11,7 +11,7 @@ import pytest
 from genrec_core.bundle.model_folder import POPULARITY
 from genrec_core.bundle.withdrawn import withdraw
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.release_comparison import Challenge, Judgement, judge
+from genrec_core.evaluation.release_comparison import Comparison, Judgement, judge
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ReleaseSettings
 from genrec_core.storage.artifacts import write_manifest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SETTINGS = ReleaseSettings(users=150, samples=200, beams=20)
 
 
-def challenge(champion: Path, challenger: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> Challenge:
+def compared(champion: Path, challenger: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> Comparison:
     """The comparison with the champion alone."""
     return judge(challenger, {"champion": champion}, histories, settings).compared["champion"]
 
@@ -49,7 +49,7 @@ def worse(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_model_is_neither_better_nor_worse_than_itself(tiny_model: "TinyModel", histories: pl.DataFrame) -> None:
-    comparison = challenge(tiny_model.model_dir, tiny_model.model_dir, histories, SETTINGS)
+    comparison = compared(tiny_model.model_dir, tiny_model.model_dir, histories, SETTINGS)
     assert comparison.users == 150
     assert comparison.champion == comparison.challenger
     assert comparison.champion["recall@10"] == 1.0
@@ -58,7 +58,7 @@ def test_a_model_is_neither_better_nor_worse_than_itself(tiny_model: "TinyModel"
 
 
 def test_ndcg_is_that_of_the_validation_item(tiny_model: "TinyModel", histories: pl.DataFrame) -> None:
-    comparison = challenge(tiny_model.model_dir, tiny_model.model_dir, histories, ReleaseSettings(samples=100))
+    comparison = compared(tiny_model.model_dir, tiny_model.model_dir, histories, ReleaseSettings(samples=100))
     assert comparison.users == 200
     assert comparison.champion["ndcg@10"] == pytest.approx((1 + 1 / np.log2(4)) / 2)
 
@@ -66,20 +66,20 @@ def test_ndcg_is_that_of_the_validation_item(tiny_model: "TinyModel", histories:
 def test_a_worse_model_is_held_back_and_a_better_one_is_not(
     tiny_model: "TinyModel", worse: Path, histories: pl.DataFrame
 ) -> None:
-    lost = challenge(tiny_model.model_dir, worse, histories, SETTINGS)
+    lost = compared(tiny_model.model_dir, worse, histories, SETTINGS)
     assert lost.differences["recall@10"]["high"] < 0
     assert lost.outcome(0.05) == "worse"
-    won = challenge(worse, tiny_model.model_dir, histories, SETTINGS)
+    won = compared(worse, tiny_model.model_dir, histories, SETTINGS)
     assert won.differences["ndcg@10"]["difference"] == -lost.differences["ndcg@10"]["difference"]
     assert won.outcome(0.05) == "better"
 
 
-def of_interval(low: float, high: float) -> Challenge:
+def of_interval(low: float, high: float) -> Comparison:
     """A comparison with a champion of 0.2 whose NDCG@10 ties, and the interval of its Recall@10."""
     tie = {"difference": 0.0, "low": 0.0, "high": 0.0}
     of_recall = {"difference": (low + high) / 2, "low": low, "high": high}
     means = {"recall@10": 0.2, "ndcg@10": 0.2}
-    return Challenge(1000, means, means, {"recall@10": of_recall, "ndcg@10": tie})
+    return Comparison(1000, means, means, {"recall@10": of_recall, "ndcg@10": tie})
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_earlier_models_that_are_no_better_than_the_champion_add_no_comparison(
 ) -> None:
     served = {"champion": tiny_model.model_dir, "older": worse, "same": tiny_model.model_dir}
     judgement = judge(worse, served, histories, SETTINGS)
-    assert judgement.compared == {"champion": challenge(tiny_model.model_dir, worse, histories, SETTINGS)}
+    assert judgement.compared == {"champion": compared(tiny_model.model_dir, worse, histories, SETTINGS)}
     assert judgement.held_back_by(SETTINGS) == ["worse than champion"]
 
 
@@ -151,7 +151,7 @@ def test_the_test_item_is_never_read(tiny_model: "TinyModel", worse: Path, histo
     others = histories.with_columns(
         item_ids=pl.concat_list(pl.col("item_ids").list.head(pl.col("item_ids").list.len() - 1), pl.lit(int(ids[-1])))
     )
-    results = [challenge(worse, tiny_model.model_dir, frame, SETTINGS) for frame in (histories, others)]
+    results = [compared(worse, tiny_model.model_dir, frame, SETTINGS) for frame in (histories, others)]
     assert results[0] == results[1]
 
 
@@ -159,7 +159,7 @@ def test_a_target_that_a_catalogue_lacks_is_one_that_it_cannot_find(
     tiny_model: "TinyModel", histories: pl.DataFrame
 ) -> None:
     unknown = histories.with_columns(item_ids=pl.concat_list(pl.col("item_ids").list.head(1), pl.lit([10**6, 1])))
-    assert challenge(tiny_model.model_dir, tiny_model.model_dir, unknown, SETTINGS).champion["recall@10"] == 0.0
+    assert compared(tiny_model.model_dir, tiny_model.model_dir, unknown, SETTINGS).champion["recall@10"] == 0.0
 
 
 def test_what_is_withdrawn_from_the_champion_counts_against_neither(
@@ -167,7 +167,7 @@ def test_what_is_withdrawn_from_the_champion_counts_against_neither(
 ) -> None:
     champion = shutil.copytree(tiny_model.model_dir, tmp_path / "champion")
     withdraw(champion, np.unique(histories["item_ids"].list.get(-2).to_numpy())[:20])
-    comparison = challenge(champion, tiny_model.model_dir, histories, SETTINGS)
+    comparison = compared(champion, tiny_model.model_dir, histories, SETTINGS)
     assert comparison.champion == comparison.challenger
     assert comparison.champion["recall@10"] < 1.0
 
@@ -175,11 +175,11 @@ def test_what_is_withdrawn_from_the_champion_counts_against_neither(
 def test_histories_that_are_too_short_are_refused(tiny_model: "TinyModel") -> None:
     short = pl.DataFrame({"user_id": ["1"], "item_ids": [[1, 2]]})
     with pytest.raises(GenrecError, match=r"no history has three items.*release.rule"):
-        challenge(tiny_model.model_dir, tiny_model.model_dir, short, SETTINGS)
+        compared(tiny_model.model_dir, tiny_model.model_dir, short, SETTINGS)
 
 
 def test_popularity_serves_those_without_a_known_item(tiny_model: "TinyModel") -> None:
     ids = np.load(tiny_model.model_dir / "item_ids.npy")
     best = int(ids[np.argmax(np.load(tiny_model.model_dir / POPULARITY))])
     frame = pl.DataFrame({"user_id": ["1", "2"], "item_ids": [[10**6, best, 1], [10**6, best, 2]]})
-    assert challenge(tiny_model.model_dir, tiny_model.model_dir, frame, SETTINGS).champion["ndcg@10"] == 1.0
+    assert compared(tiny_model.model_dir, tiny_model.model_dir, frame, SETTINGS).champion["ndcg@10"] == 1.0
