@@ -129,19 +129,20 @@ def _figures(
     """What follows from the ranks and lists, with counts int64 [n_items] of training interactions."""
     beams, deepest = min(settings.beams, len(counts)), deepest_cutoff(settings.beams, len(counts))
     random = settings.bootstrap_samples, settings.seed
-    lists = {name: (of.history_removed, of.listed) for name, of in ranked.items()}
-    lists |= {name: rank(counts, held_out, beams) for name, rank in BASELINES.items()}
-    rankings = {name: Ranking(*of, held_out.targets, counts == 0) for name, of in lists.items()}
+    rankings, metrics = dict[str, Ranking](), dict[str, Any]()
+    for name, targets in ranked.items():
+        rankings[name] = Ranking(targets.history_removed, targets.listed, held_out.targets, counts == 0)
+    for name, rank in BASELINES.items():
+        rankings[name] = Ranking(*rank(counts, held_out, beams), held_out.targets, counts == 0)
+    for name, ranking in rankings.items():
+        metrics[name] = summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
+        if name in ranked:
+            metrics[f"{name}_history_kept"] = summarize(ranked[name].history_kept, deepest, *random)
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
     headline = "hybrid" if "hybrid" in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
     slices = metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random)
     rivals = [name for name in (*BASELINES, SASREC) if name in rankings]
-    metrics: dict[str, Any] = {
-        name: summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
-        for name, ranking in rankings.items()
-    }
-    metrics |= {f"{name}_history_kept": summarize(of.history_kept, deepest, *random) for name, of in ranked.items()}
     metrics |= {
         "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
         "slices": slices_as_json(slices),

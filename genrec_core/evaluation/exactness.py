@@ -33,11 +33,10 @@ def beam_agreement(
         histories = padded([held_out.histories.of(int(user)) for user in batch], max_history)
         ranked = beam_search(scorer, trie, histories, beams=width, top_k=width, dense_weight=dense_weight)
         best = np.argsort(-_exact(scorer, trie, histories, dense_weight), axis=1, kind="stable")
-        for k, of_users in shares.items():
-            of_users += [
-                len(np.intersect1d(*firsts)) / k for firsts in zip(ranked.items[:, :k], best[:, :k], strict=True)
-            ]
-    means = {f"exact@{k}": float(np.mean(of_users)) for k, of_users in shares.items()}
+        for k in shares:
+            for found_items, best_items in zip(ranked.items[:, :k], best[:, :k], strict=True):
+                shares[k].append(len(np.intersect1d(found_items, best_items)) / k)
+    means = {f"exact@{k}": float(np.mean(values)) for k, values in shares.items()}
     return {"users": len(users), "beams": width, **means}
 
 

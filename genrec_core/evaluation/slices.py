@@ -50,8 +50,8 @@ def metrics_by_slice(
         seed: seed of the bootstrap.
     """
     rows: list[dict[str, Any]] = []
-    for by, of_users in values.items():
-        slices = slice_names(by, of_users)
+    for by, numbers in values.items():
+        slices = slice_names(by, numbers)
         for name in SLICES[by][1]:
             row: dict[str, Any] = {"by": by, "slice": name, "users": int((slices == name).sum())}
             if row["users"]:

@@ -311,21 +311,21 @@ def sweep_table(results: list[dict[str, Any]]) -> str:
                 lines.setdefault((result["run"], mode), []).append(metrics)
     recalls = {line: np.array([metrics[HEADLINE] for metrics in seeds]) for line, seeds in lines.items()}
     for (run, mode), seeds in lines.items():
-        cells = [_mean_and_spread([metrics[name] for metrics in seeds if name in metrics]) for name in SHOWN_FIRST]
-        of_mode = {of_run: recall for (of_run, its_mode), recall in recalls.items() if its_mode == mode}
+        values = [_mean_and_spread([metrics[name] for metrics in seeds if name in metrics]) for name in SHOWN_FIRST]
+        against = _against_first(recalls[run, mode], [recalls[line] for line in lines if line[1] == mode])
         seconds = np.mean([metrics["seconds"] for metrics in seeds])
-        cells = [run, mode, str(len(seeds)), *cells, *_against_first(run, of_mode), f"{seconds:.0f}"]
+        cells = [run, mode, str(len(seeds)), *values, *against, f"{seconds:.0f}"]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _against_first(run: str, recalls: dict[str, np.ndarray]) -> list[str]:
+def _against_first(recall: np.ndarray, all_runs: list[np.ndarray]) -> list[str]:
     """The difference of a run's mean to the first run's, as a share and over its standard error; '' where unknown."""
-    first, recall = next(iter(recalls.values())), recalls[run]
+    first = all_runs[0]
     if recall is first:
         return ["", ""]
-    degrees = sum(len(of_run) - 1 for of_run in recalls.values())
-    squares = sum(float(((of_run - of_run.mean()) ** 2).sum()) for of_run in recalls.values())
+    degrees = sum(len(run) - 1 for run in all_runs)
+    squares = sum(float(((run - run.mean()) ** 2).sum()) for run in all_runs)
     error = (squares / degrees * (1 / len(recall) + 1 / len(first))) ** 0.5 if degrees else 0.0
     difference, base = float(recall.mean() - first.mean()), float(first.mean())
     return [f"{difference / base:+.1%}" if base else "", f"{difference / error:+.1f}" if error else ""]

@@ -49,8 +49,8 @@ def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
 def recall_curves(ranks: Mapping[str, np.ndarray], depth: int) -> bytes:
     """Recall at each K up to ``depth``, one line for each ranking of ``ranks.parquet``."""
     figure, (axes,) = new_figure(1, (8.4, 4.4))
-    for name, of_users in ranks.items():
-        recall = recall_curve(of_users, depth)
+    for name, ranks_of_users in ranks.items():
+        recall = recall_curve(ranks_of_users, depth)
         axes.plot(np.arange(1, depth + 1), recall, color=_COLORS[name], label=name, linewidth=1.8)
     axes.set_xscale("log")
     labelled(axes, "Recall at each K", "K", "share of users")
