@@ -1,6 +1,6 @@
 """Measures a model on held-out items, beside baselines, and writes the figures; ``pages`` draws them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES
 from genrec_core.evaluation.exactness import beam_agreement
 from genrec_core.evaluation.intervals import CONFIDENCE, paired_differences, summarize
-from genrec_core.evaluation.metrics import RECALL_CUTOFFS, Ranking, deepest_cutoff, exposure, list_metrics
+from genrec_core.evaluation.metrics import RECALL_CUTOFFS, RankingResult, deepest_cutoff, exposure, list_metrics
 from genrec_core.evaluation.slices import metrics_by_slice, slices_as_json
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
@@ -25,9 +25,9 @@ from genrec_core.settings import EvaluationSettings, RankingMode
 from genrec_core.storage.artifacts import write_json
 
 METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"
-SASREC = "sasrec"
-RANKINGS = (*get_args(RankingMode), SASREC, *BASELINES)
-EXPOSURE_PLACES = 10
+TRAINED_BASELINE = "sasrec"
+RANKINGS = (*get_args(RankingMode), TRAINED_BASELINE, *BASELINES)
+_EXPOSURE_PLACES = 10
 TIE_ORDER = (
     "Items of the same day keep the order of the raw file. The files hold no dates, so no slice shows what ties do."
 )
@@ -64,10 +64,7 @@ def evaluate(
     """Measure a model on one held-out item of each user with at least three items.
 
     Args:
-        scorer: the model, torch or ONNX.
-        ids: semantic IDs of the catalogue.
         histories: whole histories; the last item of each is the test item.
-        settings: beams, batches and bootstrap.
         max_history: newest items of a history that the models read.
         weights: the ranking modes that the model has; all of them are measured.
         on_progress: called after each batch with the users ranked and the users of all modes.
@@ -85,7 +82,7 @@ def evaluate(
         progress = _part_of_progress(on_progress, number * users, len(modes) * users)
         ranked[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
     if baseline is not None:
-        ranked[SASREC] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
+        ranked[TRAINED_BASELINE] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
     evaluation = _figures(ranked, weights, held_out, training_counts(histories, trie.n_items), settings)
     metrics = {"split": split, **evaluation.metrics}
     metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
@@ -95,7 +92,7 @@ def evaluate(
     metrics["beam_against_exact"] = {
         mode: beam_agreement(scorer, trie, held_out, settings, max_history, weights.of(mode)) for mode in searched
     }
-    return Evaluation(metrics, evaluation.slices, evaluation.ranks, evaluation.shown)
+    return replace(evaluation, metrics=metrics)
 
 
 def repeated_targets(held_out: HeldOut) -> int:
@@ -129,11 +126,11 @@ def _figures(
     """What follows from the ranks and lists, with counts int64 [n_items] of training interactions."""
     beams, deepest = min(settings.beams, len(counts)), deepest_cutoff(settings.beams, len(counts))
     random = settings.bootstrap_samples, settings.seed
-    rankings, metrics = dict[str, Ranking](), dict[str, Any]()
+    rankings, metrics = dict[str, RankingResult](), dict[str, Any]()
     for name, targets in ranked.items():
-        rankings[name] = Ranking(targets.history_removed, targets.listed, held_out.targets, counts == 0)
+        rankings[name] = RankingResult(targets.history_removed, targets.listed, held_out.targets, counts == 0)
     for name, rank in BASELINES.items():
-        rankings[name] = Ranking(*rank(counts, held_out, beams), held_out.targets, counts == 0)
+        rankings[name] = RankingResult(*rank(counts, held_out, beams), held_out.targets, counts == 0)
     for name, ranking in rankings.items():
         metrics[name] = summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
         if name in ranked:
@@ -142,14 +139,14 @@ def _figures(
     headline = "hybrid" if "hybrid" in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
     slices = metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random)
-    rivals = [name for name in (*BASELINES, SASREC) if name in rankings]
+    rivals = [name for name in (*BASELINES, TRAINED_BASELINE) if name in rankings]
     metrics |= {
         "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
         "slices": slices_as_json(slices),
         "hybrid_weight": weights.hybrid if "hybrid" in ranked else None,
         **_description(headline, held_out, counts, settings),
     }
-    shown = {name: exposure(ranking, EXPOSURE_PLACES) for name, ranking in rankings.items()}
+    shown = {name: exposure(ranking, _EXPOSURE_PLACES) for name, ranking in rankings.items()}
     return Evaluation(metrics, slices, ranks, shown)
 
 

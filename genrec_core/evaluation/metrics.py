@@ -14,8 +14,8 @@ RECALL_CUTOFFS = (5, 10, 50, 100, 1000)
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """The lists that one ranking gives to the users."""
+class RankingResult:
+    """The ranks and lists that one ranking gives to the users."""
 
     ranks: np.ndarray  # 0-based rank of each user's target, int32 [n_users]; -1 where it is not in the list
     lists: np.ndarray  # first items of each list, int32 [n_users, LISTED_ITEMS or fewer]; -1 where it is shorter
@@ -48,7 +48,7 @@ def ndcg_gains(ranks: np.ndarray, k: int) -> np.ndarray:
     return np.where(inside, 1.0 / np.log2(np.where(inside, ranks, 0) + 2.0), 0.0)
 
 
-def exposure(ranking: Ranking, k: int) -> np.ndarray:
+def exposure(ranking: RankingResult, k: int) -> np.ndarray:
     """How many users have each item among the first ``k`` of their list, int64 [n_items]."""
     shown = ranking.lists[:, :k]
     return np.bincount(shown[shown >= 0], minlength=len(ranking.is_new)).astype(np.int64)
@@ -62,22 +62,22 @@ def gini(shown: np.ndarray) -> float:
     return float(2 * (np.arange(1, n + 1) * ascending).sum() / (n * ascending.sum()) - (n + 1) / n)
 
 
-def coverage(ranking: Ranking, k: int) -> float:
+def coverage(ranking: RankingResult, k: int) -> float:
     """Share of the catalogue that at least one user is shown."""
     return float((exposure(ranking, k) > 0).mean())
 
 
-def exposure_gini(ranking: Ranking, k: int) -> float:
+def exposure_gini(ranking: RankingResult, k: int) -> float:
     return gini(exposure(ranking, k))
 
 
-def new_item_share(ranking: Ranking, k: int) -> float:
+def new_item_share(ranking: RankingResult, k: int) -> float:
     """Share of all places that new items fill."""
     shown = exposure(ranking, k)
     return float(shown[ranking.is_new].sum() / max(shown.sum(), 1))
 
 
-def new_item_recall(ranking: Ranking, k: int) -> float | None:
+def new_item_recall(ranking: RankingResult, k: int) -> float | None:
     """Recall over the users whose target is a new item; None without such users."""
     ranks = ranking.ranks[ranking.is_new[ranking.targets]]
     return float(recall_hits(ranks, k).mean()) if len(ranks) else None
@@ -88,7 +88,7 @@ USER_METRICS = (
     Metric("recall", "Recall@{k}", RECALL_CUTOFFS, (10, 100, 1000), recall_hits),
     Metric("ndcg", "NDCG@{k}", (5, 10), (10,), ndcg_gains),
 )
-# Computed from a Ranking and K: one value, or None. The lists hold 100 items; only ranks reach deeper.
+# Computed from a RankingResult and K: one value, or None. The lists hold 100 items; only ranks reach deeper.
 LIST_METRICS = (
     Metric("coverage", "items in someone's first {k}", (10, 100), (), coverage),
     Metric("gini", "Gini of exposure, first {k}", (10, 100), (), exposure_gini),
@@ -102,7 +102,7 @@ TITLES["miss_share"] = "misses"  # measured by decoding without the trie, for th
 _FIRST_CUTOFFS = sorted({k for metric in _ALL for k in metric.shown_first})
 SHOWN_FIRST = [f"{metric.name}@{k}" for k in _FIRST_CUTOFFS for metric in _ALL if k in metric.shown_first]
 USER_METRIC_NAMES = [f"{metric.name}@{k}" for metric in USER_METRICS for k in metric.cutoffs]
-HEADLINE = "recall@10"  # runs of a sweep are compared by it
+MAIN_METRIC = "recall@10"  # runs of a sweep are compared by it
 JUDGED = ("recall@10", "ndcg@10")  # by which a new release must not be worse
 SLICED = ("recall@10", "ndcg@10", "recall@100")
 
@@ -117,7 +117,7 @@ def user_metrics(ranks: np.ndarray, deepest: float) -> dict[str, np.ndarray]:
     return {name: compute(ranks, k) for name, k, compute in _named(USER_METRICS) if k <= deepest}
 
 
-def list_metrics(ranking: Ranking, deepest: float) -> dict[str, float]:
+def list_metrics(ranking: RankingResult, deepest: float) -> dict[str, float]:
     """Each list metric by name for all K up to ``deepest``; without those that have no value."""
     values = {name: compute(ranking, k) for name, k, compute in _named(LIST_METRICS) if k <= deepest}
     return {name: value for name, value in values.items() if value is not None}

@@ -92,11 +92,9 @@ def judge(
     sum. It is chosen by the users of today, because figures of different data cannot be compared.
 
     Args:
-        challenger: the exported model that may replace the champion.
         served: exported models by name: first the champion, then models that were served before it.
         histories: ``user_id`` and ``item_ids``, oldest first, of today. A model cannot find a target that its
             catalogue lacks.
-        settings: users, beams, resamples.
 
     Raises:
         GenrecError: no history has three items, or the champion or challenger cannot be opened.

@@ -45,9 +45,6 @@ def metrics_by_slice(
         values: whole numbers to slice by, int [n_users], under the names of ``SLICES``.
         ranks: ranks of the model, int [n_users].
         popularity_ranks: ranks of the popularity baseline, int [n_users].
-        deepest: the largest K that is reported.
-        samples: bootstrap resamples.
-        seed: seed of the bootstrap.
     """
     rows: list[dict[str, Any]] = []
     for by, numbers in values.items():

@@ -35,7 +35,7 @@ from pydantic import Field, ValidationError
 from genrec_core.data.item_text import render_text, template_parts
 from genrec_core.data.text_files import utf8_text
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.metrics import HEADLINE, SHOWN_FIRST
+from genrec_core.evaluation.metrics import MAIN_METRIC, SHOWN_FIRST
 from genrec_core.settings import (
     PRESETS,
     SASREC,
@@ -309,7 +309,7 @@ def sweep_table(results: list[dict[str, Any]]) -> str:
             if mode in result["metrics"]:
                 metrics = {**result["metrics"][mode], "seconds": result["training_seconds"]}
                 lines.setdefault((result["run"], mode), []).append(metrics)
-    recalls = {line: np.array([metrics[HEADLINE] for metrics in seeds]) for line, seeds in lines.items()}
+    recalls = {line: np.array([metrics[MAIN_METRIC] for metrics in seeds]) for line, seeds in lines.items()}
     for (run, mode), seeds in lines.items():
         values = [_mean_and_spread([metrics[name] for metrics in seeds if name in metrics]) for name in SHOWN_FIRST]
         against = _against_first(recalls[run, mode], [recalls[line] for line in lines if line[1] == mode])
@@ -349,5 +349,5 @@ def write_sweep(output: Path, results: list[dict[str, Any]]) -> Path:
 def describe(trial: Trial, result: dict[str, Any]) -> str:
     """One line for the log."""
     metrics = result["metrics"]
-    recall = {mode: round(metrics[mode][HEADLINE], 4) for mode in _MODES if mode in metrics}
+    recall = {mode: round(metrics[mode][MAIN_METRIC], 4) for mode in _MODES if mode in metrics}
     return f"{trial.run.name}, seed {trial.settings.seed}: validation Recall@10 {json.dumps(recall)}"

@@ -15,13 +15,11 @@ _MAP_ITEMS = 2500  # more dots would cover each other
 def nearest_items(
     vectors: ItemEmbeddings, names: Sequence[str], shown: int, neighbors: int
 ) -> list[dict[str, str | float]]:
-    """The nearest items by cosine of ``shown`` items that are spread evenly over the catalogue.
+    """The ``neighbors`` nearest items by cosine of ``shown`` items that are spread evenly over the catalogue.
 
     Args:
         vectors: of the whole catalogue.
         names: a name for each item, in catalogue order.
-        shown: items to show.
-        neighbors: neighbours of each.
 
     Returns:
         One row for each neighbour: ``item``, ``cosine``, ``neighbour``.

@@ -12,7 +12,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.intervals import bootstrap_intervals, bootstrap_means, summarize
 from genrec_core.evaluation.metrics import (
     RECALL_CUTOFFS,
-    Ranking,
+    RankingResult,
     deepest_cutoff,
     exposure,
     gini,
@@ -115,7 +115,7 @@ def test_no_user_is_an_error() -> None:
 
 def test_exposure_counts_the_users_who_see_an_item_at_the_top_of_their_list() -> None:
     lists = np.array([[0, 1, 2], [1, 0, -1]], dtype=np.int32)
-    ranking = Ranking(np.array([0, 0]), lists, np.array([0, 1]), np.zeros(4, dtype=bool))
+    ranking = RankingResult(np.array([0, 0]), lists, np.array([0, 1]), np.zeros(4, dtype=bool))
     assert exposure(ranking, 2).tolist() == [2, 2, 0, 0]
     assert exposure(ranking, 3).tolist() == [2, 2, 1, 0]
 
