@@ -38,7 +38,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         metrics = read_json((options.metrics_dir or latest("recall_metrics")) / "beauty_metrics.json")
     print(json.dumps(metrics, indent=2) if options.json else metrics_table(metrics))
     if evaluation and options.output:
-        from genrec_core.evaluation.evaluate import write_metrics
+        from genrec_core.evaluation.pages.report import write_metrics
 
         write_metrics(options.output, evaluation)  # once they are shown, as it may fail
 
@@ -49,7 +49,8 @@ def _measured(options: argparse.Namespace) -> "Evaluation":
     from genrec_core.data.user_histories import read_user_histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.checkpoints import open_checkpoint
-    from genrec_core.evaluation.evaluate import evaluate, require_room_for_metrics
+    from genrec_core.evaluation.evaluate import evaluate
+    from genrec_core.evaluation.pages.report import require_room_for_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.storage.folders import latest
     from genrec_core.tiger.scorer import one_thread_an_operator

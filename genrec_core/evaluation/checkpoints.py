@@ -15,13 +15,7 @@ from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What evaluation needs of a model.
-
-    Args:
-        scorer: the model.
-        max_history: newest items of a history that it reads.
-        weights: its ranking modes.
-    """
+    """A model with the newest items of a history that it reads, and the weights of its ranking modes."""
 
     scorer: CodeScorer
     max_history: int
@@ -37,15 +31,14 @@ def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) ->
         vectors: item text vectors by catalogue row, float32 [n_items, dim].
 
     Raises:
-        GenrecError: there is no such model, or it was trained on another catalogue.
+        GenrecError: the folder holds no such model, or the model was trained on another catalogue.
     """
     kind = read_json(checkpoint / "config.json").get("model_type")
     if kind == "genrec_tiger":
         tiger = TorchScorer.from_folder(checkpoint, codes, vectors)
-        config = tiger.model.config
-        return TrainedModel(tiger, config.max_history, ranking_weights(config))
+        return TrainedModel(tiger, tiger.model.config.max_history, ranking_weights(tiger.model.config))
     if kind != "genrec_sasrec":
-        raise GenrecError(f"{checkpoint}: a model of kind {kind}; give a folder that `genrec train` wrote")
+        raise GenrecError(f"{checkpoint}: holds a model of kind {kind}; give a folder that `genrec train` wrote")
     model = SasRecModel.from_pretrained(checkpoint)
     if model.config.n_items != len(codes):
         raise GenrecError(

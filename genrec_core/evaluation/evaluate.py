@@ -1,9 +1,8 @@
-"""The test metrics of a model: decoded once, beside the popularity baseline, sliced, and written to a folder."""
+"""Measures a model on held-out items, beside baselines, and writes the figures; ``pages`` draws them."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -12,47 +11,43 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.popularity import training_counts
 from genrec_core.data.split import HeldOut, test_part, validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.baselines import exposure, gini, popular_unseen, popularity_ranks, repeated_targets
+from genrec_core.evaluation.baselines import BASELINES
 from genrec_core.evaluation.exactness import beam_agreement
-from genrec_core.evaluation.metrics import CONFIDENCE, Cutoffs, paired_differences, recall_hits, summarize
-from genrec_core.evaluation.slices import HISTORY_LENGTH, TARGET_POPULARITY, SlicedRanks, slices_as_json
+from genrec_core.evaluation.intervals import CONFIDENCE, paired_differences, summarize
+from genrec_core.evaluation.metrics import RECALL_CUTOFFS, RankingResult, deepest_cutoff, exposure, list_metrics
+from genrec_core.evaluation.slices import metrics_by_slice, slices_as_json
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
 from genrec_core.search.generative import RankingWeights
-from genrec_core.search.held_out import LISTED_ITEMS, OnProgress, TargetRanks, miss_share, rank_test_items
+from genrec_core.search.held_out import OnProgress, TargetRanks, miss_share, rank_test_items
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import EvaluationSettings, RankingMode
-from genrec_core.storage.artifacts import atomic_folder, write_json
+from genrec_core.storage.artifacts import write_json
 
 METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"
-REPORT_FILE, BASELINE = "report.html", "sasrec"
-RECALL_PLOT, SLICES_PLOT = "recall.png", "slices.png"
-_FILES = (METRICS_FILE, SLICES_FILE, RANKS_FILE, REPORT_FILE, RECALL_PLOT, SLICES_PLOT)
+TRAINED_BASELINE = "sasrec"
+RANKINGS = (*get_args(RankingMode), TRAINED_BASELINE, *BASELINES)
+_EXPOSURE_PLACES = 10
 TIE_ORDER = (
-    "The order of same-day ties follows the raw file. The files hold no dates, so what ties do cannot be sliced by."
+    "Items of the same day keep the order of the raw file. The files hold no dates, so no slice shows what ties do."
 )
 Split = Literal["test", "validation"]
-RANKINGS = ("generative", "hybrid", "dense", BASELINE, "popularity")
-_COVERAGE_CUTOFFS = (10, 100)
-_NEW_ITEM_CUTOFFS = (10, 100, 1000)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a model.
+    """The figures of a model; ``ranks`` and ``shown`` hold an array for each ranking."""
 
-    Args:
-        metrics: the content of ``beauty_metrics.json``.
-        slices: the content of ``slices.parquet``.
-        ranks: 0-based rank of each user's target, history taken out, by ranking: int32 [n], -1 beyond the beams. The
-            content of ``ranks.parquet``.
-        shown: how many users have each item among their first 10, by ranking: int64 [n_items].
-    """
-
-    metrics: dict[str, Any]
+    metrics: dict[str, Any]  # the content of beauty_metrics.json
     slices: pl.DataFrame
-    ranks: dict[str, np.ndarray]
-    shown: dict[str, np.ndarray]
+    ranks: dict[str, np.ndarray]  # 0-based rank of each target, history taken out, int32 [n]; -1 beyond the beams
+    shown: dict[str, np.ndarray]  # how many users have each item among their first 10, int64 [n_items]
+
+    def write(self, folder: Path) -> None:
+        """Write the metrics, slices and ranks into ``folder``."""
+        write_json(folder / METRICS_FILE, self.metrics)
+        self.slices.write_parquet(folder / SLICES_FILE)
+        pl.DataFrame(self.ranks).write_parquet(folder / RANKS_FILE)
 
 
 def evaluate(
@@ -66,204 +61,114 @@ def evaluate(
     split: Split = "test",
     baseline: CodeScorer | None = None,
 ) -> Evaluation:
-    """Measure a model on the test item of every user with at least three items.
+    """Measure a model on one held-out item of each user with at least three items.
 
     Args:
-        scorer: the model, torch or ONNX.
-        ids: semantic IDs of the catalogue.
-        histories: whole histories; the last item of each is the target.
-        settings: beams, batches and bootstrap.
-        max_history: newest items of a history that the model reads.
+        histories: whole histories; the last item of each is the test item.
+        max_history: newest items of a history that the models read.
         weights: the ranking modes that the model has; all of them are measured.
-        on_progress: told the users ranked and all users of all modes, after every batch.
-        split: ``validation`` measures on the items that training selects by instead, to compare without the test items.
-        baseline: a SASRec to be measured on the same users, its history as long.
+        on_progress: called after each batch with the users ranked and the users of all modes.
+        split: ``validation`` takes the items by which training chose its epoch, and leaves the test items unread.
+        baseline: a trained SASRec, measured on the same users.
 
     Raises:
         GenrecError: no history has three items.
     """
-    held_out = test_part(histories) if split == "test" else validation_part(histories)
-    if len(held_out.targets) == 0:
-        raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
-    if settings.users is not None:
-        random = np.random.default_rng(settings.seed)
-        held_out = held_out.take(np.sort(random.permutation(len(held_out.targets))[: settings.users]))
+    held_out = _held_out(histories, settings, split)
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
     modes, users = weights.modes(), len(held_out.targets)
-    misses = miss_share(scorer, trie, held_out, max_history, settings.workers) if "generative" in modes else None
-    ranks: dict[RankingMode, TargetRanks] = {}
+    ranked: dict[str, TargetRanks] = {}
     for number, mode in enumerate(modes):
         progress = _part_of_progress(on_progress, number * users, len(modes) * users)
-        ranks[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
-    rivals: dict[str, TargetRanks] = {}
+        ranked[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
     if baseline is not None:
-        rivals[BASELINE] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
-    exact = {
-        mode: beam_agreement(
-            scorer,
-            trie,
-            held_out,
-            users=settings.exact_users,
-            beams=settings.beams,
-            max_history=max_history,
-            dense_weight=weights.of(mode),
-            seed=settings.seed,
-        )
-        for mode in modes
-        if mode != "dense" and settings.exact_users
+        ranked[TRAINED_BASELINE] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
+    evaluation = _figures(ranked, weights, held_out, training_counts(histories, trie.n_items), settings)
+    metrics = {"split": split, **evaluation.metrics}
+    metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
+    if "generative" in modes:
+        metrics["generative"]["miss_share"] = miss_share(scorer, trie, held_out, max_history, settings.workers)
+    searched = [mode for mode in modes if mode != "dense" and settings.exact_users]
+    metrics["beam_against_exact"] = {
+        mode: beam_agreement(scorer, trie, held_out, settings, max_history, weights.of(mode)) for mode in searched
     }
-    counts = training_counts(histories, trie.n_items)
-    found = _report(ranks, rivals, weights, misses, counts, held_out, len(histories), settings, max_history)
-    return replace(found, metrics={"split": split, **found.metrics, "beam_against_exact": exact})
+    return replace(evaluation, metrics=metrics)
+
+
+def repeated_targets(held_out: HeldOut) -> int:
+    """Users whose target is in their own history, so that no list without the history can hold it."""
+    users = np.repeat(np.arange(len(held_out.targets)), held_out.histories.lengths)
+    return len(np.unique(users[held_out.histories.rows == held_out.targets[users]]))
+
+
+def _held_out(histories: Histories, settings: EvaluationSettings, split: Split) -> HeldOut:
+    held_out = test_part(histories) if split == "test" else validation_part(histories)
+    users = len(held_out.targets)
+    if users == 0:
+        raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
+    if settings.users is None:
+        return held_out
+    return held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
 
 
 def _part_of_progress(on_progress: OnProgress | None, before: int, users: int) -> OnProgress | None:
-    """``on_progress`` as told by one mode of several."""
+    """The progress of one mode, counted after ``before`` users of earlier modes."""
     return None if on_progress is None else lambda done, of: on_progress(before + done, users)
 
 
-def write_metrics(folder: Path, evaluation: Evaluation) -> None:
-    """Write ``beauty_metrics.json``, ``slices.parquet``, ``ranks.parquet``, ``report.html`` and two plots.
-
-    ``folder`` is written whole or not at all; an earlier evaluation in it is replaced.
-
-    Raises:
-        GenrecError: as :func:`require_room_for_metrics`; matplotlib is not installed; ``folder`` cannot be written.
-    """
-    from genrec_core.evaluation.pages.metrics import recall_by_cutoff, slice_bars
-    from genrec_core.evaluation.pages.report import report_page
-
-    require_room_for_metrics(folder)
-    try:
-        with atomic_folder(folder) as part:
-            write_json(part / METRICS_FILE, evaluation.metrics)
-            evaluation.slices.write_parquet(part / SLICES_FILE)
-            pl.DataFrame(evaluation.ranks).write_parquet(part / RANKS_FILE)
-            (part / REPORT_FILE).write_text(report_page(evaluation), encoding="utf-8")
-            (part / RECALL_PLOT).write_bytes(recall_by_cutoff(evaluation.metrics))
-            (part / SLICES_PLOT).write_bytes(slice_bars(evaluation.slices))
-    except OSError as error:
-        raise GenrecError(f"{folder}: cannot be written ({error.strerror or error}); name another folder") from error
-
-
-def require_room_for_metrics(folder: Path) -> None:
-    """Refuse a folder that cannot be replaced whole, or that holds more than an earlier evaluation.
-
-    Raises:
-        GenrecError: ``folder`` is a file, the root of a disk, or lies where nothing may be written; something else lies
-            in it.
-    """
-    place = folder.resolve()
-    if folder.exists() and not folder.is_dir():
-        raise GenrecError(f"{folder}: is not a folder; name a new folder for the metrics")
-    if os.path.ismount(place):
-        raise GenrecError(f"{folder}: is the root of a disk, which cannot be replaced; name a new folder in it")
-    parent = next(path for path in place.parents if os.path.exists(path))
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise GenrecError(f"{folder}: no folder may be made in {parent}; name one elsewhere, or get the right to write")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.is_dir() else []
-    if others:
-        raise GenrecError(
-            f"{folder}: holds {others[0]}, which is not a metrics file; name a new folder for the metrics"
-        )
-
-
-def _report(
-    ranks: dict[RankingMode, TargetRanks],
-    rivals: dict[str, TargetRanks],
+def _figures(
+    ranked: dict[str, TargetRanks],
     weights: RankingWeights,
-    misses: float | None,
-    counts: np.ndarray,
     held_out: HeldOut,
-    all_users: int,
+    counts: np.ndarray,
     settings: EvaluationSettings,
-    max_history: int,
 ) -> Evaluation:
-    """Everything that is said about the model."""
-    n_items = len(counts)
-    headline: RankingMode = "hybrid" if "hybrid" in ranks else next(iter(ranks))
-    beams = ranks[headline].beams
-    cutoffs = Cutoffs(beams, n_items)
-    popular = popularity_ranks(counts, held_out, beams)
-    slices = _slices(ranks[headline].history_removed, popular, cutoffs, counts, held_out, settings)
-
-    def summary(of: np.ndarray) -> dict[str, Any]:
-        return dict(summarize(of, cutoffs, settings.bootstrap_samples, settings.seed))
-
-    metrics: dict[str, Any] = {}
-    every: dict[str, TargetRanks] = {str(mode): found for mode, found in ranks.items()} | rivals
-    for mode, found in every.items():
-        exposed = _exposure(found.listed, cutoffs, counts)
-        metrics[mode] = {**summary(found.history_removed), **exposed, **_cold(found.history_removed, counts, held_out)}
-        metrics[f"{mode}_history_kept"] = summary(found.history_kept)
-    if misses is not None:
-        metrics["generative"]["miss_share"] = misses
-    lists = {mode: found.listed for mode, found in every.items()}
-    lists["popularity"] = popular_unseen(counts, held_out, min(LISTED_ITEMS, beams))
-    by_user = {**{mode: found.history_removed for mode, found in every.items()}, "popularity": popular}
+    """What follows from the ranks and lists, with counts int64 [n_items] of training interactions."""
+    beams, deepest = min(settings.beams, len(counts)), deepest_cutoff(settings.beams, len(counts))
+    random = settings.bootstrap_samples, settings.seed
+    rankings, metrics = dict[str, RankingResult](), dict[str, Any]()
+    for name, targets in ranked.items():
+        rankings[name] = RankingResult(targets.history_removed, targets.listed, held_out.targets, counts == 0)
+    for name, rank in BASELINES.items():
+        rankings[name] = RankingResult(*rank(counts, held_out, beams), held_out.targets, counts == 0)
+    for name, ranking in rankings.items():
+        metrics[name] = summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
+        if name in ranked:
+            metrics[f"{name}_history_kept"] = summarize(ranked[name].history_kept, deepest, *random)
+    ranks = {name: ranking.ranks for name, ranking in rankings.items()}
+    headline = "hybrid" if "hybrid" in ranked else next(iter(ranked))
+    sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
+    slices = metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random)
+    rivals = [name for name in (*BASELINES, TRAINED_BASELINE) if name in rankings]
     metrics |= {
-        "popularity": {**summary(popular), **_exposure(lists["popularity"], cutoffs, counts)},
-        "against": {
-            rival: paired_differences(
-                by_user[headline], by_user[rival], cutoffs, settings.bootstrap_samples, settings.seed
-            )
-            for rival in ("popularity", *rivals)
-        },
+        "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
+        "slices": slices_as_json(slices),
+        "hybrid_weight": weights.hybrid if "hybrid" in ranked else None,
+        **_description(headline, held_out, counts, settings),
+    }
+    shown = {name: exposure(ranking, _EXPOSURE_PLACES) for name, ranking in rankings.items()}
+    return Evaluation(metrics, slices, ranks, shown)
+
+
+def _description(headline: str, held_out: HeldOut, counts: np.ndarray, settings: EvaluationSettings) -> dict[str, Any]:
+    """What was measured, and how."""
+    deepest = deepest_cutoff(settings.beams, len(counts))
+    return {
         "ranking": headline,
-        "hybrid_weight": weights.hybrid if "hybrid" in ranks else None,
+        "headline": f"{headline}, the items of the user's whole history taken out of the list; _history_kept: left in.",
         "new_items": {
             "items": int((counts == 0).sum()),
             "test_users": int((counts[held_out.targets] == 0).sum()),
             "meaning": "items that no training target or history holds",
         },
-        "slices": slices_as_json(slices),
         "users": len(held_out.targets),
-        "skipped_users": all_users - len(held_out.targets),
         "repeated_targets": repeated_targets(held_out),
-        "items": n_items,
-        "beams": beams,
-        "cutoffs_not_reported": cutoffs.not_reported(),
-        "cutoffs_over_all_items": cutoffs.over_all_items(),
-        "max_history": max_history,
+        "items": len(counts),
+        "beams": min(settings.beams, len(counts)),
+        "cutoffs_not_reported": [k for k in RECALL_CUTOFFS if k > deepest],
+        "cutoffs_over_all_items": [k for k in RECALL_CUTOFFS if len(counts) < k <= deepest],
         "seed": settings.seed,
         "settings": settings.model_dump(),
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over users, {settings.bootstrap_samples} resamples",
-        "headline": f"{headline}, the items of the user's whole history taken out of the list; _history_kept: left in.",
         "tie_order": TIE_ORDER,
     }
-    shown = {mode: exposure(listed, 10, n_items) for mode, listed in lists.items()}
-    return Evaluation(metrics, slices, by_user, shown)
-
-
-def _exposure(lists: np.ndarray, cutoffs: Cutoffs, counts: np.ndarray) -> dict[str, float]:
-    """Which items are shown in the first 10 and 100 places, where the lists are that long."""
-    values: dict[str, float] = {}
-    for k in cutoffs.reported(_COVERAGE_CUTOFFS):
-        shown = exposure(lists, k, cutoffs.n_items)
-        values[f"coverage@{k}"] = float((shown > 0).mean())
-        values[f"gini@{k}"] = gini(shown)
-        values[f"new_item_share@{k}"] = float(shown[counts == 0].sum() / max(shown.sum(), 1))
-    return values
-
-
-def _cold(ranks: np.ndarray, counts: np.ndarray, held_out: HeldOut) -> dict[str, float]:
-    """Recall on the users whose test item training never saw, where there are any."""
-    cold = ranks[counts[held_out.targets] == 0]
-    if len(cold) == 0:
-        return {}
-    return {f"new_item_recall@{k}": float(recall_hits(cold, k).mean()) for k in _NEW_ITEM_CUTOFFS}
-
-
-def _slices(
-    model: np.ndarray,
-    popular: np.ndarray,
-    cutoffs: Cutoffs,
-    counts: np.ndarray,
-    held_out: HeldOut,
-    settings: EvaluationSettings,
-) -> pl.DataFrame:
-    """The rows of both kinds of slices."""
-    sliced = SlicedRanks(model, popular, cutoffs, settings.bootstrap_samples, settings.seed)
-    lengths = held_out.histories.lengths
-    by_length = sliced.by(HISTORY_LENGTH, lengths)
-    return pl.concat([by_length, sliced.by(TARGET_POPULARITY, counts[held_out.targets])])

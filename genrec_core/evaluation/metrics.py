@@ -1,24 +1,41 @@
-"""Recall, NDCG and their bootstrap intervals, from the rank of each user's target."""
+"""The metrics: how each is computed, how people read its name, and for which list lengths K it is reported.
 
+A new metric is one function and one line in ``USER_METRICS`` or ``LIST_METRICS``. All files, pages and tables follow.
+"""
+
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from genrec_core.errors import GenrecError
-
 RECALL_CUTOFFS = (5, 10, 50, 100, 1000)
-NDCG_CUTOFFS = (5, 10)
-CONFIDENCE = 0.95
-_CHUNK_DRAWS = 2_000_000  # users drawn at once by the bootstrap: 32 MB
+
+
+@dataclass(frozen=True)
+class RankingResult:
+    """The ranks and lists that one ranking gives to the users."""
+
+    ranks: np.ndarray  # 0-based rank of each user's target, int32 [n_users]; -1 where it is not in the list
+    lists: np.ndarray  # first items of each list, int32 [n_users, LISTED_ITEMS or fewer]; -1 where it is shorter
+    targets: np.ndarray  # catalogue row of each user's target, int32 [n_users]
+    is_new: np.ndarray  # whether training never saw the item, bool [n_items]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, called ``name@K`` in files."""
+
+    name: str
+    title: str  # the name for people; {k} stands for K
+    cutoffs: tuple[int, ...]  # each K that is reported
+    shown_first: tuple[int, ...]  # each K that short tables show
+    compute: Callable[..., Any]
 
 
 def recall_hits(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Whether each target is among the first ``k``: float64 [n_users], 0 or 1.
-
-    Args:
-        ranks: 0-based rank of each user's target, int [n_users]; -1 where it was not ranked.
-        k: length of the list that is looked at.
-    """
+    """Whether each target is among the first ``k``: float64 [n_users], 0 or 1."""
     return ((ranks >= 0) & (ranks < k)).astype(np.float64)
 
 
@@ -31,100 +48,86 @@ def ndcg_gains(ranks: np.ndarray, k: int) -> np.ndarray:
     return np.where(inside, 1.0 / np.log2(np.where(inside, ranks, 0) + 2.0), 0.0)
 
 
-@dataclass(frozen=True)
-class Cutoffs:
-    """Which metrics a ranking of limited depth can give.
-
-    Args:
-        beams: depth of the ranking; items beyond it were not ranked.
-        n_items: items in the catalogue.
-    """
-
-    beams: int
-    n_items: int
-
-    def reported(self, cutoffs: tuple[int, ...]) -> list[int]:
-        """The K that the ranking is deep enough for; all of them where it holds the whole catalogue."""
-        return [k for k in cutoffs if k <= self.beams or self.beams >= self.n_items]
-
-    def not_reported(self) -> list[int]:
-        """Recall cut-offs beyond the beams."""
-        return [k for k in RECALL_CUTOFFS if k not in self.reported(RECALL_CUTOFFS)]
-
-    def over_all_items(self) -> list[int]:
-        """Recall cut-offs that the catalogue is too small for: their list is every item."""
-        return [k for k in self.reported(RECALL_CUTOFFS) if k > self.n_items]
+def exposure(ranking: RankingResult, k: int) -> np.ndarray:
+    """How many users have each item among the first ``k`` of their list, int64 [n_items]."""
+    shown = ranking.lists[:, :k]
+    return np.bincount(shown[shown >= 0], minlength=len(ranking.is_new)).astype(np.int64)
 
 
-def user_metrics(ranks: np.ndarray, cutoffs: Cutoffs) -> dict[str, np.ndarray]:
-    """Every reported metric by user, float64 [n_users] each, named ``recall@K`` and ``ndcg@K``."""
-    recalls = {f"recall@{k}": recall_hits(ranks, k) for k in cutoffs.reported(RECALL_CUTOFFS)}
-    gains = {f"ndcg@{k}": ndcg_gains(ranks, k) for k in cutoffs.reported(NDCG_CUTOFFS)}
-    return recalls | gains
+def gini(shown: np.ndarray) -> float:
+    """Gini coefficient of how often each item is shown: 0 if equally often, near 1 if a few items take all places."""
+    if not shown.sum():
+        return 0.0
+    ascending, n = np.sort(shown).astype(np.float64), len(shown)
+    return float(2 * (np.arange(1, n + 1) * ascending).sum() / (n * ascending.sum()) - (n + 1) / n)
 
 
-def bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Means over users drawn with replacement, float64 [samples, n_metrics]; the same for the same seed.
-
-    Args:
-        values: one row a user, float64 [n_users, n_metrics].
-        samples: resamples of all users.
-        seed: seed of the draws; two rankings of the same users under one seed are resampled alike.
-    """
-    users = len(values)
-    random = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_DRAWS // users)
-    means = []
-    for first in range(0, samples, chunk):
-        rows = min(chunk, samples - first)
-        drawn = random.integers(0, users, (rows, users)) + np.arange(rows)[:, None] * users
-        counts = np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users)
-        means.append(counts @ values / users)
-    return np.concatenate(means)
+def coverage(ranking: RankingResult, k: int) -> float:
+    """Share of the catalogue that at least one user is shown."""
+    return float((exposure(ranking, k) > 0).mean())
 
 
-def bootstrap_intervals(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Percentile bootstrap interval of each metric's mean over users, float64 [n_metrics, 2] (low, high).
-
-    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-    """
-    tail = (1 - CONFIDENCE) / 2
-    bounds: np.ndarray = np.quantile(bootstrap_means(values, samples, seed), [tail, 1 - tail], axis=0)
-    return bounds.T
+def exposure_gini(ranking: RankingResult, k: int) -> float:
+    return gini(exposure(ranking, k))
 
 
-def paired_differences(
-    ours: np.ndarray, theirs: np.ndarray, cutoffs: Cutoffs, samples: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """By metric the ``difference`` of two rankings of the same users, and the interval ``low`` to ``high`` of it.
+def new_item_share(ranking: RankingResult, k: int) -> float:
+    """Share of all places that new items fill."""
+    shown = exposure(ranking, k)
+    return float(shown[ranking.is_new].sum() / max(shown.sum(), 1))
 
-    Users are drawn together with both of their ranks, so that what is hard for both cancels out.
-    """
-    first, second = user_metrics(ours, cutoffs), user_metrics(theirs, cutoffs)
-    values = np.column_stack([first[name] - second[name] for name in first])
-    bounds = bootstrap_intervals(values, samples, seed)
-    return {
-        name: {"difference": float(difference), "low": float(low), "high": float(high)}
-        for name, difference, (low, high) in zip(first, values.mean(axis=0), bounds, strict=True)
-    }
+
+def new_item_recall(ranking: RankingResult, k: int) -> float | None:
+    """Recall over the users whose target is a new item; None without such users."""
+    ranks = ranking.ranks[ranking.is_new[ranking.targets]]
+    return float(recall_hits(ranks, k).mean()) if len(ranks) else None
+
+
+# Computed from ranks and K: one value for each user. The mean over users is reported with an interval.
+USER_METRICS = (
+    Metric("recall", "Recall@{k}", RECALL_CUTOFFS, (10, 100, 1000), recall_hits),
+    Metric("ndcg", "NDCG@{k}", (5, 10), (10,), ndcg_gains),
+)
+# Computed from a RankingResult and K: one value, or None. The lists hold 100 items; only ranks reach deeper.
+LIST_METRICS = (
+    Metric("coverage", "items in someone's first {k}", (10, 100), (), coverage),
+    Metric("gini", "Gini of exposure, first {k}", (10, 100), (), exposure_gini),
+    Metric("new_item_share", "new items among the first {k}", (10, 100), (), new_item_share),
+    Metric("new_item_recall", "Recall@{k}, new items", (10, 100, 1000), (), new_item_recall),
+)
+_ALL = (*USER_METRICS, *LIST_METRICS)
+
+TITLES = {f"{metric.name}@{k}": metric.title.format(k=k) for metric in _ALL for k in metric.cutoffs}
+TITLES["miss_share"] = "misses"  # measured by decoding without the trie, for the generative ranking alone
+_FIRST_CUTOFFS = sorted({k for metric in _ALL for k in metric.shown_first})
+SHOWN_FIRST = [f"{metric.name}@{k}" for k in _FIRST_CUTOFFS for metric in _ALL if k in metric.shown_first]
+USER_METRIC_NAMES = [f"{metric.name}@{k}" for metric in USER_METRICS for k in metric.cutoffs]
+MAIN_METRIC = "recall@10"  # runs of a sweep are compared by it
+JUDGED = ("recall@10", "ndcg@10")  # by which a new release must not be worse
+SLICED = ("recall@10", "ndcg@10", "recall@100")
+
+
+def deepest_cutoff(beams: int, n_items: int) -> float:
+    """The largest K that a ranking of ``beams`` items can report; infinite if it ranks the whole catalogue."""
+    return beams if beams < n_items else math.inf
+
+
+def user_metrics(ranks: np.ndarray, deepest: float) -> dict[str, np.ndarray]:
+    """Each user metric by name for all K up to ``deepest``, float64 [n_users]."""
+    return {name: compute(ranks, k) for name, k, compute in _named(USER_METRICS) if k <= deepest}
+
+
+def list_metrics(ranking: RankingResult, deepest: float) -> dict[str, float]:
+    """Each list metric by name for all K up to ``deepest``; without those that have no value."""
+    values = {name: compute(ranking, k) for name, k, compute in _named(LIST_METRICS) if k <= deepest}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _named(metrics: tuple[Metric, ...]) -> list[tuple[str, int, Callable[..., Any]]]:
+    return [(f"{metric.name}@{k}", k, metric.compute) for metric in metrics for k in metric.cutoffs]
 
 
 def recall_curve(ranks: np.ndarray, depth: int) -> np.ndarray:
-    """Recall at every K from 1 to ``depth``, float64 [depth]; ranks as in :func:`recall_hits`."""
+    """Recall at each K from 1 to ``depth``, float64 [depth]."""
     inside = ranks[(ranks >= 0) & (ranks < depth)]
     return np.asarray(np.cumsum(np.bincount(inside, minlength=depth)) / max(len(ranks), 1))
-
-
-def summarize(ranks: np.ndarray, cutoffs: Cutoffs, samples: int, seed: int) -> dict[str, float | list[float]]:
-    """Means over users and their intervals: ``recall@10``, ``recall@10_interval`` ([low, high]), and so on.
-
-    Raises:
-        GenrecError: there is no user.
-    """
-    if len(ranks) == 0:
-        raise GenrecError("no user to evaluate: metrics need at least one history of three items")
-    by_user = user_metrics(ranks, cutoffs)
-    intervals = bootstrap_intervals(np.column_stack(list(by_user.values())), samples, seed)
-    means = {name: float(values.mean()) for name, values in by_user.items()}
-    spans = {f"{name}_interval": bounds.tolist() for name, bounds in zip(by_user, intervals, strict=True)}
-    return {**means, **spans}

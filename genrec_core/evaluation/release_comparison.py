@@ -1,8 +1,8 @@
-"""Champion and challenger: exported models on the same users' validation items, never the test items."""
+"""Compares a new exported model (challenger) with the served one (champion), by validation items, never test items."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,39 +11,35 @@ import polars as pl
 
 from genrec_core.bundle.withdrawn import read_withdrawn
 from genrec_core.data.histories import Histories
-from genrec_core.data.split import HeldOut, validation_part
+from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.metrics import Cutoffs, ndcg_gains, paired_differences, user_metrics
+from genrec_core.evaluation.intervals import paired_differences
+from genrec_core.evaluation.metrics import JUDGED, deepest_cutoff, ndcg_gains, user_metrics
 from genrec_core.graphs import default_threads
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.held_out import target_ranks
 from genrec_core.settings import ReleaseSettings
 
-JUDGED = ("recall@10", "ndcg@10")
 Outcome = Literal["better", "not worse", "cannot tell", "worse"]
 _DECISIVE_FIRST: tuple[Outcome, ...] = ("worse", "cannot tell", "better", "not worse")
-_SEARCH_USERS = 2000  # by whom the best earlier release is found; it is then compared by all
+_SEARCH_USERS = 2000  # they choose the best earlier release; all users then compare it
 
 
 @dataclass(frozen=True)
-class Challenge:
-    """How a challenger compares with another model, the champion.
+class Comparison:
+    """How a challenger compares with one other model, here the champion.
 
-    Args:
-        users: users that both ranked items for.
-        champion: mean of each metric, by its name.
-        challenger: the same of the new model.
-        differences: challenger less champion by metric, with the 95 % interval ``low`` to ``high`` of a paired
-            bootstrap over users.
+    For each metric ``differences`` holds ``difference`` (challenger less champion) and the 95 % interval ``low`` to
+    ``high`` of a paired bootstrap over users.
     """
 
     users: int
-    champion: dict[str, float]
+    champion: dict[str, float]  # mean of each metric
     challenger: dict[str, float]
     differences: dict[str, dict[str, float]]
 
     def outcome(self, margin: float) -> Outcome:
-        """What the intervals say of all judged metrics: `worse` or `cannot tell` where one says so.
+        """The outcome of the judged metrics together: ``worse`` or ``cannot tell`` if it is that of one metric.
 
         Args:
             margin: the loss that still counts as not worse, as a share of the champion's figure.
@@ -64,23 +60,17 @@ class Challenge:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a challenger compares with the champion, and with the best model that was served before.
+    """How a challenger compares with the champion, and with the best earlier model if that ranks better."""
 
-    Args:
-        compared: the comparisons by name of the other model: the champion's first, then that of an earlier model, where
-            one ranks these users' items better than the champion.
-        not_opened: why an earlier model could not take part, by name.
-    """
-
-    compared: dict[str, Challenge]
-    not_opened: dict[str, str]
+    compared: dict[str, Comparison]  # by the name of the other model, the champion first
+    not_opened: dict[str, str]  # for each earlier model that cannot be opened, the reason
 
     def held_back_by(self, settings: ReleaseSettings) -> list[str]:
-        """Why the champion stays, a phrase for each comparison that keeps it; none where the challenger may serve."""
+        """The reasons why the champion stays; none if the challenger may serve."""
         champion = next(iter(self.compared))
         reasons = []
-        for name, found in self.compared.items():
-            outcome = found.outcome(settings.margin)
+        for name, comparison in self.compared.items():
+            outcome = comparison.outcome(settings.margin)
             if outcome == "worse":
                 reasons.append(f"worse than {name}")
             elif outcome == "cannot tell" and not settings.accept_undecided:
@@ -96,116 +86,88 @@ class Judgement:
 def judge(
     challenger: Path, served: Mapping[str, Path], histories: pl.DataFrame, settings: ReleaseSettings
 ) -> Judgement:
-    """Compare a challenger with the champion and with the best model served before, on the same users.
+    """Compare a challenger with the champion and with the best earlier model, by the same users' validation items.
 
-    What is ranked is each user's validation item. A target that a model's catalogue lacks is one that it cannot find.
-    What is withdrawn from the champion is left out of all. Training chose its epoch by validation items too, each model
-    at its time.
-
-    Small losses add up, where each model is a little worse than the one before; the best earlier one shows their sum.
-    It is looked for among users of today, because figures of different data cannot be compared.
+    Each loss within the margin is small, but losses of several releases add up. The best earlier model shows their
+    sum. It is chosen by the users of today, because figures of different data cannot be compared.
 
     Args:
-        challenger: the exported model that may take the champion's place.
-        served: exported models by name: the champion first, which is served, then those that were served before.
-        histories: ``user_id`` and ``item_ids``, oldest first, of today.
-        settings: users, beams, resamples.
+        served: exported models by name: first the champion, then models that were served before it.
+        histories: ``user_id`` and ``item_ids``, oldest first, of today. A model cannot find a target that its
+            catalogue lacks.
 
     Raises:
-        GenrecError: no history has three items, or the champion or challenger cannot be opened. An earlier model that
-            cannot be opened is named in the result instead.
+        GenrecError: no history has three items, or the champion or challenger cannot be opened.
     """
     (champion, folder), *earlier = served.items()
     users = ValidationUsers.drawn(folder, histories, settings)
-    theirs, ours = users.ranks(folder), users.ranks(challenger)
-    compared = {champion: users.compare(theirs, ours)}
-    best, not_opened = _best_earlier(users, theirs, dict(earlier))
+    champion_ranks, challenger_ranks = users.ranks(folder), users.ranks(challenger)
+    compared = {champion: users.compare(champion_ranks, challenger_ranks)}
+    best, not_opened = _best_earlier(users, champion_ranks, dict(earlier))
     if best is not None:
-        compared[best] = users.compare(users.ranks(served[best]), ours)
+        compared[best] = users.compare(users.ranks(served[best]), challenger_ranks)
     return Judgement(compared, not_opened)
 
 
 @dataclass(frozen=True)
 class ValidationUsers:
-    """The users by whom models are compared.
+    """The users by whom models are compared."""
 
-    Args:
-        past: each user's items before the validation item, oldest first.
-        targets: their validation items, int64 [n].
-        gone: items that no model may recommend, int64 [m].
-        n_items: different items of all histories.
-        settings: beams, resamples.
-    """
-
-    past: list[list[int]]
-    targets: np.ndarray
-    gone: np.ndarray
-    n_items: int
+    past: list[list[int]]  # each user's items before the validation item, oldest first
+    targets: np.ndarray  # each user's validation item, int64 [n]
+    withdrawn: np.ndarray  # items that no model may recommend, int64 [m]
+    n_items: int  # different items in all histories
     settings: ReleaseSettings
 
     @classmethod
     def drawn(cls, champion: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> "ValidationUsers":
-        """As many users as the settings say; what is withdrawn from ``champion`` is recommended by no model.
-
-        Raises:
-            GenrecError: no history has three items, or the model cannot be opened.
-        """
+        """Draw ``settings.users`` users; no model recommends what is withdrawn from ``champion``."""
         item_ids = np.unique(histories["item_ids"].explode(empty_as_null=False).to_numpy())
-        held_out = _drawn(validation_part(Histories.from_frame(histories, item_ids)), settings)
+        held_out = validation_part(Histories.from_frame(histories, item_ids))
+        users = len(held_out.targets)
+        if users == 0:
+            raise GenrecError(
+                "no history has three items, so two releases cannot be compared; set release.rule to always"
+            )
+        held_out = held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
         past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
-        gone = read_withdrawn(champion, Recommender.from_folder(champion, threads=1).item_ids)
-        return cls(past, item_ids[held_out.targets], gone, len(item_ids), settings)
-
-    def some(self, step: int) -> "ValidationUsers":
-        """Every ``step``-th user."""
-        return ValidationUsers(self.past[::step], self.targets[::step], self.gone, self.n_items, self.settings)
+        withdrawn = read_withdrawn(champion, Recommender.from_folder(champion, threads=1).item_ids)
+        return cls(past, item_ids[held_out.targets], withdrawn, len(item_ids), settings)
 
     def ranks(self, folder: Path) -> np.ndarray:
-        """0-based rank of each target among the items that the user has not seen, int32 [n]; -1 beyond ``top_k``.
-
-        Raises:
-            GenrecError: ``folder`` holds no exported model, or a damaged one.
-        """
-        model, settings = Recommender.from_folder(folder, threads=1), self.settings
-        beams = max(settings.beams, settings.top_k)
-        allowed = model.allowed(deny=self.gone) if len(self.gone) else None
+        """0-based rank of each target among the items that the user has not seen, int32 [n]; -1 beyond ``top_k``."""
+        model, top_k = Recommender.from_folder(folder, threads=1), self.settings.top_k
+        allowed = model.allowed(deny=self.withdrawn) if len(self.withdrawn) else None
         with ThreadPoolExecutor(default_threads()) as pool:
-            ranking = model.rank(self.past, settings.top_k, beams=beams, allowed=allowed, pool=pool)
-        listed = np.arange(settings.top_k) < ranking.counts[:, None]
-        return target_ranks(np.where(listed, ranking.items, -1), self.targets, settings.top_k)
+            ranking = model.rank(self.past, top_k, beams=max(self.settings.beams, top_k), allowed=allowed, pool=pool)
+        listed = np.arange(top_k) < ranking.counts[:, None]
+        return target_ranks(np.where(listed, ranking.items, -1), self.targets, top_k)
 
-    def compare(self, theirs: np.ndarray, ours: np.ndarray) -> Challenge:
-        """The comparison of two models by their :meth:`ranks`, int32 [n] each."""
-        cutoffs = Cutoffs(self.settings.top_k, self.n_items)
+    def compare(self, champion: np.ndarray, challenger: np.ndarray) -> Comparison:
+        """Compare two models by their :meth:`ranks`."""
+        settings, deepest = self.settings, deepest_cutoff(self.settings.top_k, self.n_items)
         means = [
-            {name: float(values.mean()) for name, values in user_metrics(ranks, cutoffs).items()}
-            for ranks in (theirs, ours)
+            {name: float(values.mean()) for name, values in user_metrics(ranks, deepest).items()}
+            for ranks in (champion, challenger)
         ]
-        differences = paired_differences(ours, theirs, cutoffs, self.settings.samples, self.settings.seed)
-        return Challenge(len(self.targets), means[0], means[1], differences)
+        differences = paired_differences(challenger, champion, deepest, settings.samples, settings.seed)
+        return Comparison(len(self.targets), *means, differences)
 
 
 def _best_earlier(
     users: ValidationUsers, champion_ranks: np.ndarray, earlier: Mapping[str, Path]
 ) -> tuple[str | None, dict[str, str]]:
-    """The earlier model of the highest NDCG@10, None where the champion's is as high; and which could not be opened."""
+    """The earlier model with the highest NDCG@10, None if the champion's is as high; and why others did not open."""
     step = -(-len(users.targets) // _SEARCH_USERS)
-    best, highest = None, float(ndcg_gains(champion_ranks[::step], 10).mean())
+    sample = replace(users, past=users.past[::step], targets=users.targets[::step])
+    best, highest = None, ndcg_gains(champion_ranks[::step], 10).mean()
     not_opened = {}
     for name, folder in earlier.items():
         try:
-            gain = float(ndcg_gains(users.some(step).ranks(folder), 10).mean())
+            gain = ndcg_gains(sample.ranks(folder), 10).mean()
         except GenrecError as error:
             not_opened[name] = str(error)
             continue
         if gain > highest:
             best, highest = name, gain
     return best, not_opened
-
-
-def _drawn(held_out: HeldOut, settings: ReleaseSettings) -> HeldOut:
-    users = len(held_out.targets)
-    if users == 0:
-        raise GenrecError("no history has three items, so two releases cannot be compared; set release.rule to always")
-    random = np.random.default_rng(settings.seed)
-    return held_out.take(np.sort(random.permutation(users)[: settings.users]))

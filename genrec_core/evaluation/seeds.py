@@ -1,36 +1,35 @@
-"""Evaluations of trainings that differ in their seed alone, side by side."""
+"""Mean and spread of metrics over trainings that differ only in their seed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-_MODES = ("generative", "hybrid", "dense")
-_METRICS = ("recall@5", "recall@10", "recall@50", "recall@100", "recall@1000", "ndcg@5", "ndcg@10")
+from genrec_core.evaluation.metrics import USER_METRIC_NAMES
+from genrec_core.settings import RankingMode
 
 
 def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Mean and standard deviation of each metric; None where there are not two seeds.
+    """Mean and standard deviation of each metric over seeds; None for fewer than two seeds.
 
     Args:
-        evaluations: contents of ``beauty_metrics.json``, whose ``training`` holds ``recipe``, the same for all, and
-            ``seed``; of one seed the first counts.
+        evaluations: contents of ``beauty_metrics.json`` of one recipe. The first evaluation of each seed counts.
 
     Returns:
-        ``seeds``, and under ``metrics`` by ranking and metric ``mean``, ``spread`` (sample standard deviation) and
-        ``values``, one a seed.
+        ``seeds``, and under ``metrics`` for each ranking and metric ``mean``, ``spread`` (sample standard deviation)
+        and ``values`` in the order of the seeds.
     """
     by_seed: dict[int, Mapping[str, Any]] = {}
-    for found in evaluations:
-        by_seed.setdefault(int(found["training"]["seed"]), found)
+    for metrics in evaluations:
+        by_seed.setdefault(int(metrics["training"]["seed"]), metrics)
     if len(by_seed) < 2:
         return None
     seeds = sorted(by_seed)
-    metrics: dict[str, dict[str, Any]] = {}
-    for mode in _MODES:
-        for name in _METRICS:
+    summary: dict[str, dict[str, Any]] = {}
+    for mode in get_args(RankingMode):
+        for name in USER_METRIC_NAMES:
             values = [by_seed[seed].get(mode, {}).get(name) for seed in seeds]
             if None not in values:
-                at = {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1)), "values": values}
-                metrics.setdefault(mode, {})[name] = at
-    return {"seeds": seeds, "metrics": metrics}
+                mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+                summary.setdefault(mode, {})[name] = {"mean": mean, "spread": spread, "values": values}
+    return {"seeds": seeds, "metrics": summary}

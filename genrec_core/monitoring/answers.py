@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec_core.evaluation.baselines import gini
+from genrec_core.evaluation.metrics import gini
 from genrec_core.recommend.predict import PredictionReport
 from genrec_core.recommend.prediction_files import is_parquet
 

@@ -11,23 +11,14 @@ from genrec_core.tiger.training import Trainer, TrainingData
 
 
 class SasRecTrainer(Trainer):
-    """One training of the baseline in one process; settings of codes, decoder and dense head mean nothing here."""
+    """Trains SASRec. Settings of codes, decoder and dense head have no effect."""
 
     model: SasRecModel
     model_class = SasRecModel
 
     def _build_model(self, data: TrainingData) -> SasRecModel:
-        settings = self.settings
-        sizes = {"d_model": settings.d_model, "heads": settings.heads, "d_ff": settings.d_ff}
-        return SasRecModel(
-            SasRecConfig(
-                n_items=len(data.codes),
-                layers=settings.encoder_layers,
-                dropout=settings.dropout,
-                max_history=settings.max_history,
-                **sizes,
-            )
-        )
+        shared = self.settings.model_dump(include={"d_model", "heads", "d_ff", "dropout", "max_history"})
+        return SasRecModel(SasRecConfig(n_items=len(data.codes), layers=self.settings.encoder_layers, **shared))
 
     def _build_objective(self, data: TrainingData) -> nn.Module:
         return SasRecLoss(self.model, self.settings.label_smoothing)

@@ -105,7 +105,8 @@ def recall_metrics(
     from genrec_core.data.histories import Histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.checkpoints import open_checkpoint
-    from genrec_core.evaluation.evaluate import REPORT_FILE, evaluate, write_metrics
+    from genrec_core.evaluation.evaluate import evaluate
+    from genrec_core.evaluation.pages.report import REPORT_FILE, write_metrics
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.tiger.scorer import TorchScorer, one_thread_an_operator, ranking_weights
 

@@ -21,7 +21,7 @@ from genrec_dagster.metadata import Row, table
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
-    from genrec_core.evaluation.release_comparison import Challenge, Judgement
+    from genrec_core.evaluation.release_comparison import Comparison, Judgement
 
 _EARLIER = 5  # releases served before that a new one is compared with
 _HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
@@ -132,8 +132,8 @@ def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[s
     return models, damaged
 
 
-def _differences(found: "Challenge") -> str:
-    from genrec_core.evaluation.release_comparison import JUDGED
+def _differences(found: "Comparison") -> str:
+    from genrec_core.evaluation.metrics import JUDGED
 
     shown = {name: found.differences[name] for name in JUDGED}
     parts = [f"{name} {d['difference']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})" for name, d in shown.items()]

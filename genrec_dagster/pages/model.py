@@ -55,7 +55,8 @@ def parameters_by_part(checkpoint: Path) -> dict[str, int]:
 
 def metrics_page(folder: Path, metrics: Mapping[str, Any], slices: pl.DataFrame) -> Page:
     """Every ranking beside popularity, with intervals, and where it works."""
-    from genrec_core.evaluation.evaluate import RANKINGS, RECALL_PLOT, SLICES_PLOT
+    from genrec_core.evaluation.evaluate import RANKINGS
+    from genrec_core.evaluation.pages.report import RECALL_PLOT, SLICES_PLOT
 
     headline, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
     names = [name for name, value in headline.items() if isinstance(value, float)]

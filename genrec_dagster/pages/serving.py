@@ -40,7 +40,7 @@ def predictions_page(
         output: the predictions.
         histories: some of those users and what they bought.
     """
-    from genrec_core.evaluation.pages.predictions import Shop, audience_picture, lists_by_title, shown_counts
+    from genrec_core.evaluation.pages.predictions import Shop, exposure_picture, lists_by_title, shown_counts
     from genrec_core.monitoring.answers import miss_shares
 
     shop = Shop.of_model(model)
@@ -53,7 +53,7 @@ def predictions_page(
         "gini": dg.MetadataValue.float(exposure.gini),
         **{f"{name}_share": dg.MetadataValue.float(share) for name, share in miss_shares(report).items()},
         "some_users": dg.MetadataValue.md(markdown_table(lists, longest=220)),
-        "plots": picture(audience_picture(shop, shown_counts(shop, output)), "who is shown, beside what was bought"),
+        "plots": picture(exposure_picture(shop, shown_counts(shop, output)), "who is shown, beside what was bought"),
         "report": dg.MetadataValue.json(asdict(report)),
     }
 

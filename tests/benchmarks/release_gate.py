@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec_core.evaluation.release_comparison import JUDGED, Challenge, ValidationUsers
+from genrec_core.evaluation.metrics import JUDGED
+from genrec_core.evaluation.release_comparison import Comparison, ValidationUsers
 from genrec_core.settings import ReleaseSettings
 
 
@@ -48,18 +49,18 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def comparisons(users: ValidationUsers, ranks: list[np.ndarray], count: int, draws: int) -> list[Challenge]:
+def comparisons(users: ValidationUsers, ranks: list[np.ndarray], count: int, draws: int) -> list[Comparison]:
     """Every model against every other one on ``count`` users, drawn ``draws`` times."""
     random = np.random.default_rng(0)
     found = []
     for _ in range(draws):
         drawn = random.permutation(len(users.targets))[:count]
-        some = ValidationUsers([], users.targets[drawn], users.gone, users.n_items, users.settings)
+        some = ValidationUsers([], users.targets[drawn], users.withdrawn, users.n_items, users.settings)
         found += [some.compare(theirs[drawn], ours[drawn]) for theirs, ours in permutations(ranks, 2)]
     return found
 
 
-def half_width(compared: list[Challenge], name: str) -> float:
+def half_width(compared: list[Comparison], name: str) -> float:
     """Half the mean width of the intervals of a metric, as a share of the champion's figure."""
     widths = [of.differences[name]["high"] - of.differences[name]["low"] for of in compared]
     return float(np.mean(widths) / 2 / np.mean([of.champion[name] for of in compared]))

@@ -1,4 +1,4 @@
-"""How plots look: one style, drawn without a display, as PNG bytes that depend on the data alone."""
+"""How plots look: one style, drawn without a display, as PNG bytes that depend only on the data."""
 
 import io
 from typing import TYPE_CHECKING
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAIN, GREY, INK, GRID = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
-# Told apart also by those who see few colours; the last is for "all others".
+# Readers who see few colours can tell these apart; the last one is for "all others".
 PALETTE = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#0891b2", "#84cc16", GREY)
 _DPI = 110
 
 
 def new_figure(columns: int, size: tuple[float, float]) -> tuple["Figure", "list[Axes]"]:
-    """A figure that is drawn without a display, and its axes from left to right.
+    """A figure and its axes from left to right.
 
     Args:
         columns: plots side by side.
@@ -43,7 +43,7 @@ def labelled(axes: "Axes", title: str, x: str, y: str) -> None:
 
 
 def as_png(figure: "Figure") -> bytes:
-    """Drawn with Agg, whatever the machine's default is, and without a creation date or version inside."""
+    """The figure drawn with Agg, without a date or version inside."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""What a file of predictions recommends, as people can judge it: lists by title, and who is shown how often."""
+"""Tables and plots of a file of predictions: lists by title, and how often items are shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,23 +20,16 @@ _DEPARTMENTS = 7
 
 @dataclass(frozen=True)
 class Shop:
-    """The items of an exported model.
+    """The items of an exported model."""
 
-    Args:
-        item_ids: the data set's ids, int64 [n].
-        names: what to call each, its title where it has one.
-        departments: what each is, Utf8 [n].
-        bought: training interactions of each, int64 [n].
-    """
-
-    item_ids: NDArray[np.int64]
-    names: Sequence[str]
-    departments: pl.Series
-    bought: NDArray[np.int64]
+    item_ids: NDArray[np.int64]  # the data set's ids [n]
+    names: Sequence[str]  # the title of each item, or its id if it has none
+    departments: pl.Series  # the department of each item, Utf8 [n]
+    bought: NDArray[np.int64]  # training interactions of each item [n]
 
     @classmethod
     def of_model(cls, model_dir: Path) -> "Shop":
-        """Read a model folder; where it was exported without its catalogue, ids are the names."""
+        """Read a model folder, with or without the table of its items."""
         item_ids, bought = (np.load(model_dir / name, allow_pickle=False) for name in (ITEM_IDS, POPULARITY))
         titles: list[str | None] = [None] * len(item_ids)
         categories = titles
@@ -47,7 +40,6 @@ class Shop:
         return cls(item_ids, names, departments(pl.Series(categories, dtype=pl.String)), bought)
 
     def name(self, item: int) -> str:
-        """What to call an item; one that the model does not know is named by its id."""
         (row,) = np.nonzero(self.item_ids == item)
         return self.names[int(row[0])] if len(row) else f"item {item}, unknown"
 
@@ -55,73 +47,60 @@ class Shop:
 def lists_by_title(
     shop: Shop, histories: Sequence[tuple[str, Sequence[int]]], predictions: Path, items: int
 ) -> list[dict[str, str]]:
-    """For each user the newest items of the history, and the first ones recommended.
+    """For each user with predictions the newest items of the history and the first recommended items, by name.
 
     Args:
         shop: names the items.
-        histories: users and their items, oldest first, in the order of the rows of ``predictions``; rows that were not
-            served are found by the user.
+        histories: users and their items, oldest first.
         predictions: CSV or Parquet, ``user_id,pred_1..pred_K``.
-        items: how many of each to name.
+        items: the length of both lists.
     """
-    places = [f"pred_{place}" for place in range(1, items + 1)]
-    frame = _scanned(predictions)
-    wanted = [user for user, _ in histories]
-    columns = [name for name in frame.collect_schema().names() if name in places]
-    user = pl.col("user_id").cast(pl.String)
-    found = frame.filter(user.is_in(wanted)).select(user, *(pl.col(name).cast(pl.Int64) for name in columns)).collect()
-    lists = {str(row[0]): [item for item in row[1:] if item is not None] for row in found.iter_rows()}
+    users = [user for user, _ in histories]
+    rows = _first_places(predictions, items).filter(pl.col("user_id").is_in(users)).collect()
+    lists = {str(user): [item for item in row if item is not None] for user, *row in rows.iter_rows()}
     return [
         {
-            "user": user_id,
+            "user": user,
             "bought, newest first": "; ".join(shop.name(item) for item in reversed(bought[-items:])),
-            "recommended": "; ".join(shop.name(item) for item in lists[user_id]),
+            "recommended": "; ".join(shop.name(item) for item in lists[user]),
         }
-        for user_id, bought in histories
-        if user_id in lists
+        for user, bought in histories
+        if user in lists
     ]
 
 
 def shown_counts(shop: Shop, predictions: Path, places: int = FIRST_PLACES) -> NDArray[np.int64]:
     """How often each item of ``shop`` is among the first ``places`` of a list, int64 [n]; read in a stream."""
-    frame = _scanned(predictions)
-    columns = [name for name in frame.collect_schema().names() if name in {f"pred_{at}" for at in range(1, places + 1)}]
-    cells = frame.select(pl.col(name).cast(pl.Int64) for name in columns).unpivot(value_name="item_id")
-    counts = cells.drop_nulls("item_id").group_by("item_id").len().collect(engine="streaming")
+    cells = _first_places(predictions, places).drop("user_id").unpivot(value_name="item_id").drop_nulls("item_id")
+    counts = cells.group_by("item_id").len().collect(engine="streaming")
     aligned = pl.DataFrame({"item_id": shop.item_ids}).join(counts, on="item_id", how="left", maintain_order="left")
     return aligned["len"].fill_null(0).to_numpy().astype(np.int64)
 
 
-def audience_picture(shop: Shop, shown: NDArray[np.int64]) -> bytes:
-    """How evenly items are shown, and which departments get the places, beside what was bought.
-
-    Args:
-        shop: the items.
-        shown: of :func:`shown_counts`.
-    """
+def exposure_picture(shop: Shop, shown: NDArray[np.int64]) -> bytes:
+    """How evenly items are shown, by :func:`shown_counts`, and in which departments, beside what was bought."""
     figure, (left, right) = new_figure(2, (9.6, 3.6))
-    ranks = np.arange(1, len(shown) + 1)
-    for counts, color, name in ((shop.bought, GREY, "bought in training"), (shown, MAIN, "recommended")):
-        share = np.sort(counts)[::-1] / max(int(counts.sum()), 1)
-        left.loglog(ranks[share > 0], share[share > 0], color=color, linewidth=1.8, label=name)
+    groups = pl.DataFrame({"group": largest(shop.departments, _DEPARTMENTS), "bought": shop.bought, "shown": shown})
+    groups = groups.group_by("group").sum().sort("bought", "group")
+    positions = np.arange(groups.height)
+    sides = ((shop.bought, "bought", GREY, "bought in training", -0.2), (shown, "shown", MAIN, "recommended", 0.2))
+    for counts, column, color, label, offset in sides:
+        total = max(int(counts.sum()), 1)
+        share = np.sort(counts[counts > 0])[::-1] / total
+        left.loglog(np.arange(1, len(share) + 1), share, color=color, linewidth=1.8, label=label)
+        right.barh(positions + offset, groups[column].to_numpy() / total, 0.4, color=color)
     left.legend(frameon=False, loc="lower left", fontsize=8)
-    labelled(
-        left,
-        f"{np.count_nonzero(shown):,} of {len(shown):,} items are shown",
-        "items, the most frequent first",
-        "share",
-    )
-    groups = largest(shop.departments, _DEPARTMENTS)
-    counted = pl.DataFrame({"group": groups, "bought": shop.bought, "shown": shown}).group_by("group").sum()
-    counted = counted.sort(["bought", "group"])
-    at = np.arange(counted.height)
-    for column, color, offset in (("bought", GREY, -0.2), ("shown", MAIN, 0.2)):
-        right.barh(at + offset, counted[column].to_numpy() / max(int(counted[column].sum()), 1), 0.4, color=color)
-    right.set_yticks(at, counted["group"].to_list(), color=INK)
+    title = f"{np.count_nonzero(shown):,} of {len(shown):,} items are shown"
+    labelled(left, title, "items, the most frequent first", "share")
+    right.set_yticks(positions, groups["group"].to_list(), color=INK)
     right.grid(visible=False)
     labelled(right, "Departments", "share of purchases, and of places", "")
     return as_png(figure)
 
 
-def _scanned(predictions: Path) -> pl.LazyFrame:
-    return pl.scan_parquet(predictions) if is_parquet(predictions) else pl.scan_csv(predictions, infer_schema=False)
+def _first_places(predictions: Path, places: int) -> pl.LazyFrame:
+    """``user_id`` as text, and the items in the first places."""
+    frame = pl.scan_parquet(predictions) if is_parquet(predictions) else pl.scan_csv(predictions, infer_schema=False)
+    names = {f"pred_{place}" for place in range(1, places + 1)}
+    columns = [name for name in frame.collect_schema().names() if name in names]
+    return frame.select(pl.col("user_id").cast(pl.String), *(pl.col(name).cast(pl.Int64) for name in columns))

@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
+from genrec_core.evaluation.intervals import bootstrap_intervals, bootstrap_means, summarize
 from genrec_core.evaluation.metrics import (
-    NDCG_CUTOFFS,
     RECALL_CUTOFFS,
-    Cutoffs,
-    bootstrap_intervals,
-    bootstrap_means,
+    RankingResult,
+    deepest_cutoff,
+    exposure,
+    gini,
     ndcg_gains,
     recall_hits,
-    summarize,
 )
 
-DEEP = Cutoffs(beams=1000, n_items=12_101)
+DEEP = deepest_cutoff(beams=1000, n_items=12_101)
 ranks_of_users = st.lists(st.integers(-1, 1200), min_size=1, max_size=60)
 
 
@@ -39,7 +39,7 @@ def test_recall_and_ndcg_equal_a_loop_over_users(ranks: list[int], k: int) -> No
 @settings(max_examples=25)
 def test_summary_holds_every_mean_within_its_interval_range(ranks: list[int]) -> None:
     summary = summarize(np.array(ranks), DEEP, samples=50, seed=1)
-    names = [f"recall@{k}" for k in RECALL_CUTOFFS] + [f"ndcg@{k}" for k in NDCG_CUTOFFS]
+    names = [f"recall@{k}" for k in RECALL_CUTOFFS] + [f"ndcg@{k}" for k in (5, 10)]
     assert sorted(summary) == sorted([*names, *(f"{name}_interval" for name in names)])
     recalls = [summary[f"recall@{k}"] for k in RECALL_CUTOFFS]
     assert recalls == sorted(recalls)
@@ -69,7 +69,7 @@ def test_bootstrap_means_equal_a_loop_over_the_same_draws(users: int, metrics: i
 def test_bootstrap_means_do_not_depend_on_how_draws_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((30, 2))
     whole = bootstrap_means(values, 50, seed=3)
-    monkeypatch.setattr("genrec_core.evaluation.metrics._CHUNK_DRAWS", 100)
+    monkeypatch.setattr("genrec_core.evaluation.intervals._CHUNK_DRAWS", 100)
     np.testing.assert_allclose(bootstrap_means(values, 50, seed=3), whole, rtol=1e-12)
 
 
@@ -97,19 +97,31 @@ def test_a_thousand_resamples_of_beautys_users_take_seconds() -> None:
 
 
 def test_cutoffs_beyond_the_beams_are_left_out() -> None:
-    shallow = Cutoffs(beams=60, n_items=5000)
-    assert shallow.reported(RECALL_CUTOFFS) == [5, 10, 50]
-    assert shallow.not_reported() == [100, 1000]
-    assert "recall@100" not in summarize(np.array([3]), shallow, samples=10, seed=0)
+    summary = summarize(np.array([3]), deepest_cutoff(beams=60, n_items=5000), samples=10, seed=0)
+    names = [name for name in summary if name.startswith("recall") and "interval" not in name]
+    assert names == ["recall@5", "recall@10", "recall@50"]
 
 
-def test_cutoffs_beyond_a_small_catalogue_are_over_all_items() -> None:
-    small = Cutoffs(beams=80, n_items=80)
-    assert small.not_reported() == []
-    assert small.over_all_items() == [100, 1000]
-    assert summarize(np.array([79, 0]), small, samples=10, seed=0)["recall@1000"] == 1.0
+def test_a_ranking_of_a_whole_small_catalogue_has_every_metric() -> None:
+    summary = summarize(np.array([79, 0]), deepest_cutoff(beams=80, n_items=80), samples=10, seed=0)
+    assert {f"recall@{k}" for k in RECALL_CUTOFFS} < set(summary)
+    assert summary["recall@1000"] == 1.0
 
 
 def test_no_user_is_an_error() -> None:
     with pytest.raises(GenrecError, match="no user to evaluate"):
         summarize(np.array([], dtype=int), DEEP, samples=10, seed=0)
+
+
+def test_exposure_counts_the_users_who_see_an_item_at_the_top_of_their_list() -> None:
+    lists = np.array([[0, 1, 2], [1, 0, -1]], dtype=np.int32)
+    ranking = RankingResult(np.array([0, 0]), lists, np.array([0, 1]), np.zeros(4, dtype=bool))
+    assert exposure(ranking, 2).tolist() == [2, 2, 0, 0]
+    assert exposure(ranking, 3).tolist() == [2, 2, 1, 0]
+
+
+def test_gini_is_zero_for_equal_shares_and_near_one_where_one_item_takes_all() -> None:
+    assert gini(np.full(50, 3)) == pytest.approx(0.0)
+    assert gini(np.array([0] * 99 + [7])) == pytest.approx(0.99)
+    assert gini(np.array([1, 3])) == pytest.approx(0.25)
+    assert gini(np.zeros(4, dtype=np.int64)) == 0.0

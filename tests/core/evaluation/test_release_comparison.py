@@ -11,7 +11,7 @@ import pytest
 from genrec_core.bundle.model_folder import POPULARITY
 from genrec_core.bundle.withdrawn import withdraw
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.release_comparison import Challenge, Judgement, judge
+from genrec_core.evaluation.release_comparison import Comparison, Judgement, judge
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ReleaseSettings
 from genrec_core.storage.artifacts import write_manifest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SETTINGS = ReleaseSettings(users=150, samples=200, beams=20)
 
 
-def challenge(champion: Path, challenger: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> Challenge:
+def compared(champion: Path, challenger: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> Comparison:
     """The comparison with the champion alone."""
     return judge(challenger, {"champion": champion}, histories, settings).compared["champion"]
 
@@ -33,8 +33,8 @@ def histories(tiny_recommender: Recommender) -> pl.DataFrame:
     random, ids = np.random.default_rng(1), tiny_recommender.item_ids
     past = [random.choice(ids, size=random.integers(1, 6), replace=False).tolist() for _ in range(200)]
     lists = tiny_recommender.recommend(past, 3)
-    found = [int(items[2 * (user % 2)]) for user, items in enumerate(lists)]
-    rows = [[*items, target, int(ids[0])] for items, target in zip(past, found, strict=True)]
+    targets = [int(items[2 * (user % 2)]) for user, items in enumerate(lists)]
+    rows = [[*items, target, int(ids[0])] for items, target in zip(past, targets, strict=True)]
     return pl.DataFrame({"user_id": [str(user) for user in range(200)], "item_ids": rows})
 
 
@@ -49,37 +49,37 @@ def worse(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_model_is_neither_better_nor_worse_than_itself(tiny_model: "TinyModel", histories: pl.DataFrame) -> None:
-    found = challenge(tiny_model.model_dir, tiny_model.model_dir, histories, SETTINGS)
-    assert found.users == 150
-    assert found.champion == found.challenger
-    assert found.champion["recall@10"] == 1.0
-    assert set(found.differences["ndcg@10"].values()) == {0.0}
-    assert found.outcome(0.05) == found.outcome(0.0) == "not worse"
+    comparison = compared(tiny_model.model_dir, tiny_model.model_dir, histories, SETTINGS)
+    assert comparison.users == 150
+    assert comparison.champion == comparison.challenger
+    assert comparison.champion["recall@10"] == 1.0
+    assert set(comparison.differences["ndcg@10"].values()) == {0.0}
+    assert comparison.outcome(0.05) == comparison.outcome(0.0) == "not worse"
 
 
 def test_ndcg_is_that_of_the_validation_item(tiny_model: "TinyModel", histories: pl.DataFrame) -> None:
-    found = challenge(tiny_model.model_dir, tiny_model.model_dir, histories, ReleaseSettings(samples=100))
-    assert found.users == 200
-    assert found.champion["ndcg@10"] == pytest.approx((1 + 1 / np.log2(4)) / 2)
+    comparison = compared(tiny_model.model_dir, tiny_model.model_dir, histories, ReleaseSettings(samples=100))
+    assert comparison.users == 200
+    assert comparison.champion["ndcg@10"] == pytest.approx((1 + 1 / np.log2(4)) / 2)
 
 
 def test_a_worse_model_is_held_back_and_a_better_one_is_not(
     tiny_model: "TinyModel", worse: Path, histories: pl.DataFrame
 ) -> None:
-    lost = challenge(tiny_model.model_dir, worse, histories, SETTINGS)
+    lost = compared(tiny_model.model_dir, worse, histories, SETTINGS)
     assert lost.differences["recall@10"]["high"] < 0
     assert lost.outcome(0.05) == "worse"
-    won = challenge(worse, tiny_model.model_dir, histories, SETTINGS)
+    won = compared(worse, tiny_model.model_dir, histories, SETTINGS)
     assert won.differences["ndcg@10"]["difference"] == -lost.differences["ndcg@10"]["difference"]
     assert won.outcome(0.05) == "better"
 
 
-def of_interval(low: float, high: float) -> Challenge:
+def of_interval(low: float, high: float) -> Comparison:
     """A comparison with a champion of 0.2 whose NDCG@10 ties, and the interval of its Recall@10."""
     tie = {"difference": 0.0, "low": 0.0, "high": 0.0}
-    found = {"difference": (low + high) / 2, "low": low, "high": high}
+    of_recall = {"difference": (low + high) / 2, "low": low, "high": high}
     means = {"recall@10": 0.2, "ndcg@10": 0.2}
-    return Challenge(1000, means, means, {"recall@10": found, "ndcg@10": tie})
+    return Comparison(1000, means, means, {"recall@10": of_recall, "ndcg@10": tie})
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_the_interval_and_the_margin_give_the_outcome(low: float, high: float, o
 
 
 def test_the_worse_metric_decides() -> None:
-    found = of_interval(0.001, 0.02)
+    comparison = of_interval(0.001, 0.02)
     for low, high, outcome in ((-0.02, 0.0, "cannot tell"), (-0.03, -0.02, "worse")):
-        found.differences["ndcg@10"] = {"difference": low, "low": low, "high": high}
-        assert found.outcome(0.05) == outcome
+        comparison.differences["ndcg@10"] = {"difference": low, "low": low, "high": high}
+        assert comparison.outcome(0.05) == outcome
 
 
 def test_what_cannot_be_told_is_held_back_until_a_person_accepts_it() -> None:
@@ -130,10 +130,10 @@ def test_a_model_is_also_compared_with_the_best_that_was_served_before(
 ) -> None:
     """A champion that is worse than an earlier model does not lower what the next one must reach."""
     served = {"champion": worse, "older": worse, "best": tiny_model.model_dir, "damaged": tmp_path}
-    found = judge(worse, served, histories, SETTINGS)
-    assert list(found.compared) == ["champion", "best"]
-    assert found.held_back_by(SETTINGS) == ["worse than best"]
-    assert list(found.not_opened) == ["damaged"]
+    judgement = judge(worse, served, histories, SETTINGS)
+    assert list(judgement.compared) == ["champion", "best"]
+    assert judgement.held_back_by(SETTINGS) == ["worse than best"]
+    assert list(judgement.not_opened) == ["damaged"]
     assert judge(tiny_model.model_dir, served, histories, SETTINGS).held_back_by(SETTINGS) == []
 
 
@@ -141,9 +141,9 @@ def test_earlier_models_that_are_no_better_than_the_champion_add_no_comparison(
     tiny_model: "TinyModel", worse: Path, histories: pl.DataFrame
 ) -> None:
     served = {"champion": tiny_model.model_dir, "older": worse, "same": tiny_model.model_dir}
-    found = judge(worse, served, histories, SETTINGS)
-    assert found.compared == {"champion": challenge(tiny_model.model_dir, worse, histories, SETTINGS)}
-    assert found.held_back_by(SETTINGS) == ["worse than champion"]
+    judgement = judge(worse, served, histories, SETTINGS)
+    assert judgement.compared == {"champion": compared(tiny_model.model_dir, worse, histories, SETTINGS)}
+    assert judgement.held_back_by(SETTINGS) == ["worse than champion"]
 
 
 def test_the_test_item_is_never_read(tiny_model: "TinyModel", worse: Path, histories: pl.DataFrame) -> None:
@@ -151,7 +151,7 @@ def test_the_test_item_is_never_read(tiny_model: "TinyModel", worse: Path, histo
     others = histories.with_columns(
         item_ids=pl.concat_list(pl.col("item_ids").list.head(pl.col("item_ids").list.len() - 1), pl.lit(int(ids[-1])))
     )
-    results = [challenge(worse, tiny_model.model_dir, frame, SETTINGS) for frame in (histories, others)]
+    results = [compared(worse, tiny_model.model_dir, frame, SETTINGS) for frame in (histories, others)]
     assert results[0] == results[1]
 
 
@@ -159,7 +159,7 @@ def test_a_target_that_a_catalogue_lacks_is_one_that_it_cannot_find(
     tiny_model: "TinyModel", histories: pl.DataFrame
 ) -> None:
     unknown = histories.with_columns(item_ids=pl.concat_list(pl.col("item_ids").list.head(1), pl.lit([10**6, 1])))
-    assert challenge(tiny_model.model_dir, tiny_model.model_dir, unknown, SETTINGS).champion["recall@10"] == 0.0
+    assert compared(tiny_model.model_dir, tiny_model.model_dir, unknown, SETTINGS).champion["recall@10"] == 0.0
 
 
 def test_what_is_withdrawn_from_the_champion_counts_against_neither(
@@ -167,19 +167,19 @@ def test_what_is_withdrawn_from_the_champion_counts_against_neither(
 ) -> None:
     champion = shutil.copytree(tiny_model.model_dir, tmp_path / "champion")
     withdraw(champion, np.unique(histories["item_ids"].list.get(-2).to_numpy())[:20])
-    found = challenge(champion, tiny_model.model_dir, histories, SETTINGS)
-    assert found.champion == found.challenger
-    assert found.champion["recall@10"] < 1.0
+    comparison = compared(champion, tiny_model.model_dir, histories, SETTINGS)
+    assert comparison.champion == comparison.challenger
+    assert comparison.champion["recall@10"] < 1.0
 
 
 def test_histories_that_are_too_short_are_refused(tiny_model: "TinyModel") -> None:
     short = pl.DataFrame({"user_id": ["1"], "item_ids": [[1, 2]]})
     with pytest.raises(GenrecError, match=r"no history has three items.*release.rule"):
-        challenge(tiny_model.model_dir, tiny_model.model_dir, short, SETTINGS)
+        compared(tiny_model.model_dir, tiny_model.model_dir, short, SETTINGS)
 
 
 def test_popularity_serves_those_without_a_known_item(tiny_model: "TinyModel") -> None:
     ids = np.load(tiny_model.model_dir / "item_ids.npy")
     best = int(ids[np.argmax(np.load(tiny_model.model_dir / POPULARITY))])
     frame = pl.DataFrame({"user_id": ["1", "2"], "item_ids": [[10**6, best, 1], [10**6, best, 2]]})
-    assert challenge(tiny_model.model_dir, tiny_model.model_dir, frame, SETTINGS).champion["ndcg@10"] == 1.0
+    assert compared(tiny_model.model_dir, tiny_model.model_dir, frame, SETTINGS).champion["ndcg@10"] == 1.0

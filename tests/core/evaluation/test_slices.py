@@ -1,31 +1,30 @@
-"""Slices: every user in one bin of each kind."""
+"""Slices: each user is in one slice of each kind."""
 
 import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.evaluation.metrics import Cutoffs
-from genrec_core.evaluation.slices import HISTORY_LENGTH, TARGET_POPULARITY, SlicedRanks, slices_as_json
+from genrec_core.evaluation.slices import metrics_by_slice, slice_names, slices_as_json
 
 
 @pytest.mark.parametrize(
     ("length", "name"), [(1, "<=5"), (5, "<=5"), (6, "6-10"), (10, "6-10"), (11, "11-20"), (20, "11-20"), (21, ">20")]
 )
-def test_a_history_falls_into_the_bin_that_names_its_length(length: int, name: str) -> None:
-    assert HISTORY_LENGTH.names[HISTORY_LENGTH.of(np.array([length]))[0]] == name
+def test_a_history_falls_into_the_slice_that_names_its_length(length: int, name: str) -> None:
+    assert slice_names("history_length", np.array([length])).tolist() == [name]
 
 
 @pytest.mark.parametrize(
     ("count", "name"),
     [(0, "0"), (1, "1-5"), (5, "1-5"), (6, "6-20"), (20, "6-20"), (21, "21-100"), (100, "21-100"), (101, ">100")],
 )
-def test_a_target_falls_into_the_bin_that_names_its_count(count: int, name: str) -> None:
-    assert TARGET_POPULARITY.names[TARGET_POPULARITY.of(np.array([count]))[0]] == name
+def test_a_target_falls_into_the_slice_that_names_its_count(count: int, name: str) -> None:
+    assert slice_names("target_popularity", np.array([count])).tolist() == [name]
 
 
 def test_each_row_has_the_means_of_its_users_and_an_empty_one_has_none() -> None:
-    sliced = SlicedRanks(np.array([0, -1, 50, 2]), np.array([-1, 3, 4, 5]), Cutoffs(1000, 5000), samples=20, seed=0)
-    frame = sliced.by(HISTORY_LENGTH, np.array([3, 4, 8, 30]))
+    lengths, ranks, popular = np.array([3, 4, 8, 30]), np.array([0, -1, 50, 2]), np.array([-1, 3, 4, 5])
+    frame = metrics_by_slice({"history_length": lengths}, ranks, popular, 1000, samples=20, seed=0)
     assert frame["users"].to_list() == [2, 1, 0, 1]
     assert frame["recall@10"].to_list() == [0.5, 0.0, None, 1.0]
     assert frame["recall@100"].to_list() == [0.5, 1.0, None, 1.0]
@@ -35,8 +34,9 @@ def test_each_row_has_the_means_of_its_users_and_an_empty_one_has_none() -> None
 
 
 def test_metrics_that_the_beams_cannot_give_are_null() -> None:
-    sliced = SlicedRanks(np.array([0]), np.array([0]), Cutoffs(50, 5000), samples=20, seed=0)
-    assert sliced.by(HISTORY_LENGTH, np.array([3]))["recall@100"].to_list() == [None] * 4
+    one = np.array([0])
+    frame = metrics_by_slice({"history_length": np.array([3])}, one, one, 50, samples=20, seed=0)
+    assert frame["recall@100"].to_list() == [None] * 4
 
 
 def test_json_groups_rows_by_what_they_slice_by() -> None:

@@ -86,7 +86,7 @@ def test_it_trains_what_is_missing_and_skips_what_is_done(
         (("epochs = 1", "processes = 2"), "processes is given, but a sweep trains in one process of one thread"),
         (("dense_weight = 0.0", "threads_per_process = 2"), "run 'No dense head': threads_per_process is given"),
         (("levels = 2", "levels = 0"), "run 'fewer codes': levels"),
-        (('preset = "sample"', 'preset = "large"'), "preset large: none of tiger; choose one of sample"),
+        (('preset = "sample"', 'preset = "large"'), "preset large does not exist for tiger; choose one of sample"),
         (('name = "SASRec"', 'name = "as it is"'), "two runs are called 'as it is'"),
         (("seeds = [1]", "seeds = []"), "seeds"),
         (("[[run]]", "[[runs]]"), "runs"),
@@ -131,25 +131,25 @@ def test_the_table_gives_mean_and_spread_over_seeds() -> None:
 def test_settings_of_a_trial_are_those_of_preset_file_and_run(tmp_path: Path) -> None:
     path = tmp_path / "sweep.toml"
     path.write_text(SWEEP.replace("seeds = [1]", "seeds = [1, 2]"))
-    found = trials(read_sweep(path), path)
-    assert [(trial.run.name, trial.settings.seed) for trial in found[:3]] == [
+    planned = trials(read_sweep(path), path)
+    assert [(trial.run.name, trial.settings.seed) for trial in planned[:3]] == [
         ("as it is", 1),
         ("as it is", 2),
         ("No dense head", 1),
     ]
-    assert found[2].settings.dense_weight == 0.0
-    assert found[2].settings.d_model == 16
-    assert found[2].settings.max_history == 30
-    assert len({trial.folder for trial in found}) == len(found)
+    assert planned[2].settings.dense_weight == 0.0
+    assert planned[2].settings.d_model == 16
+    assert planned[2].settings.max_history == 30
+    assert len({trial.folder for trial in planned}) == len(planned)
 
 
 def test_a_run_may_have_seeds_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "sweep.toml"
     path.write_text(SWEEP.replace('name = "as it is"', 'name = "as it is"\nseeds = [1, 7]'))
-    found = trials(read_sweep(path), path)
-    assert [trial.settings.seed for trial in found][:3] == [1, 7, 1]
+    planned = trials(read_sweep(path), path)
+    assert [trial.settings.seed for trial in planned][:3] == [1, 7, 1]
     path.write_text(SWEEP)
-    assert trials(read_sweep(path), path)[0].folder == found[0].folder  # what is done stays done
+    assert trials(read_sweep(path), path)[0].folder == planned[0].folder  # what is done stays done
 
 
 def test_the_ablation_of_the_repository_is_a_sweep() -> None:

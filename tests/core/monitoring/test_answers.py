@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.evaluation.baselines import gini
+from genrec_core.evaluation.metrics import gini
 from genrec_core.monitoring.answers import exposure_of, miss_shares
 from genrec_core.recommend.predict import PredictionReport
 

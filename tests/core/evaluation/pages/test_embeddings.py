@@ -16,12 +16,12 @@ def embeddings(items: int, dim: int = 5) -> ItemEmbeddings:
 
 def test_the_nearest_items_are_those_of_the_largest_cosine() -> None:
     vectors, names = embeddings(12), [f"item {row}" for row in range(12)]
-    found = nearest_items(vectors, names, shown=2, neighbors=3)
-    assert [row["item"] for row in found] == ["item 0"] * 3 + ["item 11"] * 3
+    rows = nearest_items(vectors, names, shown=2, neighbors=3)
+    assert [row["item"] for row in rows] == ["item 0"] * 3 + ["item 11"] * 3
     cosines = {names[row]: float(vectors.l2norm[11] @ vectors.l2norm[row]) for row in range(11)}
     best = sorted(cosines, key=lambda name: -cosines[name])[:3]
-    assert [row["neighbour"] for row in found[3:]] == best
-    assert [row["cosine"] for row in found[3:]] == pytest.approx([cosines[name] for name in best])
+    assert [row["neighbour"] for row in rows[3:]] == best
+    assert [row["cosine"] for row in rows[3:]] == pytest.approx([cosines[name] for name in best])
 
 
 def test_a_lonely_item_has_no_neighbour() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.evaluation.pages.predictions import Shop, audience_picture, lists_by_title, shown_counts
+from genrec_core.evaluation.pages.predictions import Shop, exposure_picture, lists_by_title, shown_counts
 
 LISTS = {"a": [30, 10, None], "b": [10, 20, 30], "c": [40, None, None]}
 
@@ -47,11 +47,11 @@ def test_items_are_counted_among_the_first_places(shop: Shop, predictions: Path,
     assert shown_counts(shop, predictions, places).tolist() == [counted[item] for item in shop.item_ids.tolist()]
 
 
-def test_the_audience_is_drawn_also_where_nothing_is_shown(
+def test_the_exposure_is_drawn_also_where_nothing_is_shown(
     shop: Shop, predictions: Path, assert_picture: Callable[[bytes], None]
 ) -> None:
-    assert_picture(audience_picture(shop, shown_counts(shop, predictions)))
-    assert_picture(audience_picture(shop, np.zeros(4, dtype=np.int64)))
+    assert_picture(exposure_picture(shop, shown_counts(shop, predictions)))
+    assert_picture(exposure_picture(shop, np.zeros(4, dtype=np.int64)))
 
 
 def test_a_model_without_its_catalogue_names_items_by_their_ids(tmp_path: Path) -> None:
