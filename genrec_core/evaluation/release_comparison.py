@@ -146,12 +146,12 @@ class ValidationUsers:
     def compare(self, champion: np.ndarray, challenger: np.ndarray) -> Comparison:
         """Compare two models by their :meth:`ranks`."""
         settings, deepest = self.settings, deepest_cutoff(self.settings.top_k, self.n_items)
-        means = [
+        means, challenger_means = (
             {name: float(values.mean()) for name, values in user_metrics(ranks, deepest).items()}
             for ranks in (champion, challenger)
-        ]
+        )
         differences = paired_differences(challenger, champion, deepest, settings.samples, settings.seed)
-        return Comparison(len(self.targets), *means, differences)
+        return Comparison(len(self.targets), means, challenger_means, differences)
 
 
 def _best_earlier(
