@@ -214,13 +214,13 @@ def _add_withdraw(commands: _Commands) -> None:
 
 
 def _withdraw(options: argparse.Namespace) -> None:
-    from genrec_core.bundle.withdrawn import withdraw
+    from genrec_core.bundle.model_folder import ModelFolder
     from genrec_core.recommend.item_lists import read_item_list
     from genrec_core.releases.pointer import withdraw_from_served
 
     items, folder = read_item_list(options.items), options.model_dir
     if folder:
-        done = withdraw(folder, items, options.restore)
+        done = ModelFolder(folder).withdraw(items, options.restore)
     else:
         folder, done = withdraw_from_served(items, options.restore)
     print(

@@ -18,10 +18,9 @@ from genrec_core.benchmarks.cluster_work import Work
 from genrec_core.benchmarks.machine import describe
 from genrec_core.benchmarks.two_nodes import RayNodes, run_on, two_ray_nodes
 from genrec_core.benchmarks.workload import random_histories
-from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.embedding.item_embeddings import ITEM_TEXT, RAW
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import read_array
 from genrec_core.storage.folders import latest
 
 COMPARED = ("embeddings", "assignment", "predictions")
@@ -79,7 +78,7 @@ def run(
 
 
 def _work(folder: Path, model_dir: Path, texts: int, copies: int, users: int, top_k: int) -> Work:
-    item_ids = read_array(model_dir / ITEM_IDS)
+    item_ids = ModelFolder(model_dir).item_ids
     drawn, requests = random_histories(users, len(item_ids), seed=0), folder / "requests.txt"
     lines = (f"{user} {' '.join(map(str, item_ids[drawn.of(user)]))}\n" for user in range(users))
     requests.write_text("".join(lines))

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from genrec_core.bundle.withdrawn import read_withdrawn
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut, validation_part
 from genrec_core.errors import GenrecError
@@ -153,7 +153,7 @@ class ValidationUsers:
         item_ids = np.unique(histories["item_ids"].explode(empty_as_null=False).to_numpy())
         held_out = _drawn(validation_part(Histories.from_frame(histories, item_ids)), settings)
         past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
-        gone = read_withdrawn(champion, Recommender.from_folder(champion, threads=1).item_ids)
+        gone = np.array(ModelFolder(champion).withdrawn(), dtype=np.int64)
         return cls(past, item_ids[held_out.targets], gone, len(item_ids), settings)
 
     def some(self, step: int) -> "ValidationUsers":

@@ -43,9 +43,6 @@ class RecommenderHandler:
         Args:
             data: one entry a request, its content under ``body``.
             context: takes status and content type of each response.
-
-        Returns:
-            For each request ``{"predictions": ...}``, or ``{"code": 400, "type": ..., "message": ..., "faults": ...}``.
         """
         answers: list[dict[str, Any]] = [{}] * len(data)
         alike: dict[str, list[int]] = defaultdict(list)
@@ -65,7 +62,7 @@ class RecommenderHandler:
     def _answer(
         self, places: list[int], requests: dict[int, InstancesRequest], context: "_Context"
     ) -> list[dict[str, Any]]:
-        """The answers of requests with the same options, or a refusal of each where the model cannot do as asked."""
+        """The answers of requests with the same options, or a refusal of each where the model cannot answer."""
         try:
             return answer_instances(self.recommender, [requests[place] for place in places])
         except GenrecError as error:
@@ -80,7 +77,7 @@ def _request(row: dict[str, Any]) -> InstancesRequest:
 
 
 def _refusal(error: GenrecError, place: int, context: "_Context") -> dict[str, Any]:
-    """The form of TorchServe's own errors, and what is wrong with each field."""
+    """``{"code": 400, "type": ..., "message": ..., "faults": ...}``: TorchServe's own form, and the faulty fields."""
     context.set_response_status(_BAD_REQUEST, "Bad Request", place)
     faults = error.faults if isinstance(error, InvalidRequestError) else []
     return {"code": _BAD_REQUEST, "type": "InvalidRequest", "message": str(error), "faults": faults}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.bundle.withdrawn import withdraw
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.errors import GenrecError
 from genrec_core.export import quantize
 from genrec_core.export.quantize import Requests, quantize_recommender
@@ -91,7 +91,7 @@ def test_a_model_without_stored_answers_is_refused(tiny_model: "TinyModel", tmp_
 
 def test_withdrawn_items_change_no_answer(tiny_model: "TinyModel", tmp_path: Path) -> None:
     folder = copy_of(tiny_model.model_dir, tmp_path / "model")
-    withdraw(folder, Recommender.from_folder(folder).item_ids[:40])
+    ModelFolder(folder).withdraw(Recommender.from_folder(folder).item_ids[:40])
     Recommender.from_folder(folder)
 
 

@@ -9,13 +9,12 @@ import onnx
 import polars as pl
 import pytest
 
-from genrec_core.bundle.onnx_scorer import ENCODER, step_graph
-from genrec_core.bundle.withdrawn import withdraw
+from genrec_core.bundle.model_folder import ENCODER, REPORT, ModelFolder, step_graph
 from genrec_core.cli import main
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
 from genrec_core.export import quantize
-from genrec_core.export.quantize import REPORT, Requests, quantize_recommender
+from genrec_core.export.quantize import Requests, quantize_recommender
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import read_json, verify_manifest
 
@@ -71,8 +70,8 @@ def test_a_list_does_not_depend_on_who_is_ranked_together(quantized: Path, reque
 def test_a_level_that_no_user_is_asked_for_is_rounded_too(
     tiny_model: "TinyModel", requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = quantize._observed
-    monkeypatch.setattr(quantize, "_observed", lambda *given: {**every(*given), step_graph(1): []})
+    every = quantize._observed_inputs
+    monkeypatch.setattr(quantize, "_observed_inputs", lambda *given: {**every(*given), step_graph(1): []})
     quantize_recommender(tiny_model.model_dir, tmp_path / "int8", requests, largest_loss=0.1)
     operators = {node.op_type for node in onnx.load(tmp_path / "int8" / step_graph(1)).graph.node}
     assert "DynamicQuantizeLinear" in operators
@@ -92,10 +91,10 @@ def test_withdrawn_items_stay_withdrawn_and_can_be_restored(
 ) -> None:
     folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
     gone = Recommender.from_folder(folder).item_ids[:3]
-    withdraw(folder, gone)
+    ModelFolder(folder).withdraw(gone)
     quantize_recommender(folder, folder, requests, largest_loss=1)
     assert not np.isin(np.concatenate(Recommender.from_folder(folder).recommend(requests.histories, 50)), gone).any()
-    assert withdraw(folder, gone, restore=True).withdrawn == 0
+    assert ModelFolder(folder).withdraw(gone, restore=True).withdrawn == 0
     Recommender.from_folder(folder)
 
 
