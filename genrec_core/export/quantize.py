@@ -37,14 +37,14 @@ _OBSERVED_USERS, _OBSERVED_ITEMS = 128, 100  # users whose ranges are taken, and
 
 
 @dataclass(frozen=True)
-class Requests:
+class ValidationUsers:
     """Validation users."""
 
     histories: list[list[int]]  # item ids of each, oldest first
     targets: list[int]  # the item id that each bought next
 
     @classmethod
-    def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int, seed: int = 7) -> "Requests":
+    def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int, seed: int = 7) -> "ValidationUsers":
         """Draw ``users`` users, or all where there are fewer. Their targets are the last items but one of histories.
 
         The last items are for the test and are not read. ``item_ids`` int64 [n_items] are the ids of the rows.
@@ -86,7 +86,7 @@ class QuantizationReport:
 def quantize_recommender(
     model_dir: Path,
     target: Path,
-    requests: Requests,
+    users: ValidationUsers,
     *,
     largest_loss: float = ExportSettings().largest_loss,
     threads: int = 1,
@@ -96,7 +96,7 @@ def quantize_recommender(
     Args:
         model_dir: an exported model in fp32.
         target: the folder to write, replaced if it is there; may be ``model_dir``.
-        requests: validation users, whose lists say whether the result is as good.
+        users: validation users, whose lists say whether the result is as good.
         largest_loss: the share of its Recall@10 that any ranking may lose.
         threads: CPU threads inside an operator in the comparison.
 
@@ -108,7 +108,7 @@ def quantize_recommender(
     exact = Recommender.from_folder(model_dir, threads=threads)
     with atomic_folder(target) as part:
         shutil.copytree(model_dir, part, dirs_exist_ok=True)
-        for name, inputs in _observed_inputs(model_dir, requests.histories[:_OBSERVED_USERS]).items():
+        for name, inputs in _observed_inputs(model_dir, users.histories[:_OBSERVED_USERS]).items():
             quantize_graph(part / name, inputs or None)  # a level where no code branches was never called
         write_item_logits(part / ITEM_LOGITS, int8=True)
         folder = ModelFolder(part)
@@ -116,8 +116,8 @@ def quantize_recommender(
         write_self_test(part)
         write_manifest(part, unlisted=WITHDRAWN)
         rounded = Recommender.from_folder(part, threads=threads)
-        rankings = {mode: _agreement(exact, rounded, requests, mode) for mode in exact.weights.modes()}
-        report = QuantizationReport(len(requests.targets), rankings)
+        rankings = {mode: _agreement(exact, rounded, users, mode) for mode in exact.weights.modes()}
+        report = QuantizationReport(len(users.targets), rankings)
         _require_as_good(report, largest_loss, model_dir)
         write_json(part / REPORT, asdict(report))
         write_manifest(part, unlisted=WITHDRAWN)
@@ -187,18 +187,18 @@ def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
         quantize_static(path, path, _Reader(inputs), op_types_to_quantize=operators, **options)
 
 
-def _agreement(exact: Recommender, rounded: Recommender, requests: Requests, mode: RankingMode) -> Agreement:
+def _agreement(exact: Recommender, rounded: Recommender, users: ValidationUsers, mode: RankingMode) -> Agreement:
     """Rank the validation users with both, in turns."""
     lists: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     seconds = [0.0, 0.0]
-    for first in range(0, len(requests.targets), BATCH_USERS):
-        batch = requests.histories[first : first + BATCH_USERS]
+    for first in range(0, len(users.targets), BATCH_USERS):
+        batch = users.histories[first : first + BATCH_USERS]
         for model, recommender in enumerate((exact, rounded)):
             began = time.perf_counter()
             lists[model].extend(recommender.recommend(batch, TOP_K, ranking=mode))
             seconds[model] += time.perf_counter() - began
     shared = [len(np.intersect1d(before, after)) / max(len(before), 1) for before, after in zip(*lists, strict=True)]
-    recall_fp32, recall_int8 = (_recall(of_model, requests.targets) for of_model in lists)
+    recall_fp32, recall_int8 = (_recall(of_model, users.targets) for of_model in lists)
     return Agreement(recall_fp32, recall_int8, float(np.mean(shared)), round(seconds[0] / seconds[1], 3))
 
 
