@@ -68,13 +68,14 @@ class KeysProduct:
     """
 
     def __init__(self, graph: Path, keys: np.ndarray, int8: bool, threads: int = 1) -> None:
-        self.graph = open_graph(graph, threads)
+        self.graph, self.int8 = open_graph(graph, threads), int8
         self.keys = rounded_keys(keys) if int8 else {"keys": np.ascontiguousarray(keys, dtype=np.float32)}
 
     def __call__(self, queries: np.ndarray) -> np.ndarray:
         """Logits float32 [users, n_items] of queries float32 [users, width]."""
-        # onnxruntime sums one row in another order than several, so a user alone is computed as two.
-        rows = np.repeat(queries, 2, axis=0) if len(queries) == 1 else queries
+        # In fp32 onnxruntime sums one row in another order than several. So a user alone is computed as two.
+        alone = len(queries) == 1 and not self.int8
+        rows = np.repeat(queries, 2, axis=0) if alone else queries
         logits = np.asarray(self.graph.run(["logits"], {"queries": rows, **self.keys})[0])
         return logits[: len(queries)]
 

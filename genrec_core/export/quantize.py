@@ -33,6 +33,7 @@ from genrec_core.storage.artifacts import atomic_folder, write_json, write_manif
 TOP_K, BATCH_USERS = 10, 64
 _SMALLEST_SIDE = 32  # of a matrix that is worth rounding; smaller ones sum heads
 Inputs = dict[str, np.ndarray]  # of one call of a graph
+_SEED = 7  # of the draw of validation users
 _OBSERVED_USERS, _OBSERVED_ITEMS = 128, 100  # users whose ranges are taken, and the length of their lists
 
 
@@ -44,13 +45,13 @@ class ValidationUsers:
     targets: list[int]  # the item id that each bought next
 
     @classmethod
-    def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int, seed: int = 7) -> "ValidationUsers":
+    def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int) -> "ValidationUsers":
         """Draw ``users`` users, or all where there are fewer. Their targets are the last items but one of histories.
 
         The last items are for the test and are not read. ``item_ids`` int64 [n_items] are the ids of the rows.
         """
         validation = validation_part(histories)
-        drawn = np.random.default_rng(seed).permutation(len(validation.targets))[:users]
+        drawn = np.random.default_rng(_SEED).permutation(len(validation.targets))[:users]
         held_out = validation.take(np.sort(drawn))
         read = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
         return cls(read, item_ids[held_out.targets].tolist())
@@ -89,7 +90,6 @@ def quantize_recommender(
     users: ValidationUsers,
     *,
     largest_loss: float = ExportSettings().largest_loss,
-    threads: int = 1,
 ) -> QuantizationReport:
     """Write ``target``, which appears whole or not at all.
 
@@ -98,14 +98,13 @@ def quantize_recommender(
         target: the folder to write, replaced if it is there; may be ``model_dir``.
         users: validation users, whose lists say whether the result is as good.
         largest_loss: the share of its Recall@10 that any ranking may lose.
-        threads: CPU threads inside an operator in the comparison.
 
     Raises:
         GenrecError: a ranking loses more, or the model is quantised already.
     """
     if (model_dir / REPORT).is_file():
         raise GenrecError(f"{model_dir}: quantised already; give the model in fp32")
-    exact = Recommender.from_folder(model_dir, threads=threads)
+    exact = Recommender.from_folder(model_dir)
     with atomic_folder(target) as part:
         shutil.copytree(model_dir, part, dirs_exist_ok=True)
         for name, inputs in _observed_inputs(model_dir, users.histories[:_OBSERVED_USERS]).items():
@@ -115,7 +114,7 @@ def quantize_recommender(
         folder.save_settings(replace(folder.settings, int8=True))
         write_self_test(part)
         write_manifest(part, unlisted=WITHDRAWN)
-        rounded = Recommender.from_folder(part, threads=threads)
+        rounded = Recommender.from_folder(part)
         rankings = {mode: _agreement(exact, rounded, users, mode) for mode in exact.weights.modes()}
         report = QuantizationReport(len(users.targets), rankings)
         _require_as_good(report, largest_loss, model_dir)

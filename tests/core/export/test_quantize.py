@@ -35,7 +35,7 @@ def quantized(
     tiny_model: "TinyModel", validation_users: ValidationUsers, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("quantized") / "int8"
-    quantize_recommender(tiny_model.model_dir, folder, validation_users, largest_loss=0.1, threads=1)
+    quantize_recommender(tiny_model.model_dir, folder, validation_users, largest_loss=0.1)
     return folder
 
 
@@ -86,7 +86,7 @@ def test_a_model_that_loses_recall_is_refused_and_nothing_is_written(
 ) -> None:
     wanted = r"Recall@10 of \w+ falls from .* keep the model in fp32"
     with pytest.raises(GenrecError, match=wanted):
-        quantize_recommender(tiny_model.model_dir, tmp_path / "int8", validation_users, largest_loss=-2, threads=1)
+        quantize_recommender(tiny_model.model_dir, tmp_path / "int8", validation_users, largest_loss=-2)
     assert not list(tmp_path.iterdir())
 
 
