@@ -32,30 +32,18 @@ from genrec_core.storage.artifacts import atomic_folder, locked_place, read_json
 
 
 class AdditionSettings(Settings):
-    """The content of ``new_items.json``: what adding items must know of the model.
+    """The content of ``new_items.json``: what adding items must know of the model."""
 
-    Attributes:
-        embedding_model: name of the model that embeds the texts.
-        reads_texts: whether the model reads text vectors.
-        known_items, untrained_items: see :class:`genrec_core.tiger.config.TigerConfig`.
-        neighbors: neighbours an item at the export; 0 for none.
-        neighbor_weight: how far they are lifted, in logits.
-    """
-
-    embedding_model: str
-    reads_texts: bool
-    known_items: int
+    embedding_model: str  # name of the model that embeds the texts
+    reads_texts: bool  # whether the model reads text vectors
+    known_items: int  # for this one and the next see genrec_core.tiger.config.TigerConfig
     untrained_items: tuple[int, ...]
-    neighbors: int
-    neighbor_weight: float
+    neighbors: int  # neighbours an item at the export; 0 for none
+    neighbor_weight: float  # how far they are lifted, in logits
 
     @classmethod
     def load(cls, model_dir: Path) -> "AdditionSettings":
-        """Read ``new_items.json``.
-
-        Raises:
-            GenrecError: the model was exported without it, or its form is another.
-        """
+        """Read ``new_items.json``; ``GenrecError`` where the model was exported without it, or in another form."""
         path = model_dir / NEW_ITEMS / ADDITION_SETTINGS
         if not path.is_file():
             raise GenrecError(f"{path}: no such file, so nothing can be added; export the model again")
@@ -102,20 +90,10 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
 
 
 def texts_of(model_dir: Path, text_template: str) -> tuple[list[str], np.ndarray]:
-    """The texts of a model's items, as its table of attributes gives them, and their vectors of length 1.
+    """The texts of a model's items by its table of attributes, and their vectors of length 1, float32 [n, dim].
 
-    The table may hold less of an item than the text that was embedded: it has no ready text and no description.
-
-    Args:
-        model_dir: an exported model that items can be added to.
-        text_template: as the catalogue's.
-
-    Returns:
-        n texts and float32 [n, dim], of the items that have a text. None where the model has no table, or the table
-        lacks a field of the template.
-
-    Raises:
-        GenrecError: a file cannot be read.
+    The table may hold less of an item than the text that was embedded: it has no ready text and no description. There
+    are no texts where the model has no table, or the table lacks a field of the template.
     """
     folder, vectors = ModelFolder(model_dir), read_array(model_dir / NEW_ITEMS / TEXT_VECTORS)
     parts, names = template_parts(text_template), ("title", "brand", "categories", "price")
