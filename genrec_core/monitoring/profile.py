@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec_core.bundle.model_folder import ITEM_IDS, POPULARITY
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.popularity import training_counts
 from genrec_core.errors import GenrecError
@@ -59,7 +59,8 @@ def read_profile(release: Path) -> Profile:
         raise GenrecError(f"{release / PROFILE}: no profile ({error}); materialise model_release again") from error
     lengths = np.zeros(max(counts, default=0) + 1, np.int64)
     lengths[list(counts)] = list(counts.values())
-    ids, popularity = (np.load(release / MODEL / name, allow_pickle=False) for name in (ITEM_IDS, POPULARITY))
+    model = ModelFolder(release / MODEL)
+    ids, popularity = model.item_ids, model.popularity
     order = np.argsort(ids)  # items that got their codes later stand behind the others
     return Profile(ids[order], popularity[order], lengths)
 

@@ -11,27 +11,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
-from genrec_core.bundle.model_folder import (
-    CODES,
-    ITEM_IDS,
-    ITEM_KEYS,
-    ITEM_VECTORS,
-    NEIGHBOR_BONUS,
-    NEIGHBORS,
-    POPULARITY,
-)
-from genrec_core.bundle.onnx_scorer import GraphSettings, OnnxScorer
+from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.bundle.onnx_scorer import OnnxScorer
 from genrec_core.bundle.self_test import require_self_test
-from genrec_core.bundle.withdrawn import read_withdrawn
 from genrec_core.data.histories import padded
 from genrec_core.data.lengths import length_class
 from genrec_core.data.popularity import popularity_order
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import default_threads, read_array
+from genrec_core.graphs import default_threads
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
-from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.settings import RankingMode
 from genrec_core.storage.artifacts import verify_manifest
 
@@ -125,7 +115,7 @@ class Recommender:
 
         Args:
             model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote. Items that
-                :func:`genrec_core.bundle.withdrawn.withdraw` listed in it are never recommended.
+                :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw` listed in it are never recommended.
             threads: CPU threads inside an operator. One is fastest: a user's operators are too small to share, and
                 batches are decoded side by side.
 
@@ -134,20 +124,15 @@ class Recommender:
                 the answers that were stored at the export.
         """
         verify_manifest(model_dir)
-        settings = GraphSettings.load(model_dir)
-        names = (ITEM_IDS, CODES, POPULARITY, ITEM_VECTORS, ITEM_KEYS)
-        item_ids, codes, popularity, items, keys = arrays = [read_array(model_dir / name) for name in names]
-        rows = {name: len(array) for name, array in zip(names, arrays, strict=True)}
-        if len(set(rows.values())) != 1:
-            raise GenrecError(f"{model_dir}: the files differ in items ({rows}); export it again")
-        scorer = OnnxScorer(model_dir, items, keys, _neighbors(model_dir, len(item_ids)), threads)
+        folder = ModelFolder(model_dir)
+        settings, items = folder.settings, folder.items()
+        scorer = OnnxScorer(folder, items, threads)
         require_self_test(model_dir, scorer)
-        sizes = settings.level_sizes
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
         return cls(
-            scorer, item_ids, codes, sizes, popularity, settings.max_history, weights,
-            attributes=lambda: ItemAttributes(ItemTable.load(model_dir, item_ids)),
-            withdrawn=read_withdrawn(model_dir, item_ids),
+            scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
+            attributes=lambda: ItemAttributes(ItemTable.load(model_dir, items.item_ids)),
+            withdrawn=np.array(folder.withdrawn(), dtype=np.int64),
         )  # fmt: skip
 
     def recommend(
@@ -344,12 +329,3 @@ class Recommender:
 
 def _no_attributes() -> ItemAttributes:
     raise GenrecError("this model has no titles, brands, categories and prices, which rules need; export it with them")
-
-
-def _neighbors(model_dir: Path, n_items: int) -> TextNeighbors | None:
-    if not (model_dir / NEIGHBORS).is_file():
-        return None
-    rows, bonus = read_array(model_dir / NEIGHBORS), read_array(model_dir / NEIGHBOR_BONUS)
-    if rows.shape != bonus.shape or len(rows) != n_items or rows.max(initial=0) >= n_items:
-        raise GenrecError(f"{model_dir}: {NEIGHBORS} and {NEIGHBOR_BONUS} do not fit {n_items} items; export it again")
-    return TextNeighbors(rows, bonus)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec_core.bundle.model_folder import WITHDRAWN
+from genrec_core.bundle.model_folder import ModelFolder, Withdrawal
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import atomic_folder, read_json, write_json, write_manifest
 from genrec_core.storage.folders import (
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from genrec_core.bundle.new_items import NewItems
-    from genrec_core.bundle.withdrawn import Withdrawal
 
 RELEASES, SERVED = "model_release", "served_release"
 MODEL, CHECKPOINT, SEMANTIC_IDS, METRICS = "model", "checkpoint", "semantic_ids", "metrics"
@@ -224,33 +223,31 @@ def _carry(before: Pointer | None, after: Pointer, root: Path) -> None:
     """Withdraw from the next release what is withdrawn from the one before, which is not fetched without need."""
     if before is None or before.version == after.version:
         return
-    if shared_is_there(root / RELEASES / before.version / MODEL / WITHDRAWN):
+    if shared_is_there(ModelFolder(root / RELEASES / before.version / MODEL).withdrawn_list):
         source, target = (version_folder(RELEASES, pointer.version, root) / MODEL for pointer in (before, after))
         carry_withdrawn(source, target)
 
 
 def withdraw_from_served(
     items: "np.ndarray", restore: bool = False, root: Path | None = None
-) -> "tuple[Path, Withdrawal]":
+) -> tuple[Path, Withdrawal]:
     """Withdraw items from the release that is served, or restore them, whatever is served meanwhile.
 
     Args:
-        items, restore: as for :func:`genrec_core.bundle.withdrawn.withdraw`.
+        items, restore: as for :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw`.
         root: the storage; :func:`~genrec_core.storage.folders.storage_root` where None.
 
     Returns:
         The model, and what was done.
 
     Raises:
-        GenrecError: nothing is served, or as :func:`genrec_core.bundle.withdrawn.withdraw`.
+        GenrecError: nothing is served, or as :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw`.
     """
-    from genrec_core.bundle.withdrawn import withdraw
-
     root = root or storage_root()
     with locked_storage(root):
         while True:
             release = served_release(root)
-            done = withdraw(release / MODEL, items, restore)
+            done = ModelFolder(release / MODEL).withdraw(items, restore)
             if served_release(root) == release:  # else another machine has moved the pointer of the bucket
                 return release / MODEL, done
 
@@ -294,7 +291,7 @@ def _write_successor(new: "NewItems", vectors: "np.ndarray", release: Path, targ
     added = new.item_ids.tolist()
     with atomic_folder(target) as part:
         codes = add_items(release / MODEL, new, vectors, part / MODEL)
-        (part / MODEL / WITHDRAWN).unlink(missing_ok=True)
+        ModelFolder(part / MODEL).withdrawn_list.unlink(missing_ok=True)
         assign_ids(release / SEMANTIC_IDS, added, vectors, part / SEMANTIC_IDS)
         for name in (CHECKPOINT, METRICS):
             shutil.copytree(release / name, part / name, copy_function=_link_or_copy)
@@ -318,38 +315,35 @@ def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, A
         facts: what is known of the release, JSON values.
     """
     for name, source in parts.items():
-        shutil.copytree(source, folder / name, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(WITHDRAWN))
+        shutil.copytree(source, folder / name, copy_function=_link_or_copy)
+    ModelFolder(folder / MODEL).withdrawn_list.unlink(missing_ok=True)
     write_json(folder / FACTS, dict(facts))
 
 
 def carry_withdrawn(source: Path, target: Path) -> int:
     """Withdraw from one exported model what is withdrawn from another, as far as it holds it; how many items.
 
+    NumPy is imported here, as the process that answers requests has none.
+
     Raises:
-        GenrecError: as :func:`genrec_core.bundle.withdrawn.withdraw`.
+        GenrecError: as :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw`.
     """
-    from genrec_core.bundle.withdrawn import withdraw
+    import numpy as np
 
     items = withdrawn_too(source, target)
-    if len(items):
-        withdraw(target, items)
+    if items:
+        ModelFolder(target).withdraw(np.array(items, dtype=np.int64))
     return len(items)
 
 
-def withdrawn_too(source: Path, target: Path) -> "np.ndarray":
-    """The items int64 [n] that :func:`carry_withdrawn` would withdraw from ``target``; nothing is written.
-
-    NumPy is imported here, as the process that answers requests has none.
+def withdrawn_too(source: Path, target: Path) -> list[int]:
+    """The items that :func:`carry_withdrawn` would withdraw from ``target``; nothing is written.
 
     Raises:
         GenrecError: the list of ``source`` is damaged.
     """
-    import numpy as np
-
-    from genrec_core.bundle.withdrawn import read_withdrawn
-
-    ids = [np.load(model / "item_ids.npy", allow_pickle=False) for model in (source, target)]
-    return np.intersect1d(read_withdrawn(source, ids[0]), ids[1])
+    known = set(ModelFolder(target).item_ids.tolist())
+    return [item for item in ModelFolder(source).withdrawn() if item in known]
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.recommend.predict import rejected_path
 from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.recommend.requests import Request, read_requests
@@ -29,7 +29,7 @@ def requests_answered(predictions: Path, requests: Path) -> dg.AssetCheckResult:
 
 def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:
     """Every list holds items of the model, each once."""
-    known = np.load(model_dir / ITEM_IDS, allow_pickle=False)
+    known = ModelFolder(model_dir).item_ids
     listed = listed_items(predictions)
     unknown = listed.height - int(np.isin(listed["item_id"].to_numpy(), known).sum())
     repeated = listed.height - listed.unique(["row", "item_id"]).height

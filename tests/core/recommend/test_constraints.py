@@ -171,7 +171,7 @@ def test_attributes_of_another_catalogue_are_refused(tmp_path: Path, catalog_of:
     }  # fmt: skip
     table.save(tmp_path)
     assert ItemTable.load(tmp_path, ids) == table
-    assert ItemAttributes(table).brand.present.tolist() == [True, True, False]
+    assert ItemAttributes(table).attribute("brand").present.tolist() == [True, True, False]
     with pytest.raises(GenrecError, match="does not hold the items of the model"):
         ItemTable.load(tmp_path, ids[::-1])
 
