@@ -13,8 +13,9 @@ import numpy as np
 
 from genrec_core.bundle.model_folder import WITHDRAWN
 from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import MANIFEST, locked_place, read_json, verify_manifest
+from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.storage.folders import refresh_shared, write_shared
+from genrec_core.storage.locks import locked_place
 
 _SHOWN = 5
 

@@ -34,16 +34,12 @@ Entry = tuple[str, int, bool, Callable[[], IO[bytes] | None]]  # name, bytes, wh
 
 @contextmanager
 def opened_source(source: str, names: tuple[str, ...], sha256: str | None = None) -> Iterator[Path]:
-    """Yield the folder that holds all files ``names``.
+    """Yield the folder that holds all files ``names``; nothing else is unpacked from an archive.
 
     Args:
         source: a folder, an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), an http(s) URL of one, or
             ``s3://bucket/prefix``. The files lie at its top, in ``beauty/`` or in any one other sub-folder.
-        names: the files' names; nothing else is unpacked from an archive.
         sha256: sha256 that the archive must have; None: any.
-
-    Raises:
-        GenrecError: there is no such source, it is no archive, its sha256 differs, or the files are not in it.
     """
     shown = without_secrets(source)
     with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
@@ -70,18 +66,10 @@ def errors_naming(shown: str, *places: Path) -> Iterator[None]:
 
 
 def fingerprint(source: str) -> str | None:
-    """Hash what shows, without reading the data, that the data may have changed.
+    """Hash what shows, without reading the data, that the data may have changed; None while files are being written.
 
-    Args:
-        source: as for :func:`opened_source`. A folder is known by name, size and time of the files in it and up to two
-            levels below; a URL by ``ETag``, ``Last-Modified`` and ``Content-Length``; an s3:// prefix by name, size
-            and ETag of its objects.
-
-    Returns:
-        A hash; None where a file changed within the last ten seconds, so is still being written.
-
-    Raises:
-        GenrecError: there is no such source, or the server sends none of these headers.
+    A folder is known by name, size and time of the files in it and up to two levels below; a URL by ``ETag``,
+    ``Last-Modified`` and ``Content-Length``; an s3:// prefix by name, size and ETag of its objects.
     """
     if is_url(source):
         state: list[object] = server_state(source)

@@ -37,11 +37,7 @@ def is_url(source: str) -> bool:
 
 
 def download(url: str, target: Path) -> None:
-    """Fetch ``url``, http(s), to the file ``target``; ``user:password@`` in it is sent to that server alone.
-
-    Raises:
-        GenrecError: it cannot be fetched, ends too early, or is too large; names the address without its secrets.
-    """
+    """Fetch ``url``, http(s), to the file ``target``; ``user:password@`` in it is sent to that server alone."""
     with _response(url, "GET", "cannot be downloaded") as response, target.open("wb") as file:
         length = response.headers.get("Content-Length")
         arrived = 0
@@ -55,11 +51,7 @@ def download(url: str, target: Path) -> None:
 
 
 def server_state(url: str) -> list[object]:
-    """The headers that change with the content.
-
-    Raises:
-        GenrecError: the server does not answer, or sends none of these headers.
-    """
+    """The headers that change with the content; an error if the server sends none of them."""
     with _response(url, "HEAD", "the server does not answer") as response:
         state: list[object] = [response.headers.get(name) for name in _VALIDATORS]
     if not any(state):

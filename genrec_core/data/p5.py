@@ -32,15 +32,12 @@ _ITEM_COLUMNS = {
 
 
 def read_items(raw: Path) -> pl.DataFrame:
-    """Read the items of ``datamaps.json``, sorted by id, with what ``meta.json.gz`` says of them.
+    """Read the items of ``datamaps.json``, sorted by id, with the fields of their lines in ``meta.json.gz``.
 
     Returns:
-        ``item_id`` Int64, ``title``, ``brand``, ``categories`` ("A > B > C", several paths joined by "; "),
-        ``price`` Float64 and ``description``, each null where absent, ``source_id`` (the asin), and ``described``:
-        whether the item has a line in ``meta.json.gz``.
-
-    Raises:
-        GenrecError: a file does not parse; names the file and the line.
+        ``item_id`` Int64; ``title``, ``brand``, ``categories`` ("A > B > C", several paths joined by "; "), ``price``
+        Float64 and ``description``, each null where absent; ``source_id``, the asin; ``described``: whether there is
+        such a line.
     """
     ids_by_asin = _item_ids(raw / DATAMAPS)
     fields_by_asin: dict[str, dict[str, Any]] = {}
@@ -61,11 +58,7 @@ def read_items(raw: Path) -> pl.DataFrame:
 
 
 def read_histories(raw: Path) -> pl.DataFrame:
-    """Read ``sequential_data.txt``: ``user_id`` Utf8 and ``item_ids`` List(Int64), oldest first, in file order.
-
-    Raises:
-        GenrecError: the file is empty, an item id is no positive integer, a user has no item, or a user comes twice.
-    """
+    """Read ``sequential_data.txt``: ``user_id`` Utf8 and ``item_ids`` List(Int64), oldest first, in file order."""
     path = raw / SEQUENCES
     items_by_user: dict[str, list[int]] = {}
     faults: list[str] = []
@@ -85,11 +78,7 @@ def read_histories(raw: Path) -> pl.DataFrame:
 
 
 def require_known_items(raw: Path, items: pl.DataFrame, histories: pl.DataFrame) -> None:
-    """Refuse histories with items that ``datamaps.json`` lacks.
-
-    Raises:
-        GenrecError: there is such an item; names the user and the item.
-    """
+    """Refuse histories with items that ``datamaps.json`` lacks; the error names the user and the item."""
     pairs = histories.explode("item_ids")
     unknown = pairs.join(items, left_on="item_ids", right_on="item_id", how="anti", maintain_order="left")
     if len(unknown):

@@ -61,8 +61,7 @@ def receive_raw(place: str | None, target: Path, sha256: str | None = None, form
         form: a name of ``SOURCES``.
 
     Returns:
-        ``source`` without passwords, ``files`` (bytes and sha256 by name), and the counts ``users``, ``items``,
-        ``interactions``, ``items_without_meta`` and ``items_with_unreadable_letters``.
+        ``source`` without passwords, ``files`` (bytes and sha256 by name), and counts of what is in them.
 
     Raises:
         GenrecError: a file is missing or empty, or a line does not parse; names the user's own file and the line.
@@ -80,13 +79,9 @@ def receive_raw(place: str | None, target: Path, sha256: str | None = None, form
 
 
 def load_tables(raw: Path, form: str = "p5") -> Tables:
-    """The tables of a folder of raw files.
+    """The tables of a folder of raw files, as :func:`receive_raw` stored them.
 
-    They are read as :func:`receive_raw` stored them. The raw files are parsed only where it stored none, or where they
-    have changed since.
-
-    Raises:
-        GenrecError: a line does not parse; names the file and the line.
+    The raw files are parsed only if it stored none, or if they have changed since; an error names the file and line.
     """
     source = SOURCES[form]
     if (raw / PROVENANCE).is_file() and read_json(raw / PROVENANCE)["files"] == _file_facts(raw, source):
@@ -95,14 +90,9 @@ def load_tables(raw: Path, form: str = "p5") -> Tables:
 
 
 def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
-    """The item catalogue of a folder of raw files, sorted by id.
+    """The item catalogue of a folder of raw files, sorted by id: ``item_id``, the text fields, and ``text``.
 
-    Returns:
-        The items' ``item_id`` and text fields, and ``text``, which is never empty: an item of which nothing is known
-        gets its ``source_id``.
-
-    Raises:
-        GenrecError: a line does not parse, or the template names a field that does not exist.
+    ``text`` is never empty: an item of which nothing is known gets its ``source_id``.
     """
     items, parts = load_tables(raw).items, template_parts(settings.text_template)
     rows = [

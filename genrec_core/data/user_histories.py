@@ -9,11 +9,7 @@ from genrec_core.errors import GenrecError
 
 
 def read_user_histories(path: Path) -> pl.DataFrame:
-    """Read ``user_id`` and ``item_ids`` from a parquet file, a folder with one, or a folder of raw files.
-
-    Raises:
-        GenrecError: there is none, or its columns are others.
-    """
+    """Read ``user_id`` and ``item_ids`` from a parquet file, a folder with one, or a folder of raw files."""
     if (path / SEQUENCES).is_file():
         return read_histories(path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
