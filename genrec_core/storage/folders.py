@@ -58,7 +58,7 @@ class Version:
 
 
 def storage_root(place: str | None = None) -> Path:
-    """The absolute path of a storage; for an ``s3://`` address its mirror below ``GENREC_MIRROR`` (``.genrec/mirror``).
+    """The absolute path of a storage; an ``s3://`` address has a mirror below ``GENREC_MIRROR`` (``.genrec/mirror``).
 
     Args:
         place: a folder or ``s3://bucket/prefix``; None: ``GENREC_STORAGE``, or ``.genrec/storage`` if that is unset.
@@ -110,7 +110,9 @@ def version_folder(asset: str, version: str, root: Path | None = None) -> Path:
     root = root or storage_root()
     _require_plain_name(version, root / asset)
     if not _obtain(asset, version, root):
-        raise GenrecError(f"{root / asset}: no version {version}; it was removed, or lies in another storage")
+        raise GenrecError(
+            f"{root / asset}: no version {version} of {asset}; it was removed, or lies in another storage"
+        )
     return root / asset / version
 
 
