@@ -61,7 +61,7 @@ def receive_raw(place: str | None, target: Path, sha256: str | None = None, form
         form: a name of ``SOURCES``.
 
     Returns:
-        ``source`` without passwords, ``files`` (bytes and sha256 by name), and counts of what is in them.
+        ``source`` without passwords, ``form``, ``files`` (bytes and sha256 by name), and counts of their content.
 
     Raises:
         GenrecError: a file is missing or empty, or a line does not parse; names the user's own file and the line.
@@ -70,21 +70,22 @@ def receive_raw(place: str | None, target: Path, sha256: str | None = None, form
     with atomic_folder(target) as folder:
         if place is None:
             write_sample(folder)
-            return {"source": "embedded sample", **_store_tables(folder, source)}
+            return {"source": "embedded sample", **_store_tables(folder, form)}
         with opened_source(place, source.files, sha256) as opened:
             for name in source.files:
                 shutil.copyfile(opened / name, folder / name)
             with errors_naming(str(opened), folder):
-                return {"source": without_secrets(place), **_store_tables(folder, source)}
+                return {"source": without_secrets(place), **_store_tables(folder, form)}
 
 
-def load_tables(raw: Path, form: str = "p5") -> Tables:
+def load_tables(raw: Path) -> Tables:
     """The tables of a folder of raw files, as :func:`receive_raw` stored them.
 
     The raw files are parsed only if it stored none, or if they have changed since; an error names the file and line.
     """
-    source = SOURCES[form]
-    if (raw / PROVENANCE).is_file() and read_json(raw / PROVENANCE)["files"] == _file_facts(raw, source):
+    stored = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
+    source = SOURCES[stored.get("form", "p5")]
+    if stored and stored["files"] == _file_facts(raw, source):
         return Tables(pl.read_parquet(raw / ITEMS), pl.read_parquet(raw / HISTORIES))
     return Tables(source.read_items(raw), source.read_histories(raw))
 
@@ -101,15 +102,16 @@ def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**items.drop("source_id", "described").schema, "text": pl.String})
 
 
-def _store_tables(folder: Path, source: Source) -> dict[str, Any]:
+def _store_tables(folder: Path, form: str) -> dict[str, Any]:
     """Parse the raw files in ``folder``, store their tables beside them, and count what is in them."""
-    tables = Tables(source.read_items(folder), source.read_histories(folder))
-    source.require_known_items(folder, *tables)
-    items, histories = tables
+    source = SOURCES[form]
+    items, histories = source.read_items(folder), source.read_histories(folder)
+    source.require_known_items(folder, items, histories)
     items.write_parquet(folder / ITEMS)
     histories.write_parquet(folder / HISTORIES)
     texts = [name for name in TEXT_FIELDS if items.schema[name] == pl.String]
     facts = {
+        "form": form,
         "files": _file_facts(folder, source),
         "users": histories.height,
         "items": items.height,
@@ -124,5 +126,5 @@ def _store_tables(folder: Path, source: Source) -> dict[str, Any]:
 
 
 def _file_facts(raw: Path, source: Source) -> dict[str, dict[str, Any]]:
-    paths = [raw / name for name in source.files]
+    paths = [raw / name for name in source.files if (raw / name).is_file()]
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
