@@ -13,7 +13,7 @@ LOCK = ".lock"  # the file that locks the folder it lies in; it stays there
 
 @contextmanager
 def locked(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold the lock of the lock file ``path``, which is made in a folder that is there.
+    """Hold the lock of the lock file ``path``, which is made with its folder if it is not there.
 
     Args:
         busy: the text of the error if another process or thread holds the lock; None: wait for it.
