@@ -83,7 +83,7 @@ def load_tables(raw: Path) -> Tables:
 
     The raw files are parsed only if it stored none, or if they have changed since; an error names the file and line.
     """
-    stored = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
+    stored: dict[str, Any] = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
     source = SOURCES[stored.get("form", "p5")]
     if stored and stored["files"] == _file_facts(raw, source):
         return Tables(pl.read_parquet(raw / ITEMS), pl.read_parquet(raw / HISTORIES))
