@@ -28,7 +28,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph, read_array
 from genrec_core.quantization.semantic_ids import SemanticIds, extend_ids
 from genrec_core.settings import Settings
-from genrec_core.storage.artifacts import atomic_folder, locked_place, read_json, verify_manifest, write_manifest
+from genrec_core.storage.artifacts import atomic_folder, read_json, verify_manifest, write_manifest
+from genrec_core.storage.locks import locked_place
 
 
 class AdditionSettings(Settings):

@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 from genrec_core.data import p5
-from genrec_core.data.p5 import RAW_FILES, describe_raw, read_catalog, read_histories, receive_raw
+from genrec_core.data.p5 import RAW_FILES, read_histories
+from genrec_core.data.sources import read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
 
@@ -124,7 +125,7 @@ def test_the_text_template_is_a_setting(tmp_path):
 )
 def test_a_faulty_history_is_named_by_line(tmp_path, sequences, message):
     with pytest.raises(GenrecError, match=message):
-        describe_raw(write_raw(tmp_path, [], sequences))
+        receive_raw(str(write_raw(tmp_path / "raw", [], sequences)), tmp_path / "received")
 
 
 @pytest.mark.parametrize(
@@ -202,8 +203,8 @@ def test_the_sample_is_received_where_no_source_is_named(tmp_path):
     assert (provenance["users"], provenance["items"]) == (5000, 2000)
 
 
-def test_real_beauty_has_its_published_size(beauty_folder):
-    provenance = describe_raw(beauty_folder)
+def test_real_beauty_has_its_published_size(beauty_folder, tmp_path):
+    provenance = receive_raw(str(beauty_folder), tmp_path / "received")
     assert [provenance[key] for key in ("users", "items", "interactions")] == [22363, 12101, 198502]
     catalog = read_catalog(beauty_folder, CatalogSettings())
     assert catalog["item_id"].to_list() == list(range(1, 12102))
