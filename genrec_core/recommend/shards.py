@@ -1,4 +1,4 @@
-"""Divides a request file among runs that know nothing of each other."""
+"""Divides a request file among independent runs."""
 
 import math
 import re
@@ -26,12 +26,12 @@ class Shard:
         """Read ``i/n``, for example ``2/8``.
 
         Raises:
-            GenrecError: it is no such pair, or i is not in 1..n, or n is above 100,000.
+            GenrecError: the text is not such a pair, i is not in 1..n, or n is above 100,000.
         """
-        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip(), re.ASCII)
-        if found is None:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip(), re.ASCII)
+        if match is None:
             raise GenrecError(f"shard {text!r:.60}: write i/n, for example 2/8 for the second of eight parts")
-        number, count = int(found[1]), int(found[2])
+        number, count = int(match[1]), int(match[2])
         if not 1 <= number <= count <= MOST_SHARDS:
             raise GenrecError(f"shard {text!r:.60}: i counts from 1 to n, and n is {MOST_SHARDS} at most")
         return cls(number, count)
