@@ -21,7 +21,7 @@ from genrec_core.recommend.prediction_files import is_parquet, open_predictions
 from genrec_core.recommend.recommender import Ranking, Recommender
 from genrec_core.recommend.rejected_lines import NothingServedError, RejectedLines
 from genrec_core.recommend.remote_ranking import RankingRun, RemoteRanking
-from genrec_core.recommend.requests import Rejected, Request, count_lines, has_integer_users, read_requests
+from genrec_core.recommend.requests import Rejected, Request, count_lines, form_of, read_requests
 from genrec_core.recommend.shards import Shard
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import atomic_file, is_stream
@@ -154,8 +154,8 @@ def predict_file(
     rejected = RejectedLines(None if is_stream(output) else rejected_path(output), blocks.rejected_before)
     try:
         with rejected, atomic_file(output) as part:
-            header = shard is None or shard.number == 1
-            with open_predictions(part, output, settings.top_k, header, has_integer_users(source)) as write:
+            header, integer_users = shard is None or shard.number == 1, form_of(source).has_integer_users(source)
+            with open_predictions(part, output, settings.top_k, header, integer_users) as write:
                 for block, ranking in _progress(_ranked(recommender, run, blocks, remote), blocks, show_progress):
                     for line in block.malformed:
                         rejected.add(line)

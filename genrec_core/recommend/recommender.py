@@ -106,7 +106,7 @@ class Recommender:
         self.popular_rows = popularity_order(popularity)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
-        # By length; -1 for an empty history.
+        # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
         rows = None if withdrawn is None else self._rows_of(withdrawn)
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, rows)
@@ -186,7 +186,7 @@ class Recommender:
             top_k: items a user.
             beams: beams of the search, at least ``top_k``; None for ``top_k``, and at least 50. Filters are exact masks
                 inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
-            exclude_seen: leave out the items of the user's own history, all of it.
+            exclude_seen: leave out all items of the user's own history.
             ranking: ``generative`` orders items by the probability of their code, ``dense`` by the dense head,
                 ``hybrid`` by a mix of both whose weight was chosen on validation. A model without a dense head knows
                 only ``generative``; ``hybrid`` then means the same.

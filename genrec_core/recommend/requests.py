@@ -1,6 +1,6 @@
 """Requests, and how a file of them is read, whatever its form.
 
-A form of file is a module with the functions of :class:`RequestForm`; :func:`_form_of` chooses it by the file's name.
+A form of file is a module with the functions of :class:`RequestForm`; :func:`form_of` chooses it by the file's name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +69,7 @@ def read_requests(path: Path, check: Check | None = None, lines: range | None = 
         GenrecError: the file cannot be read, lacks a column, or (where all lines are read) holds no request line.
     """
     empty = True
-    for outcome in _form_of(path).read(path, check, lines):
+    for outcome in form_of(path).read(path, check, lines):
         empty = False
         yield outcome
     if empty and lines is None:
@@ -78,15 +78,10 @@ def read_requests(path: Path, check: Check | None = None, lines: range | None = 
 
 def count_lines(path: Path) -> int:
     """Lines of a request file; an empty one is an error."""
-    count = _form_of(path).count_lines(path)
+    count = form_of(path).count_lines(path)
     if not count:
         raise _no_requests(path)
     return count
-
-
-def has_integer_users(path: Path) -> bool:
-    """Whether the file holds user ids as integers of at most 64 bits, not as text."""
-    return _form_of(path).has_integer_users(path)
 
 
 def constraints_of(cells: Mapping[str, Any]) -> Constraints:
@@ -115,7 +110,8 @@ def _stripped(cell: Any) -> Any:
     return cell.strip() if isinstance(cell, str) else cell
 
 
-def _form_of(path: Path) -> RequestForm:
+def form_of(path: Path) -> RequestForm:
+    """The module that reads a file, chosen by its name."""
     if is_parquet(path):
         from genrec_core.recommend import parquet_requests  # needs polars
 

@@ -11,11 +11,9 @@ MOST_SHARDS = 100_000
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a request file: consecutive lines, so that the parts' outputs in order are the whole file's.
+    """Part ``number`` of ``count`` parts of a request file, from 1.
 
-    Args:
-        number: from 1 to ``count``.
-        count: parts in all.
+    A part is a range of lines, so that the outputs of all parts, joined in order, are the output of the whole file.
     """
 
     number: int
@@ -37,11 +35,9 @@ class Shard:
         return cls(number, count)
 
     def lines(self, total: int, block: int) -> range:
-        """The line numbers of this part, from 1.
+        """The line numbers of this part, from 1, of ``total`` lines.
 
-        Args:
-            total: lines of the file.
-            block: lines that are decoded together and never divided, so that no row depends on the parts.
+        ``block`` lines are decoded together and never divided, so that no row depends on the number of parts.
         """
         blocks = math.ceil(total / block)
         first, end = (math.ceil(blocks * part / self.count) * block for part in (self.number - 1, self.number))
