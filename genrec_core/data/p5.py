@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from genrec_core.data.archive import named_as_given, opened_source
+from genrec_core.data.ids import item_id_of, item_ids_of
 from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts, text_fields
 from genrec_core.data.sample import write_sample
 from genrec_core.data.text_files import require_utf8, utf8_lines, utf8_text, without_halves
@@ -115,10 +116,12 @@ def _add_history(users: dict[str, list[int]], fields: list[str]) -> None:
         raise ValueError(f"user {user} is there already")
     if not items:
         raise ValueError(f"user {user} has no item")
-    wrong = [item for item in items if not (item.isascii() and item.isdigit() and int(item) > 0)]
-    if wrong:
-        raise ValueError(f"user {user}: {wrong[0]!r} is no positive integer")
-    users[user] = [int(item) for item in items]
+    try:
+        users[user] = item_ids_of(items)
+    except GenrecError as error:
+        raise ValueError(f"user {user}: {error}") from error
+    if min(users[user]) < 1:
+        raise ValueError(f"user {user}: item {min(users[user])} is not a positive integer")
 
 
 def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
@@ -159,8 +162,8 @@ def _item_ids(raw: Path) -> dict[str, int]:
     if not isinstance(content, dict) or not isinstance(content.get("item2id"), dict) or not content["item2id"]:
         raise GenrecError(f"{path}: holds no 'item2id' object; it maps each asin to a positive integer id")
     try:
-        item_ids = {str(asin): int(item_id) for asin, item_id in content["item2id"].items()}
-    except (TypeError, ValueError) as error:
+        item_ids = {str(asin): item_id_of(item_id) for asin, item_id in content["item2id"].items()}
+    except GenrecError as error:
         raise GenrecError(f"{path}: item2id: {error}; every id is a positive integer") from error
     if min(item_ids.values()) < 1 or len(set(item_ids.values())) < len(item_ids):
         raise GenrecError(f"{path}: item2id: every id is a positive integer and belongs to one asin")
