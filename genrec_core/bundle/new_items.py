@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.data.ids import item_id_of, item_ids_of
 from genrec_core.data.item_text import render_text, template_parts, text_fields
 from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
@@ -75,9 +76,12 @@ def read_item_ids(path: Path) -> np.ndarray:
         raise
     except (OSError, ValueError) as error:  # no JSON, or a number of thousands of digits
         raise GenrecError(f"{path}: cannot be read as JSON ({error}); give an array of integer item ids") from error
-    if not isinstance(ids, list) or not all(type(item) is int and abs(item) < 1 << 63 for item in ids):
+    if not isinstance(ids, list) or any(isinstance(item, str) for item in ids):
         raise GenrecError(f"{path}: no array of integers of 64 bits; give one id for each vector")
-    return np.array(ids, dtype=np.int64)
+    try:
+        return np.array(item_ids_of(ids), dtype=np.int64)
+    except GenrecError as error:
+        raise GenrecError(f"{path}: no array of integers of 64 bits ({error}); give one id a vector") from error
 
 
 def read_vectors(path: Path) -> np.ndarray:
@@ -126,8 +130,7 @@ def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def _item_id(entry: dict[str, Any], path: Path, number: int) -> int:
-    value = entry.get("item_id")
     try:
-        return int(np.int64(int(str(value))))
-    except (ValueError, OverflowError) as error:
-        raise GenrecError(f"{path}, line {number}: item_id is {value!r}; give each item an integer id") from error
+        return item_id_of(entry.get("item_id"))
+    except GenrecError as error:
+        raise GenrecError(f"{path}, line {number}: {error}; give each item an integer item_id") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from genrec_core.data.ids import item_id_of, item_ids_of
 from genrec_core.data.item_text import TEXT_FIELDS, text_fields
 from genrec_core.data.text_files import require_utf8, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
@@ -94,10 +95,13 @@ def _add_history(items_by_user: dict[str, list[int]], user: str, *items: str) ->
         raise ValueError(f"user {user} is there already")
     if not items:
         raise ValueError(f"user {user} has no item")
-    for item in items:
-        if not (item.isascii() and item.isdigit() and int(item) > 0):
-            raise ValueError(f"user {user}: {item!r} is no positive integer")
-    items_by_user[user] = [int(item) for item in items]
+    try:
+        item_ids = item_ids_of(items)
+    except GenrecError as error:
+        raise ValueError(f"user {user}: {error}") from error
+    if min(item_ids) < 1:
+        raise ValueError(f"user {user}: item {min(item_ids)} is not a positive integer")
+    items_by_user[user] = item_ids
 
 
 def _item_ids(path: Path) -> dict[str, int]:
@@ -113,8 +117,8 @@ def _item_ids(path: Path) -> dict[str, int]:
     if not isinstance(content, dict) or not isinstance(content.get("item2id"), dict) or not content["item2id"]:
         raise GenrecError(f"{path}: holds no 'item2id' object; it maps each asin to a positive integer id")
     try:
-        item_ids = {str(asin): int(item_id) for asin, item_id in content["item2id"].items()}
-    except (TypeError, ValueError) as error:
+        item_ids = {str(asin): item_id_of(item_id) for asin, item_id in content["item2id"].items()}
+    except GenrecError as error:
         raise GenrecError(f"{path}: item2id: {error}; every id is a positive integer") from error
     if min(item_ids.values()) < 1 or len(set(item_ids.values())) < len(item_ids):
         raise GenrecError(f"{path}: item2id: every id is a positive integer and belongs to one asin")

@@ -12,7 +12,6 @@ import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.recommend.predict import rejected_path
-from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.recommend.requests import Request, read_requests
 from genrec_dagster.checks.serving import listed_items, predicted
 from genrec_dagster.checks.verdict import verdict
@@ -39,13 +38,7 @@ def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:
 
 def readable(requests: Path) -> Iterator[Request]:
     """The requests of a file that can be read; whether their constraints can be met is not looked at."""
-    if is_parquet(requests):
-        from genrec_core.recommend.parquet_requests import read_parquet_requests
-
-        outcomes = read_parquet_requests(requests)
-    else:
-        outcomes = read_requests(requests)
-    return (outcome for outcome in outcomes if isinstance(outcome, Request))
+    return (outcome for outcome in read_requests(requests) if isinstance(outcome, Request))
 
 
 def _rejected_lines(path: Path) -> set[int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import padded
-from genrec_core.recommend.prediction_files import CsvPredictions
+from genrec_core.recommend.prediction_files import csv_predictions
 from genrec_core.recommend.recommender import IN_TURN, Recommender
 from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
 from tests.benchmarks.trie import VOCABULARY, branching_codes
@@ -135,9 +135,8 @@ def _written(top_k: int) -> tuple[float, float]:
     users, counts = [str(10**9 + row) for row in range(_ROWS)], np.full(_ROWS, top_k)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.csv"
-        writer = CsvPredictions(path, top_k, header=False)
-        seconds, _ = _timed(lambda: writer.write(users, items, counts))
-        writer.close()
+        with csv_predictions(path, top_k, header=False) as write:
+            seconds, _ = _timed(lambda: write(users, items, counts))
         return seconds / _ROWS, os.stat(path).st_size / _ROWS
 
 

@@ -85,7 +85,7 @@ def test_a_fault_is_named_in_the_file_that_the_user_knows(tmp_path, where):
     write_raw(tmp_path / "raw" / where, ["{'asin': 'A'}"], "1 x\n")
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "raw")
     for source in (str(tmp_path / "raw"), archive):
-        with pytest.raises(GenrecError, match=f"^{source}/{where}sequential_data.txt: line 1: user 1: 'x'"):
+        with pytest.raises(GenrecError, match=f"^{source}/{where}sequential_data.txt: line 1: user 1: item 'x'"):
             receive_raw(source, tmp_path / "received")
 
 
@@ -115,10 +115,10 @@ def test_the_text_template_is_a_setting(tmp_path):
 @pytest.mark.parametrize(
     ("sequences", "message"),
     [
-        ("1 1 2\n2 1 x\n", r"line 2: user 2: 'x' is no positive integer"),
+        ("1 1 2\n2 1 x\n", r"line 2: user 2: item 'x' is not an integer id"),
         ("1 1\n1 2\n", r"line 2: user 1 is there already"),
         ("1\n", r"line 1: user 1 has no item"),
-        ("1 0\n", r"'0' is no positive integer"),
+        ("1 0\n", r"item 0 is not a positive integer"),
         ("\n", r"holds no history"),
         ("1 1 7\n", r"item 7 is not in item2id"),
     ],
