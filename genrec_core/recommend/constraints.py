@@ -1,4 +1,4 @@
-"""Which items may be recommended: allow and deny lists and a rule, as masks on the catalogue and on its trie."""
+"""Which items may be recommended: allow and deny lists and a rule, as masks on the catalogue."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -11,9 +11,8 @@ from genrec_core.bundle.item_attributes import ItemAttributes
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.byte_cache import ByteCache
 from genrec_core.recommend.rules import Rule
-from genrec_core.search.trie import CodeTrie, LiveLeaves
 
-_MASK_BYTES, _LIVE_BYTES = 64 << 20, 256 << 20
+_MASK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -152,26 +151,3 @@ class CatalogueMasks:
         if self.available is None or mask is None:
             return self.available if mask is None else mask
         return mask & self.available if (mask & ~self.available).any() else mask
-
-
-class MaskedTrie(CodeTrie):
-    """A trie that propagates each mask upward once, however many batches use it.
-
-    The masks that :meth:`genrec_core.recommend.recommender.Recommender.allowed` gives are read-only, and known by their
-    identity; the leaves below each node for a mask that its owner could change are counted anew each time.
-    """
-
-    def live_leaves(self, allowed: np.ndarray | None) -> LiveLeaves:
-        """The allowed leaves below each node; see :meth:`CodeTrie.live_leaves`."""
-        if allowed is None or allowed.flags.writeable:
-            return super().live_leaves(allowed)
-
-        def kept() -> tuple[np.ndarray, LiveLeaves]:
-            return allowed, super(MaskedTrie, self).live_leaves(allowed)  # a kept mask's identity is not given again
-
-        counts = 4 * sum(self.nodes(depth) for depth in range(self.depth + 1))  # bytes, once every depth was asked for
-        return self._kept.get(id(allowed), kept, lambda _: counts)[1]
-
-    @cached_property
-    def _kept(self) -> ByteCache[tuple[np.ndarray, LiveLeaves]]:
-        return ByteCache(_LIVE_BYTES)

@@ -28,10 +28,11 @@ from genrec_core.data.lengths import length_class
 from genrec_core.data.popularity import popularity_order
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import default_threads, read_array
-from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
+from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
 from genrec_core.search.neighbors import TextNeighbors
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RankingMode
 from genrec_core.storage.artifacts import verify_manifest
 
@@ -110,7 +111,7 @@ class Recommender:
         withdrawn: np.ndarray | None = None,
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
-        self.trie = MaskedTrie.build(codes, level_sizes)
+        self.trie = CodeTrie.build(codes, level_sizes)
         self.popular_rows = popularity_order(popularity)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
@@ -253,8 +254,7 @@ class Recommender:
     ) -> np.ndarray | None:
         """Which catalogue rows may be recommended, bool [n_items], read-only; None where all may.
 
-        Masks are kept by the content of the constraints, and what the search derives from a mask is kept with it:
-        asking again for the same ones costs next to nothing. Ids that the catalogue does not hold are passed over.
+        Masks are kept by the content of the constraints: asking again for the same ones costs next to nothing. Ids that the catalogue does not hold are passed over.
 
         Args:
             allow: the only item ids to recommend; None for all.
