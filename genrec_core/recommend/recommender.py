@@ -254,7 +254,8 @@ class Recommender:
     ) -> np.ndarray | None:
         """Which catalogue rows may be recommended, bool [n_items], read-only; None where all may.
 
-        Masks are kept by the content of the constraints: asking again for the same ones costs next to nothing. Ids that the catalogue does not hold are passed over.
+        Masks are kept by the content of the constraints: asking again for the same ones costs next to nothing. Ids
+        that the catalogue does not hold are passed over.
 
         Args:
             allow: the only item ids to recommend; None for all.
