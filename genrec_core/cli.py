@@ -433,7 +433,7 @@ def _add_text_encoder(command: argparse.ArgumentParser) -> None:
 def _assign_ids(options: argparse.Namespace) -> None:
     from genrec_core.bundle.new_items import read_item_ids, read_vectors
     from genrec_core.engines.engine import open_engine
-    from genrec_core.quantization.semantic_ids import assign_ids
+    from genrec_core.quantization.new_items import assign_ids
     from genrec_core.settings import engine_from_environment
     from genrec_core.storage.folders import latest
 

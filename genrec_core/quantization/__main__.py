@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
-from genrec_core.quantization.semantic_ids import build_semantic_ids
+from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import read_json
 

@@ -1,8 +1,8 @@
-"""k-means on torch for one level, with the same result on any number of ranks.
+"""k-means on torch for one level, with the same result on any number of processes.
 
-Each rank holds whole blocks of rows. Whatever is summed over rows (cluster sums, errors, sampling weights) is summed as
-64-bit integers in fixed point, where the order of additions does not matter; a float sum would depend on how the rows
-are dealt out. Distances are float32 in blocks, so memory does not grow with rows x centroids.
+Each process holds whole blocks of rows. All sums over rows (clusters, errors, sampling weights) are sums of 64-bit
+fixed-point integers, because the order of integer additions does not matter. Distances are float32 in blocks, so memory
+does not grow with rows x centroids.
 
 Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
 """
@@ -17,29 +17,21 @@ from genrec_core.quantization.nearest import FLOAT32_MARGIN, FLOAT64_MARGIN, row
 from genrec_core.quantization.processes import BLOCK_ROWS, RowShare
 
 
-@dataclass(frozen=True)
-class Clustering:
-    """A fitted level: ``centroids`` float32 [k, dim], the same on all ranks, and the iterations it took."""
-
-    centroids: torch.Tensor
-    iterations: int
-
-
 def kmeans(
     vectors: torch.Tensor, share: RowShare, size: int, *, iterations: int, tolerance: float, rng: np.random.Generator
-) -> Clustering:
-    """Cluster the rows of all ranks.
+) -> tuple[torch.Tensor, int]:
+    """Cluster the rows of all processes.
 
     Args:
-        vectors: this rank's rows, float32 [len(share), dim].
+        vectors: the rows of this process, float32 [len(share), dim].
         share: which rows these are.
-        size: number of centroids. Where fewer rows are distinct, the centroids left over stay at zero, unused.
+        size: number of centroids. If fewer rows are distinct, the other centroids stay at zero and unused.
         iterations: Lloyd iterations at most.
-        tolerance: stop when the squared error falls by less than this share of itself and no centroid is dead.
-        rng: seeded alike on all ranks.
+        tolerance: stop if the squared error falls by less than this share and no centroid is without rows.
+        rng: with the same seed on all processes.
 
     Returns:
-        The centroids and the iterations done.
+        Centroids float32 [k, dim], the same on all processes, and the number of iterations.
     """
     scales = _Scales.of(vectors, share)
     centroids = _spread_start(vectors, share, size, scales, rng)
@@ -53,23 +45,14 @@ def kmeans(
         dead = torch.nonzero(counts == 0).flatten()
         seeds = _worst_rows(vectors, errors, share, len(dead))
         if len(seeds) == 0 and previous - error <= tolerance * error:
-            return Clustering(centroids, iteration)
+            return centroids, iteration
         centroids = torch.where((counts > 0)[:, None], means, centroids)
         centroids[dead[: len(seeds)]] = seeds
-    return Clustering(centroids, iterations)
+    return centroids, iterations
 
 
 def assign(vectors: torch.Tensor, centroids: torch.Tensor, share: RowShare) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nearest centroid and squared distance to it, of this rank's rows.
-
-    Args:
-        vectors: float32 [rows, dim].
-        centroids: float32 [k, dim].
-        share: gives the blocks of rows.
-
-    Returns:
-        Codes int64 [rows] and squared distances float64 [rows].
-    """
+    """Index int64 [rows] of the nearest centroid, and the squared distance to it, float64 [rows]."""
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     errors = torch.empty(len(vectors), dtype=torch.float64, device=vectors.device)
     for block in share.blocks():
@@ -79,12 +62,7 @@ def assign(vectors: torch.Tensor, centroids: torch.Tensor, share: RowShare) -> t
 
 
 def nearest_centroids(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    """Index int64 [n] of the nearest centroid; the rule of :mod:`genrec_core.quantization.nearest`, on torch.
-
-    Args:
-        vectors: float32 [n, dim].
-        centroids: float32 [k, dim].
-    """
+    """Index int64 [n] of the nearest centroid: :mod:`genrec_core.quantization.nearest` on torch, with equal results."""
     lengths = centroids.square().sum(dim=1)
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     rows = rows_per_block(len(centroids))

@@ -14,23 +14,21 @@ from numpy.typing import NDArray
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, require_finite_rows, text_model
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.build import build_semantic_ids, histories_version
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.files import load_array, load_fields
-from genrec_core.quantization.residual import ResidualQuantizer
+from genrec_core.quantization.quantizer import Quantizer, find_codes
 from genrec_core.quantization.semantic_ids import (
     FINGERPRINTS,
     METHOD,
     SUMMARY,
     SemanticIds,
-    build_semantic_ids,
-    find_codes,
     fingerprints,
-    histories_version,
-    next_suffixes,
     settings_of,
     stored_settings,
     write_updated,
 )
+from genrec_core.quantization.suffixes import NoSuffixLeftError, next_suffixes
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import MANIFEST, verify_manifest
 
@@ -85,12 +83,12 @@ class _Known:
         if (folder / MANIFEST).is_file():
             verify_manifest(folder)
         fit, dim = load_fields(folder / SUMMARY, "fit", "dim")
-        ids, printed = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
-        if len(printed) != len(ids.item_ids):
-            raise GenrecError(f"{folder / FINGERPRINTS}: {len(printed)} rows for {len(ids.item_ids)} items")
+        ids, hashes = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
+        if len(hashes) != len(ids.item_ids):
+            raise GenrecError(f"{folder / FINGERPRINTS}: {len(hashes)} rows for {len(ids.item_ids)} items")
         row_of = {item: row for row, item in enumerate(ids.item_ids.tolist())}
         rows = np.array([row_of.get(item, -1) for item in embeddings.item_ids.tolist()], dtype=np.int64)
-        same = (rows >= 0) & (printed[rows] == fingerprints(embeddings.raw))
+        same = (rows >= 0) & (hashes[rows] == fingerprints(embeddings.raw))
         return cls(folder, ids, fit, settings_of(folder), dim, rows, same)
 
     @property
@@ -139,17 +137,13 @@ def update_semantic_ids(
     if before is not None and why is None:
         try:
             return _kept(before, embeddings, target, engine)
-        except _NoSuffixLeftError as error:
+        except NoSuffixLeftError as error:
             why = str(error)
     if settings.refit == "never" and known is not None:
         raise refused_by_never(why)
     summary = build_semantic_ids(embeddings_folder, settings, target, histories=histories, engine=engine)
     removed = before.removed if before is not None else 0
     return Update(summary, kept=0, assigned=0, removed=removed, refitted=why)
-
-
-class _NoSuffixLeftError(GenrecError):
-    """An item cannot be told apart from those that share its code."""
 
 
 def _matched(
@@ -221,20 +215,17 @@ def _kept(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engi
 
 
 def _assigned(before: _Known, embeddings: ItemEmbeddings, engine: Engine | None) -> NDArray[np.int32]:
-    """Codes of the items that came or changed, int32 [m, levels + 1]; those that come out as they were keep theirs.
+    """Codes of new and changed items, int32 [m, levels + 1]. A changed item with the same code keeps its suffix.
 
-    Suffixes of items that are gone are not given again: what a model learned of them is not the new item's.
+    Suffixes of removed items are not given to other items: the model learned them for the removed item.
     """
     vectors, rows = embeddings.raw[~before.same], before.rows[~before.same]
     require_finite_rows(vectors, "item vectors")
-    codes = find_codes(ResidualQuantizer.load(before.folder), vectors, CollaborativeMap.load(before.folder), engine)
+    codes = find_codes(Quantizer.load(before.folder), vectors, CollaborativeMap.load(before.folder), engine)
     stored = before.ids.codes[rows]
     as_before = (rows >= 0) & (stored[:, :-1] == codes).all(axis=1)
     suffixes = stored[:, -1].copy()
-    try:
-        suffixes[~as_before] = next_suffixes(
-            before.ids, codes[~as_before], embeddings.item_ids[~before.same][~as_before]
-        )
-    except GenrecError as error:
-        raise _NoSuffixLeftError(str(error)) from error
+    new = ~as_before
+    item_ids = embeddings.item_ids[~before.same]
+    suffixes[new] = next_suffixes(before.ids.codes, codes[new], item_ids[new], before.ids.level_sizes[-1])
     return np.column_stack([codes, suffixes])

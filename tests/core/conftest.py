@@ -15,7 +15,8 @@ from genrec_core.data.histories import HistoryBatch
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.export.items import item_table
 from genrec_core.export.onnx import export_recommender
-from genrec_core.quantization.semantic_ids import SemanticIds, build_semantic_ids
+from genrec_core.quantization.build import build_semantic_ids
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import write_manifest

@@ -18,8 +18,8 @@ from genrec_core.engines import ray_engine
 from genrec_core.engines.engine import LocalEngine, open_engine
 from genrec_core.engines.ray_engine import RayEngine
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.quantizer import find_codes
 from genrec_core.quantization.residual import ResidualQuantizer
-from genrec_core.quantization.semantic_ids import find_codes
 from genrec_core.settings import EmbeddingSettings, EngineSettings, SemanticIdSettings, engine_from_environment
 
 TEXTS = [f"Title: {'nail lacquer ' * (number % 17)}{number}; Brand: OPI;" for number in range(150)]
