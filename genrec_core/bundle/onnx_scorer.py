@@ -10,7 +10,7 @@ from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph, read_array
 from genrec_core.search.neighbors import TextNeighbors
-from genrec_core.search.prefixes import Lineage
+from genrec_core.search.prefixes import BeamAncestry
 from genrec_core.storage.artifacts import read_json
 
 SETTINGS, ENCODER = "recommender.json", "history_encoder.onnx"
@@ -121,7 +121,7 @@ class OnnxSession:
         self.context, self.query, self.logits, *rest = scorer.encoder.run(scorer.outputs[0], inputs)
         layers = len(rest) // 5  # a layer has three inputs of cross-attention, a key and a value
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
-        self.lineage = Lineage(len(histories.lengths), len(scorer.prefixes))
+        self.lineage = BeamAncestry(len(histories.lengths), len(scorer.prefixes))
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""

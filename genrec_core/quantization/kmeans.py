@@ -70,12 +70,12 @@ def nearest_centroids(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.T
         block = vectors[start : start + rows]
         distances = torch.addmm(lengths, block, centroids.T, alpha=-2)  # [rows, k], short of the common |x|^2
         margin = FLOAT32_MARGIN * (block.square().sum(dim=1, keepdim=True) + lengths.max())
-        found = distances.argmin(dim=1)
+        nearest = distances.argmin(dim=1)
         close = distances <= distances.amin(dim=1, keepdim=True) + margin
         tied = torch.nonzero(close.sum(dim=1) > 1).flatten()
         if len(tied):
-            found[tied] = _nearest_exact(block[tied].double(), centroids.double())
-        codes[start : start + rows] = found
+            nearest[tied] = _nearest_exact(block[tied].double(), centroids.double())
+        codes[start : start + rows] = nearest
     return codes
 
 
@@ -103,7 +103,7 @@ class _Scales:
         return (values.double() * self.values).round_().to(torch.int64)
 
     def fixed_squares(self, squares: torch.Tensor) -> torch.Tensor:
-        # Upwards: a row that differs from its centroid at all never weighs nothing.
+        # Rounded up: a row that differs from its centroid must not get weight 0.
         return (squares.double() * self.squares).ceil_().to(torch.int64)
 
 
@@ -113,7 +113,7 @@ def _power_for(largest_sum: float) -> float:
 
 
 class _ClusterSums:
-    """Count and sum of the rows of each cluster, kept up to date by the rows that move."""
+    """Count and sum of the rows of each cluster; only rows that change their cluster are added and subtracted."""
 
     def __init__(self, vectors: torch.Tensor, share: RowShare, size: int, scales: _Scales) -> None:
         self.vectors, self.share, self.scales = vectors, share, scales
@@ -122,7 +122,7 @@ class _ClusterSums:
         self.sums = torch.zeros(size, vectors.shape[1], dtype=torch.int64, device=vectors.device)
 
     def move(self, codes: torch.Tensor) -> None:
-        """Take rows whose code changed out of their old cluster and into their new one."""
+        """Move the rows whose code changed to their new cluster."""
         for block in self.share.blocks():
             moved = torch.nonzero(codes[block] != self.codes[block]).flatten()
             if len(moved):
@@ -138,7 +138,7 @@ class _ClusterSums:
         self.counts.index_add_(0, old[had], ones[had], alpha=-1)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Counts int64 [k] and means float32 [k, dim] over all ranks; the mean of an empty cluster is 0."""
+        """Counts int64 [k] and means float32 [k, dim] over all processes; the mean of an empty cluster is 0."""
         counts, sums = self.share.sum(self.counts), self.share.sum(self.sums)
         means = sums.double() / self.scales.values / counts.clamp(min=1)[:, None]
         return counts, means.float()
@@ -166,7 +166,7 @@ def _spread_start(
 def _draw_row(
     vectors: torch.Tensor, weights: torch.Tensor, share: RowShare, rng: np.random.Generator
 ) -> torch.Tensor | None:
-    """A row of any rank, drawn in proportion to integer ``weights``; None where all weigh nothing."""
+    """A row of any process, drawn in proportion to integer ``weights``; None if all weights are 0."""
     first_block = share.start // BLOCK_ROWS
     by_block = torch.zeros(-(-share.total // BLOCK_ROWS), dtype=torch.int64, device=vectors.device)
     for index, block in enumerate(share.blocks()):
@@ -185,9 +185,9 @@ def _draw_row(
 
 
 def _worst_rows(vectors: torch.Tensor, errors: torch.Tensor, share: RowShare, count: int) -> torch.Tensor:
-    """Rows [at most count, dim] of the largest errors over all ranks, largest first, ties in row order.
+    """Rows [at most count, dim] with the largest errors over all processes, largest first, ties in row order.
 
-    Copies of a row have one error, so of each error only the first row is taken: two centroids on one spot are as one.
+    Copies of a row have the same error. Of rows with one error only the first is taken, so that no two are copies.
     """
     if count == 0:
         return vectors[:0]

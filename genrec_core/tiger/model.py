@@ -400,7 +400,7 @@ class TigerModel(WholeModel):
         setattr(self, "decode", torch.compile(self.decode, dynamic=True))  # noqa: B010 - a method, as mypy sees it
 
     def _prefixes(self, tokens: Tensor) -> Tensor:
-        """Hash of everything up to each level, int64 [..., L], as ``Lineage`` makes it; rows int64 [..., L]."""
+        """Hash of everything up to each level, int64 [..., L], as ``BeamAncestry`` makes it; rows int64 [..., L]."""
         hashes = [tokens[..., 0]]
         for level in range(1, tokens.shape[-1]):
             hashes.append((hashes[-1] * PREFIX_FACTOR + tokens[..., level]) % self.config.prefix_buckets)
