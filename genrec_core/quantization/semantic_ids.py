@@ -75,20 +75,6 @@ class SemanticIds:
         if hashes is not None:
             np.save(folder / FINGERPRINTS, hashes, allow_pickle=False)
 
-    def rows_of(self, item_ids: Sequence[int]) -> NDArray[np.int64]:
-        """The rows of items.
-
-        Raises:
-            GenrecError: an item has no semantic ID.
-        """
-        row_of = {item: row for row, item in enumerate(self.item_ids.tolist())}
-        unknown = [item for item in item_ids if item not in row_of]
-        if unknown:
-            raise GenrecError(
-                f"item {unknown[0]} has no semantic ID ({len(unknown)} such items); give it one with genrec assign-ids"
-            )
-        return np.array([row_of[item] for item in item_ids], dtype=np.int64)
-
     def _validate(self, folder: Path, fitted: int) -> None:
         if self.codes.shape != (len(self.item_ids), len(self.level_sizes)):
             raise GenrecError(

@@ -138,11 +138,11 @@ def update_semantic_ids(
     embeddings = ItemEmbeddings.load(embeddings_folder)
     before, why = _matched(known, embeddings, settings)
     if before is not None:
-        why = _what_makes_others(before, embeddings, text_model(embeddings_folder), settings)
-        why = why or _what_changed_too_much(before, settings, histories)
+        why = _why_other_codes(before, embeddings, text_model(embeddings_folder), settings)
+        why = why or _why_refit(before, settings, histories)
     if before is not None and why is None:
         try:
-            return _kept(before, embeddings, target, engine)
+            return _with_kept_codes(before, embeddings, target, engine)
         except NoSuffixLeftError as error:
             why = str(error)
     if settings.refit == "never" and known is not None:
@@ -174,7 +174,7 @@ def refused_by_never(why: object) -> GenrecError:
     )
 
 
-def _what_makes_others(
+def _why_other_codes(
     before: _Known, embeddings: ItemEmbeddings, model: str, settings: SemanticIdSettings
 ) -> str | None:
     """Why the same items would get other codes now: settings, vectors or method changed; None if they would not."""
@@ -192,9 +192,7 @@ def _what_makes_others(
     return ", ".join(reasons) or None
 
 
-def _what_changed_too_much(
-    before: _Known, settings: SemanticIdSettings, histories: "pl.DataFrame | None"
-) -> str | None:
+def _why_refit(before: _Known, settings: SemanticIdSettings, histories: "pl.DataFrame | None") -> str | None:
     """Why ``refit: auto`` fits the codebooks again although the codes could be kept; None if it does not."""
     if settings.refit == "never":
         return None
@@ -205,7 +203,7 @@ def _what_changed_too_much(
     return None
 
 
-def _kept(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engine | None) -> Update:
+def _with_kept_codes(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engine | None) -> Update:
     """Write codes for the present items; unchanged items keep theirs."""
     same, folder = before.same, before.folder
     codes = np.empty((len(same), before.ids.codes.shape[1]), dtype=np.int32)

@@ -261,14 +261,6 @@ def test_no_new_items_change_nothing(folder: Path) -> None:
     np.testing.assert_array_equal(assign_ids(folder, [], np.zeros((0, 8), np.float32)).codes, before.codes)
 
 
-def test_rows_are_found_by_item(folder: Path) -> None:
-    ids = assign_ids(folder, [2], item_vectors()[:1])
-
-    assert ids.rows_of([1, 2, 3]).tolist() == [0, ITEMS, 1]
-    with pytest.raises(GenrecError, match="item 4 has no semantic ID"):
-        ids.rows_of([1, 4])
-
-
 def _swap_ids(folder: Path) -> None:
     ids = json.loads((folder / "item_ids.json").read_text())
     (folder / "item_ids.json").write_text(json.dumps([ids[1], ids[0], *ids[2:]]))
