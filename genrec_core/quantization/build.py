@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
@@ -55,16 +56,9 @@ def build_semantic_ids(
         vectors, collaborative = with_collaborative_part(embeddings, histories, settings, group)
     quantizer = Quantizer.fit(vectors, settings, group)
     codes = find_codes(quantizer, vectors, engine=engine)  # [n, levels]
-    suffixes = suffixes_of(codes)
-    level_sizes = (*quantizer.sizes, suffix_vocabulary(int(suffixes.max())))
-    ids = SemanticIds(embeddings.item_ids, np.column_stack([codes, suffixes]), level_sizes)
-    summary = summarize(ids.codes, level_sizes) | {
-        "fitted_items": len(codes),
-        "dim": embeddings.raw.shape[1],
-        "collaborative_dims": vectors.shape[1] - embeddings.raw.shape[1],
-        "clustered_dim": vectors.shape[1],
-        **_errors(quantizer.errors_by_level(vectors, codes)),
-        "iterations": list(quantizer.iterations),
+    ids = _with_suffixes(embeddings.item_ids, codes, quantizer.sizes)
+    summary = summarize(ids.codes, ids.level_sizes) | _fit_facts(quantizer, vectors, codes, embeddings.raw.shape[1])
+    summary |= {
         "settings": stored_settings(settings),
         "fit": {
             "method": METHOD,
@@ -84,11 +78,24 @@ def build_semantic_ids(
     return summary
 
 
-def _errors(by_level: list[float]) -> dict[str, list[float]]:
-    before, *errors = by_level
+def _with_suffixes(item_ids: NDArray[np.int64], codes: NDArray[np.int32], sizes: tuple[int, ...]) -> SemanticIds:
+    suffixes = suffixes_of(codes)
+    level_sizes = (*sizes, suffix_vocabulary(int(suffixes.max())))
+    return SemanticIds(item_ids, np.column_stack([codes, suffixes]), level_sizes)
+
+
+def _fit_facts(
+    quantizer: Quantizer, vectors: NDArray[np.float32], codes: NDArray[np.int32], text_dim: int
+) -> dict[str, Any]:
+    before, *errors = quantizer.errors_by_level(vectors, codes)
     return {
+        "fitted_items": len(codes),
+        "dim": text_dim,
+        "collaborative_dims": vectors.shape[1] - text_dim,
+        "clustered_dim": vectors.shape[1],
         "mean_squared_error": errors,
         "reconstruction_error": [error / before if before > 0 else 0.0 for error in errors],
+        "iterations": list(quantizer.iterations),
     }
 
 
