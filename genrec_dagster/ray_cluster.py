@@ -21,7 +21,7 @@ class RayCluster(RayResource):  # type: ignore[misc]  # its types are not read, 
 
     @classmethod
     def at(cls, address: str | None) -> "RayCluster":
-        """The cluster at ``RAY_ADDRESS``; see :func:`genrec_core.engines.ray_engine.connected`."""
+        """The cluster at ``RAY_ADDRESS``; see :func:`genrec_core.engines.ray_engine.connect`."""
         return cls(address=address or "")
 
     @property

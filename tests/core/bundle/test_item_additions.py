@@ -30,7 +30,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
 from genrec_core.monitoring.profile import read_profile, write_profile
-from genrec_core.quantization.semantic_ids import SemanticIds, assign_ids
+from genrec_core.quantization.new_items import assign_ids
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.releases.pointer import (
     RELEASES,
@@ -237,7 +238,7 @@ def test_what_cannot_be_added_changes_nothing(ruled_dir: Path, vectors: np.ndarr
     twice = NewItems(np.array([5, 5]), ["a", "b"], [{}, {}])
     for new, given, said in (
         (one(there), vector, f"item {there} has a semantic ID already"),
-        (twice, vectors[:2], "is there twice"),
+        (twice, vectors[:2], "appears twice"),
         (one(5), vector[:, :3], "do not fit|embed the items"),
         (one(5), vector * np.nan, "not finite"),
         (many, np.repeat(vector, 100, axis=0), "suffix vocabulary holds"),
