@@ -11,9 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,23 +20,11 @@ from weakref import WeakSet
 from genrec_core.errors import GenrecError
 
 LOG = logging.getLogger("genrec.serving")
-CORES = frozenset(os.sched_getaffinity(0))  # of this process; those of the event loop change
 _END_SECONDS = 5  # for all processes of a model together; what runs on then is killed
 _POLL_SECONDS = 0.2
 _HEADER = struct.Struct("!i")  # bytes of a message, as multiprocessing.connection sends them
 _PIECE = 1 << 16  # bytes
-_batches = Counter[int]()  # that are being decoded, by core
 _decoders = WeakSet["Decoder"]()  # all of this process
-
-
-def run_on(cores: Iterable[int]) -> None:
-    """Keep the calling thread to some cores, if that is to be had."""
-    with suppress(OSError):  # it is forbidden here, or a core was taken away meanwhile
-        os.sched_setaffinity(0, cores)
-
-
-def _stay_on_idle_cores() -> None:
-    run_on({core for core in CORES if not _batches[core]} or CORES)
 
 
 @dataclass(frozen=True)
@@ -90,16 +75,14 @@ class Decoder:
 
     Args:
         model_dir: the model it opens; :meth:`ready` waits for that.
-        core: the only one that it runs on; None for any. Where there is one process a core, the kernel else lets two
-            share one for a while with the other idle, and the event loop wait behind them.
         open_seconds: within which it must have opened the model.
 
     Attributes:
         lost: the process died or hung, and none has taken its place yet.
     """
 
-    def __init__(self, model_dir: Path, core: int | None = None, open_seconds: float = math.inf) -> None:
-        self.model_dir, self.core, self.open_seconds = model_dir, core, open_seconds
+    def __init__(self, model_dir: Path, open_seconds: float = math.inf) -> None:
+        self.model_dir, self.open_seconds = model_dir, open_seconds
         self._closed = self.lost = False
         self._starting = threading.Lock()
         self._start()
@@ -109,7 +92,6 @@ class Decoder:
         ours, theirs = socket.socketpair()
         descriptor = str(theirs.fileno())
         command = [sys.executable, "-m", "genrec_core.serving.decoding", descriptor, str(self.model_dir)]
-        command += [] if self.core is None else [str(self.core)]
         # One thread each: the decoding processes share the cores already.
         environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
         with theirs:
@@ -161,8 +143,7 @@ class Decoder:
                 "this model was replaced" if self._closed else "no decoding process could be started"
             )
         try:
-            with self._decoding():
-                answered = await self._answer(f"{options}\n{json.dumps(histories)}".encode())
+            answered = await self._answer(f"{options}\n{json.dumps(histories)}".encode())
         except (EOFError, OSError) as error:
             raise DecoderLostError("a decoding process ended in the middle of a batch") from error
         head, *items = answered.split("\n")
@@ -186,23 +167,6 @@ class Decoder:
             if len(received) >= _HEADER.size:
                 wanted = _HEADER.size + _HEADER.unpack_from(received)[0]
         return received[_HEADER.size :].decode()
-
-    @contextmanager
-    def _decoding(self) -> Iterator[None]:
-        """Keep the event loop to the cores that decode nothing, if there are any, while this process has a batch.
-
-        On a core that decodes it would hold up a batch, while the idle one waited for it.
-        """
-        if self.core is None:
-            yield
-            return
-        _batches[self.core] += 1
-        _stay_on_idle_cores()
-        try:
-            yield
-        finally:
-            _batches[self.core] -= 1
-            _stay_on_idle_cores()
 
     async def replace(self) -> bool:
         """Start another process in the place of one that died or hangs.

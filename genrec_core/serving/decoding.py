@@ -1,4 +1,4 @@
-"""A process that decodes for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR [CORE]``.
+"""A process that decodes for the server: ``python -m genrec_core.serving.decoding DESCRIPTOR MODEL_DIR``.
 
 It talks over an inherited socket, in lines of JSON, and ends when the other side closes it. Signals are the
 server's business: a service manager sends SIGTERM to every process of a service, and this one may hold a batch.
@@ -16,15 +16,12 @@ from genrec_core.bundle.item_attributes import ITEMS
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Recommender
-from genrec_core.serving.decoders import run_on
 
 _EVERY_ITEM = "item_id >= 0 or item_id < 0"
 
 
-def main(descriptor: int, model_dir: Path, core: int | None = None) -> None:
-    """Open the model, say what it is, then answer batch after batch; on one core alone where it is given."""
-    if core is not None:
-        run_on([core])
+def main(descriptor: int, model_dir: Path) -> None:
+    """Open the model, say what it is, then answer batch after batch."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with Connection(descriptor) as connection:
@@ -109,4 +106,4 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -12,7 +12,7 @@ from genrec_core.bundle.model_folder import model_version
 from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import served_model
-from genrec_core.serving.decoders import CORES, Decoder, close_all
+from genrec_core.serving.decoders import Decoder, close_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage.folders import LATEST, latest
 
@@ -24,7 +24,7 @@ class ServedModel:
 
     Args:
         model_dir: the folder; links are followed at once, so that a link that moves on changes nothing.
-        threads: decoding processes, of one thread each, and each on a core of its own where there are as many.
+        threads: decoding processes, of one thread each.
         open_seconds: within which each must have opened the model, at first or in the place of another.
 
     Attributes:
@@ -37,10 +37,7 @@ class ServedModel:
     def __init__(self, model_dir: Path, threads: int, open_seconds: float = math.inf) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = model_version(self.folder)
-        cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
-        if threads == len(CORES):
-            cores = [*sorted(CORES)]
-        self.decoders = [Decoder(self.folder, core, open_seconds) for core in cores]
+        self.decoders = [Decoder(self.folder, open_seconds) for _ in range(threads)]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
             if model_version(self.folder) != self.version:

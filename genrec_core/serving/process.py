@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from genrec_core.errors import GenrecError
-from genrec_core.serving.decoders import CORES, kill_all, run_on
+from genrec_core.serving.decoders import kill_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel, release_in
 from genrec_core.settings import ServingSettings
@@ -87,8 +87,6 @@ class _Server(uvicorn.Server):
 
 async def _run(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-    # Threads begin on the cores that the event loop has at that moment.
-    loop.set_default_executor(ThreadPoolExecutor(initializer=run_on, initargs=(CORES,)))
 
     def reload() -> None:
         task = loop.create_task(_reload(holder))
