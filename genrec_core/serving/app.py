@@ -20,7 +20,7 @@ from genrec_core.serving.decoders import Decoded, DecoderLostError, UnservableEr
 from genrec_core.serving.docs_page import HEADERS, docs_page
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
-from genrec_core.serving.requests import PredictionRequest, RefusedError, parse
+from genrec_core.serving.request_body import PredictionRequest, RefusedError, parse
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")

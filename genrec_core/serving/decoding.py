@@ -72,7 +72,7 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
 
     Args:
         recommender: the model.
-        options: a request less its users; see :class:`genrec_core.serving.requests.PredictionRequest`.
+        options: a request less its users; see :class:`genrec_core.serving.request_body.PredictionRequest`.
         histories: item ids of each user, oldest first.
 
     Returns:
