@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,17 +9,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from genrec_core.errors import GenrecError
-from genrec_core.serving.batcher import Batcher, QueueFullError, Task
-from genrec_core.serving.decoders import Decoded, DecoderLostError, UnservableError
+from genrec_core.serving.batcher import Batcher, Task
+from genrec_core.serving.decoders import Answer
 from genrec_core.serving.docs_page import HEADERS, docs_page
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
-from genrec_core.serving.request_body import PredictionRequest, RefusedError, parse
+from genrec_core.serving.request_body import RETRY, PredictionRequest, RefusedError, parse
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
@@ -28,7 +28,6 @@ _LOOPBACK = ("127.0.0.1", "::1")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 _CLIENT_CLOSED = 499  # nobody reads this answer; the status is for the metrics
 _LARGE_BODY = 64 << 10  # bytes; parsing more takes long enough to keep the event loop from others
-_RETRY = {"Retry-After": "1"}
 _EXAMPLE = {"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3, 4]}]}
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -57,29 +56,17 @@ class Server:
         large = len(body) > _LARGE_BODY
         asked = await asyncio.to_thread(parse, body, self.settings) if large else parse(body, self.settings)
         with self.holder.lease() as model:
-            decoded = await self.decoded(asked, model or self.model())
-        answers = [
-            _answer(instance.user_id, outcome, place, asked.topk)
-            for instance, (outcome, place) in zip(asked.instances, decoded, strict=True)
-        ]
-        warnings = decoded[0][0].warnings
-        return _response(f'{{"predictions":[{",".join(answers)}]{_more({"warnings": warnings} if warnings else {})}')
-
-    async def decoded(self, asked: PredictionRequest, model: ServedModel) -> list[tuple[Decoded, int]]:
-        """What the batch of each user got, and the user's place in it."""
-        try:
             histories = [instance.item_ids for instance in asked.instances]
-            return await self.batcher.decode(Task(asked.options(), model), histories)
-        except QueueFullError as error:
-            raise RefusedError(503, "queue_full", "the queue is full; ask again later", headers=_RETRY) from error
-        except DecoderLostError as error:
-            LOG.exception("a batch was lost")
-            raise RefusedError(503, "decoder_lost", f"{error}; ask again later", headers=_RETRY) from error
-        except UnservableError as error:
-            if error.about == "ranking":
-                raise RefusedError(422, "cannot_rank", str(error), "ranking") from error
-            given = [name for name in ("rule", "deny", "allow") if getattr(asked, name)]
-            raise RefusedError(422, "constraint", str(error), given[0] if given else "allow") from error
+            answers = await self.batcher.decode(Task(asked.options(), model or self.model()), histories)
+        content: dict[str, Any] = {
+            "predictions": [
+                _prediction(instance.user_id, answer, asked.topk)
+                for instance, answer in zip(asked.instances, answers, strict=True)
+            ]
+        }
+        if answers[0].warnings:
+            content["warnings"] = answers[0].warnings
+        return JSONResponse(content)
 
     def authorize(self, request: Request) -> None:
         """Refuse a client without the token."""
@@ -121,14 +108,14 @@ class Server:
         model = self.holder.current
         if model is None or self.stopping:
             message = "the server is stopping" if self.stopping else "the model is not loaded yet"
-            raise RefusedError(503, "not_ready", message, headers=_RETRY)
+            raise RefusedError(503, "not_ready", message, headers=RETRY)
         return model
 
     def require_decoders(self) -> None:
         """Refuse where nobody decodes; a prediction would wait for a process that is being started."""
         if self.model().lost:
             message = "every decoding process ended, and others are being started; the log says why"
-            raise RefusedError(503, "decoder_lost", message, headers=_RETRY)
+            raise RefusedError(503, "decoder_lost", message, headers=RETRY)
 
     async def reload(self, request: Request) -> Response:
         """``POST /admin/reload``: open the model folder again if it changed."""
@@ -139,7 +126,7 @@ class Server:
             changed = await asyncio.to_thread(self.holder.load)
         except GenrecError as error:
             raise RefusedError(409, "reload_failed", f"{error}; the model before goes on serving") from error
-        return as_json({"changed": changed, **self.facts()})
+        return JSONResponse({"changed": changed, **self.facts()})
 
     def facts(self) -> dict[str, Any]:
         """What serves."""
@@ -160,35 +147,16 @@ class Server:
         await asyncio.to_thread(self.holder.close)
 
 
-def _answer(user_id: str | int, decoded: Decoded, place: int, topk: int) -> str:
-    """One user's items as JSON, and whatever a client should know of them."""
-    notes: dict[str, Any] = {}
-    if (count := decoded.counts[place]) < topk:
-        notes["note"] = f"{count} of {topk}: no more items are allowed and unseen"
-    if decoded.popular[place]:
-        notes["popular"] = True
-    if decoded.unknown[place]:
-        notes["unknown_items"] = decoded.unknown[place]
-    return f'{{"user_id":{json.dumps(user_id)},"predictions":{decoded.items[place]}{_more(notes)}'
-
-
-def _more(content: dict[str, Any]) -> str:
-    """What ends an object of JSON that has ``content`` too."""
-    return f",{_text(content)[1:]}" if content else "}"
-
-
-def _text(content: dict[str, Any]) -> str:
-    """JSON in ASCII, so that no text from outside can fail to be encoded."""
-    return json.dumps(content, separators=(",", ":"))
-
-
-def as_json(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A response of JSON."""
-    return _response(_text(content), status, headers)
-
-
-def _response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, status, headers, media_type="application/json")
+def _prediction(user_id: str | int, answer: Answer, topk: int) -> dict[str, Any]:
+    """One user's items, and what the client should know about them."""
+    content: dict[str, Any] = {"user_id": user_id, "predictions": answer.items}
+    if len(answer.items) < topk:
+        content["note"] = f"{len(answer.items)} of {topk}: no more items are allowed and unseen"
+    if answer.popular:
+        content["popular"] = True
+    if answer.unknown:
+        content["unknown_items"] = answer.unknown
+    return content
 
 
 def build_app(server: Server) -> FastAPI:
@@ -216,7 +184,7 @@ def build_app(server: Server) -> FastAPI:
     async def model(request: Request) -> Response:
         async def facts(request: Request) -> Response:
             server.authorize(request)
-            return as_json(server.facts())
+            return JSONResponse(server.facts())
 
         return await _measured(server, request, facts)
 
@@ -232,7 +200,7 @@ def _add_probes(app: FastAPI, server: Server) -> None:
     @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", summary="The process answers")
     async def live() -> Response:
-        return as_json({"status": "live"})
+        return JSONResponse({"status": "live"})
 
     @app.head("/health/ready", include_in_schema=False)
     @app.get("/health/ready", summary="The model is loaded and warm, a process decodes, and the server is not stopping")
@@ -240,8 +208,8 @@ def _add_probes(app: FastAPI, server: Server) -> None:
         try:
             server.require_decoders()
         except RefusedError as error:
-            return as_json(error.content(), error.status, error.headers)
-        return as_json({"status": "ready"})
+            return JSONResponse(error.content(), error.status, error.headers)
+        return JSONResponse({"status": "ready"})
 
     @app.get("/metrics", summary="Figures for Prometheus")
     async def metrics() -> Response:
@@ -264,7 +232,7 @@ def _add_errors(app: FastAPI, server: Server) -> None:
         server.metrics.answered(error.status_code)
         code = _CODES.get(error.status_code, "http_error")
         refused = RefusedError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
-        return as_json(refused.content(), refused.status, dict(error.headers or {}))
+        return JSONResponse(refused.content(), refused.status, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def failure(request: Request, error: Exception) -> Response:  # starlette raises it again: uvicorn logs it
@@ -278,7 +246,7 @@ async def _measured(server: Server, request: Request, handle: Handler) -> Respon
     try:
         response = await handle(request)
     except RefusedError as error:
-        response = as_json(error.content(), error.status, error.headers)
+        response = JSONResponse(error.content(), error.status, error.headers)
     except ClientDisconnect:
         response = Response(status_code=_CLIENT_CLOSED)
     except Exception:  # a fault of ours: the log gets it whole, the client a 500 without a stack trace
@@ -290,7 +258,7 @@ async def _measured(server: Server, request: Request, handle: Handler) -> Respon
 
 
 def _failure() -> Response:
-    return as_json(RefusedError(500, "internal", "the server failed; its log says why").content(), 500)
+    return JSONResponse(RefusedError(500, "internal", "the server failed; its log says why").content(), 500)
 
 
 def _inline(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The model that serves, and its replacement by a newer release while requests go on."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +11,12 @@ from genrec_core.bundle.model_folder import model_version
 from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import served_model
-from genrec_core.serving.decoders import Decoder, close_all
+from genrec_core.serving.decoders import Decoder, kill_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage.folders import LATEST, latest
 
 LOG = logging.getLogger("genrec.serving")
+_OPENING_SECONDS = 10  # for a model that is being opened when the server stops
 
 
 class ServedModel:
@@ -34,7 +34,7 @@ class ServedModel:
         GenrecError: it is missing, damaged, of another form, or was replaced while it was read.
     """
 
-    def __init__(self, model_dir: Path, threads: int, open_seconds: float = math.inf) -> None:
+    def __init__(self, model_dir: Path, threads: int, open_seconds: float | None = None) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = model_version(self.folder)
         self.decoders = [Decoder(self.folder, open_seconds) for _ in range(threads)]
@@ -60,7 +60,7 @@ class ServedModel:
             self._requests -= 1
             last = self.retired and not self._requests
         if last:
-            threading.Thread(target=self._close, name="retire").start()  # it waits for the processes to end
+            self._close()
 
     def retire(self) -> None:
         """End the processes as soon as no request needs them."""
@@ -70,8 +70,8 @@ class ServedModel:
             self._close()
             return
         for decoder in self.decoders:
-            if decoder.lost:  # who opens a process for it would keep the next model waiting
-                decoder.hang_up()
+            if decoder.lost:  # opening the model in it again would keep the next model waiting
+                decoder.close()
 
     @property
     def lost(self) -> bool:
@@ -79,7 +79,8 @@ class ServedModel:
         return all(decoder.lost for decoder in self.decoders)
 
     def _close(self) -> None:
-        close_all(self.decoders)
+        for decoder in self.decoders:
+            decoder.close()
 
 
 def release_in(model_dir: Path | None) -> Path:
@@ -185,7 +186,10 @@ class ModelHolder:
         self.metrics.model.info({"version": model.version, "folder": model.folder.name})
 
     def close(self) -> None:
-        """End what serves; its requests are answered by now."""
-        with self._loading:
-            if self.current:
-                self.current.retire()
+        """End the processes. A model that is still being opened has some seconds more."""
+        if not self._loading.acquire(timeout=_OPENING_SECONDS):
+            kill_all()  # so that the opening fails
+            self._loading.acquire()
+        if self.current:
+            self.current.retire()
+        self._loading.release()

@@ -5,10 +5,7 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +19,6 @@ from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
-_LAST_SECONDS = 10  # after the grace; by then every process has ended, or hangs
 _STARTED_POLL_SECONDS = 0.005
 _SWITCH_SECONDS = 0.0002  # how long the event loop waits for a thread that reads a large body
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -63,37 +59,17 @@ def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) 
                 server_header=False,
             )
             with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop
-                runner.run(_run(_Server(config), holder, loading))
+                runner.run(_run(uvicorn.Server(config), holder, loading))
         finally:
-            holder.close()
-
-
-class _Server(uvicorn.Server):
-    """Ends on a signal as at the end of its work, not by raising the signal again."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        yield
-
-    def _stop(self, number: int) -> None:
-        self.handle_exit(number, None)
-        last = threading.Timer((self.config.timeout_graceful_shutdown or 0) + _LAST_SECONDS, kill_all)
-        last.daemon = True
-        last.start()
+            kill_all()
 
 
 async def _run(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:
-    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-
-    def reload() -> None:
-        task = loop.create_task(_reload(holder))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop = asyncio.get_running_loop()
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, _reload, holder)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # uvicorn catches them, and raises them again when it has stopped
     first = loop.create_task(_first_load(server, holder, loading))
     try:
         await server.serve()
@@ -119,9 +95,9 @@ async def _first_load(server: uvicorn.Server, holder: ModelHolder, loading: "Fut
         LOG.info("ready: model %s, opened in %.2f s", model.version, model.load_seconds)
 
 
-async def _reload(holder: ModelHolder) -> None:
+def _reload(holder: ModelHolder) -> None:
     try:
-        changed = await asyncio.to_thread(holder.load)
+        changed = holder.load()
     except GenrecError as error:
         LOG.error("reload failed, the model before goes on serving: %s", error)
         return

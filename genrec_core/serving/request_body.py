@@ -8,6 +8,7 @@ from pydantic import Field, StrictInt, ValidationError
 from genrec_core.recommend.instances import InstancesRequest
 from genrec_core.settings import ServingSettings
 
+RETRY = {"Retry-After": "1"}
 _SHOWN = 60  # characters of a name that an error quotes
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import shutil
-import socket
-import subprocess
 import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ import pytest
 
 from genrec_core.bundle.item_attributes import ITEMS, ItemTable
 from genrec_core.errors import GenrecError
-from genrec_core.serving.decoders import Decoder
-from genrec_core.serving.decoding import open_warm
+from genrec_core.serving.decoder_process import open_warm
+from genrec_core.serving.decoders import SPAWN, Decoder
 from genrec_core.serving.models import ServedModel
 from genrec_core.storage.artifacts import write_manifest
 
@@ -26,9 +25,10 @@ class WaitingDecoder(Decoder):
     """Its process never opens the model."""
 
     def _start(self) -> None:
-        self.socket, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(["cat"], stdin=theirs)
+        self._connection, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=wait, args=([theirs],))
+        self.process.start()
+        theirs.close()
 
 
 def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyModel", tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_model_that_is_not_open_in_time_names_the_setting_and_a_closed_one_is_
     for seconds, closed, said in ((0.3, False, "after 0.3 s; give it longer by --open_seconds"), (60, True, "closed")):
         decoder = WaitingDecoder(tmp_path, open_seconds=seconds)
         if closed:
-            threading.Timer(0.1, decoder.hang_up).start()
+            threading.Timer(0.1, decoder.close).start()
         with pytest.raises(GenrecError, match=said):
             decoder.ready()
         decoder.close()
