@@ -16,9 +16,8 @@ from genrec_core.serving.request_body import RETRY, RefusedError
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
-_CLOSE_SECONDS = 2  # for batches that no client waits for any more
+_CLOSE_SECONDS = 2  # for batches that are being decoded when the server stops
 _RETRY_SECONDS = 5  # between two tries to start a process
-_LATE_SECONDS = 0.05  # a user who has been in the queue for longer is in the next batch, however small that is
 
 
 @dataclass(frozen=True)
@@ -34,50 +33,28 @@ class Task:
     model: ServedModel
 
 
-class _Request:
-    """A request of several users, and the answers that are there so far."""
-
-    def __init__(self, users: int) -> None:
-        self.answers: dict[int, Answer] = {}
-        self.users = users
-        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def answer(self, user: int, answer: Answer) -> None:
-        """Note the answer of user ``user``; with the last one the request is finished."""
-        self.answers[user] = answer
-        if len(self.answers) == self.users and not self.finished.done():
-            self.finished.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        """Finish the request with an error."""
-        if not self.finished.done():
-            self.finished.set_exception(error)
-
-
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """One user in the queue: number ``user`` of a request, there since a time of ``time.monotonic``."""
+class _User:
+    """One user in the queue, since a time of ``time.monotonic``."""
 
     task: Task
     history: list[int]
     since: float
-    request: _Request
-    user: int
+    answer: asyncio.Future[Answer]
 
     @property
-    def length(self) -> int:
-        """The class of the history's length; only users of one class are decoded together."""
-        return length_class(len(self.history), self.task.model.max_history)
+    def group(self) -> tuple[Task, int]:
+        """Users of one group can be decoded together: they have the same task and histories of similar length."""
+        return self.task, length_class(len(self.history), self.task.model.max_history)
 
 
 class Batcher:
     """Puts users into a queue, and decodes a batch of them as soon as a decoding process is free.
 
-    The users of a batch share their task and have histories of similar length. While all processes are busy the queue
-    grows, so batches grow with the load, and the processes share them evenly. Clients often ask again as soon as they
-    have their answers. So the first of them waits up to ``max_wait_ms`` for the others of the last batch, because a
-    larger batch costs less for each user. A lone client never waits. A user who is still in the queue after
-    ``decode_seconds`` gets an error.
+    While all processes are busy the queue grows, so batches grow with the load, and the processes share them evenly.
+    Clients often ask again as soon as they have their answers. So the first of them waits up to ``max_wait_ms`` for the
+    others of the last batch, because a larger batch costs less for each user. A lone client never waits. A user who is
+    still in the queue after ``decode_seconds`` gets an error.
 
     Args:
         settings: queue, batch size and waiting.
@@ -94,7 +71,7 @@ class Batcher:
         replaced: Callable[[ServedModel], None] = lambda model: None,
     ) -> None:
         self.settings, self.metrics, self.processes, self.replaced = settings, metrics, processes, replaced
-        self.queue: deque[_Waiting] = deque()
+        self.queue: deque[_User] = deque()
         self.expected: deque[tuple[float, int]] = deque()  # when users got answers, and how many may ask again
         self.free, self.decoding, self.closed = list(range(processes)), 0, False
         self.running: set[asyncio.Task[None]] = set()
@@ -111,19 +88,21 @@ class Batcher:
         """
         if self.closed or len(self.queue) + len(histories) > self.settings.queue:
             raise RefusedError(503, "queue_full", "the queue is full; try again later", headers=RETRY)
-        request, now = _Request(len(histories)), time.monotonic()
-        self.queue.extend(_Waiting(task, history, now, request, user) for user, history in enumerate(histories))
-        self._expect_fewer(len(histories))
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        users = [_User(task, history, now, loop.create_future()) for history in histories]
+        self.queue.extend(users)
+        self._expect_fewer(len(users))
         self._dispatch()
-        late = asyncio.get_running_loop().call_later(self.settings.decode_seconds, self._give_up, now)
+        late = loop.call_later(self.settings.decode_seconds, self._give_up, now)
         try:
-            await request.finished
+            return await asyncio.gather(*(user.answer for user in users))
+        except BaseException:  # a user failed, or the client went away: do not decode the others
+            for user in users:
+                user.answer.cancel()
+            self.queue = deque(user for user in self.queue if not user.answer.done())
+            raise
         finally:
             late.cancel()
-            request.finished.cancel()
-            if len(request.answers) < len(histories):  # it failed, or the client went away
-                self.queue = deque(waiting for waiting in self.queue if waiting.request is not request)
-        return [request.answers[user] for user in range(len(histories))]
 
     async def close(self) -> None:
         """Empty the queue, and wait a little for the batches that are being decoded."""
@@ -136,7 +115,7 @@ class Batcher:
             await asyncio.gather(*late, return_exceptions=True)
 
     def _dispatch(self) -> None:
-        """Give batches to the free processes, or look again after the time for which users are worth waiting for."""
+        """Give batches to the free processes, now or after the time for which more users are expected."""
         if self.timer:
             self.timer.cancel()
             self.timer = None
@@ -151,16 +130,16 @@ class Batcher:
             self.running.add(running)
             running.add_done_callback(self.running.discard)
 
-    async def _decode(self, process: int, batch: list[_Waiting]) -> None:
+    async def _decode(self, process: int, batch: list[_User]) -> None:
         """Decode a batch. The process gets its next batch before the users of this one get their answers."""
         model = batch[0].task.model
         self.metrics.batch.observe(len(batch))
-        model.acquire()  # also where all clients go away meanwhile
+        model.acquire()  # the requests do so too, but their clients may go away
         try:
             answers = await self._answers(process, batch)
             if isinstance(answers, DecoderLostError):
                 LOG.error("a batch was lost: %s", answers)
-                _tell(batch, answers)  # at once: another process takes a while to open the model
+                _answer_users(batch, answers)  # at once: another process takes a while to open the model
                 while not await model.decoders[process].replace() and not model.retired:
                     await asyncio.sleep(_RETRY_SECONDS)
                 await asyncio.to_thread(self.replaced, model)
@@ -170,14 +149,13 @@ class Batcher:
         self.decoding -= len(batch)
         self.expected.append((time.monotonic(), len(batch)))
         self._dispatch()
-        _tell(batch, answers)
+        _answer_users(batch, answers)
 
-    async def _answers(self, process: int, batch: list[_Waiting]) -> list[Answer] | Exception:
+    async def _answers(self, process: int, batch: list[_User]) -> list[Answer] | Exception:
         task, seconds = batch[0].task, self.settings.decode_seconds
         try:
             async with asyncio.timeout(seconds):
-                histories = [waiting.history for waiting in batch]
-                answers = await task.model.decoders[process].decode(task.options, histories)
+                answers = await task.model.decoders[process].decode(task.options, [user.history for user in batch])
         except TimeoutError:
             return DecoderLostError(f"a batch was not decoded after {seconds:g} s")
         except Exception as error:  # of any kind: the users get it, and the process gets the next batch
@@ -186,10 +164,10 @@ class Batcher:
         return answers
 
     def _give_up(self, since: float) -> None:
-        """Fail the requests that have been in the queue since then, or longer."""
-        error = DecoderLostError(f"no decoding process was free within {self.settings.decode_seconds:g} s")
-        while self.queue and self.queue[0].since <= since:
-            self.queue.popleft().request.fail(error)
+        """Send an error to the users who have been in the queue since then, or longer."""
+        late = [user for user in self.queue if user.since <= since]
+        self.queue = deque(user for user in self.queue if user.since > since)
+        _answer_users(late, DecoderLostError(f"no decoding process was free within {self.settings.decode_seconds:g} s"))
 
     def _wait_seconds(self, now: float) -> float:
         """How long to wait for users who just got answers."""
@@ -213,23 +191,20 @@ class Batcher:
                 self.expected.appendleft((since, count - users))
             users -= min(count, users)
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Take the largest group that can be decoded together; the group of the first user where that one is late."""
-        groups: dict[tuple[Task, int], list[_Waiting]] = {}
-        for waiting in self.queue:
-            groups.setdefault((waiting.task, waiting.length), []).append(waiting)
-        late = self.queue[0].since < time.monotonic() - _LATE_SECONDS
-        group = next(iter(groups.values())) if late else max(groups.values(), key=len)
-        batch = group[: self._share()]
+    def _next_batch(self) -> list[_User]:
+        """Take the user who has waited longest, and those who can be decoded together with that one."""
+        group = self.queue[0].group
+        batch = [user for user in self.queue if user.group == group][: self._share()]
         taken = set(batch)
-        self.queue = deque(waiting for waiting in self.queue if waiting not in taken)
+        self.queue = deque(user for user in self.queue if user not in taken)
         return batch
 
 
-def _tell(batch: list[_Waiting], answers: list[Answer] | Exception) -> None:
-    """Give the users of a batch their answers, or all of them the error."""
-    for place, waiting in enumerate(batch):
+def _answer_users(batch: list[_User], answers: list[Answer] | Exception) -> None:
+    for place, user in enumerate(batch):
+        if user.answer.done():
+            continue
         if isinstance(answers, Exception):
-            waiting.request.fail(answers)
+            user.answer.set_exception(answers)
         else:
-            waiting.request.answer(waiting.user, answers[place])
+            user.answer.set_result(answers[place])

@@ -268,7 +268,7 @@ def test_metrics_count_requests_users_and_batches(client_of: ClientOf, tiny_reco
         'genrec_requests_total{status="404"} 1.0',
         "genrec_users_total 3.0",
         "genrec_queue_users 0.0",
-        "genrec_request_seconds_count 2.0",
+        "genrec_request_seconds_count 3.0",
         'genrec_reloads_total{result="loaded"} 1.0',
     ):
         assert line in found

@@ -109,23 +109,13 @@ def test_the_processes_share_who_is_there():
     assert found == [4, 4]
 
 
-def test_the_most_users_of_a_length_go_first_and_nobody_is_forgotten():
+def test_the_user_who_has_waited_longest_goes_first_with_those_of_like_length():
     async def clients(ask):
         first = asyncio.create_task(ask(1))  # keeps the process busy
         await asyncio.sleep(0.01)
-        long = asyncio.create_task(ask(1, length=150))
-        await asyncio.sleep(0.07)
-        short = asyncio.create_task(ask(3))
-        await asyncio.gather(first, long, short)
+        await asyncio.gather(first, ask(1), ask(1, length=150), ask(2), ask(1, length=160))
 
-    assert sizes(1, clients, max_wait_ms=0)[0] == [1, 1, 3]  # the long one has waited more than 50 ms
-
-    async def at_once(ask):
-        first = asyncio.create_task(ask(1))
-        await asyncio.sleep(0.085)
-        await asyncio.gather(first, ask(1, length=150), ask(3))
-
-    assert sizes(1, at_once, max_wait_ms=0)[0] == [1, 3, 1]
+    assert sizes(1, clients, max_wait_ms=0)[0] == [1, 3, 2]
 
 
 def test_each_user_gets_what_is_theirs_though_the_request_is_cut_into_batches():

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -339,11 +339,11 @@ def test_a_model_that_cannot_be_opened_ends_it(tiny_model: "TinyModel", tmp_path
 def test_it_is_not_ready_before_it_listens(tiny_model: "TinyModel", caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO", "genrec.serving")
     holder, server = ModelHolder(tiny_model.model_dir, 1, Metrics()), uvicorn.Server(uvicorn.Config("none"))
-    loading: Future[bool] = Future()
-    loading.set_result(holder.load())
 
     async def listen_late() -> None:
-        saying = asyncio.create_task(_first_load(server, holder, loading))
+        saying = asyncio.create_task(_first_load(server, holder))
+        while not holder.current:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert "ready: model" not in caplog.text
         server.started = True
