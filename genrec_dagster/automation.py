@@ -1,7 +1,7 @@
-"""Rebuilds what new raw data changes, and nothing else; and says how old an asset may become.
+"""When assets are rebuilt without a person, and how old they may become.
 
-A sensor looks at the raw data and receives them again if they look different. Then each asset is rebuilt if the content
-of its inputs has changed. An asset whose inputs come out the same is not rebuilt, nor is anything after it.
+A sensor receives the raw data again if they look different. Then each asset is rebuilt if the content of its inputs has
+changed. An asset whose inputs come out the same is not rebuilt, nor is anything after it.
 """
 
 import os
@@ -46,10 +46,10 @@ class InputsChanged(dg.AutomationCondition[dg.AssetKey]):
 
     def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
         """The asset, if it must be rebuilt now; otherwise nothing."""
-        due = _changed(context, context.key) and not any(_changed(context, key) for key in self._before(context))
+        due = _changed(context, context.key) and not any(_changed(context, key) for key in self._upstream(context))
         return dg.AutomationResult(context, context.candidate_subset if due else context.get_empty_subset())
 
-    def _before(self, context: dg.AutomationContext[dg.AssetKey]) -> Iterator[dg.AssetKey]:
+    def _upstream(self, context: dg.AutomationContext[dg.AssetKey]) -> Iterator[dg.AssetKey]:
         """All assets upstream. Pointers are left out, and with them what is upstream of pointers only."""
         graph, seen = context.asset_graph_view.asset_graph, set(self._pointers)
         waiting = list(graph.get(context.key).parent_keys)
@@ -99,9 +99,7 @@ def when_inputs_change(*pointers: str) -> dg.AutomationCondition[dg.AssetKey]:
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore", dg.BetaWarning
-    )  # our own condition must be evaluated in the code server, which is a beta feature
+    warnings.simplefilter("ignore", dg.BetaWarning)  # use_user_code_server, which InputsChanged needs, is beta
     rebuild = dg.AutomationConditionSensorDefinition(
         "rebuild",
         target=dg.AssetSelection.groups("catalog", "model", "serving"),

@@ -25,14 +25,7 @@ from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.links import run_link, training_link
 from genrec_dagster.metadata import content_version
-from genrec_dagster.pages.model import (
-    CONFIG_FILE,
-    CURVES_PLOT,
-    HISTORY_FILE,
-    export_page,
-    metrics_page,
-    training_page,
-)
+from genrec_dagster.pages.model import CONFIG_FILE, CURVES_PLOT, HISTORY_FILE, export_page, metrics_page, training_page
 from genrec_dagster.progress import progress_log
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 from genrec_dagster.training import new_beside_another, only_training, prepare_job, run_torchrun, tracked_run

@@ -151,7 +151,7 @@ def semantic_ids_collision_free(semantic_ids: Path, item_catalog: pl.DataFrame) 
 def codebook_use(semantic_ids: Path, config: CodebookForm) -> dg.AssetCheckResult:
     """On every level, most centroids of the codebook are used by at least one item."""
     least = float(min(read_json(semantic_ids / SUMMARY)["codebook_use"]))
-    wanted = f"at least {config.least_use:g}, the share of used centroids on every level"
+    wanted = f"a share of used centroids of at least {config.least_use:g} on every level"
     return check_result(least >= config.least_use, least, wanted, severity=WARN)
 
 

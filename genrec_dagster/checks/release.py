@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.errors import GenrecError
-from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, Pointer, read_pointer, served_pointer
-from genrec_core.releases.transfer import best_trained
+from genrec_core.releases.compared_models import compared_models
+from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, read_pointer, served_pointer
 from genrec_core.storage.artifacts import read_json
-from genrec_core.storage.folders import all_versions, version_folder
+from genrec_core.storage.folders import version_folder
 from genrec_dagster.assets.release import CHAMPION, NOTHING_SERVED, RULE, model_release, served_release
 from genrec_dagster.checks import catalog, model
 from genrec_dagster.checks.check import WARN, check_result, gate, skipped, warning
@@ -22,7 +21,6 @@ from genrec_dagster.resources import WorkFolders
 if TYPE_CHECKING:
     from genrec_core.evaluation.release_comparison import Challenge, Judgement
 
-_EARLIER = 5  # earlier releases that a new one is compared with
 GATES = [
     spec for check in dg.load_asset_checks_from_modules([catalog, model]) for spec in check.check_specs if spec.blocking
 ]
@@ -72,7 +70,7 @@ def not_worse_than_current(
         return skipped("no release is served yet", noted)
     if release.rule == "always":
         return skipped("release.rule is always", noted)
-    models, damaged = _served_models(served, root)
+    models, damaged = compared_models(served, root)
     comparison = judge(model_release / MODEL, models, user_histories, release)
     reasons = comparison.held_back_by(release)
     wanted = f"no loss of more than {release.margin:.1%} within an interval"
@@ -107,24 +105,6 @@ def _gate_row(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: li
     result = "not run on this version" if evaluation is None else "passed" if evaluation.passed else "failed"
     description = (evaluation.description if evaluation else None) or ""
     return {"asset": spec.asset_key.to_user_string(), "gate": spec.name, "result": result, "description": description}
-
-
-def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """The models to compare with, by version, the served one first; and why an earlier one cannot be fetched.
-
-    These are the served release, the newest releases before it, and the one whose training reached the best validation
-    recall. Others are left out, as each model is opened and ranks items for all users of the comparison.
-    """
-    whole = {version.version for version in all_versions(RELEASES, root) if version.whole}
-    before = [version for version in served.known if version != served.version and version in whole]
-    models = {served.version: version_folder(RELEASES, served.version, root) / MODEL}
-    damaged: dict[str, str] = {}
-    for version in dict.fromkeys([*before[-_EARLIER:], *best_trained(before, root)]):
-        try:
-            models[version] = version_folder(RELEASES, version, root) / MODEL
-        except GenrecError as error:
-            damaged[version] = str(error)
-    return models, damaged
 
 
 def _differences(challenge: "Challenge") -> str:

@@ -12,6 +12,7 @@ import polars as pl
 
 from genrec_core.bundle.model_folder import ITEM_IDS
 from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
+from genrec_core.monitoring.listed_items import count_listed_items, read_predictions
 from genrec_core.recommend.predict import PredictionReport, rejected_path
 from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.recommend.requests import Request, read_requests
@@ -26,7 +27,7 @@ from genrec_dagster.resources import WorkFolders
 @gate(batch_predictions, "user_histories")
 def predictions_for_everyone(batch_predictions: Path, user_histories: pl.DataFrame) -> dg.AssetCheckResult:
     """The prediction file holds one row for each user, in the order of the histories."""
-    users = _read_predictions(batch_predictions / PREDICTIONS, ["user_id"])["user_id"].to_list()
+    users = read_predictions(batch_predictions / PREDICTIONS, ["user_id"])["user_id"].to_list()
     return _same_users(users, user_histories["user_id"].to_list())
 
 
@@ -39,13 +40,10 @@ def predictions_valid(
     work: WorkFolders,
 ) -> dg.AssetCheckResult:
     """Every list holds items of the catalogue or the release, each once, and none from the user's history."""
-    listed = _listed_items(batch_predictions / PREDICTIONS)
     known = np.union1d(item_catalog["item_id"].to_numpy(), _item_ids(pointed_model(served_release, work)))
-    history = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
-    seen = listed.join(history, on=["user_id", "item_id"], how="semi").height
-    unknown, repeated = _unknown_and_repeated(listed, known)
-    measured = f"{listed.height} items, of which {unknown} unknown, {repeated} repeated, {seen} seen"
-    passed = listed.height > 0 and unknown == repeated == seen == 0
+    lists = count_listed_items(batch_predictions / PREDICTIONS, known, user_histories)
+    measured = f"{lists.items} items, of which {lists.unknown} unknown, {lists.repeated} repeated, {lists.seen} seen"
+    passed = lists.items > 0 and lists.unknown == lists.repeated == lists.seen == 0
     return check_result(passed, measured, "0 unknown, 0 repeated, 0 seen")
 
 
@@ -53,7 +51,7 @@ def predictions_valid(
 def catalogue_shown(
     batch_predictions: Path, served_release: Path, monitoring: Monitoring, work: WorkFolders
 ) -> dg.AssetCheckResult:
-    """The lists show a large part of the catalogue, and no few items take most places."""
+    """The lists show a large part of the catalogue, and not mostly the same few items."""
     item_ids = _item_ids(pointed_model(served_release, work))
     return shows_enough(exposure_of(batch_predictions / PREDICTIONS, item_ids), monitoring)
 
@@ -69,20 +67,19 @@ def requests_answered(predictions: Path, requests: Path) -> dg.AssetCheckResult:
     rejected_file = rejected_path(predictions)
     rejected = set(pl.read_csv(rejected_file, columns=["line"])["line"]) if rejected_file.is_file() else set()
     wanted = [request.user_id for request in readable_requests(requests) if request.line not in rejected]
-    users = _read_predictions(predictions, ["user_id"])["user_id"]
+    users = read_predictions(predictions, ["user_id"])["user_id"]
     return _same_users(users.cast(pl.String).to_list(), wanted)
 
 
 def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:
     """Every list holds items of the model, each once."""
-    listed = _listed_items(predictions)
-    unknown, repeated = _unknown_and_repeated(listed, _item_ids(model_dir))
-    measured = f"{listed.height} items, of which {unknown} unknown, {repeated} repeated"
-    return check_result(unknown == repeated == 0, measured, "0 unknown, 0 repeated")
+    lists = count_listed_items(predictions, _item_ids(model_dir))
+    measured = f"{lists.items} items, of which {lists.unknown} unknown, {lists.repeated} repeated"
+    return check_result(lists.unknown == lists.repeated == 0, measured, "0 unknown, 0 repeated")
 
 
 def shows_enough(exposure: Exposure, monitoring: Monitoring) -> dg.AssetCheckResult:
-    """The lists show a large part of the catalogue, and no few items take most places.
+    """The lists show a large part of the catalogue, and not mostly the same few items.
 
     The Gini coefficient counts only where the lists have a place for every item.
     """
@@ -122,25 +119,6 @@ def readable_requests(requests: Path) -> Iterator[Request]:
 def _same_users(users: list[str], wanted: list[str]) -> dg.AssetCheckResult:
     measured = f"{len(users)} rows, users {'' if users == wanted else 'not '}as requested"
     return check_result(users == wanted, measured, f"{len(wanted)} rows, users as requested")
-
-
-def _listed_items(predictions: Path) -> pl.DataFrame:
-    """One row for each predicted item: ``row``, ``user_id``, ``item_id``; -1 where a cell is no number."""
-    frame = _read_predictions(predictions).with_row_index("row")
-    cells = frame.unpivot(index=["row", "user_id"], value_name="cell").drop_nulls("cell")
-    return cells.select("row", "user_id", pl.col("cell").cast(pl.Int64, strict=False).fill_null(-1).alias("item_id"))
-
-
-def _read_predictions(predictions: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """A file of predictions; cells of a CSV file as text."""
-    if is_parquet(predictions):
-        return pl.read_parquet(predictions, columns=columns)
-    return pl.read_csv(predictions, columns=columns, infer_schema=False)
-
-
-def _unknown_and_repeated(listed: pl.DataFrame, known: np.ndarray) -> tuple[int, int]:
-    unknown = listed.height - int(np.isin(listed["item_id"].to_numpy(), known).sum())
-    return unknown, listed.height - listed.unique(["row", "item_id"]).height
 
 
 def _item_ids(model_dir: Path) -> np.ndarray:
