@@ -83,7 +83,8 @@ def model_release(
         "recall_metrics": recall_metrics,
         "onnx_encoder": onnx_encoder,
     }
-    run, code, registered = context.run.run_id, code_revision(), None
+    run, code = context.run.run_id, code_revision()
+    registered: str | None = None
     with mlflow_may_be_away(context):
         example, tags = user_histories["item_ids"][0].to_list(), {"dagster_run": run, "code": code}
         registered = register_release(tiger_checkpoint, onnx_encoder, run, example, tags)

@@ -4,6 +4,7 @@ These assets exist only if ``GENREC_INBOX`` names an inbox. They are apart from 
 lists of all users and has no partitions.
 """
 
+from inspect import getdoc
 from itertools import islice
 from pathlib import Path
 
@@ -36,7 +37,7 @@ REQUESTS, PREDICTIONS = "requests", "predictions"
 _GATES = {"requests_answered": requests_answered, "lists_valid": lists_valid}
 _WARNINGS = {"catalogue_shown": shows_enough, "served_as_asked": misses_are_few}
 CHECKS = [
-    dg.AssetCheckSpec(name, asset="request_predictions", description=function.__doc__, blocking=name in _GATES)
+    dg.AssetCheckSpec(name, asset="request_predictions", description=getdoc(function), blocking=name in _GATES)
     for name, function in {**_GATES, **_WARNINGS}.items()
 ]
 

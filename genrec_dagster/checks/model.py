@@ -111,8 +111,16 @@ def onnx_ranks_like_torch(
     from genrec_core.export.quantize import REPORT
 
     histories = user_histories["item_ids"].head(config.users).to_list()
-    bounds = {"top_k": config.top_k, "beams": config.beams, "tolerance": config.tolerance}
-    result = compare_with_trained(onnx_encoder, tiger_checkpoint, semantic_ids, item_embeddings, histories, **bounds)
+    result = compare_with_trained(
+        onnx_encoder,
+        tiger_checkpoint,
+        semantic_ids,
+        item_embeddings,
+        histories,
+        top_k=config.top_k,
+        beams=config.beams,
+        tolerance=config.tolerance,
+    )
     measured = (
         f"{result.alike} of {result.users} users with the same top {config.top_k} ({result.identical} in every place), "
         f"{result.invalid} invalid items"
