@@ -119,14 +119,16 @@ class EvaluationForm(EvaluationSettings, dg.Config):
     """How the test items are ranked."""
 
 
+# A resource: several checks read it.
 @defaults_from(_PRESET.gates)
 class Gates(GateSettings, dg.ConfigurableResource[None]):
-    """What the metrics must reach. It is one resource, as several checks read it."""
+    """What the test metrics must reach before a model is exported."""
 
 
+# A resource: it belongs to the deployment, not to the model.
 @defaults_from(rendezvous_from_environment())
 class Rendezvous(RendezvousSettings, dg.ConfigurableResource[None]):
-    """Where the machines of one training meet. It is a resource, as it belongs to the deployment, not to the model."""
+    """Where the machines of one training meet."""
 
 
 @defaults_from(_PRESET.release)
@@ -136,7 +138,7 @@ class ReleaseRule(ReleaseSettings, dg.ConfigurableResource[None]):
 
 @defaults_from(_PRESET.monitoring)
 class Monitoring(MonitoringSettings, dg.ConfigurableResource[None]):
-    """When drift or predictions cause a warning. It is one resource, as several checks read it."""
+    """When drift or predictions cause a warning."""
 
 
 class ServedReleaseForm(dg.Config):
