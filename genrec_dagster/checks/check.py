@@ -1,10 +1,6 @@
-"""How a check is written: a decorated function that compares what it measured with what is wanted.
+"""How a check is written: ``@gate`` or ``@warning`` names the asset, ``check_result`` says what it measured and wanted.
 
-@gate(item_catalog)
-def catalog_ids_unique(item_catalog: pl.DataFrame) -> dg.AssetCheckResult:
-    \"\"\"No item id occurs twice.\"\"\"
-    repeated = ...
-    return check_result(repeated == 0, f"{repeated} repeated ids", "0 repeated ids")
+The function's name is the check's name, and its docstring is the description on the asset's page.
 """
 
 from collections.abc import Callable, Mapping
