@@ -98,7 +98,7 @@ def _loaded(settings: EmbeddingSettings) -> "SentenceTransformer":
         with lock:
             return preprocess(*args, **kwargs)
 
-    model.preprocess = preprocess_alone  # type: ignore[method-assign]
+    model.preprocess = preprocess_alone  # type: ignore[method-assign]  # of this one model
     return model
 
 

@@ -188,7 +188,7 @@ def test_of_two_runs_at_once_both_versions_are_whole_and_one_is_the_newest(
         verify_manifest(version_folder("vectors", version, root))
         assert np.load(root / "vectors" / version / "vectors.npy").tobytes().decode() == version
     assert latest("vectors", root).name in versions
-    assert sorted(path.name for path in (root / "vectors").iterdir()) == sorted(["latest.json", *versions])
+    assert sorted(path.name for path in (root / "vectors").glob("[!.]*")) == sorted(["latest.json", *versions])
 
 
 def test_a_file_that_was_changed_is_refused(storage: Path) -> None:

@@ -94,6 +94,8 @@ def larger(tiny_model: "TinyModel", vectors: np.ndarray, tmp_path_factory: pytes
     order = ids.argsort()
     write_item_embeddings(root / "embeddings", ids[order], ["text"] * len(ids), raw[order], "none", 1.0)
     popularity = np.append(tiny_model.popularity, [0] * len(NEW_IDS))
+    np.save(root / "popularity.npy", popularity)
+    (root / "checkpoint").symlink_to(tiny_model.checkpoint)
 
     def copy_graphs(model: object, folder: Path) -> None:
         copy_graphs_of(tiny_model.model_dir, folder)
@@ -102,9 +104,7 @@ def larger(tiny_model: "TinyModel", vectors: np.ndarray, tmp_path_factory: pytes
         patch.setattr(onnx, "export_graphs", copy_graphs)
         paths = (tiny_model.checkpoint, root / "semantic_ids", root / "embeddings")
         export_recommender(*paths, popularity, root / "model")
-    return type(tiny_model)(
-        root / "embeddings", root / "semantic_ids", tiny_model.checkpoint, popularity, root / "model"
-    )
+    return type(tiny_model)(root)
 
 
 def copy_graphs_of(model_dir: Path, folder: Path) -> None:
@@ -249,7 +249,7 @@ def test_what_cannot_be_added_changes_nothing(ruled_dir: Path, vectors: np.ndarr
         add_items(folder, one(5), vector, tmp_path)
     assert (folder / "manifest.json").read_bytes() == (ruled_dir / "manifest.json").read_bytes()
     verify_manifest(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "model"]
     shutil.rmtree(folder / NEW_ITEMS)
     write_manifest(folder)
     with pytest.raises(GenrecError, match="so nothing can be added; export the model again"):
