@@ -3,6 +3,7 @@
 import shutil
 import struct
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from genrec_core.export.items import item_table
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import write_manifest
 from tests.core.tiny_model import TinyModel
+
+# They export models. What else predicts and serves is also tested where torch is not installed (`make test-pythons`).
+_NEED_TORCH = ("test_item_additions", "test_onnx_scorer", "test_self_test")
+collect_ignore = [] if find_spec("torch") else [f"bundle/{name}.py" for name in _NEED_TORCH]
 
 
 @pytest.fixture(scope="session")

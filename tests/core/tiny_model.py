@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.quantization.build import build_semantic_ids
@@ -50,6 +51,7 @@ class TinyModel:
     def torch_recommender(self) -> Recommender:
         """The same recommender over the torch model."""
         ids = SemanticIds.load(self.semantic_ids)
+        pytest.importorskip("torch")
         from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
         scorer = TorchScorer.from_folder(self.checkpoint, ids.codes, ItemEmbeddings.load(self.embeddings).l2norm)
