@@ -89,7 +89,7 @@ def test_a_value_of_another_kind_is_refused(storage: Path) -> None:
     def number() -> int:
         return 3
 
-    with pytest.raises(GenrecError, match="int cannot be kept"):
+    with pytest.raises(GenrecError, match="int cannot be stored"):
         materialise(storage, number)
     assert not list(storage.rglob(MANIFEST))
 
