@@ -15,7 +15,7 @@ from typing import Any
 
 from images import ENGINE, run, size_in_mb, started
 
-from genrec_core.bundle.item_attributes import ITEMS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.export.torchserve import STORE, export_torchserve
 from genrec_core.recommend.recommender import Recommender
 
@@ -34,7 +34,7 @@ def inference(model: Path) -> None:
         (folder / "input.txt").write_text("\n".join([*requests, "nobody", "odd x"]) + "\n", encoding="utf-8")
         mounts = [*_mount(model, "/model"), *_mount(folder / "input.txt", "/app/input.txt")]
         mounts += ["-v", f"{folder / 'out'}:/app/out"]
-        same = ["--topk", str(TOPK), *(["--rule", "not brand = OPI"] if (model / ITEMS).is_file() else [])]
+        same = ["--topk", str(TOPK), *(["--rule", "not brand = OPI"] if ModelFolder(model).takes_rules else [])]
         inside = ["--input_path", "/app/input.txt", "--output_path", "/app/out/preds.csv"]
         subprocess.run(run("inference", ["--network", "none", *mounts], *inside, *same), check=True)
         outside = ["--input_path", str(folder / "input.txt"), "--output_path", str(folder / "preds.csv")]

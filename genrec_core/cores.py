@@ -1,4 +1,4 @@
-"""The CPU cores of this process: those that it may run on, and no more than its container's quota pays for."""
+"""The CPU cores that this process may use, within the CPU quota of its container."""
 
 import math
 import os
@@ -13,14 +13,14 @@ def available_cores(root: Path = Path("/")) -> int:
     threads than the quota allows wait for each other.
 
     Args:
-        root: where ``proc`` and ``sys`` lie.
+        root: the folder with ``proc`` and ``sys``.
     """
-    allowed = len(os.sched_getaffinity(0))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas(root))]))
 
 
 def limit_torch_threads() -> None:
-    """Keep torch, which counts cores without the quota, to :func:`available_cores`."""
+    """Limit torch, which counts cores without the quota, to :func:`available_cores`."""
     import torch
 
     if available_cores() < torch.get_num_threads():
@@ -28,32 +28,20 @@ def limit_torch_threads() -> None:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quotas in cores of this process's control group and of those above it, version 2 or 1."""
+    """The quotas in cores of this process's control group and of the groups above it, version 2 or 1."""
     groups, mounted = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     if not groups.is_file():
         return
     for line in groups.read_text(encoding="utf-8").splitlines():
         number, controllers, path = line.split(":", 2)
+        group = Path(path.lstrip("/"))  # inside a container it may be the host's path; then only its root is there
         if number == "0":  # version 2; beside version 1 it lies in a folder of its own
-            for folder in _upward(path, mounted, mounted / "unified"):
-                yield from _quota(_words(folder / "cpu.max"))
+            mounts, files = (mounted, mounted / "unified"), ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            for folder in _upward(path, mounted / controllers, mounted / "cpu"):
-                yield from _quota(_words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us"))
-
-
-def _upward(path: str, *mounts: Path) -> Iterator[Path]:
-    """A group's folder and all above it. Inside a container the path may be the host's: then only the last one is."""
-    group = Path(path.lstrip("/"))
-    for mount in mounts:
-        yield from (mount / above for above in (group, *group.parents))
-
-
-def _words(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").split() if file.is_file() else []
-
-
-def _quota(words: list[str]) -> Iterator[float]:
-    """Cores of a quota and a period in microseconds; none where the quota is ``max`` (version 2) or -1 (version 1)."""
-    if len(words) == 2 and words[0] not in ("max", "-1"):
-        yield int(words[0]) / int(words[1])
+            mounts, files = (mounted / controllers, mounted / "cpu"), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        for folder in (mount / above for mount in mounts for above in (group, *group.parents)):
+            words = " ".join((folder / name).read_text() for name in files if (folder / name).is_file()).split()
+            if len(words) == 2 and words[0] not in ("max", "-1"):  # otherwise there is no quota
+                yield int(words[0]) / int(words[1])  # microseconds of the quota and of the period

@@ -16,11 +16,7 @@ LARGEST_ERROR = 0.01
 
 
 def read_array(path: Path) -> np.ndarray:
-    """An array of the model folder.
-
-    Raises:
-        GenrecError: it cannot be read.
-    """
+    """The array in a file; ``GenrecError`` where it cannot be read."""
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
@@ -32,21 +28,20 @@ def default_threads() -> int:
     return available_cores()
 
 
-def open_graph(path: Path, threads: int | None, spinning: bool = False) -> ort.InferenceSession:
+def open_graph(path: Path, threads: int | None) -> ort.InferenceSession:
     """Open an ONNX graph on the CPU.
 
     Args:
         path: the graph.
-        threads: threads inside an operator; None for every core that this process may use.
-        spinning: whether idle threads poll for work, which is faster alone and slower beside other processes.
+        threads: threads inside an operator; None for all cores that this process may use.
 
     Raises:
-        GenrecError: the file is missing or no graph that onnxruntime runs.
+        GenrecError: the file is missing, or onnxruntime cannot run it.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # polling threads slow other processes
     try:
         return ort.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=[_SLOW_FUSION]
@@ -56,11 +51,7 @@ def open_graph(path: Path, threads: int | None, spinning: bool = False) -> ort.I
 
 
 def read_self_test(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What is asked of a model, by name, and its stored answers float32 [...].
-
-    Raises:
-        GenrecError: the file is missing or damaged.
-    """
+    """The inputs of a stored test by name, and its answers float32; ``GenrecError`` where the file is damaged."""
     try:
         with np.load(folder / SELF_TEST, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}, stored["answers"]
@@ -69,11 +60,7 @@ def read_self_test(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, np.n
 
 
 def require_same_answers(folder: Path, stored: np.ndarray, computed: np.ndarray) -> None:
-    """Refuse a model that computes other answers than the stored ones.
-
-    Args:
-        folder: the model, for the message.
-        stored, computed: float32 of one shape.
+    """Compare a model's answers with the ones that its ``folder`` stores, float32 of one shape.
 
     Raises:
         GenrecError: they differ by more than ``LARGEST_ERROR`` of the range of ``stored``.
@@ -81,7 +68,7 @@ def require_same_answers(folder: Path, stored: np.ndarray, computed: np.ndarray)
     error = float(np.abs(computed - stored).max() / np.ptp(stored))
     if not error <= LARGEST_ERROR:  # NaN is refused too
         raise GenrecError(
-            f"{folder}: on this processor the model does not compute the answers that its export stored: they differ "
+            f"{folder}: on this processor the model does not compute the answers that its export stored. They differ "
             f"by {error:.1%} of their range, and {LARGEST_ERROR:.0%} is allowed; export it again, without "
             "int8 if it was in int8"
         )

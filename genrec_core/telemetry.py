@@ -1,4 +1,4 @@
-"""Switches off what other libraries report to their makers. Most read a variable once, when they are imported."""
+"""Switches off the usage reports of other libraries. Most of them read a variable once, at import."""
 
 import os
 import sys
@@ -14,15 +14,14 @@ _OFF = {
 
 
 def switch_off() -> None:
-    """Set the variables for this process and its children; what the user set stays.
+    """Set the variables for this process and its children, unless the user has set them; warn if it is too late.
 
-    onnxruntime starts to report when it is imported, and has no call that ends it. Where it was imported earlier, a
-    warning says so.
+    onnxruntime starts to report when it is imported, and has no call that stops it.
     """
-    late = "onnxruntime" in sys.modules and "ORT_DISABLE_TELEMETRY" not in os.environ
+    too_late = "onnxruntime" in sys.modules and "ORT_DISABLE_TELEMETRY" not in os.environ
     for name, value in _OFF.items():
         os.environ.setdefault(name, value)
-    if late:
+    if too_late:
         warnings.warn(
             "onnxruntime was imported before genrec_core, so it reports to its maker; import genrec_core first, "
             "or set ORT_DISABLE_TELEMETRY=1",

@@ -32,12 +32,12 @@ def new_in_catalog(root: Path) -> "tuple[NewItems, np.ndarray]":
     import polars as pl
 
     from genrec_core.bundle.item_additions import AdditionSettings
-    from genrec_core.bundle.model_folder import ITEM_IDS
+    from genrec_core.bundle.model_folder import ModelFolder
     from genrec_core.bundle.new_items import NewItems
     from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
 
     model = served_model(root)
-    known = np.load(model / ITEM_IDS, allow_pickle=False)
+    known = ModelFolder(model).item_ids
     catalog = pl.read_parquet(latest("item_catalog", root) / FRAME).filter(~pl.col("item_id").is_in(known))
     ids = catalog["item_id"].to_numpy().astype(np.int64)
     folder = latest("item_embeddings", root)

@@ -9,12 +9,13 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
+from genrec_core.data.sources import HISTORIES, ITEMS, PROVENANCE
 from genrec_core.storage.artifacts import MANIFEST, sha256_of
 
-# Files with times or places in them: the same content made again would differ.
+# Files with times or places in them, and tables made of the raw files beside them, whose bytes depend on polars.
 _NOT_CONTENT = {
-    *(MANIFEST, "provenance.json", "embedding_stats.json", "training_history.json", "experiment.json"),
-    *("release.json", "pointer.json", "report.json"),
+    *(MANIFEST, PROVENANCE, "embedding_stats.json", "training_history.json", "experiment.json"),
+    *("release.json", "pointer.json", "report.json", ITEMS, HISTORIES),
 }
 Row = Mapping[str, str | int | float | bool | None]
 Page = dict[str, dg.MetadataValue]

@@ -16,8 +16,9 @@ import polars as pl
 import pytest
 
 from genrec_core.data.histories import Histories
-from genrec_core.data.p5 import read_catalog, read_histories
+from genrec_core.data.p5 import read_histories
 from genrec_core.data.sample import write_sample
+from genrec_core.data.sources import read_catalog
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import CatalogSettings
 from genrec_core.storage import object_store

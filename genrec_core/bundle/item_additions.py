@@ -10,69 +10,44 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.bundle.item_attributes import ITEMS, ItemTable
+from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.model_folder import (
-    CODES,
-    ITEM_IDS,
-    ITEM_KEYS,
-    ITEM_VECTORS,
-    NEIGHBOR_BONUS,
-    NEIGHBORS,
-    POPULARITY,
+    ADDITION_SETTINGS,
+    ITEM_ENCODER,
+    NEW_ITEMS,
+    TEXT_VECTORS,
     WITHDRAWN,
+    ModelFolder,
+    ModelItems,
 )
 from genrec_core.bundle.new_items import NewItems
-from genrec_core.bundle.onnx_scorer import GraphSettings
 from genrec_core.data.item_text import render_text, template_parts
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.embedding.learned_rows import learned_rows
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph, read_array
 from genrec_core.quantization.semantic_ids import SemanticIds, extend_ids
-from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.settings import Settings
-from genrec_core.storage.artifacts import (
-    MANIFEST,
-    atomic_folder,
-    locked_place,
-    read_json,
-    verify_manifest,
-    write_manifest,
-)
-
-FOLDER, GRAPH, TEXT_VECTORS, HEADER = "new_items", "item_encoder.onnx", "text_vectors.npy", "new_items.json"
+from genrec_core.storage.artifacts import atomic_folder, read_json, verify_manifest, write_manifest
+from genrec_core.storage.locks import locked_place
 
 
 class AdditionSettings(Settings):
-    """The content of ``new_items.json``: what must be known of the model to add items to it.
+    """The content of ``new_items.json``: what adding items must know of the model."""
 
-    Attributes:
-        embedding_model: what embeds the texts.
-        reads_texts: whether the model reads text vectors.
-        known_items, untrained_items: see :class:`genrec_core.tiger.config.TigerConfig`.
-        neighbors: neighbours an item at the export; 0 for none.
-        neighbor_weight: how far they are lifted, in logits.
-    """
-
-    embedding_model: str
-    reads_texts: bool
-    known_items: int
+    embedding_model: str  # name of the model that embeds the texts
+    reads_texts: bool  # whether the model reads text vectors
+    known_items: int  # for this one and the next see genrec_core.tiger.config.TigerConfig
     untrained_items: tuple[int, ...]
-    neighbors: int
-    neighbor_weight: float
+    neighbors: int  # neighbours an item at the export; 0 for none
+    neighbor_weight: float  # how far they are lifted, in logits
 
     @classmethod
     def load(cls, model_dir: Path) -> "AdditionSettings":
-        """Read ``new_items.json``.
-
-        Raises:
-            GenrecError: the model was exported without it, or its form is another.
-        """
-        path = model_dir / FOLDER / HEADER
+        """Read ``new_items.json``; ``GenrecError`` where the model was exported without it, or in another form."""
+        path = model_dir / NEW_ITEMS / ADDITION_SETTINGS
         if not path.is_file():
-            raise GenrecError(
-                f"{model_dir}: holds no {FOLDER}/{HEADER}, so nothing can be added; export the model again"
-            )
+            raise GenrecError(f"{path}: no such file, so nothing can be added; export the model again")
         try:
             return cls.model_validate(read_json(path))
         except ValueError as error:
@@ -80,16 +55,16 @@ class AdditionSettings(Settings):
 
 
 def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path | None = None) -> np.ndarray:
-    """Write a model folder that holds new items too; it appears whole, its manifest last, or not at all.
+    """Write a model folder that holds new items too; it appears whole or not at all.
 
-    Items withdrawn from ``model_dir`` are withdrawn there as well. Of two calls for one folder the second waits, and so
-    does a call of :func:`genrec_core.bundle.withdrawn.withdraw`.
+    Items withdrawn from ``model_dir`` are withdrawn there as well. A second call for one folder waits for the first
+    one, and for :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw`.
 
     Args:
         model_dir: an exported model; each of its files is verified.
         new: the items, none of which the model holds.
         vectors: their text vectors by the model's embedding model, float32 [m, dim], not normalised.
-        target: the folder to write, which must not be there; None: ``model_dir`` is replaced.
+        target: a new folder to write; None: ``model_dir`` is replaced.
 
     Returns:
         The codes of the new items with suffix, int32 [m, levels + 1].
@@ -102,72 +77,61 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
         raise GenrecError(f"{target}: is there already; name a new folder")
     with locked_place(model_dir):
         verify_manifest(model_dir)
-        settings = AdditionSettings.load(model_dir)
-        known = SemanticIds(
-            read_array(model_dir / ITEM_IDS), read_array(model_dir / CODES), GraphSettings.load(model_dir).level_sizes
-        )
-        extended = extend_ids(known, new.item_ids.tolist(), vectors, model_dir / FOLDER, model_dir)
-        codes = extended.codes[len(known.codes) :]
+        folder, settings = ModelFolder(model_dir), AdditionSettings.load(model_dir)
+        items = folder.items()
+        known = SemanticIds(items.item_ids, items.codes, folder.settings.level_sizes)
+        extended = extend_ids(known, new.item_ids.tolist(), vectors, model_dir / NEW_ITEMS, model_dir)
         with atomic_folder(target or model_dir.resolve()) as part:
-            shutil.copytree(model_dir, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, WITHDRAWN))
-            np.save(part / ITEM_IDS, extended.item_ids, allow_pickle=False)
-            np.save(part / CODES, extended.codes.astype(np.int32), allow_pickle=False)
-            _append(part / POPULARITY, np.zeros(len(codes), dtype=np.int64))
-            _add_vectors(part, settings, codes, l2_normalized(vectors))
-            if (part / ITEMS).is_file():
-                ItemTable.load(model_dir, known.item_ids).followed_by(new.table()).save(part)
-            write_manifest(part)
-            if (model_dir / WITHDRAWN).is_file():
-                shutil.copyfile(model_dir / WITHDRAWN, part / WITHDRAWN)
-    return codes
+            shutil.copytree(model_dir, part, dirs_exist_ok=True)
+            _write_added(ModelFolder(part), settings, items, extended, l2_normalized(vectors))
+            if folder.takes_rules:
+                ItemTable.load(model_dir, items.item_ids).followed_by(new.table()).save(part)
+            write_manifest(part, unlisted=WITHDRAWN)
+    return extended.codes[len(known.codes) :]
 
 
 def texts_of(model_dir: Path, text_template: str) -> tuple[list[str], np.ndarray]:
-    """The texts of a model's items, as its table of attributes gives them, and their vectors of length 1.
+    """The texts of a model's items by its table of attributes, and their vectors of length 1, float32 [n, dim].
 
-    The table may hold less of an item than what was embedded: a ready text and the description are not in it.
-
-    Args:
-        model_dir: an exported model that items can be added to.
-        text_template: as the catalogue's.
-
-    Returns:
-        n texts and float32 [n, dim], of items that the table knows something of; none where the model has no table, or
-        the template has a field that the table lacks.
-
-    Raises:
-        GenrecError: a file cannot be read.
+    The table may hold less of an item than the text that was embedded: it has no ready text and no description. There
+    are no texts where the model has no table, or the table lacks a field of the template.
     """
-    vectors = read_array(model_dir / FOLDER / TEXT_VECTORS)
+    folder, vectors = ModelFolder(model_dir), read_array(model_dir / NEW_ITEMS / TEXT_VECTORS)
     parts, names = template_parts(text_template), ("title", "brand", "categories", "price")
-    if not (model_dir / ITEMS).is_file() or any(field not in ("", *names) for _, field in parts):
+    if not folder.takes_rules or any(field not in ("", *names) for _, field in parts):
         return [], vectors[:0]
-    table = ItemTable.load(model_dir, read_array(model_dir / ITEM_IDS))
+    table = ItemTable.load(model_dir, folder.item_ids)
     columns = zip(*(getattr(table, name) for name in names), strict=True)
     texts = [render_text(parts, dict(zip(names, row, strict=True))) for row in columns]
-    known = [row for row, text in enumerate(texts) if text]
-    return [texts[row] for row in known], vectors[known]
+    rows = [row for row, text in enumerate(texts) if text]
+    return [texts[row] for row in rows], vectors[rows]
 
 
-def _add_vectors(part: Path, settings: AdditionSettings, codes: np.ndarray, text: np.ndarray) -> None:
-    """Append what the encoder reads, the keys and the neighbours of items with these codes and normalised texts."""
-    before = read_array(part / FOLDER / TEXT_VECTORS)
-    every = np.concatenate([before, text])
-    read = every if settings.reads_texts else every[:, :0]
-    rows = learned_rows(read, settings.known_items, settings.untrained_items)
-    feeds = {"rows": rows, "codes": codes.astype(np.int64), "vectors": read}
-    feeds = {name: value[-len(codes) :] for name, value in feeds.items()}
-    items, keys = open_graph(part / FOLDER / GRAPH, threads=None).run(["items", "keys"], feeds)
-    _append(part / ITEM_VECTORS, items)
-    _append(part / ITEM_KEYS, keys)
-    if settings.neighbors:
-        found = TextNeighbors(read_array(part / NEIGHBORS), read_array(part / NEIGHBOR_BONUS))
-        found = found.extended(before, text, settings.neighbors, settings.neighbor_weight)
-        np.save(part / NEIGHBORS, found.rows, allow_pickle=False)
-        np.save(part / NEIGHBOR_BONUS, found.bonus, allow_pickle=False)
-    np.save(part / FOLDER / TEXT_VECTORS, every, allow_pickle=False)
-
-
-def _append(path: Path, values: np.ndarray) -> None:
-    before = read_array(path)
-    np.save(path, np.concatenate([before, values.astype(before.dtype)]), allow_pickle=False)
+def _write_added(
+    folder: ModelFolder, settings: AdditionSettings, items: ModelItems, extended: SemanticIds, new_texts: np.ndarray
+) -> None:
+    """Write the files of all items, of which those behind ``items`` are new and have normalised ``new_texts``."""
+    known_texts = folder.array(f"{NEW_ITEMS}/{TEXT_VECTORS}")
+    texts = np.concatenate([known_texts, new_texts])
+    read_texts = texts if settings.reads_texts else texts[:, :0]
+    inputs = {
+        "rows": learned_rows(read_texts, settings.known_items, settings.untrained_items),
+        "codes": extended.codes.astype(np.int64),
+        "vectors": read_texts,
+    }
+    encoder = open_graph(folder.path / NEW_ITEMS / ITEM_ENCODER, threads=None)
+    new_inputs = {name: array[len(known_texts) :] for name, array in inputs.items()}
+    new_vectors, new_keys = encoder.run(["items", "keys"], new_inputs)
+    added = ModelItems(
+        extended.item_ids,
+        extended.codes.astype(np.int32),
+        np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)]),
+        np.concatenate([items.vectors, new_vectors]),
+        np.concatenate([items.keys, new_keys]),
+    )
+    folder.save_items(added)
+    neighbors = folder.neighbors(len(known_texts)) if settings.neighbors else None
+    if neighbors is not None:
+        weight = settings.neighbor_weight
+        folder.save_neighbors(neighbors.extended(known_texts, new_texts, settings.neighbors, weight))
+    folder.save_array(f"{NEW_ITEMS}/{TEXT_VECTORS}", texts)

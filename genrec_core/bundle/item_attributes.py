@@ -1,21 +1,19 @@
 """What a model folder knows of its items beside the model: title, brand, categories and price, for rules over them."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from pydantic import ConfigDict, ValidationError, model_validator
 
+from genrec_core.bundle.model_folder import ITEMS
 from genrec_core.errors import GenrecError
 from genrec_core.settings import Settings
 from genrec_core.storage.artifacts import atomic_file
 
-ITEMS = "items.json"
-
 
 class ItemTable(Settings):
-    """The content of ``items.json``: columns by item of the model, in the order of its catalogue; null where absent."""
+    """The content of ``items.json``: columns in the order of the model's items, null where an item lacks something."""
 
     model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
@@ -37,7 +35,7 @@ class ItemTable(Settings):
         """Read ``items.json``.
 
         Raises:
-            GenrecError: it is missing, cannot be read, or holds other items than the model.
+            GenrecError: it is missing, cannot be read, or holds other items than the model, whose ids are ``item_ids``.
         """
         path = model_dir / ITEMS
         if not path.is_file():
@@ -58,7 +56,7 @@ class ItemTable(Settings):
         return table
 
     def followed_by(self, new: "ItemTable") -> "ItemTable":
-        """The table with further items behind."""
+        """The table with the rows of ``new`` at its end."""
         return ItemTable(**{name: getattr(self, name) + getattr(new, name) for name in type(self).model_fields})
 
     def save(self, model_dir: Path) -> None:
@@ -68,26 +66,19 @@ class ItemTable(Settings):
 
 
 def folded(text: str) -> str:
-    """Without case, white space folded: what texts are compared by."""
+    """The form in which texts are compared: lower case, one space between words."""
     return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
 class TextAttribute:
-    """A text that items have, some of them several times, as distinct values and who has them.
+    """A text that items have, some of them several times."""
 
-    Args:
-        place: folded values, each once, with their index.
-        written: the same, in that order, as the catalogue writes them.
-        row, value: entry by entry a catalogue row and the index of a value of its, int64 [entries].
-        present: rows that have any, bool [n_items].
-    """
-
-    place: dict[str, int]
-    written: list[str]
-    row: np.ndarray
-    value: np.ndarray
-    present: np.ndarray
+    place: dict[str, int]  # folded values, each once, with their index
+    written: list[str]  # the same, in that order, as the catalogue writes them
+    row: np.ndarray  # catalogue rows int64 [entries], each with the index of one of its values
+    value: np.ndarray  # that index, int64 [entries]
+    present: np.ndarray  # rows that have any value, bool [n_items]
 
     @classmethod
     def of(cls, texts: list[list[str]]) -> "TextAttribute":
@@ -107,21 +98,21 @@ class TextAttribute:
         present[rows] = True
         return cls(place, written, rows, values, present)
 
-    def where(self, hit: np.ndarray) -> np.ndarray:
-        """Rows that have one of the values that ``hit`` marks, bool [n_items]."""
-        found = np.zeros(len(self.present), dtype=bool)
-        found[self.row[hit[self.value]]] = True
-        return found
+    def where(self, wanted: np.ndarray) -> np.ndarray:
+        """Rows bool [n_items] that have one of the ``wanted`` values, bool [values]."""
+        rows = np.zeros(len(self.present), dtype=bool)
+        rows[self.row[wanted[self.value]]] = True
+        return rows
 
     def containing(self, part: str) -> np.ndarray:
-        """Which distinct values contain the folded text ``part``, bool."""
+        """Which values contain the folded text ``part``, bool [values]."""
         return np.fromiter((part in key for key in self.place), dtype=bool, count=len(self.place))
 
     def among(self, keys: tuple[str, ...]) -> np.ndarray:
-        """Which distinct values are one of the folded texts ``keys``, bool."""
-        found = np.zeros(len(self.place), dtype=bool)
-        found[[self.place[key] for key in keys if key in self.place]] = True
-        return found
+        """Which values are one of the folded texts ``keys``, bool [values]."""
+        values = np.zeros(len(self.place), dtype=bool)
+        values[[self.place[key] for key in keys if key in self.place]] = True
+        return values
 
     def shown(self, key: str) -> str:
         """A folded value as the catalogue writes it."""
@@ -130,15 +121,10 @@ class TextAttribute:
 
 @dataclass(frozen=True)
 class NumberAttribute:
-    """A number that items have.
+    """A number that items have."""
 
-    Args:
-        values: float64 or int64 [n_items]; not a number where absent.
-        present: bool [n_items].
-    """
-
-    values: np.ndarray
-    present: np.ndarray
+    values: np.ndarray  # float64 or int64 [n_items]; not a number where absent
+    present: np.ndarray  # bool [n_items]
 
 
 class ItemAttributes:
@@ -146,36 +132,22 @@ class ItemAttributes:
 
     def __init__(self, table: ItemTable) -> None:
         self._table = table
+        self._indexed: dict[str, TextAttribute | NumberAttribute] = {}
 
     def attribute(self, field: str) -> TextAttribute | NumberAttribute:
         """The attribute behind a field of a rule: ``brand``, ``category``, ``title``, ``price`` or ``item_id``."""
-        found: TextAttribute | NumberAttribute = getattr(self, field)
-        return found
+        if field not in self._indexed:
+            self._indexed[field] = self._index(field)
+        return self._indexed[field]
 
-    @cached_property
-    def brand(self) -> TextAttribute:
-        """One at most an item."""
-        return TextAttribute.of([[brand] if brand else [] for brand in self._table.brand])
-
-    @cached_property
-    def title(self) -> TextAttribute:
-        """One at most an item."""
-        return TextAttribute.of([[title] if title else [] for title in self._table.title])
-
-    @cached_property
-    def category(self) -> TextAttribute:
-        """Every name of every path: ``Beauty > Nails; Gifts > Women`` is Beauty, Nails, Gifts and Women."""
-        paths = ((categories or "").replace("; ", " > ") for categories in self._table.categories)
-        return TextAttribute.of([path.split(" > ") for path in paths])
-
-    @cached_property
-    def price(self) -> NumberAttribute:
-        """Absent prices are not numbers."""
-        values = np.array(self._table.price, dtype=np.float64)  # None becomes NaN
-        return NumberAttribute(values, np.isfinite(values))
-
-    @cached_property
-    def item_id(self) -> NumberAttribute:
-        """Every item has one."""
-        values = np.array(self._table.item_id, dtype=np.int64)
-        return NumberAttribute(values, np.ones(len(values), dtype=bool))
+    def _index(self, field: str) -> TextAttribute | NumberAttribute:
+        table = self._table
+        if field == "item_id":
+            return NumberAttribute(np.array(table.item_id, dtype=np.int64), np.ones(len(table.item_id), dtype=bool))
+        if field == "price":
+            prices = np.array(table.price, dtype=np.float64)  # None becomes NaN
+            return NumberAttribute(prices, np.isfinite(prices))
+        if field == "category":  # all names of all paths: "Beauty > Nails; Gifts" is Beauty, Nails and Gifts
+            paths = ((categories or "").replace("; ", " > ") for categories in table.categories)
+            return TextAttribute.of([path.split(" > ") for path in paths])
+        return TextAttribute.of([[text] if text else [] for text in getattr(table, field)])

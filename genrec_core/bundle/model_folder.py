@@ -1,37 +1,262 @@
-"""The file names of a model folder, and what tells two states of it apart.
+"""The folder of an exported model: its files, its version and its withdrawn items.
 
-Needs no NumPy, as the process that answers requests has none.
+No other room knows a file name of it. Functions import NumPy themselves, as the process that answers requests has none.
 """
 
 import hashlib
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import MANIFEST, recovered
+from genrec_core.storage.artifacts import MANIFEST, read_json, recovered, verify_manifest, write_json
+from genrec_core.storage.folders import refresh_shared, write_shared
+from genrec_core.storage.locks import locked_place
 
-WITHDRAWN = "withdrawn.json"
-ITEM_IDS, CODES, ITEM_VECTORS, ITEM_KEYS, POPULARITY = (
-    "item_ids.npy",
-    "codes_with_suffix.npy",
-    "item_vectors.npy",
-    "item_keys.npy",
-    "popularity.npy",
-)
-NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"  # where the model lifts any
+if TYPE_CHECKING:
+    import numpy as np
+
+    from genrec_core.search.neighbors import TextNeighbors
+
+FORMAT = 7
+SETTINGS = "recommender.json"  # the format and GraphSettings
+ENCODER = "history_encoder.onnx"  # with level 0 of the decoder
+ITEM_LOGITS = "item_logits.onnx"  # the dense head's product of queries and item keys
+TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"  # what the decoder adds for a token and for a prefix
+# Five files by catalogue row: see ModelItems.
+ITEM_IDS, CODES, POPULARITY = "item_ids.npy", "codes_with_suffix.npy", "popularity.npy"
+ITEM_VECTORS, ITEM_KEYS = "item_vectors.npy", "item_keys.npy"
+NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"  # absent where the model lifts no neighbours
+ITEMS = "items.json"  # title, brand, categories and price, for rules; absent where exported without a catalogue
+# What adding items needs: a graph, text vectors, settings, and the codebooks of the semantic IDs.
+NEW_ITEMS = "new_items"
+ITEM_ENCODER, TEXT_VECTORS, ADDITION_SETTINGS = "item_encoder.onnx", "text_vectors.npy", "new_items.json"
+WITHDRAWN = "withdrawn.json"  # may change, so no manifest names it; it holds a sha256 of its own
+REPORT = "quantization.json"  # how a model in int8 ranks beside the one in fp32; absent where it is in fp32
+_SHOWN = 5  # items that an error names
 
 
-def model_version(model_dir: Path) -> str:
-    """The version of a model folder: another file or another list of withdrawn items gives another version.
+def step_graph(level: int) -> str:
+    """The file name of the decoder's graph for a level from 1 on."""
+    return f"decoder_step_{level}.onnx"
 
-    Returns:
-        The start of a sha256 over the manifest, which holds the sha256 of every other file, and ``withdrawn.json``,
-        which no manifest names because it may change.
 
-    Raises:
-        GenrecError: there is no manifest.
-    """
-    manifest, withdrawn = recovered(model_dir) / MANIFEST, model_dir / WITHDRAWN
-    if not manifest.is_file():
-        raise GenrecError(f"{model_dir}: no {MANIFEST}, so it is no finished model folder; export a model there")
-    content = manifest.read_bytes() + (withdrawn.read_bytes() if withdrawn.is_file() else b"")
-    return hashlib.sha256(content).hexdigest()[:12]
+@dataclass(frozen=True)
+class GraphSettings:
+    """The content of ``recommender.json``."""
+
+    level_sizes: tuple[int, ...]  # vocabulary by level, the collision suffix last
+    max_history: int  # newest items that the encoder reads
+    item_width: int  # of the item vectors and keys
+    dense: bool  # whether the dense head was trained
+    hybrid_weight: float  # share of the dense head in the hybrid ranking
+    int8: bool = False  # whether weights are rounded; then item keys are rounded when the model is opened
+
+
+@dataclass(frozen=True)
+class ModelItems:
+    """What a model holds of its items, by catalogue row."""
+
+    item_ids: "np.ndarray"  # the data set's ids, int64 [n]
+    codes: "np.ndarray"  # semantic IDs with suffix, int32 [n, depth]
+    popularity: "np.ndarray"  # training interactions, int64 [n]
+    vectors: "np.ndarray"  # what the encoder reads of each item, float32 [n, item_width]
+    keys: "np.ndarray"  # what the dense head compares its query with, float32 [n, item_width]
+
+
+_ITEM_FILES = (ITEM_IDS, CODES, POPULARITY, ITEM_VECTORS, ITEM_KEYS)  # in the order of ModelItems
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What :meth:`ModelFolder.withdraw` did, in items."""
+
+    changed: int  # withdrawn or restored now; the others already were
+    withdrawn: int  # from now on
+    left: int  # can still be recommended
+
+
+class ModelFolder:
+    """An exported model's folder. A property reads its file each time; nothing is verified before."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def version(self) -> str:
+        """The start of a sha256 over the manifest and the list of withdrawn items.
+
+        The manifest holds the sha256 of every other file. So any changed file gives another version.
+
+        Raises:
+            GenrecError: there is no manifest.
+        """
+        manifest = recovered(self.path) / MANIFEST
+        if not manifest.is_file():
+            raise GenrecError(f"{self.path}: no {MANIFEST}, so it is no finished model folder; export a model there")
+        withdrawn = self.withdrawn_list
+        content = manifest.read_bytes() + (withdrawn.read_bytes() if withdrawn.is_file() else b"")
+        return hashlib.sha256(content).hexdigest()[:12]
+
+    @property
+    def settings(self) -> GraphSettings:
+        """The content of ``recommender.json``.
+
+        Raises:
+            GenrecError: it is missing, or this version does not read its format.
+        """
+        path = self.path / SETTINGS
+        content = read_json(path)
+        number = content.pop("format", None)
+        if number != FORMAT:
+            raise GenrecError(f"{path}: format {number}, but this version reads {FORMAT}; export it again")
+        return GraphSettings(**{**content, "level_sizes": tuple(content["level_sizes"])})
+
+    def save_settings(self, settings: GraphSettings) -> None:
+        """Write ``recommender.json``."""
+        write_json(self.path / SETTINGS, {"format": FORMAT, **asdict(settings)})
+
+    def array(self, name: str) -> "np.ndarray":
+        """Read an array file; a file that cannot be read raises ``GenrecError``."""
+        from genrec_core.graphs import read_array
+
+        return read_array(self.path / name)
+
+    def save_array(self, name: str, array: "np.ndarray") -> None:
+        """Write an array file."""
+        import numpy as np
+
+        np.save(self.path / name, array, allow_pickle=False)
+
+    @property
+    def item_ids(self) -> "np.ndarray":
+        """The data set's ids by catalogue row, int64 [n]."""
+        return self.array(ITEM_IDS)
+
+    @property
+    def popularity(self) -> "np.ndarray":
+        """Training interactions by catalogue row, int64 [n]."""
+        return self.array(POPULARITY)
+
+    def items(self) -> ModelItems:
+        """What the model holds of its items.
+
+        Raises:
+            GenrecError: a file cannot be read, or two of them differ in their number of items.
+        """
+        arrays = [self.array(name) for name in _ITEM_FILES]
+        rows = {name: len(array) for name, array in zip(_ITEM_FILES, arrays, strict=True)}
+        if len(set(rows.values())) != 1:
+            raise GenrecError(f"{self.path}: the files differ in items ({rows}); export it again")
+        return ModelItems(*arrays)
+
+    def save_items(self, items: ModelItems) -> None:
+        """Write the five files of the items."""
+        arrays = (items.item_ids, items.codes, items.popularity, items.vectors, items.keys)
+        for name, array in zip(_ITEM_FILES, arrays, strict=True):
+            self.save_array(name, array)
+
+    def neighbors(self, n_items: int) -> "TextNeighbors | None":
+        """The text neighbours of ``n_items`` items; None where the model lifts none.
+
+        Raises:
+            GenrecError: they are of another number of items.
+        """
+        from genrec_core.search.neighbors import TextNeighbors
+
+        if not (self.path / NEIGHBORS).is_file():
+            return None
+        rows, bonus = self.array(NEIGHBORS), self.array(NEIGHBOR_BONUS)
+        if rows.shape != bonus.shape or len(rows) != n_items or rows.max(initial=0) >= n_items:
+            raise GenrecError(
+                f"{self.path}: {NEIGHBORS} and {NEIGHBOR_BONUS} do not fit {n_items} items; export it again"
+            )
+        return TextNeighbors(rows, bonus)
+
+    def save_neighbors(self, neighbors: "TextNeighbors") -> None:
+        """Write the text neighbours."""
+        self.save_array(NEIGHBORS, neighbors.rows)
+        self.save_array(NEIGHBOR_BONUS, neighbors.bonus)
+
+    def quantization_report(self) -> dict[str, Any] | None:
+        """How the model in int8 ranks beside the one in fp32; None for a model in fp32."""
+        path = self.path / REPORT
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def takes_rules(self) -> bool:
+        """Whether the model was exported with its catalogue, which rules need."""
+        return (self.path / ITEMS).is_file()
+
+    @property
+    def withdrawn_list(self) -> Path:
+        """The file that lists the withdrawn items; absent where none ever was."""
+        return self.path / WITHDRAWN
+
+    def withdrawn(self) -> list[int]:
+        """Ids of the withdrawn items, ascending.
+
+        Raises:
+            GenrecError: the list is damaged, or names an item that the model does not hold.
+        """
+        path = self.withdrawn_list
+        if not path.is_file():
+            return []
+        content = read_json(path)
+        items = content.get("item_ids") if isinstance(content, dict) else None
+        again = "remove it and withdraw the items again"
+        if not isinstance(items, list) or not all(type(item) is int for item in items):
+            raise GenrecError(f"{path}: no list of item ids; {again}")
+        if content.get("sha256") != _digest(items):
+            raise GenrecError(f"{path}: differs from its own sha256; {again}")
+        unknown = set(items).difference(self.item_ids.tolist())
+        if unknown:
+            raise GenrecError(f"{path}: the model has no item {min(unknown)}; {again}")
+        return items
+
+    def withdraw(self, items: "np.ndarray", restore: bool = False) -> Withdrawal:
+        """Add ``items`` to the withdrawn ones, or with ``restore`` take them off that list.
+
+        A recommender that is opened afterwards never recommends withdrawn items; one that is open does not change.
+        A second call waits for the first one, and for :func:`genrec_core.bundle.item_additions.add_items`.
+
+        Args:
+            items: ids, int64 [n]. Items that are withdrawn already, or restored already, change nothing.
+            restore: recommend the items again.
+
+        Raises:
+            GenrecError: the folder is no whole model or cannot be written, the model does not hold an item, or no item
+                would be left.
+        """
+        with locked_place(self.path):
+            self._require_changeable_list()
+            known, chosen = set(self.item_ids.tolist()), set(items.tolist())
+            unknown = sorted(chosen - known)
+            if unknown:
+                shown = ", ".join(map(str, unknown[:_SHOWN]))
+                raise GenrecError(f"the model does not have {len(unknown)} of the items ({shown}); nothing was changed")
+            refresh_shared(self.withdrawn_list)
+            before = set(self.withdrawn())
+            after = before - chosen if restore else before | chosen
+            if after == known:
+                raise GenrecError("no item of the model would be left; nothing was changed")
+            self._write_withdrawn(sorted(after))
+        return Withdrawal(len(after ^ before), len(after), len(known) - len(after))
+
+    def _require_changeable_list(self) -> None:
+        verify_manifest(self.path)
+        manifest = self.path / MANIFEST
+        if WITHDRAWN in read_json(manifest)["files"]:
+            raise GenrecError(f"{manifest} names {WITHDRAWN}, which may change; write the manifest without it")
+
+    def _write_withdrawn(self, items: list[int]) -> None:
+        try:
+            write_shared(self.withdrawn_list, {"item_ids": items, "sha256": _digest(items)})
+        except OSError as error:
+            reason = error.strerror or error
+            raise GenrecError(f"{self.withdrawn_list}: cannot be written ({reason}); nothing was changed") from error
+
+
+def _digest(items: list[int]) -> str:
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()

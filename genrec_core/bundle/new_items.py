@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.data.ids import item_id_of, item_ids_of
 from genrec_core.data.item_text import render_text, template_parts, text_fields
 from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
@@ -18,28 +19,18 @@ from genrec_core.errors import GenrecError
 
 @dataclass(frozen=True)
 class NewItems:
-    """Items of a file.
+    """Items of a file."""
 
-    Args:
-        item_ids: int64 [n].
-        texts: what is embedded; '' where nothing is known of an item.
-        fields: title, brand, categories, price and description of each, None where absent.
-    """
-
-    item_ids: np.ndarray
-    texts: list[str]
-    fields: list[dict[str, Any]]
+    item_ids: np.ndarray  # int64 [n]
+    texts: list[str]  # what is embedded; '' where nothing is known of an item
+    fields: list[dict[str, Any]]  # title, brand, categories, price and description of each, None where absent
 
     def texts_or_ids(self) -> list[str]:
-        """The texts; of an item without one its id, so that it gets some code."""
+        """The texts; an item without one gets its id as text, so that it gets some code."""
         return [text or f"Item: {item};" for text, item in zip(self.texts, self.item_ids.tolist(), strict=True)]
 
     def require_texts(self, path: Path) -> None:
-        """Refuse items of which nothing is known.
-
-        Raises:
-            GenrecError: there is one; names ``path``, which they are from.
-        """
+        """Raise ``GenrecError`` if an item of the file ``path`` has no text."""
         without = [item for text, item in zip(self.texts, self.item_ids.tolist(), strict=True) if not text]
         if without:
             raise GenrecError(
@@ -65,41 +56,36 @@ def read_new_items(path: Path, text_template: str) -> NewItems:
         GenrecError: the file cannot be read, or an entry has no integer ``item_id``; names the entry.
     """
     parts = template_parts(text_template)
-    found = NewItems(np.empty(0, dtype=np.int64), [], [])
-    ids: list[int] = []
+    item_ids: list[int] = []
+    texts: list[str] = []
+    fields: list[dict[str, Any]] = []
     for number, entry in _entries(path):
-        ids.append(_item_id(entry, path, number))
-        fields = text_fields(entry)
-        found.fields.append(fields)
-        found.texts.append(without_halves(str(entry.get("text") or "")).strip() or render_text(parts, fields))
-    if not ids:
+        item_ids.append(_item_id(entry, path, number))
+        fields.append(text_fields(entry))
+        texts.append(without_halves(str(entry.get("text") or "")).strip() or render_text(parts, fields[-1]))
+    if not item_ids:
         raise GenrecError(f"{path}: no items in it; give CSV with the columns item_id and title, or JSON lines")
-    return replace(found, item_ids=np.array(ids, dtype=np.int64))
+    return NewItems(np.array(item_ids, dtype=np.int64), texts, fields)
 
 
 def read_item_ids(path: Path) -> np.ndarray:
-    """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them.
-
-    Raises:
-        GenrecError: the file cannot be read, or is no array of integers.
-    """
+    """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them; ``GenrecError`` for any other file."""
     try:
         ids = json.loads(utf8_text(path))
-    except GenrecError:
+    except GenrecError:  # a ValueError too
         raise
     except (OSError, ValueError) as error:  # no JSON, or a number of thousands of digits
         raise GenrecError(f"{path}: cannot be read as JSON ({error}); give an array of integer item ids") from error
-    if not isinstance(ids, list) or not all(type(item) is int and abs(item) < 1 << 63 for item in ids):
+    if not isinstance(ids, list) or any(isinstance(item, str) for item in ids):
         raise GenrecError(f"{path}: no array of integers of 64 bits; give one id for each vector")
-    return np.array(ids, dtype=np.int64)
+    try:
+        return np.array(item_ids_of(ids), dtype=np.int64)
+    except GenrecError as error:
+        raise GenrecError(f"{path}: no array of integers of 64 bits ({error}); give one id a vector") from error
 
 
 def read_vectors(path: Path) -> np.ndarray:
-    """Item vectors float32 [n, dim] of a ``.npy`` file.
-
-    Raises:
-        GenrecError: the file cannot be read, or is no matrix of numbers.
-    """
+    """Item vectors float32 [n, dim] of a ``.npy`` file; ``GenrecError`` for any other file."""
     try:
         vectors = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -110,7 +96,7 @@ def read_vectors(path: Path) -> np.ndarray:
 
 
 def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered entries; the number is that of their (last) line."""
+    """Entries, each with the number of its last line."""
     try:
         if path.suffix.lower() == ".jsonl":
             for number, line in utf8_lines(path):
@@ -144,8 +130,7 @@ def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def _item_id(entry: dict[str, Any], path: Path, number: int) -> int:
-    value = entry.get("item_id")
     try:
-        return int(np.int64(int(str(value))))
-    except (ValueError, OverflowError) as error:
-        raise GenrecError(f"{path}, line {number}: item_id is {value!r}; give each item an integer id") from error
+        return item_id_of(entry.get("item_id"))
+    except GenrecError as error:
+        raise GenrecError(f"{path}, line {number}: {error}; give each item an integer item_id") from error

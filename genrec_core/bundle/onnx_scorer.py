@@ -1,115 +1,107 @@
 """Scores beams with onnxruntime, for the search in :mod:`genrec_core.search.generative`. Needs no torch."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from genrec_core.bundle.constant_product import ConstantProduct
+from genrec_core.bundle.model_folder import (
+    ENCODER,
+    ITEM_LOGITS,
+    PREFIXES,
+    TOKENS,
+    ModelFolder,
+    ModelItems,
+    step_graph,
+)
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import open_graph, read_array
-from genrec_core.search.neighbors import TextNeighbors
+from genrec_core.graphs import open_graph
 from genrec_core.search.prefixes import Lineage
-from genrec_core.storage.artifacts import read_json
 
-SETTINGS, ENCODER = "recommender.json", "history_encoder.onnx"
-TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"
-FORMAT = 6
-
-
-@dataclass(frozen=True)
-class GraphSettings:
-    """What a caller of the two graphs must know; the content of ``recommender.json``.
-
-    Args:
-        level_sizes: vocabulary by level, the collision suffix last.
-        max_history: newest items that the encoder reads.
-        item_width: width of the item vectors and keys.
-        dense: whether the dense head was trained.
-        hybrid_weight: share of the dense head in the hybrid ranking.
-        int8: whether the weights were rounded, and the dense head's keys are to be.
-    """
-
-    level_sizes: tuple[int, ...]
-    max_history: int
-    item_width: int
-    dense: bool
-    hybrid_weight: float
-    int8: bool = False
-
-    @classmethod
-    def load(cls, folder: Path) -> "GraphSettings":
-        """Read ``recommender.json``.
-
-        Raises:
-            GenrecError: it is missing, or of a form that this version does not read.
-        """
-        content = read_json(folder / SETTINGS)
-        found = content.pop("format", None)
-        if found != FORMAT:
-            raise GenrecError(f"{folder / SETTINGS}: format {found}, but this version reads {FORMAT}; export it again")
-        return cls(**{**content, "level_sizes": tuple(content["level_sizes"])})
-
-
-def step_graph(level: int) -> str:
-    """The file name of a level's decoder step."""
-    return f"decoder_step_{level}.onnx"
+# Of a key's largest number as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which
+# saturate: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
+_KEY_STEPS = 64
 
 
 class OnnxScorer:
-    """A ``CodeScorer`` over the exported graphs: one that reads histories and one for each level but the first.
+    """A ``CodeScorer`` over the exported graphs: the history encoder and one decoder step a level from 1 on.
 
     Args:
-        folder: a model folder that :func:`genrec_core.export.onnx.export_recommender` wrote.
-        items: what the encoder reads of each item, float32 [n_items, item_width] by catalogue row.
-        keys: what the dense head compares its query with, of the same shape.
-        neighbors: items that the dense head's ranking lifts beside those of a history; None for none.
+        folder: the model.
+        items: what it holds of its items.
         threads: threads inside an operator.
 
     Raises:
-        GenrecError: a graph is missing or damaged, or the vectors are not as wide as the model wants.
+        GenrecError: a file is missing or damaged, or the vectors are not as wide as the model reads.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        items: np.ndarray,
-        keys: np.ndarray,
-        neighbors: TextNeighbors | None = None,
-        threads: int = 1,
-    ) -> None:
-        self.settings, self.neighbors = GraphSettings.load(folder), neighbors
-        width = self.settings.item_width
-        for name, array in (("vectors", items), ("keys", keys)):
-            if array.ndim != 2 or array.shape[1] != width:
-                raise GenrecError(
-                    f"{folder}: the model reads item {name} of {width} columns, found shape {array.shape}; "
-                    "export it again"
-                )
-        self.items = np.ascontiguousarray(items, dtype=np.float32)
-        by_column = np.ascontiguousarray(keys.T, dtype=np.float32)
-        self.keys_product = ConstantProduct(by_column, self.settings.int8)
-        self.keys = None if self.settings.int8 else by_column  # for one query, whose product is faster so
+    def __init__(self, folder: ModelFolder, items: ModelItems, threads: int = 1) -> None:
+        self.settings = folder.settings
+        _require_width(folder.path, items, self.settings.item_width)
+        self.items = np.ascontiguousarray(items.vectors, dtype=np.float32)
+        self.neighbors = folder.neighbors(len(self.items))
+        self.keys_product = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8, threads)
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
-        self.tokens, self.prefixes = (read_array(folder / name) for name in (TOKENS, PREFIXES))
-        self.encoder = open_graph(folder / ENCODER, threads)
-        self.steps = [open_graph(folder / step_graph(level), threads) for level in range(1, len(sizes))]
-        self.step_inputs = [[put.name for put in step.get_inputs()] for step in self.steps]
-        self.outputs = [[put.name for put in graph.get_outputs()] for graph in (self.encoder, *self.steps)]
+        self.tokens, self.prefixes = folder.array(TOKENS), folder.array(PREFIXES)
+        self.encoder = open_graph(folder.path / ENCODER, threads)
+        self.steps = [open_graph(folder.path / step_graph(level), threads) for level in range(1, len(sizes))]
+        self.step_inputs = [[node.name for node in step.get_inputs()] for step in self.steps]
+        self.outputs = [[node.name for node in graph.get_outputs()] for graph in (self.encoder, *self.steps)]
 
     def start(self, histories: HistoryBatch) -> "OnnxSession":
-        """Encode the histories of a batch; every one holds at least one item."""
+        """Encode the histories of a batch; each holds at least one item."""
         return OnnxSession(self, histories)
+
+
+class KeysProduct:
+    """Logits of all items: queries times the item keys.
+
+    The keys are an input of the graph, as items may be added to the model where ``onnx`` is not installed.
+
+    Args:
+        graph: the file that :func:`genrec_core.export.item_logits.write_item_logits` wrote.
+        keys: float32 [n_items, width].
+        int8: round the keys to 7 bits, a scale an item; the graph then rounds the queries too.
+        threads: threads inside an operator.
+    """
+
+    def __init__(self, graph: Path, keys: np.ndarray, int8: bool, threads: int = 1) -> None:
+        self.graph, self.int8 = open_graph(graph, threads), int8
+        self.keys = rounded_keys(keys) if int8 else {"keys": np.ascontiguousarray(keys, dtype=np.float32)}
+
+    def __call__(self, queries: np.ndarray) -> np.ndarray:
+        """Logits float32 [users, n_items] of queries float32 [users, width]."""
+        # In fp32 onnxruntime sums one row in another order than several. So a user alone is computed as two.
+        alone = len(queries) == 1 and not self.int8
+        rows = np.repeat(queries, 2, axis=0) if alone else queries
+        logits = np.asarray(self.graph.run(["logits"], {"queries": rows, **self.keys})[0])
+        return logits[: len(queries)]
+
+
+def rounded_keys(keys: np.ndarray) -> dict[str, np.ndarray]:
+    """Keys float32 [n, width] as ``keys`` int8 [width, n] and ``scales`` float32 [n]."""
+    largest = np.abs(keys).max(axis=1)
+    largest = np.where(largest > 0, largest, np.float32(1))
+    rounded = np.rint(keys.T * (_KEY_STEPS / largest)).astype(np.int8)
+    # In C order, as onnxruntime would copy another order at each call.
+    return {"keys": np.ascontiguousarray(rounded), "scales": (largest / _KEY_STEPS).astype(np.float32)}
+
+
+def _require_width(folder: Path, items: ModelItems, width: int) -> None:
+    for name, array in (("vectors", items.vectors), ("keys", items.keys)):
+        if array.ndim != 2 or array.shape[1] != width:
+            raise GenrecError(
+                f"{folder}: the model reads item {name} of {width} columns, found shape {array.shape}; export it again"
+            )
 
 
 class OnnxSession:
     """The decoding of one batch."""
 
     def __init__(self, scorer: OnnxScorer, histories: HistoryBatch) -> None:
-        self.scorer, self.alone = scorer, histories.alone and len(histories.lengths) == 1
+        self.scorer = scorer
         self.histories = flat = histories.flat()
         inputs = {
             "items": scorer.items.take(flat.rows, axis=0),
@@ -125,13 +117,9 @@ class OnnxSession:
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
-        scorer, query = self.scorer, self.query
-        if self.alone and scorer.keys is not None:  # a BLAS copies nothing for one query, and uses several threads
-            logits = np.asarray(query @ scorer.keys)
-        else:
-            logits = scorer.keys_product(query)
-        if scorer.neighbors is not None:
-            scorer.neighbors.lift(logits, self.histories)
+        logits = self.scorer.keys_product(self.query)
+        if self.scorer.neighbors is not None:
+            self.scorer.neighbors.lift(logits, self.histories)
         return logits
 
     def first(self) -> np.ndarray:
@@ -147,8 +135,8 @@ class OnnxSession:
         x += scorer.tokens.take(rows, axis=0)
         x += self.context if len(self.context) == 1 else self.context.take(users, axis=0)
         inputs = [x, *self.crossed, lineage.places, lineage.own]
-        for ancestors, kept in zip(lineage.ancestors, self.earlier, strict=True):
-            inputs += [ancestors, *kept]
+        for ancestors, keys_and_values in zip(lineage.ancestors, self.earlier, strict=True):
+            inputs += [ancestors, *keys_and_values]
         names = scorer.step_inputs[level - 1]
         logits, *own = scorer.steps[level - 1].run(scorer.outputs[level], dict(zip(names, inputs, strict=True)))
         self.earlier.append(own)

@@ -1,8 +1,8 @@
 """Stored answers of a model: whether its graphs compute on this processor what they computed at the export.
 
 onnxruntime multiplies int8 matrices by instructions that differ between processors. Some of them saturate: they give
-another product, without an error. So the export stores what the graphs say of a few histories, and every opening asks
-the graphs again.
+another product, without an error. So the export stores the logits of a few histories, and each opening computes them
+again.
 """
 
 from pathlib import Path
@@ -10,52 +10,43 @@ from typing import Any
 
 import numpy as np
 
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.bundle.onnx_scorer import OnnxScorer
 from genrec_core.data.histories import padded
 from genrec_core.graphs import SELF_TEST, read_self_test, require_same_answers
 
 _HISTORIES, _HISTORY_ITEMS, _SCORED_ITEMS = 4, 5, 256
-_ASKED = ("rows", "targets", "items")
 
 
-def write_self_test(folder: Path, scorer: OnnxScorer, codes: np.ndarray) -> None:
-    """Store answers of the model, before the manifest of its folder is written.
-
-    Args:
-        folder: the model folder.
-        scorer: the model in ``folder``.
-        codes: semantic IDs with suffix by catalogue row, int [n_items, depth].
-    """
+def write_self_test(path: Path) -> None:
+    """Store logits of the model in the folder ``path``, before the folder's manifest is written."""
+    folder = ModelFolder(path)
+    items, random = folder.items(), np.random.default_rng(0)
     shapes = ((_HISTORIES, _HISTORY_ITEMS), _HISTORIES, _SCORED_ITEMS)
-    random = np.random.default_rng(0)
-    rows, followers, items = (random.integers(len(codes), size=shape) for shape in shapes)
-    asked: dict[str, Any] = dict(zip(_ASKED, (rows, codes[followers].astype(np.int64), items), strict=True))
-    np.savez(folder / SELF_TEST, **asked, answers=_answers(scorer, **asked))
+    rows, followers, scored = (random.integers(len(items.codes), size=shape) for shape in shapes)
+    inputs: dict[str, Any] = {"rows": rows, "targets": items.codes[followers].astype(np.int64), "items": scored}
+    np.savez(path / SELF_TEST, answers=_logits(OnnxScorer(folder, items), **inputs), **inputs)
 
 
-def require_self_test(folder: Path, scorer: OnnxScorer) -> None:
-    """Compare what the model says now with the stored answers.
-
-    Args:
-        folder: the model folder. Items may have been added to it since its export.
-        scorer: the model in ``folder``.
+def require_self_test(path: Path, scorer: OnnxScorer) -> None:
+    """Compare the logits of ``scorer`` with those stored in its folder ``path``. Added items do not matter.
 
     Raises:
-        GenrecError: an answer differs by more than ``LARGEST_ERROR`` of the range of all, or none can be read.
+        GenrecError: a logit differs by more than ``LARGEST_ERROR`` of the range of all, or none can be read.
     """
-    asked, answers = read_self_test(folder, _ASKED)
-    require_same_answers(folder, answers, _answers(scorer, **asked))
+    inputs, answers = read_self_test(path, ("rows", "targets", "items"))
+    require_same_answers(path, answers, _logits(scorer, **inputs))
 
 
-def _answers(scorer: OnnxScorer, rows: np.ndarray, targets: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """All that the graphs say of some histories, float32 [n].
+def _logits(scorer: OnnxScorer, rows: np.ndarray, targets: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """All logits that the graphs give for some histories, float32 [n].
 
     Text neighbours are left out, as new items may take a place among them.
 
     Args:
         scorer: the model.
         rows: catalogue rows of the histories, int64 [batch, items].
-        targets: the code that each history is followed by, int64 [batch, depth].
+        targets: the code that follows each history, int64 [batch, depth].
         items: catalogue rows that the dense head scores, int64 [items].
     """
     users = np.arange(len(rows))

@@ -67,10 +67,10 @@ def _export(options: argparse.Namespace) -> None:
     catalog = _read_catalog(options.catalog) if options.catalog else None
     export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output, catalog)
     if settings.int8:
-        from genrec_core.export.quantize import Requests, quantize_recommender
+        from genrec_core.export.quantize import ValidationUsers, quantize_recommender
 
-        requests = Requests.of_validation(histories, item_ids[order], settings.users)
-        report = quantize_recommender(options.output, options.output, requests, largest_loss=settings.largest_loss)
+        users = ValidationUsers.of_validation(histories, item_ids[order], settings.users)
+        report = quantize_recommender(options.output, options.output, users, largest_loss=settings.largest_loss)
         print("\n".join(report.lines()), file=sys.stderr)
     without = "" if options.catalog else " (no --catalog was given, so the model takes no rules)"
     print(f"{len(item_ids)} items{without}: {options.output}", file=sys.stderr)

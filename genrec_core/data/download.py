@@ -1,4 +1,4 @@
-"""Fetches an archive by http(s): no more than a disk can hold, to the end, and without telling anybody the password."""
+"""Fetches an archive by http(s): whole, no larger than a disk can hold, and without showing the password to anybody."""
 
 import base64
 import http.client
@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from genrec_core.errors import GenrecError
@@ -20,16 +20,10 @@ _VALIDATORS = ("ETag", "Last-Modified", "Content-Length")
 
 
 class _SameProtocol(urllib.request.HTTPRedirectHandler):
-    """Follows a server to another place, but from https to https only, and to no other protocol."""
+    """Follows redirects to http(s) only, and from https to https only."""
 
     def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
@@ -42,67 +36,51 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def download(url: str, folder: Path) -> Path:
-    """Fetch ``url`` into ``folder``; the file.
-
-    Args:
-        url: http(s); ``user:password@`` in it is sent to that server alone.
-        folder: where the file goes, named as in the address.
-
-    Raises:
-        GenrecError: it cannot be fetched, ends too early, or is too large; the address is named without its secrets.
-    """
-    target = folder / (Path(urlsplit(url).path).name.strip(".") or "archive")
-    with _answer(url, "GET", "cannot be downloaded") as response, target.open("wb") as file:
-        told = response.headers.get("Content-Length")
+def download(url: str, target: Path) -> None:
+    """Fetch ``url``, http(s), to the file ``target``; ``user:password@`` in it is sent to that server alone."""
+    with _response(url, "GET", "cannot be downloaded") as response, target.open("wb") as file:
+        length = response.headers.get("Content-Length")
         arrived = 0
         while block := response.read(_BLOCK_BYTES):
             arrived += len(block)
             if arrived > _LARGEST_DOWNLOAD:
-                raise GenrecError(f"{_named(url)}: more than {_LARGEST_DOWNLOAD} bytes; get it by hand")
+                raise GenrecError(f"{_shown(url)}: more than {_LARGEST_DOWNLOAD} bytes; get it by hand")
             file.write(block)
-    if told is not None and arrived != int(told):
-        raise GenrecError(f"{_named(url)}: {arrived} of {told} bytes arrived; try again")
-    return target
+    if length is not None and arrived != int(length):
+        raise GenrecError(f"{_shown(url)}: {arrived} of {length} bytes arrived; try again")
 
 
 def server_state(url: str) -> list[object]:
-    """What the server says that would change with the content.
-
-    Raises:
-        GenrecError: it does not answer, or says nothing of the kind.
-    """
-    with _answer(url, "HEAD", "the server does not answer") as response:
-        found: list[object] = [response.headers.get(name) for name in _VALIDATORS]
-    if not any(found):
+    """The headers that change with the content; an error if the server sends none of them."""
+    with _response(url, "HEAD", "the server does not answer") as response:
+        state: list[object] = [response.headers.get(name) for name in _VALIDATORS]
+    if not any(state):
         raise GenrecError(
-            f"{_named(url)}: the server sends none of {', '.join(_VALIDATORS)}, so nobody can tell "
-            "whether the archive changed; run `make run` when it did"
+            f"{_shown(url)}: the server sends none of {', '.join(_VALIDATORS)}, so a change of the archive cannot be "
+            "seen; run `make run` when it has changed"
         )
-    return found
+    return state
 
 
 @contextmanager
-def _answer(url: str, method: str, fault: str) -> Iterator[http.client.HTTPResponse]:
-    opener = urllib.request.build_opener(_SameProtocol)
+def _response(url: str, method: str, fault: str) -> Iterator[http.client.HTTPResponse]:
+    """Ask for ``url``; user and password go in a header that is not sent on to where the server points."""
     try:
-        with opener.open(_request(url, method), timeout=_TIMEOUT_SECONDS) as response:
+        parts = urlsplit(url)
+        user, at, place = parts.netloc.rpartition("@")
+        request = urllib.request.Request(urlunsplit(parts._replace(netloc=place)), method=method)
+        if at:
+            token = base64.b64encode(unquote(user).encode()).decode()
+            request.add_unredirected_header("Authorization", f"Basic {token}")
+        with urllib.request.build_opener(_SameProtocol).open(request, timeout=_TIMEOUT_SECONDS) as response:
             yield response
+    except GenrecError:
+        raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = without_secrets(str(error))
-        # Not chained: what the libraries say may hold the address as it was given.
-        raise GenrecError(f"{_named(url)}: {fault} ({reason}); check the address or use a folder") from None
+        # Not chained: the library's own text may hold the address with its password.
+        raise GenrecError(f"{_shown(url)}: {fault} ({reason}); check the address or use a folder") from None
 
 
-def _request(url: str, method: str) -> urllib.request.Request:
-    """The request, with user and password as a header that is not sent on to where the server points."""
-    parts = urlsplit(url)
-    user, at, place = parts.netloc.rpartition("@")
-    request = urllib.request.Request(urlunsplit(parts._replace(netloc=place)), method=method)
-    if at:
-        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(unquote(user).encode()).decode()}")
-    return request
-
-
-def _named(url: str) -> str:
+def _shown(url: str) -> str:
     return f"GENREC_RAW={without_secrets(url)}"

@@ -1,4 +1,4 @@
-"""User histories as catalogue rows: all users in two flat arrays, and padded batches of them."""
+"""User histories as catalogue rows: all users in flat arrays, and padded batches of users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from genrec_core.errors import GenrecError
 
-if TYPE_CHECKING:  # inference does without polars, which is as large as all else that it needs
+if TYPE_CHECKING:  # inference does without polars, which is large
     import polars as pl
 
 _WIDTH_STEP = 8  # items
@@ -16,7 +16,7 @@ _WIDTH_STEP = 8  # items
 
 @dataclass(frozen=True)
 class Histories:
-    """What every user bought, oldest first.
+    """The items of each user, oldest first.
 
     Args:
         user_ids: the data set's own ids, one a user.
@@ -32,8 +32,7 @@ class Histories:
     def from_frame(cls, frame: "pl.DataFrame", item_ids: np.ndarray) -> "Histories":
         """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n].
 
-        Raises:
-            GenrecError: a history holds an item that the catalogue does not; names the user and the item.
+        An item that the catalogue lacks is an error, which names the user and the item.
         """
         lengths = frame["item_ids"].list.len().to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -62,11 +61,11 @@ class Histories:
         return self.rows[self.offsets[user] : self.offsets[user + 1]]
 
     def take(self, users: np.ndarray) -> "Histories":
-        """The histories of some users, in the order given."""
+        """The histories of ``users``, in their order."""
         return self.cut(users, np.zeros(len(users), np.int64))
 
     def cut(self, users: np.ndarray, newest: np.ndarray) -> "Histories":
-        """The histories of some users without their ``newest`` last items, int64 [len(users)]."""
+        """The histories of ``users`` without their last items, ``newest`` of each: int64 [len(users)]."""
         lengths = self.lengths[users] - newest
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
@@ -80,7 +79,7 @@ class HistoryBatch:
     Args:
         rows: catalogue rows int32 [batch, time], oldest first, -1 on the right.
         lengths: items a history, int32 [batch].
-        alone: whether nothing else is decoded meanwhile, so that other cores may be used.
+        alone: whether no other batch is decoded meanwhile, so that all cores may be used.
     """
 
     rows: np.ndarray
@@ -88,14 +87,11 @@ class HistoryBatch:
     alone: bool = False
 
     def flat(self) -> "FlatHistories":
-        """The same without padding."""
+        """The same histories without padding."""
         lengths = self.lengths.astype(np.int64)
         batch, time = self.rows.shape
         ends = lengths.cumsum()
-        if batch == 1:
-            own = np.arange(ends[0])
-        else:
-            (own,) = (np.arange(time) < lengths[:, None]).reshape(-1).nonzero()
+        own = np.flatnonzero(np.arange(time) < lengths[:, None])
         places = np.zeros((batch, time), dtype=np.int64)
         places.reshape(-1)[own] = np.arange(len(own))
         return FlatHistories(self.rows.reshape(-1).take(own), lengths, places, own, ends - 1)
@@ -109,8 +105,8 @@ class FlatHistories:
         rows: catalogue rows int32 [items].
         lengths: items a history, int64 [batch].
         places: the items of each history, int64 [batch, time]; 0 on the right of a shorter one.
-        own: where in ``places``, read flat, each item is, int64 [items].
-        newest: the newest item of each history, int64 [batch].
+        own: the place of each item in the flattened ``places``, int64 [items].
+        newest: index in ``rows`` of the newest item of each history, int64 [batch].
     """
 
     rows: np.ndarray
@@ -123,8 +119,8 @@ class FlatHistories:
 def padded(sequences: Sequence[np.ndarray], max_history: int, alone: bool = False) -> HistoryBatch:
     """Put the newest ``max_history`` rows of each sequence into one batch, as wide as the longest.
 
-    Widths are multiples of eight, or ``max_history``: sums over zeros on the right then round as those without them, so
-    that what the model says of a history does not depend on the others.
+    Widths are multiples of eight, or ``max_history``. Then sums with zeros on the right round as sums without them, and
+    the model's answer for a history does not depend on the others.
     """
     lengths = np.array([min(len(sequence), max_history) for sequence in sequences], dtype=np.int32)
     width = min(max_history, int(lengths.max(initial=0)) + _WIDTH_STEP - 1 & -_WIDTH_STEP)

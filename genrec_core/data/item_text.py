@@ -1,4 +1,4 @@
-"""What is known of an item, as one line of text by a template. Needs no polars."""
+"""The fields of an item, cleaned, as one line of text by a template. Needs no polars."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from genrec_core.errors import GenrecError
 TEXT_FIELDS = ("title", "brand", "categories", "price", "description")
 _CURRENCY = r"(?:[A-Z]{3}|[$£¤¥\u20a0-\u20cf])?"  # a code, or a sign
 _PRICE = re.compile(rf"\s*{_CURRENCY}\s*([+-]?[\d.,]+)\s*{_CURRENCY}\s*")
-_NUMBERS = (  # how one is written, what parts its thousands, and its decimal point
+_NUMBERS = (  # how a number is written, what parts its thousands, and its decimal point
     (re.compile(r"[+-]?\d*\.?\d*"), "", "."),
     (re.compile(r"[+-]?\d*,\d{1,2}"), "", ","),
     (re.compile(r"[+-]?\d{1,3}(,\d{2,3})*,\d{3}(\.\d*)?"), ",", "."),
@@ -23,8 +23,7 @@ _NUMBERS = (  # how one is written, what parts its thousands, and its decimal po
 def template_parts(template: str) -> list[tuple[str, str]]:
     """Split a text template at its ';' into parts with the one field of each ('' for a part without a field).
 
-    Raises:
-        GenrecError: a brace does not close, a part has several fields, or a field does not exist.
+    A brace that does not close, a part with several fields and an unknown field are errors.
     """
     parts = []
     for part in filter(str.strip, template.split(";")):
@@ -41,13 +40,11 @@ def template_parts(template: str) -> list[tuple[str, str]]:
 
 
 def render_text(parts: list[tuple[str, str]], fields: dict[str, Any]) -> str:
-    """Fill the parts whose field is present; '' where none is."""
-    shown = [
-        part.format(**{field: _printed(fields[field])}) if field else part
-        for part, field in parts
-        if not field or fields[field] is not None
-    ]
-    return " ".join(shown) if any(field and fields[field] is not None for _, field in parts) else ""
+    """Fill the parts whose field is present; '' if no field is."""
+    present = [(part, field) for part, field in parts if not field or fields[field] is not None]
+    if not any(field for _, field in present):
+        return ""
+    return " ".join(part.format(**{field: _printed(fields[field])}) if field else part for part, field in present)
 
 
 def _printed(value: str | float) -> str:
@@ -79,21 +76,20 @@ def _categories(value: Any) -> str | None:
     if not isinstance(value, list):
         return _text(value)
     paths = value if any(isinstance(path, list) for path in value) else [value]
-    names = [
-        [text for name in path if (text := _text(name))] if isinstance(path, list) else [str(path)] for path in paths
-    ]
-    names = [[without_halves(name) for name in path] for path in names]
-    return "; ".join(dict.fromkeys(" > ".join(path) for path in names if path)) or None
+    lists = [path if isinstance(path, list) else [path] for path in paths]
+    texts = [" > ".join(text for name in names if (text := _text(name))) for names in lists]
+    return "; ".join(dict.fromkeys(filter(None, texts))) or None
 
 
 def _price(value: Any) -> float | None:
-    """A number, with or without a currency; None for anything else. Of ``.`` and ``,`` the last is the decimal point.
+    """A number, with or without a currency; None for anything else.
 
-    A comma alone is one before one or two digits, and parts thousands before three; so do several points.
+    Of ``.`` and ``,`` the last is the decimal point. A comma alone is one before one or two digits; before three digits
+    it parts thousands, as several points do.
     """
     text = str(value)
-    if found := _PRICE.fullmatch(text):
-        text = _plain(found[1])
+    if match := _PRICE.fullmatch(text):
+        text = _plain(match[1])
     try:
         price = float(text)
     except ValueError:
@@ -102,7 +98,7 @@ def _price(value: Any) -> float | None:
 
 
 def _plain(number: str) -> str:
-    """As ``float`` reads it; unchanged, and so refused there, where it is written in no known way."""
+    """The number as ``float`` reads it; unchanged, so that ``float`` refuses it, if it is written in no known way."""
     for form, thousands, point in _NUMBERS:
         if form.fullmatch(number):
             return number.replace(thousands, "").replace(point, ".")

@@ -6,8 +6,8 @@ _SHORT = 64  # items; more users a batch save more than less padding does, until
 
 
 def length_class(length: int, max_history: int) -> int:
-    """Which histories should be decoded together, as each pads the others: 0 above half of ``max_history``, and so on.
+    """Histories of the same class should be decoded together, as each pads the others: 0 above half of ``max_history``.
 
-    The shortest class is not divided further.
+    Each further class has half the length, but the shortest class is not divided.
     """
     return int(math.log2(max_history / min(max(length, _SHORT), max_history)))

@@ -1,4 +1,4 @@
-"""The raw form of the P5 project: three files in, a catalogue and user histories out.
+"""The raw form of the P5 project: three files in, the tables of items and histories out.
 
 ``sequential_data.txt`` holds ``user item item ...`` a line (1-based item ids, oldest first), ``meta.json.gz`` a dict a
 line (JSON or a Python literal), ``datamaps.json`` the map ``item2id`` from the ``asin`` of a dict to the id.
@@ -7,7 +7,6 @@ line (JSON or a Python literal), ``datamaps.json`` the map ``item2id`` from the 
 import ast
 import gzip
 import json
-import shutil
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -16,138 +15,97 @@ from typing import Any
 
 import polars as pl
 
-from genrec_core.data.archive import named_as_given, opened_source
-from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts, text_fields
-from genrec_core.data.sample import write_sample
+from genrec_core.data.ids import item_id_of, item_ids_of
+from genrec_core.data.item_text import TEXT_FIELDS, text_fields
 from genrec_core.data.text_files import require_utf8, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
-from genrec_core.settings import CatalogSettings
-from genrec_core.storage.artifacts import atomic_folder, sha256_of
-from genrec_core.storage.redact import without_secrets
 
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
 RAW_FILES = (SEQUENCES, META, DATAMAPS)
 _SHOWN_FAULTS = 5
-_UNREADABLE = "\ufffd"  # stands where a file's writer, or this reader, found no letter
-_LONGEST_LINE = 4 << 20  # characters; a few KB of gzip can hold one that fills the memory
+_LONGEST_LINE = 4 << 20  # characters; a few KB of gzip can hold a line that fills the memory
+_ITEM_COLUMNS = {
+    "item_id": pl.Int64,
+    **{name: pl.Float64 if name == "price" else pl.String for name in TEXT_FIELDS},
+    "source_id": pl.String,
+    "described": pl.Boolean,
+}
 
 
-def receive_raw(source: str | None, target: Path, sha256: str | None = None) -> dict[str, Any]:
-    """Copy the three files to the folder ``target``, whole and validated, or not at all.
-
-    Args:
-        source: a folder, an archive, an http(s) URL of an archive, or None for the embedded synthetic sample.
-        target: the folder to write.
-        sha256: what the archive must have; None: whatever comes.
+def read_items(raw: Path) -> pl.DataFrame:
+    """Read the items of ``datamaps.json``, sorted by id, with the fields of their lines in ``meta.json.gz``.
 
     Returns:
-        ``source`` without passwords, ``files`` (bytes and sha256 by name), and the counts ``users``, ``items``,
-        ``interactions``, ``items_without_meta`` and ``items_with_unreadable_letters``.
-
-    Raises:
-        GenrecError: a file is missing or empty, or a line does not parse; names the file of the source and the line.
+        ``item_id`` Int64; ``title``, ``brand``, ``categories`` ("A > B > C", several paths joined by "; "), ``price``
+        Float64 and ``description``, each null where absent; ``source_id``, the asin; ``described``: whether there is
+        such a line.
     """
-    with atomic_folder(target) as folder:
-        if source is None:
-            write_sample(folder)
-            return {"source": "embedded sample", **describe_raw(folder)}
-        with opened_source(source, RAW_FILES, sha256) as found:
-            for name in RAW_FILES:
-                shutil.copyfile(found / name, folder / name)
-            with named_as_given(str(found), folder):
-                return {"source": without_secrets(source), **describe_raw(folder)}
+    ids_by_asin = _item_ids(raw / DATAMAPS)
+    fields_by_asin: dict[str, dict[str, Any]] = {}
+    for entry in _meta_lines(raw / META):
+        if (asin := str(entry["asin"])) in ids_by_asin:
+            fields_by_asin[asin] = text_fields(entry)
+    unknown = dict.fromkeys(TEXT_FIELDS)
+    rows = [
+        {
+            "item_id": item_id,
+            **fields_by_asin.get(asin, unknown),
+            "source_id": without_halves(asin),
+            "described": asin in fields_by_asin,
+        }
+        for asin, item_id in sorted(ids_by_asin.items(), key=lambda entry: entry[1])
+    ]
+    return pl.DataFrame(rows, schema=_ITEM_COLUMNS)
 
 
-def describe_raw(raw: Path) -> dict[str, Any]:
-    """Validate a folder of raw files and count what is in it.
+def read_histories(raw: Path) -> pl.DataFrame:
+    """Read ``sequential_data.txt``: ``user_id`` Utf8 and ``item_ids`` List(Int64), oldest first, in file order."""
+    path = raw / SEQUENCES
+    items_by_user: dict[str, list[int]] = {}
+    faults: list[str] = []
+    for number, line in utf8_lines(path):
+        if fields := line.split():
+            try:
+                _add_history(items_by_user, *fields)
+            except ValueError as error:
+                faults.append(f"line {number}: {error}")
+    _raise_faults(path, faults, "write a line as 'user item item ...' with positive integer items")
+    if not items_by_user:
+        raise GenrecError(f"{path}: holds no history; write a line as 'user item item ...'")
+    return pl.DataFrame(
+        {"user_id": list(items_by_user), "item_ids": list(items_by_user.values())},
+        schema={"user_id": pl.String, "item_ids": pl.List(pl.Int64)},
+    )
 
-    Raises:
-        GenrecError: as :func:`receive_raw`.
-    """
-    item_ids = _item_ids(raw)
-    meta = _meta_by_item(raw, item_ids)
-    histories = read_histories(raw)
-    known = set(item_ids.values())
-    unknown = histories.explode("item_ids").filter(~pl.col("item_ids").is_in(list(known)))
+
+def require_known_items(raw: Path, items: pl.DataFrame, histories: pl.DataFrame) -> None:
+    """Refuse histories with items that ``datamaps.json`` lacks; the error names the user and the item."""
+    pairs = histories.explode("item_ids")
+    unknown = pairs.join(items, left_on="item_ids", right_on="item_id", how="anti", maintain_order="left")
     if len(unknown):
         user, item = unknown.row(0)
         raise GenrecError(
             f"{raw / SEQUENCES}: user {user}: item {item} is not in item2id of {DATAMAPS} "
             f"({len(unknown)} such entries); add it there or take it out"
         )
-    return {
-        "files": {name: {"bytes": (raw / name).stat().st_size, "sha256": sha256_of(raw / name)} for name in RAW_FILES},
-        "users": len(histories),
-        "items": len(item_ids),
-        "interactions": int(histories["item_ids"].list.len().sum()),
-        "items_without_meta": len(item_ids) - len(meta),
-        "items_with_unreadable_letters": sum(_UNREADABLE in str(fields) for fields in meta.values()),
-    }
 
 
-def read_histories(raw: Path) -> pl.DataFrame:
-    """Read ``sequential_data.txt``: ``user_id`` Utf8 and ``item_ids`` List(Int64), oldest first, in file order.
-
-    Raises:
-        GenrecError: the file is empty, an item id is no positive integer, a user has no item, or a user comes twice.
-    """
-    path = raw / SEQUENCES
-    users: dict[str, list[int]] = {}
-    faults: list[str] = []
-    for number, line in utf8_lines(path):
-        if fields := line.split():
-            try:
-                _add_history(users, fields)
-            except ValueError as error:
-                faults.append(f"line {number}: {error}")
-    _raise_faults(path, faults, "a line is 'user item item ...' with positive integer items")
-    if not users:
-        raise GenrecError(f"{path}: holds no history; a line is 'user item item ...'")
-    return pl.DataFrame(
-        {"user_id": list(users), "item_ids": list(users.values())},
-        schema={"user_id": pl.String, "item_ids": pl.List(pl.Int64)},
-    )
-
-
-def _add_history(users: dict[str, list[int]], fields: list[str]) -> None:
-    user, *items = fields
-    if user in users:
+def _add_history(items_by_user: dict[str, list[int]], user: str, *items: str) -> None:
+    if user in items_by_user:
         raise ValueError(f"user {user} is there already")
     if not items:
         raise ValueError(f"user {user} has no item")
-    wrong = [item for item in items if not (item.isascii() and item.isdigit() and int(item) > 0)]
-    if wrong:
-        raise ValueError(f"user {user}: {wrong[0]!r} is no positive integer")
-    users[user] = [int(item) for item in items]
+    try:
+        item_ids = item_ids_of(items)
+    except GenrecError as error:
+        raise ValueError(f"user {user}: {error}") from error
+    if min(item_ids) < 1:
+        raise ValueError(f"user {user}: item {min(item_ids)} is not a positive integer")
+    items_by_user[user] = item_ids
 
 
-def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
-    """One row an item of ``datamaps.json``, sorted by id.
-
-    Returns:
-        ``item_id`` Int64, ``title``, ``brand``, ``categories`` ("A > B > C", several paths joined by "; "),
-        ``description`` Utf8 and ``price`` Float64, each null where absent, and ``text``, never empty: an item of
-        which nothing is known gets its asin.
-
-    Raises:
-        GenrecError: a file does not parse, or the template names a field that does not exist.
-    """
-    item_ids = _item_ids(raw)
-    known = _meta_by_item(raw, item_ids)
-    parts = template_parts(settings.text_template)
-    rows = []
-    for asin, item_id in sorted(item_ids.items(), key=lambda entry: entry[1]):
-        fields = known.get(item_id, dict.fromkeys(TEXT_FIELDS))
-        rows.append(
-            {"item_id": item_id, **fields, "text": render_text(parts, fields) or f"Item: {without_halves(asin)};"}
-        )
-    schema = {"item_id": pl.Int64, "title": pl.String, "brand": pl.String, "categories": pl.String}
-    return pl.DataFrame(rows, schema={**schema, "price": pl.Float64, "description": pl.String, "text": pl.String})
-
-
-def _item_ids(raw: Path) -> dict[str, int]:
-    """``item2id`` as integers."""
-    path = raw / DATAMAPS
+def _item_ids(path: Path) -> dict[str, int]:
+    """``item2id`` of ``datamaps.json`` with integer ids."""
     try:
         content = json.loads(utf8_text(path))
     except FileNotFoundError as error:
@@ -159,59 +117,43 @@ def _item_ids(raw: Path) -> dict[str, int]:
     if not isinstance(content, dict) or not isinstance(content.get("item2id"), dict) or not content["item2id"]:
         raise GenrecError(f"{path}: holds no 'item2id' object; it maps each asin to a positive integer id")
     try:
-        item_ids = {str(asin): int(item_id) for asin, item_id in content["item2id"].items()}
-    except (TypeError, ValueError) as error:
+        item_ids = {str(asin): item_id_of(item_id) for asin, item_id in content["item2id"].items()}
+    except GenrecError as error:
         raise GenrecError(f"{path}: item2id: {error}; every id is a positive integer") from error
     if min(item_ids.values()) < 1 or len(set(item_ids.values())) < len(item_ids):
         raise GenrecError(f"{path}: item2id: every id is a positive integer and belongs to one asin")
     return item_ids
 
 
-def _meta_by_item(raw: Path, item_ids: dict[str, int]) -> dict[int, dict[str, Any]]:
-    """The text fields of the items of the catalogue; other products of the file are passed over."""
-    found: dict[int, dict[str, Any]] = {}
-    for entry in _meta_lines(raw / META):
-        item_id = item_ids.get(str(entry.get("asin")))
-        if item_id is not None:
-            found[item_id] = text_fields(entry)
-    return found
-
-
 def _meta_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Parse ``meta.json.gz`` line by line; every line is checked before the last is yielded."""
+    """Parse ``meta.json.gz`` line by line; raises for faulty lines after the last one."""
     faults: list[str] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(iter(partial(lines.readline, _LONGEST_LINE + 1), ""), 1):
                 if len(line) > _LONGEST_LINE:
-                    raise GenrecError(f"{path}: line {number}: longer than {_LONGEST_LINE} characters")
+                    raise GenrecError(f"{path}: line {number}: longer than {_LONGEST_LINE} characters; split it")
                 require_utf8(line, path, number)
-                if not line.strip():
-                    continue
-                try:
-                    yield _parse_meta(line)
-                except ValueError as error:
-                    faults.append(f"line {number}: {error}")
+                if line.strip():
+                    try:
+                        yield _parse_meta(line.strip())
+                    except ValueError as error:
+                        faults.append(f"line {number}: {error}")
     except (OSError, EOFError, zlib.error) as error:
         raise GenrecError(f"{path}: cannot be read as gzip text ({error}); get it again") from error
-    _raise_faults(path, faults, "a line is one dict, as JSON or as a Python literal, with an 'asin'")
+    _raise_faults(path, faults, "write a line as one dict with an 'asin', in JSON or as a Python literal")
 
 
 def _parse_meta(line: str) -> dict[str, Any]:
-    """One dict, JSON or a Python literal.
-
-    Raises:
-        ValueError: it is neither, or has no asin.
-    """
     try:
         entry = json.loads(line)
     except ValueError:
         try:
-            entry = ast.literal_eval(line.strip())
+            entry = ast.literal_eval(line)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            raise ValueError(f"neither JSON nor a Python literal: {line.strip()[:60]!r}") from error
+            raise ValueError(f"neither JSON nor a Python literal: {line[:60]!r}") from error
     if not isinstance(entry, dict) or "asin" not in entry:
-        raise ValueError(f"no dict with an 'asin': {line.strip()[:60]!r}")
+        raise ValueError(f"no dict with an 'asin': {line[:60]!r}")
     return entry
 
 

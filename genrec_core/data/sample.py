@@ -45,13 +45,11 @@ _SHORTEST, _MEAN_EXTRA, _LONGEST = 5, 4.0, 40  # items a history
 
 
 def write_sample(folder: Path, users: int = 5000, items: int = 2000, seed: int = 7) -> None:
-    """Write the three raw files of a synthetic shop to ``folder``.
+    """Write the three raw files of a synthetic shop to ``folder``; the same seed gives the same bytes.
 
     Args:
-        folder: made if it is not there.
         users: histories, each of 5 to 40 items (9 on average) but never more than half of ``items``.
         items: products, at least 20.
-        seed: the same seed gives the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -99,10 +97,9 @@ def _histories(users: int, items: int, random: np.random.Generator) -> list[list
 
 
 def _walk(length: int, items: int, favourites: list[int], kinds: list[float], popular: list[int]) -> list[int]:
-    """One user's distinct items, 1-based.
+    """One user's ``length`` distinct items, 1-based.
 
     Args:
-        length: items wanted.
         items: products of the shop.
         favourites: the user's two favourite lines.
         kinds: a number in 0..1 for each step, which chooses its kind.

@@ -11,7 +11,7 @@ SHORTEST_EVALUATED = 3  # items a user needs for a test item, a validation item 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One target a user and what came before it.
+    """One target a user and the items before it.
 
     Args:
         histories: all items before the target.
@@ -24,12 +24,12 @@ class HeldOut:
     users: np.ndarray
 
     def take(self, chosen: np.ndarray) -> "HeldOut":
-        """The held-out items of some users, int64 indices in the order given."""
+        """The held-out items at the indices ``chosen``, int64."""
         return HeldOut(self.histories.take(chosen), self.targets[chosen], self.users[chosen])
 
 
 def training_part(histories: Histories) -> Histories:
-    """Everything before the last two items; users of fewer than three items keep all, for they are never evaluated."""
+    """Everything before the last two items; users of fewer than three items, who are never evaluated, keep all."""
     newest = np.where(histories.lengths >= SHORTEST_EVALUATED, 2, 0)
     return histories.cut(np.arange(len(histories)), newest)
 

@@ -1,7 +1,4 @@
-"""Text files as people save them: UTF-8 is read, another encoding is refused by its line, a CSV is known by its header.
-
-Needs no polars.
-"""
+"""Text files: UTF-8 is read, another encoding is refused by its line; CSV headers and rows. Needs no polars."""
 
 import csv
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
@@ -16,11 +13,7 @@ _UTF16_MARKS = tuple(mark.decode(errors="surrogateescape") for mark in (BOM_UTF1
 
 
 def utf8_lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a file, from 1; a byte-order mark of UTF-8 is passed over.
-
-    Args:
-        path: the file.
-        newline: as for :func:`open`.
+    """Numbered lines of a file, from 1; a byte-order mark of UTF-8 is passed over, ``newline`` is as for :func:`open`.
 
     Raises:
         GenrecError: a line is not UTF-8; names it.
@@ -38,14 +31,9 @@ def utf8_text(path: Path) -> str:
 
 
 def require_utf8(line: str, path: Path, number: int) -> None:
-    """Refuse a line that was no UTF-8.
+    """Refuse a line, decoded with ``errors="surrogateescape"``, that was not UTF-8 or holds a NUL.
 
-    Args:
-        line: decoded with ``errors="surrogateescape"``.
-        path, number: where it is from.
-
-    Raises:
-        GenrecError: it held other bytes, or a NUL, which UTF-16 is full of and no text is.
+    UTF-16 is full of NULs, and no text has any.
     """
     if "\0" in line or line.startswith(_UTF16_MARKS):
         raise GenrecError(f"{path}: line {number}: UTF-16, or a NUL byte; {SAVE_AS_UTF8}")
@@ -61,15 +49,15 @@ def without_halves(text: str) -> str:
 
 
 def is_utf16(raw: bytes) -> bool:
-    """Whether the first line of a file is UTF-16: by its mark, or as every second byte is zero."""
+    """Whether the first line of a file is UTF-16: it has its mark, or every second byte is zero."""
     marked = raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
     return marked or (len(raw) > 1 and (not any(raw[::2]) or not any(raw[1::2])))
 
 
 def csv_header(line: str, wanted: set[str]) -> tuple[str, list[str]] | None:
-    """The delimiter and the column names, in lower case, of a CSV header that names all columns ``wanted``.
+    """The delimiter and the column names, in lower case, of a CSV header that names all columns ``wanted``; else None.
 
-    Columns are parted by a comma, or by what European spreadsheets and databases put there: a semicolon, a tab, a bar.
+    European spreadsheets and databases write a semicolon, a tab or a bar where others write a comma.
     """
     for delimiter in DELIMITERS:
         names = [name.strip().strip('"').strip().lower() for name in line.split(delimiter)]
@@ -79,9 +67,5 @@ def csv_header(line: str, wanted: set[str]) -> tuple[str, list[str]] | None:
 
 
 def csv_row(line: str, delimiter: str) -> list[str]:
-    """The fields of one line.
-
-    Raises:
-        csv.Error: a quote does not close.
-    """
+    """The fields of one line; a quote that does not close is a ``csv.Error``."""
     return line.split(delimiter) if '"' not in line else next(csv.reader([line], strict=True, delimiter=delimiter))

@@ -1,4 +1,4 @@
-"""The item vectors on disk: written once by the embedding step, read by all that follows. Needs no torch."""
+"""The item vectors on disk, as the embedding step writes them. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import atomic_folder, read_json, write_json
 
 RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
-_KEY_DIMS, _KEY_DECIMALS = 16, 3  # tell unlike vectors apart; rounding errors of like ones seldom cross a boundary
-_SAME = 1e-5  # components of vectors of length 1; padding alone changes them by 1e-7
 ITEM_IDS, ITEM_TEXT, STATS = "item_ids.json", "item_text.json", "embedding_stats.json"
+_KEY_DIMS, _KEY_DECIMALS = 16, 3  # vectors with the same first components, rounded, are compared in full
+_SAME = 1e-5  # largest difference of components of the same vector; padding alone changes them by 1e-7
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class ItemEmbeddings:
 
     @classmethod
     def load(cls, folder: Path) -> "ItemEmbeddings":
-        """Read the folder that :func:`write_item_embeddings` wrote; the vectors are mapped, not copied.
-
-        Raises:
-            GenrecError: a file is missing, damaged, or does not fit the others.
-        """
+        """Read the folder that :func:`write_item_embeddings` wrote; the vectors are mapped, not copied."""
         item_ids = require_catalog_order(read_json(folder / ITEM_IDS), folder / ITEM_IDS)
         raw, l2norm = (_read_vectors(folder / name, len(item_ids)) for name in (RAW, L2NORM))
         if raw.shape != l2norm.shape:
@@ -57,19 +53,13 @@ def write_item_embeddings(
     """Write the five files of the item embeddings; ``folder`` is replaced, whole or not at all.
 
     Args:
-        folder: where the files go.
         item_ids: int64 [n], ascending.
-        texts: the n texts that were embedded.
         vectors: float32 [n, dim], not normalised.
-        model: the model that made them.
-        seconds: how long that took.
-        max_tokens: where it cut the texts, if that is known; without it nothing is taken over by a later embedding.
+        seconds: how long the embedding took.
+        max_tokens: where the model cut the texts; None if unknown, then no later embedding takes vectors from here.
 
     Returns:
         The content of ``embedding_stats.json``.
-
-    Raises:
-        GenrecError: lengths differ, ids are not ascending, or a vector is not finite.
     """
     ids = require_catalog_order(item_ids, folder / ITEM_IDS)
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -87,28 +77,14 @@ def write_item_embeddings(
 
 
 def text_model(folder: Path) -> str:
-    """The model that made the vectors in ``folder``.
-
-    Raises:
-        GenrecError: ``embedding_stats.json`` is missing or damaged.
-    """
+    """The model that made the vectors in ``folder``."""
     return str(read_json(folder / STATS)["model"])
 
 
 def vectors_by_text(folder: Path, model: str, max_tokens: int) -> dict[str, NDArray[np.float32]]:
-    """What is embedded already: text to vector float32 [dim], as the model gives it.
+    """The vectors of an earlier embedding in ``folder``: text to vector float32 [dim], as the model gave it.
 
-    Args:
-        folder: what :func:`write_item_embeddings` wrote.
-        model: the model that is to be used now; a folder's content may have changed under its name, so that nothing
-            made by a model in a folder is taken over.
-        max_tokens: where it is to cut the texts.
-
-    Returns:
-        Nothing where another model, or another cut, made the vectors.
-
-    Raises:
-        GenrecError: a file is missing or damaged.
+    There are none if another model or another cut made them, or if the model is a folder, which may have changed.
     """
     stats = read_json(folder / STATS)
     if Path(model).expanduser().is_dir() or (stats["model"], stats.get("max_tokens")) != (model, max_tokens):
@@ -117,51 +93,37 @@ def vectors_by_text(folder: Path, model: str, max_tokens: int) -> dict[str, NDAr
 
 
 def l2_normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each row divided by its length; a zero row stays zero. Lengths are taken in float64.
-
-    Args:
-        vectors: float32 [n, dim].
-
-    Returns:
-        float32 [n, dim].
-    """
+    """Each row [n, dim] divided by its length, which is taken in float64; a zero row stays zero."""
     rows = vectors.astype(np.float64)
     lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-    normalized: NDArray[np.float32] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0).astype(
-        np.float32
-    )
-    return normalized
+    normalized = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return np.asarray(normalized, dtype=np.float32)
 
 
 def rows_not_told_apart(texts: Sequence[str], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Rows whose vector a different text has too, as where the model knows no letter of either.
+    """Rows whose vector is also that of a different text, as happens if the model knows no letter of either.
 
-    Texts that differ by case and white space alone are taken for the same.
+    Texts that differ only by case and white space count as the same.
 
     Args:
-        texts: n texts.
         vectors: float32 [n, dim], each of length 1, or zero.
 
     Returns:
         int64 [m], ascending.
     """
-    keys = np.round(vectors[:, :_KEY_DIMS], _KEY_DECIMALS) + 0.0  # which makes -0 a 0
+    keys = np.round(vectors[:, :_KEY_DIMS], _KEY_DECIMALS) + 0.0  # the sum makes -0 a 0
     _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     leader = first[group.reshape(-1)]  # [n], the first row with the same key
     shared = np.flatnonzero(np.bincount(leader, minlength=len(texts))[leader] > 1)
     same = shared[np.abs(vectors[shared] - vectors[leader[shared]]).max(axis=1, initial=0) < _SAME]
-    distinct: dict[int, set[str]] = {}
+    texts_of: dict[int, set[str]] = {}
     for row in same.tolist():
-        distinct.setdefault(int(leader[row]), set()).add(" ".join(texts[row].casefold().split()))
-    return np.array([row for row in same.tolist() if len(distinct[int(leader[row])]) > 1], dtype=np.int64)
+        texts_of.setdefault(int(leader[row]), set()).add(" ".join(texts[row].casefold().split()))
+    return np.array([row for row in same.tolist() if len(texts_of[int(leader[row])]) > 1], dtype=np.int64)
 
 
 def require_catalog_order(item_ids: Any, source: Path) -> NDArray[np.int64]:
-    """``item_ids`` as int64 [n], if they are integers in ascending order without repeats.
-
-    Raises:
-        GenrecError: they are not; the message names the first id at fault and ``source``.
-    """
+    """``item_ids`` as int64 [n]; an error if they are no integers in ascending order without repeats."""
     ids = np.asarray(item_ids)
     if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
         raise GenrecError(f"{source}: item ids are not a list of integers; rebuild it from the catalogue")
@@ -177,14 +139,23 @@ def require_catalog_order(item_ids: Any, source: Path) -> NDArray[np.int64]:
 
 
 def require_finite_rows(vectors: NDArray[np.float32], source: Path | str) -> None:
-    """Refuse vectors that hold NaN or infinity.
+    """Refuse vectors [n, dim] from ``source`` that hold NaN or infinity; the error names the first row."""
+    if len(broken := _rows_not_finite(vectors)):
+        raise GenrecError(f"{source}: {len(broken)} rows are not finite, the first is row {broken[0]}; embed it again")
 
-    Raises:
-        GenrecError: naming the first row at fault and ``source``.
-    """
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if broken.size:
-        raise GenrecError(f"{source}: {broken.size} rows are not finite, the first is row {broken[0]}; embed it again")
+
+def require_finite_vectors(vectors: NDArray[np.float32], texts: Sequence[str], model: str) -> None:
+    """Refuse vectors [n, dim] of ``texts`` that hold NaN or infinity; the error names the first text."""
+    if len(broken := _rows_not_finite(vectors)):
+        row = int(broken[0])
+        raise GenrecError(
+            f"embedding model {model}: {len(broken)} vectors are not finite, the first in row {row} "
+            f"({texts[row][:80]!r}); use another model or clean that text"
+        )
+
+
+def _rows_not_finite(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.flatnonzero(~np.isfinite(vectors).all(axis=1))
 
 
 def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Whose learned vector an item has that training never saw. NumPy only."""
+"""The learned vectors that new items take from trained items. NumPy only."""
 
 from collections.abc import Collection
 
@@ -10,8 +10,8 @@ _NEW_ITEMS_AT_ONCE = 1024
 def learned_rows(vectors: np.ndarray, known_items: int, untrained_items: Collection[int]) -> np.ndarray:
     """The catalogue row whose learned vector each item has, int64 [n_items]: its own or a stand-in's.
 
-    The stand-in is the trained item of the most similar text, so that a new item is recommended to those who would be
-    recommended that one; a model that reads no texts has none, and takes what it learned of unknown items.
+    The stand-in is the trained item with the most similar text, so a new item is recommended to the users of that item.
+    A model that reads no texts has no stand-ins: its new items get the row of unknown items.
 
     Args:
         vectors: text vectors by catalogue row, float32 [n_items, dim]; no columns where the model reads no texts.

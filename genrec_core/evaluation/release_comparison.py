@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from genrec_core.bundle.withdrawn import read_withdrawn
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
@@ -131,7 +131,7 @@ class ValidationUsers:
             )
         held_out = held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
         past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
-        withdrawn = read_withdrawn(champion, Recommender.from_folder(champion, threads=1).item_ids)
+        withdrawn = np.array(ModelFolder(champion).withdrawn(), dtype=np.int64)
         return cls(past, item_ids[held_out.targets], withdrawn, len(item_ids), settings)
 
     def ranks(self, folder: Path) -> np.ndarray:

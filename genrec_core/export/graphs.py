@@ -17,10 +17,10 @@ from genrec_core.errors import GenrecError
 def export_graph(
     module: nn.Module, inputs: dict[str, Tensor], dynamic: tuple[Any, ...], outputs: list[str], path: Path
 ) -> None:
-    """Trace ``module`` and write it as one ONNX file.
+    """Trace ``module``, which is put into evaluation mode, and write it as one ONNX file.
 
     Args:
-        module: put into evaluation mode.
+        module: what is traced.
         inputs: example inputs by name, in the order of the module's arguments.
         dynamic: names of the dynamic axes of each input, by axis.
         outputs: names.
@@ -28,11 +28,9 @@ def export_graph(
 
     Raises:
         GenrecError: torch made no graph of it.
-
-    The fused attention kernel of the CPU has strides that the exporter's decomposition cannot view, so the plain one is
-    traced.
     """
-    with sdpa_kernel(SDPBackend.MATH), _without_exporter_chatter():
+    # The fused attention kernel of the CPU has strides that the exporter cannot view, so the plain one is traced.
+    with sdpa_kernel(SDPBackend.MATH), without_advice():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -48,15 +46,14 @@ def export_graph(
 
 
 @contextmanager
-def _without_exporter_chatter() -> Iterator[None]:
-    """Silence notes on absent torchvision, renamed axes and torch's own old calls: a user can do nothing about them."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def without_advice() -> Iterator[None]:
+    """Silence the warnings of torch's exporter and onnxruntime's quantiser: a user can do nothing about them."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec", category=FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(level)

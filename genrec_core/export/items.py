@@ -1,4 +1,4 @@
-"""From the item catalogue to what a model folder keeps of it for rules."""
+"""The attributes that a model folder holds of its items, from the item catalogue."""
 
 import numpy as np
 import polars as pl
@@ -12,11 +12,11 @@ SCHEMA = {
 
 
 def item_table(catalog: pl.DataFrame, item_ids: np.ndarray) -> ItemTable:
-    """The attributes of ``item_ids`` int64 [n_items], one row each in that order; what ``catalog`` lacks is absent.
+    """The attributes of ``item_ids`` int64 [n_items], one row each in that order.
 
     Args:
-        catalog: the frame of ``item_catalog``; columns beyond item_id, title, brand, categories and price are left out.
-        item_ids: the items of the model; those that got their semantic ID later may be missing in the catalogue.
+        catalog: the frame of ``item_catalog``; other columns than those of ``SCHEMA`` are left out.
+        item_ids: the items of the model. An item that the catalogue lacks has no attributes.
 
     Raises:
         GenrecError: a column is missing or of another type, an id comes twice, or no item of the model is in it.
@@ -31,9 +31,9 @@ def item_table(catalog: pl.DataFrame, item_ids: np.ndarray) -> ItemTable:
     repeated = table["item_id"].filter(table["item_id"].is_duplicated())
     if len(repeated):
         raise GenrecError(f"the item catalogue holds item {repeated[0]} twice; keep one row an item")
-    wanted = pl.DataFrame({"item_id": item_ids.astype(np.int64)})
-    if wanted.join(table, on="item_id", how="semi").is_empty():
+    items = pl.DataFrame({"item_id": item_ids.astype(np.int64)})
+    if items.join(table, on="item_id", how="semi").is_empty():
         raise GenrecError("the item catalogue holds no item of the model; give the catalogue it was trained on")
-    found = wanted.join(table, on="item_id", how="left", maintain_order="left")
+    rows = items.join(table, on="item_id", how="left", maintain_order="left")
     finite = pl.when(pl.col("price").is_finite()).then(pl.col("price"))
-    return ItemTable.model_validate(found.with_columns(finite).to_dict(as_series=False))
+    return ItemTable.model_validate(rows.with_columns(finite).to_dict(as_series=False))

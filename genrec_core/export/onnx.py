@@ -1,12 +1,6 @@
 """Turns a trained TIGER checkpoint into a model folder that onnxruntime serves without torch.
 
-The folder holds ``recommender.json`` (sizes), ``history_encoder.onnx`` with level 0, ``decoder_step_<level>.onnx``,
-``token_vectors.npy`` and ``prefix_vectors.npy`` (what the decoder adds for a token and for a prefix),
-``item_ids.npy``, ``codes_with_suffix.npy``, ``popularity.npy``, ``item_vectors.npy`` (what the encoder reads of each
-item), ``item_keys.npy`` (what the dense head compares a query with), ``neighbors.npy`` and ``neighbor_bonus.npy`` (what
-it lifts beside the history), ``items.json`` (title, brand, categories and price, for rules), the folder ``new_items``
-(see :mod:`genrec_core.export.item_encoder`), ``self_test.npz`` (see :mod:`genrec_core.bundle.self_test`) and
-``manifest.json``.
+:mod:`genrec_core.bundle.model_folder` names the files and says what they hold.
 """
 
 from pathlib import Path
@@ -14,33 +8,41 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor, nn
 
+from genrec_core.bundle.item_additions import AdditionSettings
 from genrec_core.bundle.model_folder import (
-    CODES,
-    ITEM_IDS,
-    ITEM_KEYS,
-    ITEM_VECTORS,
-    NEIGHBOR_BONUS,
-    NEIGHBORS,
-    POPULARITY,
+    ADDITION_SETTINGS,
+    ENCODER,
+    ITEM_ENCODER,
+    ITEM_LOGITS,
+    NEW_ITEMS,
+    PREFIXES,
+    TEXT_VECTORS,
+    TOKENS,
+    GraphSettings,
+    ModelFolder,
+    ModelItems,
+    step_graph,
 )
-from genrec_core.bundle.onnx_scorer import ENCODER, FORMAT, PREFIXES, SETTINGS, TOKENS, OnnxScorer, step_graph
 from genrec_core.bundle.self_test import write_self_test
-from genrec_core.embedding.item_embeddings import ItemEmbeddings
+from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export.graphs import export_graph
-from genrec_core.export.item_encoder import export_item_encoder
+from genrec_core.export.item_logits import write_item_logits
 from genrec_core.export.items import item_table
+from genrec_core.quantization.collaborative import CollaborativeMap
+from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.neighbors import TextNeighbors
-from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
+from genrec_core.storage.artifacts import atomic_folder, read_json, write_json, write_manifest
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 
-# Example sizes. Each is at least 2 and none equals another: torch.export takes a 0 or 1 for a constant, and equal sizes
-# for the same axis.
-_BATCH, _TIME, _ITEMS, _WIDTH, _BEAMS, _EARLIER = 2, 5, 6, 3, 4, 7
+# Example sizes. Each is at least 2, and no two of one graph are equal: torch.export takes a 0 or 1 for a constant, and
+# equal sizes for the same axis.
+_BATCH, _TIME, _ITEMS, _WIDTH, _BEAMS, _EARLIER, _NEW_ITEMS = 2, 5, 6, 3, 4, 7, 3
 
 
 def export_recommender(
@@ -59,68 +61,88 @@ def export_recommender(
         embeddings: the folder of ``item_embeddings``.
         popularity: training interactions by catalogue row, int [n_items].
         target: the folder to write; replaced if it is there.
-        catalog: the frame of ``item_catalog``; without it, the model takes no rules. An item that it lacks has no
-            title, brand, category or price.
+        catalog: the frame of ``item_catalog``; without it, the model takes no rules.
 
     Raises:
         GenrecError: the inputs are of different catalogues, or not what the model was trained on.
     """
     model = TigerModel.from_pretrained(checkpoint).eval()
     ids = SemanticIds.load(semantic_ids)
-    vectors = _vectors_of(ids, semantic_ids, embeddings)
-    _require_same_items(model, ids, vectors, popularity, checkpoint, semantic_ids)
-    with atomic_folder(target) as folder:
-        export_graphs(model, folder)
-        np.save(folder / ITEM_IDS, ids.item_ids.astype(np.int64), allow_pickle=False)
-        np.save(folder / CODES, ids.codes.astype(np.int32), allow_pickle=False)
-        np.save(folder / POPULARITY, popularity.astype(np.int64), allow_pickle=False)
-        table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
-        items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
-        np.save(folder / ITEM_VECTORS, items.numpy(), allow_pickle=False)
-        neighbors = _save_neighbors(model, vectors, folder)
-        export_item_encoder(model, vectors, neighbors, semantic_ids, embeddings, folder)
-        keys = item_keys(model, items).numpy()
-        np.save(folder / ITEM_KEYS, keys, allow_pickle=False)
-        write_self_test(folder, OnnxScorer(folder, items.numpy(), keys), ids.codes)
+    vectors = _text_vectors(ids, semantic_ids, embeddings)
+    _require_trained_on(model, checkpoint, ids, semantic_ids, vectors)
+    if popularity.shape != ids.item_ids.shape:
+        raise GenrecError(f"popularity has shape {popularity.shape}, but {semantic_ids} has {len(ids.item_ids)} items")
+    with atomic_folder(target) as part:
+        export_graphs(model, part)
+        ModelFolder(part).save_items(_model_items(model, ids, vectors, popularity))
+        neighbors = _save_neighbors(model, vectors, ModelFolder(part))
+        _save_what_additions_need(model, vectors, neighbors, semantic_ids, embeddings, part / NEW_ITEMS)
+        write_self_test(part)
         if catalog is not None:
-            item_table(catalog, ids.item_ids).save(folder)
-        write_manifest(folder)
+            item_table(catalog, ids.item_ids).save(part)
+        write_manifest(part)
 
 
-def _save_neighbors(model: TigerModel, vectors: np.ndarray, folder: Path) -> int:
-    """What the dense head's ranking lifts, if anything; how many items an item."""
+def _model_items(model: TigerModel, ids: SemanticIds, vectors: np.ndarray, popularity: np.ndarray) -> ModelItems:
+    table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
+    items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
+    return ModelItems(
+        ids.item_ids.astype(np.int64),
+        ids.codes.astype(np.int32),
+        popularity.astype(np.int64),
+        items.numpy(),
+        item_keys(model, items).numpy(),
+    )
+
+
+def _save_neighbors(model: TigerModel, vectors: np.ndarray, folder: ModelFolder) -> int:
+    """Write the text neighbours that the dense head lifts, if any; how many an item has."""
     config = model.config
     if not config.neighbor_weight:
         return 0
     neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
-    np.save(folder / NEIGHBORS, neighbors.rows, allow_pickle=False)
-    np.save(folder / NEIGHBOR_BONUS, neighbors.bonus, allow_pickle=False)
+    folder.save_neighbors(neighbors)
     return neighbors.rows.shape[1]
 
 
-def _vectors_of(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:
+def _save_what_additions_need(
+    model: TigerModel, vectors: np.ndarray, neighbors: int, semantic_ids: Path, embeddings: Path, folder: Path
+) -> None:
+    """Write beside the item encoder the text vectors, the codebooks and ``new_items.json``."""
+    config = model.config
+    np.save(folder / TEXT_VECTORS, vectors, allow_pickle=False)
+    ResidualQuantizer.load(semantic_ids).save(folder)
+    if collaborative := CollaborativeMap.load(semantic_ids):
+        collaborative.save(folder)
+    settings = AdditionSettings(
+        embedding_model=read_json(embeddings / STATS)["model"],
+        reads_texts=config.item_vector_dim > 0,
+        known_items=config.known_items,
+        untrained_items=tuple(config.untrained_items),
+        neighbors=neighbors,
+        neighbor_weight=config.neighbor_weight,
+    )
+    write_json(folder / ADDITION_SETTINGS, settings.model_dump())
+
+
+def _text_vectors(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:
     """The normalised text vectors float32 [n_items, dim] in the order of the semantic IDs.
 
-    Items that got their ID later stand behind the others there, but not in the embeddings.
+    The embeddings are in the order of the ids; items that got their semantic ID later stand behind the others.
     """
-    found = ItemEmbeddings.load(embeddings)
-    place = np.searchsorted(found.item_ids, ids.item_ids).clip(max=max(len(found.item_ids) - 1, 0))
-    missing = ids.item_ids[found.item_ids[place] != ids.item_ids]
+    texts = ItemEmbeddings.load(embeddings)
+    rows = np.searchsorted(texts.item_ids, ids.item_ids).clip(max=max(len(texts.item_ids) - 1, 0))
+    missing = ids.item_ids[texts.item_ids[rows] != ids.item_ids]
     if len(missing):
         raise GenrecError(
             f"{embeddings} has no vector of item {missing[0]} ({len(missing)} such items), which {semantic_ids} lists; "
             "embed the whole catalogue again"
         )
-    return np.asarray(found.l2norm[place], dtype=np.float32)
+    return np.asarray(texts.l2norm[rows], dtype=np.float32)
 
 
-def _require_same_items(
-    model: TigerModel,
-    ids: SemanticIds,
-    vectors: np.ndarray,
-    popularity: np.ndarray,
-    checkpoint: Path,
-    semantic_ids: Path,
+def _require_trained_on(
+    model: TigerModel, checkpoint: Path, ids: SemanticIds, semantic_ids: Path, vectors: np.ndarray
 ) -> None:
     if list(model.config.level_sizes) != list(ids.level_sizes):
         raise GenrecError(
@@ -132,29 +154,26 @@ def _require_same_items(
         raise GenrecError(
             f"{checkpoint} reads item vectors of {dim} columns, but they have {vectors.shape[1]}; train it on these"
         )
-    if popularity.shape != ids.item_ids.shape:
-        raise GenrecError(f"popularity has shape {popularity.shape}, but {semantic_ids} has {len(ids.item_ids)} items")
 
 
-def export_graphs(model: TigerModel, folder: Path) -> None:
-    """Write ``recommender.json`` and the graphs, whose batch, time and beams are dynamic, into ``folder``."""
-    config = model.config
-    settings = {
-        "format": FORMAT,
-        "level_sizes": list(config.level_sizes),
-        "max_history": config.max_history,
-        "item_width": config.d_model * config.views,
-        "dense": config.dense,
-        "hybrid_weight": config.hybrid_weight,
-    }
-    write_json(folder / SETTINGS, settings)
+def export_graphs(model: TigerModel, path: Path) -> None:
+    """Write ``recommender.json``, the graphs and the decoder's vectors into the folder ``path``.
+
+    Batch, time and beams of the graphs are dynamic. Nothing here depends on the items.
+    """
+    config, folder = model.config, ModelFolder(path)
+    sizes, width = tuple(config.level_sizes), config.d_model * config.views
+    folder.save_settings(GraphSettings(sizes, config.max_history, width, config.dense, config.hybrid_weight))
     model = model.cpu().float().eval()
     with torch.no_grad():
-        np.save(folder / TOKENS, token_vectors(model).numpy(), allow_pickle=False)
-        np.save(folder / PREFIXES, model.prefix_embedding.weight.numpy(), allow_pickle=False)
-    _export_encoder(model, folder / ENCODER)
-    for level in range(1, len(config.level_sizes)):
-        _export_step(model, level, folder / step_graph(level))
+        folder.save_array(TOKENS, token_vectors(model).numpy())
+        folder.save_array(PREFIXES, model.prefix_embedding.weight.numpy())
+    _export_encoder(model, path / ENCODER)
+    for level in range(1, len(sizes)):
+        _export_step(model, level, path / step_graph(level))
+    write_item_logits(path / ITEM_LOGITS)
+    (path / NEW_ITEMS).mkdir()
+    _export_item_encoder(model, path / NEW_ITEMS / ITEM_ENCODER)
 
 
 def _export_encoder(model: TigerModel, path: Path) -> None:
@@ -166,16 +185,11 @@ def _export_encoder(model: TigerModel, path: Path) -> None:
         "own": torch.zeros(_ITEMS, dtype=torch.int64),
         "newest": torch.zeros(_BATCH, dtype=torch.int64),
     }
-    dynamic: dict[str, dict[int, str]] = {
-        "items": {0: "items"},
-        "lengths": {0: "batch"},
-        "places": {0: "batch", 1: "time"},
-        "own": {0: "items"},
-        "newest": {0: "batch"},
-    }
+    items, batch = {0: "items"}, {0: "batch"}
     crossed = _by_layer(model, ("keys", "offsets", "values"))
     outputs = ["context", "query", "logits", *crossed, *_by_layer(model, ("key", "value"))]
-    export_graph(HistoryEncoder(model), inputs, tuple(dynamic.values()), outputs, path)
+    dynamic = (items, batch, {0: "batch", 1: "time"}, items, batch)
+    export_graph(HistoryEncoder(model), inputs, dynamic, outputs, path)
 
 
 def _by_layer(model: TigerModel, names: tuple[str, ...]) -> list[str]:
@@ -205,3 +219,28 @@ def _export_step(model: TigerModel, level: int, path: Path) -> None:
             add(name, {0: rows[1]}, rows[0], width)
     outputs = ["logits", *_by_layer(model, (f"key_{level}_own", f"value_{level}_own"))]
     export_graph(DecoderStep(model, level), inputs, (dynamic[0], tuple(dynamic[1:])), outputs, path)
+
+
+class ItemGraph(nn.Module):
+    """From a row of the learned vectors, a code and a text vector to the item's vector and its key."""
+
+    def __init__(self, model: TigerModel) -> None:
+        super().__init__()
+        self.items, self.dense, self.width = model.item_encoder, model.dense, model.config.d_model
+
+    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows int64 [n], codes int64 [n, L], vectors [n, item_vector_dim] -> two of [n, views x D]."""
+        items = self.items(rows, codes, vectors)
+        return items, self.dense.joined(self.dense.keys(list(items.split(self.width, dim=-1))))
+
+
+def _export_item_encoder(model: TigerModel, path: Path) -> None:
+    config = model.config
+    inputs = {
+        "rows": torch.zeros(_NEW_ITEMS, dtype=torch.int64),
+        "codes": torch.zeros(_NEW_ITEMS, len(config.level_sizes), dtype=torch.int64),
+        "vectors": torch.zeros(_NEW_ITEMS, config.item_vector_dim),
+    }
+    axis = {0: "items"}
+    with torch.no_grad():
+        export_graph(ItemGraph(model), inputs, (axis, axis, axis), ["items", "keys"], path)

@@ -19,11 +19,7 @@ _Answers = list[dict[str, Any]]
 
 
 class PyfuncRecommender:
-    """What ``mlflow.pyfunc.load_model`` wraps.
-
-    Args:
-        recommender: the exported model.
-    """
+    """What ``mlflow.pyfunc.load_model`` wraps."""
 
     def __init__(self, recommender: Recommender) -> None:
         self.recommender = recommender
@@ -67,11 +63,11 @@ class PyfuncRecommender:
 
 
 def _requests(frame: "pd.DataFrame", options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The requests of a frame; users are taken together, as many as one request may hold."""
+    """The requests of a frame. Users are put together, as many as one request may hold."""
     rows = _plain(frame.to_dict("records"))
     if "instances" in frame.columns:
         for row in rows:
-            yield {**options, **{name: value for name, value in row.items() if _is_given(value)}}
+            yield {**options, **{name: value for name, value in row.items() if _is_filled(value)}}
         return
     if faults := [name for name in OPTIONS if name in frame.columns]:
         raise GenrecError(f"{faults[0]} is a column beside user_id and item_ids; give it in params")
@@ -79,13 +75,13 @@ def _requests(frame: "pd.DataFrame", options: dict[str, Any]) -> Iterator[dict[s
         yield {**options, "instances": rows[first : first + MOST_INSTANCES]}
 
 
-def _is_given(value: Any) -> bool:
+def _is_filled(value: Any) -> bool:
     """Whether a cell holds something: pandas fills the cells of absent options with None or NaN."""
     return value is not None and value == value
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with NumPy's arrays and numbers, which MLflow makes of lists and integers, as Python's."""
+    """``value`` in Python's own types: MLflow makes NumPy arrays and numbers of lists and integers."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

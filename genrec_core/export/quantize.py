@@ -1,17 +1,14 @@
 """Turns an exported model folder into one whose graphs multiply int8 matrices, if its lists stay as good.
 
-Weights are rounded once, a scale a column; what they are multiplied with is rounded by the range that it has for some
-users, so that a list does not depend on who is ranked together. The result is a model folder like any other. The dense
-head's keys stay in fp32 in their file, since items may be added to them; they and its queries, a scale a row, are
-rounded when they are used.
+Weights are rounded once, with a scale for each column. The other factors are rounded by the ranges that they have for
+some users, so that a list does not depend on the other users of a batch. The result is a model folder like any other.
+The file of the item keys stays in fp32, as items may be added to it; keys are rounded when the model is opened.
 """
 
-import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,126 +18,105 @@ import onnxruntime as ort
 from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
-from genrec_core.bundle.model_folder import CODES, ITEM_KEYS, ITEM_VECTORS, WITHDRAWN
-from genrec_core.bundle.onnx_scorer import ENCODER, SETTINGS, OnnxScorer, step_graph
+from genrec_core.bundle.model_folder import ENCODER, ITEM_LOGITS, REPORT, WITHDRAWN, ModelFolder, step_graph
+from genrec_core.bundle.onnx_scorer import OnnxScorer
 from genrec_core.bundle.self_test import write_self_test
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import read_array
+from genrec_core.export.graphs import without_advice
+from genrec_core.export.item_logits import write_item_logits
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ExportSettings, RankingMode
-from genrec_core.storage.artifacts import MANIFEST, atomic_folder, read_json, write_json, write_manifest
+from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 
-REPORT = "quantization.json"
 TOP_K, BATCH_USERS = 10, 64
 _SMALLEST_SIDE = 32  # of a matrix that is worth rounding; smaller ones sum heads
 Inputs = dict[str, np.ndarray]  # of one call of a graph
-_OBSERVED = 128  # users whose ranges are taken
-_OBSERVED_ITEMS = 100  # asked for each of them
+_SEED = 7  # of the draw of validation users
+_OBSERVED_USERS, _OBSERVED_ITEMS = 128, 100  # users whose ranges are taken, and the length of their lists
 
 
 @dataclass(frozen=True)
-class Requests:
-    """Validation users.
+class ValidationUsers:
+    """Validation users."""
 
-    Args:
-        histories: item ids of each, oldest first.
-        targets: the item id that each bought next.
-    """
-
-    histories: list[list[int]]
-    targets: list[int]
+    histories: list[list[int]]  # item ids of each, oldest first
+    targets: list[int]  # the item id that each bought next
 
     @classmethod
-    def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int, seed: int = 7) -> "Requests":
-        """Some users' last item but one and what came before it; the test items stay unread.
+    def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int) -> "ValidationUsers":
+        """Draw ``users`` users, or all where there are fewer. Their targets are the last items but one of histories.
 
-        Args:
-            histories: whole histories.
-            item_ids: what their rows stand for, int64 [n_items].
-            users: how many to draw, or all where there are fewer.
-            seed: of the draw.
+        The last items are for the test and are not read. ``item_ids`` int64 [n_items] are the ids of the rows.
         """
-        every = validation_part(histories)
-        drawn = np.random.default_rng(seed).permutation(len(every.targets))[:users]
-        held_out = every.take(np.sort(drawn))
+        validation = validation_part(histories)
+        drawn = np.random.default_rng(_SEED).permutation(len(validation.targets))[:users]
+        held_out = validation.take(np.sort(drawn))
         read = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
         return cls(read, item_ids[held_out.targets].tolist())
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One ranking before and after.
+    """One ranking in fp32 and in int8."""
 
-    Args:
-        recall_fp32: Recall@10 before.
-        recall_int8: the same after.
-        overlap: mean share of the first ten items that stay among them.
-        speed_ratio: users a second after, over those before; all of them ranked in turns, batch by batch.
-    """
-
-    recall_fp32: float
+    recall_fp32: float  # Recall@10
     recall_int8: float
-    overlap: float
-    speed_ratio: float
+    overlap: float  # mean share of the first ten items that stay among them
+    speed_ratio: float  # users a second in int8, over those in fp32
 
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What ``quantization.json`` holds.
+    """What ``quantization.json`` holds."""
 
-    Args:
-        users: validation users that were ranked.
-        rankings: by mode.
-        method: how the graphs were made.
-    """
-
-    users: int
+    users: int  # validation users that were ranked
     rankings: dict[RankingMode, Agreement]
-    method: str = field(default=f"static int8, weights of 7 bits, a scale a column, ranges of {_OBSERVED} users")
+    method: str = f"static int8, weights of 7 bits, a scale a column, ranges of {_OBSERVED_USERS} users"
 
     def lines(self) -> list[str]:
         """A line a ranking, to be read."""
         return [
-            f"{mode}: Recall@10 {found.recall_fp32:.4f} in fp32, {found.recall_int8:.4f} in int8; "
-            f"{found.overlap:.1%} of the first ten stay; {found.speed_ratio:.2f} times the users a second"
-            for mode, found in self.rankings.items()
+            f"{mode}: Recall@10 {ranking.recall_fp32:.4f} in fp32, {ranking.recall_int8:.4f} in int8; "
+            f"{ranking.overlap:.1%} of the first ten stay; {ranking.speed_ratio:.2f} times the users a second"
+            for mode, ranking in self.rankings.items()
         ]
 
 
 def quantize_recommender(
     model_dir: Path,
     target: Path,
-    requests: Requests,
+    users: ValidationUsers,
     *,
     largest_loss: float = ExportSettings().largest_loss,
-    threads: int = 1,
 ) -> QuantizationReport:
     """Write ``target``, which appears whole or not at all.
 
     Args:
         model_dir: an exported model in fp32.
         target: the folder to write, replaced if it is there; may be ``model_dir``.
-        requests: validation users, whose lists say whether the result is as good.
-        largest_loss: of Recall@10, as a share of it, that any ranking may have.
-        threads: CPU threads inside an operator in the comparison.
+        users: validation users, whose lists say whether the result is as good.
+        largest_loss: the share of its Recall@10 that any ranking may lose.
 
     Raises:
         GenrecError: a ranking loses more, or the model is quantised already.
     """
     if (model_dir / REPORT).is_file():
         raise GenrecError(f"{model_dir}: quantised already; give the model in fp32")
-    exact = Recommender.from_folder(model_dir, threads=threads)
+    exact = Recommender.from_folder(model_dir)
     with atomic_folder(target) as part:
-        shutil.copytree(model_dir, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-        for name, inputs in _observed(model_dir, requests.histories[:_OBSERVED]).items():
-            quantize_graph(part / name, inputs or None)  # a level where no code branches is asked for nothing
-        write_json(part / SETTINGS, {**read_json(part / SETTINGS), "int8": True})
-        items, keys, codes = (read_array(part / name) for name in (ITEM_VECTORS, ITEM_KEYS, CODES))
-        write_self_test(part, OnnxScorer(part, items, keys), codes)
+        shutil.copytree(model_dir, part, dirs_exist_ok=True)
+        for name, inputs in _observed_inputs(model_dir, users.histories[:_OBSERVED_USERS]).items():
+            quantize_graph(part / name, inputs or None)  # a level where no code branches was never called
+        write_item_logits(part / ITEM_LOGITS, int8=True)
+        folder = ModelFolder(part)
+        folder.save_settings(replace(folder.settings, int8=True))
+        write_self_test(part)
         write_manifest(part, unlisted=WITHDRAWN)
-        report = compare(exact, Recommender.from_folder(part, threads=threads), requests)
+        rounded = Recommender.from_folder(part)
+        rankings = {mode: _agreement(exact, rounded, users, mode) for mode in exact.weights.modes()}
+        report = QuantizationReport(len(users.targets), rankings)
         _require_as_good(report, largest_loss, model_dir)
         write_json(part / REPORT, asdict(report))
         write_manifest(part, unlisted=WITHDRAWN)
@@ -148,7 +124,7 @@ def quantize_recommender(
 
 
 class _Observer:
-    """A session that notes what it is given."""
+    """A session that keeps the inputs of its calls."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self.session, self.inputs = session, list[Inputs]()
@@ -158,8 +134,8 @@ class _Observer:
         return list(self.session.run(outputs, inputs))
 
 
-def _observed(model_dir: Path, histories: list[list[int]]) -> dict[str, list[Inputs]]:
-    """What each graph is given when some users are ranked, by its file's name."""
+def _observed_inputs(model_dir: Path, histories: list[list[int]]) -> dict[str, list[Inputs]]:
+    """The inputs of each graph when some users are ranked, by the graph's file name."""
     recommender = Recommender.from_folder(model_dir)
     scorer = recommender.scorer
     assert isinstance(scorer, OnnxScorer)
@@ -172,7 +148,7 @@ def _observed(model_dir: Path, histories: list[list[int]]) -> dict[str, list[Inp
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Hands the quantiser one call's inputs after the other."""
+    """Gives the quantiser the inputs of one call after the other."""
 
     def __init__(self, inputs: list[Inputs]) -> None:
         self.left = iter(inputs)
@@ -188,70 +164,53 @@ def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
 
     Args:
         path: the graph.
-        inputs: of some calls, one at least, by name: the other factors are rounded by the ranges that they have there;
-            None: by their range in each call.
+        inputs: of one call or more, by name. The other factors are rounded by the ranges that they have there; None: by
+            their range in each call.
     """
     model = onnx.load(path)
     _drop_leading_ones(model)
     onnx.save(model, path)
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "per_channel": True,
         "reduce_range": True,
         "weight_type": QuantType.QInt8,
-        "nodes_to_exclude": _to_be_kept(model),
+        "nodes_to_exclude": _products_to_keep(model),
     }
     if inputs is None:
-        quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], **given)  # Gemm becomes MatMul and Add on the way
+        quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], **options)  # it turns Gemm into MatMul and Add
         return
     operators = ["MatMul", "Gemm"]
-    given["activation_type"] = QuantType.QUInt8  # times int8: what processors have instructions for
-    given["extra_options"] = {"OpTypesToExcludeOutputQuantization": operators}
-    with _without_advice():
-        quantize_static(path, path, _Reader(inputs), op_types_to_quantize=operators, **given)
+    options["activation_type"] = QuantType.QUInt8  # times int8: what processors have instructions for
+    options["extra_options"] = {"OpTypesToExcludeOutputQuantization": operators}
+    with without_advice():
+        quantize_static(path, path, _Reader(inputs), op_types_to_quantize=operators, **options)
 
 
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """The quantiser advises a preparation that these graphs do not need."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def compare(exact: Recommender, rounded: Recommender, requests: Requests) -> QuantizationReport:
+def _agreement(exact: Recommender, rounded: Recommender, users: ValidationUsers, mode: RankingMode) -> Agreement:
     """Rank the validation users with both, in turns."""
-    rankings = {mode: _agreement(exact, rounded, requests, mode) for mode in exact.weights.modes()}
-    return QuantizationReport(len(requests.targets), rankings)
-
-
-def _agreement(exact: Recommender, rounded: Recommender, requests: Requests, mode: RankingMode) -> Agreement:
-    found: list[list[np.ndarray]] = [[], []]
+    lists: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     seconds = [0.0, 0.0]
-    for first in range(0, len(requests.targets), BATCH_USERS):
-        batch = requests.histories[first : first + BATCH_USERS]
-        for which, recommender in enumerate((exact, rounded)):
+    for first in range(0, len(users.targets), BATCH_USERS):
+        batch = users.histories[first : first + BATCH_USERS]
+        for model, recommender in enumerate((exact, rounded)):
             began = time.perf_counter()
-            lists = recommender.recommend(batch, TOP_K, ranking=mode)
-            seconds[which] += time.perf_counter() - began
-            found[which] += lists
-    shared = [len(np.intersect1d(ours, theirs)) / max(len(theirs), 1) for theirs, ours in zip(*found, strict=True)]
-    before, after = (_recall(lists, requests.targets) for lists in found)
-    return Agreement(before, after, float(np.mean(shared)), round(seconds[0] / seconds[1], 3))
+            lists[model].extend(recommender.recommend(batch, TOP_K, ranking=mode))
+            seconds[model] += time.perf_counter() - began
+    shared = [len(np.intersect1d(before, after)) / max(len(before), 1) for before, after in zip(*lists, strict=True)]
+    recall_fp32, recall_int8 = (_recall(of_model, users.targets) for of_model in lists)
+    return Agreement(recall_fp32, recall_int8, float(np.mean(shared)), round(seconds[0] / seconds[1], 3))
 
 
 def _recall(lists: Sequence[np.ndarray], targets: Sequence[int]) -> float:
-    return float(np.mean([target in found for found, target in zip(lists, targets, strict=True)]))
+    return float(np.mean([target in items for items, target in zip(lists, targets, strict=True)]))
 
 
 def _require_as_good(report: QuantizationReport, largest_loss: float, model_dir: Path) -> None:
-    for mode, found in report.rankings.items():
-        if found.recall_int8 < (1 - largest_loss) * found.recall_fp32:
+    for mode, ranking in report.rankings.items():
+        if ranking.recall_int8 < (1 - largest_loss) * ranking.recall_fp32:
             raise GenrecError(
-                f"{model_dir}: in int8 Recall@10 of {mode} falls from {found.recall_fp32:.4f} to "
-                f"{found.recall_int8:.4f} on {report.users} validation users, more than {largest_loss:.1%}; "
+                f"{model_dir}: in int8 Recall@10 of {mode} falls from {ranking.recall_fp32:.4f} to "
+                f"{ranking.recall_int8:.4f} on {report.users} validation users, more than {largest_loss:.1%}; "
                 "keep the model in fp32"
             )
 
@@ -266,7 +225,7 @@ def _drop_leading_ones(model: ModelProto) -> None:
             weight.CopyFrom(numpy_helper.from_array(plain, weight.name))
 
 
-def _to_be_kept(model: ModelProto) -> list[str]:
+def _products_to_keep(model: ModelProto) -> list[str]:
     """Names of the products that stay as they are: of computed matrices, of stacks of them, of small ones."""
     sides = {weight.name: list(weight.dims) for weight in model.graph.initializer}
     return [

@@ -12,6 +12,7 @@ from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, INPUTS, TOKEN
 from genrec_core.embedding.text import load_model
 from genrec_core.errors import GenrecError
 from genrec_core.export.graphs import export_graph
+from genrec_core.export.quantize import quantize_graph
 from genrec_core.graphs import SELF_TEST, open_graph
 from genrec_core.settings import EmbeddingSettings
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
@@ -51,21 +52,19 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
     """
     model = load_model(settings).cpu().eval()
     transformer = _transformer(model, settings.model)
-    inputs = {
+    examples = {
         "input_ids": torch.ones(_TEXTS, _TOKENS, dtype=torch.int64),
         "attention_mask": torch.ones(_TEXTS, _TOKENS, dtype=torch.int64),
     }
     axes = {0: "texts", 1: "tokens"}
     with atomic_folder(target) as folder:
-        export_graph(MeanOfTokens(transformer), inputs, (axes, axes), ["vectors"], folder / GRAPH)
+        export_graph(MeanOfTokens(transformer), examples, (axes, axes), ["vectors"], folder / GRAPH)
         if int8:
-            from genrec_core.export.quantize import quantize_graph
-
             quantize_graph(folder / GRAPH)
         tokens = model.tokenizer(_SELF_TEST_TEXTS, padding=True, return_tensors="np")
-        asked = {name: tokens[name].astype(np.int64) for name in INPUTS}
-        answers = open_graph(folder / GRAPH, threads=1).run(["vectors"], asked)[0]
-        np.savez(folder / SELF_TEST, **asked, answers=answers)
+        inputs = {name: tokens[name].astype(np.int64) for name in INPUTS}
+        vectors = open_graph(folder / GRAPH, threads=1).run(["vectors"], inputs)[0]
+        np.savez(folder / SELF_TEST, **inputs, answers=vectors)
         (folder / TOKENIZER).write_text(model.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
         header = {
             "format": FORMAT,

@@ -1,8 +1,6 @@
 """Writes what ``torch-model-archiver`` packs into a ``.mar``, and the files to run TorchServe with it.
 
-The folder holds ``archive.sh`` (the command), ``genrec_handler.py``, ``requirements.txt``, ``model-config.yaml``,
-``config.properties`` (the server's) and ``extra/``, which is unpacked at the root of the archive: the model folder and
-the code of this package, so that a model is always served by the code that it was exported with.
+The archive holds the model folder and the code of this package, so that a model is served by the code that exported it.
 """
 
 import shutil
@@ -14,7 +12,8 @@ from genrec_core.export.package import inference_requirements, package_code
 from genrec_core.storage.artifacts import atomic_folder, verify_manifest
 
 MODEL_NAME = "mymodel"
-ARCHIVER, HANDLER, EXTRA, STORE = "archive.sh", "genrec_handler.py", "extra", "model_store"
+ARCHIVER, HANDLER, STORE = "archive.sh", "genrec_handler.py", "model_store"
+EXTRA = "extra"  # unpacked at the root of the archive: the model folder and the code
 REQUIREMENTS, MODEL_CONFIG, SERVER_CONFIG = "requirements.txt", "model-config.yaml", "config.properties"
 
 _ARCHIVER_SCRIPT = """\

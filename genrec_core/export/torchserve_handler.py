@@ -5,7 +5,7 @@
 
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.instances import InstancesRequest, InvalidRequestError, answer_instances, read_instances
@@ -14,22 +14,11 @@ from genrec_core.recommend.recommender import Recommender
 MODEL_FOLDER = "model"
 _BAD_REQUEST = 400
 
-if TYPE_CHECKING:  # not at run time: TorchServe would take it for a second handler
-
-    class _Context(Protocol):
-        """What is used of TorchServe's ``Context``."""
-
-        system_properties: dict[str, Any]
-
-        def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...
-
-        def set_response_content_type(self, idx: int, value: str) -> None: ...
-
 
 class RecommenderHandler:
     """TorchServe's handler interface over the :class:`~genrec_core.recommend.recommender.Recommender`."""
 
-    def initialize(self, context: "_Context") -> None:
+    def initialize(self, context: Any) -> None:
         """Open the model that lies unpacked beside this file.
 
         Raises:
@@ -37,15 +26,12 @@ class RecommenderHandler:
         """
         self.recommender = Recommender.from_folder(Path(context.system_properties["model_dir"]) / MODEL_FOLDER)
 
-    def handle(self, data: list[dict[str, Any]], context: "_Context") -> list[dict[str, Any]]:
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
         """Answer a batch of requests, those with the same options together.
 
         Args:
             data: one entry a request, its content under ``body``.
-            context: takes status and content type of each response.
-
-        Returns:
-            For each request ``{"predictions": ...}``, or ``{"code": 400, "type": ..., "message": ..., "faults": ...}``.
+            context: TorchServe's ``Context``, which takes status and content type of each response.
         """
         answers: list[dict[str, Any]] = [{}] * len(data)
         alike: dict[str, list[int]] = defaultdict(list)
@@ -62,10 +48,8 @@ class RecommenderHandler:
                 answers[place] = answer
         return answers
 
-    def _answer(
-        self, places: list[int], requests: dict[int, InstancesRequest], context: "_Context"
-    ) -> list[dict[str, Any]]:
-        """The answers of requests with the same options, or a refusal of each where the model cannot do as asked."""
+    def _answer(self, places: list[int], requests: dict[int, InstancesRequest], context: Any) -> list[dict[str, Any]]:
+        """The answers of requests with the same options, or a refusal of each where the model cannot answer."""
         try:
             return answer_instances(self.recommender, [requests[place] for place in places])
         except GenrecError as error:
@@ -79,8 +63,8 @@ def _request(row: dict[str, Any]) -> InstancesRequest:
     return read_instances(row["body"])
 
 
-def _refusal(error: GenrecError, place: int, context: "_Context") -> dict[str, Any]:
-    """The form of TorchServe's own errors, and what is wrong with each field."""
+def _refusal(error: GenrecError, place: int, context: Any) -> dict[str, Any]:
+    """``{"code": 400, "type": ..., "message": ..., "faults": ...}``: TorchServe's own form, and the faulty fields."""
     context.set_response_status(_BAD_REQUEST, "Bad Request", place)
     faults = error.faults if isinstance(error, InvalidRequestError) else []
     return {"code": _BAD_REQUEST, "type": "InvalidRequest", "message": str(error), "faults": faults}

@@ -1,4 +1,4 @@
-"""What a file of predictions looks like: how much of the catalogue it shows, and whom it could not serve well."""
+"""What a file of predictions looks like: how much of the catalogue it shows, and which users got worse lists."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,6 @@ from genrec_core.evaluation.metrics import gini
 from genrec_core.recommend.predict import PredictionReport
 from genrec_core.recommend.prediction_files import is_parquet
 
-_NAMES = "^pred_[0-9]+$"
-
 
 @dataclass(frozen=True)
 class Exposure:
@@ -21,7 +19,8 @@ class Exposure:
         places: items in all lists together.
         shown: different items among them.
         items: items that could be shown.
-        gini: Gini coefficient of how often each item is shown: 0 as often, near 1 a few take all.
+        gini: Gini coefficient of how often each item is shown: 0 if all are shown equally often, near 1 if a few take
+            all places.
     """
 
     places: int
@@ -48,17 +47,17 @@ def exposure_of(predictions: Path, item_ids: np.ndarray) -> Exposure:
         item_ids: items that can be recommended, int64 [n], in any order.
     """
     rows = pl.scan_parquet(predictions) if is_parquet(predictions) else pl.scan_csv(predictions, infer_schema=False)
-    cells = rows.select(pl.col(_NAMES).cast(pl.Int64, strict=False)).unpivot(value_name="item_id").drop_nulls("item_id")
-    found = cells.group_by("item_id").len().collect(engine="streaming")
-    items, places = found["item_id"].to_numpy(), found["len"].to_numpy().astype(np.int64)
-    known = np.isin(items, item_ids)
+    cells = rows.select(pl.col("^pred_[0-9]+$").cast(pl.Int64, strict=False)).unpivot(value_name="item_id")
+    shown = cells.drop_nulls("item_id").group_by("item_id").len().collect(engine="streaming")
+    places = shown["len"].to_numpy().astype(np.int64)
+    known = np.isin(shown["item_id"].to_numpy(), item_ids)
     counts = np.zeros(len(item_ids), np.int64)
-    counts[: known.sum()] = places[known]  # which item is shown how often does not matter
+    counts[: known.sum()] = places[known]  # the Gini coefficient does not depend on the order of the items
     return Exposure(int(places.sum()), int(known.sum()), len(item_ids), gini(counts))
 
 
 def miss_shares(report: PredictionReport) -> dict[str, float]:
-    """What could not be served as asked, as shares: of history entries, of users, of lines."""
+    """Shares of history entries, users and lines that could not be served fully."""
     users, lines = max(report.users, 1), max(report.users + report.rejected, 1)
     return {
         "unknown_items": report.unknown_items / max(report.history_items, 1),

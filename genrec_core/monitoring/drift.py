@@ -1,4 +1,4 @@
-"""How far the data of today are from those that a release was trained on."""
+"""How far today's data have moved from the data that a release was trained on."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ import polars as pl
 from genrec_core.monitoring.profile import Profile
 
 _LENGTH_BINS = 10
-_PRIOR = 0.5  # users added to every bin, so that an empty one gives no infinity
+_PRIOR = 0.5  # users added to each bin, so that an empty bin gives no infinity
 
 
 @dataclass(frozen=True)
 class CatalogDrift:
-    """Items that came and went.
+    """Items that were added to the catalogue and removed from it since the training.
 
     Args:
-        items: in the catalogue now.
-        trained: in the release.
-        new: of the catalogue, unknown to the release.
-        gone: of the release, no longer in the catalogue; it still recommends them.
+        items: items in the catalogue now.
+        trained: items in the release.
+        new: items of the catalogue that the release does not know.
+        gone: items of the release that left the catalogue; it still recommends them.
     """
 
     items: int
@@ -29,23 +29,23 @@ class CatalogDrift:
 
     @property
     def new_share(self) -> float:
-        """New items among those of the catalogue."""
+        """Share of new items in the catalogue."""
         return self.new / max(self.items, 1)
 
     @property
     def gone_share(self) -> float:
-        """Gone items among those of the release."""
+        """Share of the release's items that left the catalogue."""
         return self.gone / max(self.trained, 1)
 
 
 @dataclass(frozen=True)
 class PopularityShift:
-    """How differently items are bought.
+    """How much the popularity of the items changed.
 
     Args:
         distance: Jensen-Shannon distance of the items' shares of all training interactions, 0 to 1.
-        noise: the distance that two independent draws of these sizes from one and the same distribution would have;
-            histories that only grew share most of their interactions and stay well below.
+        noise: the distance of two independent draws of these sizes from one distribution. Histories that only grew
+            share most of their interactions and stay well below.
     """
 
     distance: float
@@ -60,17 +60,16 @@ def catalog_drift(trained: Profile, item_ids: np.ndarray) -> CatalogDrift:
 
 
 def unknown_share(trained: Profile, histories: pl.DataFrame) -> float:
-    """Share of all entries of histories whose item the release does not know; serving drops them."""
+    """Share of the entries of all histories whose item the release does not know; serving drops them."""
     items = histories["item_ids"].explode(empty_as_null=False).to_numpy()
     return float((~np.isin(items, trained.item_ids)).mean()) if len(items) else 0.0
 
 
 def length_shift(trained: np.ndarray, present: np.ndarray) -> float:
-    """Population stability index of the lengths of histories, over ten bins with as many trained users each.
+    """Population stability index of the lengths of histories, over ten bins with equally many trained users.
 
     Args:
-        trained: users by length, int64 [longest + 1].
-        present: the same of today.
+        trained, present: users by length, int64 [longest + 1], at the training and today.
     """
     size = max(len(trained), len(present))
     padded = [np.pad(counts, (0, size - len(counts))) for counts in (trained, present)]
@@ -79,9 +78,7 @@ def length_shift(trained: np.ndarray, present: np.ndarray) -> float:
 
 
 def stability_index(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Population stability index of two histograms over the same bins: below 0.1 little, above 0.25 much has moved.
-
-    Half a count is added to every bin, so that an empty one gives no infinity.
+    """Population stability index of two histograms over the same bins: below 0.1 is little change, above 0.25 much.
 
     Source: Siddiqi 2006, "Credit Risk Scorecards", chapter 9.
     """
@@ -90,7 +87,7 @@ def stability_index(expected: np.ndarray, actual: np.ndarray) -> float:
 
 
 def popularity_shift(trained: Profile, present: Profile, seed: int = 0) -> PopularityShift:
-    """Compare how items share the training interactions, over the items of both."""
+    """Compare the popularity of items at the training and today, over the items of both."""
     item_ids = np.union1d(trained.item_ids, present.item_ids)
     first, second = (_aligned(profile, item_ids) for profile in (trained, present))
     if not first.sum() or not second.sum():
@@ -112,19 +109,19 @@ def shannon_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
-    there = p > 0
-    return float((p[there] * np.log2(p[there] / q[there])).sum())
+    positive = p > 0
+    return float((p[positive] * np.log2(p[positive] / q[positive])).sum())
 
 
 def _even_bins(counts: np.ndarray) -> np.ndarray:
-    """First index of each bin, such that bins hold about as many users; fewer where one length is that common."""
+    """First length of each bin. Bins hold about equally many users; there are fewer if one length is very common."""
     reached = np.cumsum(counts) / max(counts.sum(), 1)
     inner = np.searchsorted(reached, np.arange(1, _LENGTH_BINS) / _LENGTH_BINS) + 1
     return np.unique(np.concatenate([[0], inner[inner < len(counts)]]))
 
 
 def _aligned(profile: Profile, item_ids: np.ndarray) -> np.ndarray:
-    """Popularity of each of ``item_ids``, which hold all of the profile's, int64 [n]."""
+    """Popularity of each item, int64 [n]; ``item_ids`` is sorted and contains the profile's items."""
     counts = np.zeros(len(item_ids), np.int64)
     counts[np.searchsorted(item_ids, profile.item_ids)] = profile.popularity
     return counts

@@ -1,4 +1,4 @@
-"""What a release was trained on, in a form small enough to be kept with it."""
+"""The data that a release was trained on, in a form small enough to be kept with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from genrec_core.bundle.model_folder import ITEM_IDS, POPULARITY
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.popularity import training_counts
 from genrec_core.errors import GenrecError
@@ -16,7 +16,7 @@ from genrec_core.storage.artifacts import read_json, write_json
 
 @dataclass(frozen=True)
 class Profile:
-    """Items, how often each was bought, and how long histories are.
+    """Items, their popularity, and the lengths of histories.
 
     Args:
         item_ids: the data set's own ids, ascending, int64 [n].
@@ -30,7 +30,7 @@ class Profile:
 
     @classmethod
     def of(cls, histories: pl.DataFrame) -> "Profile":
-        """The profile of the histories that there are: frame of ``user_id`` and ``item_ids``."""
+        """The profile of histories: a frame of ``user_id`` and ``item_ids``."""
         items = histories["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
         item_ids = np.unique(items)
         popularity = training_counts(Histories.from_frame(histories, item_ids), len(item_ids))
@@ -38,14 +38,14 @@ class Profile:
 
 
 def write_profile(folder: Path, histories: pl.DataFrame) -> None:
-    """Write into the folder of a release what its model's files do not tell: how long the histories were."""
+    """Write the lengths of the histories into the folder of a release; its model's files hold the rest of a profile."""
     counts = _lengths(histories)
     by_length = {str(length): int(users) for length, users in enumerate(counts) if users}
     write_json(folder / PROFILE, {"users": histories.height, "history_lengths": by_length})
 
 
 def read_profile(release: Path) -> Profile:
-    """What the model of a release was trained on.
+    """The profile of the data that a release was trained on.
 
     Raises:
         GenrecError: the release keeps no profile, or one of another form.
@@ -59,8 +59,9 @@ def read_profile(release: Path) -> Profile:
         raise GenrecError(f"{release / PROFILE}: no profile ({error}); materialise model_release again") from error
     lengths = np.zeros(max(counts, default=0) + 1, np.int64)
     lengths[list(counts)] = list(counts.values())
-    ids, popularity = (np.load(release / MODEL / name, allow_pickle=False) for name in (ITEM_IDS, POPULARITY))
-    order = np.argsort(ids)  # items that got their codes later stand behind the others
+    model = ModelFolder(release / MODEL)
+    ids, popularity = model.item_ids, model.popularity
+    order = np.argsort(ids)  # items that were added later come last
     return Profile(ids[order], popularity[order], lengths)
 
 

@@ -1,28 +1,31 @@
 """Which items may be recommended: allow and deny lists and a rule, as masks on the catalogue and on its trie."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes
 from genrec_core.errors import GenrecError
-from genrec_core.recommend.byte_cache import ByteCache
 from genrec_core.recommend.rules import Rule
 from genrec_core.search.trie import CodeTrie, LiveLeaves
 
 _MASK_BYTES, _LIVE_BYTES = 64 << 20, 256 << 20
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a request, or a whole run, restricts its lists to; build one with :meth:`of`.
+    """What restricts the list of a request, or all lists of a run; build one with :meth:`of`.
 
     Args:
         allow: the only items, distinct ids in ascending order; None for all.
-        deny: items that are left out, likewise; None for none.
+        deny: items that are left out, distinct ids in ascending order; None for none.
         rule: see :mod:`genrec_core.recommend.rules`; None for none.
     """
 
@@ -34,11 +37,7 @@ class Constraints:
     def of(
         cls, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> "Constraints":
-        """Constraints that are equal where their lists hold the same ids.
-
-        Raises:
-            GenrecError: an id does not fit int64.
-        """
+        """Constraints that are equal if their lists hold the same ids; an id that does not fit int64 is an error."""
         return cls(_distinct(allow), _distinct(deny) or None, rule)
 
     def __bool__(self) -> bool:
@@ -47,7 +46,7 @@ class Constraints:
 
     @cached_property
     def key(self) -> str:
-        """A digest of the content."""
+        """A digest of the content, so that caches need not keep the lists."""
         digest = hashlib.sha256()
         for items in (self.allow, self.deny):
             digest.update(b"-" if items is None else b"%d " % len(items) + np.array(items, dtype=np.int64).tobytes())
@@ -62,6 +61,31 @@ def _distinct(items: Iterable[int] | None) -> tuple[int, ...] | None:
         return tuple(np.unique(np.fromiter(items, dtype=np.int64)).tolist())
     except (OverflowError, TypeError, ValueError) as error:
         raise GenrecError(f"a list of items holds no integer id of 64 bits ({error}); give item ids") from error
+
+
+class RecentValues(Generic[Value]):
+    """A cache for several threads, which keeps the ``capacity`` values that were used last."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of ``key``; two threads that miss it at once both make one, and both get the one that is kept."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        made = make()
+        with self._lock:
+            value = self._values.setdefault(key, made)
+            if len(self._values) > self.capacity:
+                self._values.popitem(last=False)
+            return value
 
 
 @dataclass(frozen=True)
@@ -84,9 +108,9 @@ class CatalogueMasks:
 
     Args:
         n_items: catalogue rows.
-        rows_of: the rows of the ids that the catalogue holds; others are passed over.
-        attributes: reads what rules compare; called when the first rule comes.
-        withdrawn: rows that nobody gets, int [n]; None for none.
+        rows_of: the rows of the ids that the catalogue holds; it skips other ids.
+        attributes: reads what rules compare; called for the first rule.
+        withdrawn: rows of items that are never recommended, int [n]; None for none.
 
     Raises:
         GenrecError: every item is withdrawn.
@@ -107,11 +131,10 @@ class CatalogueMasks:
             self.available.flags.writeable = False
             if not self.available.any():
                 raise GenrecError("every item of the model is withdrawn; restore some with genrec withdraw --restore")
-        self._kept = ByteCache[Selection](_MASK_BYTES)
+        self._selections = RecentValues[Selection](max(1, _MASK_BYTES // n_items))
 
     @cached_property
     def attributes(self) -> ItemAttributes:
-        """Title, brand, categories and price of every item."""
         return self._read_attributes()
 
     def selection(self, *constraints: Constraints) -> Selection:
@@ -120,12 +143,10 @@ class CatalogueMasks:
         Raises:
             GenrecError: a rule cannot be read, or the model holds no attributes for it, or no item is left.
         """
-        given = [each for each in constraints if each]
-        if not given:
-            count = self.n_items if self.available is None else int(self.available.sum())
-            return Selection(self.available, count)
-        key = tuple(each.key for each in given)
-        return self._kept.get(key, lambda: self._made(given), lambda made: self.n_items + len(str(made.warnings)))
+        restricting = [each for each in constraints if each]
+        if not restricting:
+            return Selection(self.available, self.n_items if self.available is None else int(self.available.sum()))
+        return self._selections.get(tuple(each.key for each in restricting), lambda: self._made(restricting))
 
     def _made(self, constraints: list[Constraints]) -> Selection:
         mask = np.ones(self.n_items, dtype=bool) if self.available is None else self.available.copy()
@@ -148,30 +169,28 @@ class CatalogueMasks:
         return Selection(mask, int(mask.sum()), tuple(dict.fromkeys(warnings)))
 
     def without_withdrawn(self, mask: np.ndarray | None) -> np.ndarray | None:
-        """``mask`` less the withdrawn items; a mask of :meth:`selection` is given back as it is."""
+        """``mask`` without the withdrawn items; a mask of :meth:`selection` is given back as it is."""
         if self.available is None or mask is None:
             return self.available if mask is None else mask
         return mask & self.available if (mask & ~self.available).any() else mask
 
 
 class MaskedTrie(CodeTrie):
-    """A trie that propagates each mask upward once, however many batches use it.
+    """A trie that counts the leaves that a mask allows once, however many batches use the mask.
 
-    The masks that :meth:`genrec_core.recommend.recommender.Recommender.allowed` gives are read-only, and known by their
-    identity; the leaves below each node for a mask that its owner could change are counted anew each time.
+    It knows a mask by its identity. So it keeps counts only of read-only masks, which
+    :meth:`genrec_core.recommend.recommender.Recommender.selection` gives.
     """
 
     def live_leaves(self, allowed: np.ndarray | None) -> LiveLeaves:
         """The allowed leaves below each node; see :meth:`CodeTrie.live_leaves`."""
+        count = super().live_leaves
         if allowed is None or allowed.flags.writeable:
-            return super().live_leaves(allowed)
-
-        def kept() -> tuple[np.ndarray, LiveLeaves]:
-            return allowed, super(MaskedTrie, self).live_leaves(allowed)  # a kept mask's identity is not given again
-
-        counts = 4 * sum(self.nodes(depth) for depth in range(self.depth + 1))  # bytes, once every depth was asked for
-        return self._kept.get(id(allowed), kept, lambda _: counts)[1]
+            return count(allowed)
+        # The mask is kept with its counts, so that no other mask can get its identity.
+        return self._counts.get(id(allowed), lambda: (allowed, count(allowed)))[1]
 
     @cached_property
-    def _kept(self) -> ByteCache[tuple[np.ndarray, LiveLeaves]]:
-        return ByteCache(_LIVE_BYTES)
+    def _counts(self) -> RecentValues[tuple[np.ndarray, LiveLeaves]]:
+        size = 4 * sum(self.nodes(depth) for depth in range(self.depth + 1))  # bytes of the counts of all depths
+        return RecentValues(max(1, _LIVE_BYTES // size))

@@ -1,4 +1,4 @@
-"""One request of several users and its answer, in the form that the model servers share.
+"""One request of several users and its answer, in the form that all model servers share.
 
 A request is ``{"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3]}, ...]}``, its answer
 ``{"predictions": [{"user_id": "1", "predictions": [44, 39, 10521, 3288]}, ...]}``.
@@ -6,34 +6,31 @@ A request is ``{"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3]}
 
 import json
 from collections.abc import Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr, ValidationError
 
+from genrec_core.data.ids import ItemId
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RankingMode, Settings
 
 if TYPE_CHECKING:  # the online server reads requests in a process without NumPy and onnxruntime
     from genrec_core.recommend.recommender import Recommender
 
-_INT64 = 1 << 63
 _SHOWN_FAULTS = 10
 _LONGEST_RULE = 10_000  # characters
 MOST_INSTANCES = 10_000
-
-ItemId = Annotated[int, Field(strict=True, ge=-_INT64, lt=_INT64)]
 
 
 class Instance(Settings):
     """One user of a request."""
 
-    user_id: StrictStr | StrictInt = Field(description="Given back as it came.")
+    user_id: StrictStr | StrictInt = Field(description="The user's id; the answer repeats it.")
     item_ids: list[ItemId] = Field(description="The history, oldest first; items that the catalogue lacks are ignored.")
 
 
 class InstancesRequest(Settings):
-    """What a client asks for."""
+    """The users to recommend items to, and the options that hold for all of them."""
 
     topk: StrictInt = Field(128, ge=1, le=1000, description="Items a user.")
     instances: list[Instance] = Field(min_length=1, max_length=MOST_INSTANCES, description="The users, in any order.")
@@ -46,11 +43,11 @@ class InstancesRequest(Settings):
     rule: StrictStr | None = Field(
         None,
         max_length=_LONGEST_RULE,
-        description="What every item must meet, such as brand = OPI and not category = Nails.",
+        description="A condition that every recommended item must meet, such as brand = OPI and not category = Nails.",
     )
 
     def options(self) -> str:
-        """All but the users; requests with the same options can be ranked together."""
+        """The request without its users; requests with the same options can be ranked together."""
         return self.model_dump_json(exclude={"instances"})
 
 
@@ -58,7 +55,7 @@ class InvalidRequestError(GenrecError):
     """A request that cannot be answered.
 
     Args:
-        faults: what is wrong, each as ``{"field": "instances.0.item_ids", "reason": "..."}``.
+        faults: the first ten faults, each as ``{"field": "instances.0.item_ids", "reason": "..."}``.
     """
 
     def __init__(self, faults: list[dict[str, str]]) -> None:
@@ -70,7 +67,7 @@ def read_instances(body: object) -> InstancesRequest:
     """Check a request.
 
     Args:
-        body: the JSON text, or what was decoded from it.
+        body: the JSON text, or the content decoded from it.
 
     Raises:
         InvalidRequestError: it is not JSON, a name is unknown, or a value is missing, of another type or out of bounds.
@@ -79,17 +76,16 @@ def read_instances(body: object) -> InstancesRequest:
         text = body if isinstance(body, str | bytes | bytearray) else json.dumps(body)
         return InstancesRequest.model_validate_json(text)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        faults = [{"field": ".".join(map(str, fault["loc"])) or "request", "reason": fault["msg"]} for fault in found]
-        raise InvalidRequestError(faults[:_SHOWN_FAULTS]) from error
+        errors = error.errors(include_url=False, include_input=False, include_context=False)[:_SHOWN_FAULTS]
+        faults = [{"field": ".".join(map(str, fault["loc"])) or "request", "reason": fault["msg"]} for fault in errors]
+        raise InvalidRequestError(faults) from error
 
 
 def answer_instances(recommender: "Recommender", requests: Sequence[InstancesRequest]) -> list[dict[str, Any]]:
     """Answer requests that share their options, all users ranked together.
 
     Raises:
-        GenrecError: the lists and the rule leave no item, the rule cannot be read or the model has nothing for it, or
-            the model cannot give the ranking that is asked for.
+        GenrecError: the lists and the rule leave no item, or the model cannot apply the rule or the ranking.
     """
     options, instances = requests[0], [instance for request in requests for instance in request.instances]
     ranking = recommender.rank(
@@ -99,8 +95,8 @@ def answer_instances(recommender: "Recommender", requests: Sequence[InstancesReq
         ranking=options.ranking,
         allowed=recommender.allowed(options.allow, options.deny or None, options.rule),
     )
-    answers = iter(
-        {"user_id": instance.user_id, "predictions": ranking.of(user).tolist()}
-        for user, instance in enumerate(instances)
-    )
-    return [{"predictions": list(islice(answers, len(request.instances)))} for request in requests]
+    lists = iter(ranking.of(user).tolist() for user in range(len(instances)))
+    return [
+        {"predictions": [{"user_id": each.user_id, "predictions": next(lists)} for each in request.instances]}
+        for request in requests
+    ]

@@ -1,41 +1,38 @@
 """Serves a request file: streams it through a recommender into ``user_id,pred_1..pred_K``, whole or not at all.
 
-Requests are decoded in blocks of lines whose bounds depend on nothing but the line numbers and the batch size. Which
-users are decoded together, and with that every bit of a row, is therefore the same for any number of workers and of
-shards.
+Requests are decoded in blocks of lines. The bounds of a block depend only on line numbers and the batch size. So the
+same users are decoded together, and each row is the same bit for bit, with any number of workers and of shards.
 """
 
-import csv
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO
 
 from tqdm import tqdm
 
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import default_threads
 from genrec_core.recommend.constraints import Constraints, Selection
-from genrec_core.recommend.prediction_files import CsvPredictions, PredictionWriter, is_parquet
-from genrec_core.recommend.recommender import Ranking
-from genrec_core.recommend.remote_ranking import RankingRun, Ranks, RemoteRanking
-from genrec_core.recommend.requests import Rejected, Request, count_lines, read_requests
+from genrec_core.recommend.prediction_files import is_parquet, open_predictions
+from genrec_core.recommend.recommender import Ranking, Recommender
+from genrec_core.recommend.rejected_lines import NothingServedError, RejectedLines
+from genrec_core.recommend.remote_ranking import RankingRun, RemoteRanking
+from genrec_core.recommend.requests import Rejected, Request, count_lines, form_of, read_requests
 from genrec_core.recommend.shards import Shard
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import atomic_file, is_stream
 
-_BLOCK_BATCHES = 16  # batches read ahead, so that users of like length can be decoded together
+_BLOCK_BATCHES = 16  # batches read ahead, so that users with histories of similar length can be decoded together
 _BLOCK_ITEMS = 1 << 18  # history items decoded at once, at most (one history may be longer)
-_BLOCK_MASK_BYTES = 1 << 26  # masks of one block: each constraint of its own takes a byte an item
+_BLOCK_MASK_BYTES = 1 << 26  # masks of one block: each distinct constraint takes a byte an item
 _WORKERS_A_BLOCK = 8  # workers that one block keeps busy
-_SHOWN_CONTENT = 200  # characters of a rejected line that are kept
 _SHOWN_WARNINGS = 20
+
+SelectionOf = Callable[[Constraints], Selection]
 
 
 @dataclass
@@ -43,7 +40,7 @@ class PredictionReport:
     """What became of a request file.
 
     Args:
-        users: requests served; a user who asks twice counts twice.
+        users: requests served; a user with two requests counts twice.
         rows: rows written, one a request.
         top_k: item columns a row.
         history_items: entries of all histories.
@@ -51,8 +48,8 @@ class PredictionReport:
         empty_histories: requests without a known item, which got the popular items.
         rejected: malformed lines, listed in ``OUT.rejected``.
         short_rows: rows with fewer than ``top_k`` items; their last cells are empty.
-        narrow: requests whose constraints leave fewer than ``top_k`` items of the catalogue; they got all of them that
-            they have not seen.
+        narrow: requests whose constraints leave fewer than ``top_k`` items; they got all of those that they have not
+            seen.
         warnings: values of rules that no item has, the first few.
         seconds: wall time.
     """
@@ -75,8 +72,8 @@ class PredictionReport:
         return self.users / self.seconds if self.seconds else 0.0
 
     def lines(self, output: Path) -> list[str]:
-        """The report in words; what did not happen is not mentioned."""
-        said = [
+        """The report in words, without what did not happen."""
+        sentences = [
             f"{self.users} users served in {self.seconds:.1f} s ({self.users_per_second:.0f} a second): {output}",
             self.unknown_items and f"{self.unknown_items} history items are not in the catalogue and were dropped",
             self.empty_histories and f"{self.empty_histories} users have no known item and got the popular items",
@@ -86,7 +83,25 @@ class PredictionReport:
             *self.warnings,
             self.rejected and f"{self.rejected} malformed lines were not served: {_place_of_rejected(output)}",
         ]
-        return [line for line in said if isinstance(line, str)]
+        return [sentence for sentence in sentences if isinstance(sentence, str)]
+
+    def add(self, block: "_Block", ranking: Ranking | None, selection_of: SelectionOf) -> None:
+        """Count what became of a block of lines."""
+        self.rejected += len(block.malformed)
+        if ranking is None:
+            return
+        self.users += len(block.requests)
+        self.rows += len(block.requests)
+        self.history_items += sum(len(request.item_ids) for request in block.requests)
+        self.unknown_items += int(ranking.unknown.sum())
+        self.empty_histories += int(ranking.popular.sum())
+        self.short_rows += int((ranking.counts < self.top_k).sum())
+        for request in block.requests:
+            if request.constraints:
+                selection = selection_of(request.constraints)
+                self.narrow += selection.count < self.top_k
+                new = [warning for warning in selection.warnings if warning not in self.warnings]
+                self.warnings += new[: _SHOWN_WARNINGS - len(self.warnings)]
 
 
 def rejected_path(output: Path) -> Path:
@@ -99,7 +114,7 @@ def _place_of_rejected(output: Path) -> str:
 
 
 def predict_file(
-    recommender: Ranks,
+    recommender: Recommender,
     source: Path,
     output: Path,
     settings: PredictionSettings,
@@ -111,23 +126,20 @@ def predict_file(
 ) -> PredictionReport:
     """Serve every request of ``source``, in its order.
 
-    ``output`` appears whole or not at all. Malformed lines go to ``OUT.rejected`` (CSV: line, reason, content); without
-    any, no such file is left. Memory does not grow with the number of users. A pipe, a device or ``/dev/stdout`` gets
-    the rows as they come, and has no ``OUT.rejected``: its malformed lines are counted alone.
+    ``output`` appears whole or not at all. Malformed lines go to ``OUT.rejected``; without any, no such file is left. A
+    pipe, a device or ``/dev/stdout`` gets the rows as they come, and its malformed lines are only counted. Memory does
+    not grow with the number of users.
 
     Args:
-        recommender: a :class:`~genrec_core.recommend.recommender.Recommender`; opened with one thread an operator,
-            since batches are decoded side by side.
-        source: requests in either form of :func:`~genrec_core.recommend.requests.read_requests`, or Parquet by its
-            name.
-        output: the file to write, ``user_id,pred_1..pred_K``; Parquet by its name, else CSV. A cell is empty where no
-            item is left.
+        recommender: opened with one thread an operator, because batches are decoded in parallel.
+        source: see :func:`~genrec_core.recommend.requests.read_requests`.
+        output: see :func:`~genrec_core.recommend.prediction_files.open_predictions`.
         settings: items a user, beams, batch size, workers, a rule for all, whether seen items are left out.
-        constraints: what all lists are restricted to, beside the rule of ``settings`` and what a request itself says.
-        shard: the part of ``source`` to serve; None for the whole. CSV parts but the first have no header, so that they
-            can be joined as they are.
+        constraints: restrict all lists, together with the rule of ``settings`` and the constraints of each request.
+        shard: the part of ``source`` to serve; None for the whole. Only the first CSV part has a header, so that the
+            parts can be joined as they are.
         show_progress: a bar on stderr with users a second.
-        remote: ranks the requests; None: ``recommender`` does. Only it says which items may be recommended at all.
+        remote: ranks the requests on an engine; None: ``recommender`` does.
 
     Raises:
         GenrecError: ``source`` cannot be read or holds no request that can be served (a shard may), the constraints
@@ -136,257 +148,152 @@ def predict_file(
     began = time.monotonic()
     _require_usable(source, output, shard)
     report = PredictionReport(top_k=settings.top_k)
-    run = (Constraints.of(rule=settings.rule), constraints or Constraints())
-    recommender.selection(*run)
-    reader = _Reader(source, settings, shard, lambda own: recommender.selection(*run, own))
+    run = RankingRun(settings, (Constraints.of(rule=settings.rule), constraints or Constraints()))
+    recommender.selection(*run.constraints)  # raises before any work if they leave no item
+    blocks = _Blocks(source, settings, shard, lambda own: recommender.selection(*run.constraints, own))
+    rejected = RejectedLines(None if is_stream(output) else rejected_path(output), blocks.rejected_before)
     try:
-        beside = None if is_stream(output) else rejected_path(output)
-        with RejectedLines(beside, reader.headed_before) as rejected, atomic_file(output) as part:
-            with _writer(part, output, source, settings, shard) as writer, _bar(reader, show_progress) as bar:
-                decoder = _Decoder(recommender, RankingRun(settings, run), report, remote)
-                _serve(decoder, reader.blocks(), _Sink(writer, rejected, bar), report)
+        with rejected, atomic_file(output) as part:
+            header, integer_users = shard is None or shard.number == 1, form_of(source).has_integer_users(source)
+            with open_predictions(part, output, settings.top_k, header, integer_users) as write:
+                for block, ranking in _progress(_ranked(recommender, run, blocks, remote), blocks, show_progress):
+                    for line in block.malformed:
+                        rejected.add(line)
+                    if ranking is not None:
+                        write([request.user_id for request in block.requests], ranking.items, ranking.counts)
+                    report.add(block, ranking, blocks.selection_of)
             if not report.users and shard is None:
-                raise NothingServedError(
-                    f"{source}: none of its {report.rejected} lines is a request, the first: {rejected.first}; "
-                    f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
-                )
-    except _write_errors() as error:
-        reason = getattr(error, "strerror", None) or error
+                raise _nothing_served(source, output, report, rejected.first)
+    except OSError as error:
         left = "" if is_stream(output) else "; it is left as it was"
-        raise GenrecError(f"{output}: cannot be written ({reason}){left}") from error
+        raise GenrecError(f"{output}: cannot be written ({error.strerror or error}){left}") from error
     report.seconds = time.monotonic() - began
     return report
 
 
-def _write_errors() -> tuple[type[Exception], ...]:
-    """What a full disk or a missing right raises; polars has errors of its own, and is there only where it is used."""
-    polars = sys.modules.get("polars")
-    return (OSError, polars.exceptions.PolarsError) if polars else (OSError,)
+def _nothing_served(source: Path, output: Path, report: PredictionReport, first: str) -> NothingServedError:
+    return NothingServedError(
+        f"{source}: none of its {report.rejected} lines is a request, the first: {first}; "
+        f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
+    )
 
 
-class _Reader:
+@dataclass
+class _Block:
+    """What consecutive lines hold, and what bounds the memory that they take."""
+
+    requests: list[Request] = field(default_factory=list)
+    malformed: list[Rejected] = field(default_factory=list)
+    items: int = 0
+    masks: set[str] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.requests) + len(self.malformed)
+
+    def add(self, outcome: Request | Rejected) -> None:
+        if isinstance(outcome, Rejected):
+            self.malformed.append(outcome)
+            self.items += len(outcome.content)
+            return
+        self.requests.append(outcome)
+        self.items += len(outcome.item_ids)
+        self.masks |= _masks_of(outcome)
+
+
+def _masks_of(outcome: Request | Rejected) -> set[str]:
+    return {outcome.constraints.key} if isinstance(outcome, Request) and outcome.constraints else set()
+
+
+class _Blocks:
     """The lines of a request file that this run serves, block by block."""
 
     def __init__(
-        self,
-        source: Path,
-        settings: PredictionSettings,
-        shard: Shard | None,
-        selection: Callable[[Constraints], Selection],
+        self, source: Path, settings: PredictionSettings, shard: Shard | None, selection_of: SelectionOf
     ) -> None:
-        self.source, self._selection, self._mask_bytes = source, selection, 0
-        self.block = _BLOCK_BATCHES * settings.batch_users
-        self.parquet = is_parquet(source)
-        self.lines = None if shard is None else shard.lines(self.count(), self.block)
+        self.source, self.selection_of, self._mask_bytes = source, selection_of, 0
+        self._block_lines = _BLOCK_BATCHES * settings.batch_users
+        self.lines = None if shard is None else shard.lines(count_lines(source), self._block_lines)
 
-    def count(self) -> int:
-        """Lines of the whole file."""
-        total = _parquet_rows(self.source) if self.parquet else count_lines(self.source)
-        if not total:
-            raise GenrecError(f"{self.source}: no requests in it; write lines `user item item ...`, or CSV or Parquet")
-        return total
-
-    def check(self, own: Constraints) -> None:
+    def _check(self, own: Constraints) -> None:
         """Refuse constraints that leave no item; note how large a mask is."""
-        mask = self._selection(own).mask
+        mask = self.selection_of(own).mask
         self._mask_bytes = 0 if mask is None else mask.nbytes
 
-    def outcomes(self, lines: range | None) -> Iterator[Request | Rejected]:
-        """What the lines hold."""
-        if not self.parquet:
-            return read_requests(self.source, self.check, lines)
-        from genrec_core.recommend.parquet_requests import read_parquet_requests
-
-        return read_parquet_requests(self.source, self.check, lines)
-
-    def headed_before(self) -> bool:
-        """Whether an earlier shard rejects a line, and so begins the joined list of them."""
+    def rejected_before(self) -> bool:
+        """Whether an earlier shard rejects a line. Then the joined list of rejected lines has its header already."""
         if self.lines is None:
             return False
-        return any(isinstance(outcome, Rejected) for outcome in self.outcomes(range(1, self.lines.start)))
+        earlier = read_requests(self.source, self._check, range(1, self.lines.start))
+        return any(isinstance(outcome, Rejected) for outcome in earlier)
 
-    def blocks(self) -> Iterator[list[Request | Rejected]]:
-        """Outcomes of a block of lines, or of a part of one with many histories or masks; see the module's start."""
-        held: list[Request | Rejected] = []
-        size, masks = 0, set[str]()
-        for outcome in self.outcomes(self.lines):
-            of_block = (outcome.line - 1) // self.block
-            own = {outcome.constraints.key} if isinstance(outcome, Request) and outcome.constraints else set[str]()
-            full = size >= _BLOCK_ITEMS or len(masks | own) * self._mask_bytes > _BLOCK_MASK_BYTES
-            if held and (full or of_block != (held[0].line - 1) // self.block):
-                yield held
-                held, size, masks = [], 0, set()
-            held.append(outcome)
-            masks |= own
-            size += len(outcome.item_ids) if isinstance(outcome, Request) else len(outcome.content)
-        if held:
-            yield held
+    def __iter__(self) -> Iterator[_Block]:
+        """A block of lines each, or a part of one if it has many history items or masks."""
+        block, number = _Block(), 0
+        for outcome in read_requests(self.source, self._check, self.lines):
+            masks = len(block.masks | _masks_of(outcome))
+            full = block.items >= _BLOCK_ITEMS or masks * self._mask_bytes > _BLOCK_MASK_BYTES
+            number_before, number = number, (outcome.line - 1) // self._block_lines
+            if len(block) and (full or number != number_before):
+                yield block
+                block = _Block()
+            block.add(outcome)
+        if len(block):
+            yield block
 
 
-class NothingServedError(GenrecError):
-    """Every line of a request file is malformed."""
+def _ranked(
+    recommender: Recommender, run: RankingRun, blocks: Iterable[_Block], remote: RemoteRanking | None
+) -> Iterator[tuple[_Block, Ranking | None]]:
+    """Blocks in order, each with the ranking of its requests; None if it has no request."""
+    waiting: deque[_Block] = deque()
+
+    def requests() -> Iterator[list[Request]]:
+        for block in blocks:
+            waiting.append(block)
+            yield block.requests
+
+    rankings = remote.rankings(run, requests()) if remote else _rankings_here(recommender, run, requests())
+    for ranking in rankings:
+        yield waiting.popleft(), ranking
 
 
-class RejectedLines:
-    """``OUT.rejected``: written aside and published at the end; removed if there is no line for it.
+def _rankings_here(
+    recommender: Recommender, run: RankingRun, blocks: Iterable[list[Request]]
+) -> Iterator[Ranking | None]:
+    """Rankings by threads of this process, in the order of the blocks.
 
-    Args:
-        path: the file; None where the lines are not kept.
-        headed_before: tells whether it continues a file that has the header.
+    onnxruntime and NumPy release the interpreter while they compute, and all threads share one model. So threads are as
+    fast as processes here and take less memory.
     """
-
-    def __init__(self, path: Path | None, headed_before: Callable[[], bool]) -> None:
-        self.path, self.first, self._headed_before = path, "", headed_before
-        self._stack = ExitStack()
-        self._file: TextIO | None = None
-
-    def __enter__(self) -> "RejectedLines":
-        return self
-
-    def add(self, line: Rejected) -> None:
-        """Note a line with its number, the reason and the start of its text."""
-        self.first = self.first or f"line {line.line}: {line.reason}"
-        if self.path is None:
-            return
-        if self._file is None:
-            part = self._stack.enter_context(atomic_file(self.path))
-            self._file = self._stack.enter_context(part.open("w", encoding="utf-8", newline=""))
-            if not self._headed_before():
-                self._file.write("line,reason,content\n")
-        texts = (
-            text.replace("\r", "\\r") for text in (line.reason, line.content[:_SHOWN_CONTENT])
-        )  # csv quotes \n alone
-        csv.writer(self._file, lineterminator="\n").writerow([line.line, *texts])
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Publish, also where no line at all could be served; leave an older file alone on any other error."""
-        if kind is not None and not issubclass(kind, NothingServedError):
-            self._stack.__exit__(kind, error, trace)
-            return
-        self._stack.close()
-        if self._file is None and self.path is not None and self.path.is_file():
-            self.path.resolve().unlink()  # a link stays
-
-
-@dataclass(frozen=True)
-class _Sink:
-    """Where the outcomes of a request file go."""
-
-    output: PredictionWriter
-    rejected: RejectedLines
-    bar: "tqdm[None]"
-
-
-class _Decoder:
-    """Ranks blocks of requests, several at once: batches side by side in threads.
-
-    onnxruntime and numpy's products leave the interpreter to others while they compute, and one model in memory is
-    shared, so threads are as fast as processes here and do not multiply the memory.
-    """
-
-    def __init__(
-        self, recommender: Ranks, run: RankingRun, report: PredictionReport, remote: RemoteRanking | None
-    ) -> None:
-        self.recommender, self.run, self.report, self.remote = recommender, run, report, remote
-        self.workers = run.settings.workers or default_threads()
-
-    def ranked(self, blocks: Iterable[list[Request | Rejected]]) -> Iterator[tuple["_Block", Ranking | None]]:
-        """Blocks in order, each with the ranking of its requests."""
-        divided = (_Block.of(outcomes) for outcomes in blocks)
-        return self._ranked_here(divided) if self.remote is None else self.remote.ranked(self.run, divided)
-
-    def _ranked_here(self, blocks: Iterable["_Block"]) -> Iterator[tuple["_Block", Ranking | None]]:
-        ahead = 1 + -(-self.workers // _WORKERS_A_BLOCK)
-        batches, windows = ThreadPoolExecutor(self.workers), ThreadPoolExecutor(ahead)
-        waiting: deque[tuple[_Block, Future[Ranking | None]]] = deque()
-        try:
-            for block in blocks:
-                ranking = windows.submit(self.run.rank, self.recommender, block.requests, batches)
-                waiting.append((block, ranking))
-                if len(waiting) > ahead:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            for done, future in waiting:
-                yield done, future.result()
-        finally:
-            batches.shutdown(wait=False, cancel_futures=True)
-            windows.shutdown(wait=True, cancel_futures=True)
-
-    def note(self, requests: list[Request]) -> None:
-        """Count what the constraints of requests do."""
-        for request in requests:
-            if request.constraints:
-                selection = self.recommender.selection(*self.run.constraints, request.constraints)
-                self.report.narrow += selection.count < self.run.settings.top_k
-                new = [warning for warning in selection.warnings if warning not in self.report.warnings]
-                self.report.warnings += new[: _SHOWN_WARNINGS - len(self.report.warnings)]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What some consecutive lines hold."""
-
-    requests: list[Request]
-    malformed: list[Rejected]
-
-    @classmethod
-    def of(cls, outcomes: list[Request | Rejected]) -> "_Block":
-        requests = [outcome for outcome in outcomes if isinstance(outcome, Request)]
-        return cls(requests, [outcome for outcome in outcomes if isinstance(outcome, Rejected)])
-
-
-def _serve(
-    decoder: _Decoder, blocks: Iterable[list[Request | Rejected]], sink: _Sink, report: PredictionReport
-) -> None:
-    """Write block after block, and count in ``report`` what became of every line."""
-    for block, ranking in decoder.ranked(blocks):
-        for line in block.malformed:
-            sink.rejected.add(line)
-        report.rejected += len(block.malformed)
-        if ranking is not None:
-            sink.output.write([request.user_id for request in block.requests], ranking.items, ranking.counts)
-            decoder.note(block.requests)
-            report.history_items += sum(len(request.item_ids) for request in block.requests)
-            _count(ranking, report)
-        sink.bar.update(len(block.requests) + len(block.malformed))
-    sink.bar.total = sink.bar.n  # a header and blank lines were counted too
-    sink.bar.refresh()
-
-
-def _count(ranking: Ranking, report: PredictionReport) -> None:
-    report.users += len(ranking.counts)
-    report.rows += len(ranking.counts)
-    report.unknown_items += int(ranking.unknown.sum())
-    report.empty_histories += int(ranking.popular.sum())
-    report.short_rows += int((ranking.counts < report.top_k).sum())
-
-
-@contextmanager
-def _writer(
-    part: Path, output: Path, source: Path, settings: PredictionSettings, shard: Shard | None
-) -> Iterator[PredictionWriter]:
-    """The writer of ``part``, of the form that the name of ``output`` tells; finished unless an error comes."""
-    writer: PredictionWriter
-    if is_parquet(output):
-        from genrec_core.recommend.parquet_predictions import ParquetPredictions
-        from genrec_core.recommend.parquet_requests import user_type
-
-        writer = ParquetPredictions(part, settings.top_k, user_type(source) if is_parquet(source) else None)
-    else:
-        writer = CsvPredictions(part, settings.top_k, header=shard is None or shard.number == 1)
+    workers = run.settings.workers or default_threads()
+    ahead = 1 + -(-workers // _WORKERS_A_BLOCK)  # blocks ranked at once, so that no worker waits for the end of one
+    batch_pool, block_pool = ThreadPoolExecutor(workers), ThreadPoolExecutor(ahead)
+    waiting: deque[Future[Ranking | None]] = deque()
     try:
-        yield writer
-        writer.close()
+        for requests in blocks:
+            waiting.append(block_pool.submit(run.rank, recommender, requests, batch_pool))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        writer.discard()
+        batch_pool.shutdown(wait=False, cancel_futures=True)
+        block_pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _parquet_rows(path: Path) -> int:
-    from genrec_core.recommend.parquet_requests import count_rows
-
-    return count_rows(path)
+def _progress(
+    ranked: Iterator[tuple[_Block, Ranking | None]], blocks: _Blocks, show: bool
+) -> Iterator[tuple[_Block, Ranking | None]]:
+    """``ranked``, with a bar on stderr over the lines to serve; a bar without an end where they come from a pipe."""
+    total = None
+    if show and blocks.source.is_file():
+        total = count_lines(blocks.source) if blocks.lines is None else len(blocks.lines)
+    with tqdm(total=total, unit=" users", file=sys.stderr, disable=not show, desc="predict", mininterval=0.5) as bar:
+        for block, ranking in ranked:
+            yield block, ranking
+            bar.update(len(block))
+        bar.total = bar.n  # the header and blank lines were counted too
+        bar.refresh()
 
 
 def _require_usable(source: Path, output: Path, shard: Shard | None) -> None:
@@ -399,11 +306,3 @@ def _require_usable(source: Path, output: Path, shard: Shard | None) -> None:
         raise GenrecError(f"{output}: is no regular file, which Parquet needs; name a file, or write CSV")
     if source.exists() and not source.is_file() and (shard is not None or is_parquet(source)):
         raise GenrecError(f"{source}: is no regular file, which shards and Parquet need; write the requests to one")
-
-
-def _bar(reader: _Reader, show: bool) -> "tqdm[None]":
-    """A progress bar on stderr over the lines to serve, open-ended where they come from a pipe."""
-    total = None
-    if show and reader.source.is_file():
-        total = reader.count() if reader.lines is None else len(reader.lines)
-    return tqdm(total=total, unit=" users", file=sys.stderr, disable=not show, desc="predict", mininterval=0.5)

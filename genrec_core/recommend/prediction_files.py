@@ -1,13 +1,16 @@
-"""Writes lists of items row by row: ``user_id, pred_1 .. pred_K``."""
+"""Writes lists of items row by row: ``user_id, pred_1 .. pred_K``, as CSV or Parquet by the name of the file."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from genrec_core.storage.artifacts import opened_text
+
+# Adds rows in the order of the requests: users, item ids int64 [users, k], and the length of each list, int64 [users].
+Write = Callable[[list[str], np.ndarray, np.ndarray], None]
 
 
 def is_parquet(path: Path) -> bool:
@@ -20,50 +23,35 @@ def prediction_columns(top_k: int) -> list[str]:
     return [f"pred_{rank}" for rank in range(1, top_k + 1)]
 
 
-class PredictionWriter(Protocol):
-    """Takes rows in the order of the requests."""
-
-    def write(self, users: list[str], items: np.ndarray, counts: np.ndarray) -> None:
-        """Add rows.
-
-        Args:
-            users: one a row.
-            items: item ids int64 [users, k]; entries from ``counts`` on are no items.
-            counts: int64 [users].
-        """
-
-    def close(self) -> None:
-        """Finish the file; without it, there is none to use."""
-
-    def discard(self) -> None:
-        """Let go of everything, finished or not."""
-
-
-class CsvPredictions:
-    """A CSV file; a cell is empty where no item is left.
+def open_predictions(
+    part: Path, name: Path, top_k: int, header: bool, integer_users: bool
+) -> AbstractContextManager[Write]:
+    """Open a file of predictions; it is complete at the end of the block.
 
     Args:
-        path: the file to write, or a descriptor such as ``/dev/stdout`` to add to.
+        part: the file to write, or a descriptor such as ``/dev/stdout`` to add to.
+        name: the file's final name, which decides its form.
         top_k: item columns.
-        header: whether it begins with the column names.
+        header: whether CSV begins with the column names.
+        integer_users: whether Parquet holds user ids as Int64, else as String.
     """
+    if is_parquet(name):
+        from genrec_core.recommend.parquet_predictions import parquet_predictions  # needs polars
 
-    def __init__(self, path: Path, top_k: int, header: bool = True) -> None:
-        self._file = opened_text(path)
-        self._writer, self._top_k = csv.writer(self._file, lineterminator="\n"), top_k
+        return parquet_predictions(part, top_k, integer_users)
+    return csv_predictions(part, top_k, header)
+
+
+@contextmanager
+def csv_predictions(path: Path, top_k: int, header: bool) -> Iterator[Write]:
+    """A CSV file; a cell is empty where no item is left. See :func:`open_predictions`."""
+    with opened_text(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
         if header:
-            self._writer.writerow(["user_id", *prediction_columns(top_k)])
+            writer.writerow(["user_id", *prediction_columns(top_k)])
 
-    def write(self, users: list[str], items: np.ndarray, counts: np.ndarray) -> None:
-        """See :class:`PredictionWriter`."""
-        rows: Iterable[tuple[str, list[object], int]] = zip(users, items.tolist(), counts.tolist(), strict=True)
-        for user, row, count in rows:
-            self._writer.writerow([user, *row[:count], *[""] * (self._top_k - count)])
+        def write(users: list[str], items: np.ndarray, counts: np.ndarray) -> None:
+            for user, row, count in zip(users, items.tolist(), counts.tolist(), strict=True):
+                writer.writerow([user, *row[:count], *[""] * (top_k - count)])
 
-    def close(self) -> None:
-        """See :class:`PredictionWriter`."""
-        self._file.close()
-
-    def discard(self) -> None:
-        """See :class:`PredictionWriter`."""
-        self._file.close()
+        yield write

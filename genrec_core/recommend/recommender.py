@@ -1,69 +1,51 @@
 """The recommender without torch: item-id histories in, ranked item ids out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
-from genrec_core.bundle.model_folder import (
-    CODES,
-    ITEM_IDS,
-    ITEM_KEYS,
-    ITEM_VECTORS,
-    NEIGHBOR_BONUS,
-    NEIGHBORS,
-    POPULARITY,
-)
-from genrec_core.bundle.onnx_scorer import GraphSettings, OnnxScorer
+from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.bundle.onnx_scorer import OnnxScorer
 from genrec_core.bundle.self_test import require_self_test
-from genrec_core.bundle.withdrawn import read_withdrawn
 from genrec_core.data.histories import padded
 from genrec_core.data.lengths import length_class
 from genrec_core.data.popularity import popularity_order
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import default_threads, read_array
+from genrec_core.graphs import default_threads
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
-from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.settings import RankingMode
 from genrec_core.storage.artifacts import verify_manifest
 
 LEAST_BEAMS = 50
-Result = TypeVar("Result")
-_BATCH_BEAMS = 1 << 11  # users x beams decoded together, at most: what a step computes should stay in a core's cache
+_BATCH_BEAMS = 1 << 11  # users x beams decoded together, at most: the arrays of a step should fit a core's cache
 
 
-class _InTurn(Executor):
-    """Calls where it is asked to, one call after the other."""
+class InTurn:
+    """A pool without threads: it makes one call after the other."""
 
-    def map(
-        self,
-        fn: Callable[..., Result],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-    ) -> Iterator[Result]:
-        return map(fn, *iterables)
+    map = staticmethod(map)
 
 
-IN_TURN = _InTurn()  # for a ranking that leaves the other cores to those beside it
+IN_TURN = InTurn()  # for a process that shares the cores with others
+Pool = Executor | InTurn
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What every user of a request gets.
+    """The list of each user.
 
     Args:
         items: item ids int64 [users, k], best first; entries from ``counts`` on mean nothing.
         scores: log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items.
-        counts: items that each user gets, int64 [users]; fewer than k where no more are allowed and unseen.
+        counts: items of each user's list, int64 [users]; fewer than k where no more are allowed and unseen.
         unknown: items of each history that the catalogue does not hold and that were dropped, int64 [users].
         popular: users without any known item, who get the most popular ones, bool [users].
     """
@@ -83,15 +65,15 @@ class Recommender:
     """Ranks the catalogue for histories.
 
     Args:
-        scorer: the model, ONNX or torch.
+        scorer: the ONNX or torch model.
         item_ids: the data set's id by catalogue row, int64 [n_items], in any order.
         codes: semantic IDs with suffix by catalogue row, int [n_items, depth].
         level_sizes: vocabulary by level.
         popularity: training interactions by catalogue row, int64 [n_items].
         max_history: newest items of a history that the model reads.
         weights: shares of the dense head.
-        attributes: reads what rules compare, when the first one comes; None for a model without any.
-        withdrawn: ids of items that nobody gets, int64 [n]; None for none.
+        attributes: reads what rules compare; called for the first rule. None for a model without attributes.
+        withdrawn: ids of items that are never recommended, int64 [n]; None for none.
 
     Raises:
         GenrecError: two items share a code, or every item is withdrawn.
@@ -114,7 +96,7 @@ class Recommender:
         self.popular_rows = popularity_order(popularity)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
-        # By length; none for no history at all.
+        # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
         rows = None if withdrawn is None else self._rows_of(withdrawn)
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, rows)
@@ -125,29 +107,24 @@ class Recommender:
 
         Args:
             model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote. Items that
-                :func:`genrec_core.bundle.withdrawn.withdraw` listed in it are never recommended.
+                :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw` listed in it are never recommended.
             threads: CPU threads inside an operator. One is fastest: a user's operators are too small to share, and
-                batches are decoded side by side.
+                batches are decoded in parallel.
 
         Raises:
             GenrecError: a file is missing, damaged, or does not fit the others, or this processor does not compute
                 the answers that were stored at the export.
         """
         verify_manifest(model_dir)
-        settings = GraphSettings.load(model_dir)
-        names = (ITEM_IDS, CODES, POPULARITY, ITEM_VECTORS, ITEM_KEYS)
-        item_ids, codes, popularity, items, keys = arrays = [read_array(model_dir / name) for name in names]
-        rows = {name: len(array) for name, array in zip(names, arrays, strict=True)}
-        if len(set(rows.values())) != 1:
-            raise GenrecError(f"{model_dir}: the files differ in items ({rows}); export it again")
-        scorer = OnnxScorer(model_dir, items, keys, _neighbors(model_dir, len(item_ids)), threads)
+        folder = ModelFolder(model_dir)
+        settings, items = folder.settings, folder.items()
+        scorer = OnnxScorer(folder, items, threads)
         require_self_test(model_dir, scorer)
-        sizes = settings.level_sizes
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
         return cls(
-            scorer, item_ids, codes, sizes, popularity, settings.max_history, weights,
-            attributes=lambda: ItemAttributes(ItemTable.load(model_dir, item_ids)),
-            withdrawn=read_withdrawn(model_dir, item_ids),
+            scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
+            attributes=lambda: ItemAttributes(ItemTable.load(model_dir, items.item_ids)),
+            withdrawn=np.array(folder.withdrawn(), dtype=np.int64),
         )  # fmt: skip
 
     def recommend(
@@ -164,22 +141,14 @@ class Recommender:
         """Item ids for each history, best first, int64 [at most ``top_k``] a user.
 
         Args:
-            histories: item ids of each user, oldest first; unknown ones are dropped, and a user without any known item
-                gets the most popular items.
-            top_k: items a user.
-            beams: see :meth:`rank`.
-            exclude_seen: leave out the items of the user's own history, all of it.
-            ranking: see :meth:`rank`.
-            allow: the only item ids to recommend; None for all.
-            deny: item ids never to recommend.
-            rule: what every recommended item must meet; see :mod:`genrec_core.recommend.rules`.
-
-        Raises:
-            GenrecError: as :meth:`allowed`.
+            histories: item ids of each user, oldest first. Unknown ids are dropped; a user without any known item gets
+                the most popular items.
+            top_k, beams, exclude_seen, ranking: see :meth:`rank`.
+            allow, deny, rule: see :meth:`allowed`.
         """
         allowed = self.allowed(allow, deny, rule)
-        found = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
-        return [found.of(user) for user in range(len(histories))]
+        lists = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
+        return [lists.of(user) for user in range(len(histories))]
 
     def rank(
         self,
@@ -191,70 +160,81 @@ class Recommender:
         ranking: RankingMode = "hybrid",
         allowed: np.ndarray | Sequence[np.ndarray | None] | None = None,
         batch_users: int = 64,
-        pool: Executor | None = None,
+        pool: Pool | None = None,
     ) -> Ranking:
         """Rank the catalogue for each history.
 
-        A user's list does not depend on who is decoded together with them.
+        A user's list does not depend on the other users of a batch.
 
         Args:
             histories: item ids of each user, oldest first.
             top_k: items a user.
-            beams: beams of the search; None for ``top_k``, and at least 50. Filters are exact masks inside the search,
-                so that many beams always find ``top_k`` items where there are as many.
-            exclude_seen: leave out the items of the user's own history, all of it.
+            beams: beams of the search, at least ``top_k``; None for ``top_k``, and at least 50. Filters are exact masks
+                inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
+            exclude_seen: leave out all items of the user's own history.
             ranking: ``generative`` orders items by the probability of their code, ``dense`` by the dense head,
                 ``hybrid`` by a mix of both whose weight was chosen on validation. A model without a dense head knows
-                ``generative`` alone, which ``hybrid`` then means too.
+                only ``generative``; ``hybrid`` then means the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
-            pool: decodes the batches, side by side where it has several threads, or ``IN_TURN``; None for one thread a
-                core.
+            pool: decodes the batches, in parallel if it has several threads; None for one thread a core.
 
         Raises:
-            GenrecError: ``beams`` is less than ``top_k``, or ``dense`` is asked of a model without a dense head.
+            GenrecError: ``beams`` is less than ``top_k``, or ``ranking`` is ``dense`` and the model has no dense head.
         """
         beams, dense_weight = self._beams(top_k, beams), self.weights.of(ranking)
         known, masks = self._known(histories), self._masks(allowed, len(histories))
         lengths = np.array([len(history) for history in known], dtype=np.int64)
-        rows = np.full((len(histories), top_k), -1, dtype=np.int32)
-        scores = np.full(rows.shape, -np.inf, dtype=np.float32)
         batches = self._batches(lengths, masks, min(batch_users, max(1, _BATCH_BEAMS // beams)))
         alone = pool is None and len(batches) < 2
 
         def decode(users: np.ndarray) -> Ranked:
             batch = [known[user] for user in users.tolist()]
-            read, longest = padded(batch, self.max_history, alone), len(batch[-1])
-            seen = read if longest <= self.max_history else padded(batch, longest)
-            return beam_search(
-                self.scorer,
-                self.trie,
-                read,
-                beams=beams,
-                top_k=min(top_k, self.trie.n_items),
-                allowed=masks[users[0]],
-                excluded=seen.rows if exclude_seen else None,
-                dense_weight=dense_weight,
-            )
+            return self._decode(batch, masks[users[0]], beams, top_k, exclude_seen, dense_weight, alone)
 
-        found = map(decode, batches) if alone else (pool or self._pool).map(decode, batches)
-        for users, ranked in zip(batches, found, strict=True):
+        rows = np.full((len(histories), top_k), -1, dtype=np.int32)
+        scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+        used_pool = IN_TURN if alone else pool or self._pool
+        for users, ranked in zip(batches, used_pool.map(decode, batches), strict=True):
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores
         popular = lengths == 0
         self._fill_popular(rows, scores, popular, masks)
         unknown = np.array([len(history) for history in histories], dtype=np.int64) - lengths
-        items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # -1 means nothing there
+        items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # row -1 stands for no item
         return Ranking(items, scores, counts, unknown, popular)
+
+    def _decode(
+        self,
+        batch: list[np.ndarray],
+        mask: np.ndarray | None,
+        beams: int,
+        top_k: int,
+        exclude_seen: bool,
+        dense_weight: float,
+        alone: bool,
+    ) -> Ranked:
+        """Search for users of one mask; the longest history of ``batch`` is its last."""
+        read, longest = padded(batch, self.max_history, alone), len(batch[-1])
+        seen = read if longest <= self.max_history else padded(batch, longest)
+        return beam_search(
+            self.scorer,
+            self.trie,
+            read,
+            beams=beams,
+            top_k=min(top_k, self.trie.n_items),
+            allowed=mask,
+            excluded=seen.rows if exclude_seen else None,
+            dense_weight=dense_weight,
+        )
 
     def allowed(
         self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> np.ndarray | None:
         """Which catalogue rows may be recommended, bool [n_items], read-only; None where all may.
 
-        Masks are kept by the content of the constraints, and what the search derives from a mask is kept with it:
-        asking again for the same ones costs next to nothing. Ids that the catalogue does not hold are passed over.
+        Equal constraints give the same mask, and the search keeps what it derives from it. Unknown ids are skipped.
 
         Args:
             allow: the only item ids to recommend; None for all.
@@ -262,26 +242,20 @@ class Recommender:
             rule: what every recommended item must meet; see :mod:`genrec_core.recommend.rules`.
 
         Raises:
-            GenrecError: the rule cannot be read, the model was exported without the attributes that rules need, or no
-                item is left.
+            GenrecError: as :meth:`selection`.
         """
         return self.selection(Constraints.of(allow, deny, rule)).mask
 
     def selection(self, *constraints: Constraints) -> Selection:
-        """The mask that all the constraints leave, how many items that is, and what of a rule no item has.
-
-        Raises:
-            GenrecError: as :meth:`allowed`.
-        """
+        """See :meth:`genrec_core.recommend.constraints.CatalogueMasks.selection`."""
         return self.masks.selection(*constraints)
 
     @cached_property
     def _pool(self) -> Executor:
-        """Decodes batches side by side for callers without threads of their own."""
         return ThreadPoolExecutor(default_threads(), thread_name_prefix="decode")
 
     def _masks(self, allowed: np.ndarray | Sequence[np.ndarray | None] | None, users: int) -> list[np.ndarray | None]:
-        """The mask of each user, the withdrawn items taken out; the same object for users who share one."""
+        """The mask of each user without the withdrawn items; the same object for users who share one."""
         if allowed is None or isinstance(allowed, np.ndarray):
             return [self.masks.without_withdrawn(allowed)] * users
         if len(allowed) != users:
@@ -313,7 +287,7 @@ class Recommender:
         return [rows[begin:end] for begin, end in pairwise(bounds)]
 
     def _batches(self, lengths: np.ndarray, masks: list[np.ndarray | None], users: int) -> list[np.ndarray]:
-        """Users with a history, those of equal mask and like length together; the longest, which take longest, first.
+        """Users with a history, by mask and similar length; the longest batches, which take longest, come first.
 
         A batch is as wide as its longest history, which is its last.
         """
@@ -321,14 +295,12 @@ class Recommender:
         order = lengths.argsort(kind="stable")
         classes = self._length_classes.take(lengths.take(order), mode="clip").tolist()
         for user, its_class in zip(order.tolist(), classes, strict=True):
-            groups.setdefault((its_class, id(masks[user])), []).append(user)
-        cut = [
-            np.array(group[at : at + users])
-            for (its_class, _), group in groups.items()
-            if its_class >= 0
-            for at in range(0, len(group), users)
+            if its_class >= 0:
+                groups.setdefault((its_class, id(masks[user])), []).append(user)
+        batches = [
+            np.array(group[first : first + users]) for group in groups.values() for first in range(0, len(group), users)
         ]
-        return sorted(cut, key=lambda batch: -int(lengths[batch[-1]]))
+        return sorted(batches, key=lambda batch: -int(lengths[batch[-1]]))
 
     def _fill_popular(
         self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]
@@ -344,12 +316,3 @@ class Recommender:
 
 def _no_attributes() -> ItemAttributes:
     raise GenrecError("this model has no titles, brands, categories and prices, which rules need; export it with them")
-
-
-def _neighbors(model_dir: Path, n_items: int) -> TextNeighbors | None:
-    if not (model_dir / NEIGHBORS).is_file():
-        return None
-    rows, bonus = read_array(model_dir / NEIGHBORS), read_array(model_dir / NEIGHBOR_BONUS)
-    if rows.shape != bonus.shape or len(rows) != n_items or rows.max(initial=0) >= n_items:
-        raise GenrecError(f"{model_dir}: {NEIGHBORS} and {NEIGHBOR_BONUS} do not fit {n_items} items; export it again")
-    return TextNeighbors(rows, bonus)

@@ -6,8 +6,8 @@
                | field "in" "(" value { "," value } ")"
 
 A value is a quoted string, or words up to the next operator, bracket, comma or keyword. Case and repeated white space
-do not matter anywhere. The parser is hand-made: the grammar fits a page, and every error names the place and the word
-at fault, which parser generators leave to their users.
+do not matter anywhere. The parser is written by hand: the grammar is small, and each error names the place and the word
+at fault, which parser generators do not do by themselves.
 """
 
 import difflib
@@ -15,40 +15,37 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import reduce
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes, NumberAttribute, TextAttribute, folded
+from genrec_core.data.ids import item_id_of
 from genrec_core.errors import GenrecError
 
 LONGEST_RULE, DEEPEST_NESTING = 10_000, 50  # characters; brackets and nots inside one another
 TEXT_FIELDS, NUMBER_FIELDS = ("brand", "category", "title"), ("price", "item_id")
 FIELDS = (*TEXT_FIELDS, *NUMBER_FIELDS)
 _KEYWORDS = ("and", "or", "not", "in", "contains")
-_ORDERS: dict[str, Callable[[np.ndarray, Any], np.ndarray]] = {
-    "<": np.less,
-    "<=": np.less_equal,
-    ">": np.greater,
-    ">=": np.greater_equal,
-}
-_OPERATORS = ("=", "!=", *_ORDERS)
+_OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "contains")
+_TEXT_OPERATORS, _NUMBER_OPERATORS = ("=", "!=", "in", "contains"), ("=", "!=", "<", "<=", ">", ">=", "in")
+_ORDERS = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 _TOKEN = re.compile(
     r"""(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<open>["'])|(?P<operator>[=!<>]+)|(?P<mark>[(),])"""
     r"""|(?P<word>[^\s=!<>(),]+)""",
     re.DOTALL,
 )
-_INT64 = np.iinfo(np.int64)
+_PRICE = re.compile(r"\$?(-?[0-9]{1,300}(?:\.[0-9]{1,300})?)", re.ASCII)
 _SHOWN = 60  # characters of a rule's word that an error quotes
 _CANDIDATES = 2000  # values compared for likeness with one that no item has
 Value = str | int | float
+Condition = Callable[[ItemAttributes], np.ndarray]  # the items that it holds for, bool [n_items]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One field against one value, or several after ``in``.
+    """One field against one value, or against several after ``in``.
 
     Args:
         field: one of :data:`FIELDS`.
@@ -64,169 +61,128 @@ class Comparison:
         """See :meth:`Rule.holds`."""
         attribute = items.attribute(self.field)
         if isinstance(attribute, TextAttribute):
-            found = attribute.where(self._hit(attribute))
+            texts = tuple(map(str, self.values))
+            hit = attribute.containing(texts[0]) if self.operator == "contains" else attribute.among(texts)
+            matches = attribute.where(hit)
         elif self.operator in _ORDERS:
-            found = attribute.present & _ORDERS[self.operator](attribute.values, self.values[0])
+            matches = attribute.present & _ORDERS[self.operator](attribute.values, self.values[0])
         else:
-            found = attribute.present & np.isin(attribute.values, np.array(self.values))
-        return attribute.present & ~found if self.operator == "!=" else found
+            matches = attribute.present & np.isin(attribute.values, np.array(self.values))
+        return attribute.present & ~matches if self.operator == "!=" else matches
 
-    def _hit(self, attribute: TextAttribute) -> np.ndarray:
-        """Which of the field's distinct values are meant, bool."""
-        if self.operator == "contains":
-            return attribute.containing(str(self.values[0]))
-        return attribute.among(tuple(map(str, self.values)))
-
-    def comparisons(self) -> Iterator["Comparison"]:
-        """Itself."""
-        yield self
-
-
-@dataclass(frozen=True)
-class Not:
-    """Holds where its part does not."""
-
-    part: "Condition"
-
-    def holds(self, items: ItemAttributes) -> np.ndarray:
-        """See :meth:`Rule.holds`."""
-        return ~self.part.holds(items)
-
-    def comparisons(self) -> Iterator[Comparison]:
-        """Those below."""
-        yield from self.part.comparisons()
+    def unmatched(self, items: ItemAttributes) -> Iterator[str]:
+        """See :meth:`Rule.unmatched`."""
+        attribute, field = items.attribute(self.field), self.field
+        if not attribute.present.any():
+            yield f"no item of this model has a {field}: a comparison with it is never true"
+        elif isinstance(attribute, NumberAttribute):
+            if self.operator in ("=", "!="):
+                missing = [value for value in self.values if not (attribute.values == value).any()]
+                yield from (f"no item has the {field} {value}" for value in missing)
+        elif self.operator == "contains":
+            if not self.holds(items).any():
+                yield f"no item has a {field} that contains {_quoted(str(self.values[0]))}"
+        else:
+            for text in map(str, self.values):
+                if text not in attribute.place:
+                    close = _close(text, attribute)
+                    yield f"no item has the {field} {_quoted(text)}" + (f"; close to it: {close}" if close else "")
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Parts of which all must hold (``every``), or one at least."""
-
-    parts: tuple["Condition", ...]
-    every: bool
-
-    def holds(self, items: ItemAttributes) -> np.ndarray:
-        """See :meth:`Rule.holds`."""
-        join = np.logical_and if self.every else np.logical_or
-        found = self.parts[0].holds(items)
-        for part in self.parts[1:]:
-            found = join(found, part.holds(items))
-        return found
-
-    def comparisons(self) -> Iterator[Comparison]:
-        """Those below."""
-        for part in self.parts:
-            yield from part.comparisons()
-
-
-Condition = Comparison | Not | Joined
+def _close(text: str, attribute: TextAttribute) -> str:
+    """Up to three values with the same first letter that look like ``text``, as the catalogue writes them."""
+    shortest, longest = len(text) // 2, 2 * len(text)
+    names = (name for name in attribute.place if name.startswith(text[:1]) and shortest <= len(name) <= longest)
+    return ", ".join(
+        attribute.shown(name) for name in difflib.get_close_matches(text, list(islice(names, _CANDIDATES)))
+    )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A parsed rule.
+    """A parsed rule: its condition, and the comparisons in it."""
 
-    Args:
-        text: as it was written.
-        condition: what it says.
-    """
-
-    text: str
     condition: Condition
+    comparisons: tuple[Comparison, ...]
 
     @classmethod
     def parse(cls, text: str) -> "Rule":
         """Read a rule.
 
         Raises:
-            GenrecError: it is no rule, is longer than 10,000 characters, or nests deeper than 50; names the place.
+            GenrecError: the text is not a rule, is longer than 10,000 characters, or nests deeper than 50; names the
+                place.
         """
         if len(text) > LONGEST_RULE:
             raise GenrecError(
                 f"the rule has {len(text)} characters, but {LONGEST_RULE} are the most; give long lists of items as "
                 "allow or deny lists"
             )
-        return cls(text, _Parser(text).rule())
+        parser = _Parser(text)
+        return cls(parser.rule(), tuple(parser.comparisons))
 
     def holds(self, items: ItemAttributes) -> np.ndarray:
         """Which items the rule holds for, bool [n_items].
 
-        A comparison with a field that an item lacks is false, ``!=`` too, and its ``not`` therefore true. An item of
+        If an item lacks a field, a comparison with that field is false, ``!=`` too, and its ``not`` is true. An item of
         several categories is ``= X`` if one of them is, and ``!= X`` if none is.
         """
-        return self.condition.holds(items)
+        return self.condition(items)
 
     def unmatched(self, items: ItemAttributes) -> list[str]:
-        """What the rule compares with that no item has: misspelt, most often; close values are named."""
-        notes = [note for each in self.condition.comparisons() for note in _unmatched(each, items)]
+        """A note for each value of the rule that no item has, most often misspelt; names close values."""
+        notes = [note for comparison in self.comparisons for note in comparison.unmatched(items)]
         return list(dict.fromkeys(notes))
-
-
-def _unmatched(comparison: Comparison, items: ItemAttributes) -> Iterator[str]:
-    attribute, field = items.attribute(comparison.field), comparison.field
-    if not attribute.present.any():
-        yield f"no item of this model has a {field}: a comparison with it is never true"
-    elif isinstance(attribute, NumberAttribute):
-        if comparison.operator in ("=", "!="):
-            missing = [value for value in comparison.values if not (attribute.values == value).any()]
-            yield from (f"no item has the {field} {value}" for value in missing)
-    elif comparison.operator == "contains":
-        if not comparison.holds(items).any():
-            yield f"no item has a {field} that contains {_quoted(str(comparison.values[0]))}"
-    else:
-        for value in comparison.values:
-            if str(value) not in attribute.place:
-                close = _close(str(value), attribute)
-                yield f"no item has the {field} {_quoted(str(value))}" + (f"; close to it: {close}" if close else "")
-
-
-def _close(value: str, attribute: TextAttribute) -> str:
-    """Up to three values of the same first letter that look like ``value``, as the catalogue writes them."""
-    alike = (
-        name
-        for name in attribute.place
-        if name.startswith(value[:1]) and len(value) // 2 <= len(name) <= 2 * len(value)
-    )
-    candidates = list(islice(alike, _CANDIDATES))
-    return ", ".join(attribute.shown(name) for name in difflib.get_close_matches(value, candidates))
 
 
 @dataclass(frozen=True)
 class _Token:
-    """A piece of a rule: its kind (``word``, ``quoted``, ``operator``, ``mark``, ``keyword``, ``end``) and place."""
+    """A piece of a rule: its kind (``word``, ``keyword``, ``quoted``, ``operator``, ``mark``, ``end``) and place."""
 
     kind: str
     text: str
     position: int
 
-    @cached_property
-    def keyword(self) -> str:
-        """The keyword that it is, or ''."""
-        word = self.text.lower()
-        return word if self.kind == "word" and word in _KEYWORDS else ""
-
     def __str__(self) -> str:
         return "its end" if self.kind == "end" else _quoted(self.text)
 
 
+def _tokens(text: str) -> Iterator[_Token]:
+    for match in _TOKEN.finditer(text):
+        kind, word, position = str(match.lastgroup), match.group(), match.start() + 1
+        if kind == "open":
+            raise GenrecError(f"rule, character {position}: the quote {word} is never closed; close it")
+        yield _Token("keyword" if kind == "word" and word.lower() in _KEYWORDS else kind, word, position)
+    yield _Token("end", "", len(text) + 1)
+
+
 class _Parser:
-    """Reads a rule by recursive descent."""
+    """Reads a rule by recursive descent, and notes the comparisons in it."""
 
     def __init__(self, text: str) -> None:
         self.tokens, self.place, self.depth = list(_tokens(text)), 0, 0
+        self.comparisons: list[Comparison] = []
 
     @property
     def next(self) -> _Token:
-        """The token that is to be read."""
         return self.tokens[self.place]
 
-    def take(self) -> _Token:
-        """Read a token; the end is never passed."""
-        token = self.next
-        self.place += token.kind != "end"
-        return token
+    def accepts(self, sign: str) -> bool:
+        """Read a keyword, a bracket or a comma if it is the next token."""
+        accepted = self.next.kind in ("keyword", "mark") and self.next.text.lower() == sign
+        self.place += accepted
+        return accepted
+
+    def require(self, sign: str) -> None:
+        if not self.accepts(sign):
+            raise self.fault(f"'{sign}'")
+
+    def fault(self, wanted: str) -> GenrecError:
+        """The error of a token that cannot stand here."""
+        remedy = "; put a value that holds such a word or sign in quotes" if self.next.kind != "end" else ""
+        return GenrecError(f"rule, character {self.next.position}: expected {wanted}, found {self.next}{remedy}")
 
     def rule(self) -> Condition:
-        """The whole of it."""
         if self.next.kind == "end":
             raise GenrecError("the rule is empty; write one such as brand = OPI, or leave it out")
         condition = self.either()
@@ -235,120 +191,101 @@ class _Parser:
         return condition
 
     def either(self) -> Condition:
-        """Parts joined by ``or``."""
-        return self.joined(lambda: self.joined(self.term, "and"), "or")
+        return self.joined(self.both, "or", np.logical_or)
 
-    def joined(self, part: Callable[[], Condition], keyword: str) -> Condition:
-        """Parts joined by one keyword."""
+    def both(self) -> Condition:
+        return self.joined(self.term, "and", np.logical_and)
+
+    def joined(self, part: Callable[[], Condition], keyword: str, join: np.ufunc) -> Condition:
         parts = [part()]
-        while self.next.keyword == keyword:
-            self.take()
+        while self.accepts(keyword):
             parts.append(part())
-        return parts[0] if len(parts) == 1 else Joined(tuple(parts), every=keyword == "and")
+        return lambda items: reduce(join, (part(items) for part in parts))
 
     def term(self) -> Condition:
-        """A comparison, or something in brackets or after ``not``."""
-        token = self.next
-        if token.keyword != "not" and token.text != "(":
+        start = self.next
+        negated = self.accepts("not")
+        if not negated and not self.accepts("("):
             return self.comparison()
-        self.take()
         self.depth += 1
         if self.depth > DEEPEST_NESTING:
             raise GenrecError(
-                f"rule, character {token.position}: nested deeper than {DEEPEST_NESTING}; write it flatter"
+                f"rule, character {start.position}: nested deeper than {DEEPEST_NESTING}; write it flatter"
             )
-        if token.keyword == "not":
-            condition: Condition = Not(self.term())
-        else:
-            condition = self.either()
-            self.mark(")")
+        condition = self.term() if negated else self.either()
+        if not negated:
+            self.require(")")
         self.depth -= 1
-        return condition
+        return (lambda items: ~condition(items)) if negated else condition
 
-    def mark(self, mark: str) -> None:
-        """Read a bracket."""
-        if self.next.kind != "mark" or self.next.text != mark:
-            raise self.fault(f"'{mark}'")
-        self.take()
-
-    def comparison(self) -> Comparison:
-        """A field, an operator, and what is compared."""
+    def comparison(self) -> Condition:
         field = self.field()
         operator = self.operator(field)
         if operator != "in":
-            return Comparison(field, operator, (self.value(field),))
-        self.mark("(")
-        values = [self.value(field)]
-        while self.next.kind == "mark" and self.next.text == ",":
-            self.take()
-            values.append(self.value(field))
-        self.mark(")")
-        return Comparison(field, "=", tuple(values))
+            comparison = Comparison(field, operator, (self.value(field),))
+        else:
+            self.require("(")
+            values = [self.value(field)]
+            while self.accepts(","):
+                values.append(self.value(field))
+            self.require(")")
+            comparison = Comparison(field, "=", tuple(values))
+        self.comparisons.append(comparison)
+        return comparison.holds
 
     def field(self) -> str:
-        """The name of a field."""
         token = self.next
-        if token.kind != "word" or token.keyword:
+        if token.kind != "word":
             raise self.fault("a field")
-        name = token.text.lower()
-        if name not in FIELDS:
+        if token.text.lower() not in FIELDS:
             raise GenrecError(
                 f"rule, character {token.position}: {token} is no field; the fields are {', '.join(FIELDS)}"
                 " (a value of several words that holds 'and', 'or', 'not', 'in' or 'contains' needs quotes)"
             )
-        self.take()
-        return name
+        self.place += 1
+        return token.text.lower()
 
     def operator(self, field: str) -> str:
-        """An operator that ``field`` takes."""
-        token = self.next
-        name = token.keyword or token.text
-        if name not in (*_OPERATORS, "in", "contains") or token.kind not in ("operator", "word"):
-            raise self.fault(f"one of {' '.join(_OPERATORS)} in contains after {field}")
-        if (field in TEXT_FIELDS and name in _ORDERS) or (field in NUMBER_FIELDS and name == "contains"):
-            kind, takes = ("text", "= != in contains") if field in TEXT_FIELDS else ("a number", "= != < <= > >= in")
-            raise GenrecError(f"rule, character {token.position}: {token}, but {field} is {kind} and takes {takes}")
-        self.take()
+        token, name = self.next, self.next.text.lower()
+        if token.kind not in ("operator", "keyword") or name not in _OPERATORS:
+            raise self.fault(f"one of {' '.join(_OPERATORS)} after {field}")
+        kind, takes = ("text", _TEXT_OPERATORS) if field in TEXT_FIELDS else ("a number", _NUMBER_OPERATORS)
+        if name not in takes:
+            raise GenrecError(
+                f"rule, character {token.position}: {token}, but {field} is {kind} and takes {' '.join(takes)}"
+            )
+        self.place += 1
         return name
 
     def value(self, field: str) -> Value:
         """A quoted string, or words up to what cannot be one."""
         first = self.next
         if first.kind == "quoted":
-            text = re.sub(r"\\(.)", r"\1", self.take().text[1:-1], flags=re.DOTALL)
+            self.place += 1
+            text = re.sub(r"\\(.)", r"\1", first.text[1:-1], flags=re.DOTALL)
+            if not text.strip():
+                raise _no_value(field, first, "is empty")
         else:
-            words = []
-            while self.next.kind == "word" and not self.next.keyword:
-                words.append(self.take().text)
-            text = " ".join(words)
-        if not text.strip():
-            raise self.fault(f"a value of {field}") if first is self.next else _no_value(field, first, "is empty")
+            begin = self.place
+            while self.next.kind == "word":
+                self.place += 1
+            text = " ".join(token.text for token in self.tokens[begin : self.place])
+            if not text:
+                raise self.fault(f"a value of {field}")
         return folded(text) if field in TEXT_FIELDS else _number(field, text.strip(), first)
-
-    def fault(self, wanted: str) -> GenrecError:
-        """The error of a token that cannot stand here."""
-        remedy = "; put a value that holds such a word or sign in quotes" if self.next.kind != "end" else ""
-        return GenrecError(f"rule, character {self.next.position}: expected {wanted}, found {self.next}{remedy}")
-
-
-def _tokens(text: str) -> Iterator[_Token]:
-    for found in _TOKEN.finditer(text):
-        kind, position = str(found.lastgroup), found.start() + 1
-        if kind == "open":
-            raise GenrecError(f"rule, character {position}: the quote {found.group()} is never closed; close it")
-        yield _Token(kind, found.group(), position)
-    yield _Token("end", "", len(text) + 1)
 
 
 def _number(field: str, text: str, token: _Token) -> int | float:
     """An id, or a price with or without a dollar sign."""
     if field == "item_id":
-        if re.fullmatch(r"-?[0-9]{1,19}", text, re.ASCII) and _INT64.min <= int(text) <= _INT64.max:
-            return int(text)
-        raise _no_value(field, token, "is not an integer id")
-    if re.fullmatch(r"\$?-?[0-9]{1,300}(\.[0-9]{1,300})?", text, re.ASCII) and math.isfinite(float(text.lstrip("$"))):
-        return float(text.lstrip("$"))
-    raise _no_value(field, token, "is not a number such as 19.99")
+        try:
+            return item_id_of(text)
+        except GenrecError as error:
+            raise _no_value(field, token, "is not an integer id") from error
+    price = _PRICE.fullmatch(text)
+    if price is None or not math.isfinite(float(price[1])):
+        raise _no_value(field, token, "is not a number such as 19.99")
+    return float(price[1])
 
 
 def _no_value(field: str, token: _Token, fault: str) -> GenrecError:

@@ -1,4 +1,4 @@
-"""Divides a request file among runs that know nothing of each other."""
+"""Divides a request file among independent runs."""
 
 import math
 import re
@@ -11,11 +11,9 @@ MOST_SHARDS = 100_000
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a request file: consecutive lines, so that the parts' outputs in order are the whole file's.
+    """Part ``number`` of ``count`` parts of a request file, from 1.
 
-    Args:
-        number: from 1 to ``count``.
-        count: parts in all.
+    A part is a range of lines, so that the outputs of all parts, joined in order, are the output of the whole file.
     """
 
     number: int
@@ -26,22 +24,20 @@ class Shard:
         """Read ``i/n``, for example ``2/8``.
 
         Raises:
-            GenrecError: it is no such pair, or i is not in 1..n, or n is above 100,000.
+            GenrecError: the text is not such a pair, i is not in 1..n, or n is above 100,000.
         """
-        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip(), re.ASCII)
-        if found is None:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip(), re.ASCII)
+        if match is None:
             raise GenrecError(f"shard {text!r:.60}: write i/n, for example 2/8 for the second of eight parts")
-        number, count = int(found[1]), int(found[2])
+        number, count = int(match[1]), int(match[2])
         if not 1 <= number <= count <= MOST_SHARDS:
             raise GenrecError(f"shard {text!r:.60}: i counts from 1 to n, and n is {MOST_SHARDS} at most")
         return cls(number, count)
 
     def lines(self, total: int, block: int) -> range:
-        """The line numbers of this part, from 1.
+        """The line numbers of this part, from 1, of ``total`` lines.
 
-        Args:
-            total: lines of the file.
-            block: lines that are decoded together and never divided, so that no row depends on the parts.
+        ``block`` lines are decoded together and never divided, so that no row depends on the number of parts.
         """
         blocks = math.ceil(total / block)
         first, end = (math.ceil(blocks * part / self.count) * block for part in (self.number - 1, self.number))

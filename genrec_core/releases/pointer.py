@@ -1,7 +1,9 @@
 """Releases: a model with all that belongs to it, written once and never changed, and which of them is served.
 
 ``model_release/{version}/`` holds a release. The newest ``served_release`` holds ``pointer.json``, which names the
-version that is served; it moves, and moves back, by being written anew.
+version that is served. To move it, forward or back, a new ``served_release`` is written.
+
+Functions import NumPy themselves, because the process that answers requests has none.
 """
 
 import os
@@ -12,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec_core.bundle.model_folder import WITHDRAWN
+from genrec_core.bundle.model_folder import ModelFolder, Withdrawal
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import atomic_folder, read_json, write_json, write_manifest
 from genrec_core.storage.folders import (
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from genrec_core.bundle.new_items import NewItems
-    from genrec_core.bundle.withdrawn import Withdrawal
 
 RELEASES, SERVED = "model_release", "served_release"
 MODEL, CHECKPOINT, SEMANTIC_IDS, METRICS = "model", "checkpoint", "semantic_ids", "metrics"
@@ -42,7 +43,7 @@ FACTS, POINTER, PROFILE = "release.json", "pointer.json", "profile.json"
 
 
 class ServedMeanwhileError(GenrecError):
-    """Another release was served while one was made ready to be."""
+    """Another release was served while this one was prepared."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ class Pointer:
 
     Args:
         version: its folder's name below ``model_release``.
-        before: what was served before it, oldest first; going back takes from its end.
+        before: the releases served before it, oldest first; going back takes the last one.
         known: every version that was ever served, oldest first.
-        reason: why it was moved here.
-        follows: the version of ``served_release`` that it was moved from; empty if nothing was served.
+        reason: why it is served.
+        follows: the version of ``served_release`` that this one replaces; empty if nothing was served.
         name: its own version of ``served_release``; empty before it has one.
     """
 
@@ -66,18 +67,14 @@ class Pointer:
     name: str = field(default="", compare=False)
 
     def moved(self, version: str, reason: str) -> "Pointer":
-        """The pointer once ``version`` is served; one that is served already keeps its history."""
+        """The pointer to ``version``. If that was served before, what came after it leaves the history."""
         before, known = (*self.before, self.version), tuple(dict.fromkeys((*self.known, version)))
         if version in before:
             before = before[: before.index(version)]
         return Pointer(version, before, known, reason, follows=self.name)
 
     def moved_back(self, to: str | None, reason: str) -> "Pointer":
-        """The pointer once an earlier release is served again.
-
-        Args:
-            to: a version that was served; None for the one before this.
-            reason: as kept.
+        """The pointer to the earlier release ``to``, or to the one before this.
 
         Raises:
             GenrecError: there is none before this, or ``to`` was never served.
@@ -90,7 +87,7 @@ class Pointer:
 
 
 def first_pointer(version: str, reason: str) -> Pointer:
-    """The pointer where nothing was served before."""
+    """The pointer to the first release of a storage."""
     return Pointer(version, (), (version,), reason)
 
 
@@ -100,11 +97,7 @@ def write_pointer(folder: Path, pointer: Pointer) -> None:
 
 
 def read_pointer(folder: Path) -> Pointer:
-    """The content of ``pointer.json``.
-
-    Raises:
-        GenrecError: it is missing or of another form.
-    """
+    """The content of ``pointer.json``; a missing or damaged file is an error."""
     content = read_json(folder / POINTER)
     try:
         before, known = tuple(content["before"]), tuple(content["known"])
@@ -115,22 +108,12 @@ def read_pointer(folder: Path) -> Pointer:
 
 
 def served_pointer(root: Path | None = None) -> Pointer | None:
-    """What is served now; None before the first release.
-
-    Args:
-        root: the storage to look in; :func:`~genrec_core.storage.folders.storage_root` where None.
-    """
-    if not is_there(SERVED, root):
-        return None
-    return read_pointer(latest(SERVED, root))
+    """The pointer to the served release of a storage (:func:`storage_root` by default); None before the first one."""
+    return read_pointer(latest(SERVED, root)) if is_there(SERVED, root) else None
 
 
 def require_pointer(root: Path | None = None) -> Pointer:
-    """What is served now.
-
-    Raises:
-        GenrecError: nothing was released yet.
-    """
+    """The pointer to the served release; it is an error if no release is served yet."""
     pointer = served_pointer(root)
     if pointer is None:
         raise GenrecError(
@@ -141,29 +124,17 @@ def require_pointer(root: Path | None = None) -> Pointer:
 
 
 def served_release(root: Path | None = None) -> Path:
-    """The folder of the release that is served.
-
-    Raises:
-        GenrecError: nothing was released yet, or its folder is gone.
-    """
+    """The folder of the served release; it is an error if no release is served yet, or the folder is gone."""
     return version_folder(RELEASES, require_pointer(root).version, root)
 
 
 def served_model(root: Path | None = None) -> Path:
-    """The exported model of the release that is served.
-
-    Raises:
-        GenrecError: as :func:`served_release`.
-    """
+    """The exported model in :func:`served_release`."""
     return served_release(root) / MODEL
 
 
 def serve(pointer: Pointer, root: Path) -> None:
-    """Make ``pointer`` what is served in a storage, as a new version of ``served_release``.
-
-    Raises:
-        ServedMeanwhileError: as :func:`move_served`.
-    """
+    """Write a pointer as a new version of ``served_release``, and :func:`move_served` to it."""
     name = str(uuid.uuid4())
     with atomic_folder(root / SERVED / name) as part:
         write_pointer(part, pointer)
@@ -172,12 +143,12 @@ def serve(pointer: Pointer, root: Path) -> None:
 
 
 def move_served(name: str, root: Path) -> None:
-    """Make a version of ``served_release`` that is whole on disk what is served, if nothing was served meanwhile.
+    """Serve the release that ``name``, a complete version of ``served_release``, points to.
 
-    What is withdrawn from the release so far is withdrawn from the next one before anybody can read it there.
+    Items withdrawn from the release before are withdrawn from this one before anybody can read it.
 
     Raises:
-        ServedMeanwhileError: what is served is no longer what the pointer was moved from; ``name`` is removed.
+        ServedMeanwhileError: another release was served after the pointer was made; ``name`` is removed.
     """
     pointer = read_pointer(root / SERVED / name)
     with locked_storage(root):
@@ -186,71 +157,51 @@ def move_served(name: str, root: Path) -> None:
             require_served(pointer.follows, root)
             put_version(SERVED, name, root)
             _carry(before, pointer, root)
-            _move(name, pointer, root)
-        except ServedMeanwhileError:
+            move_latest(SERVED, name, pointer.follows or None, root)
+        except (MovedError, ServedMeanwhileError) as error:
             if before is None or name != before.name:
                 remove_version(SERVED, name, root)
-            raise
-        _carry(before, pointer, root)  # what another machine, or a command that names the folder, withdrew up to here
+            raise _served_meanwhile(root) from error
+        _carry(before, pointer, root)  # items that another machine, or a command that names the folder, withdrew so far
 
 
 def require_served(follows: str, root: Path) -> None:
-    """Refuse to go on where something was served meanwhile.
-
-    Args:
-        follows: the version of ``served_release`` that was read; empty if nothing was served.
-        root: the storage.
-
-    Raises:
-        ServedMeanwhileError: another one is served now.
-    """
+    """Raise ServedMeanwhileError unless the version ``follows`` of ``served_release`` is still the served one."""
     now = served_pointer(root)
     if (now.name if now else "") != follows:
-        served = f"release {now.version} was served" if now else "the pointer was removed"
-        raise ServedMeanwhileError(
-            f"{root / SERVED}: {served} while this ran, so nothing was moved; run it again, so that it goes from there"
-        )
+        raise _served_meanwhile(root)
 
 
-def _move(name: str, pointer: Pointer, root: Path) -> None:
-    try:
-        move_latest(SERVED, name, pointer.follows or None, root)
-    except MovedError:
-        require_served(pointer.follows, root)  # says which release was served
-        raise
+def _served_meanwhile(root: Path) -> ServedMeanwhileError:
+    now = served_pointer(root)
+    event = f"release {now.version} was served" if now else "the pointer was removed"
+    return ServedMeanwhileError(
+        f"{root / SERVED}: {event} while this ran, so nothing was moved; run it again, so that it goes from there"
+    )
 
 
 def _carry(before: Pointer | None, after: Pointer, root: Path) -> None:
-    """Withdraw from the next release what is withdrawn from the one before, which is not fetched without need."""
+    """Withdraw from the next release the items withdrawn from the one before; without any, that is not fetched."""
     if before is None or before.version == after.version:
         return
-    if shared_is_there(root / RELEASES / before.version / MODEL / WITHDRAWN):
+    if shared_is_there(ModelFolder(root / RELEASES / before.version / MODEL).withdrawn_list):
         source, target = (version_folder(RELEASES, pointer.version, root) / MODEL for pointer in (before, after))
         carry_withdrawn(source, target)
 
 
 def withdraw_from_served(
     items: "np.ndarray", restore: bool = False, root: Path | None = None
-) -> "tuple[Path, Withdrawal]":
-    """Withdraw items from the release that is served, or restore them, whatever is served meanwhile.
-
-    Args:
-        items, restore: as for :func:`genrec_core.bundle.withdrawn.withdraw`.
-        root: the storage; :func:`~genrec_core.storage.folders.storage_root` where None.
+) -> tuple[Path, Withdrawal]:
+    """Withdraw items from the served model, or restore them, and in a model that is served meanwhile.
 
     Returns:
         The model, and what was done.
-
-    Raises:
-        GenrecError: nothing is served, or as :func:`genrec_core.bundle.withdrawn.withdraw`.
     """
-    from genrec_core.bundle.withdrawn import withdraw
-
     root = root or storage_root()
     with locked_storage(root):
         while True:
             release = served_release(root)
-            done = withdraw(release / MODEL, items, restore)
+            done = ModelFolder(release / MODEL).withdraw(items, restore)
             if served_release(root) == release:  # else another machine has moved the pointer of the bucket
                 return release / MODEL, done
 
@@ -260,19 +211,18 @@ def add_to_served(
 ) -> tuple[str, "np.ndarray"]:
     """Serve a successor of a release whose model and semantic IDs hold new items too.
 
-    The release before stays what it was and can be gone back to. Withdrawn items stay withdrawn.
+    The release before stays as it was, and the pointer can go back to it. Withdrawn items stay withdrawn.
 
     Args:
-        new, vectors: as for :func:`genrec_core.bundle.item_additions.add_items`.
-        before: what was served when the items were read.
-        root: the storage; :func:`~genrec_core.storage.folders.storage_root` where None.
+        new, vectors: see :func:`genrec_core.bundle.item_additions.add_items`.
+        before: the pointer that was served when the items were read.
+        root: the storage.
 
     Returns:
         The successor's version, and the codes of the new items.
 
     Raises:
         ServedMeanwhileError: another release was served meanwhile; the successor is removed.
-        GenrecError: as :func:`genrec_core.bundle.item_additions.add_items`.
     """
     root, version = root or storage_root(), str(uuid.uuid4())
     codes = _write_successor(new, vectors, version_folder(RELEASES, before.version, root), root / RELEASES / version)
@@ -287,69 +237,55 @@ def add_to_served(
 
 
 def _write_successor(new: "NewItems", vectors: "np.ndarray", release: Path, target: Path) -> "np.ndarray":
-    """Write a release that holds new items too, without a list of withdrawn ones; the items' codes."""
+    """Write a release that holds new items too, without a list of withdrawn ones; returns the new items' codes."""
     from genrec_core.bundle.item_additions import add_items
     from genrec_core.quantization.semantic_ids import assign_ids
 
     added = new.item_ids.tolist()
     with atomic_folder(target) as part:
         codes = add_items(release / MODEL, new, vectors, part / MODEL)
-        (part / MODEL / WITHDRAWN).unlink(missing_ok=True)
+        ModelFolder(part / MODEL).withdrawn_list.unlink(missing_ok=True)
         assign_ids(release / SEMANTIC_IDS, added, vectors, part / SEMANTIC_IDS)
-        for name in (CHECKPOINT, METRICS):
-            shutil.copytree(release / name, part / name, copy_function=_link_or_copy)
         if (release / PROFILE).is_file():
             shutil.copyfile(release / PROFILE, part / PROFILE)
         facts = {"version": target.name, "items_added_to": release.name, "items_added": added}
-        write_json(part / FACTS, read_json(release / FACTS) | facts)
+        unchanged = {name: release / name for name in (CHECKPOINT, METRICS)}
+        write_release(part, unchanged, read_json(release / FACTS) | facts)
         write_manifest(part)
     return codes
 
 
 def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, Any]) -> None:
-    """Fill ``folder`` with the parts of a release and ``release.json``.
+    """Write the parts of a release and ``release.json`` into ``folder``.
 
-    Files are hard links where the file system has them: artefacts never change in place. Items withdrawn from the
-    exported model are no part of it, as that list does change.
+    Files are hard links where the file system has them, because artefacts never change in place. The list of withdrawn
+    items does change, so it is left out.
 
     Args:
-        folder: an empty folder.
+        folder: a folder without these parts.
         parts: folders by the name that they get in the release.
-        facts: what is known of the release, JSON values.
+        facts: the content of ``release.json``, JSON values.
     """
     for name, source in parts.items():
-        shutil.copytree(source, folder / name, copy_function=_link_or_copy, ignore=shutil.ignore_patterns(WITHDRAWN))
+        shutil.copytree(source, folder / name, copy_function=_link_or_copy)
+    ModelFolder(folder / MODEL).withdrawn_list.unlink(missing_ok=True)
     write_json(folder / FACTS, dict(facts))
 
 
 def carry_withdrawn(source: Path, target: Path) -> int:
-    """Withdraw from one exported model what is withdrawn from another, as far as it holds it; how many items.
-
-    Raises:
-        GenrecError: as :func:`genrec_core.bundle.withdrawn.withdraw`.
-    """
-    from genrec_core.bundle.withdrawn import withdraw
+    """Withdraw from one exported model its items that are withdrawn from another; returns how many."""
+    import numpy as np
 
     items = withdrawn_too(source, target)
-    if len(items):
-        withdraw(target, items)
+    if items:
+        ModelFolder(target).withdraw(np.array(items, dtype=np.int64))
     return len(items)
 
 
-def withdrawn_too(source: Path, target: Path) -> "np.ndarray":
-    """The items int64 [n] that :func:`carry_withdrawn` would withdraw from ``target``; nothing is written.
-
-    NumPy is imported here, as the process that answers requests has none.
-
-    Raises:
-        GenrecError: the list of ``source`` is damaged.
-    """
-    import numpy as np
-
-    from genrec_core.bundle.withdrawn import read_withdrawn
-
-    ids = [np.load(model / "item_ids.npy", allow_pickle=False) for model in (source, target)]
-    return np.intersect1d(read_withdrawn(source, ids[0]), ids[1])
+def withdrawn_too(source: Path, target: Path) -> list[int]:
+    """The items that :func:`carry_withdrawn` would withdraw from ``target``; nothing is written."""
+    known = set(ModelFolder(target).item_ids.tolist())
+    return [item for item in ModelFolder(source).withdrawn() if item in known]
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -1,12 +1,12 @@
-"""Releases taken from one storage to another, and old versions removed from one."""
+"""Copies releases from one storage to another, and removes old versions from a storage."""
 
 import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import CHECKPOINT, RELEASES, first_pointer, serve, served_pointer
@@ -26,22 +26,22 @@ from genrec_core.storage.folders import (
 
 
 def transfer_release(source: Path, target: Path, version: str | None = None, reason: str | None = None) -> str:
-    """Copy a release that is or was served from one storage to another, verified, and serve it there.
+    """Copy a release that is or was served from one storage to another, verify it, and serve it there.
 
-    What the other storage holds already is not sent again. Nothing is served there before the release is whole.
+    A release that the other storage holds already is not sent again. It is served only once it is whole there.
 
     Args:
         source: root of a storage, see :func:`genrec_core.storage.folders.storage_root`.
         target: root of the other.
-        version: a version that was served in ``source``; None for the one that is.
-        reason: as kept with the pointer.
+        version: a version that was served in ``source``; None for the one that is served now.
+        reason: why it is served, for the pointer.
 
     Returns:
         The version.
 
     Raises:
-        ServedMeanwhileError: another release was served in ``target`` meanwhile; this one is whole there, not served.
-        GenrecError: nothing was served in ``source``, or not this; a file differs from its manifest; a storage refuses.
+        ServedMeanwhileError: another release was served in ``target`` meanwhile; this one is there, but not served.
+        GenrecError: ``source`` never served it, a file differs from its manifest, or a storage refuses.
     """
     if source == target:
         raise GenrecError(f"{place_of(source)}: a release cannot be taken to where it is; name another storage")
@@ -58,7 +58,7 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     version = version or pointer.version
     folder = version_folder(RELEASES, version, source)
     verify_manifest(folder)
-    if version not in (held.version for held in all_versions(RELEASES, target) if held.whole):
+    if not any(there.version == version and there.whole for there in all_versions(RELEASES, target)):
         with atomic_folder(target / RELEASES / version) as part:
             shutil.copytree(folder, part, dirs_exist_ok=True)
             verify_manifest(part)
@@ -66,20 +66,13 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     before = served_pointer(target)
     if before is None or before.version != version:
         reason = reason or f"taken from {place_of(source)}"
-        point_latest(RELEASES, version, target)  # before it is served: where this is cut off, the next call serves it
+        point_latest(RELEASES, version, target)  # first, so that a second call serves the release if this one dies here
         serve(before.moved(version, reason) if before else first_pointer(version, reason), target)
     return version
 
 
-@dataclass(frozen=True)
-class Removed:
-    """A version that :func:`clean` removed.
-
-    Args:
-        asset: the asset, with its partition where it has some.
-        version: the version's name.
-        whole: False for what was never finished.
-    """
+class Removed(NamedTuple):
+    """A version that :func:`clean` removed: its asset, with a partition where it has some; whether it was complete."""
 
     asset: str
     version: str
@@ -89,45 +82,43 @@ class Removed:
 def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
     """Remove old versions: of each asset all but the newest ``keep``, and what was never finished.
 
-    The version that ``latest.json`` names stays, and of releases those that are served, or were just before: as many as
-    ``keep``. So does the one whose training reached the highest validation Recall@10, as new releases are compared with
-    the best. What is younger than ``least_age`` stays too, as a run may be reading or writing it.
-
-    Args:
-        root: the storage.
-        keep: versions to keep of each, at least 1.
-        least_age: see above.
+    These stay too: the version that ``latest.json`` names, the served release and up to ``keep`` releases served just
+    before it, and the release whose training reached the highest validation Recall@10, because new releases are
+    compared with the best. A run may be reading or writing what is younger than ``least_age``, so that stays as well.
 
     Raises:
         GenrecError: a version cannot be removed.
     """
     removed = []
-    served = served_pointer(root)
     for asset in all_assets(root):
         name, base = Path(asset).name, root / Path(asset).parent
-        newest = sorted(all_versions(name, base), key=lambda held: held.written, reverse=True)
-        kept = {held.version for held in [held for held in newest if held.whole][:keep]}
+        versions = sorted(all_versions(name, base), key=lambda version: version.written, reverse=True)
+        whole = [version.version for version in versions if version.whole]
+        kept = set(whole[:keep])
         if is_there(name, base):
             kept.add(latest(name, base).name)
-        if asset == RELEASES and served is not None:
-            whole = {held.version for held in newest if held.whole}
-            kept |= {
-                served.version,
-                *served.before[-keep:],
-                *best_trained([v for v in served.known if v in whole], root),
-            }
-        for held in newest:
-            if held.version not in kept and datetime.now(UTC) - held.written >= least_age:
-                remove_version(name, held.version, base)
-                removed.append(Removed(asset, held.version, held.whole))
+        if asset == RELEASES:
+            kept |= _releases_to_keep(root, keep, whole)
+        for version in versions:
+            if version.version not in kept and datetime.now(UTC) - version.written >= least_age:
+                remove_version(name, version.version, base)
+                removed.append(Removed(asset, version.version, version.whole))
     return removed
 
 
+def _releases_to_keep(root: Path, keep: int, whole: list[str]) -> set[str]:
+    served = served_pointer(root)
+    if served is None:
+        return set()
+    best = best_trained([version for version in served.known if version in whole], root)
+    return {served.version, *served.before[-keep:], *best}
+
+
 def best_trained(versions: Sequence[str], root: Path) -> list[str]:
-    """The release whose training reached the highest validation Recall@10; none where no release says."""
-    recall: dict[str, float] = {}
+    """The release whose training reached the highest validation Recall@10; none if no release says."""
+    recalls: dict[str, float] = {}
     for version in versions:
         history = read_small(RELEASES, version, f"{CHECKPOINT}/training_history.json", root)
         with suppress(ValueError, KeyError, TypeError):  # there is none, or it is damaged
-            recall[version] = float(json.loads(history or b"")["best_recall@10"])
-    return [max(recall, key=recall.__getitem__)] if recall else []
+            recalls[version] = float(json.loads(history or b"")["best_recall@10"])
+    return [max(recalls, key=recalls.__getitem__)] if recalls else []

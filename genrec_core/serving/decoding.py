@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from genrec_core.bundle.item_attributes import ITEMS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Recommender
@@ -56,7 +56,7 @@ def open_warm(model_dir: Path) -> Recommender:
     history = recommender.item_ids[:1].tolist()
     for users in (1, 2):
         recommender.rank([history] * users, 1)
-    if (model_dir / ITEMS).is_file():  # what rules compare; read now, since the folder may be replaced later
+    if ModelFolder(model_dir).takes_rules:  # what rules compare; read now, since the folder may be replaced later
         recommender.allowed(rule=_EVERY_ITEM)
     return recommender
 

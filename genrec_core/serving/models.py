@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genrec_core.bundle.model_folder import model_version
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import served_model
@@ -36,14 +36,14 @@ class ServedModel:
 
     def __init__(self, model_dir: Path, threads: int, open_seconds: float = math.inf) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
-        self.version = model_version(self.folder)
+        self.version = ModelFolder(self.folder).version
         cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
         if threads == len(CORES):
             cores = [*sorted(CORES)]
         self.decoders = [Decoder(self.folder, core, open_seconds) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
-            if model_version(self.folder) != self.version:
+            if ModelFolder(self.folder).version != self.version:
                 raise GenrecError(f"{model_dir}: was replaced while it was read; load it again")
         except GenrecError:
             self._close()
@@ -147,7 +147,7 @@ class ModelHolder:
         with self._loading:
             try:
                 folder, before = release_in(self.model_dir), self.current
-                if before and model_version(folder) == before.version:
+                if before and ModelFolder(folder).version == before.version:
                     self.failure = None
                     self.metrics.reloads.labels("unchanged").inc()
                     return False
@@ -170,7 +170,7 @@ class ModelHolder:
             model: what the process decodes for.
         """
         try:
-            if model is not self.current or (found := model_version(model.folder)) == model.version:
+            if model is not self.current or (found := ModelFolder(model.folder).version) == model.version:
                 return
             LOG.warning(
                 "%s: holds version %s, which a new decoding process may have opened, and version %s serves; "

@@ -1,7 +1,6 @@
 """Folders of files that are read whole or not at all: written aside, renamed into place, listed in a manifest."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,20 +17,16 @@ from typing import Any, TextIO
 from genrec_core.errors import GenrecError
 
 MANIFEST = "manifest.json"
-_OLD, _GONE = ".old", ".gone"  # a folder that was moved away, and one that is being removed
-_BLOCK_BYTES = 1 << 20
+_OLD, _GONE = ".old", ".gone"  # endings of a folder that was moved away, and of one that is being removed
 _FULL_BYTES = 1 << 16  # a disk with less room is full
 _DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")
-_NUMPY_FOUND_IT_FULL = "Not enough free space to write"  # before it wrote anything
+_NUMPY_FOUND_IT_FULL = "Not enough free space to write"  # NumPy checks before it writes
 
 
 def sha256_of(path: Path) -> str:
-    """The hex sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
+    """The hex sha256 of a file."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -41,11 +36,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        GenrecError: the file is missing or is not JSON.
-    """
+    """Read a JSON file; a missing or damaged one is an error."""
     recovered(path.parent)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -57,14 +48,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def told_when_full(target: Path) -> Iterator[None]:
-    """Say in one line that the disk is full, where that is why something fails.
-
-    Args:
-        target: what is being written, in a folder that is there.
-
-    Raises:
-        GenrecError: in place of an error of the block, if no room is left.
-    """
+    """Turn an error of the block that writes ``target`` into a GenrecError that says so, if the disk is full."""
     try:
         yield
     except GenrecError:
@@ -78,24 +62,22 @@ def told_when_full(target: Path) -> Iterator[None]:
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
-    """NumPy, polars and safetensors say that a disk is full in words alone, without the system's number."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # NumPy, polars and safetensors give no error number.
     return str(error).startswith(_NUMPY_FOUND_IT_FULL) or shutil.disk_usage(folder).free < _FULL_BYTES
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path can be written into, but not replaced.
+    """Whether a path can be written into but not replaced: a device, a pipe, a socket, or an open descriptor.
 
-    Args:
-        path: a device, a pipe, a socket, an open descriptor such as ``/dev/stdout`` whatever lies behind it, or a link
-            to one of these.
+    ``/dev/stdout`` is a descriptor whatever lies behind it. A link counts as what it leads to.
     """
     return path.exists() and not path.is_dir() and (not path.is_file() or _descriptor(path) is not None)
 
 
 def _descriptor(path: Path) -> Path | None:
-    """The entry of ``/proc/N/fd`` that a path names by itself or through links; None where it names none."""
+    """The entry of ``/proc/N/fd`` that a path is or leads to by links; None if it is none."""
     while path.exists() and path.is_symlink():
         folder = Path(os.path.realpath(path.parent))
         if _DESCRIPTORS.fullmatch(str(folder)):
@@ -105,13 +87,13 @@ def _descriptor(path: Path) -> Path | None:
 
 
 def opened_text(path: Path) -> TextIO:
-    """Open what :func:`atomic_file` yields for UTF-8 text with line ends as written.
+    """Open the path that :func:`atomic_file` yields for UTF-8 text with line ends as written.
 
-    What a descriptor leads to is kept: a file is written from where the descriptor stands, one of another process at
-    its end.
+    A file behind a descriptor is not truncated: writing goes on from the descriptor's place, or at the file's end if
+    the descriptor belongs to another process.
     """
     descriptor = _descriptor(path)
-    if descriptor is not None and descriptor.parts[2] == str(os.getpid()):  # by its name it would begin at the start
+    if descriptor is not None and descriptor.parts[2] == str(os.getpid()):
         return os.fdopen(os.dup(int(descriptor.name)), "w", encoding="utf-8", newline="")
     return path.open("w" if descriptor is None else "a", encoding="utf-8", newline="")
 
@@ -120,16 +102,11 @@ def opened_text(path: Path) -> TextIO:
 def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it replaces ``target`` on success and is removed on an error.
 
-    Where ``target`` is a link, the file that it points to is replaced. Where it :func:`is_stream`, such as a pipe or
-    ``/dev/stdout``, ``target`` itself is yielded: what is written there is never undone. Open it with
-    :func:`opened_text`, which truncates nothing behind a descriptor.
-
-    Raises:
-        GenrecError: the disk is full, or ``target`` is a disk or a socket.
+    If ``target`` is a link, the file that it points to is replaced. If it :func:`is_stream`, ``target`` itself is
+    yielded, to be opened with :func:`opened_text`; what is written there is never undone.
     """
     if is_stream(target):
-        may = _descriptor(target) is not None or target.is_fifo() or stat.S_ISCHR(target.stat().st_mode)
-        if not may:
+        if _descriptor(target) is None and not target.is_fifo() and not stat.S_ISCHR(target.stat().st_mode):
             raise GenrecError(f"{target}: is a disk or a socket; name a file, a pipe or a character device")
         with told_when_full(target):
             yield target
@@ -151,16 +128,14 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` to fill; on success it replaces ``target``, on an error it is removed.
 
-    A folder cannot be replaced in one step on every file system. If the process dies between the two steps,
-    :func:`recovered` puts the old folder back.
+    Few file systems can replace a folder in one step, so the old one is moved away first. If the process dies between
+    the two steps, :func:`recovered` puts the old folder back.
     """
     target = target.resolve() if target.name in ("", "..") else target  # such as ".", which has no name of its own
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    with told_when_full(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
     try:
         with told_when_full(target):
+            part.mkdir(parents=True)
             yield part
         _replace(recovered(target), part)
     finally:
@@ -168,110 +143,68 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def _replace(target: Path, part: Path) -> None:
-    """Move ``target`` away and ``part`` to its place; again if a reader put the old folder back in between."""
-    aside = _set_aside(target, _OLD)  # by processes that died after the second step
+    moved_away = _beside(target, _OLD)  # by processes that died after the second step
     while True:
         if target.exists():
-            aside.append(target.with_name(f".{target.name}.{time.time_ns()}-{uuid.uuid4().hex}{_OLD}"))
-            target.rename(aside[-1])
+            moved_away.append(target.with_name(f".{target.name}.{time.time_ns()}-{uuid.uuid4().hex}{_OLD}"))
+            target.rename(moved_away[-1])
         try:
             part.rename(target)
             break
-        except OSError as error:
+        except OSError as error:  # a reader put the old folder back in between: move it away again
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-    for old in aside:
+    for old in moved_away:
         with suppress(FileNotFoundError):  # a reader put it back
-            old.rename(old.with_suffix(_GONE))  # what is half removed is never put back
-    for gone in _set_aside(target, _GONE):
+            old.rename(old.with_suffix(_GONE))  # a folder that is half removed must never be put back
+    for gone in _beside(target, _GONE):
         shutil.rmtree(gone, ignore_errors=True)  # another writer may remove it too
 
 
 def recovered(folder: Path) -> Path:
-    """Put a folder back that :func:`atomic_folder` had moved away when its process died; call it before opening one.
+    """Put back the folder that :func:`atomic_folder` had moved away when its process died; call it before reading.
 
-    It may run beside a living writer and beside other readers.
-
-    Returns:
-        ``folder``, which is missing only if it was never there.
-
-    Raises:
-        GenrecError: the old folder is there, but this process may not move it.
+    It may run beside a living writer and beside other readers. It returns ``folder``.
     """
     place = folder if folder.exists() else folder.resolve()  # a link may lead to it
-    if not place.exists():
-        for old in reversed(_set_aside(place, _OLD)):
-            try:
-                old.rename(place)
+    if place.exists():
+        return folder
+    for old in reversed(_beside(place, _OLD)):
+        try:
+            old.rename(place)
+            break
+        except FileNotFoundError:  # another process put it back
+            continue
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # the writer lives and has finished
                 break
-            except FileNotFoundError:  # another process put it back
-                continue
-            except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # the writer lives and has finished
-                    break
-                raise GenrecError(
-                    f"{place}: the process that replaced it died, and {old.name} cannot be moved back "
-                    f"({error.strerror or error}); rename it to {place.name}"
-                ) from error
+            raise GenrecError(
+                f"{place}: the process that replaced it died, and {old.name} cannot be moved back "
+                f"({error.strerror or error}); rename it to {place.name}"
+            ) from error
     return folder
 
 
-def _set_aside(target: Path, ending: str) -> list[Path]:
-    """What processes moved away from ``target``, oldest first."""
-    named = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f-]+{re.escape(ending)}")
+def _beside(target: Path, ending: str) -> list[Path]:
+    """The folders with this ending that were moved away from ``target``, oldest first."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f-]+{re.escape(ending)}")
     if not target.parent.is_dir():
         return []
-    return sorted(path for path in target.parent.iterdir() if named.fullmatch(path.name))
+    return sorted(path for path in target.parent.iterdir() if name.fullmatch(path.name))
 
 
-@contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process whatever becomes of it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def locked_place(folder: Path) -> Iterator[None]:
-    """Hold the lock for changing files in ``folder`` or replacing it; it lies in the parent, which is not replaced.
-
-    Raises:
-        GenrecError: there is no such parent.
-    """
-    parent = folder.resolve().parent
-    if not parent.is_dir():
-        raise GenrecError(f"{folder}: no such folder; name one that is there")
-    with locked_folder(parent):
-        yield
-
-
-def write_manifest(folder: Path, unlisted: str = MANIFEST) -> dict[str, Any]:
-    """List every file of ``folder`` with size and sha256 in ``manifest.json``, written last.
-
-    Args:
-        folder: what is listed.
-        unlisted: name of a file that may change later, and so is not listed.
-    """
+def write_manifest(folder: Path, unlisted: str = MANIFEST) -> None:
+    """List the files of a finished folder with size and sha256, but not ``unlisted``, which may change later."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (MANIFEST, unlisted)
     }
-    manifest = {"files": files}
-    write_json(folder / MANIFEST, manifest)
-    return manifest
+    write_json(folder / MANIFEST, {"files": files})
 
 
 def verify_manifest(folder: Path) -> None:
-    """Check every file of ``folder`` against its manifest.
-
-    Raises:
-        GenrecError: no manifest (the writer died), or a file is missing, differs, or lies outside the folder.
-    """
+    """Check every file of ``folder`` against its manifest; an error names the first one that is missing or differs."""
     if not (recovered(folder) / MANIFEST).is_file():
         raise GenrecError(f"{folder}: no {MANIFEST}, so it was never finished; build it again")
     for name, expected in read_json(folder / MANIFEST)["files"].items():

@@ -1,9 +1,9 @@
-"""Takes secrets out of texts that others read: errors, logs, metadata, alerts."""
+"""Takes secrets out of errors, logs, metadata and alerts."""
 
 import os
 import re
 
-# Their values are secret as they are, wherever they turn up.
+# Their values are secret wherever they turn up.
 SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -21,9 +21,9 @@ _QUERY = re.compile(r"(?P<address>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"]*)\?[^\s'
 
 
 def without_secrets(text: str) -> str:
-    """``text`` without user and password, and without the query, of the addresses in it, and without known secrets.
+    """``text`` without known secrets, and without user, password and query of the addresses in it.
 
-    Queries go whole: what signs a link has another name with every store.
+    Queries go whole, as each store has its own name for the part that signs a link.
     """
     for value in {os.environ.get(name, "") for name in SECRET_VARIABLES}:
         if len(value) >= _SHORTEST:

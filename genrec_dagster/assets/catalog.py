@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec_core.data.p5 import read_catalog, read_histories, receive_raw
+from genrec_core.data.sources import load_tables, read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json, verify_manifest
 from genrec_core.storage.folders import all_versions, is_there, latest
@@ -39,7 +39,8 @@ def raw_beauty(
     """The three P5 files as received: histories, item descriptions, id maps.
 
     `GENREC_RAW` (a folder, an archive, a URL or an `s3://` prefix) says where they come from; unset, it is the embedded
-    sample. The sensor `raw_data` looks there every 30 s. Nothing is changed on the way in; each file's sha256 is kept.
+    sample. The sensor `raw_data` looks there every 30 s. Nothing is changed on the way in; each file's sha256 is kept,
+    and the tables of items and histories lie beside the files.
     """
     with work.new(context) as folder:
         source, sha256 = config.place()
@@ -77,7 +78,7 @@ def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
 
     The last item of each user is the test item, the one before it the validation item; training sees neither.
     """
-    histories = read_histories(raw_beauty)
+    histories = load_tables(raw_beauty).histories
     return dg.MaterializeResult(
         value=histories, metadata=histories_page(histories), data_version=frame_version(histories)
     )

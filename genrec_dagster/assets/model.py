@@ -159,7 +159,7 @@ def onnx_encoder(
     from genrec_core.data.histories import Histories
     from genrec_core.data.popularity import training_counts
     from genrec_core.export.onnx import export_recommender
-    from genrec_core.export.quantize import Requests, quantize_recommender
+    from genrec_core.export.quantize import ValidationUsers, quantize_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
 
     ids, began = SemanticIds.load(semantic_ids), time.monotonic()
@@ -168,8 +168,8 @@ def onnx_encoder(
     with work.new(context) as folder:
         export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder, item_catalog)
         if config.int8:
-            requests = Requests.of_validation(histories, ids.item_ids, config.users)
-            report = quantize_recommender(folder, folder, requests, largest_loss=config.largest_loss)
+            users = ValidationUsers.of_validation(histories, ids.item_ids, config.users)
+            report = quantize_recommender(folder, folder, users, largest_loss=config.largest_loss)
             context.log.info("\n".join(report.lines()))
         seconds = time.monotonic() - began
         metadata = export_page(folder, tiger_checkpoint, len(ids.item_ids), seconds)

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
 
-from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
 from genrec_core.recommend.predict import PredictionReport
 from genrec_core.storage.artifacts import read_json
@@ -23,7 +22,7 @@ def catalogue_shown(
     batch_predictions: Path, served_release: Path, monitoring: Monitoring, work: WorkFolders
 ) -> dg.AssetCheckResult:
     """The lists show much of the catalogue, and no few items take all places."""
-    item_ids = np.load(pointed_model(served_release, work) / ITEM_IDS, allow_pickle=False)
+    item_ids = ModelFolder(pointed_model(served_release, work)).item_ids
     return shows_enough(exposure_of(batch_predictions / PREDICTIONS, item_ids), monitoring)
 
 

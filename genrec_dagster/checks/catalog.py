@@ -6,11 +6,11 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES, read_catalog, read_histories
+from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES
+from genrec_core.data.sources import load_tables
 from genrec_core.embedding.item_embeddings import ITEM_IDS, ITEM_TEXT, L2NORM, RAW, rows_not_told_apart
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, SUMMARY
-from genrec_core.settings import CatalogSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_dagster.assets.catalog import item_catalog, item_embeddings, raw_beauty, semantic_ids, user_histories
 from genrec_dagster.checks.verdict import verdict
@@ -37,8 +37,7 @@ def raw_files_present(raw_beauty: Path) -> dg.AssetCheckResult:
 def raw_lines_parse(raw_beauty: Path) -> dg.AssetCheckResult:
     """Every line of histories and item descriptions can be read."""
     try:
-        read_histories(raw_beauty)
-        read_catalog(raw_beauty, CatalogSettings())
+        load_tables(raw_beauty)
     except GenrecError as error:
         return verdict(False, "a line that does not parse", "every line parses", detail=str(error))
     return verdict(True, "every line parses", "every line parses")
@@ -49,10 +48,10 @@ def raw_lines_parse(raw_beauty: Path) -> dg.AssetCheckResult:
 def raw_counts(raw_beauty: Path) -> dg.AssetCheckResult:
     """There are users, items and interactions, and no more distinct items than the id map names."""
     try:
-        items = read_histories(raw_beauty)["item_ids"].explode()
-        known = len(read_json(raw_beauty / DATAMAPS)["item2id"])
-    except (GenrecError, KeyError) as error:
+        tables = load_tables(raw_beauty)
+    except GenrecError as error:
         return verdict(False, "files that cannot be counted", "users, items and interactions", detail=str(error))
+    items, known = tables.histories["item_ids"].explode(), tables.items.height
     distinct = items.drop_nulls().n_unique()
     measured = f"{items.len():,} interactions with {distinct:,} items, {known:,} items in {DATAMAPS}"
     return verdict(0 < distinct <= known, measured, f"at least 1 interaction, and no item that {DATAMAPS} lacks")

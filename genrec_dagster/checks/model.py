@@ -106,7 +106,7 @@ def onnx_ranks_like_torch(
 
     With int8 weights, most of the same: the export itself makes sure that recall does not fall.
     """
-    from genrec_core.export.quantize import REPORT
+    from genrec_core.bundle.model_folder import ModelFolder
     from genrec_dagster.checks.rankings import compare_with_torch
 
     users = user_histories["item_ids"]
@@ -116,7 +116,7 @@ def onnx_ranks_like_torch(
         f"{found.invalid} invalid items"
     )
     same, wanted = found.alike == found.users, f"{found.users} of {found.users} users and 0 invalid items"
-    if (onnx_encoder / REPORT).is_file():
+    if ModelFolder(onnx_encoder).settings.int8:
         measured = f"{found.shared:.1%} of the items shared in int8; {measured}"
         same = found.shared >= config.least_shared
         wanted = f"{config.least_shared:.0%} of the items and 0 invalid items"

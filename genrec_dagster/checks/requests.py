@@ -10,9 +10,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.recommend.predict import rejected_path
-from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.recommend.requests import Request, read_requests
 from genrec_dagster.checks.serving import listed_items, predicted
 from genrec_dagster.checks.verdict import verdict
@@ -29,7 +28,7 @@ def requests_answered(predictions: Path, requests: Path) -> dg.AssetCheckResult:
 
 def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:
     """Every list holds items of the model, each once."""
-    known = np.load(model_dir / ITEM_IDS, allow_pickle=False)
+    known = ModelFolder(model_dir).item_ids
     listed = listed_items(predictions)
     unknown = listed.height - int(np.isin(listed["item_id"].to_numpy(), known).sum())
     repeated = listed.height - listed.unique(["row", "item_id"]).height
@@ -39,13 +38,7 @@ def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:
 
 def readable(requests: Path) -> Iterator[Request]:
     """The requests of a file that can be read; whether their constraints can be met is not looked at."""
-    if is_parquet(requests):
-        from genrec_core.recommend.parquet_requests import read_parquet_requests
-
-        outcomes = read_parquet_requests(requests)
-    else:
-        outcomes = read_requests(requests)
-    return (outcome for outcome in outcomes if isinstance(outcome, Request))
+    return (outcome for outcome in read_requests(requests) if isinstance(outcome, Request))
 
 
 def _rejected_lines(path: Path) -> set[int]:

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
-from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.recommend.prediction_files import is_parquet
 from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions, pointed_model
 from genrec_dagster.checks.verdict import verdict
@@ -41,7 +40,7 @@ def predictions_valid(
 ) -> dg.AssetCheckResult:
     """Every list holds known items, those added to the release too, each once, none of the user's history."""
     listed = listed_items(batch_predictions / PREDICTIONS)
-    served = np.load(pointed_model(served_release, work) / ITEM_IDS, allow_pickle=False)
+    served = ModelFolder(pointed_model(served_release, work)).item_ids
     known = pl.concat([item_catalog["item_id"], pl.Series("item_id", served)]).to_frame()
     history = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
     counts = {

@@ -105,11 +105,11 @@ def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> P
 
 def _rounding(folder: Path) -> Page:
     """How a model with int8 weights ranks beside the one in fp32; nothing for that one."""
-    from genrec_core.export.quantize import REPORT
+    from genrec_core.bundle.model_folder import ModelFolder
 
-    if not (folder / REPORT).is_file():
+    report = ModelFolder(folder).quantization_report()
+    if report is None:
         return {}
-    report = read_json(folder / REPORT)
     rows: list[Row] = [{"ranking": mode, **found} for mode, found in report["rankings"].items()]
     return {"int8": table(rows), "int8_method": dg.MetadataValue.text(report["method"])}
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.embedding.item_embeddings import ITEM_TEXT, RAW
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import read_array
 from genrec_core.storage.folders import latest
 from tests.benchmarks.cluster_work import Work
 from tests.benchmarks.machine import describe
@@ -79,7 +78,7 @@ def run(
 
 
 def _work(folder: Path, model_dir: Path, texts: int, copies: int, users: int, top_k: int) -> Work:
-    item_ids = read_array(model_dir / ITEM_IDS)
+    item_ids = ModelFolder(model_dir).item_ids
     drawn, requests = random_histories(users, len(item_ids), seed=0), folder / "requests.txt"
     lines = (f"{user} {' '.join(map(str, item_ids[drawn.of(user)]))}\n" for user in range(users))
     requests.write_text("".join(lines))

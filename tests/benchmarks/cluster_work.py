@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -81,12 +81,6 @@ def assignment(work: Work, engine: Engine | None, folder: Path) -> dict[str, Any
     return _figures(first_s, len(codes), seconds, folder / "codes.npy")
 
 
-class FewRequests(NamedTuple):
-    """A block of requests that opens the model."""
-
-    requests: list[Request]
-
-
 def predictions(work: Work, engine: Engine | None, folder: Path) -> dict[str, Any]:
     """Serve the request file; opening the model is not counted."""
     from genrec_core.recommend.predict import predict_file
@@ -95,8 +89,8 @@ def predictions(work: Work, engine: Engine | None, folder: Path) -> dict[str, An
     settings, output = PredictionSettings(top_k=work.top_k), folder / "predictions.csv"
     recommender, remote = Recommender.from_folder(work.model_dir), RemoteRanking.of(engine, work.model_dir)
     warm = remote or RemoteRanking(LocalEngine(), ModelFiles.of(work.model_dir))
-    blocks = [FewRequests([Request(1, "1", [])])] * _WARMING
-    first_s, _ = _timed(lambda: list(warm.ranked(RankingRun(settings, ()), blocks)))
+    blocks = [[Request(1, "1", [])]] * _WARMING
+    first_s, _ = _timed(lambda: list(warm.rankings(RankingRun(settings, ()), blocks)))
     report = predict_file(recommender, work.requests, output, settings, show_progress=False, remote=remote)
     return _figures(first_s, report.users, report.seconds, output)
 

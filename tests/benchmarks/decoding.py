@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from genrec_core.bundle.model_folder import CODES, ITEM_VECTORS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.graphs import default_threads
 from genrec_core.recommend.recommender import Recommender
@@ -123,7 +123,7 @@ def _uncached_ms(
     """The same of a plain first version without a cache, which generates."""
     from tests.benchmarks.decoding_peers import UncachedDecoding
 
-    plain, times = UncachedDecoding(model, np.load(folder / ITEM_VECTORS), recommender.trie), []
+    plain, times = UncachedDecoding(model, ModelFolder(folder).items().vectors, recommender.trie), []
     for history in histories:
         began = time.perf_counter()
         plain.rank(history, beams, beams)
@@ -141,8 +141,9 @@ def _peers(recommender: Recommender, workload: Workload, model: Any, folder: Pat
     """Speed over the two peers, and the milliseconds on both sides."""
     from tests.benchmarks.decoding_peers import OriginalDecoding, generate_ms
 
-    codes, histories = np.load(folder / CODES), workload.drawn(_COMPARED * repeats + _WARM, seed=1)
-    original = OriginalDecoding(model, np.load(folder / ITEM_VECTORS), codes)
+    items, histories = ModelFolder(folder).items(), workload.drawn(_COMPARED * repeats + _WARM, seed=1)
+    codes = items.codes
+    original = OriginalDecoding(model, items.vectors, codes)
     beams, top_k = (min(count, len(codes)) for count in _ORIGINAL)
     theirs = []
     for history in histories:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrec_core.data.p5 import read_catalog
+from genrec_core.data.sources import read_catalog
 from genrec_core.embedding.text import embed_texts
 from genrec_core.engines.engine import Engine, LocalEngine
 from genrec_core.settings import CatalogSettings, EmbeddingSettings

@@ -12,9 +12,8 @@ from typing import Any
 
 import psutil
 
-from genrec_core.bundle.model_folder import ITEM_IDS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import read_array
 from genrec_core.settings import RankingMode
 from genrec_core.storage.folders import latest
 from tests.benchmarks.machine import describe, spread
@@ -121,7 +120,7 @@ def _predict(source: Path, output: Path, options: Sequence[str]) -> _Process:
 
 def _write_requests(path: Path, model_dir: Path, users: int) -> None:
     """``user item item ...`` a line."""
-    ids = read_array(model_dir / ITEM_IDS)
+    ids = ModelFolder(model_dir).item_ids
     drawn = random_histories(min(users, _DISTINCT), len(ids), seed=0)
     histories = [" ".join(map(str, ids[drawn.of(user)].tolist())) for user in range(len(drawn))]
     with path.open("w", encoding="utf-8") as file:

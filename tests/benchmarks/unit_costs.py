@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from genrec_core.bundle.model_folder import ITEM_KEYS, ITEM_VECTORS, NEIGHBOR_BONUS, NEIGHBORS
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import padded
-from genrec_core.recommend.prediction_files import CsvPredictions
+from genrec_core.recommend.prediction_files import csv_predictions
 from genrec_core.recommend.recommender import IN_TURN, Recommender
 from genrec_core.settings import PRESETS, EmbeddingSettings, SemanticIdSettings
 from tests.benchmarks.trie import VOCABULARY, branching_codes
@@ -110,13 +110,18 @@ def _of_users(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
         "csv_bytes": UnitCost(csv_bytes, "bytes a user", f"{_ROWS:,} rows of {top_k} nine-digit ids"),
         "history_items": UnitCost(float(drawn.lengths.mean()), "items a user", "Amazon Beauty, 5-core"),
         **{
-            f"{name.removesuffix('.npy')}_bytes": UnitCost(
-                (model_dir / name).stat().st_size / items, "bytes an item", "the exported model's file"
-            )
-            for name in (ITEM_VECTORS, ITEM_KEYS, NEIGHBORS, NEIGHBOR_BONUS)
-            if (model_dir / name).is_file()
+            f"{name}_bytes": UnitCost(array.nbytes / items, "bytes an item", "the exported model's file")
+            for name, array in _item_arrays(ModelFolder(model_dir)).items()
         },
     }
+
+
+def _item_arrays(folder: ModelFolder) -> dict[str, np.ndarray]:
+    items = folder.items()
+    arrays = {"item_vectors": items.vectors, "item_keys": items.keys}
+    if neighbors := folder.neighbors(len(items.item_ids)):
+        arrays |= {"neighbors": neighbors.rows, "neighbor_bonus": neighbors.bonus}
+    return arrays
 
 
 def _decode(recommender: Recommender, histories: list[list[int]], top_k: int) -> float:
@@ -130,9 +135,8 @@ def _written(top_k: int) -> tuple[float, float]:
     users, counts = [str(10**9 + row) for row in range(_ROWS)], np.full(_ROWS, top_k)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.csv"
-        writer = CsvPredictions(path, top_k, header=False)
-        seconds, _ = _timed(lambda: writer.write(users, items, counts))
-        writer.close()
+        with csv_predictions(path, top_k, header=False) as write:
+            seconds, _ = _timed(lambda: write(users, items, counts))
         return seconds / _ROWS, os.stat(path).st_size / _ROWS
 
 

@@ -67,6 +67,18 @@ def test_predictions_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_threads() == 3
 
 
+def test_predicting_and_serving_need_nothing_that_only_unix_has() -> None:
+    program = (
+        "import os, sys\n"
+        "sys.modules['fcntl'] = None\n"
+        "del os.sched_getaffinity\n"
+        "import genrec_core.recommend.predict, genrec_core.releases.pointer, genrec_core.storage.folders\n"
+        "from genrec_core.cores import available_cores\n"
+        "assert available_cores() >= 1\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.fixture
 def group() -> Iterator[Path]:
     """A real control group of one core."""

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.bundle.withdrawn import read_withdrawn, withdraw
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.releases.pointer import (
     MODEL,
     require_pointer,
@@ -266,10 +266,10 @@ def test_a_bad_release_can_be_left_while_mlflow_is_away(place: "Place", monkeypa
 def test_items_withdrawn_from_one_release_are_withdrawn_from_the_next(place: "Place") -> None:
     model = served_model(place.storage)
     ids = np.load(model / "item_ids.npy")
-    withdraw(model, ids[:2])
+    ModelFolder(model).withdraw(ids[:2])
     assert place.materialize(*RELEASE).success
     assert served_model(place.storage) != model
-    assert read_withdrawn(served_model(place.storage), ids).tolist() == ids[:2].tolist()
+    assert ModelFolder(served_model(place.storage)).withdrawn() == ids[:2].tolist()
     predictions = place.run_job("predict")
     assert predictions.success
     listed = pl.read_csv(latest("batch_predictions", place.storage) / "predictions.csv").drop("user_id")
@@ -281,10 +281,10 @@ def test_an_item_that_is_restored_while_the_pointer_moves_is_restored(
 ) -> None:
     first = served_model(place.storage)
     ids, move_alias = np.load(first / "item_ids.npy"), release._move_alias
-    withdraw(first, ids[:2])
+    ModelFolder(first).withdraw(ids[:2])
     serve_another(place, "other")
     (served_model(place.storage) / "withdrawn.json").unlink()
-    withdraw(served_model(place.storage), ids[2:5])
+    ModelFolder(served_model(place.storage)).withdraw(ids[2:5])
 
     def restore_meanwhile(*given: Any) -> str:
         withdraw_from_served(ids[2:4], restore=True, root=place.storage)
@@ -294,7 +294,7 @@ def test_an_item_that_is_restored_while_the_pointer_moves_is_restored(
     result = place.run_job("roll_back")
     assert metadata(result, "served_release")["withdrawn_items_carried_over"] == 3
     assert served_model(place.storage) == first
-    assert read_withdrawn(first, ids).tolist() == ids[[0, 1, 4]].tolist()
+    assert ModelFolder(first).withdrawn() == ids[[0, 1, 4]].tolist()
 
 
 def test_a_release_that_was_served_meanwhile_stays_served(place: "Place", monkeypatch: pytest.MonkeyPatch) -> None:

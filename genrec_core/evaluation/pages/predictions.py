@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec_core.bundle.item_attributes import ITEMS, ItemTable
-from genrec_core.bundle.model_folder import ITEM_IDS, POPULARITY
+from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.evaluation.pages.catalog import departments, largest
 from genrec_core.evaluation.pages.plotting import GREY, INK, MAIN, as_png, labelled, new_figure
 from genrec_core.recommend.prediction_files import is_parquet
@@ -30,10 +30,11 @@ class Shop:
     @classmethod
     def of_model(cls, model_dir: Path) -> "Shop":
         """Read a model folder, with or without the table of its items."""
-        item_ids, bought = (np.load(model_dir / name, allow_pickle=False) for name in (ITEM_IDS, POPULARITY))
+        folder = ModelFolder(model_dir)
+        item_ids, bought = folder.item_ids, folder.popularity
         titles: list[str | None] = [None] * len(item_ids)
         categories = titles
-        if (model_dir / ITEMS).is_file():
+        if folder.takes_rules:
             table = ItemTable.load(model_dir, item_ids)
             titles, categories = table.title, table.categories
         names = [title or f"item {item}" for title, item in zip(titles, item_ids.tolist(), strict=True)]

@@ -12,15 +12,22 @@ import polars as pl
 import pytest
 
 from genrec_core import cli
-from genrec_core.bundle.item_additions import FOLDER, GRAPH, add_items
+from genrec_core.bundle.item_additions import add_items
 from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.model_folder import (
+    NEW_ITEMS,
+    PREFIXES,
+    SETTINGS,
+    TEXT_VECTORS,
+    TOKENS,
+    ModelFolder,
+)
 from genrec_core.bundle.new_items import NewItems, read_new_items
 from genrec_core.bundle.onnx_scorer import OnnxScorer
-from genrec_core.bundle.withdrawn import read_withdrawn, withdraw
 from genrec_core.cli.main import main
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
-from genrec_core.export import item_encoder, onnx
+from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
 from genrec_core.monitoring.profile import read_profile, write_profile
 from genrec_core.quantization.semantic_ids import SemanticIds, assign_ids
@@ -88,14 +95,10 @@ def larger(tiny_model: "TinyModel", vectors: np.ndarray, tmp_path_factory: pytes
     popularity = np.append(tiny_model.popularity, [0] * len(NEW_IDS))
 
     def copy_graphs(model: object, folder: Path) -> None:
-        for path in tiny_model.model_dir.glob("*"):
-            if path.suffix == ".onnx" or path.name in ("recommender.json", "token_vectors.npy", "prefix_vectors.npy"):
-                shutil.copy(path, folder)
+        copy_graphs_of(tiny_model.model_dir, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx, "export_graphs", copy_graphs)
-        graph = tiny_model.model_dir / FOLDER / GRAPH
-        patch.setattr(item_encoder, "_export_graph", lambda model, path: shutil.copy(graph, path))
         paths = (tiny_model.checkpoint, root / "semantic_ids", root / "embeddings")
         export_recommender(*paths, popularity, root / "model")
     return type(tiny_model)(
@@ -103,11 +106,17 @@ def larger(tiny_model: "TinyModel", vectors: np.ndarray, tmp_path_factory: pytes
     )
 
 
+def copy_graphs_of(model_dir: Path, folder: Path) -> None:
+    (folder / NEW_ITEMS).mkdir()
+    for name in (SETTINGS, TOKENS, PREFIXES, *(path.relative_to(model_dir) for path in model_dir.rglob("*.onnx"))):
+        shutil.copy(model_dir / name, folder / name)
+
+
 def test_a_model_holds_what_an_export_with_the_items_gives(added_dir: Path, larger: "TinyModel") -> None:
     verify_manifest(added_dir)
     for name in ("item_ids", "codes_with_suffix", "popularity"):
         np.testing.assert_array_equal(*(np.load(at / f"{name}.npy") for at in (added_dir, larger.model_dir)), name)
-    for name in ("item_vectors", "item_keys", f"{FOLDER}/text_vectors"):
+    for name in ("item_vectors", "item_keys", f"{NEW_ITEMS}/text_vectors"):
         ours, theirs = (np.load(at / f"{name}.npy") for at in (added_dir, larger.model_dir))
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
 
@@ -207,9 +216,9 @@ def test_one_after_the_other_is_as_good_as_together(
 def test_withdrawn_items_stay_withdrawn(ruled_dir: Path, new: NewItems, vectors: np.ndarray, tmp_path: Path) -> None:
     folder = shutil.copytree(ruled_dir, tmp_path / "model")
     gone = np.load(folder / "item_ids.npy")[:2]
-    withdraw(folder, gone)
+    ModelFolder(folder).withdraw(gone)
     add_items(folder, new, vectors)
-    withdraw(folder, np.array(NEW_IDS[:1]))
+    ModelFolder(folder).withdraw(np.array(NEW_IDS[:1]))
     left = Recommender.from_folder(folder, threads=1).recommend([[NEW_IDS[1]]], 93, exclude_seen=False)[0]
     assert len(left) == 90
     assert not {*gone.tolist(), NEW_IDS[0]} & set(left.tolist())
@@ -240,7 +249,7 @@ def test_what_cannot_be_added_changes_nothing(ruled_dir: Path, vectors: np.ndarr
     assert (folder / "manifest.json").read_bytes() == (ruled_dir / "manifest.json").read_bytes()
     verify_manifest(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    shutil.rmtree(folder / FOLDER)
+    shutil.rmtree(folder / NEW_ITEMS)
     write_manifest(folder)
     with pytest.raises(GenrecError, match="so nothing can be added; export the model again"):
         add_items(folder, one(5), vector)
@@ -289,7 +298,7 @@ def test_new_texts_that_the_model_cannot_tell_from_others_are_told(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known = np.load(ruled_dir / "new_items" / "text_vectors.npy")
+    known = np.load(ruled_dir / NEW_ITEMS / TEXT_VECTORS)
     other = -known[LIKE]
     for number, (rows, told) in enumerate((([other, other], 2), ([known[LIKE], other], 1), ([known[5] + 1, other], 0))):
         monkeypatch.setattr(cli, "_text_vectors", lambda *_, rows=rows: np.stack(rows))
@@ -309,7 +318,7 @@ def test_items_that_were_embedded_by_more_than_the_table_holds_are_told_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A ready text, or a description, under one id; then the same under another."""
-    vector = -np.load(added_dir / FOLDER / "text_vectors.npy")[LIKE]
+    vector = -np.load(added_dir / NEW_ITEMS / TEXT_VECTORS)[LIKE]
     folder = shutil.copytree(added_dir, tmp_path / "model")
     monkeypatch.setattr(cli, "_text_vectors", lambda *_: vector[None])
     arguments = ["add-items", "--model_dir", str(folder), "--text_template", template, "--items", str(items_file)]
@@ -341,7 +350,7 @@ def test_the_served_release_gets_a_successor(
     root = tmp_path / "storage"
     monkeypatch.setenv("GENREC_STORAGE", str(root))
     release = release_in(root, tiny_model)
-    withdraw(release / "model", np.load(release / "model" / "item_ids.npy")[:1])
+    ModelFolder(release / "model").withdraw(np.load(release / "model" / "item_ids.npy")[:1])
     assert main(["add-items", "--items", str(items_file)]) == 0
     after, pointer = served_release(root), served_pointer(root)
     assert pointer is not None
@@ -350,7 +359,7 @@ def test_the_served_release_gets_a_successor(
         verify_manifest(folder)
     ids = np.load(after / "model" / "item_ids.npy")
     assert ids.tolist()[90:] == SemanticIds.load(after / "semantic_ids").item_ids.tolist()[90:] == [5, 2000]
-    assert read_withdrawn(after / "model", ids).tolist() == ids[:1].tolist()
+    assert ModelFolder(after / "model").withdrawn() == ids[:1].tolist()
     trained = read_profile(after)  # what drift is measured from
     assert {5, 2000} <= set(trained.item_ids.tolist())
     assert trained.lengths.tolist() == [0, 0, 0, 1]
@@ -364,8 +373,8 @@ def test_an_item_withdrawn_while_items_are_added_stays_withdrawn(
 ) -> None:
     folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
     ids = np.load(folder / "item_ids.npy")
-    withdraw(folder, ids[:1])
-    copy, other = shutil.copyfile, threading.Thread(target=withdraw, args=(folder, ids[1:2]))
+    ModelFolder(folder).withdraw(ids[:1])
+    copy, other = shutil.copyfile, threading.Thread(target=ModelFolder(folder).withdraw, args=(ids[1:2],))
 
     def withdraw_after_the_list_was_copied(source: Path, target: Path, **options: bool) -> object:
         copied = copy(source, target, **options)
@@ -379,7 +388,7 @@ def test_an_item_withdrawn_while_items_are_added_stays_withdrawn(
     other.join()
     held = np.load(folder / "item_ids.npy")
     assert held[-1] == 5
-    assert read_withdrawn(folder, held).tolist() == ids[:2].tolist()
+    assert ModelFolder(folder).withdrawn() == ids[:2].tolist()
 
 
 def test_a_release_that_was_served_while_items_were_added_stays_served(
@@ -413,11 +422,11 @@ def test_a_release_in_a_bucket_gets_a_successor_there(
 ) -> None:
     monkeypatch.setenv("GENREC_STORAGE", "s3://shop/genrec")
     release = release_in(storage_root(), tiny_model)
-    withdraw(release / "model", np.load(release / "model" / "item_ids.npy")[:1])
+    ModelFolder(release / "model").withdraw(np.load(release / "model" / "item_ids.npy")[:1])
     assert main(["add-items", "--items", str(items_file)]) == 0
     shutil.rmtree(storage_root())  # as on another machine
     after = served_release(storage_root())
     verify_manifest(after)
     ids = np.load(after / "model" / "item_ids.npy")
     assert ids.tolist()[90:] == [5, 2000]
-    assert read_withdrawn(after / "model", ids).tolist() == ids[:1].tolist()
+    assert ModelFolder(after / "model").withdrawn() == ids[:1].tolist()

@@ -52,7 +52,7 @@ def test_a_ready_text_is_taken_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("a.csv", "item_id,title\nx,Soap\n", r"a\.csv, line 2: item_id is 'x'"),
+        ("a.csv", "item_id,title\nx,Soap\n", r"a\.csv, line 2: item 'x' is not an integer id"),
         ("a.csv", "title\nSoap\n", "line 1: no header that names item_id"),
         ("a.csv", "item_id,title\n", "no items in it"),
         ("a.jsonl", "{\n", "line 1: not JSON"),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.bundle.withdrawn import withdraw
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.errors import GenrecError
 from genrec_core.export import quantize
-from genrec_core.export.quantize import Requests, quantize_recommender
+from genrec_core.export.quantize import ValidationUsers, quantize_recommender
 from genrec_core.graphs import SELF_TEST, require_same_answers
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import write_manifest
@@ -44,10 +44,10 @@ WIDE = {"reduce_range": False}
 
 
 @pytest.fixture(scope="module")
-def requests(tiny_recommender: Recommender) -> Requests:
+def validation_users(tiny_recommender: Recommender) -> ValidationUsers:
     ids = tiny_recommender.item_ids
     histories = [np.random.default_rng(user).choice(ids, 8).tolist() for user in range(40)]
-    return Requests(histories, [int(items[0]) for items in tiny_recommender.recommend(histories, 1)])
+    return ValidationUsers(histories, [int(items[0]) for items in tiny_recommender.recommend(histories, 1)])
 
 
 def copy_of(model_dir: Path, target: Path) -> Path:
@@ -91,7 +91,7 @@ def test_a_model_without_stored_answers_is_refused(tiny_model: "TinyModel", tmp_
 
 def test_withdrawn_items_change_no_answer(tiny_model: "TinyModel", tmp_path: Path) -> None:
     folder = copy_of(tiny_model.model_dir, tmp_path / "model")
-    withdraw(folder, Recommender.from_folder(folder).item_ids[:40])
+    ModelFolder(folder).withdraw(Recommender.from_folder(folder).item_ids[:40])
     Recommender.from_folder(folder)
 
 
@@ -104,9 +104,9 @@ def ranked(folder: Path, *emulator: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.slow
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64: apt-get install qemu-user")
 def test_in_int8_every_processor_gives_the_same_lists(
-    tiny_model: "TinyModel", requests: Requests, tmp_path: Path
+    tiny_model: "TinyModel", validation_users: ValidationUsers, tmp_path: Path
 ) -> None:
-    quantize_recommender(tiny_model.model_dir, tmp_path / "int8", requests, largest_loss=0.2)
+    quantize_recommender(tiny_model.model_dir, tmp_path / "int8", validation_users, largest_loss=0.2)
     here, haswell = ranked(tmp_path / "int8"), ranked(tmp_path / "int8", *HASWELL)
     assert here.returncode == 0, here.stderr
     assert haswell.stdout == here.stdout
@@ -116,9 +116,9 @@ def test_in_int8_every_processor_gives_the_same_lists(
 @pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64: apt-get install qemu-user")
 @pytest.mark.skipif(SATURATES, reason="the products of 8 bits that it stores saturate on this processor itself")
 def test_weights_of_8_bits_are_refused_where_their_products_saturate(
-    tiny_model: "TinyModel", requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: "TinyModel", validation_users: ValidationUsers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     static = quantize.quantize_static
     monkeypatch.setattr(quantize, "quantize_static", lambda *paths, **given: static(*paths, **given | WIDE))
-    quantize_recommender(tiny_model.model_dir, tmp_path / "int8", requests, largest_loss=0.2)
+    quantize_recommender(tiny_model.model_dir, tmp_path / "int8", validation_users, largest_loss=0.2)
     assert ranked(tmp_path / "int8", *HASWELL).stderr.count("does not compute the answers") == 1

@@ -16,7 +16,8 @@ import pytest
 
 from genrec_core.data import archive, download
 from genrec_core.data.archive import fingerprint
-from genrec_core.data.p5 import RAW_FILES, receive_raw
+from genrec_core.data.p5 import RAW_FILES
+from genrec_core.data.sources import receive_raw
 from genrec_core.errors import GenrecError
 
 

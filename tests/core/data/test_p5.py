@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 from genrec_core.data import p5
-from genrec_core.data.p5 import RAW_FILES, describe_raw, read_catalog, read_histories, receive_raw
+from genrec_core.data.p5 import RAW_FILES, read_histories
+from genrec_core.data.sources import read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
 
@@ -84,7 +85,7 @@ def test_a_fault_is_named_in_the_file_that_the_user_knows(tmp_path, where):
     write_raw(tmp_path / "raw" / where, ["{'asin': 'A'}"], "1 x\n")
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "raw")
     for source in (str(tmp_path / "raw"), archive):
-        with pytest.raises(GenrecError, match=f"^{source}/{where}sequential_data.txt: line 1: user 1: 'x'"):
+        with pytest.raises(GenrecError, match=f"^{source}/{where}sequential_data.txt: line 1: user 1: item 'x'"):
             receive_raw(source, tmp_path / "received")
 
 
@@ -114,17 +115,17 @@ def test_the_text_template_is_a_setting(tmp_path):
 @pytest.mark.parametrize(
     ("sequences", "message"),
     [
-        ("1 1 2\n2 1 x\n", r"line 2: user 2: 'x' is no positive integer"),
+        ("1 1 2\n2 1 x\n", r"line 2: user 2: item 'x' is not an integer id"),
         ("1 1\n1 2\n", r"line 2: user 1 is there already"),
         ("1\n", r"line 1: user 1 has no item"),
-        ("1 0\n", r"'0' is no positive integer"),
+        ("1 0\n", r"item 0 is not a positive integer"),
         ("\n", r"holds no history"),
         ("1 1 7\n", r"item 7 is not in item2id"),
     ],
 )
 def test_a_faulty_history_is_named_by_line(tmp_path, sequences, message):
     with pytest.raises(GenrecError, match=message):
-        describe_raw(write_raw(tmp_path, [], sequences))
+        receive_raw(str(write_raw(tmp_path / "raw", [], sequences)), tmp_path / "received")
 
 
 @pytest.mark.parametrize(
@@ -202,8 +203,8 @@ def test_the_sample_is_received_where_no_source_is_named(tmp_path):
     assert (provenance["users"], provenance["items"]) == (5000, 2000)
 
 
-def test_real_beauty_has_its_published_size(beauty_folder):
-    provenance = describe_raw(beauty_folder)
+def test_real_beauty_has_its_published_size(beauty_folder, tmp_path):
+    provenance = receive_raw(str(beauty_folder), tmp_path / "received")
     assert [provenance[key] for key in ("users", "items", "interactions")] == [22363, 12101, 198502]
     catalog = read_catalog(beauty_folder, CatalogSettings())
     assert catalog["item_id"].to_list() == list(range(1, 12102))

@@ -8,8 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.bundle.model_folder import POPULARITY
-from genrec_core.bundle.withdrawn import withdraw
+from genrec_core.bundle.model_folder import POPULARITY, ModelFolder
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.release_comparison import Comparison, Judgement, judge
 from genrec_core.recommend.recommender import Recommender
@@ -166,7 +165,7 @@ def test_what_is_withdrawn_from_the_champion_counts_against_neither(
     tiny_model: "TinyModel", histories: pl.DataFrame, tmp_path: Path
 ) -> None:
     champion = shutil.copytree(tiny_model.model_dir, tmp_path / "champion")
-    withdraw(champion, np.unique(histories["item_ids"].list.get(-2).to_numpy())[:20])
+    ModelFolder(champion).withdraw(np.unique(histories["item_ids"].list.get(-2).to_numpy())[:20])
     comparison = compared(champion, tiny_model.model_dir, histories, SETTINGS)
     assert comparison.champion == comparison.challenger
     assert comparison.champion["recall@10"] < 1.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.bundle.onnx_scorer import ENCODER, PREFIXES, SETTINGS, TOKENS, step_graph
+from genrec_core.bundle.model_folder import NEW_ITEMS, PREFIXES, SETTINGS, TOKENS
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
@@ -43,9 +43,9 @@ def test_every_file_is_in_the_manifest(tiny_model: "TinyModel") -> None:
     verify_manifest(tiny_model.model_dir)
     names = {path.name for path in tiny_model.model_dir.iterdir()}
     assert names == {
-        "recommender.json", "history_encoder.onnx", "item_ids.npy", "codes_with_suffix.npy", "item_vectors.npy",
-        "neighbors.npy", "neighbor_bonus.npy", "item_keys.npy", "popularity.npy", "token_vectors.npy",
-        "prefix_vectors.npy", "new_items", "self_test.npz", "manifest.json",
+        "recommender.json", "history_encoder.onnx", "item_logits.onnx", "item_ids.npy", "codes_with_suffix.npy",
+        "item_vectors.npy", "neighbors.npy", "neighbor_bonus.npy", "item_keys.npy", "popularity.npy",
+        "token_vectors.npy", "prefix_vectors.npy", "new_items", "self_test.npz", "manifest.json",
         *(f"decoder_step_{level}.onnx" for level in range(1, len(tiny_model.level_sizes))),
     }  # fmt: skip
 
@@ -103,8 +103,10 @@ def test_an_item_assigned_later_is_served_without_training(
     tiny_model: "TinyModel", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def copy_graphs(model: TigerModel, folder: Path) -> None:  # the graphs do not depend on the items
-        for name in (SETTINGS, ENCODER, TOKENS, PREFIXES, *map(step_graph, range(1, len(tiny_model.level_sizes)))):
-            shutil.copy(tiny_model.model_dir / name, folder)
+        (folder / NEW_ITEMS).mkdir()
+        source = tiny_model.model_dir
+        for name in (SETTINGS, TOKENS, PREFIXES, *(path.relative_to(source) for path in source.rglob("*.onnx"))):
+            shutil.copy(source / name, folder / name)
 
     monkeypatch.setattr(onnx, "export_graphs", copy_graphs)
     known = ItemEmbeddings.load(tiny_model.embeddings)

@@ -270,9 +270,9 @@ def test_integer_users_stay_integers_and_missing_items_are_null(ruled: Recommend
     [
         (pl.DataFrame({"user": [1]}), "no column user_id; it has user"),
         (pl.DataFrame({"user_id": [1]}), "no column item_ids"),
-        (pl.DataFrame({"user_id": [1], "item_ids": [5]}), "column item_ids is Int64; lists of integers"),
-        (pl.DataFrame({"user_id": [1.5], "item_ids": [[5]]}), "column user_id is Float64; text or integers"),
-        (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "rule": [3]}), "column rule is Int64; text"),
+        (pl.DataFrame({"user_id": [1], "item_ids": [5]}), "column item_ids is Int64; make it lists of integers"),
+        (pl.DataFrame({"user_id": [1.5], "item_ids": [[5]]}), "column user_id is Float64; make it text or integers"),
+        (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "rule": [3]}), "column rule is Int64; make it text"),
         (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "deny": [[0.5]]}), "lists of integers, or text"),
         (pl.DataFrame({"user_id": [1], "item_ids": [[5]]}).clear(), "no requests"),
     ],

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from genrec_core.bundle.item_attributes import ITEMS, ItemAttributes, ItemTable
 from genrec_core.errors import GenrecError
 from genrec_core.export.items import item_table
-from genrec_core.recommend.byte_cache import ByteCache
-from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie
+from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie, RecentValues
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.trie import CodeTrie
 
@@ -113,23 +112,19 @@ def test_a_mask_is_propagated_upward_once(ruled: Recommender, monkeypatch: pytes
         assert [live[depth].sum() for depth in depths] == [allowed.sum()] * len(depths)
 
 
-def test_a_cache_holds_no_more_bytes_than_it_may() -> None:
-    cache, made = ByteCache[bytes](100), []
-
-    def get(key: str, size: int) -> bytes:
-        return cache.get(key, lambda: made.append(key) or bytes(size), len)
-
-    for key in ("a", "b", "a", "c", "a", "b", "huge", "huge"):
-        get(key, 1000 if key == "huge" else 40)
-    assert made == ["a", "b", "c", "b", "huge", "huge"]  # b was used longest ago when c came
-    assert (len(cache), cache.bytes) == (2, 80)
+def test_a_cache_keeps_the_values_that_were_used_last() -> None:
+    cache, made = RecentValues[str](2), []
+    for key in ("a", "b", "a", "c", "a", "b"):
+        assert cache.get(key, lambda key=key: made.append(key) or key) == key
+    assert made == ["a", "b", "c", "b"]  # b was used longest ago when c came
+    assert len(cache) == 2
 
 
 def test_masks_beyond_the_caches_bytes_are_made_again() -> None:
     masks = CatalogueMasks(1 << 20, lambda items: np.array(items), lambda: pytest.fail("no rule was given"))
     for item in range(100):
         assert masks.selection(Constraints.of([item])).count == 1
-    assert masks._kept.bytes <= 64 << 20
+    assert len(masks._selections) * masks.n_items == 64 << 20
 
 
 def test_values_that_no_item_has_are_told(ruled: Recommender) -> None:
@@ -171,7 +166,7 @@ def test_attributes_of_another_catalogue_are_refused(tmp_path: Path, catalog_of:
     }  # fmt: skip
     table.save(tmp_path)
     assert ItemTable.load(tmp_path, ids) == table
-    assert ItemAttributes(table).brand.present.tolist() == [True, True, False]
+    assert ItemAttributes(table).attribute("brand").present.tolist() == [True, True, False]
     with pytest.raises(GenrecError, match="does not hold the items of the model"):
         ItemTable.load(tmp_path, ids[::-1])
 

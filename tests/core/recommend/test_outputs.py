@@ -17,6 +17,7 @@ from genrec_core.storage.artifacts import atomic_file
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and descriptors as Linux names them")
 ROWS = "user_id,pred_1,pred_2\n"
 
 
@@ -27,6 +28,7 @@ def predict(model: "TinyModel", folder: Path, output: str, lines: str = "anna 1\
     return ["predict", "--model_dir", str(model.model_dir), *paths, "--topk", "2", "--threads", "1"]
 
 
+@linux
 def test_a_pipe_gets_the_rows_and_stays(
     tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,6 +44,7 @@ def test_a_pipe_gets_the_rows_and_stays(
     assert "1 malformed lines were not served: write to a file to see them" in capsys.readouterr().err
 
 
+@linux
 def test_requests_that_are_all_malformed_are_told_of_in_a_sentence(
     tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +54,7 @@ def test_requests_that_are_all_malformed_are_told_of_in_a_sentence(
     assert capsys.readouterr().err.strip().endswith(f"; see {tmp_path / 'out.csv.rejected'}")
 
 
+@linux
 def test_a_device_stays_a_device(tiny_model: "TinyModel", tmp_path: Path) -> None:
     null = tmp_path / "null"  # not the machine's own
     try:
@@ -63,6 +67,7 @@ def test_a_device_stays_a_device(tiny_model: "TinyModel", tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["null", "requests.txt"]
 
 
+@linux
 def test_standard_output_gets_the_rows_alone(tiny_model: "TinyModel", tmp_path: Path) -> None:
     command = [sys.executable, "-m", "genrec_core.cli", *predict(tiny_model, tmp_path, "/dev/stdout")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -70,6 +75,7 @@ def test_standard_output_gets_the_rows_alone(tiny_model: "TinyModel", tmp_path: 
     assert "1 users served" in done.stderr
 
 
+@linux
 def test_a_file_behind_standard_output_keeps_what_is_written_around_the_rows(
     tiny_model: "TinyModel", tmp_path: Path
 ) -> None:
@@ -82,6 +88,7 @@ def test_a_file_behind_standard_output_keeps_what_is_written_around_the_rows(
     assert not Path("/dev/stdout.rejected").exists()
 
 
+@linux
 @pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}", "/proc/thread-self/fd/{}", "link"])
 def test_a_file_behind_a_descriptor_is_written_into(tiny_model: "TinyModel", tmp_path: Path, name: str) -> None:
     with (tmp_path / "log").open("w") as log:
@@ -97,6 +104,7 @@ def test_a_file_behind_a_descriptor_is_written_into(tiny_model: "TinyModel", tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "log", "requests.txt"]
 
 
+@linux
 def test_a_file_behind_another_process_is_appended_to(tiny_model: "TinyModel", tmp_path: Path) -> None:
     (tmp_path / "log").write_text("before\n")
     with (tmp_path / "log").open("a") as log, subprocess.Popen(["sleep", "60"], stdout=log) as other:
@@ -107,6 +115,7 @@ def test_a_file_behind_another_process_is_appended_to(tiny_model: "TinyModel", t
     assert [line.split(",")[0] for line in lines] == ["before", "user_id", "anna"]
 
 
+@linux
 def test_a_reader_that_goes_away_is_an_error_in_one_line(tiny_model: "TinyModel", tmp_path: Path) -> None:
     lines = "".join(f"user{number} 1\n" for number in range(20_000))
     command = [sys.executable, "-m", "genrec_core.cli", *predict(tiny_model, tmp_path, "/dev/stdout", lines), "--quiet"]
@@ -132,6 +141,7 @@ def test_a_link_stays_and_the_file_behind_it_is_written(tiny_model: "TinyModel",
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["lists.csv"]
 
 
+@linux
 def test_parquet_is_not_written_into_a_pipe(
     tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +151,7 @@ def test_parquet_is_not_written_into_a_pipe(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pipe.parquet", "requests.txt"]
 
 
+@linux
 def test_a_socket_is_refused(tmp_path: Path) -> None:
     os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
     with pytest.raises(GenrecError, match="is a disk or a socket"), atomic_file(tmp_path / "socket"):
@@ -148,6 +159,7 @@ def test_a_socket_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "socket").is_socket()
 
 
+@linux
 @pytest.mark.parametrize(
     "command",
     [

@@ -176,7 +176,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch:
     def full(*arguments: object) -> Iterator[None]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(predict, "_serve", full)
+    monkeypatch.setattr(predict, "_ranked", full)
     with pytest.raises(GenrecError, match="no space is left on this disk"):
         served(tmp_path, "a 1 2\n")
     assert [path.name for path in tmp_path.iterdir()] == ["requests"]
@@ -247,7 +247,7 @@ def test_an_item_list_is_read_and_its_faults_named(tmp_path: Path) -> None:
     path.write_text("item_id\n3\n5 7\n\n")
     assert read_item_list(path).tolist() == [3, 5, 7]
     path.write_text("3\nfive\n")
-    with pytest.raises(GenrecError, match="line 2: 'five'"):
+    with pytest.raises(GenrecError, match="line 2: item 'five' is not an integer id"):
         read_item_list(path)
     path.write_bytes("item_id\r\n3\r\n".encode("utf-8-sig"))
     assert read_item_list(path).tolist() == [3]

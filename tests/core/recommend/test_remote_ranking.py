@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.bundle.withdrawn import withdraw
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.engines.engine import LocalEngine
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.predict import predict_file, rejected_path
@@ -53,7 +53,7 @@ def test_withdrawn_items_travel_with_the_model(tmp_path: Path, tiny_model: "Tiny
     before = ModelFiles.of(model)
     gone = Recommender.from_folder(model).popular_rows[:3]
     items = Recommender.from_folder(model).item_ids[gone]
-    withdraw(model, items)
+    ModelFolder(model).withdraw(items)
     assert ModelFiles.of(model) != before
     (tmp_path / "requests").write_text("1\n")
     output = tmp_path / "out.csv"

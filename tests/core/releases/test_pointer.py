@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from genrec_core.bundle.withdrawn import read_withdrawn, withdraw
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.errors import GenrecError
 from genrec_core.releases import pointer as releases
 from genrec_core.releases.pointer import (
@@ -137,13 +137,13 @@ def test_an_item_withdrawn_while_the_pointer_moves_is_withdrawn_from_what_is_ser
     def withdraw_meanwhile(*given: Any) -> None:
         waiting.start()
         waiting.join(0.5)
-        withdraw(tmp_path / RELEASES / "a" / MODEL, ids[1:2])  # a command that names the folder
+        ModelFolder(tmp_path / RELEASES / "a" / MODEL).withdraw(ids[1:2])  # a command that names the folder
         move(*given)
 
     monkeypatch.setattr(releases, "move_latest", withdraw_meanwhile)
     releases.serve(require_pointer(tmp_path).moved("b", "newer"), tmp_path)
     waiting.join()
-    assert read_withdrawn(served_model(tmp_path), ids).tolist() == ids[:2].tolist()
+    assert ModelFolder(served_model(tmp_path)).withdrawn() == ids[:2].tolist()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_damaged_pointer_is_refused(tmp_path: Path, content: object) -> None:
 
 def test_a_release_keeps_its_files_when_the_artefacts_go(tmp_path: Path, tiny_model: "TinyModel") -> None:
     model = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
-    withdraw(model, np.load(model / "item_ids.npy")[:2])
+    ModelFolder(model).withdraw(np.load(model / "item_ids.npy")[:2])
     folder = tmp_path / "release"
     folder.mkdir()
     write_release(folder, {MODEL: model, "checkpoint": tiny_model.checkpoint}, {"version": "a"})
@@ -172,10 +172,10 @@ def test_a_release_keeps_its_files_when_the_artefacts_go(tmp_path: Path, tiny_mo
 def test_withdrawn_items_stay_withdrawn_in_the_next_release(tmp_path: Path, tiny_model: "TinyModel") -> None:
     old, new = (shutil.copytree(tiny_model.model_dir, tmp_path / name) for name in ("old", "new"))
     ids = np.load(old / "item_ids.npy")
-    withdraw(old, ids[:3])
-    withdraw(new, ids[5:6])
+    ModelFolder(old).withdraw(ids[:3])
+    ModelFolder(new).withdraw(ids[5:6])
     assert carry_withdrawn(old, new) == 3
-    assert read_withdrawn(new, ids).tolist() == [*ids[:3], ids[5]]
+    assert ModelFolder(new).withdrawn() == [*ids[:3], ids[5]]
     (old / "withdrawn.json").unlink()
     assert carry_withdrawn(old, new) == 0
 

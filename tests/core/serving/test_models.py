@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.bundle.model_folder import model_version
-from genrec_core.bundle.withdrawn import withdraw
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 
@@ -37,12 +36,12 @@ def test_a_folder_that_changed_is_loaded_and_another_is_not(
     holder.follow(first)
     assert served(holder) is first
     assert not caplog.records
-    withdraw(tmp_path / "model", np.load(tmp_path / "model" / "item_ids.npy")[:1])
+    ModelFolder(tmp_path / "model").withdraw(np.load(tmp_path / "model" / "item_ids.npy")[:1])
     holder.follow(first)
     second = served(holder)
-    assert second.version == model_version(tmp_path / "model") != first.version
+    assert second.version == ModelFolder(tmp_path / "model").version != first.version
     assert f"holds version {second.version}" in caplog.text
-    withdraw(tmp_path / "model", np.load(tmp_path / "model" / "item_ids.npy")[1:2])
+    ModelFolder(tmp_path / "model").withdraw(np.load(tmp_path / "model" / "item_ids.npy")[1:2])
     holder.follow(first)  # what was replaced has nothing to follow
     assert served(holder) is second
 

@@ -21,9 +21,8 @@ import pytest
 import uvicorn
 
 from genrec_core.bundle.item_additions import add_items
-from genrec_core.bundle.model_folder import POPULARITY, model_version
+from genrec_core.bundle.model_folder import POPULARITY, ModelFolder
 from genrec_core.bundle.new_items import NewItems
-from genrec_core.bundle.withdrawn import withdraw
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
@@ -131,13 +130,13 @@ def test_a_process_that_reads_newer_content_in_the_place_of_another_has_it_loade
     folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
     server = start_server("--threads", "1", model_dir=folder)
     gone = answers(server.url, tiny_recommender)[0]
-    withdraw(folder, np.array([gone]))
+    ModelFolder(folder).withdraw(np.array([gone]))
     (decoder,) = psutil.Process(server.process.pid).children()
     decoder.kill()
     url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 1)
     assert post(url, body)[0] == 503
     assert gone not in answers(server.url, tiny_recommender)
-    assert json.load(urllib.request.urlopen(f"{server.url}/model"))["version"] == model_version(folder)
+    assert json.load(urllib.request.urlopen(f"{server.url}/model"))["version"] == ModelFolder(folder).version
 
 
 def test_users_of_a_process_that_hangs_are_told_in_time_and_it_is_replaced(
@@ -226,13 +225,13 @@ def test_a_withdrawn_item_is_gone_after_a_reload_and_back_once_it_is_restored(
     folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
     server = start_server("--threads", "1", model_dir=folder)
     before = answers(server.url, tiny_recommender)
-    withdraw(folder, np.array(before[:1]))
+    ModelFolder(folder).withdraw(np.array(before[:1]))
     assert answers(server.url, tiny_recommender) == before  # until it is told
     reloaded = post(f"{server.url}/admin/reload", {})[1]
-    assert (reloaded["changed"], reloaded["version"]) == (True, model_version(folder))
+    assert (reloaded["changed"], reloaded["version"]) == (True, ModelFolder(folder).version)
     assert before[0] not in answers(server.url, tiny_recommender)
     assert post(f"{server.url}/admin/reload", {})[1]["changed"] is False
-    withdraw(folder, np.array(before[:1]), restore=True)
+    ModelFolder(folder).withdraw(np.array(before[:1]), restore=True)
     assert post(f"{server.url}/admin/reload", {})[1]["changed"] is True
     assert answers(server.url, tiny_recommender) == before
 

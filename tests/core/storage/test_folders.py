@@ -74,7 +74,7 @@ class Hostile:
 def test_names_of_a_bucket_that_are_no_names_of_folders_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_remote_of", lambda root: (Hostile(), ""))
+    monkeypatch.setattr(storage, "_store_of", lambda root: Hostile())
     assert all_assets(tmp_path) == ["good", "good/part"]
 
 

@@ -548,6 +548,23 @@ def test_raw_data_come_from_a_bucket(object_server: "ObjectServer", sample_folde
         pass
 
 
+def test_a_client_that_was_made_elsewhere_is_used(
+    object_server: "ObjectServer", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_elsewhere = object_store._client()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name)
+    object_store.use_client(made_elsewhere)
+    try:
+        store = ObjectStore("s3://shop/elsewhere")
+        store.write("note.txt", b"here")
+        assert store.read("note.txt") == b"here"
+        assert store.read("missing.txt") is None
+    finally:
+        object_store.use_client(None)
+    assert object_store._client() is not made_elsewhere
+
+
 def test_request_files_come_from_a_bucket(object_server: "ObjectServer", tmp_path: Path) -> None:
     folder = object_server.folder / "shop" / "inbox"
     (folder / "deeper").mkdir(parents=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.bundle.model_folder import WITHDRAWN
-from genrec_core.bundle.withdrawn import Withdrawal, read_withdrawn, withdraw
+from genrec_core.bundle.model_folder import ITEM_IDS, WITHDRAWN, ModelFolder, Withdrawal
 from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
@@ -31,7 +30,7 @@ def test_withdrawn_items_are_recommended_to_nobody_until_restored(model_dir: Pat
     ids = before.item_ids
     histories = [ids[[3, 50]].tolist(), []]
     gone = before.rank(histories, 3).items.ravel()
-    assert withdraw(model_dir, gone) == Withdrawal(len(set(gone)), len(set(gone)), 90 - len(set(gone)))
+    assert ModelFolder(model_dir).withdraw(gone) == Withdrawal(len(set(gone)), len(set(gone)), 90 - len(set(gone)))
     after = Recommender.from_folder(model_dir, threads=1)
     every = np.ones(90, dtype=bool)
     for allowed in (None, every, after.allowed(deny=[int(ids[9])]), [None, every]):
@@ -39,7 +38,7 @@ def test_withdrawn_items_are_recommended_to_nobody_until_restored(model_dir: Pat
             assert not set(items[: found.counts[0]].tolist()) & set(gone.tolist())
     with pytest.raises(GenrecError, match="leave no item"):
         after.allowed(allow=gone.tolist())
-    assert withdraw(model_dir, gone, restore=True).withdrawn == 0
+    assert ModelFolder(model_dir).withdraw(gone, restore=True).withdrawn == 0
     np.testing.assert_array_equal(
         Recommender.from_folder(model_dir, threads=1).rank(histories, 90).items, before.rank(histories, 90).items
     )
@@ -47,7 +46,7 @@ def test_withdrawn_items_are_recommended_to_nobody_until_restored(model_dir: Pat
 
 def test_a_withdrawn_item_still_tells_of_the_users_taste(model_dir: Path, tiny_recommender: Recommender) -> None:
     history = [tiny_recommender.item_ids[[3, 50, 7]].tolist()]
-    withdraw(model_dir, tiny_recommender.item_ids[[3]])
+    ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[[3]])
     found = Recommender.from_folder(model_dir, threads=1).rank(history, 20)
     assert found.unknown.tolist() == [0]
     np.testing.assert_array_equal(found.items, tiny_recommender.rank(history, 20).items)
@@ -55,11 +54,11 @@ def test_a_withdrawn_item_still_tells_of_the_users_taste(model_dir: Path, tiny_r
 
 def test_the_list_leaves_the_released_model_as_it_is(model_dir: Path, tiny_recommender: Recommender) -> None:
     manifest = (model_dir / "manifest.json").read_bytes()
-    withdraw(model_dir, tiny_recommender.item_ids[:4])
-    withdraw(model_dir, tiny_recommender.item_ids[2:6])
+    ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:4])
+    ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[2:6])
     verify_manifest(model_dir)
     assert (model_dir / "manifest.json").read_bytes() == manifest
-    assert read_withdrawn(model_dir, tiny_recommender.item_ids).tolist() == tiny_recommender.item_ids[:6].tolist()
+    assert ModelFolder(model_dir).withdrawn() == tiny_recommender.item_ids[:6].tolist()
 
 
 @pytest.mark.parametrize(
@@ -77,32 +76,33 @@ def test_a_damaged_list_is_never_passed_over(model_dir: Path, content: str, said
 
 
 def test_a_list_of_another_model_is_refused(model_dir: Path, tiny_recommender: Recommender) -> None:
-    withdraw(model_dir, tiny_recommender.item_ids[:1])
-    with pytest.raises(GenrecError, match="is none of the model's"):
-        read_withdrawn(model_dir, tiny_recommender.item_ids[1:])
+    ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:1])
+    np.save(model_dir / ITEM_IDS, tiny_recommender.item_ids[1:])
+    with pytest.raises(GenrecError, match="the model has no item"):
+        ModelFolder(model_dir).withdrawn()
 
 
 def test_what_cannot_be_withdrawn_changes_nothing(model_dir: Path, tiny_recommender: Recommender) -> None:
     for items, said in (
-        (np.array([5, 10**6]), "2 items are none of the model's"),
+        (np.array([5, 10**6]), "the model does not have 2 of the items"),
         (tiny_recommender.item_ids, "no item"),
     ):
         with pytest.raises(GenrecError, match=said):
-            withdraw(model_dir, items)
+            ModelFolder(model_dir).withdraw(items)
     assert not (model_dir / WITHDRAWN).exists()
     with pytest.raises(GenrecError, match="no such folder"):
-        withdraw(model_dir / "nowhere" / "model", tiny_recommender.item_ids[:1])
-    withdraw(model_dir, tiny_recommender.item_ids[:1])
+        ModelFolder(model_dir / "nowhere" / "model").withdraw(tiny_recommender.item_ids[:1])
+    ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:1])
     write_manifest(model_dir)
     with pytest.raises(GenrecError, match="write the manifest without it"):
-        withdraw(model_dir, tiny_recommender.item_ids[:1])
+        ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:1])
 
 
 def test_commands_at_once_lose_nothing(model_dir: Path, tiny_recommender: Recommender, tmp_path: Path) -> None:
     ids = tiny_recommender.item_ids[:12].tolist()
     code = (
-        "import sys, numpy as np; from pathlib import Path; from genrec_core.bundle.withdrawn import withdraw\n"
-        "for item in sys.argv[2:]: withdraw(Path(sys.argv[1]), np.array([int(item)]))"
+        "import sys, numpy as np; from pathlib import Path; from genrec_core.bundle.model_folder import ModelFolder\n"
+        "for item in sys.argv[2:]: ModelFolder(Path(sys.argv[1])).withdraw(np.array([int(item)]))"
     )
     command = [sys.executable, "-c", code, str(model_dir)]
     running = [subprocess.Popen([*command, *map(str, ids[part::3])]) for part in range(3)]
