@@ -16,7 +16,7 @@ from genrec_dagster.checks import serving as serving_checks
 from genrec_dagster.config import Gates, Monitoring, ReleaseRule, Rendezvous
 from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.inbox_sensor import request_definitions
-from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.io_manager import storage_resources
 from genrec_dagster.jobs import JOBS
 from genrec_dagster.kubernetes import training_client
 from genrec_dagster.liveness import lost_runs_sensor
@@ -54,7 +54,7 @@ defs = built_by_their_jobs(
         schedules=[daily_monitoring],
         sensors=[lost_runs_sensor(TRACKER, storage_root())],
         resources={
-            "io_manager": ArtifactStorage(root=ROOT),
+            **storage_resources(storage_root()),
             "work": WorkFolders(root=ROOT),
             "tracker": TRACKER,
             "gates": Gates(),

@@ -103,8 +103,8 @@ def _recommender_signature() -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
 
-    items = Array(DataType.long)  # type: ignore[no-untyped-call]  # MLflow's, without types
-    user_columns: dict[str, Any] = {"user_id": AnyType(), "item_ids": items}
+    user_id, items = AnyType(), Array(DataType.long)  # type: ignore[no-untyped-call]  # MLflow's, without types
+    user_columns: dict[str, Any] = {"user_id": user_id, "item_ids": items}
     user = Object([Property(name, kind) for name, kind in user_columns.items()])
     options = {
         "topk": DataType.long,

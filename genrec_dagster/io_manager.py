@@ -19,7 +19,8 @@ from genrec_core.storage.artifacts import (
     write_json,
     write_manifest,
 )
-from genrec_core.storage.folders import NotBuiltError, latest, set_latest, version_folder
+from genrec_core.storage.folders import NotBuiltError, latest, place_of, set_latest, version_folder
+from genrec_core.storage.object_store import SCHEME
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.liveness import note_worker
 
@@ -96,6 +97,15 @@ class ArtifactStorage(dg.ConfigurableIOManagerFactory[ArtifactIOManager]):
         if context.run is not None and context.instance is not None:
             note_worker(context.instance, context.run)
         return ArtifactIOManager(Path(self.root).absolute())
+
+
+def storage_resources(root: Path) -> dict[str, Any]:
+    """The IO manager of a storage. A storage in a bucket also has the resource ``s3``."""
+    if place_of(root).startswith(SCHEME):
+        from genrec_dagster.bucket import bucket_resources
+
+        return bucket_resources(root)
+    return {"io_manager": ArtifactStorage(root=str(root))}
 
 
 def _write_value(folder: Path, value: Any) -> None:
