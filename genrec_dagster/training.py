@@ -6,19 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesExecutionError
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import atomic_file, read_json, recovered
+from genrec_core.storage.locks import locked
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME
@@ -111,16 +111,14 @@ def tracked_run(tracker: ExperimentTracker, run_id: str) -> Iterator[None]:
 @contextmanager
 def only_training(folder: Path, log: Callable[[str], object]) -> Iterator[None]:
     """Lock the work folder of a training. A second run of the same training waits, and says so by ``log``."""
-    lock = FileLock(folder / "step.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(f"another run trains the same model in {folder}; waiting for it to end")
-        lock.acquire(poll_interval=1)
-    try:
+    lock, busy = folder / "step.lock", f"another run trains the same model in {folder}; waiting for it to end"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, busy))
+        except GenrecError as error:
+            log(str(error))
+            stack.enter_context(locked(lock))
         yield
-    finally:
-        lock.release()
 
 
 def run_torchrun(

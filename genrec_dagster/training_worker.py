@@ -12,10 +12,10 @@ from types import FrameType
 from typing import NoReturn
 
 from dagster_pipes import PipesContext, open_dagster_pipes
-from filelock import FileLock
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from genrec_core.storage.artifacts import read_json, recovered
+from genrec_core.storage.locks import locked
 from genrec_core.tiger.distributed import World, distributed
 from genrec_core.tiger.launcher import TORCHRUN_PID, end_with_parent
 from genrec_core.tiger.training import TrainingData, TrainingEvent, train
@@ -121,7 +121,7 @@ def main() -> None:
         signal.signal(number, _stop)
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     # Rank 0 of an earlier attempt may still be ending; it holds this lock until it has left the folder.
-    only_writer = FileLock(job.folder / "rank.lock") if os.environ["RANK"] == "0" else nullcontext()
+    only_writer = locked(job.folder / "rank.lock") if os.environ["RANK"] == "0" else nullcontext()
     with only_writer, distributed() as world:
         try:
             run(job, world)
