@@ -2,12 +2,13 @@
 
 import copy
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import dagster as dg
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
+from genrec_core.errors import GenrecError
 from genrec_core.settings import (
     CatalogSettings,
     EmbeddingSettings,
@@ -25,9 +26,33 @@ from genrec_core.settings import (
     preset_from_environment,
     rendezvous_from_environment,
 )
-from genrec_dagster.bounds import checked_at_launch
 
 PRESET_NAME, _PRESET = preset_from_environment()
+AnyForm = TypeVar("AnyForm", bound=BaseModel)
+
+
+def checked_at_launch(form: type[AnyForm]) -> type[AnyForm]:
+    """Class decorator: a launch with a value out of ``form``'s bounds is refused with its name, value and bound.
+
+    Dagster's launchpad checks types and choices, but no bounds, and pydantic checks them only when the step begins. In
+    between, the code location reads the configuration once to plan the run. The bounds are checked there.
+    """
+
+    def check(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            form.model_validate(values)
+        except ValidationError as error:
+            faults = [
+                f"{'.'.join(map(str, fault['loc']))}={fault['input']}: {fault['msg']}" for fault in error.errors()
+            ]
+            raise GenrecError(f"{form.__name__}: {'; '.join(faults)}") from error
+        return values
+
+    assert issubclass(form, dg.Config)
+    # Dagster keeps one shape for equal fields, so this is the one that the steps and resources get.
+    shape = form.to_config_schema().as_field().config_type
+    object.__setattr__(shape, "post_process", check)
+    return form
 
 
 def defaults_from(settings: Settings) -> Callable[[type[Form]], type[Form]]:
@@ -51,18 +76,19 @@ class RawBeautyForm(dg.Config):
 
     source: str | None = Field(
         None,
-        description="Folder, archive, http(s) URL of an archive, or s3:// prefix that holds the three P5 files; unset: "
-        "what the environment variable GENREC_RAW names, else the embedded sample. Dagster keeps and shows what stands "
-        "here, so an address with a password belongs into the variable.",
+        description="Folder, archive, http(s) URL of an archive, or s3:// prefix that holds the three P5 files. If "
+        "unset, the environment variable GENREC_RAW names it; without that, the embedded sample is used. Dagster "
+        "stores and shows this value, so put an address with a password into GENREC_RAW.",
     )
     sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-fA-F]{64}$",
-        description="What the archive must have; unset: what the environment variable GENREC_RAW_SHA256 says, if any.",
+        description="Expected sha256 of the archive. If unset, the environment variable GENREC_RAW_SHA256 gives it; "
+        "without that, it is not checked.",
     )
 
     def place(self) -> tuple[str | None, str | None]:
-        """Where to read and what sha256 to expect; the environment is read now, as its values may be secret."""
+        """Where to read and what sha256 to expect. The environment is read only now, as its values may be secret."""
         if self.source:
             return self.source, self.sha256
         return os.environ.get("GENREC_RAW") or None, self.sha256 or os.environ.get("GENREC_RAW_SHA256") or None
@@ -70,17 +96,17 @@ class RawBeautyForm(dg.Config):
 
 @defaults_from(_PRESET.catalog)
 class CatalogForm(CatalogSettings, dg.Config):
-    """How an item becomes a line of text."""
+    """How the fields of an item become its text."""
 
 
 @defaults_from(_PRESET.embedding)
 class EmbeddingForm(EmbeddingSettings, dg.Config):
-    """How item text becomes a vector."""
+    """How the text of an item becomes a vector."""
 
 
 @defaults_from(_PRESET.semantic_ids)
 class SemanticIdForm(SemanticIdSettings, dg.Config):
-    """How an item vector becomes a semantic ID."""
+    """How the vector of an item becomes its semantic ID."""
 
 
 @defaults_from(_PRESET.training)
@@ -93,24 +119,26 @@ class EvaluationForm(EvaluationSettings, dg.Config):
     """How the test items are ranked."""
 
 
+# A resource: several checks read it.
 @defaults_from(_PRESET.gates)
 class Gates(GateSettings, dg.ConfigurableResource[None]):
-    """What the metrics must reach; one resource, as several checks read it."""
+    """What the test metrics must reach before a model is exported."""
 
 
+# A resource: it belongs to the deployment, not to the model.
 @defaults_from(rendezvous_from_environment())
 class Rendezvous(RendezvousSettings, dg.ConfigurableResource[None]):
-    """Where the machines of one training meet; a resource, as it belongs to the place and not to the model."""
+    """Where the machines of one training meet."""
 
 
 @defaults_from(_PRESET.release)
 class ReleaseRule(ReleaseSettings, dg.ConfigurableResource[None]):
-    """When a new release takes the place of the one that is served."""
+    """When a new release replaces the served one."""
 
 
 @defaults_from(_PRESET.monitoring)
 class Monitoring(MonitoringSettings, dg.ConfigurableResource[None]):
-    """When drift, or a file of predictions, deserves a warning; one resource, as several checks read it."""
+    """When drift or predictions cause a warning."""
 
 
 class ServedReleaseForm(dg.Config):
@@ -118,64 +146,70 @@ class ServedReleaseForm(dg.Config):
 
     to: str = Field(
         "newest",
-        description="`newest`: the newest release, if its gates passed; `previous`: the one before the one that is "
-        "served; or a version that was served before.",
+        description="Release to serve: `newest` (its gates must have passed), `previous` (the release before the "
+        "served one), or the version of a release that was served before.",
     )
-    reason: str | None = Field(None, description="Why, as kept with the pointer.")
+    reason: str | None = Field(None, description="Reason for the change, stored with the pointer.")
 
 
 @defaults_from(_PRESET.prediction)
 class PredictionForm(PredictionSettings, dg.Config):
-    """What the prediction file holds."""
+    """What a prediction file holds."""
 
 
 @checked_at_launch
 class TextVectorForm(dg.Config):
-    """When text vectors stop a run."""
+    """When equal text vectors stop a run."""
 
     most_alike: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="Largest share of the items that may have the vector of an item with another text; beyond it the "
-        "run stops, below it the check warns.",
+        description="Largest allowed share of items with the same vector as an item with another text. A larger share "
+        "stops the run; a smaller one is only a warning.",
     )
 
 
 @checked_at_launch
 class RequestPredictionForm(PredictionForm):
-    """What the prediction file of a request file holds, and when the request file is refused."""
+    """What the answer to a request file holds, and when a request file is refused."""
 
     max_rejected: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Largest share of rejected lines, among these and the lines with a known item. A file beyond it "
-        "fails, unless fewer than a tenth of all its lines are rejected.",
+        description="Largest allowed number of rejected lines, as a share of the rejected lines and the lines with a "
+        "known item together. A file with more fails, unless fewer than a tenth of all its lines are rejected.",
     )
 
 
 @checked_at_launch
 class CodebookForm(dg.Config):
-    """When semantic IDs deserve a warning."""
+    """When semantic IDs cause a warning."""
 
-    least_use: float = Field(0.5, ge=0, le=1, description="Least share of a level's centroids that are in use.")
-    deepest_suffix: int = Field(31, ge=0, description="Deepest suffix: items that share all other levels, less one.")
+    least_use: float = Field(0.5, ge=0, le=1, description="Smallest allowed share of used centroids on a level.")
+    deepest_suffix: int = Field(
+        31, ge=0, description="Largest allowed suffix: the number of items that share all other levels, minus one."
+    )
 
 
 @defaults_from(_PRESET.export)
 class ExportForm(ExportSettings, dg.Config):
-    """The form in which the model serves."""
+    """How the model is exported for serving."""
 
 
 @checked_at_launch
 class ServingBoundsForm(dg.Config):
-    """How the exported model is compared with the trained one, and how fast it must be."""
+    """How the exported model is compared with the trained one, and how fast it must serve."""
 
-    users: int = Field(500, ge=1, description="Users that both models rank items for.")
-    top_k: int = Field(10, ge=1, description="Items compared a user.")
-    beams: int = Field(50, ge=1, description="Beams of both models.")
-    tolerance: float = Field(1e-3, ge=0, description="Items whose scores are this close may change places.")
-    least_shared: float = Field(0.9, ge=0, le=1, description="Least share of equal items, where weights are int8.")
-    timed_users: int = Field(100, ge=1, description="Users served one at a time to measure the latency.")
-    p95_milliseconds: float = Field(200.0, gt=0, description="Most that 95 % of single users may take.")
+    users: int = Field(500, ge=1, description="Number of users for whom both models rank items.")
+    top_k: int = Field(10, ge=1, description="Number of compared items for each user.")
+    beams: int = Field(50, ge=1, description="Beams of both models in the comparison.")
+    tolerance: float = Field(1e-3, ge=0, description="Items may change places if their scores differ by at most this.")
+    least_shared: float = Field(
+        0.9, ge=0, le=1, description="Smallest allowed share of equal items, if weights are int8."
+    )
+    timed_users: int = Field(100, ge=1, description="Number of users served one at a time to measure latency.")
+    p95_milliseconds: float = Field(
+        200.0, gt=0, description="Largest allowed 95th percentile of the time to serve one user, in milliseconds."
+    )

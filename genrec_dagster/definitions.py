@@ -1,26 +1,19 @@
-"""Everything Dagster knows of this project, on one page."""
+"""All Dagster definitions of this project."""
 
 import dagster as dg
 
 from genrec_core.storage.folders import storage_root
+from genrec_dagster import assets, checks
 from genrec_dagster.alerts import alert_definitions
-from genrec_dagster.apart import built_by_their_jobs
-from genrec_dagster.assets import catalog, model, release, serving
 from genrec_dagster.automation import automation_definitions
-from genrec_dagster.checks import answers as answer_checks
-from genrec_dagster.checks import catalog as catalog_checks
-from genrec_dagster.checks import drift as drift_checks
-from genrec_dagster.checks import model as model_checks
-from genrec_dagster.checks import release as release_checks
-from genrec_dagster.checks import serving as serving_checks
 from genrec_dagster.config import Gates, Monitoring, ReleaseRule, Rendezvous
 from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.inbox_sensor import request_definitions
 from genrec_dagster.io_manager import storage_resources
-from genrec_dagster.jobs import JOBS
+from genrec_dagster.jobs import JOBS, daily_monitoring
 from genrec_dagster.kubernetes import training_client
 from genrec_dagster.liveness import lost_runs_sensor
-from genrec_dagster.monitoring import daily_monitoring, monitor
+from genrec_dagster.partitioned_assets import built_by_their_jobs
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, noted_uri
 
 ROOT = str(storage_root())
@@ -29,28 +22,11 @@ TRACKER = ExperimentTracker(tracking_uri=noted_uri(), artifact_root=artifact_roo
 defs = built_by_their_jobs(
     request_definitions(),
     dg.Definitions(
-        assets=[
-            catalog.raw_beauty,
-            catalog.item_catalog,
-            catalog.user_histories,
-            catalog.item_embeddings,
-            catalog.semantic_ids,
-            model.tiger_checkpoint,
-            model.recall_metrics,
-            model.onnx_encoder,
-            release.model_release,
-            release.served_release,
-            serving.batch_predictions,
-        ],
-        asset_checks=[
-            *catalog_checks.CHECKS,
-            *drift_checks.CHECKS,
-            *model_checks.CHECKS,
-            *release_checks.CHECKS,
-            *serving_checks.CHECKS,
-            *answer_checks.CHECKS,
-        ],
-        jobs=[*JOBS, monitor],
+        assets=dg.load_assets_from_modules([assets.catalog, assets.model, assets.release, assets.serving]),
+        asset_checks=dg.load_asset_checks_from_modules(
+            [checks.catalog, checks.drift, checks.model, checks.release, checks.serving]
+        ),
+        jobs=JOBS,
         schedules=[daily_monitoring],
         sensors=[lost_runs_sensor(TRACKER, storage_root())],
         resources={
@@ -64,7 +40,7 @@ defs = built_by_their_jobs(
             "release": ReleaseRule(),
             "monitoring": Monitoring(),
         },
-        # The graph is nearly a line, so steps in one process lose nothing and torch is imported once, not ten times.
+        # Few assets could be built side by side, and in one process torch is imported once instead of ten times.
         executor=dg.in_process_executor,
     ),
     automation_definitions(),

@@ -1,4 +1,4 @@
-"""Why a step failed, in words."""
+"""Errors for users, shown as one sentence in failed steps and failed checks."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -16,10 +16,10 @@ _Result = TypeVar("_Result")
 
 
 class PlainFailureError(GenrecError, DagsterUserCodeProcessError, dg.Failure):
-    """A failure that Dagster shows by its sentence alone, and does not try again.
+    """A failure that Dagster shows as one sentence, without a stack, and does not retry.
 
-    Dagster adds the stack of its own frames to every exception but a ``DagsterUserCodeProcessError``, of which it takes
-    the texts that it carries.
+    Dagster adds a stack to every exception except a ``DagsterUserCodeProcessError``: for that one it shows the error
+    infos that it carries.
     """
 
     def __init__(self, sentence: str, metadata: Mapping[str, str | int] | None = None) -> None:
@@ -28,43 +28,43 @@ class PlainFailureError(GenrecError, DagsterUserCodeProcessError, dg.Failure):
 
 
 def plain_failures(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Function decorator: a :class:`GenrecError` becomes a :class:`PlainFailureError`; others keep their stack."""
+    """Decorate an asset or op: a :class:`GenrecError` becomes a :class:`PlainFailureError`; others keep their stack."""
 
     @wraps(function)
-    def told(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+    def wrapper(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
         try:
             return function(*arguments, **named)
-        except PlainFailureError:  # has fields of its own
+        except PlainFailureError:  # it already is one, perhaps with metadata
             raise
         except GenrecError as error:
             raise PlainFailureError(str(error)) from None
 
-    return told
+    return wrapper
 
 
 def reasons_in_results(
     function: Callable[_Arguments, dg.AssetCheckResult],
 ) -> Callable[_Arguments, dg.AssetCheckResult]:
-    """Function decorator for checks: a :class:`GenrecError` becomes a check that did not pass and says why."""
+    """Decorate a check: after a :class:`GenrecError` it has failed, with the error's text as description."""
 
     @wraps(function)
-    def told(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> dg.AssetCheckResult:
+    def wrapper(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> dg.AssetCheckResult:
         try:
             return function(*arguments, **named)
         except GenrecError as error:
             return dg.AssetCheckResult(passed=False, description=str(error), metadata={"reason": str(error)})
 
-    return told
+    return wrapper
 
 
 def is_failed_gate(event: dg.DagsterEvent) -> bool:
-    """Whether a step failed only because its blocking check did, which is an event of its own."""
+    """Whether a step failed only because its blocking check failed. The check has an event of its own."""
     error = event.step_failure_data.error
     return error is not None and error.cls_name == "DagsterAssetCheckFailedError"
 
 
 def failure_reason(event: dg.DagsterEvent) -> str:
-    """The innermost error's message."""
+    """The message of the innermost error of a failed step."""
     data = event.step_failure_data
     if data.error_source and data.error_source.value == "INTERRUPT":
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""Addresses of MLflow's pages, as asset pages link to them."""
+"""Links from asset pages to pages of MLflow."""
 
 import os
 from pathlib import Path
@@ -17,11 +17,8 @@ _PORT = "5000"
 def mlflow_ui(tracking_uri: str) -> str:
     """The address of MLflow's UI, without user, password and query.
 
-    It is what ``GENREC_MLFLOW_UI`` says, else a tracking server's own address, else where ``make ui`` serves a local
-    store.
-
-    Args:
-        tracking_uri: where trainings are logged.
+    It is ``GENREC_MLFLOW_UI`` if that is set. Otherwise it is the tracking server's address, or for a local store the
+    address at which ``make ui`` serves it.
     """
     named = os.environ.get(UI_VARIABLE)
     address = (named if "://" in named else f"http://{named}") if named else tracking_uri
@@ -39,13 +36,13 @@ def run_link(tracker: ExperimentTracker, run_id: str, artifact: str = "") -> dg.
 
 
 def training_link(checkpoint: Path, artifact: str = "") -> dg.MetadataValue:
-    """As :func:`run_link`, for the run that trained ``checkpoint``."""
+    """A link to the MLflow run that trained ``checkpoint``, or to one of its artefacts."""
     noted = read_json(checkpoint / EXPERIMENT_FILE)
     return run_link(ExperimentTracker(tracking_uri=noted["tracking_uri"]), noted["run_id"], artifact)
 
 
 def version_link(checkpoint: Path, model: str, version: str | None) -> dg.MetadataValue:
-    """A link to the page of a version of a registered model, in the registry of ``checkpoint``; a text for None."""
+    """A link to a version of a registered model, in the registry of ``checkpoint``; a text if ``version`` is None."""
     if version is None:
         return dg.MetadataValue.text("not registered")
     ui = mlflow_ui(read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"])

@@ -1,10 +1,11 @@
-"""What an asset tells Dagster about its value: versions of its content, tables and pictures."""
+"""Building blocks of asset metadata: content versions, tables and pictures."""
 
 import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -12,17 +13,17 @@ import polars as pl
 from genrec_core.data.sources import HISTORIES, ITEMS, PROVENANCE
 from genrec_core.storage.artifacts import MANIFEST, sha256_of
 
-# Files with times or places in them, and tables made of the raw files beside them, whose bytes depend on polars.
+# Files that hold times or paths, and tables made of the raw files beside them, whose bytes depend on polars.
 _NOT_CONTENT = {
     *(MANIFEST, PROVENANCE, "embedding_stats.json", "training_history.json", "experiment.json"),
     *("release.json", "pointer.json", "report.json", ITEMS, HISTORIES),
 }
 Row = Mapping[str, str | int | float | bool | None]
-Page = dict[str, dg.MetadataValue]
+Page = dict[str, int | float | str | dict[str, Any] | dg.MetadataValue]
 
 
 def content_version(folder: Path) -> dg.DataVersion:
-    """A hash of every file's name and content, those left out that only tell how ``folder`` was made."""
+    """A hash of the names and contents of all files, except those that only describe how ``folder`` was made."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in _NOT_CONTENT:
@@ -38,13 +39,13 @@ def frame_version(frame: pl.DataFrame) -> dg.DataVersion:
 
 
 def columns(frame: pl.DataFrame, meanings: Mapping[str, str]) -> dg.MetadataValue:
-    """The columns of a frame, with what those mean whose names do not say it."""
+    """The columns of a frame, with descriptions from ``meanings``."""
     named = [dg.TableColumn(name, str(kind), meanings.get(name)) for name, kind in frame.schema.items()]
     return dg.MetadataValue.table_schema(dg.TableSchema(named))
 
 
 def table(rows: Sequence[Row]) -> dg.MetadataValue:
-    """A table from rows that have the same columns, at least one row; numbers with four significant digits."""
+    """A table of at least one row, all with the same columns; floats have four significant digits."""
     types = {bool: "bool", int: "int", float: "float"}
     columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in rows[0].items()]
     records = [dg.TableRecord({name: _shown(cell) for name, cell in row.items()}) for row in rows]
@@ -52,7 +53,6 @@ def table(rows: Sequence[Row]) -> dg.MetadataValue:
 
 
 def _shown(value: str | int | float | None) -> str | int | float:
-    """A cell as people read it."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     return "" if value is None else value
@@ -68,6 +68,11 @@ def markdown_table(rows: Sequence[Mapping[str, object]], longest: int = 80) -> s
         *([_cell(value, longest) for value in row.values()] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown(rows: Sequence[Mapping[str, object]], longest: int = 80) -> dg.MetadataValue:
+    """A table that Dagster shows on a click; see :func:`markdown_table`."""
+    return dg.MetadataValue.md(markdown_table(rows, longest))
 
 
 def picture(png: bytes, title: str) -> dg.MetadataValue:

@@ -1,4 +1,4 @@
-"""Progress of long work in a step's log."""
+"""Reports the progress of long work in a step's log."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ _EVERY_SECONDS = 15.0
 
 
 def progress_log(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int], None]:
-    """A listener that logs ``what`` with how much of it is done, every few seconds."""
+    """A callback that logs ``what`` with the done and the total amount, every few seconds."""
     reported = time.monotonic()
 
     def listen(done: int, total: int) -> None:

@@ -26,7 +26,8 @@ from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.embedding.learned_rows import learned_rows
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph, read_array
-from genrec_core.quantization.semantic_ids import SemanticIds, extend_ids
+from genrec_core.quantization.new_items import extend_ids
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import Settings
 from genrec_core.storage.artifacts import atomic_folder, read_json, verify_manifest, write_manifest
 from genrec_core.storage.locks import locked_place

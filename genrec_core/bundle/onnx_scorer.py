@@ -16,7 +16,7 @@ from genrec_core.bundle.model_folder import (
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph
-from genrec_core.search.prefixes import Lineage
+from genrec_core.search.prefixes import BeamAncestry
 
 # Of a key's largest number as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which
 # saturate: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
@@ -113,7 +113,7 @@ class OnnxSession:
         self.context, self.query, self.logits, *rest = scorer.encoder.run(scorer.outputs[0], inputs)
         layers = len(rest) // 5  # a layer has three inputs of cross-attention, a key and a value
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
-        self.lineage = Lineage(len(histories.lengths), len(scorer.prefixes))
+        self.lineage = BeamAncestry(len(histories.lengths), len(scorer.prefixes))
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""

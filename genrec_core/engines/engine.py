@@ -1,13 +1,14 @@
 """Where the shards of a large piece of work are computed: in this process, or by the workers of a Ray cluster.
 
-What belongs to a shard does not depend on where it is computed, and results come in the order of the shards, so that
-every engine gives the same.
+Shards are the same wherever they are computed, and results come in the order of the shards. So all engines give the
+same results.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from genrec_core.engines.ray_engine import RayEngine, connect
 from genrec_core.settings import EngineSettings
 
 Common = TypeVar("Common")
@@ -24,15 +25,15 @@ class Engine(Protocol):
         """``function(common, shard)`` of each shard, in the order of the shards.
 
         Args:
-            function: a function of a module, by whose name a worker finds it. It may be called more than once for a
-                shard, where a worker died.
-            common: what it needs for every shard; it is sent once.
-            shards: taken a few ahead of what is computed, never all at once.
+            function: a function of a module; a worker finds it by its name. It is called again for a shard whose
+                worker died.
+            common: an argument that is the same for all shards; it is sent once.
+            shards: read a few ahead of the computation, never all at once.
         """
 
 
 class LocalEngine:
-    """Computes one shard after the other in this process; operators may use all of its threads."""
+    """Computes one shard after the other in this process."""
 
     def map(
         self, function: Callable[[Common, Shard], Result], common: Common, shards: Iterable[Shard]
@@ -43,7 +44,7 @@ class LocalEngine:
 
 @contextmanager
 def open_engine(settings: EngineSettings) -> Iterator[Engine | None]:
-    """The engine that the settings name; None for this process, which each kind of work uses in its own way.
+    """The engine that the settings name; None for this process.
 
     Raises:
         GenrecError: Ray is not installed, its cluster does not answer, or no address is given.
@@ -51,7 +52,8 @@ def open_engine(settings: EngineSettings) -> Iterator[Engine | None]:
     if settings.name == "local":
         yield None
         return
-    from genrec_core.engines.ray_engine import RayEngine, connected
-
-    with connected(settings.address):
+    connection = connect(settings.address)
+    try:
         yield RayEngine()
+    finally:
+        connection.disconnect()

@@ -1,8 +1,8 @@
-"""Shards as tasks of a Ray cluster: one core each, tried again where a worker or a node dies. Needs the extra ``ray``.
+"""Shards as tasks of a Ray cluster: one core each, tried again if a worker or a node dies. Needs the extra ``ray``.
 
-Everything that a task needs and gives goes through Ray's object store, so that nodes need no storage in common, only
-the same code. Ray sends functions by their names and values as pickles of its own, which never reach a file of ours;
-whoever can talk to a cluster can run code on it, hence the token.
+Inputs and results go through Ray's object store. So the nodes need the same code, but no shared storage. Ray pickles
+values between processes; no pickle reaches a file of ours. Anyone who can connect to a cluster can run code on it, so
+the connection needs a token.
 """
 
 import hashlib
@@ -15,18 +15,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from genrec_core.engines.engine import Common, Result, Shard
 from genrec_core.errors import GenrecError
 
-_SHARDS_A_CORE = 3  # computed or waiting to be; more would only fill the object store
+Common = TypeVar("Common")
+Shard = TypeVar("Shard")
+Result = TypeVar("Result")
+
+_PACKAGE = Path(__file__).parents[1]  # genrec_core
+_SHARDS_A_CORE = 3  # computed or waiting; more would only fill the object store
 _ANSWER_SECONDS = 10
 _RETRIES = 5  # of a shard whose worker died
 
 
 class RayEngine:
-    """Computes shards on the cluster that this process is connected to; see :func:`connected`."""
+    """Computes shards on the cluster that this process is connected to; see :func:`connect`."""
 
     def __init__(self) -> None:
         import ray
@@ -42,8 +46,8 @@ class RayEngine:
         """See :meth:`genrec_core.engines.engine.Engine.map`.
 
         Raises:
-            GenrecError: ``function`` raised it, a node has other code than this process, or a shard's workers died
-                again and again.
+            GenrecError: ``function`` raised it, a node has other code than this process, or the workers of a shard
+                died at each attempt.
         """
         import ray
 
@@ -67,16 +71,12 @@ def _computed(sent: tuple[str, Any], function: Callable[[Any, Any], Any], shard:
     digest, common = sent
     if digest != code_digest():
         node = socket.gethostname()
-        raise GenrecError(f"{node} runs other code of genrec than the process that asks; install the same on all nodes")
+        raise GenrecError(f"{node} runs other code of genrec than this process; install the same version on all nodes")
     return function(common, shard)
 
 
 def _result(task: Any) -> Any:
-    """The result of a task, or what it raised.
-
-    Raises:
-        GenrecError: the task did, or it could not be run.
-    """
+    """The result of a task; raises the task's error, or GenrecError if Ray could not run it."""
     import ray
 
     try:
@@ -90,31 +90,24 @@ def _result(task: Any) -> Any:
         raise GenrecError(f"Ray could not compute a shard in {_RETRIES + 1} attempts: {reason}") from error
 
 
-@contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Hold a connection to the cluster at ``address``.
+def connect(address: str | None) -> Any:
+    """Connect this process to a cluster.
 
     Args:
-        address: ``HOST:PORT`` of a cluster of which this machine is a node, ``ray://HOST:PORT`` of another one, or
-            ``local`` to start Ray on this machine for the time being.
+        address: ``HOST:PORT`` of a cluster that this machine is a node of, ``ray://HOST:PORT`` of another cluster, or
+            ``local`` to start Ray on this machine until the connection ends.
+
+    Returns:
+        Ray's connection; its ``disconnect`` ends it.
 
     Raises:
-        GenrecError: there is no address, no Ray, no cluster, or the token is missing or wrong.
+        GenrecError: there is no address, Ray is not installed, no cluster answers, or the token is missing or wrong.
     """
-    connection = connect(address)
-    try:
-        yield
-    finally:
-        connection.disconnect()
-
-
-def connect(address: str | None) -> Any:
-    """Connect this process; see :func:`connected`. Returns what Ray gives, for its ``disconnect``."""
     if not address:
         raise GenrecError(
             "GENREC_ENGINE=ray needs a cluster: set RAY_ADDRESS to its HOST:PORT, or to `local` for one on this machine"
         )
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported; without it, anyone may run code there
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported; without it, anyone can run code there
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -132,11 +125,7 @@ def connect(address: str | None) -> Any:
 
 
 def _require_listener(address: str) -> None:
-    """Refuse an address where nobody listens: Ray itself would try for minutes.
-
-    Raises:
-        GenrecError: nobody does, or it is none.
-    """
+    """Raise GenrecError if nothing listens at the address; Ray itself would try for minutes."""
     if address in ("local", "auto"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -148,7 +137,7 @@ def _require_listener(address: str) -> None:
 
 @contextmanager
 def _kept_signals() -> Iterator[None]:
-    """Keep what SIGTERM does: Ray takes it over when it connects, and who stops this process expects our own answer."""
+    """Keep this process's own handling of SIGTERM, which Ray replaces when it connects."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -161,9 +150,8 @@ def _kept_signals() -> Iterator[None]:
 
 @cache
 def code_digest() -> str:
-    """A hash of this package's code."""
+    """A hash of all code of ``genrec_core``."""
     digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -1,16 +1,23 @@
-"""Opens a trained model of any kind for evaluation."""
+"""Opens a trained model of any kind, and evaluates one against the artefacts of the graph."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
+from genrec_core.data.histories import Histories
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
+from genrec_core.evaluation.evaluate import Evaluation, evaluate
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.sasrec.model import SasRecModel, SasRecScorer
 from genrec_core.search.beams import CodeScorer
 from genrec_core.search.generative import RankingWeights
+from genrec_core.search.held_out import OnProgress
+from genrec_core.settings import EvaluationSettings
 from genrec_core.storage.artifacts import read_json
-from genrec_core.tiger.scorer import TorchScorer, ranking_weights
+from genrec_core.tiger.scorer import TorchScorer, one_thread_an_operator, ranking_weights
 
 
 @dataclass(frozen=True)
@@ -45,3 +52,40 @@ def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) ->
             f"{checkpoint} knows {model.config.n_items} items, but there are {len(codes)}; train it again"
         )
     return TrainedModel(SasRecScorer(model), model.config.max_history, RankingWeights(True, 1.0, generative=False))
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    semantic_ids: Path,
+    embeddings: Path,
+    user_histories: pl.DataFrame,
+    settings: EvaluationSettings,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """Measure a trained model on the test items, and ``settings.baseline`` on the same users if it is set.
+
+    Args:
+        checkpoint: the folder that training wrote.
+        semantic_ids: the folder of the semantic IDs.
+        embeddings: the folder of the item vectors.
+        user_histories: ``user_id`` and ``item_ids``, oldest first.
+        on_progress: told the users ranked and all users of all modes, after every batch.
+
+    Raises:
+        GenrecError: as :func:`open_checkpoint` and :func:`genrec_core.evaluation.evaluate.evaluate`.
+    """
+    ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(embeddings).l2norm
+    histories = Histories.from_frame(user_histories, ids.item_ids)
+    model = open_checkpoint(checkpoint, ids.codes, vectors)
+    baseline = open_checkpoint(Path(settings.baseline), ids.codes, vectors).scorer if settings.baseline else None
+    with one_thread_an_operator():
+        return evaluate(
+            model.scorer,
+            ids,
+            histories,
+            settings,
+            model.max_history,
+            model.weights,
+            on_progress,
+            baseline=baseline,
+        )

@@ -1,12 +1,14 @@
 """Mean and spread of metrics over trainings that differ only in their seed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from genrec_core.evaluation.metrics import USER_METRIC_NAMES
 from genrec_core.settings import RankingMode
+from genrec_core.storage.artifacts import read_json
 
 
 def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -33,3 +35,25 @@ def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
                 mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
                 summary.setdefault(mode, {})[name] = {"mean": mean, "spread": spread, "values": values}
     return {"seeds": seeds, "metrics": summary}
+
+
+def with_other_seeds(
+    metrics: Mapping[str, Any], training: Mapping[str, Any], earlier: Sequence[Path]
+) -> dict[str, Any]:
+    """The metrics beside those of earlier trainings that differ in their seed alone.
+
+    Args:
+        metrics: the content of ``beauty_metrics.json``.
+        training: ``recipe`` and ``seed`` of the model's training.
+        earlier: files ``beauty_metrics.json`` of earlier evaluations; those of other recipes or settings are ignored.
+
+    Returns:
+        The metrics with ``training``, and with ``seeds`` as :func:`over_seeds` gives it.
+    """
+    own = {**metrics, "training": training}
+    alike = [
+        other
+        for other in map(read_json, earlier)
+        if other.get("training", {}).get("recipe") == training["recipe"] and other["settings"] == own["settings"]
+    ]
+    return {**own, "seeds": over_seeds([own, *alike])}

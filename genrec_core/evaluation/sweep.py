@@ -267,7 +267,7 @@ def _embeddings(trial: Trial, inputs: SweepInputs, folder: Path) -> Path:
 
 def _semantic_ids(trial: Trial, inputs: SweepInputs, folder: Path, embeddings: Path) -> Path:
     """The folder of the trial's semantic IDs, computed if it has vectors or semantic ID settings of its own."""
-    from genrec_core.quantization.semantic_ids import build_semantic_ids
+    from genrec_core.quantization.build import build_semantic_ids
 
     if not (trial.semantic_ids or trial.texts or trial.run.embeddings):
         return inputs.semantic_ids

@@ -9,18 +9,18 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
-from genrec_core.quantization.semantic_ids import build_semantic_ids
+from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import read_json
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Join the other ranks, share the rows of the item vectors with them, and let rank 0 write the semantic IDs."""
+    """Build semantic IDs together with the other processes of torchrun; rank 0 writes them."""
     parser = argparse.ArgumentParser(prog="genrec_core.quantization", description=__doc__)
     parser.add_argument("embeddings", type=Path, help="folder of the item embeddings")
-    parser.add_argument("target", type=Path, help="folder to write; replaced if it is there")
-    parser.add_argument("--histories", type=Path, help="parquet file of the histories; unset: codes of texts alone")
-    parser.add_argument("--settings", type=Path, help="JSON file of semantic-ID settings; the defaults where unset")
+    parser.add_argument("target", type=Path, help="folder to write; an existing one is replaced")
+    parser.add_argument("--histories", type=Path, help="parquet file of the histories (default: none)")
+    parser.add_argument("--settings", type=Path, help="JSON file of semantic-ID settings (default: none)")
     parsed = parser.parse_args(arguments)
     try:
         settings = SemanticIdSettings.model_validate(read_json(parsed.settings) if parsed.settings else {})

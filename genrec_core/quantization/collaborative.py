@@ -1,8 +1,7 @@
-"""What users buy together, as vectors beside those of the items' texts. Fitting needs torch; the rest does not.
+"""Collaborative vectors: which items users buy together, beside the vectors of the items' texts. Fitting needs torch.
 
-Two items that often follow one another should share a prefix even where their texts say nothing of it: the model can
-then generate towards both. Items that nobody bought in training, and items added later, get the vector that their text
-lets one expect.
+Two items that often follow one another should share a prefix even if their texts differ: the model can then generate
+towards both. Items that nobody bought in training, and new items, get a vector predicted from their text.
 
 Source: Levy & Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factorization", for the vectors; Wang et al.
 2024, "Learnable Item Tokenization for Generative Recommendation" (LETTER), for collaborative semantic IDs.
@@ -16,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.data.histories import Histories
-from genrec_core.embedding.item_embeddings import l2_normalized
+from genrec_core.data.split import training_part
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, require_finite_rows
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.files import load_array
 from genrec_core.settings import SemanticIdSettings
 
 if TYPE_CHECKING:
-    from genrec_core.quantization.processes import RowShare
+    import polars as pl
+    from torch.distributed import ProcessGroup
 
 Float32s = NDArray[np.float32]
 COLLABORATIVE = "collaborative.npy"
@@ -32,25 +33,25 @@ _SPARE_DIMS, _POWER_ITERATIONS = 8, 6  # of the randomised decomposition
 
 @dataclass(frozen=True)
 class CollaborativeMap:
-    """Expects an item's collaborative vector from its text vector, by ridge regression.
+    """Predicts an item's collaborative vector from its text vector, by ridge regression.
 
     Args:
-        weights: float64 [dim, dims]; what comes out is scaled to ``length``.
-        length: of the collaborative part, beside a text part of length 1.
+        weights: float64 [dim, dims].
+        length: length of the collaborative part; the text part has length 1.
     """
 
     weights: NDArray[np.float64]
     length: float
 
     def extend(self, text: Float32s, known: Float32s | None = None) -> Float32s:
-        """Text vectors with their collaborative part behind, float32 [n, dim + dims].
+        """Text vectors followed by their collaborative part, float32 [n, dim + dims].
 
         Args:
             text: float32 [n, dim], of any length.
-            known: collaborative vectors float32 [n, dims] of length 1, or 0 where unknown; None: all unknown.
+            known: collaborative vectors float32 [n, dims], of length 1 or 0 if unknown; None: all are unknown.
 
         Raises:
-            GenrecError: the texts' width is not what was fitted.
+            GenrecError: the text vectors are not as wide as the fitted ones.
         """
         if text.ndim != 2 or text.shape[1] != len(self.weights):
             raise GenrecError(
@@ -70,11 +71,7 @@ class CollaborativeMap:
 
     @classmethod
     def load(cls, folder: Path) -> "CollaborativeMap | None":
-        """Read what :meth:`save` wrote; None where the semantic IDs were made of text alone.
-
-        Raises:
-            GenrecError: the file is damaged.
-        """
+        """Read what :meth:`save` wrote; None if the semantic IDs are of texts alone."""
         if not (folder / COLLABORATIVE).is_file():
             return None
         stored = load_array(folder / COLLABORATIVE)
@@ -104,17 +101,17 @@ def collaborative_vectors(histories: Histories, n_items: int, settings: Semantic
     degree = np.bincount(first, counts, minlength=n_items)
     context = degree**_CONTEXT_POWER
     information = np.log(counts * context.sum() / (degree[first] * context[second]))
-    told = information > 0
+    positive = information > 0
     dims = min(settings.collaborative_dims, n_items)
-    if not told.any():
+    if not positive.any():
         return np.zeros((n_items, dims), dtype=np.float32)
-    places = torch.from_numpy(np.stack([first[told], second[told]]))
-    told_by = torch.from_numpy(information[told])
-    matrix = torch.sparse_coo_tensor(places, told_by, (n_items, n_items), check_invariants=True).coalesce()
+    places = torch.from_numpy(np.stack([first[positive], second[positive]]))
+    values = torch.from_numpy(information[positive])
+    matrix = torch.sparse_coo_tensor(places, values, (n_items, n_items), check_invariants=True).coalesce()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        left, values, _ = torch.svd_lowrank(matrix, q=min(dims + _SPARE_DIMS, n_items), niter=_POWER_ITERATIONS)
-    return l2_normalized((left * values.sqrt())[:, :dims].float().numpy())
+        left, scales, _ = torch.svd_lowrank(matrix, q=min(dims + _SPARE_DIMS, n_items), niter=_POWER_ITERATIONS)
+    return l2_normalized((left * scales.sqrt())[:, :dims].float().numpy())
 
 
 def fit_map(text: Float32s, known: Float32s, length: float) -> CollaborativeMap:
@@ -126,14 +123,22 @@ def fit_map(text: Float32s, known: Float32s, length: float) -> CollaborativeMap:
     return CollaborativeMap(weights, length)
 
 
-def agreed(array: Float32s, share: "RowShare") -> Float32s:
-    """Rank 0's array on every rank: a decomposition may differ in the last bit between machines."""
+def with_collaborative_part(
+    embeddings: ItemEmbeddings, histories: "pl.DataFrame", settings: SemanticIdSettings, group: "ProcessGroup | None"
+) -> tuple[Float32s, CollaborativeMap]:
+    """The vectors to cluster, float32 [n, dim + dims], and the map that gives an item without histories its part."""
     import torch
 
-    if share.group is None:
-        return array
-    found: Float32s = share.sum(torch.from_numpy(array if share.rank == 0 else np.zeros_like(array))).numpy()
-    return found
+    from genrec_core.quantization.processes import RowShare
+
+    require_finite_rows(embeddings.raw, "item vectors")
+    trained = training_part(Histories.from_frame(histories, embeddings.item_ids))
+    vectors = collaborative_vectors(trained, len(embeddings.raw), settings)
+    if group is not None:  # all ranks take rank 0's: a decomposition may differ in the last bit between machines
+        share = RowShare.of(len(vectors), group)
+        vectors = share.sum(torch.from_numpy(vectors if share.rank == 0 else np.zeros_like(vectors))).numpy()
+    fitted = fit_map(embeddings.raw, vectors, settings.collaborative_weight)
+    return fitted.extend(embeddings.raw, vectors), fitted
 
 
 def _neighbours(histories: Histories, n_items: int, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -146,6 +151,6 @@ def _neighbours(histories: Histories, n_items: int, window: int) -> tuple[NDArra
         one, other = rows[:-distance][near], rows[distance:][near]
         pairs += [one * n_items + other, other * n_items + one]
         weights += [np.full(len(one), 1 / distance)] * 2
-    every, place = np.unique(np.concatenate([np.zeros(0, np.int64), *pairs]), return_inverse=True)
-    counts = np.bincount(place, np.concatenate([np.zeros(0), *weights]), minlength=len(every))
-    return every, counts.astype(np.float64)
+    distinct, place = np.unique(np.concatenate([np.zeros(0, np.int64), *pairs]), return_inverse=True)
+    counts = np.bincount(place, np.concatenate([np.zeros(0), *weights]), minlength=len(distinct))
+    return distinct, counts.astype(np.float64)

@@ -11,11 +11,7 @@ from genrec_core.storage.artifacts import read_json
 
 
 def load_array(path: Path) -> NDArray[np.float64]:
-    """Read one array; its dtype is the file's.
-
-    Raises:
-        GenrecError: the file is missing or is not a plain NumPy array.
-    """
+    """Read one array, whatever its dtype; raises GenrecError if the file is missing or is not a NumPy array."""
     try:
         array: NDArray[np.float64] = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
@@ -26,11 +22,7 @@ def load_array(path: Path) -> NDArray[np.float64]:
 
 
 def load_fields(path: Path, *names: str) -> list[Any]:
-    """The values of ``names`` in a JSON object, in that order.
-
-    Raises:
-        GenrecError: the file is missing or is no JSON object with all of ``names``.
-    """
+    """The values of ``names`` in a JSON object, in that order; raises GenrecError if one is missing."""
     stored = read_json(path)
     missing = [name for name in names if not isinstance(stored, dict) or name not in stored]
     if missing:
@@ -39,11 +31,7 @@ def load_fields(path: Path, *names: str) -> list[Any]:
 
 
 def load_item_ids(path: Path) -> NDArray[np.int64]:
-    """Read a JSON list of item ids as int64 [n].
-
-    Raises:
-        GenrecError: the file is missing or holds anything else.
-    """
+    """Read a JSON list of item ids as int64 [n]; raises GenrecError if the file holds anything else."""
     stored = read_json(path)
     if not isinstance(stored, list) or not all(type(item) is int for item in stored):
         raise GenrecError(f"{path}: not a list of integer item ids; build the semantic IDs again")

@@ -1,8 +1,8 @@
-"""k-means on torch for one level, with the same result on any number of ranks.
+"""k-means on torch for one level, with the same result on any number of processes.
 
-Each rank holds whole blocks of rows. Whatever is summed over rows (cluster sums, errors, sampling weights) is summed as
-64-bit integers in fixed point, where the order of additions does not matter; a float sum would depend on how the rows
-are dealt out. Distances are float32 in blocks, so memory does not grow with rows x centroids.
+Each process holds whole blocks of rows. All sums over rows (clusters, errors, sampling weights) are sums of 64-bit
+fixed-point integers, because the order of integer additions does not matter. Distances are float32 in blocks, so memory
+does not grow with rows x centroids.
 
 Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
 """
@@ -17,29 +17,21 @@ from genrec_core.quantization.nearest import FLOAT32_MARGIN, FLOAT64_MARGIN, row
 from genrec_core.quantization.processes import BLOCK_ROWS, RowShare
 
 
-@dataclass(frozen=True)
-class Clustering:
-    """A fitted level: ``centroids`` float32 [k, dim], the same on all ranks, and the iterations it took."""
-
-    centroids: torch.Tensor
-    iterations: int
-
-
 def kmeans(
     vectors: torch.Tensor, share: RowShare, size: int, *, iterations: int, tolerance: float, rng: np.random.Generator
-) -> Clustering:
-    """Cluster the rows of all ranks.
+) -> tuple[torch.Tensor, int]:
+    """Cluster the rows of all processes.
 
     Args:
-        vectors: this rank's rows, float32 [len(share), dim].
+        vectors: the rows of this process, float32 [len(share), dim].
         share: which rows these are.
-        size: number of centroids. Where fewer rows are distinct, the centroids left over stay at zero, unused.
+        size: number of centroids. If fewer rows are distinct, the other centroids stay at zero and unused.
         iterations: Lloyd iterations at most.
-        tolerance: stop when the squared error falls by less than this share of itself and no centroid is dead.
-        rng: seeded alike on all ranks.
+        tolerance: stop if the squared error falls by less than this share and no centroid is without rows.
+        rng: with the same seed on all processes.
 
     Returns:
-        The centroids and the iterations done.
+        Centroids float32 [k, dim], the same on all processes, and the number of iterations.
     """
     scales = _Scales.of(vectors, share)
     centroids = _spread_start(vectors, share, size, scales, rng)
@@ -53,23 +45,14 @@ def kmeans(
         dead = torch.nonzero(counts == 0).flatten()
         seeds = _worst_rows(vectors, errors, share, len(dead))
         if len(seeds) == 0 and previous - error <= tolerance * error:
-            return Clustering(centroids, iteration)
+            return centroids, iteration
         centroids = torch.where((counts > 0)[:, None], means, centroids)
         centroids[dead[: len(seeds)]] = seeds
-    return Clustering(centroids, iterations)
+    return centroids, iterations
 
 
 def assign(vectors: torch.Tensor, centroids: torch.Tensor, share: RowShare) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nearest centroid and squared distance to it, of this rank's rows.
-
-    Args:
-        vectors: float32 [rows, dim].
-        centroids: float32 [k, dim].
-        share: gives the blocks of rows.
-
-    Returns:
-        Codes int64 [rows] and squared distances float64 [rows].
-    """
+    """Index int64 [rows] of the nearest centroid, and the squared distance to it, float64 [rows]."""
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     errors = torch.empty(len(vectors), dtype=torch.float64, device=vectors.device)
     for block in share.blocks():
@@ -79,12 +62,7 @@ def assign(vectors: torch.Tensor, centroids: torch.Tensor, share: RowShare) -> t
 
 
 def nearest_centroids(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    """Index int64 [n] of the nearest centroid; the rule of :mod:`genrec_core.quantization.nearest`, on torch.
-
-    Args:
-        vectors: float32 [n, dim].
-        centroids: float32 [k, dim].
-    """
+    """Index int64 [n] of the nearest centroid: :mod:`genrec_core.quantization.nearest` on torch, with equal results."""
     lengths = centroids.square().sum(dim=1)
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     rows = rows_per_block(len(centroids))
@@ -92,12 +70,12 @@ def nearest_centroids(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.T
         block = vectors[start : start + rows]
         distances = torch.addmm(lengths, block, centroids.T, alpha=-2)  # [rows, k], short of the common |x|^2
         margin = FLOAT32_MARGIN * (block.square().sum(dim=1, keepdim=True) + lengths.max())
-        found = distances.argmin(dim=1)
+        nearest = distances.argmin(dim=1)
         close = distances <= distances.amin(dim=1, keepdim=True) + margin
         tied = torch.nonzero(close.sum(dim=1) > 1).flatten()
         if len(tied):
-            found[tied] = _nearest_exact(block[tied].double(), centroids.double())
-        codes[start : start + rows] = found
+            nearest[tied] = _nearest_exact(block[tied].double(), centroids.double())
+        codes[start : start + rows] = nearest
     return codes
 
 
@@ -125,7 +103,7 @@ class _Scales:
         return (values.double() * self.values).round_().to(torch.int64)
 
     def fixed_squares(self, squares: torch.Tensor) -> torch.Tensor:
-        # Upwards: a row that differs from its centroid at all never weighs nothing.
+        # Rounded up: a row that differs from its centroid must not get weight 0.
         return (squares.double() * self.squares).ceil_().to(torch.int64)
 
 
@@ -135,7 +113,7 @@ def _power_for(largest_sum: float) -> float:
 
 
 class _ClusterSums:
-    """Count and sum of the rows of each cluster, kept up to date by the rows that move."""
+    """Count and sum of the rows of each cluster; only rows that change their cluster are added and subtracted."""
 
     def __init__(self, vectors: torch.Tensor, share: RowShare, size: int, scales: _Scales) -> None:
         self.vectors, self.share, self.scales = vectors, share, scales
@@ -144,7 +122,7 @@ class _ClusterSums:
         self.sums = torch.zeros(size, vectors.shape[1], dtype=torch.int64, device=vectors.device)
 
     def move(self, codes: torch.Tensor) -> None:
-        """Take rows whose code changed out of their old cluster and into their new one."""
+        """Move the rows whose code changed to their new cluster."""
         for block in self.share.blocks():
             moved = torch.nonzero(codes[block] != self.codes[block]).flatten()
             if len(moved):
@@ -160,7 +138,7 @@ class _ClusterSums:
         self.counts.index_add_(0, old[had], ones[had], alpha=-1)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Counts int64 [k] and means float32 [k, dim] over all ranks; the mean of an empty cluster is 0."""
+        """Counts int64 [k] and means float32 [k, dim] over all processes; the mean of an empty cluster is 0."""
         counts, sums = self.share.sum(self.counts), self.share.sum(self.sums)
         means = sums.double() / self.scales.values / counts.clamp(min=1)[:, None]
         return counts, means.float()
@@ -188,7 +166,7 @@ def _spread_start(
 def _draw_row(
     vectors: torch.Tensor, weights: torch.Tensor, share: RowShare, rng: np.random.Generator
 ) -> torch.Tensor | None:
-    """A row of any rank, drawn in proportion to integer ``weights``; None where all weigh nothing."""
+    """A row of any process, drawn in proportion to integer ``weights``; None if all weights are 0."""
     first_block = share.start // BLOCK_ROWS
     by_block = torch.zeros(-(-share.total // BLOCK_ROWS), dtype=torch.int64, device=vectors.device)
     for index, block in enumerate(share.blocks()):
@@ -207,9 +185,9 @@ def _draw_row(
 
 
 def _worst_rows(vectors: torch.Tensor, errors: torch.Tensor, share: RowShare, count: int) -> torch.Tensor:
-    """Rows [at most count, dim] of the largest errors over all ranks, largest first, ties in row order.
+    """Rows [at most count, dim] with the largest errors over all processes, largest first, ties in row order.
 
-    Copies of a row have one error, so of each error only the first row is taken: two centroids on one spot are as one.
+    Copies of a row have the same error. Of rows with one error only the first is taken, so that no two are copies.
     """
     if count == 0:
         return vectors[:0]

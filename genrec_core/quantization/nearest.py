@@ -1,7 +1,7 @@
-"""The nearest centroid of each vector, in NumPy: what encodes new items where there is no torch.
+"""The nearest centroid of each vector, in NumPy: it encodes new items without torch.
 
-Distances are float32, in blocks. Where two centroids are so near that float32 cannot tell, float64 decides, and where
-float64 cannot, the lower index wins. So the answer does not depend on the library, the block, or the number of threads.
+Distances are float32, in blocks. If float32 cannot tell two centroids apart, float64 decides; if float64 cannot, the
+lower index wins. So the result does not depend on the library, the block size or the number of threads.
 """
 
 import numpy as np
@@ -14,20 +14,12 @@ _BLOCK_DISTANCES = 1 << 20
 
 
 def rows_per_block(centroids: int) -> int:
-    """Rows whose distances to all ``centroids`` are held at once: about a million distances, whatever the codebook."""
+    """Rows of a block: about a million distances are in memory at once."""
     return max(16, min(1024, _BLOCK_DISTANCES // centroids))
 
 
 def nearest_centroids(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Index of the nearest centroid by squared Euclidean distance.
-
-    Args:
-        vectors: float32 [n, dim].
-        centroids: float32 [k, dim].
-
-    Returns:
-        int32 [n]; among equally near centroids the lowest index.
-    """
+    """Index int32 [n] of the centroid, float32 [k, dim], that is nearest to each vector, float32 [n, dim]."""
     codes = np.empty(len(vectors), dtype=np.int32)
     lengths = np.square(centroids).sum(axis=1)
     rows = rows_per_block(len(centroids))
@@ -35,12 +27,12 @@ def nearest_centroids(vectors: NDArray[np.float32], centroids: NDArray[np.float3
         block = vectors[start : start + rows]
         distances = lengths - 2 * (block @ centroids.T)  # [rows, k], short of the |x|^2 that all k share
         margin = FLOAT32_MARGIN * (np.square(block).sum(axis=1, keepdims=True) + lengths.max())
-        found = distances.argmin(axis=1)
+        nearest = distances.argmin(axis=1)
         close = distances <= distances.min(axis=1, keepdims=True) + margin
         tied = np.flatnonzero(close.sum(axis=1) > 1)
         if tied.size:
-            found[tied] = _nearest_exact(block[tied].astype(np.float64), centroids.astype(np.float64))
-        codes[start : start + rows] = found
+            nearest[tied] = _nearest_exact(block[tied].astype(np.float64), centroids.astype(np.float64))
+        codes[start : start + rows] = nearest
     return codes
 
 

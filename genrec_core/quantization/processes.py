@@ -1,17 +1,17 @@
-"""Which rows a torchrun rank works on, and the sums over ranks."""
+"""The rows that a process of torchrun works on, and sums over the processes."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-# Rows are dealt out in blocks of this size whatever the number of ranks, so that each block is computed alike on all.
+# Rows are dealt in blocks of this size for any number of processes, so that each block gives the same result.
 BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class RowShare:
-    """The rows ``start..stop`` of ``total`` that this rank holds; ``group`` None means that there is one rank."""
+    """The rows ``start..stop`` of ``total`` that this process holds; without ``group`` there is one process."""
 
     total: int
     start: int
@@ -20,7 +20,7 @@ class RowShare:
 
     @classmethod
     def of(cls, total: int, group: dist.ProcessGroup | None) -> "RowShare":
-        """Deal whole blocks of rows to the ranks of ``group``, in order."""
+        """Deal whole blocks of rows to the processes of ``group``, in order."""
         rank, ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         blocks = -(-total // BLOCK_ROWS)
         first, last = rank * blocks // ranks, (rank + 1) * blocks // ranks
@@ -30,25 +30,25 @@ class RowShare:
         return self.stop - self.start
 
     def blocks(self) -> list[slice]:
-        """The blocks of this rank, as slices of its own rows."""
+        """The blocks of this process, as slices of its own rows."""
         return [slice(at, min(at + BLOCK_ROWS, len(self))) for at in range(0, len(self), BLOCK_ROWS)]
 
     @property
     def rank(self) -> int:
-        """This rank's number."""
+        """Number of this process within the group."""
         return 0 if self.group is None else dist.get_rank(self.group)
 
     @property
     def ranks(self) -> int:
-        """How many ranks share the rows."""
+        """Number of processes that share the rows."""
         return 1 if self.group is None else dist.get_world_size(self.group)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of ``values`` over all ranks, the same on each. Exact for integers, and where all but one give 0."""
+        """The sum of ``values`` over all processes, on each of them; exact for integers, and if all but one are 0."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def largest(self, values: torch.Tensor) -> float:
-        """The largest of ``values`` over all ranks; 0 where there are none."""
+        """The largest of ``values`` over all processes; 0 if there are none."""
         own = values.amax() if values.numel() else values.new_zeros(())
         return float(self._reduce(own, dist.ReduceOp.MAX))
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.embedding.item_embeddings import require_finite_rows
+from genrec_core.embedding.item_embeddings import l2_normalized, require_finite_rows
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.files import load_array, load_fields
 from genrec_core.quantization.nearest import nearest_centroids
-from genrec_core.quantization.transform import Transform
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import write_json
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-QUANTIZER = "quantizer.json"
+QUANTIZER, TRANSFORM = "quantizer.json", "transform.json"
+_BLOCK_ROWS = 1024
 _LARGEST_VALUE = 1e15  # squared distances beyond it leave float32
 
 
@@ -30,33 +30,28 @@ class ResidualQuantizer:
     """Codebooks over transformed vectors.
 
     Args:
-        transform: applied to every vector first.
-        codebooks: by level, float32 [centroids, transform.dim].
-        iterations: k-means iterations that each level took.
+        transform: applied to each vector first: ``l2`` scales it to length 1, ``none`` leaves it as it is.
+        codebooks: one for each level, float32 [centroids, dim].
+        iterations: k-means iterations of each level.
     """
 
-    transform: Transform
+    transform: str
     codebooks: tuple[NDArray[np.float32], ...]
     iterations: tuple[int, ...]
 
     @classmethod
     def fit(
-        cls,
-        vectors: NDArray[np.float32],
-        settings: SemanticIdSettings,
-        group: "ProcessGroup | None" = None,
-        device: str | None = None,
+        cls, vectors: NDArray[np.float32], settings: SemanticIdSettings, group: "ProcessGroup | None" = None
     ) -> "ResidualQuantizer":
-        """Fit the codebooks.
+        """Fit the codebooks, on CUDA if there is a GPU.
 
         Args:
-            vectors: float32 [n, dim], the whole array on every rank; each clusters its own share of the rows.
+            vectors: float32 [n, dim], the whole array on each process; each process clusters its own share of the rows.
             settings: levels, codebook sizes, transform, iterations, tolerance, seed.
-            group: the ranks that share the work (all of them call this); None: this process alone.
-            device: a torch device; None: CUDA where there is one, else the CPU.
+            group: processes that share the work, all of which call this; None: this process alone.
 
         Returns:
-            The quantiser, the same on all ranks and for any number of them.
+            The quantiser, the same on all processes and for any number of processes.
 
         Raises:
             GenrecError: a vector is not finite or too large, or the first codebook has more centroids than there are
@@ -70,61 +65,45 @@ class ResidualQuantizer:
         from genrec_core.quantization.processes import RowShare
 
         require_finite_rows(vectors, "item vectors")
+        _require_distinct(settings.transform, vectors, settings.sizes()[0])
         share = RowShare.of(len(vectors), group)
-        transform = Transform(settings.transform, vectors.shape[1])
-        _require_distinct(transform, vectors, settings.sizes()[0])
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        residual = torch.from_numpy(transform.apply(vectors[share.start : share.stop])).to(where)
+        own = torch.from_numpy(_transformed(settings.transform, vectors[share.start : share.stop]))
+        residual = own.to("cuda" if torch.cuda.is_available() else "cpu")
         _require_moderate(share.largest(residual.abs()))
         codebooks, iterations = [], []
         for level, size in enumerate(settings.sizes()):
             rng = np.random.default_rng([settings.seed, level])
-            level_fit = kmeans(
+            centroids, steps = kmeans(
                 residual, share, size, iterations=settings.iterations, tolerance=settings.tolerance, rng=rng
             )
-            codes, _ = assign(residual, level_fit.centroids, share)
-            residual = residual - level_fit.centroids[codes]
-            codebooks.append(level_fit.centroids.cpu().numpy())
-            iterations.append(level_fit.iterations)
-        return cls(transform, tuple(codebooks), tuple(iterations))
+            codes, _ = assign(residual, centroids, share)
+            residual = residual - centroids[codes]
+            codebooks.append(centroids.cpu().numpy())
+            iterations.append(steps)
+        return cls(settings.transform, tuple(codebooks), tuple(iterations))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Centroids by level."""
+        """Number of centroids of each level."""
         return tuple(len(codebook) for codebook in self.codebooks)
 
-    def encode(self, vectors: NDArray[np.float32], device: str | None = None) -> NDArray[np.int32]:
-        """Codes of vectors, those that were fitted on or new ones.
-
-        Args:
-            vectors: float32 [n, dim], as the embedding model gives them.
-            device: a torch device; None: NumPy, which gives the same codes and needs no torch.
-
-        Returns:
-            int32 [n, levels].
+    def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Codes int32 [n, levels] of vectors float32 [n, dim], in NumPy.
 
         Raises:
-            GenrecError: the width differs from what was fitted, or a vector is not finite.
+            GenrecError: the vectors are not as wide as the fitted ones, or a vector is not finite.
         """
         require_finite_rows(vectors, "item vectors")
-        residual = self.transform.apply(vectors)
+        residual = self._transformed(vectors)
         codes = np.empty((len(vectors), len(self.codebooks)), dtype=np.int32)
         for level, codebook in enumerate(self.codebooks):
-            codes[:, level] = _nearest(residual, codebook, device)
+            codes[:, level] = nearest_centroids(residual, codebook)
             residual = residual - codebook[codes[:, level]]
         return codes
 
     def errors_by_level(self, vectors: NDArray[np.float32], codes: NDArray[np.int32]) -> list[float]:
-        """Mean squared error a vector, over all dimensions of the transformed vectors, after each level.
-
-        Args:
-            vectors: float32 [n, dim].
-            codes: int32 [n, levels], of :meth:`encode`.
-
-        Returns:
-            levels + 1 numbers; the first is before any level, around the mean.
-        """
-        residual = self.transform.apply(vectors)
+        """Mean over the vectors of the squared error, before the first level (around the mean) and after each level."""
+        residual = self._transformed(vectors)
         errors = [_mean_square(residual - residual.mean(axis=0, dtype=np.float64).astype(np.float32))]
         for level, codebook in enumerate(self.codebooks):
             residual = residual - codebook[codes[:, level]]
@@ -132,9 +111,9 @@ class ResidualQuantizer:
         return errors
 
     def save(self, folder: Path) -> None:
-        """Write ``centroids_<level>.npy``, ``quantizer.json`` and the transform's file."""
+        """Write ``centroids_<level>.npy``, ``quantizer.json`` and ``transform.json``."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.transform.save(folder)
+        write_json(folder / TRANSFORM, {"kind": self.transform, "dim": self.codebooks[0].shape[1]})
         for level, codebook in enumerate(self.codebooks):
             np.save(folder / f"centroids_{level}.npy", codebook, allow_pickle=False)
         write_json(folder / QUANTIZER, {"codebook_sizes": self.sizes, "iterations": self.iterations})
@@ -144,42 +123,50 @@ class ResidualQuantizer:
         """Read what :meth:`save` wrote.
 
         Raises:
-            GenrecError: a file is missing, damaged, or does not fit the others.
+            GenrecError: a file is missing or damaged, does not fit the others, or names an unknown transform.
         """
         sizes, iterations = load_fields(folder / QUANTIZER, "codebook_sizes", "iterations")
-        transform = Transform.load(folder)
+        transform, dim = load_fields(folder / TRANSFORM, "kind", "dim")
+        if transform not in ("none", "l2"):
+            raise GenrecError(
+                f"{folder / TRANSFORM}: kind is {transform!r}, which this version does not have; "
+                "build the semantic IDs again with this version"
+            )
         codebooks = []
         for level, size in enumerate(sizes):
             path = folder / f"centroids_{level}.npy"
             codebook = load_array(path).astype(np.float32)
-            if codebook.shape != (size, transform.dim):
+            if codebook.shape != (size, dim):
                 raise GenrecError(
-                    f"{path}: shape {codebook.shape}, but {(size, transform.dim)} is wanted; "
-                    "build the semantic IDs again"
+                    f"{path}: shape {codebook.shape}, but {(size, dim)} is wanted; build the semantic IDs again"
                 )
             codebooks.append(codebook)
         return cls(transform, tuple(codebooks), tuple(iterations))
 
-
-def _nearest(
-    vectors: NDArray[np.float32], codebook: NDArray[np.float32], device: str | None
-) -> NDArray[np.int32] | NDArray[np.int64]:
-    if device is None:
-        return nearest_centroids(vectors, codebook)
-    import torch
-
-    from genrec_core.quantization import kmeans
-
-    found = kmeans.nearest_centroids(torch.from_numpy(vectors).to(device), torch.from_numpy(codebook).to(device))
-    codes: NDArray[np.int64] = found.cpu().numpy()
-    return codes
+    def _transformed(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        dim = self.codebooks[0].shape[1]
+        if vectors.ndim != 2 or vectors.shape[1] != dim:
+            raise GenrecError(
+                f"vectors of shape {vectors.shape} do not fit the codebooks, which were fitted on [n, {dim}]; "
+                "embed the items with the same model"
+            )
+        return _transformed(self.transform, vectors)
 
 
-def _require_distinct(transform: Transform, vectors: NDArray[np.float32], wanted: int) -> None:
-    """Refuse a first codebook with more centroids than distinct vectors; stops counting once there are enough."""
+def _transformed(kind: str, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A transformed copy, made in blocks of rows."""
+    out = np.empty(vectors.shape, dtype=np.float32)
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        block = vectors[start : start + _BLOCK_ROWS]
+        out[start : start + _BLOCK_ROWS] = l2_normalized(block) if kind == "l2" else block
+    return out
+
+
+def _require_distinct(transform: str, vectors: NDArray[np.float32], wanted: int) -> None:
+    """Raise GenrecError if there are fewer distinct vectors than ``wanted``; stops counting once there are enough."""
     seen: set[bytes] = set()
-    for start in range(0, len(vectors), 1024):
-        seen.update(row.tobytes() for row in transform.apply(vectors[start : start + 1024]))
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        seen.update(row.tobytes() for row in _transformed(transform, vectors[start : start + _BLOCK_ROWS]))
         if len(seen) >= wanted:
             return
     raise GenrecError(
@@ -196,5 +183,7 @@ def _require_moderate(largest: float) -> None:
 
 
 def _mean_square(residual: NDArray[np.float32]) -> float:
-    blocks = (residual[start : start + 1024].astype(np.float64) for start in range(0, len(residual), 1024))
+    blocks = (
+        residual[start : start + _BLOCK_ROWS].astype(np.float64) for start in range(0, len(residual), _BLOCK_ROWS)
+    )
     return float(sum(np.square(block).sum() for block in blocks)) / len(residual)

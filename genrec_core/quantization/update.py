@@ -1,7 +1,7 @@
-"""Semantic IDs of a changed catalogue: unchanged items keep their codes, the others get some from the same codebooks.
+"""Semantic IDs of a changed catalogue: unchanged items keep their codes; other items get codes of the same codebooks.
 
-A model reads a code as its words. Were the codebooks fitted again for each new item, every code would mean something
-else and nothing that was learned would hold.
+Codes are the words of the model. If the codebooks were fitted again, all codes would change their meaning and the model
+would have to be trained again.
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,21 @@ from numpy.typing import NDArray
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, require_finite_rows, text_model
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.build import build_semantic_ids, histories_version
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.files import load_array, load_fields
-from genrec_core.quantization.residual import ResidualQuantizer
+from genrec_core.quantization.quantizer import Quantizer, find_codes
 from genrec_core.quantization.semantic_ids import (
     FINGERPRINTS,
     METHOD,
     SUMMARY,
     SemanticIds,
-    build_semantic_ids,
-    find_codes,
     fingerprints,
-    histories_version,
-    next_suffixes,
     settings_of,
     stored_settings,
     write_updated,
 )
+from genrec_core.quantization.suffixes import NoSuffixLeftError, next_suffixes
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import MANIFEST, verify_manifest
 
@@ -40,14 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Update:
-    """What became of the items.
+    """The result of an update.
 
     Args:
         summary: the content of ``summary.json``.
-        kept: items that have the code they had.
-        assigned: items that got a code from the codebooks as they were.
-        removed: items that had a code and are gone.
-        refitted: why the codebooks were fitted anew, and with them all codes; None where they were kept.
+        kept: number of items that keep their code.
+        assigned: number of items that get a code from the existing codebooks.
+        removed: number of items that had a code and left the catalogue.
+        refitted: why the codebooks, and so all codes, were fitted again; None if they were kept.
     """
 
     summary: dict[str, Any]
@@ -59,16 +57,16 @@ class Update:
 
 @dataclass(frozen=True)
 class _Known:
-    """The semantic IDs so far, matched with the catalogue of now.
+    """The existing semantic IDs, matched with the n items of the present catalogue.
 
     Args:
-        folder: where they lie.
+        folder: their folder.
         ids: the codes.
-        fit: how the codebooks came about and what was assigned since; of ``summary.json``.
-        settings: with which they were fitted; of ``summary.json``.
-        dim: width of the vectors that they were fitted on; of ``summary.json``.
-        rows: the row in ``ids`` of each item of now, int64 [n]; -1 where there is none.
-        same: whether the item's vector is what it was, bool [n].
+        fit: ``fit`` of ``summary.json``: facts of the fit, and counts of changes since.
+        settings: settings of the fit.
+        dim: width of the fitted text vectors.
+        rows: row of each present item in ``ids``, int64 [n]; -1 if it has none.
+        same: whether the vector of the item is unchanged, bool [n].
     """
 
     folder: Path
@@ -81,16 +79,18 @@ class _Known:
 
     @classmethod
     def of(cls, folder: Path, embeddings: ItemEmbeddings) -> "_Known":
-        """Raises GenrecError where the folder is damaged, or was made before codes could be kept."""
+        """Read ``folder``; raises GenrecError if it is damaged or of a version that could not keep codes."""
         if (folder / MANIFEST).is_file():
             verify_manifest(folder)
         fit, dim = load_fields(folder / SUMMARY, "fit", "dim")
-        ids, printed = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
-        if len(printed) != len(ids.item_ids):
-            raise GenrecError(f"{folder / FINGERPRINTS}: {len(printed)} rows for {len(ids.item_ids)} items")
+        ids, hashes = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
+        if len(hashes) != len(ids.item_ids):
+            raise GenrecError(
+                f"{folder / FINGERPRINTS}: {len(hashes)} rows for {len(ids.item_ids)} items; build them again"
+            )
         row_of = {item: row for row, item in enumerate(ids.item_ids.tolist())}
         rows = np.array([row_of.get(item, -1) for item in embeddings.item_ids.tolist()], dtype=np.int64)
-        same = (rows >= 0) & (printed[rows] == fingerprints(embeddings.raw))
+        same = (rows >= 0) & (hashes[rows] == fingerprints(embeddings.raw))
         return cls(folder, ids, fit, settings_of(folder), dim, rows, same)
 
     @property
@@ -99,7 +99,7 @@ class _Known:
 
     @property
     def changed_share(self) -> float:
-        """Items that came, changed or went since the codebooks were fitted, over those that they were fitted on."""
+        """Items added, changed or removed since the fit, as a share of the fitted items."""
         changed = self.fit["assigned"] + self.fit["removed"] + int((~self.same).sum()) + self.removed
         return float(changed / max(self.fit["items"], 1))
 
@@ -112,21 +112,25 @@ def update_semantic_ids(
     histories: "pl.DataFrame | None" = None,
     engine: Engine | None = None,
 ) -> Update:
-    """Write semantic IDs of a catalogue, with the codes that unchanged items have in ``known``.
+    """Write semantic IDs of a catalogue; unchanged items keep their codes of ``known``.
 
-    Where there are none yet, the codebooks are fitted. ``settings.refit`` says when they are fitted again, and all
-    codes with them: ``always``; ``auto`` where the codes cannot be kept, where the training part of the histories has
-    changed, or too large a share of the items since the last fit; ``never``, which refuses codes that cannot be kept.
-    They cannot where ``known`` is damaged, where settings, text model or this code make others, or where a code has no
-    free suffix.
+    The codebooks are fitted if there are no codes yet. ``settings.refit`` says when they are fitted again:
+
+    - ``always``;
+    - ``auto``: if the codes cannot be kept, if the training part of the histories changed, or if too large a share of
+      the items changed since the last fit;
+    - ``never``: codes that cannot be kept are an error.
+
+    Codes cannot be kept if ``known`` is damaged, if the settings, the text model or the method changed, or if a code
+    has no free suffix.
 
     Args:
         embeddings_folder: the folder of the item embeddings.
         settings: see :class:`SemanticIdSettings`.
-        target: the folder to write, replaced whole or not at all.
-        known: the semantic IDs so far; None where there are none.
-        histories: as :func:`~genrec_core.quantization.semantic_ids.build_semantic_ids` takes them.
-        engine: finds the codes; None: this process.
+        target: the folder to write; it is replaced whole or not at all.
+        known: the folder of the existing semantic IDs; None if there are none.
+        histories: as in :func:`~genrec_core.quantization.build.build_semantic_ids`.
+        engine: computes the codes; None: this process.
 
     Raises:
         GenrecError: ``refit`` is ``never`` and the codes in ``known`` cannot be kept; an item vector is not finite.
@@ -134,12 +138,12 @@ def update_semantic_ids(
     embeddings = ItemEmbeddings.load(embeddings_folder)
     before, why = _matched(known, embeddings, settings)
     if before is not None:
-        why = _what_makes_others(before, embeddings, text_model(embeddings_folder), settings)
-        why = why or _what_changed_too_much(before, settings, histories)
+        why = _why_other_codes(before, embeddings, text_model(embeddings_folder), settings)
+        why = why or _why_refit(before, settings, histories)
     if before is not None and why is None:
         try:
-            return _kept(before, embeddings, target, engine)
-        except _NoSuffixLeftError as error:
+            return _with_kept_codes(before, embeddings, target, engine)
+        except NoSuffixLeftError as error:
             why = str(error)
     if settings.refit == "never" and known is not None:
         raise refused_by_never(why)
@@ -148,14 +152,10 @@ def update_semantic_ids(
     return Update(summary, kept=0, assigned=0, removed=removed, refitted=why)
 
 
-class _NoSuffixLeftError(GenrecError):
-    """An item cannot be told apart from those that share its code."""
-
-
 def _matched(
     known: Path | None, embeddings: ItemEmbeddings, settings: SemanticIdSettings
 ) -> tuple[_Known | None, str | None]:
-    """The semantic IDs so far; or why they cannot be gone on from."""
+    """The existing semantic IDs, or the reason why they cannot be kept."""
     if known is None:
         return None, "there were none yet"
     if settings.refit == "always":
@@ -167,24 +167,24 @@ def _matched(
 
 
 def refused_by_never(why: object) -> GenrecError:
-    """The refusal where ``refit`` is ``never`` and the codes so far cannot be kept, for the reason ``why``."""
+    """The error if ``refit`` is ``never`` and the codes cannot be kept, for the reason ``why``."""
     return GenrecError(
         f"semantic_ids.refit is never, but the codes so far cannot be kept: {why}; undo that, or set "
         "semantic_ids.refit to auto, which gives all items new codes"
     )
 
 
-def _what_makes_others(
+def _why_other_codes(
     before: _Known, embeddings: ItemEmbeddings, model: str, settings: SemanticIdSettings
 ) -> str | None:
-    """What of settings, vectors and code makes other codes than those so far; None where nothing does."""
+    """Why the same items would get other codes now: settings, vectors or method changed; None if they would not."""
     wanted = stored_settings(settings)
     names = sorted(name for name in {*before.settings, *wanted} if before.settings.get(name) != wanted.get(name))
     dim = embeddings.raw.shape[1]
     reasons = [f"{name} changed" for name in names]
     if before.fit["method"] != METHOD:
         reasons.append("the code changed")
-    # Earlier versions do not name the model; one that only moved to another folder gives the vectors that it gave.
+    # Earlier versions do not name the model. A model that only moved to another folder gives the same vectors.
     if before.fit.get("text_model", model) != model and not before.same.any():
         reasons.append(f"the text model changed from {before.fit['text_model']} to {model}")
     if before.dim != dim:
@@ -192,10 +192,8 @@ def _what_makes_others(
     return ", ".join(reasons) or None
 
 
-def _what_changed_too_much(
-    before: _Known, settings: SemanticIdSettings, histories: "pl.DataFrame | None"
-) -> str | None:
-    """What of the data has moved away from the codebooks, where ``refit`` is ``auto``; None where nothing has."""
+def _why_refit(before: _Known, settings: SemanticIdSettings, histories: "pl.DataFrame | None") -> str | None:
+    """Why ``refit: auto`` fits the codebooks again although the codes could be kept; None if it does not."""
     if settings.refit == "never":
         return None
     if before.fit["histories"] != histories_version(histories, settings):
@@ -205,8 +203,8 @@ def _what_changed_too_much(
     return None
 
 
-def _kept(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engine | None) -> Update:
-    """Write the codes with those of unchanged items as they were."""
+def _with_kept_codes(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engine | None) -> Update:
+    """Write codes for the present items; unchanged items keep theirs."""
     same, folder = before.same, before.folder
     codes = np.empty((len(same), before.ids.codes.shape[1]), dtype=np.int32)
     codes[same] = before.ids.codes[before.rows[same]]
@@ -221,20 +219,17 @@ def _kept(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engi
 
 
 def _assigned(before: _Known, embeddings: ItemEmbeddings, engine: Engine | None) -> NDArray[np.int32]:
-    """Codes of the items that came or changed, int32 [m, levels + 1]; those that come out as they were keep theirs.
+    """Codes of new and changed items, int32 [m, levels + 1]. A changed item with the same code keeps its suffix.
 
-    Suffixes of items that are gone are not given again: what a model learned of them is not the new item's.
+    Suffixes of removed items are not given to other items: the model learned them for the removed item.
     """
     vectors, rows = embeddings.raw[~before.same], before.rows[~before.same]
     require_finite_rows(vectors, "item vectors")
-    codes = find_codes(ResidualQuantizer.load(before.folder), vectors, CollaborativeMap.load(before.folder), engine)
+    codes = find_codes(Quantizer.load(before.folder), vectors, CollaborativeMap.load(before.folder), engine)
     stored = before.ids.codes[rows]
     as_before = (rows >= 0) & (stored[:, :-1] == codes).all(axis=1)
     suffixes = stored[:, -1].copy()
-    try:
-        suffixes[~as_before] = next_suffixes(
-            before.ids, codes[~as_before], embeddings.item_ids[~before.same][~as_before]
-        )
-    except GenrecError as error:
-        raise _NoSuffixLeftError(str(error)) from error
+    new = ~as_before
+    item_ids = embeddings.item_ids[~before.same]
+    suffixes[new] = next_suffixes(before.ids.codes, codes[new], item_ids[new], before.ids.level_sizes[-1])
     return np.column_stack([codes, suffixes])

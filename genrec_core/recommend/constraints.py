@@ -1,4 +1,4 @@
-"""Which items may be recommended: allow and deny lists and a rule, as masks on the catalogue and on its trie."""
+"""Which items may be recommended: allow and deny lists and a rule, as masks on the catalogue."""
 
 import hashlib
 import threading
@@ -13,9 +13,8 @@ import numpy as np
 from genrec_core.bundle.item_attributes import ItemAttributes
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.rules import Rule
-from genrec_core.search.trie import CodeTrie, LiveLeaves
 
-_MASK_BYTES, _LIVE_BYTES = 64 << 20, 256 << 20
+_MASK_BYTES = 64 << 20
 Value = TypeVar("Value")
 
 
@@ -173,24 +172,3 @@ class CatalogueMasks:
         if self.available is None or mask is None:
             return self.available if mask is None else mask
         return mask & self.available if (mask & ~self.available).any() else mask
-
-
-class MaskedTrie(CodeTrie):
-    """A trie that counts the leaves that a mask allows once, however many batches use the mask.
-
-    It knows a mask by its identity. So it keeps counts only of read-only masks, which
-    :meth:`genrec_core.recommend.recommender.Recommender.selection` gives.
-    """
-
-    def live_leaves(self, allowed: np.ndarray | None) -> LiveLeaves:
-        """The allowed leaves below each node; see :meth:`CodeTrie.live_leaves`."""
-        count = super().live_leaves
-        if allowed is None or allowed.flags.writeable:
-            return count(allowed)
-        # The mask is kept with its counts, so that no other mask can get its identity.
-        return self._counts.get(id(allowed), lambda: (allowed, count(allowed)))[1]
-
-    @cached_property
-    def _counts(self) -> RecentValues[tuple[np.ndarray, LiveLeaves]]:
-        size = 4 * sum(self.nodes(depth) for depth in range(self.depth + 1))  # bytes of the counts of all depths
-        return RecentValues(max(1, _LIVE_BYTES // size))

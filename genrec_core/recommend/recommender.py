@@ -18,9 +18,10 @@ from genrec_core.data.lengths import length_class
 from genrec_core.data.popularity import popularity_order
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import default_threads
-from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie, Selection
+from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RankingMode
 from genrec_core.storage.artifacts import verify_manifest
 
@@ -92,7 +93,7 @@ class Recommender:
         withdrawn: np.ndarray | None = None,
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
-        self.trie = MaskedTrie.build(codes, level_sizes)
+        self.trie = CodeTrie.build(codes, level_sizes)
         self.popular_rows = popularity_order(popularity)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
@@ -234,7 +235,7 @@ class Recommender:
     ) -> np.ndarray | None:
         """Which catalogue rows may be recommended, bool [n_items], read-only; None where all may.
 
-        Equal constraints give the same mask, and the search keeps what it derives from it. Unknown ids are skipped.
+        Equal constraints give the same mask. Unknown ids are skipped.
 
         Args:
             allow: the only item ids to recommend; None for all.

@@ -1,6 +1,6 @@
-"""What the searches have in common: the model that they ask, the lists that they give, and steps on beams.
+"""What both searches share: the interface of a model, the ranked lists, and operations on beams.
 
-The beams of all users stand one behind the other, by user and then by node or leaf.
+The beams of all users stand in one array, ordered by user and then by node or leaf.
 """
 
 from dataclasses import dataclass
@@ -17,26 +17,23 @@ Arrays = TypeVar("Arrays", bound=tuple[Any, ...])  # a NamedTuple of arrays
 
 
 class ScorerSession(Protocol):
-    """The decoding of one batch, level by level."""
+    """A model that decodes one batch, level by level.
+
+    Logits are log-probabilities up to a constant for each beam: the search normalises them over the tokens that the
+    catalogue has there.
+    """
 
     def first(self) -> np.ndarray:
-        """Logits of level 0, float32 [batch, level size], which belong to one beam a user; asked for first, or never.
-
-        All logits are log-probabilities up to a constant a beam, for the search renormalises them over the tokens that
-        the catalogue has there.
-        """
+        """Logits of level 0, float32 [batch, level size], for one beam a user. At most one call, before any other."""
         ...
 
     def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """Score the next level.
+        """Logits of the next level, float32 [beams, level size].
 
         Args:
-            tokens: chosen at the level before, int64 [beams].
-            parents: which of the beams of the call before each comes from, int64 [beams].
-            users: whose each is, int64 [beams], ascending; a user may have none.
-
-        Returns:
-            Logits over the level's vocabulary, float32 [beams, level size].
+            tokens: token of each beam at the level before, int64 [beams].
+            parents: for each beam, the index of its parent among the beams of the call before, int64 [beams].
+            users: user of each beam, int64 [beams], ascending; a user may have no beam.
         """
         ...
 
@@ -49,17 +46,17 @@ class CodeScorer(Protocol):
     """A model that scores codes."""
 
     def start(self, histories: HistoryBatch) -> ScorerSession:
-        """Read the histories of a batch, each of one item at least."""
+        """Read the histories of a batch; each has at least one item."""
         ...
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Items by score.
+    """The best items of each user.
 
     Args:
-        items: catalogue rows int32 [batch, k], best first, -1 where a user has fewer.
-        scores: float32 [batch, k], minus infinity there.
+        items: catalogue rows int32 [batch, k], best first; -1 where a user has fewer items.
+        scores: float32 [batch, k]; minus infinity where a user has fewer items.
     """
 
     items: np.ndarray
@@ -69,28 +66,25 @@ class Ranked:
     def of(
         cls, trie: CodeTrie, users: np.ndarray, leaves: np.ndarray, scores: np.ndarray, batch: int, top_k: int
     ) -> "Ranked":
-        """The best ``top_k`` leaves of each user, the lower one first among equals.
+        """The best ``top_k`` leaves of each user; of equal scores the lower leaf comes first.
 
         Args:
             trie: the catalogue.
-            users: int64 [n], ascending.
+            users: user of each leaf, int64 [n], ascending.
             leaves: int64 [n], ascending for each user.
             scores: float32 [n].
-            batch: users.
-            top_k: items wanted.
+            batch: number of users.
+            top_k: items of a list.
         """
-        best = np.lexsort((-scores, users)) if batch > 1 else (-scores).argsort(kind="stable")[:top_k]
-        user = users.take(best)
-        rank = np.arange(len(user))
-        if batch > 1:
-            counts = np.bincount(user, minlength=batch)
-            rank -= (counts.cumsum() - counts).take(user)
-            (kept,) = (rank < top_k).nonzero()
-            user, rank, best = user.take(kept), rank.take(kept), best.take(kept)
+        order = np.lexsort((-scores, users))
+        counts = np.bincount(users, minlength=batch)
+        place = np.arange(len(users)) - (counts.cumsum() - counts).take(users)  # in the user's list
+        (kept,) = (place < top_k).nonzero()
+        order, user, place = order.take(kept), users.take(kept), place.take(kept)
         items = np.full((batch, top_k), -1, dtype=np.int32)
         ordered = np.full((batch, top_k), -np.inf, dtype=np.float32)
-        items[user, rank] = trie.leaf_row.take(leaves.take(best))
-        ordered[user, rank] = scores.take(best)
+        items[user, place] = trie.leaf_row.take(leaves.take(order))
+        ordered[user, place] = scores.take(order)
         return cls(items, ordered)
 
 
@@ -114,36 +108,60 @@ def children(trie: CodeTrie, level: int, nodes: np.ndarray) -> tuple[np.ndarray,
         nodes: int64 [n].
 
     Returns:
-        Nodes of the next depth, int64 [children]; where those of each node begin, and how many it has, int64 [n].
+        The children as nodes of the next depth, int64; for each node, where its children begin among them, and how
+        many it has, int64 [n].
     """
     starts = trie.child_start[level]
     first = starts.take(nodes)
     counts = starts.take(nodes + 1) - first
-    ends = counts.cumsum()
-    begins = ends - counts
+    begins = counts.cumsum() - counts
     child = (first - begins).repeat(counts)
     child += np.arange(len(child))
     return child, begins, counts
 
 
-def require_numbers(found: np.ndarray, level: int) -> None:
-    """Refuse a NaN, which compares with nothing, so that its user would silently lose every beam."""
-    if isnan(np.add.reduce(found)):
+def require_numbers(values: np.ndarray, level: int) -> None:
+    """Raise if a value is NaN. Comparisons with NaN are false, so its user would lose all beams without an error."""
+    if isnan(np.add.reduce(values)):
         raise GenrecError(f"level {level}: the model's logits are not numbers; train or export it again")
 
 
 def keep(beams: Arrays, mask: np.ndarray) -> Arrays:
-    """Those that a mask keeps, of arrays of one length."""
+    """The elements that the mask keeps, of arrays of one length."""
     (kept,) = mask.nonzero()
-    return beams if len(kept) == len(mask) else type(beams)(*[part.take(kept) for part in beams])
+    return type(beams)(*[part.take(kept) for part in beams])
+
+
+def by_user(values: np.ndarray, users: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """One row for each user.
+
+    Returns:
+        ``values`` [n] as float32 [batch, most values of a user], padded with minus infinity; and the place of each
+        value in that array read flat, int64 [n].
+    """
+    counts = np.bincount(users, minlength=batch)
+    widest = int(counts.max())
+    shift: np.ndarray = np.arange(batch) * widest - (counts.cumsum() - counts)
+    place = np.arange(len(users)) + shift.take(users)
+    padded = np.full((batch, widest), -np.inf, dtype=np.float32)
+    padded.reshape(-1)[place] = values
+    return padded, place
+
+
+def widest(scores: np.ndarray, users: np.ndarray, batch: int, beams: int) -> np.ndarray:
+    """Mask of the ``beams`` largest scores of each user, bool [n]; of equal scores the earlier ones are kept."""
+    padded, place = by_user(scores, users, batch)
+    if padded.shape[1] <= beams:
+        return np.ones(len(scores), dtype=bool)
+    return largest(padded, beams).take(place)
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Mask of the ``k`` largest of each row, bool [batch, n]; of equal ones at the edge the leftmost."""
+    """Mask of the ``k`` largest scores of each row, bool [batch, n]; of equal scores the leftmost are kept."""
     edge = np.partition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k][:, None]
-    found = scores >= edge
-    if np.count_nonzero(found) > k * len(scores):
+    mask = scores >= edge
+    if np.count_nonzero(mask) > k * len(scores):
         above = scores > edge
-        level = found & ~above
-        found = above | (level & (level.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)))
-    return found
+        tied = mask & ~above
+        mask = above | (tied & (tied.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    return mask

@@ -1,4 +1,4 @@
-"""Where constrained decoding ranks the held-out item of each user."""
+"""The rank of each user's held-out item in the lists of the search."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,20 +17,20 @@ from genrec_core.settings import EvaluationSettings
 
 T = TypeVar("T")
 OnProgress = Callable[[int, int], None]
-LISTED_ITEMS = 100  # items of each user's list that are kept, for coverage
+LISTED_ITEMS = 100  # of each user's list, kept to measure coverage
 _MISS_BATCH_USERS = 64
 
 
 @dataclass(frozen=True)
 class TargetRanks:
-    """The outcome of one decode a user.
+    """Ranks of the targets of n users.
 
     Args:
-        history_removed: 0-based rank of the target once the history's items are taken out of the list, int32 [n];
-            -1 where it is not among the first ``beams``. The headline.
-        history_kept: the same with the history's items left in, int32 [n].
-        listed: first items of each user's list, history taken out, int32 [n, LISTED_ITEMS or fewer]; -1 where shorter.
-        beams: depth of both rankings.
+        history_removed: 0-based rank of the target in the list without the items of the user's history, int32 [n]; -1
+            if it is not among the first ``beams``. This is the headline figure.
+        history_kept: 0-based rank of the target in the list with these items, int32 [n].
+        listed: first items of each user's list without the history, int32 [n, at most LISTED_ITEMS], -1 padded.
+        beams: length of the lists.
     """
 
     history_removed: np.ndarray
@@ -48,10 +48,10 @@ def rank_test_items(
     dense_weight: float = 0.0,
     on_progress: OnProgress | None = None,
 ) -> TargetRanks:
-    """Rank the target of every user by one decode without exclusion.
+    """Rank the target of each user by one search without exclusions.
 
-    A batch is decoded with ``settings.beams`` beams and as many more as its longest history has items, so that the list
-    is still ``settings.beams`` long after the whole history is taken out (not only the ``max_history`` items read).
+    A batch is searched with ``settings.beams`` beams plus one for each item of its longest history. So the list still
+    has ``settings.beams`` items after the whole history is removed.
 
     Args:
         scorer: the model.
@@ -87,38 +87,23 @@ def rank_test_items(
 
 
 def side_by_side(work: Callable[[np.ndarray], T], batches: Iterable[np.ndarray], workers: int | None) -> Iterator[T]:
-    """The results of ``work`` in the order of ``batches``, several batches at once in threads.
+    """The results of ``work`` in the order of ``batches``, computed in ``workers`` threads; None: one thread a core.
 
-    Whole batches side by side beat many threads inside one operator: nothing waits at a barrier, so a core that is busy
-    elsewhere slows only its own batch. The scorer should use one thread an operator then.
-
-    Args:
-        work: what is done with a batch; NumPy, torch and onnxruntime let other threads run meanwhile.
-        batches: user numbers of each batch.
-        workers: threads; None for one a core that this process may use.
+    Batches side by side are faster than many threads inside one operator, because no thread waits at a barrier.
     """
     with ThreadPoolExecutor(workers or available_cores()) as pool:
         yield from pool.map(work, batches)
 
 
 def length_batches(held_out: HeldOut, batch_users: int) -> Iterator[np.ndarray]:
-    """User numbers, those of similar history length together; the longest first, so that memory peaks at the start."""
+    """User numbers in batches of similar history length, the longest first, so that memory peaks at the start."""
     order = np.argsort(-held_out.histories.lengths, kind="stable")
     for first in range(0, len(order), batch_users):
         yield order[first : first + batch_users]
 
 
 def in_history(items: np.ndarray, histories: list[np.ndarray], n_items: int) -> np.ndarray:
-    """Whether each listed item is in its user's history.
-
-    Args:
-        items: rows int32 [batch, k], -1 padded.
-        histories: rows of each user, ragged.
-        n_items: items in the catalogue.
-
-    Returns:
-        bool [batch, k]; false on padding.
-    """
+    """Whether each of ``items``, int32 [batch, k], -1 padded, is in its user's history, bool [batch, k]."""
     user = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     keys = user * n_items + np.concatenate(histories).astype(np.int64)
     listed = np.arange(len(items))[:, None] * n_items + items
@@ -126,22 +111,22 @@ def in_history(items: np.ndarray, histories: list[np.ndarray], n_items: int) -> 
 
 
 def target_ranks(items: np.ndarray, targets: np.ndarray, limit: int, removed: np.ndarray | None = None) -> np.ndarray:
-    """0-based rank of each target, int32 [batch]; -1 where it is absent, removed, or not among the first ``limit``.
+    """0-based rank of each target, int32 [batch]; -1 if it is not among the first ``limit`` items of the list.
 
     Args:
-        items: ranked rows int32 [batch, k], best first, -1 padded.
-        targets: rows int32 [batch].
-        limit: ranks from here on count as absent.
-        removed: bool [batch, k], items that are taken out of the list before it is counted.
+        items: catalogue rows int32 [batch, k], best first, -1 padded.
+        targets: catalogue rows int32 [batch].
+        limit: length of the list.
+        removed: items that are removed from the list first, bool [batch, k].
     """
     left = items >= 0 if removed is None else (items >= 0) & ~removed
-    found = left & (items == targets[:, None])
-    rank = (np.cumsum(left, axis=1) - 1)[np.arange(len(items)), found.argmax(axis=1)]
-    return np.where(found.any(axis=1) & (rank < limit), rank, -1).astype(np.int32)
+    is_target = left & (items == targets[:, None])
+    rank = (np.cumsum(left, axis=1) - 1)[np.arange(len(items)), is_target.argmax(axis=1)]
+    return np.where(is_target.any(axis=1) & (rank < limit), rank, -1).astype(np.int32)
 
 
 def first_unseen(items: np.ndarray, seen: np.ndarray, k: int) -> np.ndarray:
-    """The first ``k`` items of each list that are not ``seen``, int32 [batch, k], -1 where there are fewer."""
+    """The first ``k`` items of each list that are not ``seen``, int32 [batch, k], -1 padded."""
     skipped = seen | (items < 0)
     order = np.argsort(skipped, axis=1, kind="stable")[:, :k]
     first = np.where(np.take_along_axis(skipped, order, axis=1), -1, np.take_along_axis(items, order, axis=1))
@@ -158,10 +143,7 @@ def recall_at_10(
     max_history: int,
     dense_weight: float = 0.0,
 ) -> tuple[int, int]:
-    """Users whose target is among the first ten items that they have not seen, and all users.
-
-    Fast enough for every few epochs: the history is excluded within the search, which is ``beams`` wide.
-    """
+    """Number of users whose target is among the first ten items outside their history, and number of all users."""
     hits = 0
     for batch in length_batches(held_out, batch_users):
         histories = [held_out.histories.of(int(user)) for user in batch]
@@ -182,12 +164,11 @@ def recall_at_10(
 def miss_share(
     scorer: CodeScorer, trie: CodeTrie, held_out: HeldOut, max_history: int, workers: int | None = None
 ) -> float:
-    """Share of users whose best code, decoded without the trie, is no item."""
+    """Share of users whose best code, decoded without the trie, is not the code of an item."""
 
-    def missed(batch: np.ndarray) -> int:
+    def decode(batch: np.ndarray) -> np.ndarray:
         histories = padded([held_out.histories.of(int(user)) for user in batch], max_history)
-        codes = unconstrained_top1(scorer, histories, trie.level_sizes)
-        return int((trie.lookup(codes) < 0).sum())
+        return unconstrained_top1(scorer, histories, trie.level_sizes)
 
-    misses = sum(side_by_side(missed, length_batches(held_out, _MISS_BATCH_USERS), workers))
-    return misses / len(held_out.targets)
+    codes = list(side_by_side(decode, length_batches(held_out, _MISS_BATCH_USERS), workers))
+    return float((trie.lookup(np.concatenate(codes)) < 0).mean())

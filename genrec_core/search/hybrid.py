@@ -1,15 +1,15 @@
-"""The hybrid search: from the items that can still reach a user's list to the prefixes that the decoder must score.
+"""The hybrid search: it finds the items that can still reach a user's list, and scores only their prefixes.
 
-An item's score is a mix of the generative one, which falls from level to level, and of the dense head's, which is known
-of every item before the first. So the mix with what its prefix has so far is the most that an item can still get. Once
-something is known that the list will not fall below, all others are out: some two hundred of Beauty's twelve thousand
-items are left after level 0, and only their prefixes are scored.
+The score of an item is a mix of the generative score and the dense head's log-probability. The generative score only
+falls from level to level, and the dense part is known from the start. So the mix with the score of an item's prefix is
+an upper bound of the item's score. Items whose bound is below the end of the list are dropped: after level 0, about 200
+of Beauty's 12,000 items are left.
 
-What the list will not fall below is guessed first. Whoever's list falls below it, all the same, is searched again by
-what was found, which the list certainly reaches. So no guess changes a list.
+The end of the list is guessed first. If a user's list ends below the guess, the search runs again with that lower end,
+so the result is exact.
 
-Of more than ``beams`` prefixes those are kept below which an item can still get most: the beams lead to the items that
-will rank high, and a beam as wide as the catalogue is exact.
+If there are more than ``beams`` prefixes, those with the highest bound are kept. With as many beams as items, the
+search is exact.
 """
 
 from math import isfinite
@@ -17,23 +17,61 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
-from genrec_core.search.beams import Ranked, ScorerSession, children, first_log_probs, keep, largest, require_numbers
+from genrec_core.search.beams import (
+    CodeScorer,
+    Ranked,
+    ScorerSession,
+    children,
+    first_log_probs,
+    keep,
+    largest,
+    require_numbers,
+    widest,
+)
 from genrec_core.search.trie import CodeTrie
 
 _LEAST_ODDS = np.float32(1e-30)
-_LIKELY_NATS = 1  # of the generative score, below what the list's last item is likely to have
+_LIKELY_NATS = 1  # the guess is as many nats of the generative score below the likely score of the list's last item
+_ROUNDING = np.float32(1e-3)  # more than a score can differ when the user is searched again in another batch
+
+
+def search_mix(
+    scorer: CodeScorer,
+    trie: CodeTrie,
+    histories: HistoryBatch,
+    weight: float,
+    beams: int,
+    top_k: int,
+    allowed: np.ndarray | None,
+    excluded: np.ndarray | None,
+) -> Ranked:
+    """The best items of each user by the mix; ``weight`` is above 0, and the rest as in ``beam_search``."""
+    session = scorer.start(histories)
+    guide = DenseGuide(trie, session.item_logits(), weight, allowed, excluded)
+    if weight == 1:
+        return guide.best(top_k)
+    ranked, unproven = search_items(session, guide, beams, top_k)
+    if len(unproven):
+        session = scorer.start(HistoryBatch(histories.rows[unproven], histories.lengths[unproven]))
+        excluded = None if excluded is None else excluded[unproven]
+        guide = DenseGuide(trie, session.item_logits(), weight, allowed, excluded)
+        list_end = ranked.scores[unproven, -1] - _ROUNDING
+        again, _ = search_items(session, guide, beams, top_k, list_end)
+        ranked.items[unproven], ranked.scores[unproven] = again.items, again.scores
+    return ranked
 
 
 class DenseGuide:
-    """The dense head's log-probability of every leaf, minus infinity where it may not come out.
+    """The dense head's log-probability of each leaf; minus infinity for items that the user must not get.
 
     Args:
         trie: the catalogue.
-        logits: of every item, float32 [batch, n_items] by catalogue row.
-        weight: share of the dense head in the mix, in 0..1.
-        allowed: bool [n_items] by catalogue row; None allows all.
-        excluded: rows that each user may not get, int [batch, m], -1 padded; None for none.
+        logits: of all items, float32 [batch, n_items] by catalogue row.
+        weight: weight of the dense head in the mix, from 0 to 1.
+        allowed: bool [n_items] by catalogue row; None allows all items.
+        excluded: catalogue rows that a user must not get, int [batch, m], -1 padded; None excludes none.
 
     Raises:
         GenrecError: a logit is not a number.
@@ -55,64 +93,63 @@ class DenseGuide:
         self.leaves -= highest
         self.odds = np.exp(self.leaves)
         self.leaves -= np.log(self.odds.sum(axis=1, keepdims=True))
-        live = trie.live_leaves(allowed).allowed
-        if live is not None:
-            self.leaves[:, ~live] = -np.inf
+        if allowed is not None:
+            self.leaves[:, ~allowed.take(trie.leaf_row)] = -np.inf
         if excluded is not None:
             user, column = (excluded >= 0).nonzero()
             self.leaves[user, trie.row_leaf.take(excluded[user, column])] = -np.inf
 
     def best(self, top_k: int) -> Ranked:
         """The best items by the dense head alone."""
-        found = largest(self.leaves, min(top_k, self.trie.n_items)) & (self.leaves > -np.inf)
-        user, leaf = found.nonzero()
+        mask = largest(self.leaves, min(top_k, self.trie.n_items)) & (self.leaves > -np.inf)
+        user, leaf = mask.nonzero()
         return Ranked.of(self.trie, user, leaf, self.leaves[user, leaf], len(self.leaves), top_k)
 
     def bounds(self, scores: np.ndarray) -> np.ndarray:
-        """The most that each leaf's mix can become, float32 [batch, n_items]; minus infinity where it may not come out.
+        """Upper bound of each leaf's mix, float32 [batch, n_items].
 
         Args:
-            scores: generative ones of all nodes of depth 1, float32 [batch, nodes].
+            scores: generative scores of all nodes of depth 1, float32 [batch, nodes].
         """
-        found = ((1 - self.weight) * scores).repeat(self.trie.branch_sizes, axis=1)
-        found += self.weight * self.leaves
-        return np.asarray(found)
+        bounds = ((1 - self.weight) * scores).repeat(np.diff(self.trie.first_leaf[1]), axis=1)
+        bounds += self.weight * self.leaves
+        return np.asarray(bounds)
 
-    def likely_edge(self, scores: np.ndarray, k: int) -> np.ndarray:
-        """What the ``k``-th best item of each user will hardly fall below, float32 [batch]; minus infinity below ``k``.
+    def likely_list_end(self, scores: np.ndarray, top_k: int) -> np.ndarray:
+        """A score that the last item of a list rarely falls below, float32 [batch]; minus infinity for short lists.
 
-        The items below a prefix are taken to share its generative probability by the geometric mean of equal shares and
-        of those that the dense head gives them. The score of the ``k``-th best is rarely less than that gives (Beauty:
-        one user in a hundred, at one nat of the generative score below it).
+        The probability of a prefix is shared among its items. The estimated share is the geometric mean of equal shares
+        and of the dense head's shares. On Beauty the true score is lower for one user in a hundred.
 
         Args:
-            scores: as in :meth:`bounds`.
-            k: items wanted.
+            scores: generative scores of all nodes of depth 1, float32 [batch, nodes].
+            top_k: items of a list.
         """
-        counts, starts = self.trie.branch_sizes, self.trie.first_leaf[1][:-1]
-        odds = np.add.reduceat(self.odds, starts, axis=1)
+        if top_k > self.trie.n_items:
+            return np.full(len(scores), -np.inf, dtype=np.float32)
+        starts = self.trie.first_leaf[1]
+        counts = np.diff(starts)
+        odds = np.add.reduceat(self.odds, starts[:-1], axis=1)
         odds /= odds.sum(axis=1, keepdims=True)
         shares = np.log(np.maximum(odds * counts.astype(np.float32), _LEAST_ODDS))
         shares *= np.float32(-0.5)
         shares += scores - np.float32(_LIKELY_NATS)
         likely = ((1 - self.weight) * shares).repeat(counts, axis=1)
         likely += (np.float32(0.5) * (1 + self.weight)) * self.leaves
-        place = likely.shape[1] - k
-        if place < 0:
-            return np.full(len(likely), -np.inf, dtype=np.float32)
+        place = self.trie.n_items - top_k
         return np.asarray(np.partition(likely, place, axis=1)[:, place])
 
 
 class _Candidates(NamedTuple):
-    """Items that can still reach a list, by user and then by leaf.
+    """Items that can still reach a list, ordered by user and then by leaf.
 
     Args:
         user: int64 [candidates].
-        leaf: int64, likewise.
-        dense: the dense head's part of the mix, float32.
-        score: the generative score of the prefix, as far as it was scored, float32.
-        bound: the mix of both, float32.
-        beam: which beam of the last call scored the prefix, int64; meaningless where no call was needed.
+        leaf: int64 [candidates].
+        dense: the dense head's part of the mix, float32 [candidates].
+        score: generative score of the prefix at the last level that was scored, float32 [candidates].
+        bound: upper bound of the mix, float32 [candidates].
+        beam: index of the prefix in the last call that scored it, int64 [candidates]; meaningless where no call did.
     """
 
     user: np.ndarray
@@ -124,81 +161,70 @@ class _Candidates(NamedTuple):
 
 
 def search_items(
-    session: ScorerSession, guide: DenseGuide, beams: int, top_k: int, floor: np.ndarray | None = None
+    session: ScorerSession, guide: DenseGuide, beams: int, top_k: int, list_end: np.ndarray | None = None
 ) -> tuple[Ranked, np.ndarray]:
-    """The best items of every user by the mix.
+    """The best items of each user by the mix.
 
     Args:
         session: the model.
-        guide: the dense head's opinion, and its weight in the mix, above 0.
-        beams: prefixes of a user kept at each level.
-        top_k: items a user.
-        floor: what each user's list reaches, float32 [batch]; None to guess.
+        guide: the dense head's log-probabilities and its weight, which is above 0.
+        beams: prefixes of a user that are kept at each level.
+        top_k: items of a list.
+        list_end: score that a user's list does not fall below, float32 [batch]; None to guess it.
 
     Returns:
-        The items; and the users, int64 [n], whose list does not reach what was guessed, so that it may lack items.
+        The lists, and the users whose list falls below ``list_end``, int64 [n]: their lists may lack items.
     """
     trie, batch = guide.trie, len(guide.leaves)
     scores = first_log_probs(session, trie, batch)
-    if floor is None:
-        floor = guide.likely_edge(scores, top_k)
-    found = _candidates(guide, scores, floor)
+    if list_end is None:
+        list_end = guide.likely_list_end(scores, top_k)
+    candidates = _candidates(guide, scores, list_end)
     for level in range(1, trie.depth):
-        if len(found.leaf) > beams < trie.nodes(level):
-            found = _widest(found, trie, level, batch, beams)
-        (open_,) = trie.branching[level].take(trie.leaf_node[level].take(found.leaf)).nonzero()
+        if len(candidates.leaf) > beams < trie.nodes(level):
+            candidates = _below_widest(candidates, trie, level, batch, beams)
+        (open_,) = trie.branching[level].take(trie.leaf_node[level].take(candidates.leaf)).nonzero()
         if not len(open_):
             break
-        found = _scored(found, open_, session, trie, level, guide.weight)
+        candidates = _scored(candidates, open_, session, trie, level, guide.weight)
         if level + 1 < trie.depth:
-            found = keep(found, found.bound >= (floor if batch == 1 else floor.take(found.user)))
-    ranked = Ranked.of(trie, found.user, found.leaf, found.bound, batch, top_k)
-    return ranked, (ranked.scores[:, -1] < floor).nonzero()[0]
+            candidates = keep(candidates, candidates.bound >= list_end.take(candidates.user))
+    ranked = Ranked.of(trie, candidates.user, candidates.leaf, candidates.bound, batch, top_k)
+    return ranked, (ranked.scores[:, -1] < list_end).nonzero()[0]
 
 
-def _candidates(guide: DenseGuide, scores: np.ndarray, floor: np.ndarray) -> _Candidates:
-    """The items that may come out and whose bound after level 0 is ``floor``, float32 [batch], or more."""
+def _candidates(guide: DenseGuide, scores: np.ndarray, list_end: np.ndarray) -> _Candidates:
+    """The items whose bound after level 0 is at least ``list_end``."""
     trie = guide.trie
     bounds = guide.bounds(scores)
-    reached = bounds >= floor[:, None]
-    if floor.min() == -np.inf:
-        reached &= guide.leaves > -np.inf
-    (place,) = reached.reshape(-1).nonzero()
-    if len(floor) == 1:
-        user, leaf = np.zeros(len(place), dtype=np.int64), place
-    else:
-        user, leaf = np.divmod(place, trie.n_items)
+    (place,) = ((bounds >= list_end[:, None]) & (guide.leaves > -np.inf)).reshape(-1).nonzero()
+    user, leaf = np.divmod(place, trie.n_items)
     node = user * scores.shape[1] + trie.leaf_node[1].take(leaf)
     dense = guide.weight * guide.leaves.reshape(-1).take(place)
     return _Candidates(user, leaf, dense, scores.reshape(-1).take(node), bounds.reshape(-1).take(place), user)
 
 
-def _widest(found: _Candidates, trie: CodeTrie, level: int, batch: int, beams: int) -> _Candidates:
-    """The candidates below the best ``beams`` prefixes of each user, by the largest bound below them."""
-    new = _begins(trie.leaf_node[level].take(found.leaf), found.user)
+def _below_widest(candidates: _Candidates, trie: CodeTrie, level: int, batch: int, beams: int) -> _Candidates:
+    """The candidates below the best ``beams`` prefixes of each user; a prefix counts as much as its best candidate."""
+    new = _begins(trie.leaf_node[level].take(candidates.leaf), candidates.user)
     (first,) = new.nonzero()
-    counts = np.bincount(found.user.take(first), minlength=batch)
-    (over,) = (counts > beams).nonzero()
-    if not len(over):
-        return found
-    best, ends, kept = np.maximum.reduceat(found.bound, first), counts.cumsum(), np.ones(len(first), dtype=bool)
-    for end, count in zip(ends.take(over).tolist(), counts.take(over).tolist(), strict=True):
-        kept[end - count : end] = largest(best[None, end - count : end], beams)[0]
-    return keep(found, kept.take(new.cumsum() - 1))
+    best = np.maximum.reduceat(candidates.bound, first)
+    kept = widest(best, candidates.user.take(first), batch, beams)
+    return keep(candidates, kept.take(new.cumsum() - 1))
 
 
 def _scored(
-    found: _Candidates, open_: np.ndarray, session: ScorerSession, trie: CodeTrie, level: int, weight: np.float32
+    candidates: _Candidates, open_: np.ndarray, session: ScorerSession, trie: CodeTrie, level: int, weight: np.float32
 ) -> _Candidates:
-    """The candidates ``open_``, int64 [n], whose prefix of ``level`` has several items, with another level scored."""
-    leaf = found.leaf.take(open_)
+    """Score the next token of the candidates ``open_``, int64 [n], whose prefix of ``level`` has several items."""
+    leaf = candidates.leaf.take(open_)
     node = trie.leaf_node[level].take(leaf)
-    new = _begins(node, found.user.take(open_))
+    new = _begins(node, candidates.user.take(open_))
     (first,) = new.nonzero()
     beam = new.cumsum() - 1
     prefix, parent = node.take(first), open_.take(first)
     tokens = trie.tokens[level - 1].take(prefix).astype(np.int64)
-    logits = session.advance(tokens, found.beam.take(parent), found.user.take(parent))
+    logits = session.advance(tokens, candidates.beam.take(parent), candidates.user.take(parent))
     row = np.arange(0, logits.size, logits.shape[1])
     child, begins, counts = children(trie, level, prefix)
     siblings = logits.take(row.repeat(counts) + trie.tokens[level].take(child))
@@ -209,19 +235,16 @@ def _scored(
     log_probs = logits.take(row.take(beam) + trie.tokens[level].take(trie.leaf_node[level + 1].take(leaf)))
     log_probs -= highest.take(beam)
     log_probs -= total.take(beam)
-    score, beams = found.score.copy(), found.beam.copy()
+    score, beams = candidates.score.copy(), candidates.beam.copy()
     score[open_] += log_probs
     beams[open_] = beam
     bound = (1 - weight) * score
-    bound += found.dense
-    return _Candidates(found.user, found.leaf, found.dense, score, bound, beams)
+    bound += candidates.dense
+    return _Candidates(candidates.user, candidates.leaf, candidates.dense, score, bound, beams)
 
 
 def _begins(node: np.ndarray, user: np.ndarray) -> np.ndarray:
-    """Where another prefix begins, or another user, bool [n]."""
-    new = np.empty(len(node), dtype=bool)
-    new[:1] = True
-    np.not_equal(node[1:], node[:-1], out=new[1:])
-    if len(user) and user[-1]:
-        new[1:] |= user[1:] != user[:-1]
+    """Where another prefix or another user begins, bool [n]."""
+    new = np.ones(len(node), dtype=bool)
+    new[1:] = (node[1:] != node[:-1]) | (user[1:] != user[:-1])
     return new

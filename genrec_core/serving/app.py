@@ -1,48 +1,48 @@
-"""The server's routes: predictions, health, metrics, the model and its reload."""
+"""The server's routes: predictions, the model and its reload, health, metrics and docs.
+
+A new route is a method of :class:`Server` and a line in :func:`_add_routes`.
+"""
 
 import asyncio
 import hmac
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genrec_core.errors import GenrecError
-from genrec_core.serving.batcher import Batcher, QueueFullError, Task
-from genrec_core.serving.decoders import Decoded, DecoderLostError, UnservableError
+from genrec_core.serving.batcher import Batcher, Task
+from genrec_core.serving.decoders import Answer
 from genrec_core.serving.docs_page import HEADERS, docs_page
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
-from genrec_core.serving.requests import PredictionRequest, RefusedError, parse
+from genrec_core.serving.request_body import RETRY, RefusedError, body_schema, parse
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
 _LOOPBACK = ("127.0.0.1", "::1")
-_CODES = {404: "not_found", 405: "method_not_allowed"}
-_CLIENT_CLOSED = 499  # nobody reads this answer; the status is for the metrics
-_LARGE_BODY = 64 << 10  # bytes; parsing more takes long enough to keep the event loop from others
-_RETRY = {"Retry-After": "1"}
-_EXAMPLE = {"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3, 4]}]}
-
-Handler = Callable[[Request], Awaitable[Response]]
+_ERROR_CODES = {404: "not_found", 405: "method_not_allowed"}
+_CLIENT_CLOSED = 499  # the client is gone and reads no answer; the status is for the metrics
+_LARGE_BODY = 64 << 10  # bytes; a larger body is parsed in a thread, so that other requests need not wait
+_NOT_COUNTED = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
 
 
 class Server:
-    """What the routes share.
+    """The routes, and what they share.
 
     Args:
-        holder: the model.
+        holder: the model that serves.
         settings: limits.
-        metrics: figures.
-        token: what clients must show; None lets everyone in.
+        metrics: figures for Prometheus.
+        token: clients must send it; None for no token.
     """
 
     def __init__(self, holder: ModelHolder, settings: ServingSettings, metrics: Metrics, token: str | None) -> None:
@@ -52,99 +52,98 @@ class Server:
 
     async def predict(self, request: Request) -> Response:
         """``POST /predictions/<name>``."""
-        self.authorize(request)
-        self.model()
-        body = await self.body(request)
+        self._model()
+        body = await self._body(request)
         large = len(body) > _LARGE_BODY
-        asked = await asyncio.to_thread(parse, body, self.settings) if large else parse(body, self.settings)
+        wanted = await asyncio.to_thread(parse, body, self.settings) if large else parse(body, self.settings)
         with self.holder.lease() as model:
-            decoded = await self.decoded(asked, model or self.model())
-        answers = [
-            _answer(instance.user_id, outcome, place, asked.topk)
-            for instance, (outcome, place) in zip(asked.instances, decoded, strict=True)
+            histories = [instance.item_ids for instance in wanted.instances]
+            answers = await self.batcher.decode(Task(wanted.options(), model), histories)
+        predictions = [
+            _prediction(instance.user_id, answer, wanted.topk)
+            for instance, answer in zip(wanted.instances, answers, strict=True)
         ]
-        warnings = decoded[0][0].warnings
-        return _response(f'{{"predictions":[{",".join(answers)}]{_more({"warnings": warnings} if warnings else {})}')
-
-    async def decoded(self, asked: PredictionRequest, model: ServedModel) -> list[tuple[Decoded, int]]:
-        """What the batch of each user got, and the user's place in it."""
-        try:
-            histories = [instance.item_ids for instance in asked.instances]
-            return await self.batcher.decode(Task(asked.options(), model), histories)
-        except QueueFullError as error:
-            raise RefusedError(503, "queue_full", "the queue is full; ask again later", headers=_RETRY) from error
-        except DecoderLostError as error:
-            LOG.exception("a batch was lost")
-            raise RefusedError(503, "decoder_lost", f"{error}; ask again later", headers=_RETRY) from error
-        except UnservableError as error:
-            if error.about == "ranking":
-                raise RefusedError(422, "cannot_rank", str(error), "ranking") from error
-            given = [name for name in ("rule", "deny", "allow") if getattr(asked, name)]
-            raise RefusedError(422, "constraint", str(error), given[0] if given else "allow") from error
-
-    def authorize(self, request: Request) -> None:
-        """Refuse a client without the token."""
-        if self.token is None:
-            return
-        kind, _, shown = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not shown:
-            headers = {"WWW-Authenticate": "Bearer"}
-            raise RefusedError(401, "no_token", "send the header Authorization: Bearer TOKEN", headers=headers)
-        if not hmac.compare_digest(shown.strip().encode(), self.token.encode()):
-            raise RefusedError(403, "wrong_token", "the token is not this server's")
-
-    async def body(self, request: Request) -> bytes:
-        """The request's body, given up as soon as it is too large."""
-        coding = request.headers.get("content-encoding", "identity").strip().lower()
-        if coding != "identity":
-            raise RefusedError(415, "content_encoding", "compressed bodies are not read; send the JSON as it is")
-        most, read = self.settings.max_body_kb * 1024, bytearray()
-        declared = request.headers.get("content-length", "0")
-        if not declared.isascii() or not declared.isdigit() or int(declared) > most:
-            raise self._too_large()
-        try:
-            async with asyncio.timeout(self.settings.body_seconds):
-                async for chunk in request.stream():
-                    read += chunk
-                    if len(read) > most:
-                        raise self._too_large()
-        except TimeoutError as error:
-            reason = f"the body was not here after {self.settings.body_seconds} s"
-            raise RefusedError(408, "body_timeout", reason, headers={"Connection": "close"}) from error
-        return bytes(read)
-
-    def _too_large(self) -> RefusedError:
-        message = f"the body is larger than {self.settings.max_body_kb} KiB; send fewer users at once"
-        return RefusedError(413, "body_too_large", message, headers={"Connection": "close"})
-
-    def model(self) -> ServedModel:
-        """The model that serves now."""
-        model = self.holder.current
-        if model is None or self.stopping:
-            message = "the server is stopping" if self.stopping else "the model is not loaded yet"
-            raise RefusedError(503, "not_ready", message, headers=_RETRY)
-        return model
-
-    def require_decoders(self) -> None:
-        """Refuse where nobody decodes; a prediction would wait for a process that is being started."""
-        if self.model().lost:
-            message = "every decoding process ended, and others are being started; the log says why"
-            raise RefusedError(503, "decoder_lost", message, headers=_RETRY)
+        warnings = answers[0].warnings
+        return JSONResponse({"predictions": predictions, **({"warnings": warnings} if warnings else {})})
 
     async def reload(self, request: Request) -> Response:
-        """``POST /admin/reload``: open the model folder again if it changed."""
-        self.authorize(request)
+        """``POST /admin/reload``."""
         if self.token is None and (request.client is None or request.client.host not in _LOOPBACK):
             raise RefusedError(403, "loopback_only", "without a token only this machine itself may reload")
         try:
             changed = await asyncio.to_thread(self.holder.load)
         except GenrecError as error:
             raise RefusedError(409, "reload_failed", f"{error}; the model before goes on serving") from error
-        return as_json({"changed": changed, **self.facts()})
+        return JSONResponse({"changed": changed, **self._facts()})
 
-    def facts(self) -> dict[str, Any]:
-        """What serves."""
-        model = self.model()
+    async def model(self) -> Response:
+        """``GET /model``."""
+        return JSONResponse(self._facts())
+
+    async def live(self) -> Response:
+        """``GET /health/live``."""
+        return JSONResponse({"status": "live"})
+
+    async def ready(self) -> Response:
+        """``GET /health/ready``: not while every decoding process is lost, because predictions would wait for one."""
+        if self._model().lost:
+            message = "every decoding process ended, and others are being started; the log says why"
+            raise RefusedError(503, "decoder_lost", message, headers=RETRY)
+        return JSONResponse({"status": "ready"})
+
+    async def figures(self) -> Response:
+        """``GET /metrics``."""
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def docs(self, request: Request) -> Response:
+        """``GET /docs``. FastAPI's own page fetches a script from another host."""
+        return HTMLResponse(docs_page(request.app.openapi(), str(request.base_url)), headers=HEADERS)
+
+    async def authorize(self, request: Request) -> None:
+        """Refuse a client without the token."""
+        if self.token is None:
+            return
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not shown:
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise RefusedError(401, "no_token", "send the header Authorization: Bearer TOKEN", headers=headers)
+        if not hmac.compare_digest(shown.strip().encode(), self.token.encode()):
+            raise RefusedError(403, "wrong_token", "the token is not this server's")
+
+    async def close(self) -> None:
+        """Finish the batches that are being decoded, then end the decoding processes."""
+        self.stopping = True
+        await self.batcher.close()
+        await asyncio.to_thread(self.holder.close)
+
+    async def _body(self, request: Request) -> bytes:
+        """Read the request's body, and refuse it as soon as it is too large or too slow."""
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise RefusedError(415, "content_encoding", "compressed bodies are not read; send the JSON as it is")
+        limits, body, close = self.settings, bytearray(), {"Connection": "close"}
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limits.max_body_kb * 1024:
+                        message = f"the body is larger than {limits.max_body_kb} KiB; send fewer users at once"
+                        raise RefusedError(413, "body_too_large", message, headers=close)
+        except TimeoutError as error:
+            message = f"the body was not complete after {limits.body_seconds} s"
+            raise RefusedError(408, "body_timeout", message, headers=close) from error
+        return bytes(body)
+
+    def _model(self) -> ServedModel:
+        """The model that serves now."""
+        if self.stopping:
+            raise RefusedError(503, "not_ready", "the server is stopping", headers=RETRY)
+        if self.holder.current is None:
+            raise RefusedError(503, "not_ready", "the model is not loaded yet", headers=RETRY)
+        return self.holder.current
+
+    def _facts(self) -> dict[str, Any]:
+        model = self._model()
         return {
             "name": self.settings.name,
             "version": model.version,
@@ -154,175 +153,100 @@ class Server:
             "last_failure": self.holder.failure,
         }
 
-    async def close(self) -> None:
-        """Answer what is being decoded, then end the decoding processes."""
-        self.stopping = True
-        await self.batcher.close()
-        await asyncio.to_thread(self.holder.close)
 
-
-def _answer(user_id: str | int, decoded: Decoded, place: int, topk: int) -> str:
-    """One user's items as JSON, and whatever a client should know of them."""
-    notes: dict[str, Any] = {}
-    if (count := decoded.counts[place]) < topk:
-        notes["note"] = f"{count} of {topk}: no more items are allowed and unseen"
-    if decoded.popular[place]:
-        notes["popular"] = True
-    if decoded.unknown[place]:
-        notes["unknown_items"] = decoded.unknown[place]
-    return f'{{"user_id":{json.dumps(user_id)},"predictions":{decoded.items[place]}{_more(notes)}'
-
-
-def _more(content: dict[str, Any]) -> str:
-    """What ends an object of JSON that has ``content`` too."""
-    return f",{_text(content)[1:]}" if content else "}"
-
-
-def _text(content: dict[str, Any]) -> str:
-    """JSON in ASCII, so that no text from outside can fail to be encoded."""
-    return json.dumps(content, separators=(",", ":"))
-
-
-def as_json(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A response of JSON."""
-    return _response(_text(content), status, headers)
-
-
-def _response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, status, headers, media_type="application/json")
+def _prediction(user_id: str | int, answer: Answer, topk: int) -> dict[str, Any]:
+    """One user's items, and what the client should know about them."""
+    content: dict[str, Any] = {"user_id": user_id, "predictions": answer.items}
+    if len(answer.items) < topk:
+        content["note"] = f"{len(answer.items)} of {topk}: no more items are allowed and unseen"
+    if answer.popular:
+        content["popular"] = True
+    if answer.unknown:
+        content["unknown_items"] = answer.unknown
+    return content
 
 
 def build_app(server: Server) -> FastAPI:
-    """The application: routes, errors as JSON, figures of every request."""
-    schema = _inline(PredictionRequest.model_json_schema())
-    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLE}}}}
+    """The application: routes, errors as JSON, and figures of every request."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await server.close()
 
-    about = "Generative retrieval recommender."
-    app = _App(title="genrec", description=about, lifespan=lifespan, docs_url=None, redoc_url=None)
-
-    path = f"/predictions/{server.settings.name}"
-
-    @app.post(path, openapi_extra=body, summary="Recommend items to users")
-    async def predictions(request: Request) -> Response:
-        return await _measured(server, request, server.predict)
-
-    app.answer_at_once(path, predictions)
-
-    @app.post("/admin/reload", summary="Open the model folder again if it changed")
-    async def reload(request: Request) -> Response:
-        return await _measured(server, request, server.reload)
-
-    @app.get("/model", summary="The model that serves")
-    async def model(request: Request) -> Response:
-        async def facts(request: Request) -> Response:
-            server.authorize(request)
-            return as_json(server.facts())
-
-        return await _measured(server, request, facts)
-
-    _add_probes(app, server)
-    _add_docs(app)
-    _add_errors(app, server)
+    description = "Generative retrieval recommender."
+    app = FastAPI(title="genrec", description=description, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(_Measure, metrics=server.metrics)
+    app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(HTTPException, _not_routed)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+    _add_routes(app, server)
     return app
 
 
-class _App(FastAPI):
-    """Answers predictions itself: the framework's search for their route would be a fifth of the server's own work."""
+def _add_routes(app: FastAPI, server: Server) -> None:
+    get, post, token = ["GET"], ["POST"], [Depends(server.authorize)]
+    app.add_api_route(
+        f"/predictions/{server.settings.name}",
+        server.predict,
+        methods=post,
+        dependencies=token,
+        summary="Recommend items to users",
+        openapi_extra={"requestBody": body_schema()},  # the route reads the body itself, to bound it while it comes
+    )
+    reloads = "Open the model folder again if it changed"
+    app.add_api_route("/admin/reload", server.reload, methods=post, dependencies=token, summary=reloads)
+    app.add_api_route("/model", server.model, methods=get, dependencies=token, summary="The model that serves")
+    app.add_api_route("/metrics", server.figures, methods=get, summary="Figures for Prometheus")
+    app.add_api_route("/docs", server.docs, methods=get, include_in_schema=False)
+    ready = "The model is loaded and warm, a process decodes, and the server is not stopping"
+    for path, answer, summary in (
+        ("/health/live", server.live, "The process answers"),
+        ("/health/ready", server.ready, ready),
+    ):
+        app.add_api_route(path, answer, methods=get, summary=summary)
+        app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
-    def answer_at_once(self, path: str, answer: Handler) -> None:
-        """Let ``answer`` alone see what is posted to ``path``."""
-        self._path, self._answer = path, answer
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return JSONResponse(error.content(), error.status, error.headers)
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, message = _ERROR_CODES.get(error.status_code, "http_error"), f"{request.method} {request.url.path}"
+    refused = RefusedError(error.status_code, code, f"{message}: {error.detail}")
+    return JSONResponse(refused.content(), error.status_code, error.headers)
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED)
+
+
+class _Measure:
+    """Counts and times all requests but those to probes, and answers 500 where a route fails."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == self._path and scope["method"] == "POST":
-            response = await self._answer(Request(scope, receive, send))
-            await response(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
 
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
 
-def _add_probes(app: FastAPI, server: Server) -> None:
-    """What service managers and Prometheus ask, without a token. The body of an answer to HEAD is left out later."""
-
-    @app.head("/health/live", include_in_schema=False)
-    @app.get("/health/live", summary="The process answers")
-    async def live() -> Response:
-        return as_json({"status": "live"})
-
-    @app.head("/health/ready", include_in_schema=False)
-    @app.get("/health/ready", summary="The model is loaded and warm, a process decodes, and the server is not stopping")
-    async def ready() -> Response:
         try:
-            server.require_decoders()
-        except RefusedError as error:
-            return as_json(error.content(), error.status, error.headers)
-        return as_json({"status": "ready"})
-
-    @app.get("/metrics", summary="Figures for Prometheus")
-    async def metrics() -> Response:
-        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _add_docs(app: FastAPI) -> None:
-    """FastAPI's own page fetches a script from another host."""
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> Response:
-        return Response(docs_page(app.openapi(), str(request.base_url)), headers=HEADERS, media_type="text/html")
-
-
-def _add_errors(app: FastAPI, server: Server) -> None:
-    """Answers of our own form where no route is reached, or one of the probes fails."""
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        server.metrics.answered(error.status_code)
-        code = _CODES.get(error.status_code, "http_error")
-        refused = RefusedError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
-        return as_json(refused.content(), refused.status, dict(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def failure(request: Request, error: Exception) -> Response:  # starlette raises it again: uvicorn logs it
-        server.metrics.answered(500)
-        return _failure()
-
-
-async def _measured(server: Server, request: Request, handle: Handler) -> Response:
-    """Answer with an error of our own form where ``handle`` fails, and note status and time."""
-    began = time.perf_counter()
-    try:
-        response = await handle(request)
-    except RefusedError as error:
-        response = as_json(error.content(), error.status, error.headers)
-    except ClientDisconnect:
-        response = Response(status_code=_CLIENT_CLOSED)
-    except Exception:  # a fault of ours: the log gets it whole, the client a 500 without a stack trace
-        LOG.exception("%s %s failed", request.method, request.url.path)
-        response = _failure()
-    server.metrics.answered(response.status_code)
-    server.metrics.seconds.observe(time.perf_counter() - began)
-    return response
-
-
-def _failure() -> Response:
-    return as_json(RefusedError(500, "internal", "the server failed; its log says why").content(), 500)
-
-
-def _inline(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema whose references are replaced by what they name."""
-    definitions = schema.get("$defs", {})
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "$ref" in value:
-                return resolved(definitions[value["$ref"].rsplit("/", 1)[-1]])
-            return {key: resolved(inner) for key, inner in value.items() if key != "$defs"}
-        return [resolved(inner) for inner in value] if isinstance(value, list) else value
-
-    inlined: dict[str, Any] = resolved(schema)
-    return inlined
+            await self.app(scope, receive, send_and_note)
+        except Exception:  # a fault of ours: the log gets the trace, the client does not
+            LOG.exception("%s %s failed", scope["method"], scope["path"])
+            failure = RefusedError(500, "internal", "the server failed; its log says why")
+            await JSONResponse(failure.content(), 500)(scope, receive, send)
+        if scope["path"] not in _NOT_COUNTED:
+            self.metrics.answered(status, time.perf_counter() - began)

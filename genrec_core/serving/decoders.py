@@ -1,260 +1,176 @@
-"""The server's side of a decoding process: starts it, gives it batches, and starts it again where it died."""
+"""The server's side of a decoding process: start it, send it batches, and replace it when it is lost."""
 
 import asyncio
 import json
 import logging
-import math
+import multiprocessing
 import os
-import socket
-import struct
-import subprocess
-import sys
+import signal
 import threading
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 from genrec_core.errors import GenrecError
+from genrec_core.serving.request_body import RETRY, RefusedError
 
 LOG = logging.getLogger("genrec.serving")
-CORES = frozenset(os.sched_getaffinity(0))  # of this process; those of the event loop change
-_END_SECONDS = 5  # for all processes of a model together; what runs on then is killed
-_POLL_SECONDS = 0.2
-_HEADER = struct.Struct("!i")  # bytes of a message, as multiprocessing.connection sends them
-_PIECE = 1 << 16  # bytes
-_batches = Counter[int]()  # that are being decoded, by core
-_decoders = WeakSet["Decoder"]()  # all of this process
-
-
-def run_on(cores: Iterable[int]) -> None:
-    """Keep the calling thread to some cores, if that is to be had."""
-    with suppress(OSError):  # it is forbidden here, or a core was taken away meanwhile
-        os.sched_setaffinity(0, cores)
-
-
-def _stay_on_idle_cores() -> None:
-    run_on({core for core in CORES if not _batches[core]} or CORES)
+SPAWN = multiprocessing.get_context("spawn")  # a fork would copy the server's threads and sockets
+_KILL_SECONDS = 5  # until a killed process has ended
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What the users of a batch get.
+class Answer:
+    """What one user gets.
 
     Args:
-        items: item ids of each user, best first, as JSON: nobody reads them before the client.
-        counts: how many items each user gets.
-        unknown: how many items of each history the catalogue does not hold.
-        popular: which users have no known item and so got the popular ones.
-        warnings: values of the rule that no item has.
+        items: item ids, best first.
+        unknown: how many items of the history the catalogue does not hold.
+        popular: the history has no known item, so these are the most popular items.
+        warnings: values in the request's rule that no item has.
     """
 
-    items: list[str]
-    counts: list[int]
-    unknown: list[int]
-    popular: list[bool]
+    items: list[int]
+    unknown: int
+    popular: bool
     warnings: list[str]
 
 
-class UnservableError(GenrecError):
-    """The model cannot do what was asked.
-
-    Args:
-        reason: why.
-        about: ``constraints``, where they are at fault, or ``ranking``.
-    """
-
-    def __init__(self, reason: str, about: str) -> None:
-        super().__init__(reason)
-        self.about = about
-
-
 class DecoderFailedError(Exception):
-    """A fault of the decoding itself; the message is its traceback."""
+    """The decoding raised an error; the message is its traceback."""
 
 
-class DecoderLostError(Exception):
-    """The process ended in the middle of a batch, or hangs; :meth:`Decoder.replace` starts another."""
+class DecoderLostError(RefusedError):
+    """The process ended or hangs; :meth:`Decoder.replace` starts another."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(503, "decoder_lost", f"{reason}; try again later", headers=RETRY)
 
 
 class Decoder:
-    """One decoding process and the model in it, for one caller at a time.
+    """One decoding process with the model in it, for one caller at a time.
 
-    A process of its own, not a thread: threads that decode share the interpreter with each other and with the event
-    loop, which costs about a tenth of the throughput, and a crash would take the server with it.
+    It is a process because threads would share the interpreter with the event loop, and a crash would end the server.
 
     Args:
-        model_dir: the model it opens; :meth:`ready` waits for that.
-        core: the only one that it runs on; None for any. Where there is one process a core, the kernel else lets two
-            share one for a while with the other idle, and the event loop wait behind them.
-        open_seconds: within which it must have opened the model.
+        model_dir: the model folder that it opens; :meth:`ready` waits for that.
+        open_seconds: seconds within which the model must be open; None for no limit.
 
     Attributes:
-        lost: the process died or hung, and none has taken its place yet.
+        lost: the process died or hangs, and no other has taken its place yet.
     """
 
-    def __init__(self, model_dir: Path, core: int | None = None, open_seconds: float = math.inf) -> None:
-        self.model_dir, self.core, self.open_seconds = model_dir, core, open_seconds
+    def __init__(self, model_dir: Path, open_seconds: float | None = None) -> None:
+        self.model_dir, self.open_seconds = model_dir, open_seconds
         self._closed = self.lost = False
         self._starting = threading.Lock()
+        self._thread = ThreadPoolExecutor(1)  # waits for answers, so that the event loop does not
         self._start()
-        _decoders.add(self)
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        descriptor = str(theirs.fileno())
-        command = [sys.executable, "-m", "genrec_core.serving.decoding", descriptor, str(self.model_dir)]
-        command += [] if self.core is None else [str(self.core)]
-        # One thread each: the decoding processes share the cores already.
-        environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ}
-        with theirs:
-            self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        self.socket = ours
+        self._connection, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_run_process, args=(theirs, self.model_dir))
+        self.process.start()
+        theirs.close()  # the process has its own copy; when it dies, the connection ends
 
     def ready(self) -> dict[str, Any]:
         """Wait until the model is open and warm.
 
         Returns:
-            Facts of the model; see :func:`genrec_core.serving.decoding.facts`.
+            Facts of the model; see :func:`genrec_core.serving.decoder_process.facts`.
 
         Raises:
-            GenrecError: it cannot be opened, takes too long, or is not wanted any more.
+            GenrecError: the model cannot be opened, takes too long, or another model took its place meanwhile.
         """
-        deadline = time.monotonic() + self.open_seconds
         try:
-            with Connection(os.dup(self.socket.fileno())) as connection:
-                while not connection.poll(_POLL_SECONDS):
-                    if self._closed:
-                        raise GenrecError(
-                            f"{self.model_dir}: was closed before it was open; ask the model that serves now"
-                        )
-                    if time.monotonic() > deadline:
-                        raise GenrecError(
-                            f"{self.model_dir}: was not open after {self.open_seconds:g} s; give it longer by "
-                            "--open_seconds, or put it on faster storage"
-                        )
-                answer = json.loads(connection.recv_bytes())
-            self.socket.setblocking(False)
+            if not self._connection.poll(self.open_seconds):
+                raise GenrecError(
+                    f"{self.model_dir}: was not open after {self.open_seconds:g} s; give it longer by "
+                    "--open_seconds, or put it on faster storage"
+                )
+            answer = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
-            raise GenrecError(f"{self.model_dir}: the process that opens it died; its message is above") from error
+            reason = "the process that opens it died; its message is above"
+            if self._closed:
+                reason = "was closed before it was open; ask the model that serves now"
+            raise GenrecError(f"{self.model_dir}: {reason}") from error
         if "refused" in answer:
             raise GenrecError(answer["refused"])
         return dict(answer)
 
-    async def decode(self, options: str, histories: list[list[int]]) -> Decoded:
-        """Rank for users who share all options; see :func:`genrec_core.serving.decoding.decode`.
+    async def decode(self, options: str, histories: list[list[int]]) -> list[Answer]:
+        """Rank for users who share all options; see :func:`genrec_core.serving.decoder_process.decode`.
 
         Raises:
-            UnservableError: the model cannot do what was asked.
-            DecoderFailedError: it failed.
-            DecoderLostError: it died, or could not be started.
+            RefusedError: the model has no such ranking, or the lists and the rule leave no item.
+            DecoderFailedError: the decoding raised an error.
+            DecoderLostError: the process ended, or could not be started.
         """
         if self._closed or self.lost:
             raise DecoderLostError(
                 "this model was replaced" if self._closed else "no decoding process could be started"
             )
+        loop = asyncio.get_running_loop()
         try:
-            with self._decoding():
-                answered = await self._answer(f"{options}\n{json.dumps(histories)}".encode())
+            answer = await loop.run_in_executor(self._thread, self._exchange, options, histories)
         except (EOFError, OSError) as error:
             raise DecoderLostError("a decoding process ended in the middle of a batch") from error
-        head, *items = answered.split("\n")
-        answer = json.loads(head)
         if "refused" in answer:
-            raise UnservableError(answer["refused"], answer["about"])
+            raise RefusedError(422, **answer["refused"])
         if "failed" in answer:
             raise DecoderFailedError(answer["failed"])
-        return Decoded(items, **answer)
+        users = zip(answer["items"], answer["unknown"], answer["popular"], strict=True)
+        return [Answer(*user, answer["warnings"]) for user in users]
 
-    async def _answer(self, message: bytes) -> str:
-        """What the process answers to a message."""
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self.socket, _HEADER.pack(len(message)) + message)
-        received, wanted = bytearray(), _HEADER.size
-        while len(received) < wanted:
-            piece = await loop.sock_recv(self.socket, _PIECE)
-            if not piece:
-                raise EOFError
-            received += piece
-            if len(received) >= _HEADER.size:
-                wanted = _HEADER.size + _HEADER.unpack_from(received)[0]
-        return received[_HEADER.size :].decode()
-
-    @contextmanager
-    def _decoding(self) -> Iterator[None]:
-        """Keep the event loop to the cores that decode nothing, if there are any, while this process has a batch.
-
-        On a core that decodes it would hold up a batch, while the idle one waited for it.
-        """
-        if self.core is None:
-            yield
-            return
-        _batches[self.core] += 1
-        _stay_on_idle_cores()
-        try:
-            yield
-        finally:
-            _batches[self.core] -= 1
-            _stay_on_idle_cores()
+    def _exchange(self, options: str, histories: list[list[int]]) -> dict[str, Any]:
+        self._connection.send_bytes(json.dumps({"options": json.loads(options), "histories": histories}).encode())
+        return dict(json.loads(self._connection.recv_bytes()))
 
     async def replace(self) -> bool:
-        """Start another process in the place of one that died or hangs.
-
-        Returns:
-            Whether that went well.
-        """
+        """Start another process in place of a lost one; return whether it opened the model."""
         self.lost = True
         try:
             await asyncio.to_thread(self._replace)
             self.lost = False
-        except (GenrecError, OSError, subprocess.SubprocessError):
-            LOG.exception("no decoding process could be started in the place of one that ended")
+        except (GenrecError, OSError):
+            LOG.exception("no decoding process could be started in place of a lost one")
         return not self.lost
 
     def _replace(self) -> None:
-        if self._closed:
-            return
-        self.socket.close()
         self.process.kill()
-        LOG.error("a decoding process ended with %s; starting another", self.process.wait(_END_SECONDS))
+        self.process.join(_KILL_SECONDS)
+        LOG.error("a decoding process ended with %s; starting another", self.process.exitcode)
         with self._starting:
             if self._closed:
                 return
             self._start()
         self.ready()
 
-    def hang_up(self) -> None:
-        """Tell the process to end, without waiting for it."""
+    def close(self) -> None:
+        """Kill the process. It keeps nothing, so nothing is lost."""
         with self._starting:
             self._closed = True
-        self.socket.close()
-
-    def close(self) -> None:
-        """End the process."""
-        close_all([self])
-
-
-def close_all(decoders: list[Decoder]) -> None:
-    """End processes; those that have not ended soon are killed."""
-    for decoder in decoders:
-        decoder.hang_up()
-    deadline = time.monotonic() + _END_SECONDS
-    for decoder in decoders:
-        try:
-            decoder.process.wait(max(0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            decoder.process.kill()
-            decoder.process.wait()
+        self.process.kill()
 
 
 def kill_all() -> None:
-    """Kill every decoding process of this server, whatever it does; who waits for one gets an error."""
-    for decoder in list(_decoders):
-        decoder.process.kill()
+    """Kill every decoding process of this server; code that waits for one of them gets an error."""
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
+def _run_process(connection: Connection, model_dir: Path) -> None:
+    """What the process runs: one thread, because the processes share the cores already, and no signals.
+
+    A service manager sends SIGTERM to every process of a service, and this one may be decoding for a client.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    from genrec_core.serving.decoder_process import answer_batches  # needs NumPy; the server's own process does not
+
+    answer_batches(connection, model_dir)

@@ -1,58 +1,74 @@
-"""The page ``/docs``: what ``/openapi.json`` holds, as HTML without a script. A browser needs no other host for it."""
+"""The page ``/docs``: the content of ``/openapi.json`` as HTML without a script, so a browser needs no other host."""
 
 import json
 import shlex
 from collections.abc import Iterator
-from html import escape
 from typing import Any
 
+from jinja2 import Environment
+
 HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-_STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:64em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse}th,td{border:1px solid #ccc;padding:.3em .6em;text-align:left;vertical-align:top}"
-    "pre{background:#f4f4f4;padding:.6em;overflow-x:auto}"
-)
-_COLUMNS = ("Field", "Type", "Default", "Description")
+_PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{{ info.title }}</title>
+<style>
+  body { font: 16px/1.5 sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em }
+  table { border-collapse: collapse }
+  th, td { border: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top }
+  pre { background: #f4f4f4; padding: .6em; overflow-x: auto }
+</style>
+<h1>{{ info.title }}</h1>
+<p>{{ info.description }}</p>
+{% for route in routes %}
+<h2><code>{{ route.method }} {{ route.path }}</code></h2>
+<p>{{ route.summary }}</p>
+{% if route.fields %}
+<table>
+  <tr><th>Field</th><th>Type</th><th>Default</th><th>Description</th></tr>
+  {% for field in route.fields %}
+  <tr>{% for cell in field %}<td>{{ cell }}</td>{% endfor %}</tr>
+  {% endfor %}
+</table>
+{% endif %}
+<pre>{{ route.example }}</pre>
+{% endfor %}
+</html>
+""")
 
 
 def docs_page(openapi: dict[str, Any], server: str) -> str:
     """The page of a server.
 
     Args:
-        openapi: its description; references are not followed.
-        server: its address, which the examples ask.
+        openapi: the server's OpenAPI document; references in it are not followed.
+        server: the server's address, for the examples.
     """
-    title = escape(openapi["info"]["title"])
     routes = [
-        _route(method.upper(), path, about, server)
+        _route(method.upper(), path, about, server.rstrip("/"))
         for path, methods in openapi["paths"].items()
         for method, about in methods.items()
     ]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
-    return f"{head}<h1>{title}</h1><p>{escape(openapi['info']['description'])}</p>{''.join(routes)}</html>"
+    return _PAGE.render(info=openapi["info"], routes=routes)
 
 
-def _route(method: str, path: str, about: dict[str, Any], server: str) -> str:
-    call, body = ["curl"], about.get("requestBody", {}).get("content", {}).get("application/json", {})
-    if method != "GET":
-        call += ["-X", method]
+def _route(method: str, path: str, about: dict[str, Any], server: str) -> dict[str, Any]:
+    body = about.get("requestBody", {}).get("content", {}).get("application/json", {})
+    command = ["curl"] if method == "GET" else ["curl", "-X", method]
     if "example" in body:
-        call += ["-H", "Content-Type: application/json", "-d", json.dumps(body["example"])]
-    example = escape(shlex.join([*call, server.rstrip("/") + path]))
-    heading = f"<h2><code>{escape(method)} {escape(path)}</code></h2><p>{escape(about['summary'])}</p>"
-    return f"{heading}{_table(list(_fields(body.get('schema', {}))))}<pre>{example}</pre>"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    if not rows:
-        return ""
-    head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
-    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+        command += ["-H", "Content-Type: application/json", "-d", json.dumps(body["example"])]
+    return {
+        "method": method,
+        "path": path,
+        "summary": about["summary"],
+        "fields": list(_fields(body.get("schema", {}))),
+        "example": shlex.join([*command, server + path]),
+    }
 
 
 def _fields(schema: dict[str, Any], parent: str = "") -> Iterator[tuple[str, ...]]:
-    """A row for each field of an object, followed by those of the objects that it lists."""
+    """A row for each field of an object, followed by the fields of the objects that it lists."""
     for name, field in schema.get("properties", {}).items():
         default = "required" if name in schema.get("required", ()) else json.dumps(field.get("default"))
         yield parent + name, _kind(field), default, field.get("description", "")
@@ -64,5 +80,5 @@ def _kind(field: dict[str, Any]) -> str:
         return " or ".join(map(_kind, field["anyOf"]))
     if "enum" in field:
         return " or ".join(map(json.dumps, field["enum"]))
-    listed = f" of {_kind(field['items'])}" if "items" in field else ""
-    return str(field.get("type", "any")) + listed
+    items = f" of {_kind(field['items'])}" if "items" in field else ""
+    return str(field.get("type", "any")) + items

@@ -10,27 +10,20 @@ class Metrics:
     """The figures of one server process, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._by_status: dict[int, Counter] = {}
-        self.requests = Counter("genrec_requests", "Requests by status.", ["status"], registry=self.registry)
-        self.seconds = Histogram(
-            "genrec_request_seconds",
-            "From the first byte read to the answer.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.users = Counter("genrec_users", "Users served.", registry=self.registry)
-        self.batch = Histogram("genrec_batch_users", "Users decoded together.", buckets=_USERS, registry=self.registry)
-        self.queue = Gauge("genrec_queue_users", "Users waiting to be decoded.", registry=self.registry)
-        self.reloads = Counter("genrec_reloads", "Model reloads by result.", ["result"], registry=self.registry)
-        self.loaded = Gauge(
-            "genrec_model_loaded_timestamp_seconds", "When the model was loaded.", registry=self.registry
-        )
-        self.load_seconds = Gauge("genrec_model_load_seconds", "How long that took.", registry=self.registry)
-        self.model = Info("genrec_model", "The model that serves.", registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("genrec_requests", "Requests by status.", ["status"], registry=registry)
+        about = "From the first byte read to the answer."
+        self.seconds = Histogram("genrec_request_seconds", about, buckets=_SECONDS, registry=registry)
+        self.users = Counter("genrec_users", "Users served.", registry=registry)
+        self.batch = Histogram("genrec_batch_users", "Users decoded together.", buckets=_USERS, registry=registry)
+        self.queue = Gauge("genrec_queue_users", "Users waiting to be decoded.", registry=registry)
+        self.reloads = Counter("genrec_reloads", "Model reloads by result.", ["result"], registry=registry)
+        about = "When the model was loaded."
+        self.loaded = Gauge("genrec_model_loaded_timestamp_seconds", about, registry=registry)
+        self.load_seconds = Gauge("genrec_model_load_seconds", "How long loading the model took.", registry=registry)
+        self.model = Info("genrec_model", "The model that serves.", registry=registry)
 
-    def answered(self, status: int) -> None:
-        """Count a request."""
-        if status not in self._by_status:
-            self._by_status[status] = self.requests.labels(str(status))
-        self._by_status[status].inc()
+    def answered(self, status: int, seconds: float) -> None:
+        """Note a request."""
+        self.requests.labels(str(status)).inc()
+        self.seconds.observe(seconds)

@@ -1,7 +1,6 @@
-"""The model that serves, and its replacement by a newer release while requests go on."""
+"""The model that serves, and how a newer release takes its place while requests go on."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,37 +11,35 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import served_model
-from genrec_core.serving.decoders import CORES, Decoder, close_all
+from genrec_core.serving.decoders import Decoder, kill_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage.folders import LATEST, latest
 
 LOG = logging.getLogger("genrec.serving")
+_OPENING_SECONDS = 8  # for a model that is being opened when the server stops
 
 
 class ServedModel:
-    """A release: a model folder, opened and warmed up in some decoding processes.
+    """A model folder, opened and warmed up in some decoding processes.
 
     Args:
-        model_dir: the folder; links are followed at once, so that a link that moves on changes nothing.
-        threads: decoding processes, of one thread each, and each on a core of its own where there are as many.
-        open_seconds: within which each must have opened the model, at first or in the place of another.
+        model_dir: the folder. A link is followed at once, so a link that moves later changes nothing.
+        threads: number of decoding processes, of one thread each.
+        open_seconds: seconds within which each process must have opened the model; None for no limit.
 
     Attributes:
         retired: another model serves; the processes end with the last request that began with this one.
 
     Raises:
-        GenrecError: it is missing, damaged, of another form, or was replaced while it was read.
+        GenrecError: the folder is missing, damaged, of another form, or was replaced while it was read.
     """
 
-    def __init__(self, model_dir: Path, threads: int, open_seconds: float = math.inf) -> None:
+    def __init__(self, model_dir: Path, threads: int, open_seconds: float | None = None) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = ModelFolder(self.folder).version
-        cores: list[int | None] = [None] * threads  # the kernel knows better which ones others leave free
-        if threads == len(CORES):
-            cores = [*sorted(CORES)]
-        self.decoders = [Decoder(self.folder, core, open_seconds) for core in cores]
+        self.decoders = [Decoder(self.folder, open_seconds) for _ in range(threads)]
         try:
-            *_, self.facts = [decoder.ready() for decoder in self.decoders]  # all of them, and all alike
+            *_, self.facts = [decoder.ready() for decoder in self.decoders]  # each has the same facts
             if ModelFolder(self.folder).version != self.version:
                 raise GenrecError(f"{model_dir}: was replaced while it was read; load it again")
         except GenrecError:
@@ -63,37 +60,35 @@ class ServedModel:
             self._requests -= 1
             last = self.retired and not self._requests
         if last:
-            threading.Thread(target=self._close, name="retire").start()  # it waits for the processes to end
+            self._close()
 
     def retire(self) -> None:
         """End the processes as soon as no request needs them."""
         with self._lock:
             self.retired, idle = True, not self._requests
-        if idle:
-            self._close()
-            return
         for decoder in self.decoders:
-            if decoder.lost:  # who opens a process for it would keep the next model waiting
-                decoder.hang_up()
+            if idle or decoder.lost:  # opening this model again in a lost process would delay the next model
+                decoder.close()
 
     @property
     def lost(self) -> bool:
-        """Whether every process ended and none has taken its place yet, so that nobody decodes."""
+        """Whether every process is lost, so that no request can be decoded now."""
         return all(decoder.lost for decoder in self.decoders)
 
     def _close(self) -> None:
-        close_all(self.decoders)
+        for decoder in self.decoders:
+            decoder.close()
 
 
 def release_in(model_dir: Path | None) -> Path:
-    """The model folder that is meant now.
+    """Resolve where the model is now.
 
     Args:
-        model_dir: a model folder, a link to one, or an asset's folder, whose newest version is meant; None for the
-            release that is served.
+        model_dir: a model folder, a link to one, or an asset's folder, which stands for its newest version; None for
+            the release that is served.
 
     Raises:
-        GenrecError: there is none.
+        GenrecError: there is no such model.
     """
     if model_dir is None:
         return served_model()
@@ -101,13 +96,13 @@ def release_in(model_dir: Path | None) -> Path:
 
 
 class ModelHolder:
-    """Holds the model that serves; a request keeps the one it began with.
+    """Holds the model that serves; a request keeps the model that it began with.
 
     Args:
         model_dir: see :func:`release_in`.
-        threads: decoding processes; None for one a core.
-        metrics: told of every load.
-        open_model: opens a folder in so many processes.
+        threads: number of decoding processes; None for one a core.
+        metrics: gets the result of every load.
+        open_model: opens a folder in that number of processes.
     """
 
     def __init__(
@@ -124,29 +119,31 @@ class ModelHolder:
         self._loading, self._switching = threading.Lock(), threading.Lock()
 
     @contextmanager
-    def lease(self) -> Iterator[ServedModel | None]:
-        """What serves now, kept alive for a request though another may take its place; None before the first load."""
+    def lease(self) -> Iterator[ServedModel]:
+        """Keep the model that serves now for a request, although another may take its place meanwhile."""
         with self._switching:
-            if model := self.current:
-                model.acquire()
+            model = self.current
+            if model is None:
+                raise GenrecError("no model is loaded yet")
+            model.acquire()
         try:
             yield model
         finally:
-            if model:
-                model.release()
+            model.release()
 
     def load(self) -> bool:
-        """Open the release if it is not what serves already; what serves stays until the new one is warm.
+        """Open the release if it is not what serves already. The model before serves until the new one is warm.
 
         Returns:
             Whether another model serves now.
 
         Raises:
-            GenrecError: it cannot be opened; what served goes on serving.
+            GenrecError: the release cannot be opened; the model before goes on serving.
         """
         with self._loading:
+            before = self.current
             try:
-                folder, before = release_in(self.model_dir), self.current
+                folder = release_in(self.model_dir)
                 if before and ModelFolder(folder).version == before.version:
                     self.failure = None
                     self.metrics.reloads.labels("unchanged").inc()
@@ -158,37 +155,36 @@ class ModelHolder:
                 raise
             with self._switching:
                 self.current, self.failure = model, None
-            self._show(model)
+            self.metrics.reloads.labels("loaded").inc()
+            self.metrics.loaded.set(model.loaded_at)
+            self.metrics.load_seconds.set(model.load_seconds)
+            self.metrics.model.info({"version": model.version, "folder": model.folder.name})
             if before:
                 before.retire()
             return True
 
     def follow(self, model: ServedModel) -> None:
-        """Load what serves again if its folder changed, as a process that took another's place has read that.
+        """Load the release again if the folder of ``model`` changed after it was opened.
 
-        Args:
-            model: what the process decodes for.
+        A process that replaced a lost one has read the folder anew, so it would decode with another version.
         """
         try:
-            if model is not self.current or (found := ModelFolder(model.folder).version) == model.version:
+            if model is not self.current or (version := ModelFolder(model.folder).version) == model.version:
                 return
             LOG.warning(
-                "%s: holds version %s, which a new decoding process may have opened, and version %s serves; "
+                "%s: holds version %s, which a new decoding process may have opened, but version %s serves; "
                 "loading the new one everywhere",
-                model.folder, found, model.version,
+                model.folder, version, model.version,
             )  # fmt: skip
             self.load()
         except GenrecError as error:
             LOG.error("processes of two versions serve: %s; mend that, then POST /admin/reload", error)
 
-    def _show(self, model: ServedModel) -> None:
-        self.metrics.reloads.labels("loaded").inc()
-        self.metrics.loaded.set(model.loaded_at)
-        self.metrics.load_seconds.set(model.load_seconds)
-        self.metrics.model.info({"version": model.version, "folder": model.folder.name})
-
     def close(self) -> None:
-        """End what serves; its requests are answered by now."""
-        with self._loading:
-            if self.current:
-                self.current.retire()
+        """End the decoding processes. A model that is still being opened has some seconds more."""
+        if not self._loading.acquire(timeout=_OPENING_SECONDS):
+            kill_all()  # so that the opening fails
+            self._loading.acquire()
+        if self.current:
+            self.current.retire()
+        self._loading.release()

@@ -1,102 +1,71 @@
-"""Runs the server: opens the model, listens, reloads on SIGHUP, ends on SIGTERM after what is in flight."""
+"""Runs the server: it opens the model, listens, reloads on SIGHUP, and on SIGTERM finishes the requests and ends."""
 
 import asyncio
 import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import uvicorn
 
 from genrec_core.errors import GenrecError
-from genrec_core.serving.decoders import CORES, kill_all, run_on
+from genrec_core.serving.app import Server, build_app
+from genrec_core.serving.decoders import kill_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel, release_in
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
-_LAST_SECONDS = 10  # after the grace; by then every process has ended, or hangs
-_STARTED_POLL_SECONDS = 0.005
-_SWITCH_SECONDS = 0.0002  # how long the event loop waits for a thread that reads a large body
+_STARTED_POLL_SECONDS = 0.01
+_SWITCH_SECONDS = 0.0002  # a thread waits at most so long for a busy event loop; decoding processes wait for threads
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) -> None:
-    """Serve until SIGTERM or SIGINT. It listens at once, and is ready when the model is.
+    """Serve until SIGTERM or SIGINT. The server listens at once, and is ready when the model is.
 
     Args:
         model_dir: see :func:`genrec_core.serving.models.release_in`.
         settings: where to listen, and limits.
-        token: what clients must show as ``Authorization: Bearer``; None lets everyone in.
+        token: clients must send it as ``Authorization: Bearer``; None for no token.
 
     Raises:
         GenrecError: the model cannot be opened, or the port is taken.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    metrics = Metrics()
     release_in(model_dir)
-    open_model = partial(ServedModel, open_seconds=settings.open_seconds)
-    holder = ModelHolder(model_dir, settings.threads, metrics, open_model)
-    with ThreadPoolExecutor(1) as loader:
-        loading = loader.submit(holder.load)  # its processes start while this one imports the rest
-        try:
-            from genrec_core.serving.app import Server, build_app
-
-            if token is None and settings.host not in _LOOPBACK:
-                LOG.warning("listening on %s without a token: whoever reaches the port is served", settings.host)
-            config = uvicorn.Config(
-                build_app(Server(holder, settings, metrics, token)),
-                host=settings.host,
-                port=settings.port,
-                access_log=False,
-                log_config=None,
-                timeout_graceful_shutdown=settings.grace_seconds,
-                timeout_keep_alive=settings.keep_alive_seconds,
-                server_header=False,
-            )
-            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop
-                runner.run(_run(_Server(config), holder, loading))
-        finally:
-            holder.close()
+    if token is None and settings.host not in _LOOPBACK:
+        LOG.warning("listening on %s without a token: every client that reaches the port is served", settings.host)
+    metrics = Metrics()
+    holder = ModelHolder(model_dir, settings.threads, metrics, partial(ServedModel, open_seconds=settings.open_seconds))
+    config = uvicorn.Config(
+        build_app(Server(holder, settings, metrics, token)),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=settings.grace_seconds,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        server_header=False,
+    )
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:  # uvloop where it is installed
+            runner.run(_run(uvicorn.Server(config), holder))
+    finally:
+        kill_all()
 
 
-class _Server(uvicorn.Server):
-    """Ends on a signal as at the end of its work, not by raising the signal again."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        yield
-
-    def _stop(self, number: int) -> None:
-        self.handle_exit(number, None)
-        last = threading.Timer((self.config.timeout_graceful_shutdown or 0) + _LAST_SECONDS, kill_all)
-        last.daemon = True
-        last.start()
-
-
-async def _run(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:
-    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-    # Threads begin on the cores that the event loop has at that moment.
-    loop.set_default_executor(ThreadPoolExecutor(initializer=run_on, initargs=(CORES,)))
-
-    def reload() -> None:
-        task = loop.create_task(_reload(holder))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    first = loop.create_task(_first_load(server, holder, loading))
+async def _run(server: uvicorn.Server, holder: ModelHolder) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # uvicorn catches them, and raises them again when it has stopped
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, _reload, holder)
+    first = loop.create_task(_first_load(server, holder))
     try:
         await server.serve()
     except SystemExit as error:  # uvicorn's way to say that it cannot listen
@@ -106,24 +75,22 @@ async def _run(server: uvicorn.Server, holder: ModelHolder, loading: "Future[boo
     await first
 
 
-async def _first_load(server: uvicorn.Server, holder: ModelHolder, loading: "Future[bool]") -> None:
-    """Say when the model is ready and the server listens; end the server where the model cannot be opened."""
+async def _first_load(server: uvicorn.Server, holder: ModelHolder) -> None:
+    """Open the model, and say when the server is ready; end the server where the model cannot be opened."""
     try:
-        await asyncio.wrap_future(loading)
+        await asyncio.to_thread(holder.load)
     except GenrecError:
         server.should_exit = True
         raise
-    while not server.started:  # uvicorn tells nobody; where it cannot listen, this task is cancelled
-        if server.should_exit:
-            return
+    while not server.started and not server.should_exit:  # uvicorn has no event for it
         await asyncio.sleep(_STARTED_POLL_SECONDS)
-    if model := holder.current:
-        LOG.info("ready: model %s, opened in %.2f s", model.version, model.load_seconds)
+    if server.started and holder.current:
+        LOG.info("ready: model %s, opened in %.2f s", holder.current.version, holder.current.load_seconds)
 
 
-async def _reload(holder: ModelHolder) -> None:
+def _reload(holder: ModelHolder) -> None:
     try:
-        changed = await asyncio.to_thread(holder.load)
+        changed = holder.load()
     except GenrecError as error:
         LOG.error("reload failed, the model before goes on serving: %s", error)
         return
@@ -134,21 +101,21 @@ def read_token(path: Path | None) -> str | None:
     """The token of ``--token_file``, else of the environment.
 
     Raises:
-        GenrecError: the file cannot be read, or the token is empty or no single word of ASCII.
+        GenrecError: the file cannot be read, or the token is empty or not one word of ASCII.
     """
     if path is None:
-        return None if TOKEN not in os.environ else _checked(os.environ[TOKEN].strip(), TOKEN)
+        return _checked(os.environ[TOKEN].strip(), TOKEN) if TOKEN in os.environ else None
     try:
         token = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise GenrecError(f"{path}: cannot be read ({error}); give a file that holds the token alone") from error
-    if path.stat().st_mode & 0o077:
-        print(f"genrec: warning: {path} can be read by others; chmod 600 it", file=sys.stderr)
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        print(f"genrec: warning: other users can read {path}; chmod 600 it", file=sys.stderr)
     return _checked(token, str(path))
 
 
 def _checked(token: str, source: str) -> str:
-    """An empty token is refused: a server that was meant to have one must not be open to everyone."""
+    """Refuse an empty token: a server that should have one must not be open to everyone."""
     if not token or not token.isascii() or any(letter.isspace() for letter in token):
         raise GenrecError(f"{source}: no token in it; write one line of ASCII letters without spaces")
     return token

@@ -390,7 +390,7 @@ class TigerModel(WholeModel):
         setattr(self, "decode", torch.compile(self.decode, dynamic=True))  # noqa: B010 - a method, as mypy sees it
 
     def _prefixes(self, tokens: Tensor) -> Tensor:
-        """Rows of ``prefix_embedding`` for everything up to each level, int64 [..., L]; the hash of ``Lineage``."""
+        """Rows of ``prefix_embedding`` up to each level, int64 [..., L]; hashed as ``BeamAncestry`` does."""
         hashes = [tokens[..., 0]]
         for level in range(1, tokens.shape[-1]):
             hashes.append((hashes[-1] * PREFIX_FACTOR + tokens[..., level]) % self.config.prefix_buckets)

@@ -12,7 +12,7 @@ from genrec_core.embedding.learned_rows import learned_rows
 from genrec_core.errors import GenrecError
 from genrec_core.search.generative import RankingWeights
 from genrec_core.search.neighbors import TextNeighbors
-from genrec_core.search.prefixes import Lineage
+from genrec_core.search.prefixes import BeamAncestry
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
@@ -64,7 +64,7 @@ class TorchSession:
         self.scorer, self.device = scorer, scorer.items.device
         self.histories = flat = histories.flat()
         rows, *where = map(self._on_device, (flat.rows, flat.lengths, flat.places, flat.own, flat.newest))
-        self.lineage = Lineage(len(flat.lengths), scorer.model.config.prefix_buckets)
+        self.lineage = BeamAncestry(len(flat.lengths), scorer.model.config.prefix_buckets)
         with torch.inference_mode():
             self.context, self.query, self.logits, *rest = scorer.encoder(scorer.items[rows], *where)
         layers = scorer.model.config.decoder_layers

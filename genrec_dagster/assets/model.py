@@ -1,10 +1,9 @@
-"""From semantic IDs to a model that serves: trained, measured, exported."""
+"""The assets from semantic IDs to the exported model: trained, measured, exported."""
 
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -25,31 +24,21 @@ from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.links import run_link, training_link
 from genrec_dagster.metadata import content_version
-from genrec_dagster.pages.model import (
-    CONFIG_FILE,
-    CURVES_PLOT,
-    HISTORY_FILE,
-    export_page,
-    metrics_page,
-    training_page,
-)
+from genrec_dagster.pages.model import CONFIG_FILE, CURVES_PLOT, HISTORY_FILE, export_page, metrics_page, training_page
 from genrec_dagster.progress import progress_log
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 from genrec_dagster.training import new_beside_another, only_training, prepare_job, run_torchrun, tracked_run
 
-if TYPE_CHECKING:
-    from genrec_core.evaluation.evaluate import Evaluation
-
-GROUP, OWNERS = "model", ["team:recsys"]
+_GROUP, _OWNERS, _REBUILT = "model", ["team:recsys"], when_inputs_change()
 
 
 @dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
+    group_name=_GROUP,
+    owners=_OWNERS,
+    automation_condition=_REBUILT,
     kinds={"pytorch", "huggingface"},
     code_version="2",
     pool="training",
-    automation_condition=when_inputs_change(),
 )
 @plain_failures
 def tiger_checkpoint(
@@ -63,9 +52,10 @@ def tiger_checkpoint(
     pipes: dg.ResourceParam[dg.PipesSubprocessClient | TrainingPods],
     rendezvous: Rendezvous,
 ) -> dg.MaterializeResult[Path]:
-    """The best TIGER model by validation, trained by torchrun; a retry goes on where the last one ended.
+    """The TIGER model of the epoch with the best validation recall, trained by torchrun.
 
-    Loss and recall by epoch appear in the step's log while it trains, and in MLflow (`make mlflow`).
+    While it trains, the step's log and MLflow (`make mlflow`) show loss and recall of each epoch. A retry continues
+    where the last attempt ended.
     """
     inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
     settings = TrainingSettings(**config.model_dump())
@@ -82,11 +72,7 @@ def tiger_checkpoint(
 
 
 @dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"pytorch", "numpy"},
-    code_version="1",
-    automation_condition=when_inputs_change(),
+    group_name=_GROUP, owners=_OWNERS, automation_condition=_REBUILT, kinds={"pytorch", "numpy"}, code_version="1"
 )
 @plain_failures
 def recall_metrics(
@@ -98,48 +84,40 @@ def recall_metrics(
     config: EvaluationForm,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """Recall and NDCG of every ranking mode on each user's test item, beside popularity; nothing else reads these.
+    """Recall and NDCG on the test item of each user, for every ranking mode and for the most popular items.
 
-    Its gates hold back the export, and with it every release. `report` is the whole evaluation on one page.
+    Nothing else in the graph reads the test items. If a check of this asset fails, the model is neither exported nor
+    released. `report` opens the whole evaluation on one page.
     """
-    from genrec_core.data.histories import Histories
-    from genrec_core.embedding.item_embeddings import ItemEmbeddings
-    from genrec_core.evaluation.checkpoints import open_checkpoint
-    from genrec_core.evaluation.evaluate import evaluate
+    from genrec_core.evaluation.checkpoints import evaluate_checkpoint
+    from genrec_core.evaluation.evaluate import METRICS_FILE
     from genrec_core.evaluation.pages.report import REPORT_FILE, write_metrics
-    from genrec_core.quantization.semantic_ids import SemanticIds
-    from genrec_core.tiger.scorer import TorchScorer, one_thread_an_operator, ranking_weights
+    from genrec_core.evaluation.seeds import with_other_seeds
 
-    ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(item_embeddings)
-    scorer = TorchScorer.from_folder(tiger_checkpoint, ids.codes, vectors.l2norm)
-    histories = Histories.from_frame(user_histories, ids.item_ids)
     progress = progress_log(context, "users ranked")
-    with one_thread_an_operator():
-        model = scorer.model.config
-        baseline = open_checkpoint(Path(config.baseline), ids.codes, vectors.l2norm).scorer if config.baseline else None
-        weights = ranking_weights(model)
-        evaluation = evaluate(scorer, ids, histories, config, model.max_history, weights, progress, baseline=baseline)
+    evaluation = evaluate_checkpoint(tiger_checkpoint, semantic_ids, item_embeddings, user_histories, config, progress)
+    history = read_json(tiger_checkpoint / HISTORY_FILE)
+    training = {name: history[name] for name in ("recipe", "seed")}
+    earlier = sorted(Path(work.root).glob(f"recall_metrics/*/{METRICS_FILE}"))
+    metrics = with_other_seeds(evaluation.metrics, training, earlier)
     with work.new(context) as folder:
-        history = read_json(tiger_checkpoint / HISTORY_FILE)
-        training = {name: history[name] for name in ("recipe", "seed")}
-        evaluation = with_other_seeds(evaluation, training, Path(work.root))
-        write_metrics(folder, evaluation)
-        metadata = metrics_page(folder, evaluation.metrics, evaluation.slices)
+        write_metrics(folder, replace(evaluation, metrics=metrics))
+        metadata = metrics_page(folder, metrics, evaluation.slices)
         with mlflow_may_be_away(context):
-            log_test_metrics(tiger_checkpoint, evaluation.metrics, folder / REPORT_FILE)
+            log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
             metadata["mlflow_run"] = training_link(tiger_checkpoint)
             metadata["report"] = training_link(tiger_checkpoint, REPORT_FILE)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-# The metrics are no input of the export, but their gates hold it back.
+# The export does not read the metrics, but their gates hold it back.
 @dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
+    group_name=_GROUP,
+    owners=_OWNERS,
+    automation_condition=_REBUILT,
     kinds={"onnx"},
     code_version="3",
     deps=[recall_metrics],
-    automation_condition=when_inputs_change(),
 )
 @plain_failures
 def onnx_encoder(
@@ -152,9 +130,10 @@ def onnx_encoder(
     config: ExportForm,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """History encoder and decoder step as ONNX graphs, and all that serving needs beside them; no torch from here.
+    """The exported model: history encoder and decoder as ONNX graphs, and all other files that serving needs.
 
-    Its checks measure the time of a single user and compare the lists with those of the trained model.
+    It runs without torch. Its checks measure the time to serve a single user, and compare its lists with those of the
+    trained model.
     """
     from genrec_core.data.histories import Histories
     from genrec_core.data.popularity import training_counts
@@ -162,34 +141,18 @@ def onnx_encoder(
     from genrec_core.export.quantize import ValidationUsers, quantize_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
 
-    ids, began = SemanticIds.load(semantic_ids), time.monotonic()
-    histories = Histories.from_frame(user_histories, ids.item_ids)
-    popularity = training_counts(histories, len(ids.item_ids))
+    began, item_ids = time.monotonic(), SemanticIds.load(semantic_ids).item_ids
+    histories = Histories.from_frame(user_histories, item_ids)
+    popularity = training_counts(histories, len(item_ids))
     with work.new(context) as folder:
         export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder, item_catalog)
         if config.int8:
-            users = ValidationUsers.of_validation(histories, ids.item_ids, config.users)
+            users = ValidationUsers.of_validation(histories, item_ids, config.users)
             report = quantize_recommender(folder, folder, users, largest_loss=config.largest_loss)
             context.log.info("\n".join(report.lines()))
-        seconds = time.monotonic() - began
-        metadata = export_page(folder, tiger_checkpoint, len(ids.item_ids), seconds)
+        metadata = export_page(folder, tiger_checkpoint, len(item_ids), time.monotonic() - began)
         with mlflow_may_be_away(context):
-            model = log_recommender(tiger_checkpoint, folder, user_histories["item_ids"][0].to_list())
-            metadata["mlflow_model"] = dg.MetadataValue.text(model)
+            example = user_histories["item_ids"][0].to_list()
+            metadata["mlflow_model"] = log_recommender(tiger_checkpoint, folder, example)
             metadata["mlflow_page"] = training_link(tiger_checkpoint, MODEL_NAME)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
-
-
-def with_other_seeds(evaluation: "Evaluation", training: dict[str, Any], storage: Path) -> "Evaluation":
-    """The evaluation beside earlier ones in ``storage`` of models that differ in their training's seed alone."""
-    from genrec_core.evaluation.evaluate import METRICS_FILE
-    from genrec_core.evaluation.seeds import over_seeds
-
-    metrics = {**evaluation.metrics, "training": training}
-    earlier = [read_json(path) for path in sorted((storage / "recall_metrics").glob(f"*/{METRICS_FILE}"))]
-    alike = [
-        found
-        for found in earlier
-        if found.get("training", {}).get("recipe") == training["recipe"] and found["settings"] == metrics["settings"]
-    ]
-    return replace(evaluation, metrics={**metrics, "seeds": over_seeds([metrics, *alike])})

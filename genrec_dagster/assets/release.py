@@ -1,6 +1,7 @@
 """Releases: one immutable version of all that serving needs, and the pointer to the one that is served."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,35 +29,35 @@ from genrec_core.releases.pointer import (
 )
 from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.storage.folders import latest, version_folder
-from genrec_dagster.automation import when_inputs_change
+from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
+from genrec_dagster.experiment import mlflow_may_be_away
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.freshness import FRESHNESS, fresh_within
-from genrec_dagster.io_manager import FRAME
-from genrec_dagster.lineage import Origin, evaluation_of, trace
 from genrec_dagster.links import version_link
 from genrec_dagster.metadata import content_version
+from genrec_dagster.origins import Origin, evaluation_of, trace
 from genrec_dagster.pages.model import HISTORY_FILE
 from genrec_dagster.pages.release import release_page, served_page
 from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release
 from genrec_dagster.resources import WorkFolders
 from genrec_dagster.training import code_revision
 
-GROUP, OWNERS = "model", ["team:recsys"]
-# Blocking checks of `model_release`, which its pointer asks for by name; checks/release.py defines them.
+_GROUP, _OWNERS, _REBUILT = "model", ["team:recsys"], when_inputs_change()
+# Gates of `model_release` that must have passed before the release is served; checks/release.py defines them.
 COMPARISON = "not_worse_than_current"
 RELEASE_GATES = ("gates_passed", "parts_belong_together", COMPARISON)
-CHAMPION, RULE, NOTHING_SERVED = "champion", "rule", "none"  # of the comparison: with what, by what rule
+CHAMPION, RULE, NOTHING_SERVED = "champion", "rule", "none"  # metadata of the comparison: with what, by what rule
 _NEWEST, _PREVIOUS = "newest", "previous"
+# The folder of a release that holds each asset.
+_FOLDERS = {
+    "tiger_checkpoint": CHECKPOINT,
+    "semantic_ids": SEMANTIC_IDS,
+    "recall_metrics": METRICS,
+    "onnx_encoder": MODEL,
+}
 
 
-@dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"onnx", "mlflow"},
-    code_version="2",
-    automation_condition=when_inputs_change(),
-)
+@dg.asset(group_name=_GROUP, owners=_OWNERS, automation_condition=_REBUILT, kinds={"onnx", "mlflow"}, code_version="2")
 @plain_failures
 def model_release(
     context: dg.AssetExecutionContext,
@@ -64,65 +65,83 @@ def model_release(
     semantic_ids: Path,
     recall_metrics: Path,
     onnx_encoder: Path,
-    user_histories: Path,
+    user_histories: pl.DataFrame,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
-    """Checkpoint, semantic IDs, exported model and metrics as one version that never changes, registered in MLflow.
+    """One version of checkpoint, semantic IDs, exported model and metrics, registered in MLflow. It never changes.
 
-    Its gates decide whether it is served: every gate upstream passed on exactly these parts, and it is not worse than
-    the release that is served.
+    It is served only if all gates upstream passed on exactly these parts, and if it is not worse than the release that
+    is served now.
     """
-    made = {
+    parts = {
         "tiger_checkpoint": tiger_checkpoint,
         "semantic_ids": semantic_ids,
         "recall_metrics": recall_metrics,
         "onnx_encoder": onnx_encoder,
     }
-    version, traced = context.run.run_id, trace(context.instance, {name: part.name for name, part in made.items()})
-    histories = pl.read_parquet(user_histories / FRAME)
-    tags = {"dagster_run": version, "code": code_revision()}
-    registered = _register(context, tiger_checkpoint, onnx_encoder, histories["item_ids"][0].to_list(), tags)
-    facts: dict[str, Any] = {
-        "version": version,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": code_revision(),
-        "preset": PRESET_NAME,
-        "parts": {name: part.name for name, part in made.items()},
-        "made_from": {name: _described(origins) for name, origins in sorted(traced.items())},
-        "settings": _settings(tiger_checkpoint, semantic_ids, recall_metrics),
-        "mlflow": {"model": REGISTERED_MODEL, "version": registered},
-    }
-    parts = {
-        CHECKPOINT: tiger_checkpoint,
-        SEMANTIC_IDS: semantic_ids,
-        METRICS: recall_metrics,
-        MODEL: onnx_encoder,
-    }
+    run, code = context.run.run_id, code_revision()
+    registered: str | None = None
+    with mlflow_may_be_away(context):
+        example, tags = user_histories["item_ids"][0].to_list(), {"dagster_run": run, "code": code}
+        registered = register_release(tiger_checkpoint, onnx_encoder, run, example, tags)
+    origins = trace(context.instance, {name: part.name for name, part in parts.items()})
+    facts = _facts(run, code, registered, parts, origins)
     with work.new(context) as folder:
-        write_release(folder, parts, facts)
-        write_profile(folder, histories)
-        metadata = release_page(folder, facts, traced, _champion(Path(work.root).absolute()))
+        write_release(folder, {_FOLDERS[name]: part for name, part in parts.items()}, facts)
+        write_profile(folder, user_histories)
+        served = served_pointer(Path(work.root).absolute())
+        champion = version_folder(RELEASES, served.version, Path(work.root).absolute()) if served else None
+        metadata = release_page(folder, facts, origins, champion)
         metadata["mlflow_page"] = version_link(tiger_checkpoint, REGISTERED_MODEL, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
+def _facts(
+    version: str,
+    code: str,
+    registered: str | None,
+    parts: Mapping[str, Path],
+    origins: Mapping[str, list[Origin]],
+) -> dict[str, Any]:
+    """The content of ``release.json``."""
+    return {
+        "version": version,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code,
+        "preset": PRESET_NAME,
+        "parts": {name: part.name for name, part in parts.items()},
+        "made_from": {
+            name: [{"run": origin.run_id, "data_version": origin.data_version} for origin in sources]
+            for name, sources in sorted(origins.items())
+        },
+        "settings": {
+            # None if an earlier version of the code trained it, which did not keep its settings.
+            "tiger_checkpoint": read_json(parts["tiger_checkpoint"] / HISTORY_FILE).get("settings"),
+            "semantic_ids": read_json(parts["semantic_ids"] / "summary.json")["settings"],
+            "recall_metrics": read_json(parts["recall_metrics"] / METRICS_FILE)["settings"],
+        },
+        "mlflow": {"model": REGISTERED_MODEL, "version": registered},
+    }
+
+
 @dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
+    group_name=_GROUP,
+    owners=_OWNERS,
+    automation_condition=_REBUILT,
     kinds={"json", "mlflow"},
     code_version="1",
     deps=[model_release],
     freshness_policy=fresh_within(FRESHNESS.release_hours),
-    automation_condition=when_inputs_change(),
 )
 @plain_failures
 def served_release(
     context: dg.AssetExecutionContext, config: ServedReleaseForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
-    """The pointer that predictions and servers read; it moves to a release whose gates passed, or back to an old one.
+    """The pointer to the release that predictions and servers use. It moves to a release whose gates passed.
 
-    A release that is gone to again is verified, but not judged again: it was served before. If another release is
-    served while this runs, the pointer stays and the run fails: run it again, so that the gates compare with that one.
+    It can also move back to an earlier release. Rolling back verifies that release's files, but does not repeat its
+    gates. If another release is served while this runs, the pointer stays and the run fails. Run it again, so that the
+    gates compare with that release.
     """
     root = Path(work.root).absolute()
     before = served_pointer(root)
@@ -133,7 +152,7 @@ def served_release(
         carried = len(withdrawn_too(version_folder(RELEASES, before.version, root) / MODEL, release / MODEL))
     with work.new(context) as folder:
         write_pointer(folder, pointer)
-        require_served(pointer.follows, root)  # MLflow's alias follows only what will be served
+        require_served(pointer.follows, root)  # MLflow's alias moves only if this pointer will be served
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
         registered = read_json(release / FACTS)["mlflow"]
@@ -141,68 +160,48 @@ def served_release(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))
 
 
-def _register(
-    context: dg.AssetExecutionContext, checkpoint: Path, model_dir: Path, example: list[int], tags: dict[str, str]
-) -> str | None:
-    """Add the release to MLflow's registry; None where that does not answer, which must keep nobody from releasing."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return register_release(checkpoint, model_dir, context.run.run_id, example, tags)
-    except (MlflowException, OSError) as error:
-        context.log.warning(f"the release is not registered in MLflow as {REGISTERED_MODEL}: {error}")
-        return None
-
-
-def _champion(root: Path) -> Path | None:
-    """The release that is served, if there is one."""
-    pointer = served_pointer(root)
-    return version_folder(RELEASES, pointer.version, root) if pointer else None
-
-
 def _newest(context: dg.AssetExecutionContext, before: Pointer | None, root: Path) -> Pointer:
-    """The pointer on the release of this run where it made one, else on the newest; its gates must have passed."""
+    """The pointer to this run's release, or to the newest one if this run made none; its gates must have passed."""
     own = root / RELEASES / context.run.run_id
     release = own if (own / MANIFEST).is_file() else latest(RELEASES, root)
     verify_manifest(release)
-    if before and before.version == release.name:  # a successor by added items has no checks of its own
+    if before and before.version == release.name:  # it may hold added items, and then has no checks of its own
         return before.moved(release.name, before.reason)
-    if before and release.name in before.before:  # the newest by name alone, where adding items to it was cut off
+    if before and release.name in before.before:  # a release with added items is served, but is not yet "the newest"
         raise GenrecError(
             f"release {release.name} was served before {before.version}; to go back to it, materialise served_release "
             f"with to: {release.name}"
         )
-    origins = trace(context.instance, {RELEASES: release.name}).get(RELEASES, [])
-    said = {name: _said_by(context.instance, name, origins) for name in RELEASE_GATES}
-    failed = [name for name, evaluation in said.items() if evaluation is None or not evaluation.passed]
-    if failed:
-        raise GenrecError(
-            f"release {release.name} is not served: {', '.join(failed)} did not pass; see the checks of {RELEASES}, or "
-            "run them, then materialise served_release again"
-        )
-    if before and (comparison := said[COMPARISON]):
-        _require_compared(release.name, before.version, comparison)
+    _require_gates(context.instance, release.name, before)
     reason = "its gates passed"
     return before.moved(release.name, reason) if before else first_pointer(release.name, reason)
 
 
-def _said_by(instance: dg.DagsterInstance, check: str, origins: list[Origin]) -> dg.AssetCheckEvaluation | None:
-    return evaluation_of(instance, dg.AssetCheckKey(dg.AssetKey(RELEASES), check), origins)
-
-
-def _require_compared(release: str, served: str, comparison: dg.AssetCheckEvaluation) -> None:
-    """Refuse to replace a release that was served after the comparison, unless its rule asked for none."""
-    noted = {name: comparison.metadata[name].value for name in (CHAMPION, RULE) if name in comparison.metadata}
-    champion = noted.get(CHAMPION, served)  # older evaluations without a comparison name none
-    if champion != served and noted.get(RULE) != "always":
+def _require_gates(instance: dg.DagsterInstance, release: str, before: Pointer | None) -> None:
+    """Refuse a release whose gates did not pass, or which was compared with another release than the served one."""
+    origins = trace(instance, {RELEASES: release}).get(RELEASES, [])
+    keys = {name: dg.AssetCheckKey(dg.AssetKey(RELEASES), name) for name in RELEASE_GATES}
+    evaluations = {name: evaluation_of(instance, key, origins) for name, key in keys.items()}
+    failed = [name for name, evaluation in evaluations.items() if evaluation is None or not evaluation.passed]
+    if failed:
         raise GenrecError(
-            f"release {served} is served since the gate compared {release} with {champion}; run the check {COMPARISON} "
-            "again, then materialise served_release"
+            f"release {release} is not served: {', '.join(failed)} did not pass; see the checks of {RELEASES}, or "
+            "run them, then materialise served_release again"
+        )
+    comparison = evaluations[COMPARISON]
+    if before is None or comparison is None:
+        return
+    noted = {name: comparison.metadata[name].value for name in (CHAMPION, RULE) if name in comparison.metadata}
+    champion = noted.get(CHAMPION, before.version)  # older evaluations do not name it
+    if champion != before.version and noted.get(RULE) != "always":
+        raise GenrecError(
+            f"release {before.version} is served since the gate compared {release} with {champion}; run the check "
+            f"{COMPARISON} again, then materialise served_release"
         )
 
 
 def _earlier(before: Pointer | None, config: ServedReleaseForm, root: Path) -> Pointer:
-    """The pointer on a release that was served before, once its files are verified."""
+    """The pointer to a release that was served before, after its files are verified."""
     if before is None:
         raise GenrecError("no release is served yet, so there is none to go back to")
     to = None if config.to == _PREVIOUS else config.to
@@ -212,7 +211,7 @@ def _earlier(before: Pointer | None, config: ServedReleaseForm, root: Path) -> P
 
 
 def _move_alias(context: dg.AssetExecutionContext, checkpoint: Path, release: str) -> str:
-    """Move MLflow's alias; a registry that does not answer must not keep a bad release in service."""
+    """Move MLflow's alias; if MLflow does not answer, the pointer moves all the same."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -224,19 +223,5 @@ def _move_alias(context: dg.AssetExecutionContext, checkpoint: Path, release: st
 
 
 def pointer_version(release: Path) -> dg.DataVersion:
-    """A hash of the model alone: a release of the same content changes no prediction."""
+    """A hash of the model alone: a release with the same model changes no prediction."""
     return dg.DataVersion(hashlib.sha256(f"served {content_version(release / MODEL).value}".encode()).hexdigest())
-
-
-def _described(origins: list[Origin]) -> list[dict[str, Any]]:
-    return [{"run": origin.run_id, "data_version": origin.data_version} for origin in origins]
-
-
-def _settings(checkpoint: Path, ids: Path, metrics: Path) -> dict[str, Any]:
-    """With what each part was made, all values, not only those that were given."""
-    return {
-        # None where an earlier version of the code trained it, which did not keep its settings.
-        "tiger_checkpoint": read_json(checkpoint / HISTORY_FILE).get("settings"),
-        "semantic_ids": read_json(ids / "summary.json")["settings"],
-        "recall_metrics": read_json(metrics / METRICS_FILE)["settings"],
-    }

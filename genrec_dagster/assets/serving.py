@@ -1,32 +1,36 @@
-"""From the served release to lists of items."""
+"""Predictions for all users, by the served release."""
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
 
-from genrec_core.monitoring.answers import exposure_of
+from genrec_core.monitoring.answers import Exposure, exposure_of
+from genrec_core.recommend.predict import PredictionReport, predict_file
 from genrec_core.releases.pointer import MODEL, RELEASES, read_pointer
+from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import write_json
 from genrec_core.storage.folders import version_folder
-from genrec_dagster.automation import when_inputs_change
+from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
 from genrec_dagster.config import PredictionForm
 from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.freshness import FRESHNESS, fresh_within
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page
 from genrec_dagster.resources import WorkFolders
 
-GROUP, OWNERS = "serving", ["team:recsys"]
+if TYPE_CHECKING:
+    from genrec_core.engines.engine import Engine
+
 PREDICTIONS, REPORT = "predictions.csv", "report.json"
 _REQUESTS = "requests.txt"
 
 
 @dg.asset(
-    group_name=GROUP,
-    owners=OWNERS,
+    group_name="serving",
+    owners=["team:recsys"],
     kinds={"onnx", "csv"},
     code_version="3",
     pool="inference",
@@ -42,26 +46,19 @@ def batch_predictions(
     work: WorkFolders,
     engine: ComputeEngine,
 ) -> dg.MaterializeResult[Path]:
-    """The next items for every user, from the whole history, by the release that is served.
+    """The recommended items of every user, computed by the served release from the whole history.
 
-    `predictions.csv` holds a row a user, `user_id,pred_1..pred_K`, best first.
+    `predictions.csv` holds one row for each user, `user_id,pred_1..pred_K`, the best item first.
     """
-    from genrec_core.recommend.predict import predict_file
-    from genrec_core.recommend.recommender import Recommender
-    from genrec_core.recommend.remote_ranking import RemoteRanking
-
     model = pointed_model(served_release, work)
     with work.new(context) as folder, engine.open(context) as computed_by:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
         write_requests(user_histories, requests)
-        recommender, remote = Recommender.from_folder(model, threads=1), RemoteRanking.of(computed_by, model)
-        report = predict_file(recommender, requests, output, config, show_progress=False, remote=remote)
+        report, exposure = predict(requests, output, model, config, computed_by)
         requests.unlink()
-        write_json(folder / REPORT, asdict(report))
-        exposure = exposure_of(output, recommender.item_ids)
-        some = [(str(user), items) for user, items in user_histories.head(SHOWN_USERS).iter_rows()]
-        metadata = predictions_page(report, exposure, served_release, model, output, some)
-        metadata["dagster/row_count"] = dg.MetadataValue.int(report.rows)
+        examples = [(str(user), items) for user, items in user_histories.head(SHOWN_USERS).iter_rows()]
+        metadata = predictions_page(report, exposure, served_release, model, output, examples)
+        metadata["dagster/row_count"] = report.rows
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -69,6 +66,19 @@ def pointed_model(served_release: Path, work: WorkFolders) -> Path:
     """The exported model of the release that a version of ``served_release`` points to."""
     version = read_pointer(served_release).version
     return version_folder(RELEASES, version, Path(work.root).absolute()) / MODEL
+
+
+def predict(
+    requests: Path, output: Path, model: Path, settings: PredictionSettings, computed_by: "Engine | None"
+) -> tuple[PredictionReport, Exposure]:
+    """Serve a request file with an exported model, and write ``report.json`` beside the answer."""
+    from genrec_core.recommend.recommender import Recommender
+    from genrec_core.recommend.remote_ranking import RemoteRanking
+
+    recommender, remote = Recommender.from_folder(model, threads=1), RemoteRanking.of(computed_by, model)
+    report = predict_file(recommender, requests, output, settings, show_progress=False, remote=remote)
+    write_json(output.with_name(REPORT), asdict(report))
+    return report, exposure_of(output, recommender.item_ids)
 
 
 def write_requests(histories: pl.DataFrame, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Have the data moved away from what the served release was trained on; nothing is stopped, numbers are shown."""
+"""Checks that compare the present data with the data that the served release was trained on. They only warn."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,107 +9,85 @@ import polars as pl
 from genrec_core.errors import GenrecError
 from genrec_core.monitoring.drift import catalog_drift, length_shift, popularity_shift, unknown_share
 from genrec_core.monitoring.profile import Profile, read_profile
-from genrec_core.releases.pointer import served_pointer
-from genrec_core.releases.pointer import served_release as served_folder
+from genrec_core.releases.pointer import served_pointer, served_release
 from genrec_dagster.assets.catalog import item_catalog, user_histories
-from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.checks.check import check_result, skipped, warning
 from genrec_dagster.config import Monitoring
-from genrec_dagster.failures import reasons_in_results
 from genrec_dagster.resources import WorkFolders
 
+Drift = tuple[float, str]  # how far the data moved, and what to do about it
 _RETRAIN = "train and release on the present data, or raise the bound"
 
 
-@dg.asset_check(asset=item_catalog)
-@reasons_in_results
-def new_items(item_catalog: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
+def _drift_check(
+    asset: dg.AssetsDefinition, bound: str, what: str
+) -> Callable[[Callable[[pl.DataFrame, Profile], Drift]], dg.AssetChecksDefinition]:
+    """Decorate a function that compares an asset's value with the profile of the data of the served release.
+
+    Args:
+        asset: the asset that is checked.
+        bound: the field of :class:`Monitoring` that holds the largest allowed drift.
+        what: the name of the measure.
+    """
+
+    def decorate(measure: Callable[[pl.DataFrame, Profile], Drift]) -> dg.AssetChecksDefinition:
+        def check(data: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
+            root, severity = Path(work.root).absolute(), severity_of(monitoring)
+            if served_pointer(root) is None:
+                return skipped("no release is served yet")
+            try:
+                trained = read_profile(served_release(root))
+            except GenrecError as error:
+                wanted = "a profile of the data of the served release"
+                return check_result(False, "no profile", wanted, severity=severity, detail=str(error))
+            drift, advice = measure(data, trained)
+            largest = getattr(monitoring, bound)
+            detail = advice if drift > largest else None
+            return check_result(
+                drift <= largest, drift, f"at most {largest:g} ({what})", severity=severity, detail=detail
+            )
+
+        check.__name__, check.__doc__ = measure.__name__, measure.__doc__
+        return warning(asset)(check)
+
+    return decorate
+
+
+@_drift_check(item_catalog, "max_new_items", "share of new items")
+def new_items(catalog: pl.DataFrame, trained: Profile) -> Drift:
     """The served release knows almost all items of the catalogue."""
-
-    def compare(trained: Profile) -> dg.AssetCheckResult:
-        found = catalog_drift(trained, item_catalog["item_id"].to_numpy())
-        detail = f"{found.new} of {found.items} items are new; add them (job add_items), or {_RETRAIN}"
-        return _within(found.new_share, monitoring.max_new_items, "of the items new", monitoring, detail)
-
-    return _against_served(work, monitoring, compare)
+    drift = catalog_drift(trained, catalog["item_id"].to_numpy())
+    advice = f"{drift.new} of {drift.items} items are new; add them (job add_items), or {_RETRAIN}"
+    return drift.new_share, advice
 
 
-@dg.asset_check(asset=item_catalog)
-@reasons_in_results
-def gone_items(item_catalog: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
+@_drift_check(item_catalog, "max_gone_items", "share of the release's items that are gone")
+def gone_items(catalog: pl.DataFrame, trained: Profile) -> Drift:
     """Almost all items that the served release recommends are still in the catalogue."""
-
-    def compare(trained: Profile) -> dg.AssetCheckResult:
-        found = catalog_drift(trained, item_catalog["item_id"].to_numpy())
-        detail = f"{found.gone} of {found.trained} items are gone; withdraw them (genrec withdraw), or {_RETRAIN}"
-        return _within(found.gone_share, monitoring.max_gone_items, "of the release's items gone", monitoring, detail)
-
-    return _against_served(work, monitoring, compare)
+    drift = catalog_drift(trained, catalog["item_id"].to_numpy())
+    advice = f"{drift.gone} of {drift.trained} items are gone; withdraw them (genrec withdraw), or {_RETRAIN}"
+    return drift.gone_share, advice
 
 
-@dg.asset_check(asset=user_histories)
-@reasons_in_results
-def unknown_items(user_histories: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
-    """The served release knows almost everything that users bought."""
-
-    def compare(trained: Profile) -> dg.AssetCheckResult:
-        share = unknown_share(trained, user_histories)
-        detail = f"serving drops them from histories; {_RETRAIN}"
-        return _within(share, monitoring.max_unknown_items, "of the history entries unknown", monitoring, detail)
-
-    return _against_served(work, monitoring, compare)
+@_drift_check(user_histories, "max_unknown_items", "share of unknown history items")
+def unknown_items(histories: pl.DataFrame, trained: Profile) -> Drift:
+    """The served release knows almost every item that users bought."""
+    return unknown_share(trained, histories), f"serving drops these items from histories; {_RETRAIN}"
 
 
-@dg.asset_check(asset=user_histories)
-@reasons_in_results
-def history_lengths(user_histories: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
+@_drift_check(user_histories, "max_length_shift", "population stability index of history lengths")
+def history_lengths(histories: pl.DataFrame, trained: Profile) -> Drift:
     """Histories are about as long as those that the served release was trained on."""
-
-    def compare(trained: Profile) -> dg.AssetCheckResult:
-        shift = length_shift(trained.lengths, Profile.of(user_histories).lengths)
-        wanted = "as population stability index of their lengths"
-        return _within(shift, monitoring.max_length_shift, wanted, monitoring, _RETRAIN)
-
-    return _against_served(work, monitoring, compare)
+    return length_shift(trained.lengths, Profile.of(histories).lengths), _RETRAIN
 
 
-@dg.asset_check(asset=user_histories)
-@reasons_in_results
-def item_popularity(user_histories: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
-    """Items are bought in about the shares that the served release was trained on."""
-
-    def compare(trained: Profile) -> dg.AssetCheckResult:
-        shift = popularity_shift(trained, Profile.of(user_histories))
-        detail = f"independent draws of as many interactions differ by {shift.noise:.4g}; {_RETRAIN}"
-        wanted = "as Jensen-Shannon distance of the items' shares"
-        return _within(shift.distance, monitoring.max_popularity_shift, wanted, monitoring, detail)
-
-    return _against_served(work, monitoring, compare)
-
-
-def _against_served(
-    work: WorkFolders, monitoring: Monitoring, compare: Callable[[Profile], dg.AssetCheckResult]
-) -> dg.AssetCheckResult:
-    """Compare with what the served release was trained on, where there is one that keeps it."""
-    root = Path(work.root).absolute()
-    if served_pointer(root) is None:
-        return verdict(True, "no comparison, as nothing is served yet", "none")
-    try:
-        trained = read_profile(served_folder(root))
-    except GenrecError as error:
-        severity = severity_of(monitoring)
-        return verdict(False, "no comparison", "one with the served release", severity=severity, detail=str(error))
-    return compare(trained)
-
-
-def _within(share: float, most: float, what: str, monitoring: Monitoring, detail: str) -> dg.AssetCheckResult:
-    passed = share <= most
-    wanted = f"at most {most:g} {what}"
-    return verdict(passed, share, wanted, severity=severity_of(monitoring), detail=None if passed else detail)
+@_drift_check(user_histories, "max_popularity_shift", "Jensen-Shannon distance of the items' shares")
+def item_popularity(histories: pl.DataFrame, trained: Profile) -> Drift:
+    """Each item has about the share of purchases that it had when the served release was trained."""
+    shift = popularity_shift(trained, Profile.of(histories))
+    return shift.distance, f"two independent samples of this size differ by {shift.noise:.4g}; {_RETRAIN}"
 
 
 def severity_of(monitoring: Monitoring) -> dg.AssetCheckSeverity:
-    """What a check of this kind is when it fails."""
+    """The severity of a failed monitoring check, by ``monitoring.severity``."""
     return dg.AssetCheckSeverity(monitoring.severity.upper())
-
-
-CHECKS = [new_items, gone_items, unknown_items, history_lengths, item_popularity]

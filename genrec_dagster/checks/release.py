@@ -1,4 +1,4 @@
-"""May a release be served: its gates on exactly what it holds, its parts' common origin, the release served so far."""
+"""Gates of a release, and a check that MLflow's alias names the served one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,93 +6,85 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.errors import GenrecError
-from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, Pointer, read_pointer, served_pointer
-from genrec_core.releases.transfer import best_trained
+from genrec_core.releases.compared_models import compared_models
+from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, read_pointer, served_pointer
 from genrec_core.storage.artifacts import read_json
-from genrec_core.storage.folders import all_versions, version_folder
+from genrec_core.storage.folders import version_folder
 from genrec_dagster.assets.release import CHAMPION, NOTHING_SERVED, RULE, model_release, served_release
 from genrec_dagster.checks import catalog, model
-from genrec_dagster.checks.verdict import verdict
+from genrec_dagster.checks.check import WARN, check_result, gate, skipped, warning
 from genrec_dagster.config import ReleaseRule
-from genrec_dagster.failures import reasons_in_results
-from genrec_dagster.lineage import Origin, conflicts, evaluation_of, trace
 from genrec_dagster.metadata import Row, table
+from genrec_dagster.origins import Origin, conflicts, evaluation_of, trace
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
     from genrec_core.evaluation.release_comparison import Comparison, Judgement
 
-_EARLIER = 5  # releases served before that a new one is compared with
-_HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
-GATES = [spec for check in (*catalog.CHECKS, *model.CHECKS) for spec in check.check_specs if spec.blocking]
+GATES = [
+    spec for check in dg.load_asset_checks_from_modules([catalog, model]) for spec in check.check_specs if spec.blocking
+]
 
 
-@dg.asset_check(asset=model_release, blocking=True)
-@reasons_in_results
+@gate(model_release)
 def gates_passed(context: dg.AssetCheckExecutionContext, model_release: Path) -> dg.AssetCheckResult:
-    """Every blocking check upstream passed, and looked at what this release was made from, not at a newer version."""
-    traced = trace(context.instance, read_json(model_release / FACTS)["parts"])
-    rows = [_gate(context.instance, spec, traced.get(spec.asset_key.to_user_string(), [])) for spec in GATES]
-    open_gates = [f"{row['asset']} {row['gate']}: {row['result']}" for row in rows if row["result"] != "passed"]
-    detail = f"run the checks of that asset, or materialise it again; {'; '.join(open_gates)}" if open_gates else None
-    measured = f"{len(rows) - len(open_gates)} gates passed"
-    result = verdict(not open_gates, measured, f"{len(rows)} gates passed", detail=detail)
-    return result._replace(metadata={**result.metadata, "gates": table(rows)})
+    """Every gate upstream passed on exactly the versions from which this release was made."""
+    origins = trace(context.instance, read_json(model_release / FACTS)["parts"])
+    rows = [_gate_row(context.instance, spec, origins.get(spec.asset_key.to_user_string(), [])) for spec in GATES]
+    not_passed = [f"{row['asset']} {row['gate']}: {row['result']}" for row in rows if row["result"] != "passed"]
+    detail = f"run the checks of that asset, or materialise it again; {'; '.join(not_passed)}" if not_passed else None
+    measured, wanted = f"{len(rows) - len(not_passed)} gates passed", f"{len(rows)} gates passed"
+    return check_result(not not_passed, measured, wanted, detail=detail, metadata={"gates": table(rows)})
 
 
-@dg.asset_check(asset=model_release, blocking=True)
-@reasons_in_results
+@gate(model_release)
 def parts_belong_together(context: dg.AssetCheckExecutionContext, model_release: Path) -> dg.AssetCheckResult:
-    """Checkpoint, IDs, metrics and export were made from one another, and from one state of the data."""
+    """Checkpoint, semantic IDs, metrics and export were made from one another and from the same data."""
     parts = read_json(model_release / FACTS)["parts"]
-    traced = trace(context.instance, parts)
-    unknown = sorted(set(parts) - set(traced))
-    different = conflicts(context.instance, traced, parts)
-    detail = None
-    if unknown or different:
-        named = [*(f"{name}: not materialised in this Dagster instance" for name in unknown)]
-        named += [f"{name}: parts were made from different versions" for name in different]
-        detail = f"materialise tiger_checkpoint and what follows; {'; '.join(named)}"
+    origins = trace(context.instance, parts)
+    unknown = sorted(set(parts) - set(origins))
+    different = conflicts(context.instance, origins, parts)
+    faults = [f"{name}: not materialised in this Dagster instance" for name in unknown]
+    faults += [f"{name}: parts were made from different versions" for name in different]
+    detail = f"materialise tiger_checkpoint and what follows; {'; '.join(faults)}" if faults else None
     measured = f"{len(unknown)} parts of unknown origin, {len(different)} assets in different versions"
-    return verdict(not unknown and not different, measured, "0 and 0", detail=detail)
+    wanted = "0 parts of unknown origin, 0 assets in different versions"
+    return check_result(not faults, measured, wanted, detail=detail)
 
 
-@dg.asset_check(asset=model_release, blocking=True, additional_ins=_HISTORIES)
-@reasons_in_results
+@gate(model_release, "user_histories")
 def not_worse_than_current(
     model_release: Path, user_histories: pl.DataFrame, release: ReleaseRule, work: WorkFolders
 ) -> dg.AssetCheckResult:
-    """On the same users' validation items, the release loses at most a margin to the served one and the best before it.
+    """On the same users' validation items, the release is not worse than the served one and the best one before it.
 
-    It fails too where the interval is too wide to tell, until a person sets `release.accept_undecided`. The release may
-    replace only the one that it was compared with.
+    A loss up to `release.margin` is allowed. The check also fails if the interval is too wide to tell, until a person
+    sets `release.accept_undecided`. The release may replace only the release that it was compared with.
     """
     from genrec_core.evaluation.release_comparison import judge
 
     root = Path(work.root).absolute()
     served = served_pointer(root)
     noted = {CHAMPION: served.version if served else NOTHING_SERVED, RULE: release.rule}
-    if release.rule == "always" or served is None:
-        why = "release.rule is always" if served else "nothing is served yet"
-        return verdict(True, f"no comparison, as {why}", "none", numbers=noted)
-    models, damaged = _served_models(served, root)
-    found = judge(model_release / MODEL, models, user_histories, release)
-    held_back = found.held_back_by(release)
+    if served is None:
+        return skipped("no release is served yet", noted)
+    if release.rule == "always":
+        return skipped("release.rule is always", noted)
+    models, damaged = compared_models(served, root)
+    comparison = judge(model_release / MODEL, models, user_histories, release)
+    reasons = comparison.held_back_by(release)
     wanted = f"no loss of more than {release.margin:.1%} within an interval"
     if release.rule == "better":
-        wanted += ", and one against the served release above 0"
-    detail = f"{served.version} stays: {'; '.join(held_back)}" if held_back else None
-    measured = "; ".join(f"against {version} {_differences(of)}" for version, of in found.compared.items())
-    result = verdict(not held_back, measured, wanted, detail=detail, numbers=noted)
-    shown: dict[str, dg.MetadataValue] = {"metrics": table(_rows(found, release.margin))}
-    if not_opened := damaged | found.not_opened:
-        shown["not_opened"] = dg.MetadataValue.json(not_opened)
-    return result._replace(metadata={**result.metadata, **shown})
+        wanted += ", and a gain over the served release, with an interval above 0"
+    detail = f"{served.version} stays: {'; '.join(reasons)}" if reasons else None
+    measured = "; ".join(f"against {version} {_differences(of)}" for version, of in comparison.compared.items())
+    metadata: dict[str, str | dg.MetadataValue] = {**noted, "metrics": table(_rows(comparison, release.margin))}
+    if not_opened := damaged | comparison.not_opened:
+        metadata["not_opened"] = dg.MetadataValue.json(not_opened)
+    return check_result(not reasons, measured, wanted, detail=detail, metadata=metadata)
 
 
-@dg.asset_check(asset=served_release)
-@reasons_in_results
+@warning(served_release)
 def alias_agrees(served_release: Path, work: WorkFolders) -> dg.AssetCheckResult:
     """MLflow's alias names the release that is served."""
     from mlflow.exceptions import MlflowException
@@ -103,56 +95,38 @@ def alias_agrees(served_release: Path, work: WorkFolders) -> dg.AssetCheckResult
     try:
         named = release_of_alias(version_folder(RELEASES, version, Path(work.root).absolute()) / CHECKPOINT)
     except (MlflowException, OSError) as error:
-        return verdict(False, "no answer", version, severity=dg.AssetCheckSeverity.WARN, detail=f"MLflow says: {error}")
-    return verdict(named == version, named or "another model", version, severity=dg.AssetCheckSeverity.WARN)
+        return check_result(False, "no answer", version, severity=WARN, detail=f"MLflow says: {error}")
+    return check_result(named == version, named or "another model", version, severity=WARN)
 
 
-def _gate(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: list[Origin]) -> Row:
+def _gate_row(instance: dg.DagsterInstance, spec: dg.AssetCheckSpec, origins: list[Origin]) -> Row:
     """One gate of the table: passed, failed, or not run on any of ``origins``."""
     evaluation = evaluation_of(instance, spec.key, origins)
     result = "not run on this version" if evaluation is None else "passed" if evaluation.passed else "failed"
-    said = (evaluation.description if evaluation else None) or ""
-    return {"asset": spec.asset_key.to_user_string(), "gate": spec.name, "result": result, "said": said}
+    description = (evaluation.description if evaluation else None) or ""
+    return {"asset": spec.asset_key.to_user_string(), "gate": spec.name, "result": result, "description": description}
 
 
-def _served_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Models by version: the served release's first, then of the newest before it, and of the best in its training.
-
-    Also why an earlier one of them cannot be fetched, by version. Not all that were ever served: each is opened, and
-    ranks for the users of the comparison.
-    """
-    there = {held.version for held in all_versions(RELEASES, root) if held.whole}
-    before = [version for version in served.known if version != served.version and version in there]
-    models, damaged = {served.version: version_folder(RELEASES, served.version, root) / MODEL}, dict[str, str]()
-    for version in dict.fromkeys([*before[-_EARLIER:], *best_trained(before, root)]):
-        try:
-            models[version] = version_folder(RELEASES, version, root) / MODEL
-        except GenrecError as error:
-            damaged[version] = str(error)
-    return models, damaged
-
-
-def _differences(found: "Comparison") -> str:
+def _differences(comparison: "Comparison") -> str:
     from genrec_core.evaluation.metrics import JUDGED
 
-    shown = {name: found.differences[name] for name in JUDGED}
-    parts = [f"{name} {d['difference']:+.4f} ({d['low']:+.4f} to {d['high']:+.4f})" for name, d in shown.items()]
-    return f"{', '.join(parts)} on {found.users} users"
+    parts = []
+    for name in JUDGED:
+        of = comparison.differences[name]
+        parts.append(f"{name} {of['difference']:+.4f} ({of['low']:+.4f} to {of['high']:+.4f})")
+    return f"{', '.join(parts)} on {comparison.users} users"
 
 
-def _rows(found: "Judgement", margin: float) -> list[Row]:
+def _rows(comparison: "Judgement", margin: float) -> list[Row]:
     return [
         {
             "against": version,
-            "outcome": of.outcome(margin),
+            "outcome": challenge.outcome(margin),
             "metric": name,
-            "champion": of.champion[name],
-            "challenger": of.challenger[name],
+            "champion": challenge.champion[name],
+            "challenger": challenge.challenger[name],
             **difference,
         }
-        for version, of in found.compared.items()
-        for name, difference in of.differences.items()
+        for version, challenge in comparison.compared.items()
+        for name, difference in challenge.differences.items()
     ]
-
-
-CHECKS = [gates_passed, parts_belong_together, not_worse_than_current, alias_agrees]

@@ -1,36 +1,36 @@
-"""Does the prediction file hold what was asked for, and nothing that it must not."""
+"""Checks of predictions for all users and for request files: they are complete, valid and varied.
 
+`request_predictions` calls some of these functions itself, as Dagster's checks of single partitions are not yet stable.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
-from genrec_core.recommend.prediction_files import is_parquet
-from genrec_dagster.assets.serving import PREDICTIONS, batch_predictions, pointed_model
-from genrec_dagster.checks.verdict import verdict
-from genrec_dagster.failures import reasons_in_results
+from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
+from genrec_core.monitoring.listed_items import count_listed_items, read_predictions
+from genrec_core.recommend.predict import PredictionReport, rejected_path
+from genrec_core.recommend.requests import Request, read_requests
+from genrec_core.storage.artifacts import read_json
+from genrec_dagster.assets.serving import PREDICTIONS, REPORT, batch_predictions, pointed_model
+from genrec_dagster.checks.check import check_result, gate, warning
+from genrec_dagster.checks.drift import severity_of
+from genrec_dagster.config import Monitoring
 from genrec_dagster.resources import WorkFolders
 
-_HISTORIES = {"user_histories": dg.AssetIn("user_histories")}
 
-
-@dg.asset_check(asset=batch_predictions, blocking=True, additional_ins=_HISTORIES)
-@reasons_in_results
+@gate(batch_predictions, "user_histories")
 def predictions_for_everyone(batch_predictions: Path, user_histories: pl.DataFrame) -> dg.AssetCheckResult:
-    """One row a request, in the order of the requests."""
-    users = pl.read_csv(batch_predictions / PREDICTIONS, columns=["user_id"], infer_schema=False)["user_id"]
-    same = users.to_list() == user_histories["user_id"].to_list()
-    measured = f"{len(users)} rows, users {'' if same else 'not '}those asked for"
-    return verdict(same, measured, f"{user_histories.height} rows, users those asked for")
+    """The prediction file holds one row for each user, in the order of the histories."""
+    users = read_predictions(batch_predictions / PREDICTIONS, ["user_id"])["user_id"].to_list()
+    return _same_users(users, user_histories["user_id"].to_list())
 
 
-@dg.asset_check(
-    asset=batch_predictions,
-    blocking=True,
-    additional_ins={**_HISTORIES, **{name: dg.AssetIn(name) for name in ("item_catalog", "served_release")}},
-)
-@reasons_in_results
+@gate(batch_predictions, "user_histories", "item_catalog", "served_release")
 def predictions_valid(
     batch_predictions: Path,
     user_histories: pl.DataFrame,
@@ -38,30 +38,81 @@ def predictions_valid(
     served_release: Path,
     work: WorkFolders,
 ) -> dg.AssetCheckResult:
-    """Every list holds known items, those added to the release too, each once, none of the user's history."""
-    listed = listed_items(batch_predictions / PREDICTIONS)
-    served = ModelFolder(pointed_model(served_release, work)).item_ids
-    known = pl.concat([item_catalog["item_id"], pl.Series("item_id", served)]).to_frame()
-    history = user_histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
-    counts = {
-        "unknown": listed.join(known, on="item_id", how="anti").height,
-        "repeated": listed.height - listed.unique(["row", "item_id"]).height,
-        "seen": listed.join(history, on=["user_id", "item_id"], how="semi").height,
-    }
-    measured = f"{listed.height} items, of which {', '.join(f'{count} {kind}' for kind, count in counts.items())}"
-    return verdict(listed.height > 0 and not any(counts.values()), measured, "0 unknown, 0 repeated, 0 seen")
+    """Every list holds items of the catalogue or the release, each once, and none from the user's history."""
+    known = np.union1d(item_catalog["item_id"].to_numpy(), ModelFolder(pointed_model(served_release, work)).item_ids)
+    lists = count_listed_items(batch_predictions / PREDICTIONS, known, user_histories)
+    measured = f"{lists.items} items, of which {lists.unknown} unknown, {lists.repeated} repeated, {lists.seen} seen"
+    passed = lists.items > 0 and lists.unknown == lists.repeated == lists.seen == 0
+    return check_result(passed, measured, "0 unknown, 0 repeated, 0 seen")
 
 
-def listed_items(predictions: Path) -> pl.DataFrame:
-    """One row a predicted item: ``row``, ``user_id``, ``item_id``; -1 where a cell is no number."""
-    frame = predicted(predictions).with_row_index("row")
-    cells = frame.unpivot(index=["row", "user_id"], value_name="cell").drop_nulls("cell")
-    return cells.select("row", "user_id", pl.col("cell").cast(pl.Int64, strict=False).fill_null(-1).alias("item_id"))
+@warning(batch_predictions, "served_release")
+def catalogue_shown(
+    batch_predictions: Path, served_release: Path, monitoring: Monitoring, work: WorkFolders
+) -> dg.AssetCheckResult:
+    """The lists show a large part of the catalogue, and not mostly the same few items."""
+    item_ids = ModelFolder(pointed_model(served_release, work)).item_ids
+    return shows_enough(exposure_of(batch_predictions / PREDICTIONS, item_ids), monitoring)
 
 
-def predicted(predictions: Path) -> pl.DataFrame:
-    """A file of predictions; cells of CSV as text."""
-    return pl.read_parquet(predictions) if is_parquet(predictions) else pl.read_csv(predictions, infer_schema=False)
+@warning(batch_predictions)
+def served_as_asked(batch_predictions: Path, monitoring: Monitoring) -> dg.AssetCheckResult:
+    """Few history items are unknown, and few users get the popular items or a short list."""
+    return misses_are_few(PredictionReport(**read_json(batch_predictions / REPORT)), monitoring)
 
 
-CHECKS = [predictions_for_everyone, predictions_valid]
+def requests_answered(predictions: Path, requests: Path) -> dg.AssetCheckResult:
+    """The answer holds one row for each request, in their order. Rejected lines are left out."""
+    rejected_file = rejected_path(predictions)
+    rejected = set(pl.read_csv(rejected_file, columns=["line"])["line"]) if rejected_file.is_file() else set()
+    wanted = [request.user_id for request in readable_requests(requests) if request.line not in rejected]
+    users = read_predictions(predictions, ["user_id"])["user_id"]
+    return _same_users(users.cast(pl.String).to_list(), wanted)
+
+
+def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:
+    """Every list holds items of the model, each once."""
+    lists = count_listed_items(predictions, ModelFolder(model_dir).item_ids)
+    measured = f"{lists.items} items, of which {lists.unknown} unknown, {lists.repeated} repeated"
+    return check_result(lists.unknown == lists.repeated == 0, measured, "0 unknown, 0 repeated")
+
+
+def shows_enough(exposure: Exposure, monitoring: Monitoring) -> dg.AssetCheckResult:
+    """The lists show a large part of the catalogue, and not mostly the same few items.
+
+    The Gini coefficient counts only where the lists have a place for every item.
+    """
+    for_all = exposure.places >= exposure.items
+    passed = exposure.reachable_coverage >= monitoring.min_coverage
+    passed &= not for_all or exposure.gini <= monitoring.max_gini
+    measured = f"a coverage of {exposure.reachable_coverage:.4g}, a Gini coefficient of {exposure.gini:.4g}"
+    wanted = f"a coverage of at least {monitoring.min_coverage:g}"
+    wanted += f", a Gini coefficient of at most {monitoring.max_gini:g}" if for_all else ""
+    names = ("coverage", "reachable_coverage", "gini", "places")
+    numbers = {name: getattr(exposure, name) for name in names}
+    return check_result(passed, measured, wanted, severity=severity_of(monitoring), metadata=numbers)
+
+
+def misses_are_few(report: PredictionReport, monitoring: Monitoring) -> dg.AssetCheckResult:
+    """Few history items are unknown, few users get the popular items or a short list, and few lines are rejected."""
+    shares = miss_shares(report)
+    bounds = {name: getattr(monitoring, f"max_{name}") for name in shares}
+    over = [_words(name) for name, share in shares.items() if share > bounds[name]]
+    measured = ", ".join(f"{_words(name)} {share:.4g}" for name, share in shares.items())
+    wanted = "at most " + ", ".join(f"{_words(name)} {bound:g}" for name, bound in bounds.items())
+    detail = f"too many: {', '.join(over)}" if over else None
+    return check_result(not over, measured, wanted, severity=severity_of(monitoring), detail=detail, metadata=shares)
+
+
+def readable_requests(requests: Path) -> Iterator[Request]:
+    """The requests of a file that can be read, whether or not their constraints can be met."""
+    return (outcome for outcome in read_requests(requests) if isinstance(outcome, Request))
+
+
+def _same_users(users: list[str], wanted: list[str]) -> dg.AssetCheckResult:
+    measured = f"{len(users)} rows, users {'' if users == wanted else 'not '}as requested"
+    return check_result(users == wanted, measured, f"{len(wanted)} rows, users as requested")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,72 +1,77 @@
-"""The pages of the assets from the raw files to semantic IDs."""
+"""The metadata of the assets from the raw files to semantic IDs."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import polars as pl
 
-from genrec_dagster.metadata import Page, Row, columns, markdown_table, picture, table
+from genrec_dagster.metadata import Page, Row, columns, markdown, picture, table
+
+if TYPE_CHECKING:
+    from genrec_core.quantization.update import Update
 
 _ITEM_COLUMNS = {
     "item_id": "the data set's own id",
     "categories": "paths from the root, `A > B > C`, joined by `; `",
-    "text": "what is embedded",
+    "text": "the text that the embedding model reads",
 }
-_USER_COLUMNS = {"user_id": "the data set's own id", "item_ids": "what the user bought, oldest first"}
+_USER_COLUMNS = {"user_id": "the data set's own id", "item_ids": "the items that the user bought, oldest first"}
 _SHOWN = ("item_id", "title", "brand", "categories", "price")
-_DEPARTMENTS = 7  # colours of the map, one is left for the others
+_DEPARTMENTS = 7  # the map has eight colours; one is for all other departments
 
 
 def raw_page(provenance: Mapping[str, Any]) -> Page:
     """Where the files came from, and what is in them."""
     files: list[Row] = [{"file": name, **facts} for name, facts in provenance["files"].items()]
     return {
-        "source": dg.MetadataValue.text(provenance["source"]),
+        "source": provenance["source"],
         "files": table(files),
-        **{name: dg.MetadataValue.int(provenance[name]) for name in ("users", "items", "interactions")},
-        "items_without_description": dg.MetadataValue.int(provenance["items_without_meta"]),
-        "items_with_unreadable_letters": dg.MetadataValue.int(provenance["items_with_unreadable_letters"]),
-        "interactions_a_user": dg.MetadataValue.float(round(provenance["interactions"] / provenance["users"], 2)),
-        "bytes": dg.MetadataValue.int(sum(facts["bytes"] for facts in provenance["files"].values())),
+        **{name: provenance[name] for name in ("users", "items", "interactions")},
+        "items_without_description": provenance["items_without_meta"],
+        "items_with_unreadable_letters": provenance["items_with_unreadable_letters"],
+        "interactions_per_user": round(provenance["interactions"] / provenance["users"], 2),
+        "total_bytes": sum(facts["bytes"] for facts in provenance["files"].values()),
     }
 
 
 def catalog_page(catalog: pl.DataFrame) -> Page:
-    """What is known of the items, what the shop sells, and some of it."""
+    """The columns, some items, how many items have each field, and plots."""
     from genrec_core.evaluation.pages.catalog import catalog_picture, field_coverage
     from genrec_core.evaluation.pages.embeddings import spread
 
     return {
-        "dagster/row_count": dg.MetadataValue.int(catalog.height),
+        "dagster/row_count": catalog.height,
         "dagster/column_schema": columns(catalog, _ITEM_COLUMNS),
-        "some_items": dg.MetadataValue.md(markdown_table(catalog[spread(catalog.height, 8)].select(_SHOWN).to_dicts())),
+        "some_items": markdown(catalog[spread(catalog.height, 8)].select(_SHOWN).to_dicts()),
         "filled_fields": table(field_coverage(catalog)),
         "plots": picture(catalog_picture(catalog), "length of the texts, and items by department"),
-        "texts_alike": dg.MetadataValue.int(catalog.height - catalog["text"].n_unique()),
+        "items_with_repeated_text": catalog.height - catalog["text"].n_unique(),
     }
 
 
 def histories_page(histories: pl.DataFrame) -> Page:
-    """How long histories are, and how unevenly items are bought."""
+    """The columns, some users, how long histories are, and how popular items are."""
     from genrec_core.evaluation.pages.catalog import histories_picture, interactions_by_item
 
     lengths = histories["item_ids"].list.len()
-    bought = interactions_by_item(histories)
+    quantiles = {"shortest": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
+    rows: list[Row] = [
+        {"quantile": name, "items": lengths.quantile(share, "nearest")} for name, share in quantiles.items()
+    ]
     return {
-        "dagster/row_count": dg.MetadataValue.int(histories.height),
+        "dagster/row_count": histories.height,
         "dagster/column_schema": columns(histories, _USER_COLUMNS),
-        "some_users": dg.MetadataValue.md(markdown_table(histories.head(5).to_dicts())),
-        "interactions": dg.MetadataValue.int(int(lengths.sum())),
-        "items_bought": dg.MetadataValue.int(len(bought)),
-        "history_lengths": table(_quantiles(lengths)),
+        "some_users": markdown(histories.head(5).to_dicts()),
+        "interactions": int(lengths.sum()),
+        "different_items_bought": len(interactions_by_item(histories)),
+        "history_lengths": table(rows),
         "plots": picture(histories_picture(histories), "history length, and popularity of items"),
     }
 
 
 def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catalog: pl.DataFrame) -> Page:
-    """Which model made how many vectors how fast, what is near to what, and a map."""
+    """The model, how many texts it embedded, the nearest items of some items, and a map of the catalogue."""
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.pages.catalog import departments, largest
     from genrec_core.evaluation.pages.embeddings import embedding_picture, nearest_items
@@ -75,52 +80,51 @@ def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catal
     groups = largest(departments(catalog["categories"]), _DEPARTMENTS).to_list()
     names = catalog.select(pl.coalesce("title", "text")).to_series().to_list()
     return {
-        "dagster/row_count": dg.MetadataValue.int(stats["items"]),
-        "model": dg.MetadataValue.text(stats["model"]),
-        "dimensions": dg.MetadataValue.int(stats["dim"]),
-        "texts_embedded": dg.MetadataValue.int(embedded),
-        "texts_taken_over": dg.MetadataValue.int(stats["items"] - embedded),
-        "seconds": dg.MetadataValue.float(stats["seconds"]),
-        "nearest_by_text": dg.MetadataValue.md(markdown_table(nearest_items(vectors, names, shown=6, neighbors=3))),
-        "plots": picture(embedding_picture(vectors, groups), "length of the vectors, and the catalogue by text"),
-        "summary": dg.MetadataValue.json(dict(stats)),
+        "dagster/row_count": stats["items"],
+        "model": stats["model"],
+        "dimensions": stats["dim"],
+        "texts_embedded": embedded,
+        "texts_reused": stats["items"] - embedded,
+        "embedding_seconds": stats["seconds"],
+        "nearest_by_text": markdown(nearest_items(vectors, names, shown=6, neighbors=3)),
+        "plots": picture(embedding_picture(vectors, groups), "length of the vectors, and a map of the items by text"),
+        "summary": dict(stats),
     }
 
 
-def semantic_ids_page(folder: Path, summary: Mapping[str, Any], texts: list[str]) -> Page:
-    """How well the codebooks are used, what collides, and which items begin alike."""
+def semantic_ids_page(folder: Path, update: "Update", texts: list[str]) -> Page:
+    """What changed since the last version, how well the codebooks are used, and which items share a prefix."""
     from genrec_core.evaluation.pages.semantic_ids import codebook_picture, shared_prefixes
     from genrec_core.quantization.semantic_ids import SemanticIds
 
-    ids = SemanticIds.load(folder)
-    alike = shared_prefixes(ids, texts, shown=2, members=3)
+    ids, summary = SemanticIds.load(folder), update.summary
     return {
-        "dagster/row_count": dg.MetadataValue.int(summary["items"]),
+        "dagster/row_count": summary["items"],
+        **{name: getattr(update, name) for name in ("kept", "assigned", "removed")},
+        "refitted": update.refitted or "no",
         "levels": table(_levels(summary)),
-        "items_that_share_all_levels": dg.MetadataValue.int(summary["collided_items"]),
-        "deepest_suffix": dg.MetadataValue.int(summary["deepest_suffix"]),
-        "items_that_begin_alike": dg.MetadataValue.md(markdown_table(alike)),
+        "items_that_share_all_levels": summary["collided_items"],
+        "deepest_suffix": summary["deepest_suffix"],
+        "items_with_equal_prefix": markdown(shared_prefixes(ids, texts, shown=2, members=3)),
         "plots": picture(codebook_picture(summary, ids.codes), "use of the codebooks, and of the suffix"),
-        "summary": dg.MetadataValue.json(dict(summary)),
+        "summary": dict(summary),
     }
 
 
 def _levels(summary: Mapping[str, Any]) -> list[Row]:
-    """One row a level: its centroids, how many are in use, and what they explain."""
+    """One row for each level but the suffix, which has no codebook."""
     names = {
-        "in use": "codebook_use",
+        "share in use": "codebook_use",
         "entropy bits": "codebook_entropy_bits",
-        "prefixes": "unique_prefixes",
-        "error left": "reconstruction_error",
+        "different prefixes": "unique_prefixes",
+        "reconstruction error": "reconstruction_error",
     }
-    values = zip(*(summary[name] for name in names.values()), strict=True)
-    sizes = summary["level_sizes"]
+    levels = len(summary["codebook_use"])
     return [
-        {"level": level, "centroids": size, **dict(zip(names, row, strict=True))}
-        for level, (size, row) in enumerate(zip(sizes, values, strict=False), start=1)  # the suffix has no codebook
+        {
+            "level": level + 1,
+            "centroids": summary["level_sizes"][level],
+            **{label: summary[name][level] for label, name in names.items()},
+        }
+        for level in range(levels)
     ]
-
-
-def _quantiles(values: pl.Series) -> list[Row]:
-    shares = {"shortest": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
-    return [{"quantile": name, "items": values.quantile(share, "nearest")} for name, share in shares.items()]

@@ -1,4 +1,4 @@
-"""The pages of the assets from the training to the exported model."""
+"""The metadata of the assets from the training to the exported model."""
 
 import math
 from collections import Counter
@@ -11,15 +11,15 @@ import polars as pl
 
 from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import read_json
-from genrec_dagster.metadata import Page, Row, markdown_table, picture, table
+from genrec_dagster.metadata import Page, Row, markdown, picture, table
 
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
-_HOLDS = {".onnx": "graph", ".npy": "array", ".json": "facts"}
+_KINDS = {".onnx": "graph", ".npy": "array", ".json": "settings and facts"}
 
 
 def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.MetadataValue) -> Page:
-    """How the training went, with what settings, and what the model is made of; ``folder`` keeps the curves too."""
+    """How the training went, its settings, and the size of the model. The curves are also written to ``folder``."""
     from genrec_core.evaluation.pages.metrics import training_curves
 
     history = read_json(folder / HISTORY_FILE)
@@ -27,22 +27,22 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
     (folder / CURVES_PLOT).write_bytes(curves)
     parts = parameters_by_part(folder)
     return {
-        "best_validation_recall@10": dg.MetadataValue.float(history["best_recall@10"]),
-        "best_epoch": dg.MetadataValue.int(int(history["best_epoch"])),
-        "epochs": dg.MetadataValue.int(len(history["epochs"])),
-        "training_seconds": dg.MetadataValue.float(history["seconds"]),
-        "last_loss": dg.MetadataValue.float(history["epochs"][-1]["loss"]),
+        "best_validation_recall@10": history["best_recall@10"],
+        "best_epoch": int(history["best_epoch"]),
+        "epochs": len(history["epochs"]),
+        "training_seconds": history["seconds"],
+        "last_loss": history["epochs"][-1]["loss"],
         "curves": picture(curves, "loss and validation Recall@10 by epoch"),
-        "parameters": dg.MetadataValue.int(sum(parts.values())),
+        "parameters": sum(parts.values()),
         "parts": table([{"part": name, "parameters": count} for name, count in parts.items()]),
-        "settings": dg.MetadataValue.md(markdown_table(_settings_rows(settings))),
-        "weights_bytes": dg.MetadataValue.int(_weights_bytes(folder)),
+        "settings": markdown(_settings_rows(settings)),
+        "weights_bytes": _weights_bytes(folder),
         "mlflow_run": mlflow_run,
     }
 
 
 def parameters_by_part(checkpoint: Path) -> dict[str, int]:
-    """Parameters of each part of a model, the largest part first, by the headers of its weights' files alone."""
+    """The number of parameters of each part of a model, the largest part first; reads only the files' headers."""
     from safetensors import safe_open
 
     counts: Counter[str] = Counter()
@@ -54,64 +54,64 @@ def parameters_by_part(checkpoint: Path) -> dict[str, int]:
 
 
 def metrics_page(folder: Path, metrics: Mapping[str, Any], slices: pl.DataFrame) -> Page:
-    """Every ranking beside popularity, with intervals, and where it works."""
+    """The metrics of every ranking mode and of popularity, with intervals, and by slices of users and items."""
     from genrec_core.evaluation.evaluate import RANKINGS
     from genrec_core.evaluation.pages.report import RECALL_PLOT, SLICES_PLOT
 
-    headline, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
-    names = [name for name, value in headline.items() if isinstance(value, float)]
+    served, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
     rows: list[Row] = [
         {
             "metric": name,
             **{mode: metrics[mode].get(name) for mode in modes},
-            "interval": "{:.4f} to {:.4f}".format(*headline[f"{name}_interval"])
-            if f"{name}_interval" in headline
+            "interval": "{:.4f} to {:.4f}".format(*served[f"{name}_interval"])
+            if f"{name}_interval" in served
             else None,
             "history kept": metrics[f"{metrics['ranking']}_history_kept"].get(name),
         }
-        for name in names
+        for name, value in served.items()
+        if isinstance(value, float)
     ]
     return {
-        **{name: dg.MetadataValue.float(headline[name]) for name in ("recall@10", "ndcg@10") if name in headline},
+        **{name: served[name] for name in ("recall@10", "ndcg@10") if name in served},
         "metrics": table(rows),
-        "ranking": dg.MetadataValue.text(metrics["ranking"]),
-        **({"hybrid_weight": dg.MetadataValue.float(metrics["hybrid_weight"])} if "hybrid" in modes else {}),
-        "miss_share": dg.MetadataValue.float(metrics["generative"]["miss_share"]),
-        "seeds": dg.MetadataValue.text(", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "one"),
-        "users": dg.MetadataValue.int(metrics["users"]),
-        "beams": dg.MetadataValue.int(metrics["beams"]),
-        "slices": dg.MetadataValue.md(markdown_table(slices.to_dicts())),
+        "ranking": metrics["ranking"],
+        **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
+        "generation_miss_share": metrics["generative"]["miss_share"],
+        "seeds": ", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "only this one",
+        "users": metrics["users"],
+        "beams": metrics["beams"],
+        "slices": markdown(slices.to_dicts()),
         "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
         "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
     }
 
 
 def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> Page:
-    """What the exported model is made of, beside the trained one; its checks hold latency and agreement."""
+    """The files of the exported model, and their size beside the trained weights."""
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     files: list[Row] = [
-        {"file": name, "holds": _HOLDS.get(Path(name).suffix, ""), "bytes": size}
-        for name, size in sorted(sizes.items(), key=lambda entry: -entry[1])
+        {"file": name, "kind": _KINDS.get(Path(name).suffix, ""), "bytes": sizes[name]}
+        for name in sorted(sizes, key=lambda name: -sizes[name])
     ]
     return {
-        "items": dg.MetadataValue.int(items),
-        "bytes": dg.MetadataValue.int(sum(sizes.values())),
-        "trained_weights_bytes": dg.MetadataValue.int(_weights_bytes(checkpoint)),
-        "seconds": dg.MetadataValue.float(round(seconds, 2)),
+        "items": items,
+        "total_bytes": sum(sizes.values()),
+        "trained_weights_bytes": _weights_bytes(checkpoint),
+        "export_seconds": round(seconds, 2),
         "files": table(files),
-        **_rounding(folder),
+        **_int8_comparison(folder),
     }
 
 
-def _rounding(folder: Path) -> Page:
-    """How a model with int8 weights ranks beside the one in fp32; nothing for that one."""
+def _int8_comparison(folder: Path) -> Page:
+    """How the int8 model ranks beside the fp32 model; nothing if the export is in fp32."""
     from genrec_core.bundle.model_folder import ModelFolder
 
     report = ModelFolder(folder).quantization_report()
     if report is None:
         return {}
-    rows: list[Row] = [{"ranking": mode, **found} for mode, found in report["rankings"].items()]
-    return {"int8": table(rows), "int8_method": dg.MetadataValue.text(report["method"])}
+    rows: list[Row] = [{"ranking": mode, **agreement} for mode, agreement in report["rankings"].items()]
+    return {"int8": table(rows), "int8_method": report["method"]}
 
 
 def _weights_bytes(checkpoint: Path) -> int:
@@ -119,7 +119,7 @@ def _weights_bytes(checkpoint: Path) -> int:
 
 
 def _settings_rows(settings: TrainingSettings) -> list[Row]:
-    """Every setting with its value and meaning; what differs from the default is marked."""
+    """Every setting with its value and meaning, and its default if the value differs from it."""
     defaults = TrainingSettings()
     return [
         {

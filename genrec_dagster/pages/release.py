@@ -1,107 +1,101 @@
-"""The pages of releases and of the pointer to the one that is served."""
+"""The metadata of releases and of the pointer to the served one."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-
 from genrec_core.evaluation.evaluate import METRICS_FILE
 from genrec_core.releases.pointer import FACTS, METRICS, RELEASES, Pointer
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import version_folder
-from genrec_dagster.lineage import Origin
 from genrec_dagster.metadata import Page, Row, table
+from genrec_dagster.origins import Origin
 
 _HEADLINE = ("recall@10", "ndcg@10")
 _COMPARED = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
 
 
 def release_page(
-    folder: Path, facts: Mapping[str, Any], traced: Mapping[str, list[Origin]], champion: Path | None
+    folder: Path, facts: Mapping[str, Any], origins: Mapping[str, list[Origin]], champion: Path | None
 ) -> Page:
-    """What a release holds, from what it was made, and its test metrics beside those of the one that is served.
+    """What a release holds, from what it was made, and its test metrics beside those of the served release.
 
     Args:
         folder: the release.
         facts: the content of its ``release.json``.
-        traced: what its parts were made from.
-        champion: the release that is served; None where there is none.
+        origins: the materialisations from which its parts were made.
+        champion: the served release; None if there is none.
     """
-    parts: list[Row] = [
-        {"part": part.name, "files": len(files), "bytes": sum(file.stat().st_size for file in files)}
-        for part in sorted(folder.iterdir())
-        if part.is_dir()
-        for files in [[file for file in part.rglob("*") if file.is_file()]]
-    ]
+    parts: list[Row] = []
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        files = [file for file in part.rglob("*") if file.is_file()]
+        parts.append({"part": part.name, "files": len(files), "bytes": sum(file.stat().st_size for file in files)})
+    registered = facts["mlflow"]
+    address = f"models:/{registered['model']}/{registered['version']}" if registered["version"] else "not registered"
     return {
-        **{name: dg.MetadataValue.float(value) for name, value in headline(folder / METRICS).items()},
+        **_headline(folder),
         "beside_the_served_one": table(_compared(folder, champion)),
         "parts": table(parts),
-        "made_from": table(_origins(traced)),
-        "mlflow_version": dg.MetadataValue.text(_registered_as(facts["mlflow"])),
-        "code": dg.MetadataValue.text(facts["code"]),
-        "settings": dg.MetadataValue.json(facts["settings"]),
+        "made_from": table(_origin_rows(origins)),
+        "mlflow_version": address,
+        "code": facts["code"],
+        "settings": facts["settings"],
     }
 
 
 def served_page(pointer: Pointer, before: Pointer | None, root: Path, carried: int, alias: str) -> Page:
-    """What is served since when and why, and every release that ever was."""
-    release = version_folder(RELEASES, pointer.version, root)
+    """The served release, why it is served, and all releases that were ever served."""
     return {
-        "release": dg.MetadataValue.text(pointer.version),
-        "before": dg.MetadataValue.text(before.version if before else "none"),
-        "reason": dg.MetadataValue.text(pointer.reason),
-        **{name: dg.MetadataValue.float(value) for name, value in headline(release / METRICS).items()},
+        "release": pointer.version,
+        "previous_release": before.version if before else "none",
+        "reason": pointer.reason,
+        **_headline(version_folder(RELEASES, pointer.version, root)),
         "releases": table([_release_row(version, pointer, root) for version in reversed(pointer.known)]),
-        "withdrawn_items_carried_over": dg.MetadataValue.int(carried),
-        "alias": dg.MetadataValue.text(alias),
+        "withdrawn_items_carried_over": carried,
+        "alias": alias,
     }
 
 
-def _registered_as(noted: Mapping[str, str | None]) -> str:
-    return f"models:/{noted['model']}/{noted['version']}" if noted["version"] else "not registered"
-
-
-def headline(metrics: Path) -> dict[str, float]:
-    """Test metrics of the ranking that is served."""
-    found = read_json(metrics / METRICS_FILE)
-    return {name: value for name, value in found[found["ranking"]].items() if name in _HEADLINE}
-
-
-def _compared(folder: Path, champion: Path | None) -> list[Row]:
-    """One row a metric of the ranking that each serves."""
-    found = [_served_metrics(release) if release else {} for release in (folder, champion)]
-    return [
-        {
-            "test metric": name,
-            "this release": found[0][name],
-            "served": found[1].get(name),
-            "difference": found[0][name] - found[1][name] if name in found[1] else None,
-        }
-        for name in _COMPARED
-        if name in found[0]
-    ]
-
-
-def _served_metrics(release: Path) -> dict[str, float]:
+def _test_metrics(release: Path) -> dict[str, float]:
+    """The test metrics of the ranking that the release serves."""
     metrics = read_json(release / METRICS / METRICS_FILE)
     return {name: value for name, value in metrics[metrics["ranking"]].items() if isinstance(value, float)}
 
 
+def _headline(release: Path) -> dict[str, float]:
+    return {name: value for name, value in _test_metrics(release).items() if name in _HEADLINE}
+
+
+def _compared(folder: Path, champion: Path | None) -> list[Row]:
+    """One row for each metric, of the ranking that each release serves."""
+    own, served = _test_metrics(folder), _test_metrics(champion) if champion else {}
+    return [
+        {
+            "test metric": name,
+            "this release": own[name],
+            "served": served.get(name),
+            "difference": own[name] - served[name] if name in served else None,
+        }
+        for name in _COMPARED
+        if name in own
+    ]
+
+
 def _release_row(version: str, pointer: Pointer, root: Path) -> Row:
-    """One release of the history; of one that is not on this machine only the name is known."""
+    """One release of the history. Only the name is known if the release is not on this machine."""
     state = "served" if version == pointer.version else "earlier" if version in pointer.before else "taken back"
-    release = root / RELEASES / version  # not fetched where the storage is a bucket: a release is large
-    here = (release / FACTS).is_file()
-    made, metrics = (read_json(release / FACTS)["created"], headline(release / METRICS)) if here else (None, {})
-    return {"release": version, "state": state, "made": made, **{name: metrics.get(name) for name in _HEADLINE}}
+    release = root / RELEASES / version  # not fetched from a bucket: a release is large
+    row: dict[str, str | float | None] = {"release": version, "state": state, "made": None}
+    row |= dict.fromkeys(_HEADLINE)
+    if (release / FACTS).is_file():
+        row |= {"made": read_json(release / FACTS)["created"], **_headline(release)}
+    return row
 
 
-def _origins(traced: Mapping[str, list[Origin]]) -> list[Row]:
+def _origin_rows(origins: Mapping[str, list[Origin]]) -> list[Row]:
     rows: list[Row] = [
         {"asset": name, "run": origin.run_id, "data_version": origin.data_version}
-        for name, origins in sorted(traced.items())
-        for origin in origins
+        for name in sorted(origins)
+        for origin in origins[name]
     ]
     return rows or [{"asset": "unknown to this Dagster instance", "run": "", "data_version": ""}]

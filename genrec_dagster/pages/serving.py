@@ -1,4 +1,4 @@
-"""The pages of predictions: what is recommended to whom, by which release, how fast."""
+"""The metadata of predictions and request files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +12,7 @@ import polars as pl
 from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.releases.pointer import read_pointer
 from genrec_core.storage.artifacts import sha256_of
-from genrec_dagster.metadata import Page, Row, markdown_table, picture, table
+from genrec_dagster.metadata import Page, Row, markdown, picture, table
 
 if TYPE_CHECKING:
     from genrec_core.monitoring.answers import Exposure
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN_USERS = 5
 _SHOWN_ITEMS = 3
+_SHOWN_REJECTED = 10
 
 
 def predictions_page(
@@ -28,62 +29,62 @@ def predictions_page(
     served_release: Path,
     model: Path,
     output: Path,
-    histories: Sequence[tuple[str, Sequence[int]]],
+    examples: Sequence[tuple[str, Sequence[int]]],
 ) -> Page:
-    """What is recommended to some users, and how widely the catalogue is shown.
+    """The lists of some users, how widely the catalogue is shown, and what became of all requests.
 
     Args:
         report: what became of the requests.
         exposure: how the places of the lists are shared among the items.
-        served_release: the pointer that was followed.
+        served_release: the version of the pointer that was followed.
         model: the exported model that it points to.
-        output: the predictions.
-        histories: some of those users and what they bought.
+        output: the prediction file.
+        examples: some of the users, each with the history.
     """
     from genrec_core.evaluation.pages.predictions import Shop, exposure_picture, lists_by_title, shown_counts
     from genrec_core.monitoring.answers import miss_shares
 
     shop = Shop.of_model(model)
-    lists = lists_by_title(shop, histories, output, _SHOWN_ITEMS)
+    lists = lists_by_title(shop, examples, output, _SHOWN_ITEMS)
     return {
-        "release": dg.MetadataValue.text(read_pointer(served_release).version),
-        "users_per_second": dg.MetadataValue.float(report.users_per_second),
-        "what_became_of_them": table(_counts(report)),
-        "coverage": dg.MetadataValue.float(exposure.coverage),
-        "gini": dg.MetadataValue.float(exposure.gini),
-        **{f"{name}_share": dg.MetadataValue.float(share) for name, share in miss_shares(report).items()},
-        "some_users": dg.MetadataValue.md(markdown_table(lists, longest=220)),
-        "plots": picture(exposure_picture(shop, shown_counts(shop, output)), "who is shown, beside what was bought"),
-        "report": dg.MetadataValue.json(asdict(report)),
+        "release": read_pointer(served_release).version,
+        "users_per_second": report.users_per_second,
+        "request_counts": table(_counts(report)),
+        "coverage": exposure.coverage,
+        "gini": exposure.gini,
+        **{f"{name}_share": share for name, share in miss_shares(report).items()},
+        "some_users": markdown(lists, longest=220),
+        "plots": picture(exposure_picture(shop, shown_counts(shop, output)), "recommended items beside bought items"),
+        "report": asdict(report),
     }
 
 
 def request_page(name: str, received: Path) -> Page:
-    """A request file as received, and how it begins."""
+    """A request file as received, with its first lines."""
     if is_parquet(received):
         rows = pl.read_parquet(received, n_rows=SHOWN_USERS).to_dicts()
     else:
         with received.open(encoding="utf-8", errors="replace") as lines:
             rows = [{"line": number, "text": line} for number, line in enumerate(islice(lines, SHOWN_USERS), 1)]
     return {
-        "file": dg.MetadataValue.text(name),
-        "bytes": dg.MetadataValue.int(received.stat().st_size),
-        "sha256": dg.MetadataValue.text(sha256_of(received)),
-        "begins_with": dg.MetadataValue.md(markdown_table(rows)),
+        "file": name,
+        "bytes": received.stat().st_size,
+        "sha256": sha256_of(received),
+        "first_lines": markdown(rows),
     }
 
 
-def rejected_lines(path: Path, shown: int = 10) -> dg.MetadataValue:
+def rejected_lines(path: Path) -> dg.MetadataValue:
     """The first lines that were not served, each with its reason."""
-    return dg.MetadataValue.md(markdown_table(pl.read_csv(path, n_rows=shown, infer_schema=False).to_dicts()))
+    return markdown(pl.read_csv(path, n_rows=_SHOWN_REJECTED, infer_schema=False).to_dicts())
 
 
 def _counts(report: "PredictionReport") -> list[Row]:
-    named = {
+    counts = {
         "users served": report.users,
-        "history items not in the catalogue, dropped": report.unknown_items,
-        "users without a known item, who get the popular ones": report.empty_histories,
+        "history items that are not in the catalogue and were dropped": report.unknown_items,
+        "users without a known item, who got the popular items": report.empty_histories,
         f"users with fewer than {report.top_k} items": report.short_rows,
-        "malformed lines, not served": report.rejected,
+        "malformed lines that were not served": report.rejected,
     }
-    return [{"what": what, "how many": count} for what, count in named.items()]
+    return [{"count of": name, "number": number} for name, number in counts.items()]

@@ -70,8 +70,8 @@ def _say(done: int, total: int) -> None:
 def assignment(work: Work, engine: Engine | None, folder: Path) -> dict[str, Any]:
     """Find the codes of vectors, as ``genrec assign-ids`` does."""
     from genrec_core.quantization.collaborative import CollaborativeMap
+    from genrec_core.quantization.quantizer import SHARD_ROWS, find_codes
     from genrec_core.quantization.residual import ResidualQuantizer
-    from genrec_core.quantization.semantic_ids import SHARD_ROWS, find_codes
 
     vectors = np.tile(np.load(work.vectors), (work.copies, 1))
     fitted = ResidualQuantizer.load(work.semantic_ids), CollaborativeMap.load(work.semantic_ids)

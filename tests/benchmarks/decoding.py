@@ -194,7 +194,7 @@ def _scored(recommender: Recommender, history: np.ndarray, width: int) -> list[i
     if weight := recommender.weights.of("hybrid"):
         session = counter.start(batch)
         guide = DenseGuide(trie, session.item_logits(), weight)
-        search_items(session, guide, width, width, floor=np.full(1, -np.inf, dtype=np.float32))
+        search_items(session, guide, width, width, list_end=np.full(1, -np.inf, dtype=np.float32))
     else:
         beam_search(counter, trie, batch, beams=width, top_k=width)
     return counter.beams + [0] * (trie.depth - len(counter.beams))

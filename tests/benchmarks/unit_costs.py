@@ -63,8 +63,9 @@ def measure(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
 
 def _of_items() -> dict[str, UnitCost]:
     from genrec_core.embedding.text import embed_texts
+    from genrec_core.quantization.quantizer import find_codes
     from genrec_core.quantization.residual import ResidualQuantizer
-    from genrec_core.quantization.semantic_ids import find_codes, rank_within_group
+    from genrec_core.quantization.suffixes import suffixes_of
     from genrec_core.search.neighbors import TextNeighbors
     from genrec_core.search.trie import CodeTrie
 
@@ -79,7 +80,7 @@ def _of_items() -> dict[str, UnitCost]:
         "embed": (_timed(lambda: embed_texts(texts, EmbeddingSettings()))[0] / _TEXTS, f"{_TEXTS} texts of 30 tokens"),
         "kmeans": (fit_s / _VECTORS, f"3 x 256 on {_VECTORS:,} vectors, {sum(quantizer.iterations)} iterations"),
         "codes": (_timed(lambda: find_codes(quantizer, vectors))[0] / _VECTORS, f"{_VECTORS:,} vectors"),
-        "suffix": (_timed(lambda: rank_within_group(codes))[0] / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
+        "suffix": (_timed(lambda: suffixes_of(codes))[0] / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
         "trie": (build_s / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
         "neighbor_pair": (
             _timed(lambda: TextNeighbors.of(some, 64, 3.0))[0] / _NEIGHBOR_ITEMS**2,

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
-from genrec_core.quantization.semantic_ids import SemanticIds, build_semantic_ids
+from genrec_core.quantization.build import build_semantic_ids
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import SemanticIdSettings
 

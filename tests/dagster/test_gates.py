@@ -15,8 +15,8 @@ from genrec_core.storage.artifacts import MANIFEST, read_json, write_json
 from genrec_core.storage.folders import latest
 from genrec_dagster.assets.model import onnx_encoder
 from genrec_dagster.checks.catalog import codebook_use, every_text_told_apart, suffix_depth, texts_told_apart
+from genrec_dagster.checks.check import check_result, skipped
 from genrec_dagster.checks.model import loss_falls, recall_at_1000
-from genrec_dagster.checks.verdict import verdict
 from genrec_dagster.config import CodebookForm, Gates, TextVectorForm
 
 Break = Callable[[Any], Any]
@@ -311,15 +311,21 @@ def test_a_few_texts_that_are_not_told_apart_are_a_warning_that_holds_nothing_ba
     assert "item_embeddings.model" in str(result.description)
 
 
-def test_a_verdict_says_both_sides() -> None:
-    result = verdict(False, 0.0123456, "at least 0.02", detail="see the slices")
+def test_a_result_says_both_sides() -> None:
+    result = check_result(False, 0.0123456, "at least 0.02", detail="see the slices")
     assert result.description == "measured 0.01235, wanted at least 0.02; see the slices"
     assert {name: entry.value for name, entry in result.metadata.items()} == {
         "measured": 0.0123456,
         "wanted": "at least 0.02",
         "reason": "see the slices",
     }
-    assert "reason" not in verdict(True, 0.5, "at least 0.02", detail="see the slices").metadata
+    assert "reason" not in check_result(True, 0.5, "at least 0.02", detail="see the slices").metadata
+
+
+def test_a_check_with_nothing_to_compare_says_that_it_was_skipped() -> None:
+    result = skipped("no release is served yet")
+    assert result.passed
+    assert result.description == "skipped: no release is served yet"
 
 
 @pytest.mark.parametrize(("loss", "passed"), [(20.4, True), (22.3, False)])

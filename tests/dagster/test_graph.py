@@ -128,18 +128,16 @@ def test_the_report_is_linked_and_kept_with_the_mlflow_run(
 
 
 def test_an_earlier_evaluation_that_differs_in_the_seed_alone_joins_the_report(finished_graph: Any) -> None:
-    from genrec_core.evaluation.evaluate import Evaluation
-    from genrec_dagster.assets.model import with_other_seeds
+    from genrec_core.evaluation.seeds import with_other_seeds
 
-    metrics = read_json(latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json")
+    earlier = [latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json"]
+    metrics = read_json(earlier[0])
     assert metrics["seeds"] is None
-    evaluation = Evaluation(metrics, pl.DataFrame(), {}, {})
     other = {"recipe": metrics["training"]["recipe"], "seed": 7}
-    joined = with_other_seeds(evaluation, other, finished_graph.storage).metrics["seeds"]
+    joined = with_other_seeds(metrics, other, earlier)["seeds"]
     assert joined["seeds"] == [7, 42]
     assert joined["metrics"]["hybrid"]["recall@10"]["spread"] == 0.0
-    alone = with_other_seeds(evaluation, {"recipe": "another", "seed": 7}, finished_graph.storage)
-    assert alone.metrics["seeds"] is None
+    assert with_other_seeds(metrics, {"recipe": "another", "seed": 7}, earlier)["seeds"] is None
 
 
 def test_everyone_gets_a_list(finished_graph: Any) -> None:

@@ -19,10 +19,10 @@ from genrec_core.releases.pointer import served_release
 from genrec_core.settings import freshness_from_environment
 from genrec_core.storage.folders import latest
 from genrec_dagster.checks import drift
-from genrec_dagster.checks.answers import misses_are_few, shows_enough
+from genrec_dagster.checks.serving import misses_are_few, shows_enough
 from genrec_dagster.config import Monitoring
 from genrec_dagster.definitions import defs
-from genrec_dagster.monitoring import daily_monitoring
+from genrec_dagster.jobs import daily_monitoring
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
@@ -46,14 +46,11 @@ def frame(place: "Place", asset: str) -> pl.DataFrame:
 def test_before_the_first_release_there_is_nothing_to_compare_with(finished_graph: Any) -> None:
     found = evaluations(finished_graph.result)
     assert {name: found[name].passed for name in DRIFT} == dict.fromkeys(DRIFT, True)
-    assert "no comparison, as nothing is served yet" in found["new_items"].description
+    assert {found[name].description for name in DRIFT} == {"skipped: no release is served yet"}
 
 
 def test_the_job_finds_no_drift_where_the_release_was_trained_on_these_data(place: "Place") -> None:
-    from genrec_dagster.monitoring import monitor
-
-    definitions = dg.Definitions.merge(place.definitions(), dg.Definitions(jobs=[monitor]))
-    job = definitions.resolve_job_def("monitor")
+    job = place.definitions().resolve_job_def("monitor")
     result = job.execute_in_process(instance=place.instance)
     found = evaluations(result)
     assert set(found) == DRIFT
@@ -88,7 +85,9 @@ def test_data_that_moved_away_are_a_warning_with_its_number(place: "Place") -> N
     assert measured["item_popularity"] == pytest.approx(1)
     assert measured["history_lengths"] > 0.25
     said = str(found["new_items"].description)
-    assert said.startswith("measured 0.375, wanted at most 0.05 of the items new; 60 of 160 items are new; add them")
+    assert said.startswith(
+        "measured 0.375, wanted at most 0.05 (share of new items); 60 of 160 items are new; add them"
+    )
 
 
 def test_bounds_and_severity_are_settings(place: "Place") -> None:

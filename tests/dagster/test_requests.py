@@ -15,11 +15,11 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.releases.pointer import served_model
 from genrec_core.storage.folders import latest
-from genrec_dagster.apart import built_by_their_jobs
 from genrec_dagster.assets.requests import RequestInbox
-from genrec_dagster.checks.requests import requests_answered
+from genrec_dagster.checks.serving import requests_answered
 from genrec_dagster.definitions import defs
 from genrec_dagster.inbox_sensor import definitions_for, request_files
+from genrec_dagster.partitioned_assets import built_by_their_jobs
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -292,7 +292,7 @@ def test_an_answer_that_lacks_a_row_fails_its_check(counter: Counter, tmp_path: 
     (tmp_path / "predictions.csv").write_text("".join(lines[:-1]))
     result = requests_answered(tmp_path / "predictions.csv", requests / "requests.txt")
     assert not result.passed
-    assert result.description == "measured 1 rows, users not those asked for, wanted 2 rows, users those asked for"
+    assert result.description == "measured 1 rows, users not as requested, wanted 2 rows, users as requested"
 
 
 def test_with_an_inbox_everything_that_a_page_can_build_needs_no_partition(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.semantic_ids import build_semantic_ids
+from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.settings import SemanticIdSettings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import latest

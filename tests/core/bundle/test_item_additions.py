@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core import cli
 from genrec_core.bundle.item_additions import add_items
 from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.model_folder import (
@@ -24,13 +23,15 @@ from genrec_core.bundle.model_folder import (
 )
 from genrec_core.bundle.new_items import NewItems, read_new_items
 from genrec_core.bundle.onnx_scorer import OnnxScorer
+from genrec_core.cli import items
 from genrec_core.cli.main import main
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
 from genrec_core.monitoring.profile import read_profile, write_profile
-from genrec_core.quantization.semantic_ids import SemanticIds, assign_ids
+from genrec_core.quantization.new_items import assign_ids
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.releases.pointer import (
     RELEASES,
@@ -237,7 +238,7 @@ def test_what_cannot_be_added_changes_nothing(ruled_dir: Path, vectors: np.ndarr
     twice = NewItems(np.array([5, 5]), ["a", "b"], [{}, {}])
     for new, given, said in (
         (one(there), vector, f"item {there} has a semantic ID already"),
-        (twice, vectors[:2], "is there twice"),
+        (twice, vectors[:2], "appears twice"),
         (one(5), vector[:, :3], "do not fit|embed the items"),
         (one(5), vector * np.nan, "not finite"),
         (many, np.repeat(vector, 100, axis=0), "suffix vocabulary holds"),
@@ -261,7 +262,7 @@ def test_what_cannot_be_added_changes_nothing(ruled_dir: Path, vectors: np.ndarr
 @pytest.fixture
 def embedded(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts become the tiny model's vectors."""
-    monkeypatch.setattr(cli, "_text_vectors", lambda texts, *_: vectors[: len(texts)])
+    monkeypatch.setattr(items, "_text_vectors", lambda texts, *_: vectors[: len(texts)])
 
 
 @pytest.fixture
@@ -301,7 +302,7 @@ def test_new_texts_that_the_model_cannot_tell_from_others_are_told(
     known = np.load(ruled_dir / NEW_ITEMS / TEXT_VECTORS)
     other = -known[LIKE]
     for number, (rows, told) in enumerate((([other, other], 2), ([known[LIKE], other], 1), ([known[5] + 1, other], 0))):
-        monkeypatch.setattr(cli, "_text_vectors", lambda *_, rows=rows: np.stack(rows))
+        monkeypatch.setattr(items, "_text_vectors", lambda *_, rows=rows: np.stack(rows))
         arguments = ["--model_dir", str(ruled_dir), "--items", str(items_file), "--output", str(tmp_path / f"{number}")]
         assert main(["add-items", *arguments]) == 0
         shown = capsys.readouterr().err
@@ -320,7 +321,7 @@ def test_items_that_were_embedded_by_more_than_the_table_holds_are_told_apart(
     """A ready text, or a description, under one id; then the same under another."""
     vector = -np.load(added_dir / NEW_ITEMS / TEXT_VECTORS)[LIKE]
     folder = shutil.copytree(added_dir, tmp_path / "model")
-    monkeypatch.setattr(cli, "_text_vectors", lambda *_: vector[None])
+    monkeypatch.setattr(items, "_text_vectors", lambda *_: vector[None])
     arguments = ["add-items", "--model_dir", str(folder), "--text_template", template, "--items", str(items_file)]
     for item in (6, 8):
         ready = f"item_id,text\n{item},Soft soap\n"

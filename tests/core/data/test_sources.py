@@ -38,7 +38,7 @@ def test_received_files_are_not_parsed_again(
 def test_a_file_that_changed_since_is_parsed_again_and_its_fault_is_named(received: Path) -> None:
     with (received / p5.SEQUENCES).open("a") as file:
         file.write("9999 soap\n")
-    with pytest.raises(GenrecError, match=f"^{received / p5.SEQUENCES}: line 201: user 9999: 'soap'"):
+    with pytest.raises(GenrecError, match=f"^{received / p5.SEQUENCES}: line 201: user 9999: item 'soap' is not"):
         load_tables(received)
 
 

@@ -12,13 +12,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+import genrec_core
 from genrec_core.embedding import embed_texts
 from genrec_core.engines import ray_engine
 from genrec_core.engines.engine import LocalEngine, open_engine
-from genrec_core.engines.ray_engine import RayEngine, connected
+from genrec_core.engines.ray_engine import RayEngine
 from genrec_core.errors import GenrecError
+from genrec_core.quantization.quantizer import find_codes
 from genrec_core.quantization.residual import ResidualQuantizer
-from genrec_core.quantization.semantic_ids import find_codes
 from genrec_core.settings import EmbeddingSettings, EngineSettings, SemanticIdSettings, engine_from_environment
 
 TEXTS = [f"Title: {'nail lacquer ' * (number % 17)}{number}; Brand: OPI;" for number in range(150)]
@@ -70,9 +71,10 @@ def cluster(shard_work: ModuleType) -> Iterator[RayEngine]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         before = signal.getsignal(signal.SIGTERM)
-        with connected("local"):
+        with open_engine(EngineSettings(name="ray", address="local")) as engine:
             assert signal.getsignal(signal.SIGTERM) is before
-            yield RayEngine()
+            assert isinstance(engine, RayEngine)
+            yield engine
 
 
 def test_results_come_in_the_order_of_the_shards(cluster: RayEngine, shard_work: ModuleType) -> None:
@@ -134,5 +136,10 @@ def test_vectors_get_the_codes_that_they_get_here(cluster: RayEngine) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "head"])
 def test_a_cluster_that_is_not_there_is_named(address: str) -> None:
     _require_ray()
-    with pytest.raises(GenrecError, match=f"RAY_ADDRESS={address}: nobody listens there"), connected(address):
+    settings = EngineSettings(name="ray", address=address)
+    with pytest.raises(GenrecError, match=f"RAY_ADDRESS={address}: nobody listens there"), open_engine(settings):
         pass
+
+
+def test_the_digest_covers_all_code_of_genrec_core() -> None:
+    assert Path(genrec_core.__file__).parent == ray_engine._PACKAGE

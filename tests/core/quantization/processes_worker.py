@@ -27,7 +27,7 @@ def fit_and_encode(group: dist.ProcessGroup | None, transform: str) -> dict[str,
     """Codes and codebooks of two levels."""
     values = {"transform": transform, "levels": 2, "codebook_size": 60, "tolerance": 0, "iterations": 15}
     settings = SemanticIdSettings.model_validate(values)
-    quantizer = ResidualQuantizer.fit(item_vectors(), settings, group, device="cpu")
+    quantizer = ResidualQuantizer.fit(item_vectors(), settings, group)
     found = {f"centroids_{level}": codebook for level, codebook in enumerate(quantizer.codebooks)}
     return found | {"codes": quantizer.encode(item_vectors()), "iterations": np.array(quantizer.iterations)}
 
@@ -41,7 +41,7 @@ def revive_dead_centroids(group: dist.ProcessGroup | None) -> dict[str, np.ndarr
         found = kmeans.kmeans(vectors, share, 30, iterations=6, tolerance=0, rng=np.random.default_rng(0))
     finally:
         kmeans._spread_start = start
-    return {"revived": found.centroids.numpy()}
+    return {"revived": found[0].numpy()}
 
 
 def everything(group: dist.ProcessGroup | None) -> dict[str, np.ndarray]:

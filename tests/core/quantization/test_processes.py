@@ -49,7 +49,8 @@ def test_a_settings_file_that_names_no_setting_of_this_version_is_refused_in_one
     assert "settings.json: balance: Extra inputs are not permitted" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_two_processes_find_what_one_finds_bit_for_bit(tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
     subprocess.run([*launch, str(tmp_path)], check=True, env=environment, timeout=120)

@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 from genrec_core.embedding import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids, build_semantic_ids
-from genrec_core.quantization.semantic_ids import rank_within_group, suffix_vocabulary, summarize
+from genrec_core.quantization.semantic_ids import summarize
+from genrec_core.quantization.suffixes import suffix_vocabulary, suffixes_of
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import verify_manifest, write_manifest
 
@@ -126,7 +127,7 @@ def test_use_entropy_and_prefixes_are_counted_right() -> None:
 def test_suffix_is_the_number_of_earlier_rows_with_the_same_code(codes: np.ndarray) -> None:
     rows = [tuple(code) for code in codes.tolist()]
 
-    assert rank_within_group(codes).tolist() == [rows[:row].count(code) for row, code in enumerate(rows)]
+    assert suffixes_of(codes).tolist() == [rows[:row].count(code) for row, code in enumerate(rows)]
 
 
 @given(st.integers(0, 10_000))
@@ -220,7 +221,7 @@ def test_assigning_needs_no_torch(folder: Path) -> None:
     ("items", "vectors", "message"),
     [
         ([2, 5], np.ones((2, 8)), "item 5 has a semantic ID already"),
-        ([2, 2], np.ones((2, 8)), r"item id \(2,\) is there twice"),
+        ([2, 2], np.ones((2, 8)), r"item id \(2,\) appears twice"),
         ([2], np.ones((2, 8)), "1 new items but 2 vectors"),
         ([2], np.ones((1, 9)), r"shape \(1, 9\) do not fit the codebooks"),
         ([2], np.full((1, 8), np.nan), "the first is row 0"),
@@ -260,14 +261,6 @@ def test_no_new_items_change_nothing(folder: Path) -> None:
     np.testing.assert_array_equal(assign_ids(folder, [], np.zeros((0, 8), np.float32)).codes, before.codes)
 
 
-def test_rows_are_found_by_item(folder: Path) -> None:
-    ids = assign_ids(folder, [2], item_vectors()[:1])
-
-    assert ids.rows_of([1, 2, 3]).tolist() == [0, ITEMS, 1]
-    with pytest.raises(GenrecError, match="item 4 has no semantic ID"):
-        ids.rows_of([1, 4])
-
-
 def _swap_ids(folder: Path) -> None:
     ids = json.loads((folder / "item_ids.json").read_text())
     (folder / "item_ids.json").write_text(json.dumps([ids[1], ids[0], *ids[2:]]))
@@ -298,8 +291,8 @@ def _leave_the_vocabulary(folder: Path) -> None:
     ("damage", "message"),
     [
         (_swap_ids, "items do not ascend"),
-        (_repeat_id, r"item id \(1,\) is there twice, for item 1 \(row 0\) and item 1 \(row 1\)"),
-        (_repeat_code, r"is there twice, for item 7 \(row 3\) and item 15 \(row 7\)"),
+        (_repeat_id, r"item id \(1,\) appears twice, for item 1 \(row 0\) and item 1 \(row 1\)"),
+        (_repeat_code, r"appears twice, for item 7 \(row 3\) and item 15 \(row 7\)"),
         (_lose_a_row, r"shape \(399, 3\), but there are 400 items and 3 levels"),
         (_leave_the_vocabulary, r"code 12 of item 11 at level 1 is outside 0\.\.11"),
         (lambda folder: (folder / "summary.json").unlink(), r"summary.json: no such file"),

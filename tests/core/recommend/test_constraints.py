@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from genrec_core.bundle.item_attributes import ITEMS, ItemAttributes, ItemTable
 from genrec_core.errors import GenrecError
 from genrec_core.export.items import item_table
-from genrec_core.recommend.constraints import CatalogueMasks, Constraints, MaskedTrie, RecentValues
+from genrec_core.recommend.constraints import CatalogueMasks, Constraints, RecentValues
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.search.trie import CodeTrie
 
 CatalogOf = Callable[[np.ndarray], pl.DataFrame]
 HISTORY_ROWS = [3, 50, 7]
@@ -89,27 +88,16 @@ def test_users_of_one_call_may_have_masks_of_their_own(ruled: Recommender) -> No
         ruled.rank(histories, 30, allowed=masks[1:])
 
 
-def test_a_mask_is_propagated_upward_once(ruled: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[np.ndarray | None] = []
-    whole = CodeTrie.live_leaves
-
-    def count(trie: CodeTrie, allowed: np.ndarray | None) -> list[np.ndarray]:
-        counted.append(allowed)
-        return whole(trie, allowed)
-
-    monkeypatch.setattr(CodeTrie, "live_leaves", count)
+def test_a_mask_that_its_owner_changes_is_read_anew(ruled: Recommender) -> None:
     mask = ruled.allowed(rule="price > 17")
-    history = ruled.item_ids[HISTORY_ROWS].tolist()
-    for users in (1, 5, 5):  # one first: threads that miss the mask at the same time all count
-        ruled.rank([history] * users, 4, allowed=ruled.allowed(rule="price > 17"), batch_users=2)
-    assert sum(each is mask for each in counted) == 1
     assert mask is not None
-    own = mask.copy()  # its owner may change it, so nothing is kept of it
-    for allowed in (own, ~own):
+    own, history = mask.copy(), [ruled.item_ids[HISTORY_ROWS].tolist()]
+    for allowed in (mask, ~mask):
         own[:] = allowed
-        assert isinstance(ruled.trie, MaskedTrie)
-        live, depths = ruled.trie.live_leaves(own), range(ruled.trie.depth + 1)
-        assert [live[depth].sum() for depth in depths] == [allowed.sum()] * len(depths)
+        for ranking in ("generative", "hybrid"):
+            listed = ruled.rank(history, 4, allowed=own, ranking=ranking).of(0).tolist()
+            assert set(listed) <= set(ruled.item_ids[allowed].tolist())
+            assert listed
 
 
 def test_a_cache_keeps_the_values_that_were_used_last() -> None:

@@ -240,8 +240,15 @@ def test_malformed_files_never_crash_hang_or_give_a_wrong_row(tmp_path: Path) ->
 
 
 def test_the_command_counts_what_became_of_each_input(tiny_model: "TinyModel") -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
-    command = [sys.executable, str(script), "--inputs", "90", "--model_dir", str(tiny_model.model_dir)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.fuzz",
+        "--inputs",
+        "90",
+        "--model_dir",
+        str(tiny_model.model_dir),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)

@@ -23,7 +23,7 @@ def catalogues(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def arrays_of(trie: CodeTrie) -> list[np.ndarray]:
-    parts = (trie.tokens, trie.child_start, trie.first_leaf, trie.dense, [trie.leaf_row, trie.row_leaf])
+    parts = (trie.tokens, trie.child_start, trie.first_leaf, [trie.leaf_row, trie.row_leaf])
     return [array for part in parts for array in part]
 
 
@@ -45,83 +45,29 @@ def test_every_node_is_a_prefix_and_its_children_continue_it(codes):
 
 
 @settings(max_examples=60, deadline=None)
-@given(code_sets)
-def test_lookup_finds_items_and_nothing_else(codes):
-    trie = CodeTrie.build(codes, SIZES)
+@given(catalogues())
+def test_lookup_finds_items_and_nothing_else(catalogue):
+    codes, sizes = catalogue
+    trie = CodeTrie.build(codes, sizes)
     rows = {tuple(code): row for row, code in enumerate(codes.tolist())}
-    asked = np.stack(np.meshgrid(*[np.arange(-2, size + 2) for size in SIZES], indexing="ij"), axis=-1)
-    wanted = [rows.get(tuple(code), -1) for code in asked.reshape(-1, 3).tolist()]
+    asked = np.stack(np.meshgrid(*[np.arange(-2, size + 2) for size in sizes], indexing="ij"), axis=-1)
+    wanted = [rows.get(tuple(code), -1) for code in asked.reshape(-1, len(sizes)).tolist()]
     assert trie.lookup(asked).reshape(-1).tolist() == wanted
 
 
 @settings(max_examples=60, deadline=None)
-@given(code_sets, st.data())
-def test_a_node_dies_when_its_last_allowed_leaf_is_excluded(codes, data):
-    trie = CodeTrie.build(codes, SIZES)
-    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(codes), max_size=len(codes))))
-    excluded = np.array([data.draw(st.lists(st.integers(-1, len(codes) - 1), min_size=6, max_size=6)) for _ in "ab"])
-    live = trie.live_leaves(allowed)
-    dead = trie.dead_nodes(excluded, live)
-    for depth in range(trie.depth + 1):
-        for node in range(trie.nodes(depth)):
-            begin, end = trie.first_leaf[depth][node : node + 2]
-            below = {int(row) for row in trie.leaf_row[begin:end] if allowed[row]}
-            assert live[depth][node] == len(below)
-            for user in range(2):
-                gone = bool(below) and below <= set(excluded[user].tolist())
-                assert (user * trie.nodes(depth) + node in dead[depth]) == gone
-
-
-@settings(max_examples=60, deadline=None)
 @given(catalogues())
-def test_a_child_is_found_for_every_token_and_none_other(catalogue):
+def test_the_leaves_of_a_node_are_the_items_with_its_prefix(catalogue):
     codes, sizes = catalogue
     trie = CodeTrie.build(codes, sizes)
-    prefixes = [()]
-    for depth, size in enumerate(sizes):
-        below = sorted({tuple(code[: depth + 1]) for code in codes.tolist()})
-        number = {prefix: node for node, prefix in enumerate(below)}
-        nodes = np.arange(-1, len(prefixes))[:, None]
-        tokens = np.arange(-1, size + 2)[None]
-        wanted = [
-            [-1 if node < 0 else number.get((*prefixes[node], int(token)), -1) for token in tokens[0]]
-            for node in nodes[:, 0].tolist()
-        ]
-        assert trie.child(depth, *np.broadcast_arrays(nodes, tokens)).tolist() == wanted
-        prefixes = below
-
-
-@settings(max_examples=60, deadline=None)
-@given(catalogues(), st.data())
-def test_a_mask_is_counted_below_every_node(catalogue, data):
-    codes, sizes = catalogue
-    trie = CodeTrie.build(codes, sizes)
-    mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(codes), max_size=len(codes))))
-    for allowed in (mask, None):
-        live = trie.live_leaves(allowed)
-        left = [tuple(code) for row, code in enumerate(codes.tolist()) if allowed is None or allowed[row]]
-        for depth in range(len(sizes) + 1):
-            prefixes = sorted({tuple(code[:depth]) for code in codes.tolist()})
-            wanted = [sum(code[:depth] == prefix for code in left) for prefix in prefixes]
-            nodes = np.arange(len(prefixes))
-            assert live[depth].tolist() == wanted
-            assert live.count(depth, nodes).tolist() == wanted
-
-
-def test_what_is_live_is_counted_once_and_kept():
-    trie = CodeTrie.build(EVERY, SIZES)
-    live = trie.live_leaves(np.arange(60) % 2 == 0)
-    assert live[1] is live[1]
-    assert trie.live_leaves(None) is trie.live_leaves(None)
-
-
-def test_that_everything_is_live_takes_no_array():
-    trie = CodeTrie.build(EVERY, SIZES)
-    live = trie.live_leaves(None)
-    assert live.allowed is None
-    assert live.count(3, np.array([1, 59])).tolist() == [1, 1]
-    assert trie.dead_nodes(np.array([[7, -1]]), live)[3].tolist() == [trie.row_leaf[7]]
-    assert not live._counts
+    for depth in range(len(sizes) + 1):
+        prefixes = [tuple(code[:depth]) for code in codes.tolist()]
+        number = {prefix: node for node, prefix in enumerate(sorted(set(prefixes)))}
+        counts = [prefixes.count(prefix) for prefix in sorted(set(prefixes))]
+        assert trie.nodes(depth) == len(number)
+        assert np.diff(trie.first_leaf[depth]).tolist() == counts
+        assert trie.branching[depth].tolist() == [count > 1 for count in counts]
+        assert trie.leaf_node[depth][trie.row_leaf].tolist() == [number[prefix] for prefix in prefixes]
 
 
 @pytest.mark.parametrize(("size", "kind"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65_537, "uint32")])
@@ -154,8 +100,7 @@ def test_a_catalogue_of_one_item_and_one_level_is_a_trie():
     trie = CodeTrie.build(np.array([[2]]), (3,))
     assert (trie.nodes(0), trie.nodes(1)) == (1, 1)
     assert trie.lookup(np.array([[2], [1]])).tolist() == [0, -1]
-    assert [trie.live_leaves(np.array([False]))[depth].tolist() for depth in (0, 1)] == [[0], [0]]
-    assert trie.leaves(1, np.array([0])).tolist() == [1]
+    assert trie.branching[1].tolist() == [False]
 
 
 def test_a_collision_is_refused_and_named():
@@ -180,11 +125,11 @@ def test_a_catalogue_of_beauty_size_is_built_whole():
     trie = CodeTrie.build(codes, (256,) * 4)
     np.testing.assert_array_equal(trie.lookup(codes), np.arange(len(codes)))
     np.testing.assert_array_equal(trie.leaf_row[trie.row_leaf], np.arange(len(codes)))
-    assert [int(trie.leaves(depth, np.arange(trie.nodes(depth))).sum()) for depth in range(5)] == [len(codes)] * 5
+    assert [int(starts[-1]) for starts in trie.first_leaf] == [len(codes)] * 5
 
 
 @pytest.mark.slow
-def test_a_million_items_are_found_and_masked():
+def test_a_million_items_are_found():
     random = np.random.default_rng(3)
     packed = random.choice(1 << 32, 1_000_000, replace=False).astype(np.uint32)
     codes = packed.view(np.uint8).reshape(-1, 4)
@@ -194,11 +139,3 @@ def test_a_million_items_are_found_and_masked():
     asked = random.integers(0, 256, (100_000, 4)).astype(np.uint8)
     known = np.isin(asked.copy().view(np.uint32).ravel(), packed)
     np.testing.assert_array_equal(trie.lookup(asked) >= 0, known)
-    allowed = random.random(trie.n_items) < 0.3
-    live = trie.live_leaves(allowed)
-    for depth in range(4):
-        below = np.bincount(codes[allowed, 0], minlength=256) if depth == 1 else None
-        assert live[depth].sum() == allowed.sum()
-        assert below is None or live[1].tolist() == below.tolist()
-    excluded = np.flatnonzero(allowed & (codes[:, 0] == 9))[None]
-    assert trie.dead_nodes(excluded, live)[1].tolist() == [9]

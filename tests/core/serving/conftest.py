@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 
@@ -56,6 +57,12 @@ def client_of(tiny_model: "TinyModel", kept_model: KeptModel) -> Iterator[Callab
         client.__exit__(None, None, None)
 
 
+def _decoders_of(server: int) -> list[psutil.Process]:
+    """The decoding processes of the server with this process id."""
+    children = psutil.Process(server).children()
+    return [child for child in children if "--multiprocessing-fork" in child.cmdline()]
+
+
 class RunningServer:
     """``genrec serve`` in a process of its own."""
 
@@ -81,6 +88,10 @@ class RunningServer:
         assert self.process.stderr is not None
         self.log.extend(self.process.stderr)
 
+    def decoders(self) -> list[psutil.Process]:
+        """Its decoding processes; another child cleans up what multiprocessing shares."""
+        return _decoders_of(self.process.pid)
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout=30)
@@ -100,3 +111,9 @@ def start_server(tiny_model: "TinyModel") -> Iterator[Callable[..., RunningServe
         if server.process.poll() is None:
             server.process.kill()
             server.process.wait()
+
+
+@pytest.fixture
+def decoders_of() -> Callable[[int], list[psutil.Process]]:
+    """Called with a server's process id: its decoding processes."""
+    return _decoders_of

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,13 +100,13 @@ def test_beyond_the_queue_it_says_when_to_come_back(start_server: StartServer, t
 def test_what_is_in_flight_is_answered_before_it_ends(start_server: StartServer, tiny_recommender: Recommender):
     server = start_server("--threads", "1", "--batch_users", "1")
     body = {**users(tiny_recommender, 60), "topk": 80}
-    for decoder in psutil.Process(server.process.pid).children():
+    for decoder in server.decoders():
         decoder.send_signal(signal.SIGTERM)  # as a service manager does: to every process of the service
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post, f"{server.url}/predictions/mymodel", body)
         while "genrec_queue_users 0.0" in urllib.request.urlopen(f"{server.url}/metrics").read().decode():
             assert not answer.done()
-        decoders = psutil.Process(server.process.pid).children()
+        decoders = server.decoders()
         assert server.stop() == 0
         status, content, _ = answer.result()
     assert (status, len(content["predictions"])) == (200, 60)
@@ -115,7 +115,7 @@ def test_what_is_in_flight_is_answered_before_it_ends(start_server: StartServer,
 
 def test_a_decoding_process_that_died_is_replaced(start_server: StartServer, tiny_recommender: Recommender):
     server = start_server("--threads", "1")
-    (decoder,) = psutil.Process(server.process.pid).children()
+    (decoder,) = server.decoders()
     decoder.kill()
     url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 2)
     status, answer, headers = post(url, body)
@@ -131,7 +131,7 @@ def test_a_process_that_reads_newer_content_in_the_place_of_another_has_it_loade
     server = start_server("--threads", "1", model_dir=folder)
     gone = answers(server.url, tiny_recommender)[0]
     ModelFolder(folder).withdraw(np.array([gone]))
-    (decoder,) = psutil.Process(server.process.pid).children()
+    (decoder,) = server.decoders()
     decoder.kill()
     url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 1)
     assert post(url, body)[0] == 503
@@ -143,7 +143,7 @@ def test_users_of_a_process_that_hangs_are_told_in_time_and_it_is_replaced(
     start_server: StartServer, tiny_recommender: Recommender
 ):
     server = start_server("--threads", "1", "--decode_seconds", "1", "--batch_users", "2")
-    (decoder,) = psutil.Process(server.process.pid).children()
+    (decoder,) = server.decoders()
     url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 2)
     assert post(url, body)[0] == 200
     decoder.suspend()
@@ -164,7 +164,7 @@ def test_users_of_a_process_that_hangs_are_told_in_time_and_it_is_replaced(
 def test_sigterm_ends_it_in_time_though_processes_hang(start_server: StartServer, tiny_recommender: Recommender):
     server = start_server("--threads", "2", "--decode_seconds", "60", "--grace_seconds", "1")
     url, body = f"{server.url}/predictions/mymodel", users(tiny_recommender, 2)
-    decoders = psutil.Process(server.process.pid).children()
+    decoders = server.decoders()
     for decoder in decoders:
         decoder.suspend()
     with ThreadPoolExecutor(1) as pool:
@@ -177,13 +177,15 @@ def test_sigterm_ends_it_in_time_though_processes_hang(start_server: StartServer
     assert not any(decoder.is_running() for decoder in decoders)
 
 
-def test_sigterm_ends_it_in_time_though_a_process_hangs_while_it_opens_the_model(tiny_model: "TinyModel"):
+def test_sigterm_ends_it_in_time_though_a_process_hangs_while_it_opens_the_model(
+    tiny_model: "TinyModel", decoders_of: Callable[[int], list[psutil.Process]]
+):
     options = ["--model_dir", str(tiny_model.model_dir), "--port", "0", "--threads", "1", "--grace_seconds", "0"]
     with subprocess.Popen([sys.executable, "-m", "genrec_core.cli", "serve", *options]) as server:
-        watched, deadline = psutil.Process(server.pid), time.monotonic() + 60
-        while not watched.children() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while not (decoders := decoders_of(server.pid)) and time.monotonic() < deadline:
             time.sleep(0.01)
-        (decoder,) = watched.children()
+        (decoder,) = decoders
         decoder.suspend()
         time.sleep(3)  # until it listens, and so takes the signal
         server.terminate()
@@ -193,7 +195,7 @@ def test_sigterm_ends_it_in_time_though_a_process_hangs_while_it_opens_the_model
 
 def test_a_server_that_is_killed_leaves_no_process_behind(start_server: StartServer):
     server = start_server("--threads", "1")
-    decoders = psutil.Process(server.process.pid).children()
+    decoders = server.decoders()
     server.process.kill()
     gone, alive = psutil.wait_procs(decoders, timeout=10)
     assert (len(gone), alive) == (1, [])
@@ -336,11 +338,11 @@ def test_a_model_that_cannot_be_opened_ends_it(tiny_model: "TinyModel", tmp_path
 def test_it_is_not_ready_before_it_listens(tiny_model: "TinyModel", caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO", "genrec.serving")
     holder, server = ModelHolder(tiny_model.model_dir, 1, Metrics()), uvicorn.Server(uvicorn.Config("none"))
-    loading: Future[bool] = Future()
-    loading.set_result(holder.load())
 
     async def listen_late() -> None:
-        saying = asyncio.create_task(_first_load(server, holder, loading))
+        saying = asyncio.create_task(_first_load(server, holder))
+        while not holder.current:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert "ready: model" not in caplog.text
         server.started = True

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genrec_core.data.histories import HistoryBatch
-from genrec_core.search.prefixes import Lineage
+from genrec_core.search.prefixes import BeamAncestry
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
@@ -44,7 +44,7 @@ class Decoding:
         self.context, self.query, self.first, *rest = HistoryEncoder(model)(items.flatten(0, 1)[flat.own], *where)
         layers = model.config.decoder_layers
         self.cross, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
-        self.lineage = Lineage(BATCH, model.config.prefix_buckets)
+        self.lineage = BeamAncestry(BATCH, model.config.prefix_buckets)
 
     def advance(self, tokens: torch.Tensor, parents: list[int], users: list[int]) -> torch.Tensor:
         level = len(self.earlier)

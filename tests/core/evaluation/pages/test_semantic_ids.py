@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from genrec_core.evaluation.pages.semantic_ids import codebook_picture, shared_prefixes, sharers
-from genrec_core.quantization.semantic_ids import SemanticIds, rank_within_group, summarize
+from genrec_core.quantization.semantic_ids import SemanticIds, summarize
+from genrec_core.quantization.suffixes import suffixes_of
 
 
 def semantic_ids(items: int, sizes: tuple[int, ...]) -> SemanticIds:
     random = np.random.default_rng(3)
     codes = np.column_stack([random.integers(0, size, items) for size in sizes]).astype(np.int32)
-    with_suffix = np.column_stack([codes, rank_within_group(codes)]).astype(np.int32)
+    with_suffix = np.column_stack([codes, suffixes_of(codes)]).astype(np.int32)
     return SemanticIds(np.arange(items), with_suffix, (*sizes, 64))
 
 

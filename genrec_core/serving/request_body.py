@@ -1,4 +1,4 @@
-"""What a client may ask, and how a request that cannot be served is answered."""
+"""The body of a prediction request: its fields, its checks, and the errors that a client gets."""
 
 import json
 from typing import Any
@@ -8,11 +8,13 @@ from pydantic import Field, StrictInt, ValidationError
 from genrec_core.recommend.instances import InstancesRequest
 from genrec_core.settings import ServingSettings
 
-_SHOWN = 60  # characters of a name that an error quotes
+RETRY = {"Retry-After": "1"}
+_EXAMPLE = {"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3, 4]}]}
+_NAME_CHARACTERS = 60  # of a name from outside that an error quotes
 
 
 class PredictionRequest(InstancesRequest):
-    """Users to recommend items to, and what holds for all of them: TorchServe's request, its bounds being settings."""
+    """TorchServe's request: users, and options for all of them. The server's settings bound it."""
 
     topk: StrictInt = Field(128, ge=1, description="Items a user.")
 
@@ -21,11 +23,11 @@ class RefusedError(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         code: a word for programs.
         message: a sentence for people.
-        field: the part of the request at fault, such as ``instances.0.item_ids.2``.
-        headers: of the answer.
+        field: the part of the request that is wrong, such as ``instances.0.item_ids.2``.
+        headers: headers of the answer.
     """
 
     def __init__(
@@ -39,14 +41,26 @@ class RefusedError(Exception):
         return {"error": {"code": self.code, "message": self.message, "field": self.field}}
 
 
+def body_schema() -> dict[str, Any]:
+    """The body as OpenAPI describes it, without references."""
+    schema = PredictionRequest.model_json_schema()
+    definitions = schema.pop("$defs")
+
+    def resolved(part: dict[str, Any]) -> dict[str, Any]:
+        return definitions[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+
+    schema = json.loads(json.dumps(schema), object_hook=resolved)
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLE}}}
+
+
 def parse(body: bytes, limits: ServingSettings) -> PredictionRequest:
     """Check a request's body.
 
     Raises:
-        RefusedError: it is no JSON (400), or a field is missing, of another type or beyond a limit (422).
+        RefusedError: the body is not JSON (400), or a field is missing, of another type or beyond a limit (422).
     """
     try:
-        request = PredictionRequest.model_validate(_decoded(body))
+        request = PredictionRequest.model_validate(_json_content(body))
     except ValidationError as error:
         raise _refused(error) from error
     _check_size("instances", len(request.instances), min(limits.max_instances, limits.queue))
@@ -58,45 +72,42 @@ def parse(body: bytes, limits: ServingSettings) -> PredictionRequest:
     return request
 
 
-def _decoded(body: bytes) -> object:
-    """The body's content; other than by ``json`` alone, a name that comes twice in an object is an error."""
+def _json_content(body: bytes) -> object:
     try:
         text = body.decode("utf-8")
-        content = _DECODER.decode(text)
-        if "\\ud" in text.lower():  # an escaped surrogate: half a pair is no text
+        content = json.loads(text, object_pairs_hook=_object)
+        if "\\ud" in text.lower():  # an escaped surrogate; without its other half it is no text
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise RefusedError(400, "invalid_json", "the body is nested too deeply") from error
     except ValueError as error:  # no UTF-8, no JSON, or an integer of thousands of digits
-        raise RefusedError(400, "invalid_json", f"the body is no JSON in UTF-8: {error}") from error
+        raise RefusedError(400, "invalid_json", f"the body is not JSON in UTF-8: {error}") from error
     return content
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """An object of JSON; ``json`` alone would take the last of two values of a name."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RefusedError(422, "repeated_field", "this field is given twice in one object", _shown(twice))
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+        raise RefusedError(422, "repeated_field", "this field comes twice in one object", _short(twice))
+    return content
 
 
 def _refused(error: ValidationError) -> RefusedError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = [_shown(part) for part in first["loc"]]
+    place = [_short(part) for part in first["loc"]]
     if "user_id" in place:
-        place = place[: place.index("user_id") + 1]  # what follows tells text from integer
+        place = place[: place.index("user_id") + 1]  # pydantic adds which type of the union it tried
     return RefusedError(422, "invalid_field", first["msg"], ".".join(place) or "body")
 
 
-def _shown(part: str | int) -> str:
+def _short(name: str | int) -> str:
     """A name from outside, short and in ASCII."""
-    return str(part)[:_SHOWN].encode("ascii", "backslashreplace").decode()
+    return str(name)[:_NAME_CHARACTERS].encode("ascii", "backslashreplace").decode()
 
 
-def _check_size(place: str, found: int, most: int) -> None:
-    if found > most:
-        raise RefusedError(422, "too_many", f"{found}, but this server takes at most {most}", place)
+def _check_size(field: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise RefusedError(422, "too_many", f"{size}, but this server takes at most {limit}", field)

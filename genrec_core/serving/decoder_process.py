@@ -1,0 +1,101 @@
+"""What a decoding process does: open the model, then answer batch after batch until the server closes the connection.
+
+Every message is one JSON document.
+"""
+
+import json
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.errors import GenrecError
+from genrec_core.recommend.constraints import Constraints
+from genrec_core.recommend.recommender import IN_TURN, Recommender
+
+_EVERY_ITEM = "item_id >= 0 or item_id < 0"
+
+
+def answer_batches(connection: Connection, model_dir: Path) -> None:
+    """Open the model, send its facts or why it cannot be opened, then answer until the connection ends."""
+    try:
+        recommender = open_warm(model_dir)
+    except GenrecError as error:
+        _send(connection, {"refused": str(error)})
+        return
+    _send(connection, facts(recommender))
+    while True:
+        try:
+            batch = json.loads(connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = decode(recommender, batch["options"], batch["histories"])
+        except Exception:  # the server logs it and answers 500; the next batch may be fine
+            answer = {"failed": traceback.format_exc()}
+        _send(connection, answer)
+
+
+def _send(connection: Connection, message: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def open_warm(model_dir: Path) -> Recommender:
+    """Verify and open a model folder, and use it once, so that the first request finds everything in memory.
+
+    Raises:
+        GenrecError: the folder is missing, damaged, or of another form.
+    """
+    recommender = Recommender.from_folder(model_dir)
+    history = recommender.item_ids[:1].tolist()
+    for users in (1, 2):
+        recommender.rank([history] * users, 1)
+    if ModelFolder(model_dir).takes_rules:  # what rules compare; the folder may be gone when the first rule comes
+        recommender.allowed(rule=_EVERY_ITEM)
+    return recommender
+
+
+def facts(recommender: Recommender) -> dict[str, Any]:
+    """What the server has to know of the model."""
+    return {
+        "items": len(recommender.item_ids),
+        "max_history": recommender.max_history,
+        "rankings": list(recommender.weights.modes()),
+    }
+
+
+def decode(recommender: Recommender, options: dict[str, Any], histories: list[list[int]]) -> dict[str, Any]:
+    """Rank for users who share all options.
+
+    Args:
+        recommender: the model.
+        options: a request without its users; see :class:`genrec_core.serving.request_body.PredictionRequest`.
+        histories: item ids of each user, oldest first.
+
+    Returns:
+        ``items``, ``unknown`` and ``popular`` with a value for each user, and ``warnings`` about the rule. Or
+        ``refused`` alone: ``code``, ``message`` and ``field`` for the client.
+    """
+    try:
+        selection = recommender.selection(Constraints.of(options["allow"], options["deny"] or None, options["rule"]))
+    except GenrecError as error:
+        field = next((name for name in ("rule", "deny", "allow") if options[name]), "allow")
+        return {"refused": {"code": "constraint", "message": str(error), "field": field}}
+    try:
+        ranking = recommender.rank(
+            histories,
+            min(options["topk"], len(recommender.item_ids)),
+            exclude_seen=options["exclude_seen"],
+            ranking=options["ranking"],
+            allowed=selection.mask,
+            pool=IN_TURN,  # the other decoding processes use the other cores
+        )
+    except GenrecError as error:
+        return {"refused": {"code": "cannot_rank", "message": str(error), "field": "ranking"}}
+    return {
+        "items": [ranking.of(user).tolist() for user in range(len(histories))],
+        "unknown": ranking.unknown.tolist(),
+        "popular": ranking.popular.tolist(),
+        "warnings": list(selection.warnings),
+    }

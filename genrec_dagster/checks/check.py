@@ -1,0 +1,73 @@
+"""How a check is written: ``@gate`` or ``@warning`` names the asset, ``check_result`` says what it measured and wanted.
+
+The function's name is the check's name, and its docstring is the description on the asset's page.
+"""
+
+from collections.abc import Callable, Mapping
+
+import dagster as dg
+
+from genrec_dagster.failures import reasons_in_results
+
+Measured = int | float | str
+Check = Callable[..., dg.AssetCheckResult]
+WARN = dg.AssetCheckSeverity.WARN
+
+
+def gate(asset: dg.AssetsDefinition, *inputs: str) -> Callable[[Check], dg.AssetChecksDefinition]:
+    """Decorate a check that stops everything downstream of its asset when it fails.
+
+    Args:
+        asset: the asset that is checked; the function takes its value by name.
+        inputs: names of the other assets whose values the function takes.
+    """
+    return _check(asset, inputs, blocking=True)
+
+
+def warning(asset: dg.AssetsDefinition, *inputs: str) -> Callable[[Check], dg.AssetChecksDefinition]:
+    """Decorate a check that never stops a run. The arguments are those of :func:`gate`."""
+    return _check(asset, inputs, blocking=False)
+
+
+def _check(
+    asset: dg.AssetsDefinition, inputs: tuple[str, ...], blocking: bool
+) -> Callable[[Check], dg.AssetChecksDefinition]:
+    def decorate(function: Check) -> dg.AssetChecksDefinition:
+        additional = {name: dg.AssetIn(name) for name in inputs}
+        return dg.asset_check(asset=asset, blocking=blocking, additional_ins=additional)(reasons_in_results(function))
+
+    return decorate
+
+
+def check_result(
+    passed: bool,
+    measured: Measured,
+    wanted: str,
+    *,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    detail: str | None = None,
+    metadata: Mapping[str, Measured | dg.MetadataValue] | None = None,
+) -> dg.AssetCheckResult:
+    """A result that says both sides in its description and in the metadata ``measured`` and ``wanted``.
+
+    Args:
+        severity: the severity if the check failed.
+        detail: added to the description; for a failed check also the metadata ``reason``.
+        metadata: further metadata, by name.
+    """
+    shown = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
+    sentence = f"measured {shown}, wanted {wanted}"
+    reason = {"reason": detail} if detail and not passed else {}
+    return dg.AssetCheckResult(
+        passed=bool(passed),
+        severity=severity,
+        description=f"{sentence}; {detail}" if detail else sentence,
+        metadata={"measured": measured, "wanted": wanted, **reason, **(metadata or {})},
+    )
+
+
+def skipped(reason: str, metadata: Mapping[str, Measured] | None = None) -> dg.AssetCheckResult:
+    """A passed result of a check that had nothing to compare with."""
+    return dg.AssetCheckResult(
+        passed=True, description=f"skipped: {reason}", metadata={"skipped": reason, **(metadata or {})}
+    )

@@ -1,0 +1,73 @@
+"""The processes that decode: what one has read once the model is open."""
+
+import asyncio
+import shutil
+import threading
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from genrec_core.bundle.item_attributes import ITEMS, ItemTable
+from genrec_core.errors import GenrecError
+from genrec_core.serving.decoder_process import open_warm
+from genrec_core.serving.decoders import SPAWN, Decoder
+from genrec_core.serving.models import ServedModel
+from genrec_core.storage.artifacts import write_manifest
+
+if TYPE_CHECKING:
+    from tests.core.tiny_model import TinyModel
+
+
+class WaitingDecoder(Decoder):
+    """Its process never opens the model."""
+
+    def _start(self) -> None:
+        self._connection, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=wait, args=([theirs],))
+        self.process.start()
+        theirs.close()
+
+
+def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    ids = np.load(folder / "item_ids.npy").tolist()
+    nothing, brands = [None] * len(ids), ["Even", "Odd"] * (len(ids) // 2)
+    ItemTable(item_id=ids, title=nothing, brand=brands, categories=nothing, price=nothing).save(folder)
+    write_manifest(folder)
+    recommender = open_warm(folder)
+    (folder / ITEMS).unlink()
+    allowed = recommender.allowed(rule="brand = odd")
+    assert allowed is not None
+    assert allowed.sum() == 45
+
+
+def test_a_model_that_is_not_open_in_time_names_the_setting_and_a_closed_one_is_told_apart(tmp_path: Path) -> None:
+    for seconds, closed, said in ((0.3, False, "after 0.3 s; give it longer by --open_seconds"), (60, True, "closed")):
+        decoder = WaitingDecoder(tmp_path, open_seconds=seconds)
+        if closed:
+            threading.Timer(0.1, decoder.close).start()
+        with pytest.raises(GenrecError, match=said):
+            decoder.ready()
+        decoder.close()
+
+
+def test_a_model_that_was_replaced_opens_no_process_any_more(
+    tiny_model: "TinyModel", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> bool:
+        model = ServedModel(tiny_model.model_dir, threads=1)
+        (decoder,) = model.decoders
+        monkeypatch.setattr(decoder, "_start", lambda: WaitingDecoder._start(decoder))
+        model.acquire()
+        try:
+            replacing = asyncio.create_task(decoder.replace())
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(model.retire)
+            return await asyncio.wait_for(replacing, timeout=10)
+        finally:
+            model.release()
+
+    assert not asyncio.run(run())
