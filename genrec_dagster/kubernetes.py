@@ -140,13 +140,11 @@ def read_template(path: Path) -> dict[str, Any]:
     """
     try:
         template = yaml.safe_load(utf8_text(path))
-        image = template["spec"]["containers"][0]["image"]
+        kind, image = template["kind"], template["spec"]["containers"][0]["image"]
     except (OSError, yaml.YAMLError, TypeError, KeyError, IndexError) as error:
-        raise GenrecError(
-            f"{path}: no Pod with a container and its image ({error}); see docker/k8s/training-pod.yaml"
-        ) from error
-    if template.get("kind") != "Pod" or not image:
-        raise GenrecError(f"{path}: not of kind Pod; see docker/k8s/training-pod.yaml")
+        raise GenrecError(f"{path}: cannot be read as a Pod ({error}); see docker/k8s/training-pod.yaml") from error
+    if kind != "Pod" or not image:
+        raise GenrecError(f"{path}: not a Pod with a container and its image; see docker/k8s/training-pod.yaml")
     return dict(template)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
-from genrec_dagster.resources import ExperimentTracker, discard_run
+from genrec_dagster.resources import ExperimentTracker, WorkFolders, discard_run
 
 WORKER_TAG, CLOSED_TAG = "genrec/worker", "genrec/closed"
 TRAINED = dg.AssetKey("tiger_checkpoint")
@@ -81,17 +81,12 @@ def _stored_checkpoint(instance: dg.DagsterInstance, run: str) -> bool:
     return any(record.asset_key == TRAINED for record in records)
 
 
-def lost_runs_sensor(tracker: ExperimentTracker, storage: Path) -> dg.SensorDefinition:
-    """The sensor that calls :func:`fail_lost_runs`."""
-
-    @dg.sensor(
-        name="lost_runs",
-        minimum_interval_seconds=_EVERY_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fails the runs whose process was killed, in Dagster and in MLflow.",
-    )
-    def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        lost = fail_lost_runs(context.instance, tracker, storage)
-        return dg.SkipReason(f"failed {', '.join(lost)}: their processes are gone" if lost else "all runs are alive")
-
-    return lost_runs
+@dg.sensor(
+    minimum_interval_seconds=_EVERY_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Fails the runs whose process was killed, in Dagster and in MLflow.",
+)
+def lost_runs(context: dg.SensorEvaluationContext, tracker: ExperimentTracker, work: WorkFolders) -> dg.SkipReason:
+    """Call :func:`fail_lost_runs`."""
+    lost = fail_lost_runs(context.instance, tracker, Path(work.root).absolute())
+    return dg.SkipReason(f"failed {', '.join(lost)}: their processes are gone" if lost else "all runs are alive")

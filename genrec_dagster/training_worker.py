@@ -53,10 +53,6 @@ class Reporter:
             if entry["epoch"] not in logged:
                 self._log_metrics(entry, entry["epoch"])
 
-    def killed(self) -> None:
-        """End the MLflow run as KILLED. If the step still lives, it then writes how the training really ended."""
-        self.client.set_terminated(self.job.mlflow_run, "KILLED")
-
     def _log_metrics(self, values: Mapping[str, float], epoch: int) -> None:
         for name, value in values.items():
             if math.isfinite(value) and name != "epoch":
@@ -84,8 +80,10 @@ def run(job: TrainingJob, world: World) -> None:
         try:
             best = train(data, job.settings, job.folder, world, reporter)
             write_probe(best, data)
-        except BaseException:  # a rank that is stopped may first lose its peer, which looks like a failure
-            reporter.killed()
+        except BaseException:
+            # A rank that is stopped may first lose its peer, which looks like a failure. If the step still lives, it
+            # then writes how the training really ended.
+            reporter.client.set_terminated(job.mlflow_run, "KILLED")
             raise
 
 
