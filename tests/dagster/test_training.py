@@ -91,10 +91,11 @@ def train_asset(
 ) -> dg.ExecuteInProcessResult:
     """Materialise ``tiger_checkpoint`` and its checks from the given inputs."""
     sources = [source(name, folder, storage) for name, folder in inputs.items()]
-    found = [check for check in checks.CHECKS if check.check_key.asset_key == tiger_checkpoint.key]
+    loaded = dg.load_asset_checks_from_modules([checks])
+    training_checks = [check for check in loaded if check.check_key.asset_key == tiger_checkpoint.key]
     root = str(storage)
     return dg.materialize(
-        [*sources, tiger_checkpoint, *found],
+        [*sources, tiger_checkpoint, *training_checks],
         raise_on_error=False,
         instance=instance,
         resources={
