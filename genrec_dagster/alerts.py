@@ -1,7 +1,7 @@
-"""Tells people that a run failed: by a Slack webhook, by e-mail, or both, as the environment says.
+"""Sends an alert when a run fails: to a Slack webhook, by e-mail, or both.
 
-A sensor on failed runs and not a hook in them, since a run that was killed says nothing itself. Addresses and passwords
-are read when they are used, so that none stands in the definitions, in Dagster's pages or in its log.
+It is a sensor and not a hook in the run, because a killed run cannot send anything. Addresses and passwords are read
+from the environment when they are used, so Dagster's definitions, pages and log hold none.
 """
 
 import ipaddress
@@ -27,57 +27,46 @@ SMTP_USER, SMTP_PASSWORD = "GENREC_ALERT_SMTP_USER", "GENREC_ALERT_SMTP_PASSWORD
 WARNINGS, UI = "GENREC_ALERT_WARNINGS", "GENREC_UI_URL"
 _EVERY_SECONDS = 30
 _TIMEOUT_SECONDS = 10
-_PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt; the sensor has a minute
+_PAUSES = (1.0, 3.0)  # seconds before the second and the third attempt; a tick of a sensor may take a minute
 _SHOWN_CHARACTERS = 1500
 _SCHEMES = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 
 
 class AlertError(GenrecError):
-    """An alert that did not get through; its text names no address."""
+    """An alert was not sent. The text names no address, because a webhook's address is a secret."""
 
 
 def send_alert(subject: str, text: str) -> list[str]:
-    """Send by every channel that the environment names.
-
-    Args:
-        subject: one line.
-        text: what happened; secrets in it are hidden.
-
-    Returns:
-        the channels.
+    """Send an alert by all channels that the environment names, and return their names. Secrets in it are hidden.
 
     Raises:
-        AlertError: one of them refused three times; the others were used all the same.
+        AlertError: a channel failed three times. The other channels were used all the same.
     """
     subject, text = (without_secrets(part) for part in (" ".join(subject.split()), text))
-    refused, sent = [], []
-    for name, send in _channels().items():
-        try:
-            _persistently(lambda send=send: send(subject, text))  # type: ignore[misc]  # bound at once
-            sent.append(name)
-        except (OSError, smtplib.SMTPException, GenrecError) as error:
-            refused.append(f"{name}: {_reason(error)}")
-    if refused:
-        raise AlertError(f"the alert was not sent by {'; '.join(refused)}")
+    sent, errors = [], []
+    for variable, channel, send in ((SLACK, "Slack", _send_slack), (EMAIL, "e-mail", _send_email)):
+        if os.environ.get(variable):
+            try:
+                _send_with_retries(send, subject, text)
+                sent.append(channel)
+            except (OSError, smtplib.SMTPException, GenrecError) as error:
+                errors.append(f"{channel}: {_reason(error)}")
+    if errors:
+        raise AlertError(f"the alert was not sent by {'; '.join(errors)}")
     return sent
 
 
-def _channels() -> dict[str, Callable[[str, str], None]]:
-    given = {SLACK: ("Slack", _send_slack), EMAIL: ("e-mail", _send_email)}
-    return dict(channel for variable, channel in given.items() if os.environ.get(variable))
-
-
-def _persistently(send: Callable[[], None]) -> None:
+def _send_with_retries(send: Callable[[str, str], None], subject: str, text: str) -> None:
     for pause in _PAUSES:
         try:
-            return send()
+            return send(subject, text)
         except (OSError, smtplib.SMTPException):
             time.sleep(pause)
-    return send()
+    return send(subject, text)
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the address, which is the secret of a webhook."""
+    """The error's text without the address."""
     if isinstance(error, GenrecError):
         return str(error)
     if isinstance(error, urllib.error.HTTPError):
@@ -86,10 +75,10 @@ def _reason(error: Exception) -> str:
 
 
 def _send_slack(subject: str, text: str) -> None:
-    """Post to an incoming webhook, Slack's or one that takes the same (Mattermost, Rocket.Chat)."""
+    """Post to an incoming webhook of Slack, Mattermost or Rocket.Chat."""
     address = os.environ[SLACK]
     parts = urlsplit(address)
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_here(parts.hostname)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_this_machine(parts.hostname)):
         raise AlertError(f"{SLACK} must be an https:// address")
     body = json.dumps({"text": f"*{subject}*\n```{text}```"}).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
@@ -106,14 +95,14 @@ def _send_email(subject: str, text: str) -> None:
     user, password = os.environ.get(SMTP_USER), os.environ.get(SMTP_PASSWORD)
     if server.scheme not in _SCHEMES or not server.hostname or "@" in server.netloc:
         raise AlertError(f"{SMTP} must be {', '.join(f'{scheme}://HOST[:PORT]' for scheme in _SCHEMES)}")
-    if user and server.scheme == "smtp" and not _is_here(server.hostname):
+    if user and server.scheme == "smtp" and not _is_this_machine(server.hostname):
         raise AlertError(f"{SMTP}: a password is not sent unencrypted; use smtps:// or smtp+starttls://")
-    place = (server.hostname, server.port or _SCHEMES[server.scheme])
+    address = (server.hostname, server.port or _SCHEMES[server.scheme])
     encryption = ssl.create_default_context()
     with (
-        smtplib.SMTP_SSL(*place, timeout=_TIMEOUT_SECONDS, context=encryption)
+        smtplib.SMTP_SSL(*address, timeout=_TIMEOUT_SECONDS, context=encryption)
         if server.scheme == "smtps"
-        else smtplib.SMTP(*place, timeout=_TIMEOUT_SECONDS)
+        else smtplib.SMTP(*address, timeout=_TIMEOUT_SECONDS)
     ) as connection:
         if server.scheme == "smtp+starttls":
             connection.starttls(context=encryption)
@@ -122,8 +111,7 @@ def _send_email(subject: str, text: str) -> None:
         connection.send_message(message)
 
 
-def _is_here(host: str | None) -> bool:
-    """Whether a host is this machine."""
+def _is_this_machine(host: str | None) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
@@ -135,11 +123,16 @@ def _is_here(host: str | None) -> bool:
     minimum_interval_seconds=_EVERY_SECONDS,
     monitor_all_code_locations=True,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends word of every failed run, also of those whose process was killed.",
+    description="Sends an alert for each failed run, even if its process was killed.",
 )
 def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
-    """Send one alert for a run that failed."""
-    send_alert(*failure_text(context))
+    """Send one alert for a failed run: its failed checks and steps, with their reasons."""
+    run = context.dagster_run
+    steps = [event for event in context.get_step_failure_events() if not is_failed_gate(event)]
+    lines = _failed_checks(context.instance, run.run_id)
+    lines += [f"{event.step_key}: {failure_reason(event)}" for event in steps]
+    lines = lines or [context.failure_event.message or "Dagster gives no reason"]
+    send_alert(f"genrec: {run.job_name} failed", _alert_text(run, lines))
 
 
 @dg.run_status_sensor(
@@ -148,46 +141,37 @@ def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
     minimum_interval_seconds=_EVERY_SECONDS,
     monitor_all_code_locations=True,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sends word of every run that ended well but for checks that only warn.",
+    description="Sends an alert for each successful run with failed checks, which are only warnings.",
 )
 def alert_on_warning(context: dg.RunStatusSensorContext) -> None:
-    """Send one alert for a run with checks that did not pass."""
-    warnings = _failed_checks(context.instance, context.dagster_run.run_id)
-    if warnings:
-        send_alert(f"genrec: {context.dagster_run.job_name} warns", _described(context.dagster_run, warnings))
-
-
-def failure_text(context: dg.RunFailureSensorContext) -> tuple[str, str]:
-    """Subject and text of an alert: which run, which step or gate, why, where to look."""
+    """Send one alert for a successful run with failed checks."""
     run = context.dagster_run
-    steps = [event for event in context.get_step_failure_events() if not is_failed_gate(event)]
-    lines = _failed_checks(context.instance, run.run_id)
-    lines += [f"{event.step_key}: {failure_reason(event)}" for event in steps]
-    return f"genrec: {run.job_name} failed", _described(run, lines or [context.failure_event.message or "no reason"])
+    if warnings := _failed_checks(context.instance, run.run_id):
+        send_alert(f"genrec: {run.job_name} warns", _alert_text(run, warnings))
 
 
 def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:
-    """What the checks of a run say that did not pass."""
+    """A line for each failed check of a run."""
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     events = [record.event_log_entry.dagster_event for record in records]
-    found = [event.asset_check_evaluation_data for event in events if event]
+    checks = [event.asset_check_evaluation_data for event in events if event]
     return [
         f"{check.asset_key.to_user_string()} {check.check_name}: {check.description}"
-        for check in found
+        for check in checks
         if not check.passed
     ]
 
 
-def _described(run: dg.DagsterRun, lines: list[str]) -> str:
-    partition = run.tags.get("dagster/partition")
-    about = f"run {run.run_id}" + (f" of {partition}" if partition else "")
-    if ui := os.environ.get(UI):
-        about = f"{about}\n{ui.rstrip('/')}/runs/{run.run_id}"
-    return f"{about}\n" + "\n".join(lines)[:_SHOWN_CHARACTERS]
+def _alert_text(run: dg.DagsterRun, lines: list[str]) -> str:
+    """The run and its partition, the run's page, and as much of ``lines`` as an alert shows."""
+    partition, ui = run.tags.get("dagster/partition"), os.environ.get(UI)
+    heading = f"run {run.run_id}" + (f" of {partition}" if partition else "")
+    page = f"\n{ui.rstrip('/')}/runs/{run.run_id}" if ui else ""
+    return f"{heading}{page}\n" + "\n".join(lines)[:_SHOWN_CHARACTERS]
 
 
 def alert_definitions() -> dg.Definitions:
-    """The sensors that the environment asks for: none without a channel, that of warnings by a variable of its own."""
+    """The sensors: none without a channel, and that for warnings only if ``GENREC_ALERT_WARNINGS`` is set."""
     if not any(os.environ.get(variable) for variable in (SLACK, EMAIL)):
         return dg.Definitions()
     return dg.Definitions(sensors=[alert_on_failure, *([alert_on_warning] if os.environ.get(WARNINGS) else [])])

@@ -9,10 +9,10 @@ from genrec_dagster.automation import automation_definitions
 from genrec_dagster.config import Gates, Monitoring, ReleaseRule, Rendezvous
 from genrec_dagster.engine import ComputeEngine
 from genrec_dagster.inbox_sensor import request_definitions
-from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.io_manager import storage_resources
 from genrec_dagster.jobs import JOBS, daily_monitoring
 from genrec_dagster.kubernetes import training_client
-from genrec_dagster.liveness import lost_runs_sensor
+from genrec_dagster.liveness import lost_runs
 from genrec_dagster.partitioned_assets import built_by_their_jobs
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, noted_uri
 
@@ -28,9 +28,9 @@ defs = built_by_their_jobs(
         ),
         jobs=JOBS,
         schedules=[daily_monitoring],
-        sensors=[lost_runs_sensor(TRACKER, storage_root())],
+        sensors=[lost_runs],
         resources={
-            "io_manager": ArtifactStorage(root=ROOT),
+            **storage_resources(storage_root()),
             "work": WorkFolders(root=ROOT),
             "tracker": TRACKER,
             "gates": Gates(),

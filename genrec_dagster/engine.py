@@ -1,4 +1,4 @@
-"""Where an asset's shards are computed: in its step, or on a Ray cluster that dagster-ray's resource stands for."""
+"""Where assets compute their shards: in the process of the step, or on a Ray cluster."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @defaults_from(engine_from_environment())
 class ComputeEngine(EngineSettings, dg.ConfigurableResource[None]):
-    """Where texts are embedded, semantic IDs assigned and lists decoded; a resource, as it belongs to the place."""
+    """Where texts are embedded, semantic IDs assigned and lists decoded."""
 
     @contextmanager
     def open(self, context: dg.AssetExecutionContext) -> "Iterator[Engine | None]":
-        """The engine for the time of a step; None for the step's own process.
+        """The engine for the time of a step; None is the process of the step.
 
         Raises:
             GenrecError: Ray is not installed, or its cluster does not answer.
@@ -30,7 +30,7 @@ class ComputeEngine(EngineSettings, dg.ConfigurableResource[None]):
         from genrec_core.engines.ray_engine import RayEngine
         from genrec_dagster.ray_cluster import RayCluster
 
-        with RayCluster.at(self.address).yield_for_execution(context):
+        with RayCluster(address=self.address or "").yield_for_execution(context):
             engine = RayEngine()
             context.log.info(f"computing on {engine.cores} cores of the Ray cluster at {self.address}")
             yield engine

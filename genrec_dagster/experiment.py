@@ -1,4 +1,4 @@
-"""What a training leaves in MLflow beside its curves: files, test metrics once they are known, the exported model."""
+"""Adds files, test metrics and the exported model to the MLflow run of a training."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ EXPERIMENT_FILE, MODEL_NAME = "experiment.json", "model"
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow takes: it refuses ``@``."""
+    """A metric's name for MLflow, which refuses ``@``."""
     return name.replace("@", "_at_")
 
 
@@ -33,19 +33,19 @@ def log_files(tracker: ExperimentTracker, run_id: str, files: list[Path]) -> Non
 
 
 def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
-    """Write into ``checkpoint`` which MLflow run it came from."""
+    """Write into ``checkpoint`` which MLflow run trained it."""
     write_json(checkpoint / EXPERIMENT_FILE, {"tracking_uri": tracker.tracking_uri, "run_id": run_id})
 
 
 @contextmanager
 def mlflow_may_be_away(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Go on where MLflow does not answer: what was made is kept, and a warning says that MLflow lacks it."""
+    """Turn an error of MLflow into a warning: the asset is kept, although MLflow lacks it."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:
-        context.log.warning(f"not logged in MLflow, which did not answer: {error}")
+        context.log.warning(f"not logged in MLflow: {error}")
 
 
 def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> None:
@@ -66,21 +66,24 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
 
 
 def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name: str = MODEL_NAME) -> str:
-    """Add the exported model to the MLflow run that trained ``checkpoint``, as a pyfunc model; its address.
+    """Add the exported model as a pyfunc model to the MLflow run that trained ``checkpoint``.
 
     Args:
         checkpoint: the folder of ``tiger_checkpoint``.
         model_dir: the folder of its export.
         example: item ids of a history, for the model's input example.
-        name: the model's folder among the run's artefacts; what is there already is written over.
+        name: the model's folder among the run's artefacts. Files that are there already are replaced.
+
+    Returns:
+        The address of the model, ``runs:/<run>/<name>``.
     """
-    noted = read_json(checkpoint / EXPERIMENT_FILE)
-    client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
     import mlflow
 
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as named:
-        # The folder's own name differs in each run, and an export logged again would lie beside the earlier one.
-        data = Path(named) / "recommender"
+    noted = read_json(checkpoint / EXPERIMENT_FILE)
+    client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as links:
+        # MLflow copies the data under its folder's name. Each export has another one; a fixed name replaces the last.
+        data = Path(links) / "recommender"
         data.symlink_to(model_dir.absolute())
         mlflow.pyfunc.save_model(
             f"{folder}/{name}",
@@ -96,18 +99,21 @@ def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name:
 
 
 def _recommender_signature() -> "ModelSignature":
-    """Users or requests in, as :meth:`genrec_core.export.pyfunc.PyfuncRecommender.predict` describes them."""
+    """The inputs and options of :meth:`genrec_core.export.pyfunc.PyfuncRecommender.predict`."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
 
     user_id, items = AnyType(), Array(DataType.long)  # type: ignore[no-untyped-call]  # MLflow's, without types
-    users: dict[str, Any] = {"user_id": user_id, "item_ids": items}
-    user = Object([Property(name, kind) for name, kind in users.items()])
-    words = dict.fromkeys(("ranking", "rule"), DataType.string)
-    scalars = {"topk": DataType.long, **words, "exclude_seen": DataType.boolean}
-    lists = ("allow", "deny")
-    columns: dict[str, Any] = {**users, "instances": Array(user), **scalars, **dict.fromkeys(lists, items)}
-    params = [ParamSpec(name, kind, None) for name, kind in scalars.items()]
-    params += [ParamSpec(name, DataType.long, [], (-1,)) for name in lists]
+    user_columns: dict[str, Any] = {"user_id": user_id, "item_ids": items}
+    user = Object([Property(name, kind) for name, kind in user_columns.items()])
+    options = {
+        "topk": DataType.long,
+        "ranking": DataType.string,
+        "rule": DataType.string,
+        "exclude_seen": DataType.boolean,
+    }
+    columns: dict[str, Any] = {**user_columns, "instances": Array(user), **options, "allow": items, "deny": items}
     inputs = Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
+    params = [ParamSpec(name, kind, None) for name, kind in options.items()]
+    params += [ParamSpec(name, DataType.long, [], (-1,)) for name in ("allow", "deny")]
     return ModelSignature(inputs=inputs, params=ParamSchema(params))

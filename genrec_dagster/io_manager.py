@@ -1,4 +1,4 @@
-"""Where asset values lie: whole versions in folders, verified by their manifest whenever they are read."""
+"""Stores asset values as versions in folders, and verifies a version's manifest whenever it is read."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,8 @@ from genrec_core.storage.artifacts import (
     write_json,
     write_manifest,
 )
-from genrec_core.storage.folders import NotBuiltError, latest, set_latest, version_folder
+from genrec_core.storage.folders import NotBuiltError, latest, place_of, set_latest, version_folder
+from genrec_core.storage.object_store import SCHEME
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.liveness import note_worker
 
@@ -27,43 +28,40 @@ FRAME, CONTENT = "frame.parquet", "content.json"
 
 
 class ArtifactIOManager(dg.UPathIOManager):
-    """Keeps a polars frame as parquet, a dict as JSON and a :class:`~pathlib.Path` as the folder it names.
+    """Stores a polars frame as Parquet, a dict as JSON, and a :class:`~pathlib.Path` as the folder that it names.
 
-    A value becomes ``{root}/{asset}/{run_id}/`` in one rename, its ``manifest.json`` written last; then
-    ``{root}/{asset}/latest.json`` points to it. A reader takes the version of its own run where there is one, else the
-    newest, and checks every file's sha256. An input annotated ``Path`` gets the folder, whatever it holds.
-
-    Args:
-        root: an absolute folder.
+    A value becomes ``{root}/{asset}/{run_id}/`` in one rename. Its ``manifest.json`` is written last, and then
+    ``{root}/{asset}/latest.json`` points to it. A reader gets the version of its own run, or else the newest. An input
+    annotated ``Path`` gets the folder.
     """
 
     def __init__(self, root: Path) -> None:
         super().__init__(base_path=UPath(root))
 
     def get_path_for_partition(self, context: dg.InputContext | dg.OutputContext, path: UPath, partition: str) -> UPath:
-        """The folder of a partition, which anybody who may open the UI can name.
+        """The folder of a partition.
 
         Raises:
-            GenrecError: the name would lead elsewhere.
+            GenrecError: the name leads out of the asset's folder. Anybody who may open the UI can name partitions.
         """
         if Path(partition).name != partition or partition.startswith("."):
-            raise GenrecError(f"partition {partition!r} is no name of a folder; delete it and name another")
+            raise GenrecError(f"partition {partition!r} cannot name a folder; delete it and add one with another name")
         return super().get_path_for_partition(context, path, partition)
 
     @plain_failures
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
-        """Store ``obj`` as this run's version below ``path``; a folder is moved, not copied.
+        """Store ``obj`` as this run's version below ``path``. A folder is moved, not copied.
 
         Raises:
             ServedMeanwhileError: ``obj`` is a pointer, and another release was served while this run made it.
-        GenrecError: ``obj`` is of no kind that can be kept, the disk is full, or the object store refuses.
+            GenrecError: ``obj`` is of another type, the disk is full, or the object store refuses.
         """
         store = Path(str(path))
         with atomic_folder(store / context.run_id) as part:
             _write_value(part, obj)
             write_manifest(part)
         if store.name == SERVED:
-            move_served(context.run_id, store.parent)  # from what it was made from, or not at all
+            move_served(context.run_id, store.parent)  # fails if another release was served meanwhile
         else:
             set_latest(store.name, context.run_id, store.parent)
 
@@ -72,14 +70,14 @@ class ArtifactIOManager(dg.UPathIOManager):
         """The value below ``path``, after its files were verified.
 
         Raises:
-            GenrecError: it was never built, was left half-written, or a file differs from the manifest.
+            GenrecError: it was never built, is unfinished, or a file differs from the manifest.
         """
         folder = _version_for(context, Path(str(path)))
         verify_manifest(folder)
         return folder if context.dagster_type.typing_type is Path else _read_value(folder)
 
     def get_metadata(self, context: dg.OutputContext, obj: Any) -> dict[str, dg.MetadataValue]:
-        """Where the version lies and how large it is."""
+        """The version's folder and size."""
         paths = self._get_paths_for_partitions(context) if context.has_asset_partitions else {}
         folder = Path(str(next(iter(paths.values()), None) or self._get_path(context))) / context.run_id
         files = read_json(folder / MANIFEST)["files"]
@@ -90,15 +88,24 @@ class ArtifactIOManager(dg.UPathIOManager):
 
 
 class ArtifactStorage(dg.ConfigurableIOManagerFactory[ArtifactIOManager]):
-    """The folder that holds every asset's versions."""
+    """The folder that holds the versions of all assets."""
 
     root: str
 
     def create_io_manager(self, context: dg.InitResourceContext) -> ArtifactIOManager:
-        """The IO manager over ``root``; the run notes that this process works on it."""
+        """The IO manager of ``root``. It also tags the run with this process."""
         if context.run is not None and context.instance is not None:
             note_worker(context.instance, context.run)
         return ArtifactIOManager(Path(self.root).absolute())
+
+
+def storage_resources(root: Path) -> dict[str, Any]:
+    """The IO manager of a storage. A storage in a bucket also has the resource ``s3``."""
+    if place_of(root).startswith(SCHEME):
+        from genrec_dagster.bucket import bucket_resources
+
+        return bucket_resources(root)
+    return {"io_manager": ArtifactStorage(root=str(root))}
 
 
 def _write_value(folder: Path, value: Any) -> None:
@@ -110,7 +117,9 @@ def _write_value(folder: Path, value: Any) -> None:
     elif isinstance(value, dict):
         write_json(folder / CONTENT, value)
     else:
-        raise GenrecError(f"a {type(value).__name__} cannot be kept; return a polars frame, a dict or a folder's Path")
+        raise GenrecError(
+            f"a {type(value).__name__} cannot be stored; return a polars frame, a dict or a folder's Path"
+        )
 
 
 def _read_value(folder: Path) -> Any:
@@ -122,7 +131,7 @@ def _read_value(folder: Path) -> Any:
 
 
 def _version_for(context: dg.InputContext, store: Path) -> Path:
-    """The folder of this run's version where it is finished, else of the newest one."""
+    """The folder of this run's version if it is finished, or else of the newest version."""
     run_id = _run_id(context)
     if run_id is not None and (store / run_id / MANIFEST).is_file():
         return version_folder(store.name, run_id, store.parent)

@@ -1,14 +1,13 @@
-"""Training in pods: one a machine, made from a template, gone when the step ends.
+"""Training in pods: one for each machine, made from a template, and removed when the step ends.
 
-``GENREC_LAUNCHER=kubernetes`` chooses it, ``GENREC_POD`` names the template (``docker/k8s/training-pod.yaml``). The
-storage is a volume that the step's pod and these mount at the same path.
+``GENREC_LAUNCHER=kubernetes`` chooses it, and ``GENREC_POD`` names the template (``docker/k8s/training-pod.yaml``). All
+pods, that of the step too, mount the storage at the same path.
 """
 
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
 
 LAUNCHER, TEMPLATE = "GENREC_LAUNCHER", "GENREC_POD"
 TRAINING_LABEL, NODE_LABEL = "genrec/training", "genrec/node"
-POD_ADDRESS = "$(POD_IP)"  # Kubernetes puts in the pod's own; the template names the variable
+POD_ADDRESS = "$(POD_IP)"  # Kubernetes fills in the pod's address; the template defines the variable
 _GONE_SECONDS = 120
 
-# Command and environment of one machine of a training.
-Machine = Callable[[RendezvousSettings], tuple[list[str], dict[str, str]]]
+# Gives command and environment of one machine of a training.
+MachineCommand = Callable[[RendezvousSettings], tuple[list[str], dict[str, str]]]
 
 
 class PodsFailedError(Exception):
@@ -40,60 +39,51 @@ class TrainingPods(TreatAsResourceParam):
     """Runs a training in pods.
 
     Args:
-        template: a Pod with metadata and spec; its first container gets the command.
-        namespace: where the pods go.
-        poll_seconds: how often their state is asked for.
+        template: a Pod with metadata and spec. Its first container gets the command.
+        namespace: the Kubernetes namespace of the pods.
+        poll_seconds: pause between two looks at their state.
     """
 
     def __init__(self, template: Mapping[str, Any], namespace: str, poll_seconds: float = 5.0) -> None:
         self.template, self.namespace, self.poll_seconds = template, namespace, poll_seconds
 
     def run(
-        self, context: dg.AssetExecutionContext, machine: Machine, rendezvous: RendezvousSettings, key: str
+        self, context: dg.AssetExecutionContext, machine: MachineCommand, rendezvous: RendezvousSettings, key: str
     ) -> None:
-        """Train to the end; node 0 reports through its log, by Dagster Pipes.
+        """Train to the end. Node 0 reports through its log, by Dagster Pipes.
 
         Args:
-            context: of the step.
-            machine: what each machine runs.
-            rendezvous: how many machines, and the name under which node 0 is reached.
-            key: identifies the training. Pods that an earlier attempt left are removed first, as they would write to
-                the same folder.
+            machine: gives the command of each machine.
+            rendezvous: how many machines there are, and the name of node 0 in the cluster.
+            key: identifies the training. Pods of an earlier attempt are removed first, because they would write to the
+                same folder.
 
         Raises:
-            PodsFailedError: node 0 failed, as it does where another node fails.
+            PodsFailedError: node 0 failed. It also fails if another node does.
         """
         from dagster_k8s import PipesK8sClient
         from dagster_k8s.client import DagsterK8sError
 
+        own_address = rendezvous.local_address or (POD_ADDRESS if rendezvous.nodes > 1 else None)
+        nodes = [rendezvous.model_copy(update={"node_rank": rank, "local_address": own_address})
+                 for rank in range(rendezvous.nodes)]  # fmt: skip
         core = _connected()
         self._remove(core, key)
-        nodes = [rendezvous.model_copy(update={"node_rank": rank, "local_address": _own_address(rendezvous)})
-                 for rank in range(rendezvous.nodes)]  # fmt: skip
-        with self._other_nodes(core, machine, nodes[1:], key):
+        try:
+            for node in nodes[1:]:
+                core.create_namespaced_pod(self.namespace, self.pod(machine, node, key))
             command, environment = machine(nodes[0])
             client = PipesK8sClient(load_incluster_config=_inside_cluster(), poll_interval=self.poll_seconds)
-            try:
-                client.run(
-                    context=context, command=command, env=environment, namespace=self.namespace,
-                    base_pod_meta=self._metadata(key, 0), base_pod_spec=copy.deepcopy(self.template["spec"]),
-                )  # fmt: skip
-            except DagsterK8sError as error:
-                raise PodsFailedError(str(error)) from error
-
-    @contextmanager
-    def _other_nodes(
-        self, core: "CoreV1Api", machine: Machine, nodes: list[RendezvousSettings], key: str
-    ) -> Iterator[None]:
-        """The pods of all machines but the first; gone at the end, however it ends."""
-        try:
-            for node in nodes:
-                core.create_namespaced_pod(self.namespace, self.pod(machine, node, key))
-            yield
+            client.run(
+                context=context, command=command, env=environment, namespace=self.namespace,
+                base_pod_meta=self._metadata(key, 0), base_pod_spec=copy.deepcopy(self.template["spec"]),
+            )  # fmt: skip
+        except DagsterK8sError as error:
+            raise PodsFailedError(str(error)) from error
         finally:
             self._remove(core, key)
 
-    def pod(self, machine: Machine, node: RendezvousSettings, key: str) -> Any:
+    def pod(self, machine: MachineCommand, node: RendezvousSettings, key: str) -> Any:
         """The V1Pod of one machine."""
         from dagster_k8s.pipes import build_pod_body
 
@@ -108,32 +98,31 @@ class TrainingPods(TreatAsResourceParam):
         )
 
     def _metadata(self, key: str, node_rank: int) -> dict[str, Any]:
-        given = self.template.get("metadata", {})
-        labels = {**given.get("labels", {}), TRAINING_LABEL: key, NODE_LABEL: str(node_rank)}
-        return {**given, "labels": labels}
+        metadata = self.template.get("metadata", {})
+        return {**metadata, "labels": {**metadata.get("labels", {}), TRAINING_LABEL: key, NODE_LABEL: str(node_rank)}}
 
     def _remove(self, core: "CoreV1Api", key: str) -> None:
-        """Delete the training's pods and wait until they are gone."""
+        """Delete the pods of the training and wait until they are gone."""
         selector, deadline = f"{TRAINING_LABEL}={key}", time.monotonic() + _GONE_SECONDS
         core.delete_collection_namespaced_pod(self.namespace, label_selector=selector)
         while core.list_namespaced_pod(self.namespace, label_selector=selector).items:
             if time.monotonic() > deadline:
                 raise GenrecError(
-                    f"pods with {selector} in {self.namespace} do not end; delete them, as they write to the folder of "
-                    "this training"
+                    f"pods with {selector} in {self.namespace} do not end, and they write to the folder of this "
+                    "training; delete them"
                 )
             time.sleep(min(self.poll_seconds, 1.0))
 
 
 def training_client() -> dg.PipesSubprocessClient | TrainingPods:
-    """What starts torchrun, by ``GENREC_LAUNCHER``: ``local`` (where it is unset) or ``kubernetes``.
+    """The client that starts torchrun, by ``GENREC_LAUNCHER``: ``local`` (the default) or ``kubernetes``.
 
     Raises:
-        GenrecError: another value, or no template that can be read.
+        GenrecError: the variable has another value, or no template can be read.
     """
     launcher = os.environ.get(LAUNCHER) or "local"
     if launcher == "local":
-        # longer than torchrun gives its workers (30 s), so that it is never left behind
+        # torchrun gives its ranks 30 s; it must end before it is killed
         return dg.PipesSubprocessClient(termination_timeout_seconds=60)
     if launcher != "kubernetes":
         raise GenrecError(f"{LAUNCHER}={launcher}: no such launcher; choose local or kubernetes")
@@ -144,25 +133,19 @@ def training_client() -> dg.PipesSubprocessClient | TrainingPods:
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """The Pod that ``path`` describes.
+    """The Pod in a YAML file.
 
     Raises:
-        GenrecError: no such file, not YAML, or no Pod with a container and its image.
+        GenrecError: the file cannot be read, or holds no Pod with a container and its image.
     """
     try:
         template = yaml.safe_load(utf8_text(path))
-        image = template["spec"]["containers"][0]["image"]
+        kind, image = template["kind"], template["spec"]["containers"][0]["image"]
     except (OSError, yaml.YAMLError, TypeError, KeyError, IndexError) as error:
-        raise GenrecError(
-            f"{path}: no Pod with a container and its image ({error}); see docker/k8s/training-pod.yaml"
-        ) from error
-    if template.get("kind") != "Pod" or not image:
-        raise GenrecError(f"{path}: not of kind Pod; see docker/k8s/training-pod.yaml")
+        raise GenrecError(f"{path}: cannot be read as a Pod ({error}); see docker/k8s/training-pod.yaml") from error
+    if kind != "Pod" or not image:
+        raise GenrecError(f"{path}: not a Pod with a container and its image; see docker/k8s/training-pod.yaml")
     return dict(template)
-
-
-def _own_address(rendezvous: RendezvousSettings) -> str | None:
-    return POD_ADDRESS if rendezvous.nodes > 1 and rendezvous.local_address is None else rendezvous.local_address
 
 
 def _inside_cluster() -> bool:

@@ -1,8 +1,7 @@
-"""Tells the truth about runs whose process died: failed in Dagster and in MLflow, and nothing of theirs left behind.
+"""Fails the runs whose process was killed, in Dagster and in MLflow, and removes their unfinished files.
 
-A process that is killed hard reports nothing, and Dagster's local run launcher does not look after it: the run would
-stay "started" for ever. Every run notes which process works on it; a sensor and the next ``make run`` look whether it
-still lives.
+A killed process reports nothing, and Dagster's local run launcher does not watch it, so the run would stay "started".
+Each run notes its process in a tag. A sensor, and the next ``make run``, check whether that process is alive.
 """
 
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
-from genrec_dagster.resources import ExperimentTracker, discard_run
+from genrec_dagster.resources import ExperimentTracker, WorkFolders, discard_run
 
 WORKER_TAG, CLOSED_TAG = "genrec/worker", "genrec/closed"
 TRAINED = dg.AssetKey("tiger_checkpoint")
@@ -22,20 +21,20 @@ _LOST = "the process of this run, {worker}, is gone: it was killed, or its machi
 
 
 def this_worker() -> str:
-    """This process as ``host:process id:seconds since 1970 at its start``, which no later process shares."""
+    """This process as ``host:process id:start time``. The start time, in seconds since 1970, makes it unique."""
     process = psutil.Process()
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
 
 
 def note_worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Tag ``run`` with this process, which works on it."""
+    """Tag ``run`` with this process."""
     worker = this_worker()
     if run.tags.get(WORKER_TAG) != worker and instance.has_run(run.run_id):
         instance.add_run_tags(run.run_id, {WORKER_TAG: worker})
 
 
 def is_gone(worker: str) -> bool:
-    """Whether a process of this machine has ended; of another machine's nothing is known, and it counts as alive."""
+    """Whether a process of this machine has ended. A process of another machine counts as alive."""
     host, number, started = worker.rsplit(":", 2)
     if host != socket.gethostname():
         return False
@@ -47,60 +46,47 @@ def is_gone(worker: str) -> bool:
 
 
 def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, storage: Path) -> list[str]:
-    """End the runs whose process is gone, and their trainings in MLflow; remove what they left half-written.
+    """End the runs whose process is gone, and their MLflow runs; remove their unfinished files from ``storage``.
 
-    Dagster's own run monitoring may see first that a process is gone, and knows nothing of the rest: runs of the last
-    day that ended badly are closed here too, once each. A training that came to its end, but not into the storage, has
-    failed with its run.
-
-    Args:
-        instance: where the runs are recorded.
-        tracker: where trainings are.
-        storage: the root of the storage.
+    Dagster's run monitoring may fail such a run first, but it knows nothing of MLflow and the storage. So the runs of
+    the last day that ended badly are cleaned up too, once each.
 
     Returns:
-        The ids of the runs that were still in progress for Dagster.
+        The ids of the runs that Dagster still took for alive.
     """
     in_progress = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
-    lost = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
-        worker = run.tags.get(WORKER_TAG)
-        if worker is None or not is_gone(worker):
-            continue
+    lost = [run for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)) if _is_lost(run)]
+    for run in lost:
         if run.status == dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, _LOST.format(worker=worker))
+            instance.report_run_canceled(run, _LOST.format(worker=run.tags[WORKER_TAG]))
         else:
-            instance.report_run_failed(run, _LOST.format(worker=worker))
-        lost.append(run.run_id)
+            instance.report_run_failed(run, _LOST.format(worker=run.tags[WORKER_TAG]))
     ended_badly = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     for run in instance.get_runs(dg.RunsFilter(statuses=ended_badly, updated_after=datetime.now(UTC) - _LOOKED_BACK)):
-        worker = run.tags.get(WORKER_TAG)
-        if worker is None or CLOSED_TAG in run.tags or not is_gone(worker):
-            continue
-        status = "KILLED" if run.status == dg.DagsterRunStatus.CANCELED else "FAILED"
-        tracker.end_runs_of(run.run_id, status, trained=_built(instance, run.run_id, TRAINED))
-        discard_run(storage, run.run_id)
-        instance.add_run_tags(run.run_id, {CLOSED_TAG: "true"})
-    return lost
+        if _is_lost(run) and CLOSED_TAG not in run.tags:
+            status = "KILLED" if run.status == dg.DagsterRunStatus.CANCELED else "FAILED"
+            tracker.end_runs_of(run.run_id, status, trained=_stored_checkpoint(instance, run.run_id))
+            discard_run(storage, run.run_id)
+            instance.add_run_tags(run.run_id, {CLOSED_TAG: "true"})
+    return [run.run_id for run in lost]
 
 
-def _built(instance: dg.DagsterInstance, run: str, asset: dg.AssetKey) -> bool:
-    """Whether the run came as far as to store the asset."""
-    made = instance.get_records_for_run(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
-    return any(record.asset_key == asset for record in made)
+def _is_lost(run: dg.DagsterRun) -> bool:
+    return WORKER_TAG in run.tags and is_gone(run.tags[WORKER_TAG])
 
 
-def lost_runs_sensor(tracker: ExperimentTracker, storage: Path) -> dg.SensorDefinition:
-    """The sensor that looks for lost runs."""
+def _stored_checkpoint(instance: dg.DagsterInstance, run: str) -> bool:
+    """Whether the run stored its checkpoint. If it did not, its training has failed, even if MLflow says FINISHED."""
+    records = instance.get_records_for_run(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    return any(record.asset_key == TRAINED for record in records)
 
-    @dg.sensor(
-        name="lost_runs",
-        minimum_interval_seconds=_EVERY_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fails the runs whose process was killed, in Dagster and in MLflow.",
-    )
-    def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        lost = fail_lost_runs(context.instance, tracker, storage)
-        return dg.SkipReason(f"failed {', '.join(lost)}: their processes are gone" if lost else "every run is alive")
 
-    return lost_runs
+@dg.sensor(
+    minimum_interval_seconds=_EVERY_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Fails the runs whose process was killed, in Dagster and in MLflow.",
+)
+def lost_runs(context: dg.SensorEvaluationContext, tracker: ExperimentTracker, work: WorkFolders) -> dg.SkipReason:
+    """Call :func:`fail_lost_runs`."""
+    lost = fail_lost_runs(context.instance, tracker, Path(work.root).absolute())
+    return dg.SkipReason(f"failed {', '.join(lost)}: their processes are gone" if lost else "all runs are alive")

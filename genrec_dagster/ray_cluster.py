@@ -1,4 +1,4 @@
-"""A Ray cluster that is there already, as a resource of dagster-ray. Imported only where work goes to Ray."""
+"""A running Ray cluster as a resource of dagster-ray. This module is imported only if work goes to Ray."""
 
 from typing import Any
 
@@ -12,17 +12,12 @@ except ModuleNotFoundError as error:
 
 
 class RayCluster(RayResource):  # type: ignore[misc]  # its types are not read, as it is not installed everywhere
-    """The cluster at an address; dagster-ray connects to it before a step's work and lets go of it afterwards.
+    """The cluster at an address. dagster-ray connects to it before a step's work and disconnects afterwards.
 
-    dagster-ray's own connection would load Ray Data in every step and on every node, and take SIGTERM from Dagster.
+    dagster-ray's own way to connect would load Ray Data in each step and on each node, and take SIGTERM from Dagster.
     """
 
     address: str
-
-    @classmethod
-    def at(cls, address: str | None) -> "RayCluster":
-        """The cluster at ``RAY_ADDRESS``; see :func:`genrec_core.engines.ray_engine.connect`."""
-        return cls(address=address or "")
 
     @property
     def host(self) -> str:
@@ -31,22 +26,22 @@ class RayCluster(RayResource):  # type: ignore[misc]  # its types are not read, 
 
     @property
     def name(self) -> str:
-        """What the log calls it."""
+        """The cluster's name in the log."""
         return f"Ray cluster {self.address}"
 
     @property
     def ray_address(self) -> str:
-        """As Ray takes it."""
+        """The address for Ray."""
         return self.address
 
     @property
     def created(self) -> bool:
-        """It is there: nothing of dagster-ray's starts or stops it."""
+        """True: the cluster runs already, and dagster-ray neither starts nor stops it."""
         return True
 
     @property
     def ready(self) -> bool:
-        """Whether it answers shows when it is connected to."""
+        """True: whether the cluster answers is seen when this process connects."""
         return True
 
     def connect(self, context: Any) -> Any:
@@ -59,5 +54,5 @@ class RayCluster(RayResource):  # type: ignore[misc]  # its types are not read, 
         return self._context
 
     def on_connect(self, context: Any) -> None:
-        """Say so."""
+        """Log the connection."""
         context.log.info(f"connected to {self.name}")

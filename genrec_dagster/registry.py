@@ -1,4 +1,4 @@
-"""Releases in MLflow's model registry: a version of the model ``genrec`` for each, and an alias on the served one."""
+"""Releases in MLflow's model registry: each is a version of the model ``genrec``; an alias marks the served one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,36 +18,34 @@ _RELEASE_TAG = "release"
 def register_release(
     checkpoint: Path, model_dir: Path, release: str, example: list[int], tags: Mapping[str, str]
 ) -> str:
-    """Add a release to the registry; the number of its version there.
+    """Add a release to the registry, and return the number of its version there.
 
-    It gets a copy of the model of its own, as ``runs:/<run>/model`` is written over by the next export.
+    The release gets its own copy of the model, because the next export replaces ``runs:/<run>/model``.
 
     Args:
-        checkpoint: the folder of ``tiger_checkpoint``, which names the MLflow run; the registry lies with it.
+        checkpoint: the folder of ``tiger_checkpoint``. It names the MLflow run, and so the registry.
         model_dir: the exported model.
-        release: the version in the storage; a retry finds by it what an earlier attempt registered.
+        release: the release's version in the storage. A retry finds an earlier registration by it.
         example: item ids of a history, for the model's input example.
         tags: shown beside the version.
 
     Raises:
-        MlflowException: MLflow does not answer, or the training's run is gone.
+        MlflowException: MLflow does not answer, or the training's run was deleted.
     """
     client = _registry(checkpoint)
-    if version := _registered(client, release):
+    if version := _registered_version(client, release):
         return version
-    noted = read_json(checkpoint / EXPERIMENT_FILE)
-    name = f"release-{release}"
+    run_id, name = read_json(checkpoint / EXPERIMENT_FILE)["run_id"], f"release-{release}"
     log_recommender(checkpoint, model_dir, example, name)
-    source = f"{client.get_run(noted['run_id']).info.artifact_uri}/{name}"
-    _ensure_model(client)
-    created = client.create_model_version(
-        REGISTERED_MODEL, source, run_id=noted["run_id"], tags={**tags, _RELEASE_TAG: release}
-    )
-    return str(created.version)
+    if not client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
+        client.create_registered_model(REGISTERED_MODEL, description="Releases of genrec's recommender.")
+    source = f"{client.get_run(run_id).info.artifact_uri}/{name}"
+    tags = {**tags, _RELEASE_TAG: release}
+    return str(client.create_model_version(REGISTERED_MODEL, source, run_id=run_id, tags=tags).version)
 
 
 def point_alias(checkpoint: Path, release: str) -> str:
-    """Give the alias to the release that holds ``checkpoint``; the number of its version.
+    """Give the alias to the release that holds ``checkpoint``, and return the number of its version.
 
     Raises:
         MlflowException: the registry does not answer, or does not know the release.
@@ -55,37 +53,33 @@ def point_alias(checkpoint: Path, release: str) -> str:
     from mlflow.exceptions import MlflowException
 
     client = _registry(checkpoint)
-    version = _registered(client, release)
+    version = _registered_version(client, release)
     if version is None:
-        raise MlflowException(f"no version of the registered model {REGISTERED_MODEL} is tagged release={release}")
+        raise MlflowException(f"no version of the registered model {REGISTERED_MODEL} has the tag release={release}")
     client.set_registered_model_alias(REGISTERED_MODEL, ALIAS, version)
     return version
 
 
 def release_of_alias(checkpoint: Path) -> str | None:
-    """The release that the alias names, in the registry of ``checkpoint``; None for one that was not registered here.
+    """The release that has the alias in the registry of ``checkpoint``; None if its version names no release.
 
     Raises:
         MlflowException: the registry does not answer, or there is no such alias.
     """
-    found = _registry(checkpoint).get_model_version_by_alias(REGISTERED_MODEL, ALIAS).tags.get(_RELEASE_TAG)
-    return None if found is None else str(found)
+    version = _registry(checkpoint).get_model_version_by_alias(REGISTERED_MODEL, ALIAS)
+    return version.tags.get(_RELEASE_TAG)
 
 
 def _registry(checkpoint: Path) -> "MlflowClient":
-    """A client that asks one place for runs and models: where the training was logged, whatever the process has set."""
+    """A client of the store where ``checkpoint`` was logged, for runs and registry, whatever the environment names."""
     from mlflow import MlflowClient
 
     uri = usable_uri(read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"])
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _registered(client: "MlflowClient", release: str) -> str | None:
-    wanted = f"name = '{REGISTERED_MODEL}' and tags.`{_RELEASE_TAG}` = '{release}'"
-    found = client.search_model_versions(wanted, max_results=1)
-    return str(found[0].version) if found else None
-
-
-def _ensure_model(client: "MlflowClient") -> None:
-    if not client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
-        client.create_registered_model(REGISTERED_MODEL, description="Releases of genrec's recommender.")
+def _registered_version(client: "MlflowClient", release: str) -> str | None:
+    versions = client.search_model_versions(
+        f"name = '{REGISTERED_MODEL}' and tags.`{_RELEASE_TAG}` = '{release}'", max_results=1
+    )
+    return str(versions[0].version) if versions else None

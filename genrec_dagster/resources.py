@@ -1,4 +1,4 @@
-"""What assets are given beside their inputs: folders to work in, and the experiment tracker."""
+"""Resources of the assets: folders to build in, and MLflow."""
 
 import os
 import re
@@ -21,20 +21,20 @@ EXPERIMENT = "genrec"
 _SQLITE = "sqlite:///"
 _MLFLOW_HOME = Path(".genrec") / "mlflow"
 _WORK = ".work"
-_SHOWN = 300  # characters of what MLflow says
+_SHOWN_CHARACTERS = 300  # of MLflow's error text
 
 
 class WorkFolders(dg.ConfigurableResource[None]):
     """Folders to build in, on the file system of the storage, so that handing one over is a rename.
 
-    They lie in dot-folders of the storage. What a killed run leaves there :func:`discard_run` removes.
+    They are dot-folders of the storage. :func:`discard_run` removes those of a killed run.
     """
 
     root: str
 
     @contextmanager
     def new(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
-        """An empty folder for this run of the asset; it stays for the IO manager on success and goes on an error."""
+        """An empty folder for this run of the asset. It is removed on an error, and else left for the IO manager."""
         folder = Path(self.root).absolute() / _WORK / context.asset_key.to_python_identifier() / context.run.run_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -46,43 +46,42 @@ class WorkFolders(dg.ConfigurableResource[None]):
             raise
 
     def training(self, key: str) -> Path:
-        """The folder of the training that ``key`` identifies; it outlives the run, so that a retry goes on."""
+        """The folder of the training with this key. It stays after the run, so that a retry continues in it."""
         folder = Path(self.root).absolute() / ".training" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
 def discard_run(root: Path, run_id: str) -> None:
-    """Remove what a killed run left half-built in the storage ``root``; finished versions and trainings stay."""
-    places = ("*", "*/*")  # of an asset, and of its partitions
-    for left in [left for place in places for left in root.glob(f"{place}/.{run_id}.*.old")]:
-        recovered(left.with_name(run_id))  # the run may have died while it replaced its own version
-    versions = [f"{place}/.{run_id}.*.{end}" for place in places for end in ("part", "old", "gone")]
-    for pattern in (f"{_WORK}/*/{run_id}", *versions):
-        for left in root.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove unfinished files of a killed run from the storage ``root``. Finished versions and trainings stay."""
+    asset_folders = ("*", "*/*")  # an asset, or a partition of an asset
+    for replaced in [path for folder in asset_folders for path in root.glob(f"{folder}/.{run_id}.*.old")]:
+        recovered(replaced.with_name(run_id))  # the run may have died while it replaced its own version
+    unfinished = [f"{folder}/.{run_id}.*.{end}" for folder in asset_folders for end in ("part", "old", "gone")]
+    for pattern in (f"{_WORK}/*/{run_id}", *unfinished):
+        for path in root.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``; unset: a SQLite file under ``.genrec/mlflow``."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"{_SQLITE}{(_MLFLOW_HOME / 'mlflow.db').absolute()}"
+    """``MLFLOW_TRACKING_URI``; if it is unset, a SQLite file under ``.genrec/mlflow``."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{(_MLFLOW_HOME / 'mlflow.db').absolute()}"
 
 
 def noted_uri() -> str:
-    """The address as it may be shown and kept: that of :func:`tracking_uri` without user, password and query."""
+    """The address of :func:`tracking_uri` without user, password and query, to be shown and stored."""
     return without_secrets(tracking_uri())
 
 
 def usable_uri(noted: str) -> str:
-    """An address that :func:`noted_uri` gave, with the user and password that this process has for it."""
+    """The address that ``noted`` shows, with the user and password that this process knows for it."""
     return tracking_uri() if noted == noted_uri() else noted
 
 
 def artifact_root() -> str | None:
-    """Where the artefacts of a new experiment go: ``artifacts`` beside a local database; None where a server decides.
+    """Where a new experiment keeps its artefacts: beside a local database; None if a tracking server decides.
 
-    MLflow's own default for a database is the folder that the process happens to be in.
+    MLflow's own default for a database is the current folder of the process.
     """
     uri = tracking_uri()
     if not uri.startswith(_SQLITE):
@@ -90,39 +89,30 @@ def artifact_root() -> str | None:
     return (Path(uri.removeprefix(_SQLITE)).absolute().parent / "artifacts").as_uri()
 
 
-def prepare_store(uri: str | None = None) -> None:
-    """Make the folder of a local database; None: of :func:`tracking_uri`."""
-    uri = uri or tracking_uri()
+def prepare_store(uri: str) -> None:
+    """Make the folder of a local database."""
     if uri.startswith(_SQLITE):
         Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _mlflow_refusal(uri: str, said: str) -> str:
-    """One line on what MLflow said, with what to do about it."""
-    remedy = "start it, or set MLFLOW_TRACKING_URI to another"
-    if re.search(r"error code 40[13]\b", said):
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-    return f"MLflow at {uri} refuses: {without_secrets(' '.join(said.split()))[:_SHOWN]}; {remedy}"
-
-
 class ExperimentTracker(dg.ConfigurableResource[None]):
-    """MLflow, imported when it is used. Its address is kept without password, as Dagster shows what a resource holds.
+    """MLflow, imported on first use. Its address has no password, because Dagster shows the fields of a resource.
 
-    dagster-mlflow's resource was tried: ``tests/README.md`` says why it does not serve.
+    ``tests/README.md`` says why dagster-mlflow's resource does not serve.
     """
 
     tracking_uri: str
     artifact_root: str | None = None
 
     def client(self) -> "MlflowClient":
-        """A client of ``tracking_uri``; a new local store is created first."""
+        """A client of ``tracking_uri``. It creates a local database if there is none."""
         from mlflow import MlflowClient
 
         prepare_store(self.tracking_uri)
         return MlflowClient(tracking_uri=usable_uri(self.tracking_uri))
 
     def open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
-        """The id of the run of ``training_key``, set to RUNNING; a retry continues the run of the earlier attempt.
+        """The id of the MLflow run of a training, which is RUNNING now. A retry continues the run of the first attempt.
 
         Raises:
             GenrecError: the experiment was deleted, or MLflow does not answer or refuses; the text says what to do.
@@ -130,52 +120,54 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._open_run(training_key, tags, parameters)
+            client = self.client()
+            experiment_id = self._experiment_id(client)
+            earlier = client.search_runs([experiment_id], f"tags.training_key = '{training_key}'", max_results=1)
+            if earlier:
+                run_id = str(earlier[0].info.run_id)
+                client.update_run(run_id, status="RUNNING")
+            else:
+                run_id = str(client.create_run(experiment_id, run_name=f"tiger-{training_key}").info.run_id)
+                for name, value in parameters.items():
+                    client.log_param(run_id, name, value)
+            for name, tag in {**tags, "training_key": training_key}.items():
+                client.set_tag(run_id, name, tag)
+            return run_id
         except MlflowException as error:
-            raise GenrecError(_mlflow_refusal(self.tracking_uri, str(error))) from error
-
-    def _open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
-        client = self.client()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment and experiment.lifecycle_stage == "deleted":
-            raise GenrecError(
-                f"the experiment {EXPERIMENT} was deleted in MLflow; bring it back with MLFLOW_TRACKING_URI="
-                f"{self.tracking_uri} mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            )
-        experiment_id = experiment.experiment_id if experiment else self._create_experiment(client)
-        found = client.search_runs([experiment_id], f"tags.training_key = '{training_key}'", max_results=1)
-        if found:
-            run_id = str(found[0].info.run_id)
-            client.update_run(run_id, status="RUNNING")
-        else:
-            run = client.create_run(experiment_id, run_name=f"tiger-{training_key}")
-            run_id = str(run.info.run_id)
-            for name, value in parameters.items():
-                client.log_param(run_id, name, value)
-        for name, tag in {**tags, "training_key": training_key}.items():
-            client.set_tag(run_id, name, tag)
-        return run_id
-
-    def close_run(self, run_id: str, status: str) -> None:
-        """End a run as FINISHED, FAILED or KILLED."""
-        self.client().set_terminated(run_id, status)
+            raise GenrecError(_refusal(self.tracking_uri, str(error))) from error
 
     def end_runs_of(self, dagster_run: str, status: str, trained: bool = False) -> None:
-        """End the runs of a Dagster run that ended badly, as FAILED or KILLED.
+        """End the MLflow runs of a failed Dagster run as FAILED or KILLED.
 
         Args:
-            dagster_run: its id.
-            status: as above.
-            trained: the checkpoint is in the storage: what is FINISHED stays so.
+            dagster_run: the id of the Dagster run.
+            status: FAILED or KILLED.
+            trained: the checkpoint is in the storage, so a FINISHED run stays FINISHED.
         """
         client = self.client()
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return
-        untrue = {"RUNNING"} if trained else {"RUNNING", "FINISHED"}
+        wrong = {"RUNNING"} if trained else {"RUNNING", "FINISHED"}
         for run in client.search_runs([experiment.experiment_id], f"tags.dagster_run = '{dagster_run}'"):
-            if run.info.status in untrue:
+            if run.info.status in wrong:
                 client.set_terminated(run.info.run_id, status)
 
-    def _create_experiment(self, client: "MlflowClient") -> str:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=self.artifact_root))
+    def _experiment_id(self, client: "MlflowClient") -> str:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=self.artifact_root))
+        if experiment.lifecycle_stage == "deleted":
+            raise GenrecError(
+                f"the experiment {EXPERIMENT} was deleted in MLflow; bring it back with MLFLOW_TRACKING_URI="
+                f"{self.tracking_uri} mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            )
+        return str(experiment.experiment_id)
+
+
+def _refusal(uri: str, text: str) -> str:
+    """One line about MLflow's error ``text``, with what to do."""
+    remedy = "start it, or set MLFLOW_TRACKING_URI to another"
+    if re.search(r"error code 40[13]\b", text):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return f"MLflow at {uri} refuses: {without_secrets(' '.join(text.split()))[:_SHOWN_CHARACTERS]}; {remedy}"

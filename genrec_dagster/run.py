@@ -1,6 +1,6 @@
-"""``python -m genrec_dagster.run``: the whole graph in this process, its progress printed, its times recorded.
+"""``python -m genrec_dagster.run`` runs the whole graph in this process and prints its progress.
 
-The record is ``last_run.json`` in the storage. The run is stored in ``DAGSTER_HOME``, so that the UI shows it too.
+It writes a summary to ``last_run.json`` in the storage. The run is stored in ``DAGSTER_HOME``, so the UI shows it.
 """
 
 import logging
@@ -11,8 +11,6 @@ import time
 import uuid
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import dagster as dg
@@ -34,16 +32,16 @@ from genrec_dagster.metadata import markdown_table
 from genrec_dagster.training import code_revision
 
 CODE, LOCATION = "genrec_dagster.definitions", "genrec"  # as in workspace.yaml
-LAST_RUN = "last_run.json"  # in the storage
+LAST_RUN = "last_run.json"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SAMPLE_SECONDS = 0.5
 _MEGABYTE = 1 << 20
 
 
 class PeakMemory:
-    """The largest resident memory of this process and all its children together, sampled while the block runs.
+    """The largest resident memory of this process and its children together, sampled while the block runs.
 
-    Pages that processes share are counted once for each, so the figure errs upward.
+    Pages that processes share are counted once for each process, so the figure is too high rather than too low.
     """
 
     def __enter__(self) -> "PeakMemory":
@@ -52,9 +50,7 @@ class PeakMemory:
         self._sampler.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._done.set()
         self._sampler.join()
 
@@ -68,18 +64,18 @@ class PeakMemory:
 def _resident_bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:  # it ended between being listed and being asked
+    except psutil.NoSuchProcess:  # it has ended since it was listed
         return 0
 
 
 @dataclass
 class RunReport:
-    """Listens to a run's events: prints a line for each that matters, and keeps times and failures.
+    """Listens to the events of a run: prints a line for each important one, and keeps times and failures.
 
     Args:
-        assets: names of the assets, to tell their steps from those of checks.
-        asset_seconds: duration of each finished asset.
-        failures: what went wrong, in words.
+        assets: names of the assets; other steps are checks.
+        asset_seconds: duration of each finished asset, in seconds.
+        failures: a sentence for each failed step or gate.
     """
 
     assets: set[str]
@@ -89,11 +85,11 @@ class RunReport:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a user stopped the run."""
+        """Whether the run was interrupted."""
         return any(failure.endswith(f": {INTERRUPTED}") for failure in self.failures)
 
     def __call__(self, entry: dg.EventLogEntry) -> None:
-        """Take in one event."""
+        """Handle one event."""
         event = entry.dagster_event
         if event is None:
             self._message(entry)
@@ -105,7 +101,7 @@ class RunReport:
             self._fail(f"{event.step_key}: {failure_reason(event)}")
 
     def _message(self, entry: dg.EventLogEntry) -> None:
-        """Pass on what a step logs; of steps that a failure kept from running, only the assets are named."""
+        """Print the log lines of steps, and the assets that do not run because of a failure before them."""
         if "Not executing." in entry.user_message:
             if entry.step_key in self.assets:
                 say(f"{entry.step_key} not run")
@@ -121,7 +117,7 @@ class RunReport:
             self.asset_seconds[name] = round(timestamp - self._started[name], 2)
             say(f"{name} done in {self.asset_seconds[name]:.1f} s")
         elif kind == dg.DagsterEventType.STEP_UP_FOR_RETRY:
-            say(f"{name} failed and is tried again")
+            say(f"{name} failed and is retried")
         elif kind == dg.DagsterEventType.STEP_FAILURE:
             self._fail(f"{name}: {failure_reason(event)}")
 
@@ -138,12 +134,12 @@ class RunReport:
 
 
 def say(line: str) -> None:
-    """Print at once."""
+    """Print a line, unbuffered."""
     print(line, flush=True)
 
 
 def main() -> int:
-    """Run the whole graph; the exit code is 0 only if every asset was built and every gate passed."""
+    """Run the whole graph. The exit code is 0 only if all assets were built and all gates passed."""
     from genrec_dagster.config import PRESET_NAME
     from genrec_dagster.definitions import TRACKER, defs
     from genrec_dagster.liveness import fail_lost_runs
@@ -180,9 +176,9 @@ def main() -> int:
 
 
 def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, run_id: str, tags: dict[str, str]) -> None:
-    """Execute ``job`` in this process, as a run of the code location of ``make ui``.
+    """Execute ``job`` in this process, as a run of the code location in ``workspace.yaml``.
 
-    ``execute_in_process`` names no code location, and the UI's pages of jobs and its timeline leave such runs out.
+    ``execute_in_process`` names no code location, so the UI would not show the run on its job's page and timeline.
     """
     repository = ReconstructableRepository.for_module(CODE, "defs")
     location = location_origin_from_module_name(CODE, None, None, LOCATION)
@@ -198,7 +194,7 @@ def execute(job: dg.JobDefinition, instance: dg.DagsterInstance, run_id: str, ta
 
 
 def _quieten() -> None:
-    """Keep other libraries' bars and notices out of the progress, here and in torchrun's processes."""
+    """Hide the progress bars and notices of other libraries, here and in the ranks of the training."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     for category in (dg.PreviewWarning, dg.BetaWarning):
@@ -206,26 +202,19 @@ def _quieten() -> None:
 
 
 def _conclude(record: dict[str, Any]) -> int:
-    """Say how the run ended; its exit code."""
+    """Print how the run ended, and return the exit code."""
     say(f"\n{record['status']} after {record['total_seconds']:.0f} s, peak memory {record['peak_mb']:.0f} MB")
     if record["status"] != "SUCCESS":
         for failure in record["failures"]:
             say(f"  {failure}")
         return 1
     metrics = read_json(latest("recall_metrics") / METRICS_FILE)
-    say(markdown_table(_metric_rows(metrics)))
-    say(f"\npredictions: {_predictions()}")
-    return 0
-
-
-def _metric_rows(metrics: dict[str, Any]) -> list[dict[str, object]]:
+    rankings = [ranking for ranking in RANKINGS if ranking in metrics]
     names = [name for name, value in metrics["popularity"].items() if isinstance(value, float)]
-    modes = [mode for mode in RANKINGS if mode in metrics]
-    return [{"test": name, **{mode: metrics[mode][name] for mode in modes}} for name in names]
-
-
-def _predictions() -> Path:
-    return latest("batch_predictions") / PREDICTIONS
+    rows = [{"test": name, **{ranking: metrics[ranking][name] for ranking in rankings}} for name in names]
+    say(markdown_table(rows))
+    say(f"\npredictions: {latest('batch_predictions') / PREDICTIONS}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training as a step: torchrun under Dagster Pipes, resumable, with its failures named."""
+"""Training as a step of the graph: torchrun under Dagster Pipes. It can be resumed, and its failures are named."""
 
 import hashlib
 import json
@@ -6,19 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesExecutionError
-from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import atomic_file, read_json, recovered
+from genrec_core.storage.locks import locked
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME
@@ -31,7 +31,7 @@ _RETRIES = 1
 
 
 class TrainingJob(BaseModel):
-    """What every rank reads: where the data lies, how to train, where to write and to report."""
+    """The file that all ranks read: input files, settings, work folder and MLflow run."""
 
     histories: Path
     semantic_ids: Path
@@ -43,7 +43,7 @@ class TrainingJob(BaseModel):
 
 
 def training_key(settings: TrainingSettings, data_versions: Mapping[str, str]) -> str:
-    """A hash of settings and input data: the same key is the same training, so that a retry goes on with it."""
+    """A hash of settings and input data. A retry has the same key, so it continues the training."""
     content = json.dumps([settings.model_dump(mode="json"), dict(data_versions)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -51,14 +51,11 @@ def training_key(settings: TrainingSettings, data_versions: Mapping[str, str]) -
 def prepare_job(
     run: str, inputs: Mapping[str, Path], settings: TrainingSettings, work: WorkFolders, tracker: ExperimentTracker
 ) -> TrainingJob:
-    """Find the work folder and the MLflow run of this training: the earlier attempt's, where there was one.
+    """The job of a training: its work folder and MLflow run are those of an earlier attempt, if there was one.
 
     Args:
-        run: the Dagster run.
+        run: the id of the Dagster run.
         inputs: folders of ``user_histories``, ``semantic_ids`` and ``item_embeddings``.
-        settings: how to train.
-        work: where work folders lie.
-        tracker: where the training is logged.
     """
     versions = {name: content_version(folder).value for name, folder in inputs.items()}
     key = training_key(settings, versions)
@@ -75,7 +72,7 @@ def prepare_job(
 
 
 def new_beside_another(job: TrainingJob) -> str:
-    """Why this training begins at epoch 0 although the work folder of an earlier one is there; else empty."""
+    """Why this training starts at epoch 0 although the storage holds another one; empty if it does not."""
     others = [path for path in job.folder.parent.glob(f"*/{JOB_FILE}") if path.parent != job.folder]
     others = [path for path in others if recovered(path.parent / "state").is_dir()]
     if recovered(job.folder / "state").is_dir() or not others:
@@ -88,49 +85,40 @@ def new_beside_another(job: TrainingJob) -> str:
 
 
 def code_revision() -> str:
-    """The git commit of the code, or the package version where it is not a checkout or git is not installed."""
-    if not shutil.which("git"):
-        return f"genrec {version('genrec')}"
-    asked = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() if asked.returncode == 0 else f"genrec {version('genrec')}"
+    """The git commit of the code, or the package version if there is no checkout or no git."""
+    if shutil.which("git"):
+        command = ["git", "rev-parse", "HEAD"]
+        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        if git.returncode == 0:
+            return git.stdout.strip()
+    return f"genrec {version('genrec')}"
 
 
 @contextmanager
 def tracked_run(tracker: ExperimentTracker, run_id: str) -> Iterator[None]:
-    """Close an MLflow run as it ended: FINISHED, KILLED if it was interrupted, FAILED otherwise."""
+    """End an MLflow run as FINISHED, as KILLED after an interrupt, or as FAILED after another error."""
+    status = "FAILED"
     try:
         yield
+        status = "FINISHED"
     except (DagsterExecutionInterruptedError, KeyboardInterrupt):
-        tracker.close_run(run_id, "KILLED")
+        status = "KILLED"
         raise
-    except BaseException:
-        tracker.close_run(run_id, "FAILED")
-        raise
-    tracker.close_run(run_id, "FINISHED")
+    finally:
+        tracker.client().set_terminated(run_id, status)
 
 
 @contextmanager
-def only_training(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold the work folder of a training: a second run of the same training waits, then finds it done.
-
-    The system frees the lock with the process that holds it.
-
-    Args:
-        folder: from :meth:`genrec_dagster.resources.WorkFolders.training`.
-        say: is told that this run waits.
-    """
-    lock = FileLock(folder / "step.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another run trains the same model in {folder}; waiting for it to end")
-        lock.acquire(poll_interval=1)
-    try:
+def only_training(folder: Path, log: Callable[[str], object]) -> Iterator[None]:
+    """Lock the work folder of a training. A second run of the same training waits, and says so by ``log``."""
+    lock, busy = folder / "step.lock", f"another run trains the same model in {folder}; waiting for it to end"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, busy))
+        except GenrecError as error:
+            log(str(error))
+            stack.enter_context(locked(lock))
         yield
-    finally:
-        lock.release()
 
 
 def run_torchrun(
@@ -139,18 +127,16 @@ def run_torchrun(
     job: TrainingJob,
     rendezvous: RendezvousSettings,
 ) -> None:
-    """Train with as many processes as the settings say; their loss and recall appear in this step's log.
+    """Train with the processes of the settings. Their loss and recall appear in the log of the step.
 
     Args:
-        context: of the step.
-        pipes: what starts torchrun: a process here, or pods.
-        job: the training.
-        rendezvous: where other machines join it; each of them runs :mod:`genrec_dagster.training_node`.
+        pipes: starts torchrun, as a process here or in pods.
+        rendezvous: where other machines join. Each of them runs :mod:`genrec_dagster.training_node`.
 
     Raises:
-        dg.Failure: a rank refused its settings or data; the message names it.
-        dg.RetryRequested: a rank failed otherwise, for instance killed for its memory; its cause names it. Not a
-            ``RetryPolicy``, because that one also tries again what a user has interrupted.
+        dg.Failure: a rank refused its settings or data; the message names the rank.
+        dg.RetryRequested: a rank failed otherwise, for instance because memory ran out; its cause names the rank. A
+            ``RetryPolicy`` would also retry what a user has interrupted.
     """
     job_file, failure_file = job.folder / JOB_FILE, job.folder / "failure.json"
     failure_file.unlink(missing_ok=True)
@@ -158,9 +144,9 @@ def run_torchrun(
         part.write_text(job.model_dump_json(indent=2), encoding="utf-8")
     try:
         if isinstance(pipes, TrainingPods):
-            pipes.run(context, partial(_in_pod, job, job_file, failure_file), rendezvous, job.folder.name)
+            pipes.run(context, partial(_pod_command, job, job_file, failure_file), rendezvous, job.folder.name)
         else:
-            _say_how_to_join(context, job_file, rendezvous)
+            _log_how_to_join(context, job_file, rendezvous)
             command, environment = training_command(job, rendezvous, job_file, failure_file)
             pipes.run(context=context, command=command, env=environment)
     except (DagsterPipesExecutionError, PodsFailedError) as error:
@@ -178,24 +164,25 @@ def training_command(
     python: str = sys.executable,
     parent: int | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of one machine's worker processes; see :func:`torchrun_command`."""
+    """Command and environment of the ranks of one machine; see :func:`torchrun_command`."""
     worker = ["-m", "genrec_dagster.training_worker", str(job_file)]
     return torchrun_command(job.settings, rendezvous, worker, failure_file, python, parent)
 
 
-def _in_pod(
+def _pod_command(
     job: TrainingJob, job_file: Path, failure_file: Path, rendezvous: RendezvousSettings
 ) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of one machine's container, whose first process has no parent: number 0."""
-    notes = failure_file if rendezvous.node_rank == 0 else failure_file.with_suffix(f".{rendezvous.node_rank}.json")
-    return training_command(job, rendezvous, job_file, notes, python="python", parent=0)
+    """Command and environment of one machine's container. Its first process has the parent number 0."""
+    if rendezvous.node_rank > 0:
+        failure_file = failure_file.with_suffix(f".{rendezvous.node_rank}.json")
+    return training_command(job, rendezvous, job_file, failure_file, python="python", parent=0)
 
 
-def _say_how_to_join(context: dg.AssetExecutionContext, job_file: Path, rendezvous: RendezvousSettings) -> None:
+def _log_how_to_join(context: dg.AssetExecutionContext, job_file: Path, rendezvous: RendezvousSettings) -> None:
     for rank in range(1, rendezvous.nodes):
-        join = f"python -m genrec_dagster.training_node {job_file}"
-        settings = f"GENREC_NODES={rendezvous.nodes} GENREC_NODE_RANK={rank} GENREC_RENDEZVOUS={rendezvous.endpoint}"
-        context.log.info(f"waiting for node {rank}; run there: {settings} GENREC_INTERFACE=... {join}")
+        variables = f"GENREC_NODES={rendezvous.nodes} GENREC_NODE_RANK={rank} GENREC_RENDEZVOUS={rendezvous.endpoint}"
+        command = f"{variables} GENREC_INTERFACE=... python -m genrec_dagster.training_node {job_file}"
+        context.log.info(f"waiting for node {rank}; run there: {command}")
 
 
 def _named_failure(failure_file: Path, error: Exception) -> dg.Failure:

@@ -1,7 +1,7 @@
-"""One more machine of a training: ``python -m genrec_dagster.training_node JOB_FILE``, the file on shared storage.
+"""One more machine of a training: ``python -m genrec_dagster.training_node JOB_FILE``, with the file on shared storage.
 
 ``GENREC_NODES``, ``GENREC_NODE_RANK``, ``GENREC_RENDEZVOUS`` and ``GENREC_INTERFACE`` say where it meets the others. It
-ends when the training does, with the exit code of torchrun.
+ends with the training, with the exit code of torchrun.
 """
 
 import os
@@ -15,10 +15,10 @@ from genrec_dagster.training import TrainingJob, training_command
 
 
 def join(job_file: Path, rendezvous: RendezvousSettings) -> int:
-    """Train beside the machine that runs the step; torchrun's exit code.
+    """Train beside the machine that runs the step, and return torchrun's exit code.
 
     Raises:
-        GenrecError: this is node 0, which the step itself starts, or there is no such job.
+        GenrecError: this is node 0, which the step itself starts, or there is no such job file.
     """
     if not 0 < rendezvous.node_rank < rendezvous.nodes:
         raise GenrecError(

@@ -1,4 +1,4 @@
-"""One rank of a training; torchrun starts it as ``python -m genrec_dagster.training_worker JOB_FILE``."""
+"""One rank of a training. torchrun starts it as ``python -m genrec_dagster.training_worker JOB_FILE``."""
 
 import math
 import os
@@ -6,16 +6,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from dagster_pipes import PipesContext, open_dagster_pipes
-from filelock import FileLock
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from genrec_core.storage.artifacts import read_json, recovered
+from genrec_core.storage.locks import locked
 from genrec_core.tiger.checkpoint_probe import write_probe
 from genrec_core.tiger.distributed import World, distributed
 from genrec_core.tiger.launcher import TORCHRUN_PID, end_with_parent
@@ -24,16 +24,11 @@ from genrec_dagster.experiment import metric_name
 from genrec_dagster.resources import ExperimentTracker
 from genrec_dagster.training import TrainingJob
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Reporter:
-    """Sends what rank 0 sees to Dagster's log and to MLflow.
-
-    Args:
-        pipes: the open connection to the step.
-        job: the training.
-    """
+    """Sends the events of rank 0 to Dagster's log and to MLflow."""
 
     def __init__(self, pipes: PipesContext, job: TrainingJob) -> None:
         self.log, self.job = pipes.log, job
@@ -49,18 +44,14 @@ class Reporter:
         self._log_metrics(event.values, event.epoch)
 
     def catch_up(self) -> None:
-        """Log the epochs of an earlier attempt that MLflow has not seen: the last one, if it died in between."""
+        """Log the epochs of an earlier attempt that MLflow lacks. It may have died between state and MLflow."""
         progress = recovered(self.job.folder / "state") / "progress.json"
         if not progress.is_file():
             return
-        seen = {metric.step for metric in self.client.get_metric_history(self.job.mlflow_run, "loss")}
+        logged = {metric.step for metric in self.client.get_metric_history(self.job.mlflow_run, "loss")}
         for entry in read_json(progress)["history"]:
-            if entry["epoch"] not in seen:
+            if entry["epoch"] not in logged:
                 self._log_metrics(entry, entry["epoch"])
-
-    def killed(self) -> None:
-        """Note that this training was stopped; a step that still lives then writes how it really ended."""
-        self.client.set_terminated(self.job.mlflow_run, "KILLED")
 
     def _log_metrics(self, values: Mapping[str, float], epoch: int) -> None:
         for name, value in values.items():
@@ -69,51 +60,45 @@ class Reporter:
 
 
 def describe(event: TrainingEvent, epochs: int) -> str:
-    """One line for the log."""
-    shown = {name.replace("_", " "): value for name, value in event.values.items() if name != "epoch"}
-    values = ", ".join([f"{name} {value:,.5g}" for name, value in shown.items()] + [event.note] * bool(event.note))
+    """The line of an event in the log."""
     place = f"epoch {event.epoch}/{epochs}" if event.kind == "epoch" else event.kind
-    return f"{place}: {values}" if values else place
+    facts = [f"{name.replace('_', ' ')} {value:,.5g}" for name, value in event.values.items() if name != "epoch"]
+    if event.note:
+        facts.append(event.note)
+    return f"{place}: {', '.join(facts)}" if facts else place
 
 
 def run(job: TrainingJob, world: World) -> None:
-    """Train; rank 0 reports and leaves a probe of the best model beside it."""
+    """Train. Rank 0 reports, and writes a probe of the best model beside it."""
     data = TrainingData.load(job.histories, job.semantic_ids, job.embeddings)
-    with _connection(world) as pipes:
-        reporter = Reporter(pipes, job) if pipes else None
-        if reporter:
-            reporter.catch_up()
+    if world.rank != 0:
+        train(data, job.settings, job.folder, world)
+        return
+    with open_dagster_pipes() as pipes:
+        reporter = Reporter(pipes, job)
+        reporter.catch_up()
         try:
             best = train(data, job.settings, job.folder, world, reporter)
-            if world.rank == 0:
-                write_probe(best, data)
-        except BaseException:  # a rank that is stopped may first lose its peer, which looks like a failure
-            if reporter:
-                reporter.killed()
+            write_probe(best, data)
+        except BaseException:
+            # A rank that is stopped may first lose its peer, which looks like a failure. If the step still lives, it
+            # then writes how the training really ended.
+            reporter.client.set_terminated(job.mlflow_run, "KILLED")
             raise
 
 
-def _connection(world: World) -> AbstractContextManager[PipesContext | None]:
-    return open_dagster_pipes() if world.rank == 0 else nullcontext()
-
-
-def _only_writer(folder: Path) -> AbstractContextManager[object]:
-    """Rank 0 waits until that of an earlier attempt, which its launcher's death is ending, has left the folder."""
-    return FileLock(folder / "rank.lock") if os.environ["RANK"] == "0" else nullcontext()
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Leave on the first signal; those that follow would break what is written on the way out."""
-    for later in STOPPING:
+    """Exit on the first signal. Later signals are ignored, because they would break what is being written."""
+    for later in _STOPPING:
         signal.signal(later, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def leave(error: BaseException) -> NoReturn:
-    """End this process at once, the error recorded for torchrun.
+    """Record the error for torchrun and end this process at once.
 
-    Python's own way out waits for gloo, and gloo for peers that never come: the rank would hang, and torchrun with it.
-    Nothing is lost, as every file is written aside and renamed.
+    A normal exit waits for gloo, and gloo waits for other ranks that may be dead. Nothing is lost, because files are
+    written under another name and then renamed.
     """
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
@@ -130,10 +115,12 @@ def leave(error: BaseException) -> NoReturn:
 def main() -> None:
     """Read the job and train it as one of torchrun's ranks."""
     end_with_parent(int(os.environ[TORCHRUN_PID]))
-    for number in STOPPING:
+    for number in _STOPPING:
         signal.signal(number, _stop)
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    with _only_writer(job.folder), distributed() as world:
+    # Rank 0 of an earlier attempt may still be ending; it holds this lock until it has left the folder.
+    only_writer = locked(job.folder / "rank.lock") if os.environ["RANK"] == "0" else nullcontext()
+    with only_writer, distributed() as world:
         try:
             run(job, world)
         except BaseException as error:

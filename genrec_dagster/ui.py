@@ -1,6 +1,6 @@
-"""``python -m genrec_dagster.ui``: the Dagster UI and, where trainings are logged to a local store, MLflow's beside it.
+"""``python -m genrec_dagster.ui`` starts the Dagster UI and, if trainings are logged to a local database, MLflow's UI.
 
-Both listen on the loopback address, on ``UI_PORT`` (3000) and ``MLFLOW_PORT`` (5000). They end together.
+They listen on the loopback address, on ``UI_PORT`` (3000) and ``MLFLOW_PORT`` (5000). If one ends, so does the other.
 """
 
 import os
@@ -25,21 +25,17 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
-    """Start the servers and wait; 130 after an interrupt, 1 where a port is taken or a server ended by itself."""
+    """Start the servers and wait: 130 after an interrupt, 1 if a port cannot be used or a server ends by itself."""
     ports = {"UI_PORT": os.environ.get("UI_PORT") or "3000"}
     if not tracking_uri().startswith(("http://", "https://")):
         ports[PORT_VARIABLE] = os.environ.get(PORT_VARIABLE) or "5000"
-    if unusable := _unusable(ports):
-        print(unusable, file=sys.stderr)
+    if refusal := _refusal(ports):
+        print(refusal, file=sys.stderr)
         return _FAILED
-    for variable, port in ports.items():
-        if _is_taken(int(port)):
-            print(f"port {port} is taken; stop what listens there, or set another: {variable}=...", file=sys.stderr)
-            return _FAILED
     prepare_home()
     commands = [dagster_command(ports["UI_PORT"])]
     if PORT_VARIABLE in ports:
-        prepare_store()
+        prepare_store(tracking_uri())
         commands.append(mlflow_command(ports[PORT_VARIABLE]))
         print(f"MLflow: http://{_HOST}:{ports[PORT_VARIABLE]}", flush=True)
     print(f"Dagster: http://{_HOST}:{ports['UI_PORT']}", flush=True)
@@ -47,16 +43,39 @@ def main() -> int:
 
 
 def dagster_command(port: str) -> list[str]:
-    """What starts webserver and daemon."""
+    """The command of Dagster's webserver and daemon."""
     return [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", _HOST, "-p", port]
 
 
 def mlflow_command(port: str) -> list[str]:
-    """What starts MLflow's server; the store's address goes by the environment, as it may hold a password."""
+    """The command of MLflow's server. It reads the database's address, which may hold a password, from a variable."""
     root = artifact_root()
     files = ["--default-artifact-root", root] if root else []
     mlflow = str(Path(sys.executable).with_name("mlflow"))
     return [mlflow, "server", "--host", _HOST, "--port", port, "--workers", "1", *files]
+
+
+def _refusal(ports: dict[str, str]) -> str:
+    """Why the ports cannot be used, and what to do; empty if they can."""
+    for variable, port in ports.items():
+        if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            return f"{variable} is {port!r}; set it to a port from 1 to 65535"
+    if len(set(ports.values())) < len(ports):
+        return f"{' and '.join(ports)} are both {ports['UI_PORT']}; set one of them to another port"
+    for variable, port in ports.items():
+        if _is_taken(int(port)):
+            return f"port {port} is taken; stop what listens there, or set another: {variable}=..."
+    return ""
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return True
+    return False
 
 
 def _run_together(commands: list[list[str]]) -> int:
@@ -71,7 +90,7 @@ def _run_together(commands: list[list[str]]) -> int:
     }
     servers: list[psutil.Popen] = []
     try:
-        for command in commands:  # in sessions of their own, so that Ctrl-C reaches them once, from here
+        for command in commands:  # in their own sessions, so that Ctrl-C reaches them once, from here
             servers.append(psutil.Popen(command, env=environment, start_new_session=True))
         while not (ended := [server for server in servers if server.poll() is not None]):
             time.sleep(0.5)
@@ -83,11 +102,15 @@ def _run_together(commands: list[list[str]]) -> int:
     return _FAILED
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def _stop(servers: list[psutil.Popen]) -> None:
-    """End servers with all that they started, also where a server itself has ended already."""
+    """End servers and all their processes, even if a server itself has ended already."""
     for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave some of them
-    processes = {process for server in servers for process in _started_by(server)}
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave some processes running
+    processes = {process for server in servers for process in _processes_of(server)}
     for server in servers:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGINT)
@@ -96,38 +119,14 @@ def _stop(servers: list[psutil.Popen]) -> None:
             process.kill()
 
 
-def _started_by(server: psutil.Popen) -> set[psutil.Process]:
-    """A server's children, and who is in its session: children of one that has ended have another parent now."""
-    found = set(server.children(recursive=True)) if server.is_running() else set()
+def _processes_of(server: psutil.Popen) -> set[psutil.Process]:
+    """The children of a server and the processes of its session. Children of an ended server have another parent."""
+    processes = set(server.children(recursive=True)) if server.is_running() else set()
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, PermissionError):
             if os.getsid(process.pid) == server.pid:
-                found.add(process)
-    return found
-
-
-def _unusable(ports: dict[str, str]) -> str:
-    """What is wrong with the ports in themselves; empty where nothing is."""
-    for variable, port in ports.items():
-        if not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            return f"{variable} is {port!r}; set it to a port from 1 to 65535"
-    if len(set(ports.values())) < len(ports):
-        return f"{' and '.join(ports)} are both {ports['UI_PORT']}; set one of them to another port"
-    return ""
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError:
-            return True
-    return False
+                processes.add(process)
+    return processes
 
 
 if __name__ == "__main__":

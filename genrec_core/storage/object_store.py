@@ -1,7 +1,7 @@
 """A prefix of an S3 bucket: AWS, Yandex Object Storage, MinIO and others that speak its protocol.
 
 boto3, imported on first use, reads keys and addresses from the environment: ``AWS_ACCESS_KEY_ID``,
-``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL_S3`` and the like. :func:`use_client` sets a client made elsewhere.
+``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL_S3`` and the like. :func:`use_client` has the client made elsewhere.
 """
 
 import io
@@ -72,7 +72,6 @@ _ONE_LINE = (  # variables whose value holds no line end and no space
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"),
     *("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
 )
-_client_made_elsewhere: Any = None
 
 
 @dataclass(frozen=True)
@@ -214,13 +213,36 @@ class ObjectStore:
         return f"{self.url}: {name}: {code}: {remedy}"
 
 
-def use_client(client: Any) -> None:
-    """Send all requests with an S3 client of boto3 that was made elsewhere; None: with one made from the environment.
+def new_client(profile: str | None = None, attempts: int = _ATTEMPTS, **options: Any) -> Any:
+    """An S3 client of boto3 for any store. What is not named here, boto3 finds in the environment.
 
-    Threads share it. For stores other than AWS it should calculate checksums only when required.
+    It adds checksums only when required: stores other than AWS refuse them, and artefacts have their own sha256.
+
+    Args:
+        profile: a profile of ``~/.aws/config``.
+        attempts: how often a request is sent at most.
+        options: other arguments of boto3's ``Session.client``, such as ``endpoint_url`` and ``region_name``.
     """
-    global _client_made_elsewhere
-    _client_made_elsewhere = client
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session(profile_name=profile).client("s3", config=config, **options)
+
+
+_make_client: Callable[[], Any] = new_client
+
+
+def use_client(make: Callable[[], Any] | None) -> None:
+    """Send all requests with the client that ``make`` returns, such as one of :func:`new_client`; None: the default."""
+    global _make_client
+    _make_client = make or new_client
     _client.cache_clear()
 
 
@@ -238,26 +260,12 @@ def _is_away(cause: BaseException | None) -> bool:
 
 @cache
 def _client() -> Any:
-    """The S3 client of this process; threads share it.
-
-    It adds checksums only when required: stores other than AWS refuse them, and artefacts have their own sha256.
-    """
-    import boto3
-    from botocore.config import Config
+    """The S3 client of this process; threads share it."""
     from botocore.exceptions import BotoCoreError
 
-    if _client_made_elsewhere is not None:
-        return _client_made_elsewhere
     _require_clean_values()
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
     try:
-        return boto3.session.Session().client("s3", config=config)
+        return _make_client()
     except BotoCoreError:
         raise
     except ValueError as error:  # only an endpoint that is no address gives it

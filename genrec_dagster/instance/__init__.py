@@ -9,7 +9,7 @@ DEFAULT_HOME = Path(".genrec") / "dagster"
 
 
 def prepare_home() -> Path:
-    """Create ``DAGSTER_HOME`` (``.genrec/dagster`` where it is unset), set the variable, and return it as a full path.
+    """Create ``DAGSTER_HOME`` (``.genrec/dagster`` by default), set the variable, and return the absolute path.
 
     A ``dagster.yaml`` that is there already stays as it is.
     """

@@ -1,4 +1,4 @@
-"""``python -m genrec_dagster.instance`` prepares ``DAGSTER_HOME`` and prints it, for use in a shell."""
+"""``python -m genrec_dagster.instance`` prepares ``DAGSTER_HOME`` and prints it for a shell."""
 
 from genrec_dagster.instance import prepare_home
 

@@ -8,13 +8,14 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import RELEASES, require_pointer, serve, served_release
 from genrec_core.storage import object_store
 from genrec_core.storage.artifacts import MANIFEST
 from genrec_core.storage.folders import LATEST, latest, set_latest, storage_root, version_folder
 from genrec_dagster.checks.release import not_worse_than_current
 from genrec_dagster.config import ReleaseRule
-from genrec_dagster.io_manager import ArtifactStorage
+from genrec_dagster.io_manager import ArtifactStorage, storage_resources
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
@@ -130,3 +131,48 @@ def test_the_cleaning_job_leaves_what_is_used(filled: Path) -> None:
     assert job.execute_in_process(run_config=keep).success
     assert sorted(path.name for path in (filled / "semantic_ids").glob("[!.]*")) == [LATEST, "run-2"]
     assert (served_release(filled) / MANIFEST).is_file()
+
+
+@dg.asset
+def frame() -> pl.DataFrame:
+    return pl.DataFrame({"item_id": [1, 2]})
+
+
+def test_the_launchpad_may_name_another_endpoint(object_server: "ObjectServer") -> None:
+    right = f"http://127.0.0.1:{object_server.port}"
+    object_server.use(port=9)  # nothing listens on the port of "discard"
+    resources = storage_resources(storage_root(URL))
+    shown = resources["s3"].get_resource_definition().config_schema.default_value
+    assert shown["endpoint_url"] == "http://127.0.0.1:9"
+    assert {value for name, value in shown.items() if "key" in name or "token" in name} == {None}
+    config = {"resources": {"s3": {"config": {"endpoint_url": right}}}}
+    result = dg.materialize([frame], resources=resources, run_config=config)
+    object_server.use()
+    assert latest("frame", storage_root(URL)).name == result.run_id
+
+
+def test_the_resource_of_a_bucket_takes_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.example")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_PROFILE", "shop")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    shown = storage_resources(storage_root(URL))["s3"].get_resource_definition().config_schema.default_value
+    assert (shown["endpoint_url"], shown["region_name"], shown["profile_name"], shown["max_attempts"]) == (
+        "https://s3.example",
+        "eu-central-1",
+        "shop",
+        6,
+    )
+    assert "very-secret" not in str(shown)
+
+
+def test_a_wrong_profile_is_named(object_server: "ObjectServer", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    with pytest.raises(GenrecError, match="AWS_PROFILE names no profile"):
+        dg.materialize([frame], resources=storage_resources(storage_root(URL)))
+
+
+def test_a_storage_in_a_folder_has_no_client(tmp_path: Path) -> None:
+    assert list(storage_resources(tmp_path)) == ["io_manager"]

@@ -46,7 +46,7 @@ import sys, time
 began = time.monotonic()
 import genrec_dagster.definitions
 seconds = time.monotonic() - began
-heavy = {"torch", "mlflow", "transformers", "sentence_transformers", "matplotlib"} & set(sys.modules)
+heavy = {"torch", "mlflow", "transformers", "sentence_transformers", "matplotlib", "dagster_aws"} & set(sys.modules)
 print(seconds, sorted(heavy))
 """
 

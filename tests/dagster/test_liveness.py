@@ -5,15 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
-from filelock import FileLock
 
-from genrec_dagster.liveness import WORKER_TAG, fail_lost_runs, is_gone, this_worker
-from genrec_dagster.resources import ExperimentTracker, discard_run
+from genrec_core.storage.locks import locked
+from genrec_dagster.liveness import WORKER_TAG, fail_lost_runs, is_gone, lost_runs, this_worker
+from genrec_dagster.resources import ExperimentTracker, WorkFolders, discard_run
 from genrec_dagster.training import only_training, tracked_run
 
 KILLED_IN_ITS_STEP = """
@@ -148,6 +149,18 @@ def test_a_run_whose_process_lives_goes_on(home: Path) -> None:
         assert instance.get_run_by_id(run.run_id).status == status
 
 
+def test_the_sensor_fails_lost_runs(home: Path) -> None:
+    resources = {
+        "tracker": ExperimentTracker(tracking_uri=f"sqlite:///{home}/mlflow.db"),
+        "work": WorkFolders(root=str(home)),
+    }
+    with dg.DagsterInstance.get() as instance:
+        status, gone = dg.DagsterRunStatus.STARTED, this_worker().rsplit(":", 1)[0] + ":1.00"
+        run = instance.create_run_for_job(job_def=empty_job(), status=status, tags={WORKER_TAG: gone})
+        messages = [lost_runs(dg.build_sensor_context(instance, resources=resources)).skip_message for _ in range(2)]
+    assert messages == [f"failed {run.run_id}: their processes are gone", "all runs are alive"]
+
+
 def empty_job() -> dg.JobDefinition:
     @dg.op
     def nothing() -> None: ...
@@ -172,8 +185,8 @@ def test_a_process_is_known_by_its_start_and_machine() -> None:
 
 def test_a_second_run_of_a_training_waits_for_the_first(tmp_path: Path) -> None:
     said, entered = [], threading.Event()
-    first = FileLock(tmp_path / "step.lock")
-    first.acquire()
+    first = ExitStack()
+    first.enter_context(locked(tmp_path / "step.lock"))
 
     def second() -> None:
         with only_training(tmp_path, said.append):
@@ -183,6 +196,6 @@ def test_a_second_run_of_a_training_waits_for_the_first(tmp_path: Path) -> None:
     thread.start()
     assert not entered.wait(0.5)
     assert "another run trains the same model" in said[0]
-    first.release()
+    first.close()
     assert entered.wait(10)
     thread.join()

@@ -91,10 +91,11 @@ def train_asset(
 ) -> dg.ExecuteInProcessResult:
     """Materialise ``tiger_checkpoint`` and its checks from the given inputs."""
     sources = [source(name, folder, storage) for name, folder in inputs.items()]
-    found = [check for check in checks.CHECKS if check.check_key.asset_key == tiger_checkpoint.key]
+    loaded = dg.load_asset_checks_from_modules([checks])
+    training_checks = [check for check in loaded if check.check_key.asset_key == tiger_checkpoint.key]
     root = str(storage)
     return dg.materialize(
-        [*sources, tiger_checkpoint, *found],
+        [*sources, tiger_checkpoint, *training_checks],
         raise_on_error=False,
         instance=instance,
         resources={
@@ -295,7 +296,7 @@ def test_an_mlflow_run_ends_as_the_training_did(
 
 def test_the_same_training_continues_its_mlflow_run(tracker: ExperimentTracker) -> None:
     first = tracker.open_run("some-key", {}, {"epochs": 1})
-    tracker.close_run(first, "KILLED")
+    tracker.client().set_terminated(first, "KILLED")
     assert tracker.open_run("some-key", {}, {"epochs": 1}) == first
     assert tracker.client().get_run(first).info.status == "RUNNING"
 

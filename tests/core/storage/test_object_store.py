@@ -554,7 +554,7 @@ def test_a_client_that_was_made_elsewhere_is_used(
     made_elsewhere = object_store._client()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name)
-    object_store.use_client(made_elsewhere)
+    object_store.use_client(lambda: made_elsewhere)
     try:
         store = ObjectStore("s3://shop/elsewhere")
         store.write("note.txt", b"here")
