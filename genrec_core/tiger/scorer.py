@@ -13,9 +13,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.search.generative import RankingWeights
 from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.search.prefixes import BeamAncestry
-from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 
 class TorchScorer:

@@ -27,11 +27,10 @@ from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import atomic_folder, recovered, write_json
 from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
-from genrec_core.tiger.checkpoint import claim_folder, load_state, reason_to_begin_again, save_state
-from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import ItemTables, NextItemLoss
-from genrec_core.tiger.model import CausalEncoder, TigerModel
+from genrec_core.tiger.model import CausalEncoder, TigerConfig, TigerModel
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
 
 _REPORT_EVERY_SECONDS = 5.0
@@ -123,7 +122,6 @@ class Trainer:
     """One training of TIGER in one process; a subclass trains another model."""
 
     model: PreTrainedModel
-    model_class: type[PreTrainedModel] = TigerModel
 
     def __init__(
         self, data: TrainingData, settings: TrainingSettings, folder: Path, world: World, on_event: OnEvent
@@ -166,13 +164,16 @@ class Trainer:
                 if isinstance(module, CausalEncoder):
                     module.compile(dynamic=True)
             if isinstance(self.model, TigerModel):
-                self.model.compile_decoder()
+                self.model.decode = torch.compile(self.model.decode, dynamic=True)  # type: ignore[method-assign]
 
     def run(self) -> None:
         """Train epoch after epoch until the last, or until ``patience`` validations brought no better model."""
         settings, progress = self.settings, self.progress
         size: dict[str, float] = {"targets": self.sequences.targets, "parameters": self.model.num_parameters()}
-        self._emit("start", size, "" if progress.epoch else reason_to_begin_again(self.folder))
+        best, note = recovered(self.folder / "best"), ""
+        if not progress.epoch and best.is_dir():
+            note = f"from epoch 0, although {best} is there: {self.folder / 'state'} is missing"
+        self._emit("start", size, note)
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             began = time.monotonic()
             entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
@@ -347,7 +348,7 @@ class Trainer:
         """
         if not self.settings.dense_weight:
             return {}
-        best = self.model_class.from_pretrained(self.folder / "best")
+        best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
         neighbor_weight = best.config.neighbor_weight
         if neighbor_weight:

@@ -14,8 +14,7 @@ from genrec_core.data.histories import Histories, padded
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.checkpoints import open_checkpoint
-from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer
-from genrec_core.sasrec.training import SasRecTrainer
+from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer, SasRecTrainer
 from genrec_core.search.generative import beam_search
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings

@@ -7,9 +7,8 @@ import torch
 from genrec_core.errors import GenrecError
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
-from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.losses import ItemTables, NextItemLoss, SubtreeShares
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 SIZES, N_ITEMS = (3, 4, 2), 14
 ALL_CODES = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from genrec_core.errors import GenrecError
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import Dropout, TigerModel
+from genrec_core.tiger.model import Dropout, TigerConfig, TigerModel
 
 BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 
