@@ -329,6 +329,7 @@ class DenseHead(nn.Module):
         """Queries or keys of all views side by side [..., V x D]: the product of both is the mean logit."""
         return torch.cat(views, dim=-1) * len(views) ** -0.5
 
+
 class TigerModel(WholeModel):
     """The encoder, the decoder with one output head a level, and the dense head."""
 
@@ -419,6 +420,7 @@ class TigerModel(WholeModel):
             F.linear(x[:, :, level], self.head_weight[level, :size], self.head_bias[level, :size])
             for level, size in enumerate(self.config.level_sizes)
         )
+
     def _prefixes(self, tokens: Tensor) -> Tensor:
         """Rows of ``prefix_embedding`` up to each level, int64 [..., L]; hashed as ``BeamAncestry`` does."""
         hashes = [tokens[..., 0]]
