@@ -6,11 +6,9 @@ waits for memory and for operators to start, not for arithmetic:
 - Every product with weights is a product of two matrices, which onnxruntime lays out once, when it opens the graph.
 - The weights of a layer norm are multiplied into the linear layer behind it.
 - The cross-attention's query projection is multiplied into a user's keys, and its output projection into the values,
-  once a user. A beam then costs two products with matrices that are as narrow as the history is long. The scores have
-  the beams as last axis, so that their softmax runs over long rows.
+  once a user. A beam then costs two products with matrices that are as narrow as the history is long.
 - Self-attention over the few positions of a code is computed position by position, each one row gathered by ancestor.
-- The items of all histories are stored one behind the other, without padding, and so are the beams. Only attention, a
-  small part of the arithmetic, pads them to one row a user.
+- Items of all histories, and beams, are stored one behind the other, without padding. Only attention pads them.
 - In the views that the decoder does not read, the last layer computes the newest item alone.
 
 Shapes: B users, S items of all histories, T the most of one user, N beams of all users, W the most of one, L levels,
@@ -44,23 +42,17 @@ class _Weights(nn.Module):
 
 
 class _UserRows:
-    """Converts between rows of all users one behind the other and rows padded to the most of one user.
-
-    Args:
-        places: the rows of each user, int64 [B, T]; any row where a user has fewer.
-        own: where in ``places``, read flat, each row is, int64 [S].
-    """
+    """Converts between rows of all users one behind the other and rows padded to the most of one user."""
 
     def __init__(self, places: Tensor, own: Tensor) -> None:
-        self.places, self.own = places, own
+        self.places = places  # the rows of each user, int64 [B, T]; any row where a user has fewer
+        self.own = own  # where in ``places``, read flat, each row is, int64 [S]
 
     def padded(self, x: Tensor) -> Tensor:
-        """[S, ...] -> [B, T, ...]."""
-        return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+        return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)  # [S, ...] -> [B, T, ...]
 
     def flat(self, x: Tensor) -> Tensor:
-        """[B, T, ...] -> [S, ...]."""
-        return x.flatten(0, 1).index_select(0, self.own)
+        return x.flatten(0, 1).index_select(0, self.own)  # [B, T, ...] -> [S, ...]
 
 
 def _normalized(x: Tensor) -> Tensor:

@@ -49,7 +49,6 @@ class TrainingEvent:
 
     kind: str
     epoch: int
-    step: int
     values: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
@@ -132,7 +131,7 @@ class Trainer:
             self.objective = DistributedDataParallel(self.objective, device_ids=devices)
         self.optimizer = _adamw(self.model, settings)
         self.mixed = on_cuda and settings.amp != "fp32"  # precision
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=on_cuda and settings.amp == "fp16")
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.mixed and settings.amp == "fp16")
         self.progress = load_state(folder / "state", self.model, self.optimizer)
         self._speed_up()
         self.steps = settings.epochs * len(epoch_batches(self.sequences, settings.batch_targets, settings.seed, 0))
@@ -165,7 +164,7 @@ class Trainer:
             seconds = time.monotonic() - began
             progress.history.append(entry)
             progress.seconds += seconds
-            self._save(progress.best is entry)
+            self._save(self.model if progress.best is entry else None)
             self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
         end = {"best_epoch": progress.best["epoch"], "seconds": progress.seconds}
         self._emit("end", end | self._conclude())
@@ -226,28 +225,25 @@ class Trainer:
         all_hits, all_users = self.world.sum(hits, count)
         return all_hits / max(all_users, 1)
 
-    def _save(self, is_best: bool) -> None:
+    def _save(self, best: PreTrainedModel | None) -> None:
+        """Keep the state, and ``best`` as the best model so far."""
         if self.world.rank == 0:
-            if is_best:
-                self._save_best(self.model)
+            if best is not None:
+                with atomic_folder(self.folder / "best") as part:
+                    best.save_pretrained(part)
             self._update_history()
             save_state(self.folder / "state", self.model, self.optimizer, self.progress)
         self.world.wait()
-
-    def _save_best(self, model: PreTrainedModel) -> None:
-        with atomic_folder(self.folder / "best") as part:
-            model.save_pretrained(part)
 
     def _update_history(self) -> None:
         """Write the history beside the best model, if there is one yet."""
         if not recovered(self.folder / "best").is_dir():
             return
-        progress = self.progress
         history = {
-            "best_epoch": progress.best["epoch"],
-            "best_recall@10": progress.best["validation_recall@10"],
-            "seconds": progress.seconds,
-            "epochs": progress.history,
+            "best_epoch": self.progress.best["epoch"],
+            "best_recall@10": self.progress.best["validation_recall@10"],
+            "seconds": self.progress.seconds,
+            "epochs": self.progress.history,
             "uniform_loss": self._uniform_loss(),
             "recipe": self.recipe,
             "seed": self.settings.seed,
@@ -257,7 +253,7 @@ class Trainer:
 
     def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
         if self.world.rank == 0:
-            self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values, note))
+            self.on_event(TrainingEvent(kind, self.progress.epoch, values, note))
 
     # --- what a subclass overrides ----------------------------------------------------------------------------------
 
@@ -280,11 +276,10 @@ class Trainer:
     def _build_objective(self, data: TrainingData) -> nn.Module:
         """What :meth:`_loss` calls, with the model inside."""
         assert isinstance(self.model, TigerModel)
-        tables = (
-            torch.from_numpy(data.codes.astype(np.int64)),
-            item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors),
-            torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32)),
-        )
+        codes = torch.from_numpy(data.codes.astype(np.int64))
+        vectors = item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors)
+        frequency = torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32))
+        tables = (codes, vectors, frequency)
         return NextItemLoss(self.model, *(table.to(self.world.device) for table in tables), self.trie, self.settings)
 
     def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
@@ -333,10 +328,7 @@ class Trainer:
                 best.config.neighbor_weight = neighbor_weight
         recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 10)}
         best.config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
-        if self.world.rank == 0:
-            self._save_best(best)
-            self._update_history()
-        self.world.wait()
+        self._save(best)
         return {"hybrid_weight": best.config.hybrid_weight, "neighbor_weight": best.config.neighbor_weight}
 
 
