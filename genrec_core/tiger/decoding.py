@@ -281,7 +281,8 @@ class _StepLayer(_Weights):
 
     def _cross(self, x: Tensor, keys: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         """Attention over the history for beams [B, W, D] -> [B, W, D]."""
-        scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (-1, self.heads))  # [B, T, H, W]
+        # [B, T, H, W]: the beams are the last axis, so that the softmax runs over long rows.
+        scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (-1, self.heads))
         weights = (scores - scores.amax(1, keepdim=True)).clamp(min=_NEGLIGIBLE).exp()
         shares = (weights / weights.sum(1, keepdim=True)).flatten(1, 2)  # [B, T*H, W]
         return shares.transpose(1, 2) @ values
