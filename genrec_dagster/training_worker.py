@@ -16,10 +16,9 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler, 
 
 from genrec_core.storage.artifacts import read_json, recovered
 from genrec_core.storage.locks import locked
-from genrec_core.tiger.checkpoint_probe import write_probe
 from genrec_core.tiger.distributed import World, distributed
-from genrec_core.tiger.launcher import TORCHRUN_PID, end_with_parent
-from genrec_core.tiger.training import TrainingData, TrainingEvent, train
+from genrec_core.tiger.torchrun import TORCHRUN_PID, end_with_parent
+from genrec_core.tiger.training import TrainingData, TrainingEvent, train, write_probe
 from genrec_dagster.experiment import metric_name
 from genrec_dagster.resources import ExperimentTracker
 from genrec_dagster.training import TrainingJob

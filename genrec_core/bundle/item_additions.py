@@ -38,7 +38,7 @@ class AdditionSettings(Settings):
 
     embedding_model: str  # name of the model that embeds the texts
     reads_texts: bool  # whether the model reads text vectors
-    known_items: int  # for this one and the next see genrec_core.tiger.config.TigerConfig
+    known_items: int  # for this one and the next see genrec_core.tiger.model.TigerConfig
     untrained_items: tuple[int, ...]
     neighbors: int  # neighbours an item at the export; 0 for none
     neighbor_weight: float  # how far they are lifted, in logits

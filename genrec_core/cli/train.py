@@ -108,7 +108,7 @@ def _train_here(
 ) -> None:
     """Train in this process, alone or as one of torchrun's."""
     from genrec_core.cores import limit_torch_threads
-    from genrec_core.sasrec.training import SasRecTrainer
+    from genrec_core.sasrec.model import SasRecTrainer
     from genrec_core.tiger.distributed import distributed
     from genrec_core.tiger.training import TrainingData, train
 

@@ -15,7 +15,7 @@ def learned_rows(vectors: np.ndarray, known_items: int, untrained_items: Collect
 
     Args:
         vectors: text vectors by catalogue row, float32 [n_items, dim]; no columns where the model reads no texts.
-        known_items, untrained_items: see :class:`genrec_core.tiger.config.TigerConfig`.
+        known_items, untrained_items: see :class:`genrec_core.tiger.model.TigerConfig`.
     """
     rows = np.arange(len(vectors), dtype=np.int64)
     unknown = rows >= known_items

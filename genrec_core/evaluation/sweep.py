@@ -219,7 +219,7 @@ def run_trial(trial: Trial, inputs: SweepInputs, folder: Path) -> dict[str, Any]
     from genrec_core.evaluation.checkpoints import open_checkpoint
     from genrec_core.evaluation.evaluate import evaluate
     from genrec_core.quantization.semantic_ids import SemanticIds
-    from genrec_core.sasrec.training import SasRecTrainer
+    from genrec_core.sasrec.model import SasRecTrainer
     from genrec_core.tiger.distributed import World
     from genrec_core.tiger.training import TrainingData, train
 

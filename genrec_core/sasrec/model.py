@@ -4,17 +4,22 @@ Source: Kang & McAuley 2018, "Self-Attentive Sequential Recommendation", with th
 "Turning Dross Into Gold Loss": cross-entropy over the whole catalogue instead of one sampled negative.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
+from genrec_core.search.beams import CodeScorer
 from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import CausalEncoder
-from genrec_core.tiger.pretrained import WholeModel
+from genrec_core.tiger.checkpoint import WholeModel
+from genrec_core.tiger.model import CausalEncoder, TigerConfig
+from genrec_core.tiger.training import Trainer, TrainingData
+
+_SIZES = {"d_model", "heads", "d_ff", "dropout", "max_history"}  # of this model, of TIGER and of the settings
 
 
 class SasRecConfig(PretrainedConfig):
@@ -30,11 +35,6 @@ class SasRecConfig(PretrainedConfig):
     dropout: float = 0.5
     max_history: int = 50  # newest items of a history that are read
 
-    def encoder(self) -> TigerConfig:
-        """The same sizes for the layers of TIGER's encoder."""
-        shared = {name: getattr(self, name) for name in ("d_model", "heads", "d_ff", "dropout", "max_history")}
-        return TigerConfig(encoder_layers=self.layers, **shared)
-
 
 class SasRecModel(WholeModel):
     """Item embeddings and TIGER's encoder, which learns a bias by distance instead of positions."""
@@ -45,7 +45,8 @@ class SasRecModel(WholeModel):
     def __init__(self, config: SasRecConfig) -> None:
         super().__init__(config)
         self.items = nn.Embedding(config.n_items, config.d_model)
-        self.encoder = CausalEncoder(config.encoder(), config.dropout)
+        sizes = TigerConfig(encoder_layers=config.layers, **{name: getattr(config, name) for name in _SIZES})
+        self.encoder = CausalEncoder(sizes, config.dropout)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -105,3 +106,33 @@ class SasRecSession:
 
     def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
         return self.first()
+
+
+class SasRecTrainer(Trainer):
+    """Trains SASRec by TIGER's own loop. Settings of codes, decoder and dense head have no effect."""
+
+    model: SasRecModel
+
+    def _build_model(self, data: TrainingData) -> SasRecModel:
+        sizes = self.settings.model_dump(include=_SIZES)
+        return SasRecModel(SasRecConfig(n_items=len(data.codes), layers=self.settings.encoder_layers, **sizes))
+
+    def _build_objective(self, data: TrainingData) -> nn.Module:
+        return SasRecLoss(self.model, self.settings.label_smoothing)
+
+    def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
+        loss: Tensor = self.objective(history, target)
+        return loss
+
+    def _uniform_loss(self) -> float:
+        return math.log(len(self.codes))
+
+    def _scorer(self, model: PreTrainedModel) -> CodeScorer:
+        assert isinstance(model, SasRecModel)
+        return SasRecScorer(model)
+
+    def _validate(self) -> dict[str, float]:
+        return {"validation_recall@10": self._validation_recall(self.model, 1.0)}
+
+    def _conclude(self) -> dict[str, float]:
+        return {}

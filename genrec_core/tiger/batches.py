@@ -1,6 +1,5 @@
 """Training batches: users of similar length together, sized in targets, cut the same way for any process count."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +11,11 @@ _LENGTH_NOISE = 0.15  # share by which lengths are blurred before sorting, so th
 
 @dataclass(frozen=True)
 class Sequences:
-    """Pieces of histories, each at most ``max_history + 1`` items, so that each target is trained exactly once.
+    """Pieces of histories, each at most ``max_history + 1`` items, so that each target is trained exactly once."""
 
-    Args:
-        rows: catalogue rows of all pieces, int32 [n].
-        starts: first index of each piece, int64 [n_pieces].
-        lengths: items a piece, at least two, int64 [n_pieces].
-    """
-
-    rows: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
+    rows: np.ndarray  # of the catalogue, of all histories, int32 [n]
+    starts: np.ndarray  # first index of each piece in ``rows``, int64 [n_pieces]
+    lengths: np.ndarray  # items a piece, at least two, int64 [n_pieces]
 
     @classmethod
     def cut(cls, histories: Histories, max_history: int) -> "Sequences":
@@ -60,7 +53,6 @@ def drawn_targets(rows: np.ndarray, share: float, window: int, random: np.random
         share: probability that a target is drawn from later items.
         window: largest distance of a drawn target from the next item; all distances are equally likely. A distance that
             leads beyond the piece gives the piece's last item.
-        random: generator of the draws.
 
     Returns:
         int64 [n_pieces, T], -1 where ``rows[:, 1:]`` is.
@@ -81,9 +73,3 @@ def epoch_batches(sequences: Sequences, batch_targets: int, seed: int, epoch: in
     bounds = np.cumsum(sequences.lengths[order] - 1) // batch_targets
     batches = np.split(order, np.flatnonzero(np.diff(bounds)) + 1)
     return [batches[number] for number in random.permutation(len(batches))]
-
-
-def rank_share(batches: list[np.ndarray], rank: int, world: int) -> Iterator[np.ndarray]:
-    """The pieces of each batch that process ``rank`` of ``world`` trains, possibly none of a small batch."""
-    for batch in batches:
-        yield batch[rank::world]

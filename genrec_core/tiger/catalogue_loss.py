@@ -37,7 +37,6 @@ def catalogue_cross_entropy(
         smoothing: share of a target's probability that is spread over the catalogue.
         on_probabilities: called with a slice of the N queries and the probabilities of all items for them, float32
             [slice, n_items], by the views' mean logit over ``temperature``; no gradient flows there.
-        temperature: divisor of the mean logit for ``on_probabilities``; the loss does not depend on it.
     """
     views = [view.float() for view in (*queries, *keys)]
     rows = torch.stack(targets)
@@ -47,7 +46,7 @@ def catalogue_cross_entropy(
 
 
 def pieces(lines: int, device: torch.device) -> list[slice]:
-    """The slices in which ``lines`` lines of logits are worked through."""
+    """The slices of ``lines`` lines of logits that are computed one after the other."""
     size = CPU_PIECE if device.type == "cpu" else GPU_PIECE
     return [slice(start, min(start + size, lines)) for start in range(0, lines, size)]
 

@@ -1,8 +1,10 @@
-"""The state of an unfinished training, on disk without pickle: a killed training goes on after its last epoch."""
+"""What a training leaves on disk, without pickle: its model, and the state from which a killed training goes on."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,24 +16,58 @@ from genrec_core.storage.artifacts import atomic_folder, read_json, recovered, w
 
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 _RANKINGS = ("validation_recall@10", "validation_generative_recall@10")
+_SHOWN = 5  # names that an error lists
+
+
+class WholeModel(PreTrainedModel):
+    """Base of the models that training saves; transformers alone fills missing weights at random."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *arguments: Any, **options: Any
+    ) -> Self:
+        """Load the folder that ``save_pretrained`` wrote, whole or not at all; an error names what does not fit."""
+        folder = pretrained_model_name_or_path
+        if folder is not None:
+            recovered(Path(folder))
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that all are named below
+        options |= {"use_safetensors": True}  # the other form is a pickle
+        try:
+            loaded: Any = super().from_pretrained(folder, *arguments, **options)
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise GenrecError(f"{folder}: cannot be read as a checkpoint ({reason}); train the model again") from error
+        except GenrecError as error:
+            raise GenrecError(f"{folder}: {error}") from error
+        model, report = loaded
+        shapes = [f"{name} {tuple(saved)} in place of {tuple(own)}" for name, saved, own in report["mismatched_keys"]]
+        faults = {"missing": report["missing_keys"], "unknown": report["unexpected_keys"], "of another shape": shapes}
+        if any(faults.values()):
+            named = "; ".join(f"{fault}: {_listed(names)}" for fault, names in faults.items() if names)
+            raise GenrecError(
+                f"{folder}: its weights are not those of this version's {cls.__name__} ({named}); "
+                "train the model again, or load it with the version that trained it"
+            )
+        return cast(Self, model)
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:_SHOWN]) + (f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")
 
 
 @dataclass
 class Progress:
     """Where a training stands.
 
-    Args:
-        epoch: finished epochs.
-        step: finished optimiser steps.
-        history: one entry an epoch; after a validation, with the Recall@10 of each ranking. It holds no clock time, so
-            that an interrupted training and an unbroken one have the same history.
-        seconds: time spent training, over all attempts.
+    ``history`` has one entry an epoch; after a validation, with the Recall@10 of each ranking. It holds no clock time,
+    so that an interrupted training and an unbroken one have the same history.
     """
 
-    epoch: int = 0
+    epoch: int = 0  # finished ones, like the steps
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # spent training, over all attempts
 
     @property
     def best(self) -> dict[str, float]:
@@ -70,12 +106,7 @@ def save_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Opti
 
 
 def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fill model and optimiser from ``folder``; a fresh :class:`Progress` if there is no such folder.
-
-    Raises:
-        GenrecError: a file of the state is missing, damaged or of another model, or cannot be read now.
-        torch.OutOfMemoryError: the device has no room for the state.
-    """
+    """Fill model and optimiser from ``folder``; a fresh :class:`Progress` if there is no such folder."""
     if not recovered(folder).is_dir():
         return Progress()
     try:
@@ -104,19 +135,8 @@ def _read_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Opt
     return Progress(**{entry.name: saved[entry.name] for entry in fields(Progress)})
 
 
-def reason_to_begin_again(folder: Path) -> str:
-    """Why a training in ``folder`` begins at epoch 0 although an earlier attempt left its best model; else empty."""
-    if recovered(folder / "best").is_dir():
-        return f"from epoch 0, although {folder / 'best'} is there: {folder / 'state'} is missing"
-    return ""
-
-
 def claim_folder(folder: Path, identity: str) -> None:
-    """Write into ``folder`` which training it holds.
-
-    Raises:
-        GenrecError: it already holds the training of other settings or data.
-    """
+    """Write into ``folder`` which training it holds; refuse one that holds another training."""
     path = folder / "identity.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)

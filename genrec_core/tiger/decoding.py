@@ -6,11 +6,9 @@ waits for memory and for operators to start, not for arithmetic:
 - Every product with weights is a product of two matrices, which onnxruntime lays out once, when it opens the graph.
 - The weights of a layer norm are multiplied into the linear layer behind it.
 - The cross-attention's query projection is multiplied into a user's keys, and its output projection into the values,
-  once a user. A beam then costs two products with matrices that are as narrow as the history is long. The scores have
-  the beams as last axis, so that their softmax runs over long rows.
+  once a user. A beam then costs two products with matrices that are as narrow as the history is long.
 - Self-attention over the few positions of a code is computed position by position, each one row gathered by ancestor.
-- The items of all histories are stored one behind the other, without padding, and so are the beams. Only attention, a
-  small part of the arithmetic, pads them to one row a user.
+- Items of all histories, and beams, are stored one behind the other, without padding. Only attention pads them.
 - In the views that the decoder does not read, the last layer computes the newest item alone.
 
 Shapes: B users, S items of all histories, T the most of one user, N beams of all users, W the most of one, L levels,
@@ -39,29 +37,22 @@ class _Weights(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.detach().clone())
 
-    def __getattr__(self, name: str) -> Tensor:
-        """As of any module, with the type of what this one holds."""
+    def __getattr__(self, name: str) -> Tensor:  # of any module, with the type of what this one holds
         return cast(Tensor, super().__getattr__(name))
 
 
 class _UserRows:
-    """Converts between rows of all users one behind the other and rows padded to the most of one user.
-
-    Args:
-        places: the rows of each user, int64 [B, T]; any row where a user has fewer.
-        own: where in ``places``, read flat, each row is, int64 [S].
-    """
+    """Converts between rows of all users one behind the other and rows padded to the most of one user."""
 
     def __init__(self, places: Tensor, own: Tensor) -> None:
-        self.places, self.own = places, own
+        self.places = places  # the rows of each user, int64 [B, T]; any row where a user has fewer
+        self.own = own  # where in ``places``, read flat, each row is, int64 [S]
 
     def padded(self, x: Tensor) -> Tensor:
-        """[S, ...] -> [B, T, ...]."""
-        return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+        return x.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)  # [S, ...] -> [B, T, ...]
 
     def flat(self, x: Tensor) -> Tensor:
-        """[B, T, ...] -> [S, ...]."""
-        return x.flatten(0, 1).index_select(0, self.own)
+        return x.flatten(0, 1).index_select(0, self.own)  # [B, T, ...] -> [S, ...]
 
 
 def _normalized(x: Tensor) -> Tensor:
@@ -123,14 +114,7 @@ class _HistoryLayer(_Weights):
 
 
 class _View(nn.Module):
-    """A view's encoder with its attention bias for every pair of positions.
-
-    Args:
-        encoder: the view's.
-        max_history: the most items of a history.
-        scale: what it multiplies item vectors by.
-        newest_only: whether the output is read at the newest item alone.
-    """
+    """A view's encoder with its attention bias for every pair of positions; ``scale`` multiplies the item vectors."""
 
     def __init__(self, encoder: CausalEncoder, max_history: int, scale: float, newest_only: bool) -> None:
         super().__init__()
@@ -154,11 +138,7 @@ class _View(nn.Module):
 
 
 class HistoryEncoder(nn.Module):
-    """What decoding needs of a user, computed once: cross-attention, context, the dense head's query, and level 0.
-
-    Args:
-        model: a trained model.
-    """
+    """What decoding needs of a user, computed once: cross-attention, context, the dense head's query, and level 0."""
 
     def __init__(self, model: TigerModel) -> None:
         super().__init__()
@@ -185,8 +165,7 @@ class HistoryEncoder(nn.Module):
         Args:
             items: vectors of the item encoder, float32 [S, V x D].
             lengths: items a history, int64 [B], at least 1.
-            places: the items of each history, oldest first, int64 [B, T]; any item where a history is shorter.
-            own: where in ``places``, read flat, each item is, int64 [S].
+            places, own: the items of each history, oldest first, as in :class:`_UserRows`.
             newest: the newest item of each history, int64 [B].
 
         Returns:
@@ -231,10 +210,8 @@ class _FoldedCross(_Weights):
     def forward(self, memory: Tensor, recency: Tensor, users: _UserRows) -> tuple[Tensor, Tensor, Tensor]:
         """Memory [S, D] and bias [B, T, H], minus infinity on padding, to what :meth:`_StepLayer._cross` reads.
 
-        Returns:
-            keys, with the query projection within, [B, T*H, D];
-            offsets of a beam's product with them [B, T*H, 1];
-            values, with the output projection within, [B, T*H, D].
+        That is keys and values with the projections within, [B, T*H, D], and between them the offsets of a beam's
+        product with the keys, [B, T*H, 1].
         """
         both = torch.addmm(self.history_offset, memory, self.history)
         parts = both.unflatten(-1, (2, self.heads, -1)).permute(1, 2, 0, 3)  # [2, H, S, K]
@@ -272,16 +249,13 @@ class _StepLayer(_Weights):
     def forward(
         self, x: Tensor, earlier: list[tuple[Tensor, Tensor]], cross: list[Tensor], users: _UserRows | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One token a beam.
+        """One token a beam: its output, key and value, each [N, D].
 
         Args:
             x: [N, D].
             earlier: keys and values of each position before, each [N, D].
             cross: the results of :class:`_FoldedCross`.
             users: the beams of each user; None for one a user.
-
-        Returns:
-            The layer's output, and the token's own key and value, each [N, D].
         """
         normed = _normalized(x)
         key = torch.addmm(self.key_offset, normed, self.key)
@@ -307,19 +281,15 @@ class _StepLayer(_Weights):
 
     def _cross(self, x: Tensor, keys: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         """Attention over the history for beams [B, W, D] -> [B, W, D]."""
-        scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (-1, self.heads))  # [B, T, H, W]
+        # [B, T, H, W]: the beams are the last axis, so that the softmax runs over long rows.
+        scores = (keys @ x.transpose(1, 2) + offsets).unflatten(1, (-1, self.heads))
         weights = (scores - scores.amax(1, keepdim=True)).clamp(min=_NEGLIGIBLE).exp()
         shares = (weights / weights.sum(1, keepdim=True)).flatten(1, 2)  # [B, T*H, W]
         return shares.transpose(1, 2) @ values
 
 
 class DecoderStep(nn.Module):
-    """Scores one level's tokens for every beam; level 0 is part of :class:`HistoryEncoder`.
-
-    Args:
-        model: a trained model.
-        level: the level whose tokens it scores.
-    """
+    """Scores one level's tokens for every beam; level 0 is part of :class:`HistoryEncoder`."""
 
     def __init__(self, model: TigerModel, level: int) -> None:
         super().__init__()
@@ -329,34 +299,29 @@ class DecoderStep(nn.Module):
         self.head = _Weights(weight=weight, bias=bias)
 
     def forward(self, x: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """One step.
+        """Logits [N, level size], and for each layer the tokens' own keys and values [N, D].
 
         Args:
             x: sum of the vectors of each beam's newest token and prefix and the user's context, [N, D].
             inputs: for each layer the three results of :class:`_FoldedCross`. At level 0 that is all. Then ``places``
                 and ``own`` of the beams, as in :class:`_UserRows`. Then for each position before, the start of a code
                 first: the ancestor of each beam there, int64 [N], and for each layer the key and value of its step.
-
-        Returns:
-            Logits [N, level size], and for each layer the tokens' own keys and values [N, D].
         """
         layers = len(self.layers)
         cross, rest = inputs[: 3 * layers], list(inputs[3 * layers :])
         users = _UserRows(rest.pop(0), rest.pop(0)) if rest else None
         size = 1 + 2 * layers  # tensors of a position
-        positions = [_of_ancestors(*rest[first : first + size]) for first in range(0, len(rest), size)]
+        positions = []
+        for first in range(0, len(rest), size):
+            ancestors, *parts = rest[first : first + size]
+            rows = [part.index_select(0, ancestors) for part in parts]
+            positions.append(list(zip(rows[::2], rows[1::2], strict=True)))  # key and value by layer
         own: list[Tensor] = []
         for number, layer in enumerate(self.layers):
             earlier = [keys_values[number] for keys_values in positions]
             x, key, value = layer(x, earlier, cross[3 * number : 3 * number + 3], users)
             own += [key, value]
         return torch.addmm(self.head.bias, _normalized(x), self.head.weight), *own
-
-
-def _of_ancestors(ancestors: Tensor, *parts: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The key and value of each beam's ancestor at one position, by layer."""
-    rows = [part.index_select(0, ancestors) for part in parts]
-    return list(zip(rows[::2], rows[1::2], strict=True))
 
 
 def token_vectors(model: TigerModel) -> Tensor:

@@ -27,14 +27,10 @@ class World:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
-        return [float(value) for value in total.tolist()]
+        return list(total.tolist())
 
     def require_shared(self, folder: Path) -> None:
-        """Check that all processes see ``folder``: machines that train together must share storage.
-
-        Raises:
-            GenrecError: on every process, if one does not see the folder.
-        """
+        """Raise on all processes if one does not see ``folder``: machines that train together must share storage."""
         if self.size == 1:
             return
         # A new name each time: a network file system may remember that an old name was not there.

@@ -1,7 +1,6 @@
 """What a TIGER model is trained for: the next item's code, level by level, and the next item as a whole."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,39 +14,32 @@ from genrec_core.tiger.catalogue_loss import OnProbabilities, catalogue_cross_en
 from genrec_core.tiger.model import TigerModel
 
 
-@dataclass(frozen=True)
-class ItemTables:
-    """What training reads of every item, by catalogue row, on the training's device.
-
-    Args:
-        codes: semantic IDs with suffix, int64 [n_items, L].
-        vectors: text vectors, float32 [n_items, dim].
-        frequency: share of all training targets, float32 [n_items].
-    """
-
-    codes: Tensor
-    vectors: Tensor
-    frequency: Tensor
-
-
 class NextItemLoss(nn.Module):
     """Cross-entropy of the next item's code, summed over levels, plus that of the next item by the dense head.
 
     Args:
         model: the model to train.
-        items: the catalogue.
+        codes: semantic IDs with suffix by catalogue row, int64 [n_items, L].
+        vectors: text vectors by catalogue row, float32 [n_items, dim].
+        frequency: share of all training targets by catalogue row, float32 [n_items].
         trie: the catalogue's codes.
-        settings: label smoothing, weights, and how many items the dense head is compared with.
     """
 
-    def __init__(self, model: TigerModel, items: ItemTables, trie: CodeTrie, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        model: TigerModel,
+        codes: Tensor,
+        vectors: Tensor,
+        frequency: Tensor,
+        trie: CodeTrie,
+        settings: TrainingSettings,
+    ) -> None:
         super().__init__()
-        self.model, self.items, self.settings = model, items, settings
-        device = items.codes.device
-        self.rows = torch.from_numpy(trie.leaf_row.astype(np.int64)).to(device)  # catalogue rows in the trie's order
-        self.leaves = torch.from_numpy(trie.row_leaf.astype(np.int64)).to(device)
-        self.codes, self.vectors = items.codes[self.rows], items.vectors[self.rows]
-        self.subtrees = SubtreeShares(trie, device) if settings.distillation else None
+        self.model, self.settings = model, settings
+        self.codes, self.vectors, self.frequency = codes, vectors, frequency
+        self.leaf_rows = torch.from_numpy(trie.leaf_row.astype(np.int64)).to(codes.device)  # rows in the trie's order
+        self.row_leaves = torch.from_numpy(trie.row_leaf.astype(np.int64)).to(codes.device)
+        self.subtrees = SubtreeShares(trie, codes.device) if settings.distillation else None
 
     def forward(self, history: Tensor, targets: Tensor, following: Tensor, distillation: float) -> Tensor:
         """The loss summed over targets.
@@ -61,22 +53,21 @@ class NextItemLoss(nn.Module):
         """
         inside = targets >= 0
         rows = targets[inside]  # [N]
-        items = self.model.item_encoder(history, self.items.codes[history], self.items.vectors[history])
+        items = self.model.item_encoder(history, self.codes[history], self.vectors[history])
         memory = self.model.encode(items)  # [B, T, D]
-        codes = self.items.codes[targets.clamp(min=0)]  # [B, T, L]
+        codes = self.codes[targets.clamp(min=0)]  # [B, T, L]
         queries = self.model.dense.queries(memory, items)
         soft: list[Tensor] | None = None
+        fill: OnProbabilities | None = None
         loss = memory.new_zeros((), dtype=torch.float32)
         if self.settings.dense_weight:
-            fill: OnProbabilities | None = None
             if distillation and self.subtrees is not None:
                 soft = self.subtrees.zeros(len(rows))
                 fill = partial(self.subtrees.fill, soft, rows)
-            contents, identities = self.model.config.content_views, self.model.config.id_views
-            wanted = [rows] * contents + [following[inside]] * identities
-            loss = loss + self.settings.dense_weight * self._dense_loss(
-                [view[inside] for view in queries], wanted, fill
-            )
+            config = self.model.config
+            rows_by_view = [rows] * config.content_views + [following[inside]] * config.id_views
+            dense_loss = self._dense_loss([view[inside] for view in queries], rows_by_view, fill)
+            loss = loss + self.settings.dense_weight * dense_loss
         for level, logits in enumerate(self.model.decode(memory, queries, codes)):
             shares = soft[level] if soft else None
             loss = loss + self._level_loss(logits[inside].float(), codes[..., level][inside], shares, distillation)
@@ -92,21 +83,17 @@ class NextItemLoss(nn.Module):
     def _dense_loss(self, queries: list[Tensor], targets: list[Tensor], fill: OnProbabilities | None) -> Tensor:
         """Cross-entropy of items over the catalogue, or over a sample of a large one, summed over targets and views.
 
-        Args:
-            queries: of each view of the dense head [N, D].
-            targets: catalogue rows that each view is to predict, int64 [N].
-            fill: told the dense head's probabilities of all items, in the trie's order.
+        Each view has queries [N, D] and catalogue rows to predict, int64 [N]. ``fill`` receives the dense head's
+        probabilities of all items, in the trie's order.
         """
-        settings = self.settings
-        if len(self.items.codes) <= settings.dense_full_items:
-            leaves, smoothing = [self.leaves[rows] for rows in targets], settings.dense_label_smoothing
-            return catalogue_cross_entropy(
-                queries, self._all_keys(), leaves, smoothing, fill, settings.distillation_temperature
-            )
+        smoothing, temperature = self.settings.dense_label_smoothing, self.settings.distillation_temperature
+        if len(self.codes) <= self.settings.dense_full_items:
+            leaves = [self.row_leaves[rows] for rows in targets]
+            return catalogue_cross_entropy(queries, self._keys(self.leaf_rows), leaves, smoothing, fill, temperature)
         if fill is not None:
             with torch.no_grad():
-                joined, keys = self.model.dense.joined(queries), self.model.dense.joined(self._all_keys())
-                joined = joined / settings.distillation_temperature
+                joined = self.model.dense.joined(queries) / temperature
+                keys = self.model.dense.joined(self._keys(self.leaf_rows))
                 for piece in pieces(len(joined), joined.device):
                     fill(piece, (joined[piece] @ keys.T).float().softmax(-1))
         return self._sampled_loss(queries, targets)
@@ -114,9 +101,8 @@ class NextItemLoss(nn.Module):
     def _sampled_loss(self, queries: list[Tensor], targets: list[Tensor]) -> Tensor:
         """Cross-entropy over the batch's own targets and items drawn evenly, as :meth:`_dense_loss` takes them."""
         candidates, places, log_inclusion = self._candidates(torch.cat(targets))
-        items = self.model.item_encoder.views(candidates, self.items.codes[candidates], self.items.vectors[candidates])
         losses = []
-        for query, key, place in zip(queries, self.model.dense.keys(items), places.chunk(len(targets)), strict=True):
+        for query, key, place in zip(queries, self._keys(candidates), places.chunk(len(targets)), strict=True):
             logits = (query @ key.T).float()  # [N, C]
             own = logits.gather(1, place.unsqueeze(1))
             logits = (logits - log_inclusion).scatter(1, place.unsqueeze(1), own)  # a target itself is always included
@@ -133,16 +119,16 @@ class NextItemLoss(nn.Module):
 
         Source: the logQ correction of Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling".
         """
-        n_items, drawn = len(self.items.codes), self.settings.dense_negatives
+        n_items, drawn = len(self.codes), self.settings.dense_negatives
         uniform = torch.randint(0, n_items, (drawn,), device=rows.device)
         candidates, places = torch.unique(torch.cat([rows, uniform]), return_inverse=True)
         not_drawn = drawn * math.log1p(-1 / n_items) if n_items > 1 else -math.inf
-        no_target = len(rows) * torch.log1p(-self.items.frequency[candidates].clamp(max=0.999))
+        no_target = len(rows) * torch.log1p(-self.frequency[candidates].clamp(max=0.999))
         return candidates, places[: len(rows)], torch.log(-torch.expm1(not_drawn + no_target))
 
-    def _all_keys(self) -> list[Tensor]:
-        """Each view's keys of all items in the trie's order [n_items, D]."""
-        return self.model.dense.keys(self.model.item_encoder.views(self.rows, self.codes, self.vectors))
+    def _keys(self, rows: Tensor) -> list[Tensor]:
+        """Each view's keys [N, D] of the items at catalogue rows [N]."""
+        return self.model.dense.keys(self.model.item_encoder.views(rows, self.codes[rows], self.vectors[rows]))
 
 
 class SubtreeShares:
@@ -165,13 +151,12 @@ class SubtreeShares:
         return [torch.zeros(targets, size, device=self.device) for size in self.level_sizes]
 
     def fill(self, shares: list[Tensor], rows: Tensor, piece: slice, probabilities: Tensor) -> None:
-        """Fill some lines of ``shares``; each line of each level then sums to 1.
+        """Fill the lines ``piece`` of ``shares``, so that each line of each level sums to 1.
 
         Args:
             shares: from :meth:`zeros`.
             rows: catalogue rows of the targets, int64 [N].
-            piece: the lines to fill.
-            probabilities: of every item, in the trie's order, float32 [piece, n_items].
+            probabilities: of all items, in the trie's order, float32 [piece, n_items].
         """
         for level, ((nodes, leaves, ends, tokens), level_shares) in enumerate(zip(self.tables, shares, strict=True)):
             node = nodes[rows[piece]]

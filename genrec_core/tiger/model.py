@@ -10,21 +10,74 @@ Shapes: B users, T items of history, L levels, H heads, D = d_model, K = D / H, 
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from genrec_core.errors import GenrecError
 from genrec_core.search.prefixes import PREFIX_FACTOR
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.pretrained import WholeModel
+from genrec_core.tiger.checkpoint import WholeModel
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
 
 INITIAL_SCALE = 16.0  # of the dense head's cosines; learned from there
 HIDDEN_SHARE = 0.1  # of the history's items that training reads as if they were new
+# Options that earlier versions had, and the value that turned each of them off. All old checkpoints name them.
+_TAKEN_OUT = {"code_dropout": 0.0, "parallel_levels": False}
+
+
+class TigerConfig(PretrainedConfig):
+    """Sizes of a :class:`TigerModel`, saved beside its weights; transformers makes a dataclass of them."""
+
+    model_type = "genrec_tiger"
+
+    level_sizes: Sequence[int] = (256, 256, 256, 16)  # vocabulary of each level, the collision suffix last
+    item_vector_dim: int = 0  # width of the text vectors that the encoder reads beside the codes; 0 for none
+    known_items: int = 0  # items below this catalogue row have a learned vector; 0 for none
+    untrained_items: Sequence[int] = ()  # rows below ``known_items`` that are in no training history
+    prefix_buckets: int = 16384  # rows of the table of prefix vectors; a prefix finds its row by a hash
+
+    d_model: int = 128
+    heads: int = 4
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    d_ff: int = 512
+    dropout: float = 0.2
+    max_history: int = 50  # newest items of a history that the encoder reads
+
+    dense: bool = True  # whether the dense head was trained; without it only the generative ranking works
+    content_views: int = 1  # encoders of the dense head that read the items' content; the decoder reads the first
+    id_views: int = 0  # encoders of the dense head that know items by a learned vector alone
+    id_dropout: float = 0.5  # dropout probability of the identity encoders
+    text_neighbors: int = 0  # items with the nearest texts that get a higher dense score, for each history item
+    neighbor_weight: float = 0.0  # how much higher, in logits; 0 for not at all
+    hybrid_weight: float = 0.5  # share of the dense head in the hybrid ranking, from 0 to 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Check the sizes; transformers calls this after it has set the fields."""
+        for name, off in _TAKEN_OUT.items():
+            value = kwargs.pop(name, off)
+            if value != off:
+                raise GenrecError(f"{name} is {value}, but that option was taken out; train it again with this version")
+        if self.d_model % self.heads:
+            raise GenrecError(f"d_model {self.d_model} is not a multiple of heads {self.heads}; change one of them")
+        if self.id_views and not self.known_items:
+            raise GenrecError("id_views needs learn_item_vectors; set id_views to 0 or learn_item_vectors to true")
+        if self.views > 1 and not self.dense:
+            raise GenrecError(
+                "several views need a dense_weight above 0; raise it, or set id_views to 0 and content_views to 1"
+            )
+        self.level_sizes, self.untrained_items = list(self.level_sizes), list(self.untrained_items)
+        super().__post_init__(**kwargs)
+
+    @property
+    def views(self) -> int:
+        """Encoders of the dense head; each item has as many vectors and keys of ``d_model``."""
+        return self.content_views + self.id_views
 
 
 class Dropout(nn.Module):
@@ -39,7 +92,6 @@ class Dropout(nn.Module):
         self.threshold = round(probability * 256)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, returned alike."""
         if not self.training or self.probability == 0:
             return x
         if x.device.type != "cpu":
@@ -138,13 +190,9 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor, levels: int) -> Tensor:
-        """One layer over the targets of all positions at once.
+        """The tokens of N targets [B, N*L, D], memory [B, T, D] and bias [1, H, N*L, T] of the cross-attention.
 
-        Args:
-            x: ``levels`` tokens of each of N targets, [B, N*L, D].
-            memory: what the encoder read, [B, T, D].
-            bias: of the cross-attention, [1, H, N*L, T].
-            levels: L; the tokens of a target attend to those before them, and to no other target's.
+        The tokens of a target attend to those before them, and to no other target's.
         """
         parts = self.query_key_value(self.self_norm(x)).chunk(3, dim=-1)
         parts = (part.reshape(-1, levels, part.shape[-1]) for part in parts)  # [B*N, L, D]
@@ -208,8 +256,7 @@ class ItemEncoder(nn.Module):
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
         """:meth:`views` side by side, [..., V x D]."""
-        views = self.views(rows, codes, vectors)
-        return torch.cat(views, dim=-1) if len(views) > 1 else views[0]
+        return torch.cat(self.views(rows, codes, vectors), dim=-1)
 
     def views(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> list[Tensor]:
         """The item's vector in each view, [..., D]; arguments as of :class:`ContentItems`."""
@@ -251,42 +298,36 @@ class DenseHead(nn.Module):
         super().__init__()
         self.width = config.d_model
         self.matches = nn.ModuleList(ContentMatch(config) for _ in range(config.content_views))
-        self.content_encoders = nn.ModuleList(
-            CausalEncoder(config, config.dropout) for _ in range(1, config.content_views)
-        )
+        more = config.content_views - 1
+        self.content_encoders = nn.ModuleList(CausalEncoder(config, config.dropout) for _ in range(more))
         self.id_encoders = nn.ModuleList(CausalEncoder(config, config.id_dropout) for _ in range(config.id_views))
 
     def queries(self, memory: Tensor, items: Tensor) -> list[Tensor]:
-        """The query of each view [B, T, D]; its product with the view's key is a logit.
+        """The query of each view [B, T, D] for the decoder's encoder output [B, T, D] and the items [B, T, V x D].
 
-        Args:
-            memory: output of the encoder that the decoder reads, [B, T, D].
-            items: what the encoders read, [B, T, V x D].
+        Its product with the view's key is a logit.
         """
         views = items.split(self.width, dim=-1)
         contents, identities = views[1 : len(self.matches)], views[len(self.matches) :]
         memories = [memory, *(encoder(view) for encoder, view in zip(self.content_encoders, contents, strict=True))]
-        scale = self.width**0.5
-        return [
-            *self.content_queries(memories),
-            *(encoder(view * scale) for encoder, view in zip(self.id_encoders, identities, strict=True)),
-        ]
+        scaled = [view * self.width**0.5 for view in identities]
+        known = [encoder(view) for encoder, view in zip(self.id_encoders, scaled, strict=True)]
+        return self.content_queries(memories) + known
 
     def content_queries(self, memories: Sequence[Tensor]) -> list[Tensor]:
         """The query of each content view, for its encoder's output; outputs of identity views are left out."""
-        return [match.queries(memory) for match, memory in zip(self._matches(), memories, strict=False)]
+        matches = cast("list[ContentMatch]", list(self.matches))
+        return [match.queries(memory) for match, memory in zip(matches, memories, strict=False)]
 
     def keys(self, items: Sequence[Tensor]) -> list[Tensor]:
         """The key of each view [..., D] for the item encoder's views, each [..., D]."""
-        contents = [match.keys(view) for match, view in zip(self._matches(), items, strict=False)]
+        matches = cast("list[ContentMatch]", list(self.matches))
+        contents = [match.keys(view) for match, view in zip(matches, items, strict=False)]
         return [*contents, *items[len(contents) :]]
 
     def joined(self, views: list[Tensor]) -> Tensor:
         """Queries or keys of all views side by side [..., V x D]: the product of both is the mean logit."""
         return torch.cat(views, dim=-1) * len(views) ** -0.5
-
-    def _matches(self) -> list[ContentMatch]:
-        return cast("list[ContentMatch]", list(self.matches))
 
 
 class TigerModel(WholeModel):
@@ -345,9 +386,8 @@ class TigerModel(WholeModel):
         """Logits for the item that follows every position, one tensor [B, T, level size] a level.
 
         Args:
-            rows: catalogue rows of the histories, oldest first, padded on the right with anything, int64 [B, T].
-            codes: semantic IDs of the histories, int64 [B, T, L].
-            vectors: text vectors of the histories, float32 [B, T, item_vector_dim].
+            rows: catalogue rows of the histories, oldest first, padded on the right with anything, int64 [B, T];
+                codes [B, T, L] and text vectors [B, T, item_vector_dim] are those of the same items.
             targets: semantic IDs of the item after each position, int64 [B, T, L].
         """
         items = self.item_encoder(rows, codes, vectors)
@@ -355,13 +395,9 @@ class TigerModel(WholeModel):
         return self.decode(memory, self.dense.queries(memory, items), targets)
 
     def read(self, memory: Tensor, queries: list[Tensor]) -> Tensor:
-        """What the decoder starts every level from: a summary of the history at each position, [B, T, D].
+        """What the decoder starts every level from: a summary of memory and the views' queries, each [B, T, D].
 
         The decoder's loss does not train the other views: they stay opinions of their own.
-
-        Args:
-            memory: encoder outputs [B, T, D].
-            queries: of the dense head's views, each [B, T, D].
         """
         context = self.context(memory)
         if self.other_context is None:
@@ -384,10 +420,6 @@ class TigerModel(WholeModel):
             F.linear(x[:, :, level], self.head_weight[level, :size], self.head_bias[level, :size])
             for level, size in enumerate(self.config.level_sizes)
         )
-
-    def compile_decoder(self) -> None:
-        """Have torch.compile compile :meth:`decode` at its first call, for any batch and length."""
-        setattr(self, "decode", torch.compile(self.decode, dynamic=True))  # noqa: B010 - a method, as mypy sees it
 
     def _prefixes(self, tokens: Tensor) -> Tensor:
         """Rows of ``prefix_embedding`` up to each level, int64 [..., L]; hashed as ``BeamAncestry`` does."""

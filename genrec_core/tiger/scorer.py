@@ -13,9 +13,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.search.generative import RankingWeights
 from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.search.prefixes import BeamAncestry
-from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 
 class TorchScorer:
@@ -26,9 +25,6 @@ class TorchScorer:
         codes: semantic IDs with suffix by catalogue row, int [n_items, L].
         vectors: item text vectors by catalogue row, float32 [n_items, dim]; None if the model reads none.
         neighbors: the text neighbours of ``vectors``, if they are computed already.
-
-    Raises:
-        GenrecError: the vectors are not as many and as wide as the model needs.
     """
 
     def __init__(
@@ -64,7 +60,7 @@ class TorchSession:
         self.scorer, self.device = scorer, scorer.items.device
         self.histories = flat = histories.flat()
         rows, *where = map(self._on_device, (flat.rows, flat.lengths, flat.places, flat.own, flat.newest))
-        self.lineage = BeamAncestry(len(flat.lengths), scorer.model.config.prefix_buckets)
+        self.ancestry = BeamAncestry(len(flat.lengths), scorer.model.config.prefix_buckets)
         with torch.inference_mode():
             self.context, self.query, self.logits, *rest = scorer.encoder(scorer.items[rows], *where)
         layers = scorer.model.config.decoder_layers
@@ -85,13 +81,13 @@ class TorchSession:
     @torch.inference_mode()
     def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Logits float32 [N, level size] of the next level."""
-        scorer, lineage, level = self.scorer, self.lineage, len(self.earlier)
+        scorer, ancestry, level = self.scorer, self.ancestry, len(self.earlier)
         rows = scorer.token_offset[level - 1] + tokens
-        lineage.descend(rows, parents, users)
+        ancestry.descend(rows, parents, users)
         x = scorer.tokens[self._on_device(rows)] + self.context[self._on_device(users)]
-        x = x + scorer.model.prefix_embedding(self._on_device(lineage.prefix))  # [N, D]
-        inputs = [*self.crossed, self._on_device(lineage.places), self._on_device(lineage.own)]
-        for ancestors, keys_values in zip(lineage.ancestors, self.earlier, strict=True):
+        x = x + scorer.model.prefix_embedding(self._on_device(ancestry.prefix))  # [N, D]
+        inputs = [*self.crossed, self._on_device(ancestry.places), self._on_device(ancestry.own)]
+        for ancestors, keys_values in zip(ancestry.ancestors, self.earlier, strict=True):
             inputs += [self._on_device(ancestors), *keys_values]
         logits, *own = scorer.steps[level - 1](x, *inputs)
         self.earlier.append(own)
@@ -103,20 +99,14 @@ class TorchSession:
 
 @torch.inference_mode()
 def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """What the encoders read of each item of the catalogue, float32 [n_items, views x D].
-
-    Args:
-        model: in evaluation mode.
-        codes: int64 [n_items, L].
-        vectors: float32 [n_items, item_vector_dim].
-    """
+    """What the encoders read of each item [n_items, V x D], from codes [n_items, L] and text vectors [n_items, dim]."""
     rows = learned_rows(vectors.cpu().numpy(), model.config.known_items, model.config.untrained_items)
     return model.item_encoder(torch.from_numpy(rows).to(vectors.device), codes, vectors)
 
 
 @torch.inference_mode()
 def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
-    """Keys of the dense head float32 [n_items, views x D], from the result of :func:`item_inputs`."""
+    """Keys of the dense head float32 [n_items, V x D], from the result of :func:`item_inputs`."""
     return model.dense.joined(model.dense.keys(items.split(model.config.d_model, dim=-1)))
 
 

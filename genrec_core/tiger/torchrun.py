@@ -1,14 +1,29 @@
-"""Starts torchrun, for a training on one machine or on several: its command line, its environment, its run."""
+"""Starts torchrun, for a training on one machine or on several, so that it ends with the process that started it.
 
+``python -m genrec_core.tiger.torchrun PARENT_PID FAILURE_FILE TORCHRUN_ARGUMENTS...`` launches it, and notes in
+FAILURE_FILE which rank failed; for ``-``, nowhere. A process that is killed hard cannot stop its children. Without this
+launcher, torchrun would go on alone, and a retry would start a second training in the same folder.
+"""
+
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
-from genrec_core.tiger.launcher import NO_FILE
+from genrec_core.storage.artifacts import write_json
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+TORCHRUN_PID = "GENREC_TORCHRUN_PID"
+_NO_FILE = "-"
+_PR_SET_PDEATHSIG = 1
 
 
 def torchrun_command(
@@ -22,18 +37,11 @@ def torchrun_command(
     """The command that trains on this machine, and the environment variables that it needs beside the usual ones.
 
     Args:
-        settings: how many processes and threads.
-        rendezvous: where several machines meet.
         program: what each process runs: ``-m``, a module and its arguments, or a script and its arguments.
         failure_file: where the launcher describes a rank that failed.
-        python: the interpreter.
         parent: process id of the process that starts the command and ends it with its own end; None: this process.
-
-    Raises:
-        GenrecError: the machines cannot meet at ``rendezvous``.
     """
-    _require_reachable(rendezvous)
-    launcher = [python, "-m", "genrec_core.tiger.launcher", str(os.getpid() if parent is None else parent)]
+    launcher = [python, "-m", "genrec_core.tiger.torchrun", str(os.getpid() if parent is None else parent)]
     processes = ["--nproc-per-node", str(settings.processes), "--max-restarts", "0"]
     interface = "lo" if rendezvous.nodes == 1 else rendezvous.interface
     environment = {
@@ -41,7 +49,7 @@ def torchrun_command(
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": interface,
     }
-    return [*launcher, str(failure_file or NO_FILE), *_meeting(rendezvous), *processes, *program], environment
+    return [*launcher, str(failure_file or _NO_FILE), *_meeting(rendezvous), *processes, *program], environment
 
 
 def run_torchrun(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -53,8 +61,7 @@ def run_torchrun(command: Sequence[str], environment: Mapping[str, str]) -> int:
         try:
             return process.wait()
         finally:
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()  # nothing happens to a process that has ended
 
 
 def _meeting(rendezvous: RendezvousSettings) -> list[str]:
@@ -63,30 +70,75 @@ def _meeting(rendezvous: RendezvousSettings) -> list[str]:
     One machine uses its loopback address: ``--standalone`` would look up the machine's name. Several machines use the
     static rendezvous, which keeps their numbers: node 0 reports to Dagster and writes the checkpoint.
     """
-    if rendezvous.nodes == 1:
+    nodes, rank, endpoint = rendezvous.nodes, rendezvous.node_rank, rendezvous.endpoint
+    if nodes == 1:
         loopback = "127.0.0.1"
         return ["--nnodes=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={loopback}:0", f"--local-addr={loopback}"]
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal() or int(port) == 0:
+        raise GenrecError(
+            f"rendezvous {endpoint!r} of {nodes} nodes: write HOST:PORT, an address of node 0 that the others reach "
+            "and a free port there"
+        )
+    if rank >= nodes:
+        raise GenrecError(f"node_rank {rank} of {nodes} nodes: they count from 0 to {nodes - 1}")
     return [
-        f"--nnodes={rendezvous.nodes}",
-        f"--node-rank={rendezvous.node_rank}",
+        f"--nnodes={nodes}",
+        f"--node-rank={rank}",
         "--rdzv-backend=static",
-        f"--rdzv-endpoint={rendezvous.endpoint}",
+        f"--rdzv-endpoint={endpoint}",
         f"--rdzv-conf=timeout={rendezvous.timeout_seconds}",
         *([f"--local-addr={rendezvous.local_address}"] if rendezvous.local_address else []),
     ]
 
 
-def _require_reachable(rendezvous: RendezvousSettings) -> None:
-    """Refuse several machines without a fixed port, or a machine number that is too high."""
-    if rendezvous.nodes == 1:
-        return
-    host, _, port = rendezvous.endpoint.rpartition(":")
-    if not host or not port.isdecimal() or int(port) == 0:
-        raise GenrecError(
-            f"rendezvous {rendezvous.endpoint!r} of {rendezvous.nodes} nodes: write HOST:PORT, an address of node 0 "
-            "that the others reach and a free port there"
-        )
-    if rendezvous.node_rank >= rendezvous.nodes:
-        raise GenrecError(
-            f"node_rank {rendezvous.node_rank} of {rendezvous.nodes} nodes: they count from 0 to {rendezvous.nodes - 1}"
-        )
+def end_with_parent(parent: int) -> None:
+    """Ask Linux to send this process SIGTERM when its parent dies; leave at once if it is dead already."""
+    # A shell's background job ignores SIGINT, Dagster then SIGTERM too, and a child ignores what its parent ignores.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        sys.exit(f"the process {parent} that started this training is gone")
+
+
+def _launch(parent: int, failure_file: str, arguments: list[str]) -> None:
+    """Run torchrun in this process; if a rank fails, describe the first one in ``failure_file``."""
+    end_with_parent(parent)
+    os.environ[TORCHRUN_PID] = str(os.getpid())
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(arguments)
+    except ChildFailedError as error:
+        if failure_file != _NO_FILE:
+            write_json(Path(failure_file), _describe(*_cause(error)))
+        raise
+
+
+def _cause(error: "ChildFailedError") -> "tuple[int, ProcessFailure]":
+    """The rank that failed first.
+
+    torch goes by the time that a rank records. A killed rank records none, so its peers, which only lose the
+    connection, can look earlier. Hence a rank that a signal ended is the cause, unless the signal is SIGTERM, by which
+    torchrun ends the peers.
+    """
+    for rank, failure in sorted(error.failures.items()):
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            return rank, failure
+    return error.get_first_failure()
+
+
+def _describe(rank: int, failure: "ProcessFailure") -> dict[str, object]:
+    message = failure.message
+    if isinstance(message, dict):  # what the rank recorded of its exception
+        message = message["message"]
+    elif failure.exitcode > 0:
+        message = f"ended with exit code {failure.exitcode} without a message; see the step's stderr"
+    return {"rank": rank, "exit_code": failure.exitcode, "message": message}
+
+
+if __name__ == "__main__":
+    _launch(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -4,7 +4,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from genrec_core.data.histories import Histories
+from genrec_core.data.histories import Histories, padded
 from genrec_core.data.split import HeldOut, training_part, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
@@ -26,18 +25,18 @@ from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import atomic_folder, recovered, write_json
-from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
-from genrec_core.tiger.checkpoint import claim_folder, load_state, reason_to_begin_again, save_state
-from genrec_core.tiger.config import TigerConfig
+from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches
+from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.distributed import World
-from genrec_core.tiger.losses import ItemTables, NextItemLoss
-from genrec_core.tiger.model import CausalEncoder, TigerModel
+from genrec_core.tiger.losses import NextItemLoss
+from genrec_core.tiger.model import CausalEncoder, TigerConfig, TigerModel
 from genrec_core.tiger.scorer import TorchScorer, item_vector_table
 
+PROBE = "probe.npz"
+_PROBE_USERS = 32
 _REPORT_EVERY_SECONDS = 5.0
 _VALIDATION_BATCH_USERS = 128
 _EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
-_HYBRID_WEIGHTS = tuple(tenth / 10 for tenth in range(1, 10))
 _SIZES = {  # settings that are fields of the model's configuration
     "d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "dropout", "max_history",
     "content_views", "id_views", "id_dropout",
@@ -50,7 +49,6 @@ class TrainingEvent:
 
     kind: str
     epoch: int
-    step: int
     values: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
@@ -60,27 +58,16 @@ OnEvent = Callable[[TrainingEvent], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything a training reads.
+    """Everything a training reads."""
 
-    Args:
-        histories: whole histories; the training leaves out what validation and test need.
-        codes: semantic IDs with suffix by catalogue row, int32 [n_items, L].
-        level_sizes: vocabulary by level.
-        vectors: L2-normalised item text vectors, float32 [n_items, dim].
-    """
-
-    histories: Histories
-    codes: np.ndarray
+    histories: Histories  # whole ones; the training leaves out what validation and test need
+    codes: np.ndarray  # semantic IDs with suffix by catalogue row, int32 [n_items, L]
     level_sizes: tuple[int, ...]
-    vectors: np.ndarray
+    vectors: np.ndarray  # L2-normalised item text vectors, float32 [n_items, dim]
 
     @classmethod
     def load(cls, histories: Path, semantic_ids: Path, embeddings: Path) -> "TrainingData":
-        """Read the parquet file of ``user_histories`` and the folders of ``semantic_ids`` and ``item_embeddings``.
-
-        Raises:
-            GenrecError: the two folders hold different items.
-        """
+        """Read the parquet file of ``user_histories`` and the folders of ``semantic_ids`` and ``item_embeddings``."""
         ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(embeddings)
         if not np.array_equal(ids.item_ids, vectors.item_ids):
             raise GenrecError(f"{semantic_ids} and {embeddings} hold different items; rebuild semantic_ids")
@@ -107,10 +94,6 @@ def train(
 
     ``folder/state`` keeps the last finished epoch. ``folder/best``, the result, keeps the best model by validation
     Recall@10 in Hugging Face form, with ``training_history.json``. Another ``trainer`` trains another model.
-
-    Raises:
-        GenrecError: ``folder`` belongs to other settings or data, not all processes see it, there is nothing to train
-            on, or the loss is not finite.
     """
     if world.rank == 0:
         claim_folder(folder, data.identity(settings) + (f"-{trainer.__name__}" if trainer else ""))
@@ -123,7 +106,6 @@ class Trainer:
     """One training of TIGER in one process; a subclass trains another model."""
 
     model: PreTrainedModel
-    model_class: type[PreTrainedModel] = TigerModel
 
     def __init__(
         self, data: TrainingData, settings: TrainingSettings, folder: Path, world: World, on_event: OnEvent
@@ -137,42 +119,41 @@ class Trainer:
             raise GenrecError("no history has two items before its last two, so there is nothing to train on")
         self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
-        self.codes = data.codes
-        self.vectors = data.vectors if settings.use_item_vectors else None
+        self.codes, self.vectors = data.codes, data.vectors if settings.use_item_vectors else None
         self.neighbors: TextNeighbors | None = None  # computed when first needed
         torch.manual_seed(settings.seed)
         self.model = self._build_model(data)
         nn.Module.to(self.model, world.device)
         self.objective = self._build_objective(data)
+        on_cuda = world.device.type == "cuda"
         if world.size > 1:
-            devices = [world.device.index] if self._on_cuda else None
+            devices = [world.device.index] if on_cuda else None
             self.objective = DistributedDataParallel(self.objective, device_ids=devices)
         self.optimizer = _adamw(self.model, settings)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=settings.amp == "fp16" and self._on_cuda)
+        self.mixed = on_cuda and settings.amp != "fp32"  # precision
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.mixed and settings.amp == "fp16")
         self.progress = load_state(folder / "state", self.model, self.optimizer)
         self._speed_up()
         self.steps = settings.epochs * len(epoch_batches(self.sequences, settings.batch_targets, settings.seed, 0))
 
-    @property
-    def _on_cuda(self) -> bool:
-        return self.world.device.type == "cuda"
-
     def _speed_up(self) -> None:
-        """What only a long training or a GPU repays."""
-        if self._on_cuda and self.settings.amp != "fp32":
+        if self.mixed:
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32: the catalogue's loss
         if self.settings.compile:
             for module in self.model.modules():
                 if isinstance(module, CausalEncoder):
                     module.compile(dynamic=True)
             if isinstance(self.model, TigerModel):
-                self.model.compile_decoder()
+                self.model.decode = torch.compile(self.model.decode, dynamic=True)  # type: ignore[method-assign]
 
     def run(self) -> None:
         """Train epoch after epoch until the last, or until ``patience`` validations brought no better model."""
         settings, progress = self.settings, self.progress
         size: dict[str, float] = {"targets": self.sequences.targets, "parameters": self.model.num_parameters()}
-        self._emit("start", size, "" if progress.epoch else reason_to_begin_again(self.folder))
+        best, note = recovered(self.folder / "best"), ""
+        if not progress.epoch and best.is_dir():
+            note = f"from epoch 0, although {best} is there: {self.folder / 'state'} is missing"
+        self._emit("start", size, note)
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             began = time.monotonic()
             entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
@@ -183,7 +164,7 @@ class Trainer:
             seconds = time.monotonic() - began
             progress.history.append(entry)
             progress.seconds += seconds
-            self._save(progress.best is entry)
+            self._save(self.model if progress.best is entry else None)
             self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
         end = {"best_epoch": progress.best["epoch"], "seconds": progress.seconds}
         self._emit("end", end | self._conclude())
@@ -196,8 +177,8 @@ class Trainer:
         self.model.train()
         batches = epoch_batches(self.sequences, settings.batch_targets, settings.seed, epoch)
         total, reported = torch.zeros((), dtype=torch.float64), time.monotonic()
-        shares = rank_share(batches, self.world.rank, self.world.size)
-        for number, (batch, share) in enumerate(zip(batches, shares, strict=True), start=1):
+        for number, batch in enumerate(batches, start=1):
+            share = batch[self.world.rank :: self.world.size]  # of a small batch possibly nothing
             total += self._step(share, int((self.sequences.lengths[batch] - 1).sum()), random)
             if time.monotonic() - reported > _REPORT_EVERY_SECONDS:
                 reported = time.monotonic()
@@ -216,7 +197,8 @@ class Trainer:
         history = torch.from_numpy(rows[:, :-1].clip(min=0)).to(device)
         following = torch.from_numpy(rows[:, 1:]).to(device)
         target = torch.from_numpy(drawn_targets(rows, settings.future_share, settings.future_window, random)).to(device)
-        with self._autocast():
+        precision = torch.bfloat16 if settings.amp == "bf16" else torch.float16
+        with torch.autocast(device.type, precision, enabled=self.mixed):
             loss = self._loss(history, target, following)
         # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
         self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
@@ -227,11 +209,6 @@ class Trainer:
         self.optimizer.zero_grad()
         self.progress.step += 1
         return loss.detach().double().cpu()
-
-    def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.settings.amp == "fp32" or not self._on_cuda:
-            return nullcontext()
-        return torch.autocast("cuda", torch.bfloat16 if self.settings.amp == "bf16" else torch.float16)
 
     def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
         """Validation Recall@10, each process ranking its share of the users."""
@@ -248,29 +225,25 @@ class Trainer:
         all_hits, all_users = self.world.sum(hits, count)
         return all_hits / max(all_users, 1)
 
-    def _save(self, is_best: bool) -> None:
-        """Keep the state after an epoch, and the model if it is the best so far."""
+    def _save(self, best: PreTrainedModel | None) -> None:
+        """Keep the state, and ``best`` as the best model so far."""
         if self.world.rank == 0:
-            if is_best:
-                self._save_best(self.model)
+            if best is not None:
+                with atomic_folder(self.folder / "best") as part:
+                    best.save_pretrained(part)
             self._update_history()
             save_state(self.folder / "state", self.model, self.optimizer, self.progress)
         self.world.wait()
-
-    def _save_best(self, model: PreTrainedModel) -> None:
-        with atomic_folder(self.folder / "best") as part:
-            model.save_pretrained(part)
 
     def _update_history(self) -> None:
         """Write the history beside the best model, if there is one yet."""
         if not recovered(self.folder / "best").is_dir():
             return
-        progress = self.progress
         history = {
-            "best_epoch": progress.best["epoch"],
-            "best_recall@10": progress.best["validation_recall@10"],
-            "seconds": progress.seconds,
-            "epochs": progress.history,
+            "best_epoch": self.progress.best["epoch"],
+            "best_recall@10": self.progress.best["validation_recall@10"],
+            "seconds": self.progress.seconds,
+            "epochs": self.progress.history,
             "uniform_loss": self._uniform_loss(),
             "recipe": self.recipe,
             "seed": self.settings.seed,
@@ -280,7 +253,7 @@ class Trainer:
 
     def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
         if self.world.rank == 0:
-            self.on_event(TrainingEvent(kind, self.progress.epoch, self.progress.step, values, note))
+            self.on_event(TrainingEvent(kind, self.progress.epoch, values, note))
 
     # --- what a subclass overrides ----------------------------------------------------------------------------------
 
@@ -303,13 +276,11 @@ class Trainer:
     def _build_objective(self, data: TrainingData) -> nn.Module:
         """What :meth:`_loss` calls, with the model inside."""
         assert isinstance(self.model, TigerModel)
-        tables = (
-            torch.from_numpy(data.codes.astype(np.int64)),
-            item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors),
-            torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32)),
-        )
-        items = ItemTables(*(table.to(self.world.device) for table in tables))
-        return NextItemLoss(self.model, items, self.trie, self.settings)
+        codes = torch.from_numpy(data.codes.astype(np.int64))
+        vectors = item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors)
+        frequency = torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32))
+        tables = (codes, vectors, frequency)
+        return NextItemLoss(self.model, *(table.to(self.world.device) for table in tables), self.trie, self.settings)
 
     def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
         """The loss summed over targets; shapes as in :class:`~genrec_core.tiger.losses.NextItemLoss`."""
@@ -347,7 +318,7 @@ class Trainer:
         """
         if not self.settings.dense_weight:
             return {}
-        best = self.model_class.from_pretrained(self.folder / "best")
+        best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
         neighbor_weight = best.config.neighbor_weight
         if neighbor_weight:
@@ -355,12 +326,9 @@ class Trainer:
             best.config.neighbor_weight = 0.0
             if with_neighbors >= self._validation_recall(best, 1.0):
                 best.config.neighbor_weight = neighbor_weight
-        recall = {weight: self._validation_recall(best, weight) for weight in _HYBRID_WEIGHTS}
+        recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 10)}
         best.config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
-        if self.world.rank == 0:
-            self._save_best(best)
-            self._update_history()
-        self.world.wait()
+        self._save(best)
         return {"hybrid_weight": best.config.hybrid_weight, "neighbor_weight": best.config.neighbor_weight}
 
 
@@ -386,3 +354,22 @@ def _drawn(held_out: HeldOut, users: int, seed: int) -> HeldOut:
     chosen = random.permutation(len(held_out.targets))[:users]
     lengths = np.diff(held_out.histories.offsets)[chosen]
     return held_out.take(chosen[np.argsort(lengths, kind="stable")])
+
+
+def write_probe(checkpoint: Path, data: TrainingData) -> None:
+    """Store in ``checkpoint`` the first decoding step's scores of a few users: a reload must give them again."""
+    np.savez(checkpoint / PROBE, scores=_probe_scores(checkpoint, data))
+
+
+def probe_difference(checkpoint: Path, data: TrainingData) -> float:
+    """Largest absolute difference between the stored scores and those of the reloaded checkpoint."""
+    with np.load(checkpoint / PROBE, allow_pickle=False) as stored:
+        return float(np.abs(stored["scores"] - _probe_scores(checkpoint, data)).max())
+
+
+def _probe_scores(checkpoint: Path, data: TrainingData) -> np.ndarray:
+    """Log-probabilities of the first level, float32 [users, level size]."""
+    scorer = TorchScorer.from_folder(checkpoint, data.codes, data.vectors)
+    users = [user for user in range(len(data.histories)) if len(data.histories.of(user))][:_PROBE_USERS]
+    histories = padded([data.histories.of(user) for user in users], scorer.model.config.max_history)
+    return scorer.start(histories).first()

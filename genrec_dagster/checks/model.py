@@ -49,8 +49,7 @@ def checkpoint_reloads(
     tiger_checkpoint: Path, semantic_ids: Path, item_embeddings: Path, user_histories: Path
 ) -> dg.AssetCheckResult:
     """Loaded from storage, the model gives the same scores as at the end of its training."""
-    from genrec_core.tiger.checkpoint_probe import probe_difference
-    from genrec_core.tiger.training import TrainingData
+    from genrec_core.tiger.training import TrainingData, probe_difference
 
     data = TrainingData.load(user_histories / FRAME, semantic_ids, item_embeddings)
     difference = probe_difference(tiger_checkpoint, data)

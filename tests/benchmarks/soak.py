@@ -44,7 +44,7 @@ from genrec_dagster.training import code_revision
 from tests.benchmarks.services import BUCKET, Services
 
 RUN, TORCHRUN, RANK, DAEMON, S3 = "run", "torchrun", "rank", "daemon", "s3 server"
-_ROLES = {"genrec_core.tiger.launcher": TORCHRUN, "genrec_dagster.training_worker": RANK}
+_ROLES = {"genrec_core.tiger.torchrun": TORCHRUN, "genrec_dagster.training_worker": RANK}
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 MODEL = ("tiger_checkpoint", "recall_metrics", "onnx_encoder", "model_release", "served_release")
 # What a cycle runs: a job of the graph, and which of its assets; all where empty.

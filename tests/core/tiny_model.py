@@ -64,8 +64,7 @@ def save_random_model(folder: Path, level_sizes: tuple[int, ...], item_vector_di
     """A checkpoint of two views whose weights are large enough that scores differ clearly between items."""
     import torch
 
-    from genrec_core.tiger.config import TigerConfig
-    from genrec_core.tiger.model import TigerModel
+    from genrec_core.tiger.model import TigerConfig, TigerModel
 
     torch.manual_seed(5)
     sizes = {"d_model": 32, "heads": 4, "encoder_layers": 1, "d_ff": 48, "max_history": 12}

@@ -20,8 +20,7 @@ from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import EmbeddingSettings, SemanticIdSettings
 from genrec_core.storage.artifacts import read_json, write_manifest
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 TEXTS = [
     "Title: OPI Nail Lacquer, Simmer and Shimmer; Brand: OPI;",

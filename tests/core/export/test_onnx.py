@@ -16,8 +16,7 @@ from genrec_core.export.onnx import export_recommender
 from genrec_core.quantization.new_items import assign_ids
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import verify_manifest
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel

@@ -10,36 +10,25 @@ import pytest
 import torch
 
 from genrec_core.cli.main import main
-from genrec_core.data.histories import Histories, padded
+from genrec_core.data.histories import padded
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.checkpoints import open_checkpoint
-from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer
-from genrec_core.sasrec.training import SasRecTrainer
+from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer, SasRecTrainer
 from genrec_core.search.generative import beam_search
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
-from genrec_core.tiger.distributed import World
-from genrec_core.tiger.training import TrainingData, train
+from genrec_core.tiger.training import train
+from tests.core.tiger.test_training import ALONE, ITEMS, cyclic_data
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
 
-ALONE, ITEMS = World(0, 1, torch.device("cpu")), 40
-CODES = np.stack([np.arange(ITEMS) // 8, np.arange(ITEMS) % 8, np.zeros(ITEMS)], axis=1).astype(np.int32)
-VECTORS = np.zeros((ITEMS, 4), np.float32)
+CODES, VECTORS = cyclic_data().codes, cyclic_data().vectors
 SETTINGS = TrainingSettings(
     d_model=32, heads=2, d_ff=64, dropout=0.1, epochs=20, max_history=10, batch_targets=64, learning_rate=5e-3,
     future_share=0.0, label_smoothing=0.0, validation_users=30,
 )  # fmt: skip
-
-
-def cyclic_data() -> TrainingData:
-    """Users walk the items in a circle, so the next item is always known."""
-    starts = np.random.default_rng(0).integers(0, ITEMS, 60)
-    rows = ((starts[:, None] + np.arange(12)) % ITEMS).astype(np.int32)
-    histories = Histories([str(user) for user in range(60)], rows.ravel(), np.arange(61) * 12)
-    return TrainingData(histories, CODES, (8, 8, 2), VECTORS)
 
 
 @pytest.fixture(scope="module")

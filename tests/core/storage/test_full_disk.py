@@ -18,8 +18,7 @@ from genrec_core.storage.artifacts import (
 )
 from genrec_core.storage.folders import latest, set_latest, storage_root
 from genrec_core.tiger.checkpoint import Progress, load_state, save_state
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 if TYPE_CHECKING:
     from conftest import ObjectServer, SmallDisk

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec_core.data.histories import Histories
-from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches, rank_share
+from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches
 
 
 @pytest.fixture
@@ -31,13 +31,6 @@ def test_an_epoch_holds_every_target_once_however_long_the_history(sequences):
     assert len(pairs) == len(set(pairs)) == sequences.targets == np.maximum(lengths - 1, 0).sum()
     assert all(after == before + 1 for before, after in pairs)
     assert sequences.lengths.max() == 9
-
-
-def test_processes_share_a_batch_without_overlap(sequences):
-    batches = epoch_batches(sequences, batch_targets=64, seed=1, epoch=0)
-    shares = [list(rank_share(batches, rank, 3)) for rank in range(3)]
-    for number, batch in enumerate(batches):
-        assert sorted(np.concatenate([share[number] for share in shares]).tolist()) == sorted(batch.tolist())
 
 
 def test_batches_repeat_with_the_seed_and_differ_between_epochs(sequences):

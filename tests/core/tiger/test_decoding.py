@@ -6,9 +6,8 @@ import torch
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.search.prefixes import BeamAncestry
-from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
 LENGTHS = torch.tensor([TIME, 4, 1])

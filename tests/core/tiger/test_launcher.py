@@ -13,7 +13,7 @@ import pytest
 
 TORCHRUN = ["--nnodes", "1", "--nproc-per-node", "2", "--max-restarts", "0"]
 RENDEZVOUS = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-LAUNCH = [sys.executable, "-m", "genrec_core.tiger.launcher"]
+LAUNCH = [sys.executable, "-m", "genrec_core.tiger.torchrun"]
 
 PARENT = """
 import os, signal, subprocess, sys

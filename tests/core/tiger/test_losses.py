@@ -7,9 +7,8 @@ import torch
 from genrec_core.errors import GenrecError
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.losses import ItemTables, NextItemLoss, SubtreeShares
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.losses import NextItemLoss, SubtreeShares
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 SIZES, N_ITEMS = (3, 4, 2), 14
 ALL_CODES = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
@@ -33,16 +32,16 @@ def objective(**settings: object) -> NextItemLoss:
     )
     model = TigerModel(config).eval()
     frequency = torch.full((N_ITEMS,), 1 / N_ITEMS)
-    items = ItemTables(torch.from_numpy(CODES), torch.zeros(N_ITEMS, 0), frequency)
-    return NextItemLoss(model, items, TRIE, TrainingSettings(label_smoothing=0.0, **settings))
+    codes, vectors = torch.from_numpy(CODES), torch.zeros(N_ITEMS, 0)
+    return NextItemLoss(model, codes, vectors, frequency, TRIE, TrainingSettings(label_smoothing=0.0, **settings))
 
 
 def dense_log_probs(loss: NextItemLoss) -> torch.Tensor:
-    model, items = loss.model, loss.items
-    memory = model.encode(model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY]))
-    vectors = model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY])
+    model = loss.model
+    memory = model.encode(model.item_encoder(HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY]))
+    vectors = model.item_encoder(HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY])
     keys = model.dense.joined(
-        model.dense.keys(model.item_encoder.views(torch.arange(N_ITEMS), items.codes, items.vectors))
+        model.dense.keys(model.item_encoder.views(torch.arange(N_ITEMS), loss.codes, loss.vectors))
     )
     return (model.dense.joined(model.dense.queries(memory, vectors)) @ keys.T).log_softmax(-1)
 
@@ -87,8 +86,7 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
         inside = TARGETS >= 0
         soft = loss.subtrees.zeros(int(inside.sum()))
         loss.subtrees.fill(soft, TARGETS[inside], slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
-        items = loss.items
-        logits = loss.model(HISTORY, items.codes[HISTORY], items.vectors[HISTORY], items.codes[TARGETS.clamp(min=0)])
+        logits = loss.model(HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY], loss.codes[TARGETS.clamp(min=0)])
         return sum(
             float(torch.nn.functional.kl_div(scores[inside].log_softmax(-1), wanted, reduction="sum").detach())
             for scores, wanted in zip(logits, soft, strict=True)
@@ -107,9 +105,9 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
 @pytest.mark.parametrize(("content_views", "id_views"), [(1, 1), (2, 0), (2, 2)])
 def test_views_have_a_loss_each_and_rank_by_their_mean_logit(content_views: int, id_views: int):
     loss = objective(dense_weight=1.0, dense_label_smoothing=0.0, content_views=content_views, id_views=id_views)
-    model, items = loss.model, loss.items
-    read = model.item_encoder(HISTORY, items.codes[HISTORY], items.vectors[HISTORY])
-    catalogue = model.item_encoder.views(torch.arange(N_ITEMS), items.codes, items.vectors)
+    model = loss.model
+    read = model.item_encoder(HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY])
+    catalogue = model.item_encoder.views(torch.arange(N_ITEMS), loss.codes, loss.vectors)
     queries, keys = model.dense.queries(model.encode(read), read), model.dense.keys(catalogue)
     logits = [query @ key.T for query, key in zip(queries, keys, strict=True)]
     joined = model.dense.joined(queries) @ model.dense.joined(keys).T
@@ -120,8 +118,8 @@ def test_views_have_a_loss_each_and_rank_by_their_mean_logit(content_views: int,
         torch.nn.functional.cross_entropy(view[inside], rows[inside], reduction="sum")
         for view, rows in zip(logits, [TARGETS] * content_views + [following] * id_views, strict=True)
     )
-    codes = items.codes[TARGETS.clamp(min=0)]
-    for level, scores in enumerate(model(HISTORY, items.codes[HISTORY], items.vectors[HISTORY], codes)):
+    codes = loss.codes[TARGETS.clamp(min=0)]
+    for level, scores in enumerate(model(HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY], codes)):
         wanted = wanted + torch.nn.functional.cross_entropy(scores[inside], codes[..., level][inside], reduction="sum")
     torch.testing.assert_close(loss(HISTORY, TARGETS, following, 0.0), wanted)
 

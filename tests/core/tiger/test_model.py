@@ -6,31 +6,19 @@ import pytest
 import torch
 
 from genrec_core.errors import GenrecError
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import Dropout, TigerModel
-
-BATCH, TIME, LEVELS, DIM = 3, 7, 4, 12
+from genrec_core.tiger.model import Dropout, TigerConfig, TigerModel
+from tests.core.tiger import test_decoding
+from tests.core.tiger.test_decoding import BATCH, TIME
 
 
 @pytest.fixture
 def model() -> TigerModel:
-    torch.manual_seed(0)
-    config = TigerConfig(
-        level_sizes=[8, 8, 8, 4], item_vector_dim=DIM, known_items=20, d_model=32, heads=4, d_ff=64, max_history=TIME
-    )
-    model = TigerModel(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return test_decoding.build(decoder_layers=2, content_views=1, id_views=0)
 
 
 @pytest.fixture
 def batch() -> tuple[torch.Tensor, ...]:
-    random = torch.Generator().manual_seed(1)
-    codes = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
-    targets = torch.randint(0, 4, (BATCH, TIME, LEVELS), generator=random)
-    rows = torch.randint(0, 30, (BATCH, TIME), generator=random)  # some beyond the 20 known items
-    return rows, codes, torch.randn(BATCH, TIME, DIM, generator=random), targets
+    return test_decoding.batch()
 
 
 @torch.no_grad()

@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 from genrec_core.tiger.scorer import TorchScorer
 
 DIM = 6

@@ -22,9 +22,8 @@ from genrec_core.settings import RendezvousSettings, Settings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_core.tiger import checkpoint
 from genrec_core.tiger.checkpoint import Progress
-from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.distributed import World
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_core.tiger.training import TrainingData, TrainingEvent, schedule, train
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from genrec_core.errors import GenrecError
 from genrec_core.sasrec.model import SasRecConfig, SasRecModel
-from genrec_core.tiger.config import TigerConfig
-from genrec_core.tiger.model import TigerModel
+from genrec_core.tiger.model import TigerConfig, TigerModel
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
