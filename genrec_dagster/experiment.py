@@ -10,7 +10,7 @@ import dagster as dg
 
 from genrec_core.evaluation.evaluate import RANKINGS
 from genrec_core.export import pyfunc
-from genrec_core.export.package import inference_requirements, package_code
+from genrec_core.export.torchserve import inference_requirements, package_code
 from genrec_core.storage.artifacts import read_json, write_json
 from genrec_dagster.resources import ExperimentTracker
 

@@ -11,16 +11,14 @@ _CHUNK_USERS = 1024
 
 
 def popularity(counts: np.ndarray, held_out: HeldOut, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recommend the most popular items that the user has not seen.
+    """Recommend the ``depth`` most popular items that the user has not seen.
 
     Args:
         counts: training interactions of each item, int64 [n_items].
-        held_out: histories and targets.
-        depth: length of each ranking.
 
     Returns:
-        0-based rank of each target, int32 [n], -1 if it is not in the ranking; and the first ``LISTED_ITEMS`` items of
-        each ranking, int32 [n, LISTED_ITEMS or ``depth``], -1 where there are fewer.
+        0-based rank of each target, int32 [n], -1 if it is not in the list; and the first ``LISTED_ITEMS`` items of
+        each list, int32 [n, LISTED_ITEMS or ``depth``], -1 where there are fewer.
     """
     order = popularity_order(counts)
     ranks, lists = [], []

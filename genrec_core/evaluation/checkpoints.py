@@ -33,12 +33,8 @@ def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) ->
     """Load TIGER or SASRec from the folder that training wrote.
 
     Args:
-        checkpoint: the folder.
         codes: semantic IDs with suffix by catalogue row, int [n_items, L].
         vectors: item text vectors by catalogue row, float32 [n_items, dim].
-
-    Raises:
-        GenrecError: the folder holds no such model, or the model was trained on another catalogue.
     """
     kind = read_json(checkpoint / "config.json").get("model_type")
     if kind == "genrec_tiger":
@@ -48,9 +44,7 @@ def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) ->
         raise GenrecError(f"{checkpoint}: holds a model of kind {kind}; give a folder that `genrec train` wrote")
     model = SasRecModel.from_pretrained(checkpoint)
     if model.config.n_items != len(codes):
-        raise GenrecError(
-            f"{checkpoint} knows {model.config.n_items} items, but there are {len(codes)}; train it again"
-        )
+        raise GenrecError(f"{checkpoint} knows {model.config.n_items} items, but there are {len(codes)}; train again")
     return TrainedModel(SasRecScorer(model), model.config.max_history, RankingWeights(True, 1.0, generative=False))
 
 
@@ -65,14 +59,9 @@ def evaluate_checkpoint(
     """Measure a trained model on the test items, and ``settings.baseline`` on the same users if it is set.
 
     Args:
-        checkpoint: the folder that training wrote.
-        semantic_ids: the folder of the semantic IDs.
-        embeddings: the folder of the item vectors.
+        checkpoint, semantic_ids, embeddings: the folders of these assets.
         user_histories: ``user_id`` and ``item_ids``, oldest first.
-        on_progress: told the users ranked and all users of all modes, after every batch.
-
-    Raises:
-        GenrecError: as :func:`open_checkpoint` and :func:`genrec_core.evaluation.evaluate.evaluate`.
+        on_progress: told the users ranked and all users of all modes, after each batch.
     """
     ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(embeddings).l2norm
     histories = Histories.from_frame(user_histories, ids.item_ids)
@@ -80,12 +69,5 @@ def evaluate_checkpoint(
     baseline = open_checkpoint(Path(settings.baseline), ids.codes, vectors).scorer if settings.baseline else None
     with one_thread_an_operator():
         return evaluate(
-            model.scorer,
-            ids,
-            histories,
-            settings,
-            model.max_history,
-            model.weights,
-            on_progress,
-            baseline=baseline,
+            model.scorer, ids, histories, settings, model.max_history, model.weights, on_progress, baseline=baseline
         )

@@ -1,5 +1,6 @@
 """Measures a model on held-out items, beside baselines, and writes the figures; ``pages`` draws them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -7,31 +8,55 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from genrec_core.data.histories import Histories
+from genrec_core.data.histories import Histories, HistoryBatch, padded
 from genrec_core.data.popularity import training_counts
 from genrec_core.data.split import HeldOut, test_part, validation_part
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES
-from genrec_core.evaluation.exactness import beam_agreement
-from genrec_core.evaluation.intervals import CONFIDENCE, paired_differences, summarize
-from genrec_core.evaluation.metrics import RECALL_CUTOFFS, RankingResult, deepest_cutoff, exposure, list_metrics
-from genrec_core.evaluation.slices import metrics_by_slice, slices_as_json
+from genrec_core.evaluation.metrics import (
+    CONFIDENCE,
+    RECALL_CUTOFFS,
+    SLICED,
+    USER_METRIC_NAMES,
+    RankingResult,
+    deepest_cutoff,
+    exposure,
+    list_metrics,
+    paired_differences,
+    summarize,
+    user_metrics,
+)
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
-from genrec_core.search.generative import RankingWeights
+from genrec_core.search.generative import RankingWeights, beam_search, exact_scores
 from genrec_core.search.held_out import OnProgress, TargetRanks, miss_share, rank_test_items
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import EvaluationSettings, RankingMode
-from genrec_core.storage.artifacts import write_json
+from genrec_core.storage.artifacts import read_json, write_json
 
 METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"
 TRAINED_BASELINE = "sasrec"
 RANKINGS = (*get_args(RankingMode), TRAINED_BASELINE, *BASELINES)
 _EXPOSURE_PLACES = 10
+_EXACT_BATCH_USERS = 4
 TIE_ORDER = (
     "Items of the same day keep the order of the raw file. The files hold no dates, so no slice shows what ties do."
 )
 Split = Literal["test", "validation"]
+SLICES_SCHEMA = {
+    "by": pl.Utf8,
+    "slice": pl.Utf8,
+    "users": pl.Int64,
+    **dict.fromkeys(SLICED, pl.Float64),
+    "recall@10_low": pl.Float64,
+    "recall@10_high": pl.Float64,
+    "popularity_recall@10": pl.Float64,
+}
+# What users are sliced by: the largest value of each slice but the last, and the names of the slices.
+SLICES = {
+    "history_length": ((5, 10, 20), ("<=5", "6-10", "11-20", ">20")),
+    "target_popularity": ((0, 5, 20, 100), ("0", "1-5", "6-20", "21-100", ">100")),
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +92,9 @@ def evaluate(
         histories: whole histories; the last item of each is the test item.
         max_history: newest items of a history that the models read.
         weights: the ranking modes that the model has; all of them are measured.
-        on_progress: called after each batch with the users ranked and the users of all modes.
+        on_progress: told the users ranked and all users of all modes, after each batch.
         split: ``validation`` takes the items by which training chose its epoch, and leaves the test items unread.
         baseline: a trained SASRec, measured on the same users.
-
-    Raises:
-        GenrecError: no history has three items.
     """
     held_out = _held_out(histories, settings, split)
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
@@ -90,7 +112,7 @@ def evaluate(
         metrics["generative"]["miss_share"] = miss_share(scorer, trie, held_out, max_history, settings.workers)
     searched = [mode for mode in modes if mode != "dense" and settings.exact_users]
     metrics["beam_against_exact"] = {
-        mode: beam_agreement(scorer, trie, held_out, settings, max_history, weights.of(mode)) for mode in searched
+        mode: _beam_agreement(scorer, trie, held_out, settings, max_history, weights.of(mode)) for mode in searched
     }
     return replace(evaluation, metrics=metrics)
 
@@ -172,3 +194,116 @@ def _description(headline: str, held_out: HeldOut, counts: np.ndarray, settings:
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over users, {settings.bootstrap_samples} resamples",
         "tie_order": TIE_ORDER,
     }
+
+
+def _beam_agreement(
+    scorer: CodeScorer,
+    trie: CodeTrie,
+    held_out: HeldOut,
+    settings: EvaluationSettings,
+    max_history: int,
+    dense_weight: float,
+) -> dict[str, float | int]:
+    """Share of the exact first 10 and 100 items that the beam finds too, on a sample of users."""
+    users = np.random.default_rng(settings.seed).permutation(len(held_out.targets))[: settings.exact_users]
+    width = min(settings.beams, trie.n_items)
+    shares: dict[int, list[float]] = {k: [] for k in (10, 100) if k <= width}
+    for batch in np.array_split(users, max(1, len(users) // _EXACT_BATCH_USERS)):
+        histories = padded([held_out.histories.of(int(user)) for user in batch], max_history)
+        ranked = beam_search(scorer, trie, histories, beams=width, top_k=width, dense_weight=dense_weight)
+        exact = np.argsort(-_exact_scores(scorer, trie, histories, dense_weight), axis=1, kind="stable")
+        for k in shares:
+            for beam_items, exact_items in zip(ranked.items[:, :k], exact[:, :k], strict=True):
+                shares[k].append(len(np.intersect1d(beam_items, exact_items)) / k)
+    means = {f"exact@{k}": float(np.mean(values)) for k, values in shares.items()}
+    return {"users": len(users), "beams": width, **means}
+
+
+def _exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch, dense_weight: float) -> np.ndarray:
+    """The score of each item for each user, float [users, n_items]."""
+    scores = (1 - dense_weight) * exact_scores(scorer, trie, histories)
+    if dense_weight:
+        logits = scorer.start(histories).item_logits()
+        scores = scores + dense_weight * (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    return np.asarray(scores)
+
+
+def slice_names(by: str, values: np.ndarray) -> np.ndarray:
+    """The slice of each user, str [n_users]."""
+    edges, names = SLICES[by]
+    return np.array(names)[np.searchsorted(edges, values)]
+
+
+def metrics_by_slice(
+    values: Mapping[str, np.ndarray],
+    ranks: np.ndarray,
+    popularity_ranks: np.ndarray,
+    deepest: float,
+    samples: int,
+    seed: int,
+) -> pl.DataFrame:
+    """One row for each slice, in the columns of ``SLICES_SCHEMA``; metrics are null in a slice without users.
+
+    Args:
+        values: numbers to slice by, int [n_users], under the names of ``SLICES``.
+        ranks: ranks that the model gives, int [n_users]; ``popularity_ranks`` are those of the popularity baseline.
+    """
+    rows: list[dict[str, Any]] = []
+    for by, numbers in values.items():
+        slices = slice_names(by, numbers)
+        for name in SLICES[by][1]:
+            row: dict[str, Any] = {"by": by, "slice": name, "users": int((slices == name).sum())}
+            if row["users"]:
+                summary = summarize(ranks[slices == name], deepest, samples, seed)
+                row |= {metric: summary.get(metric) for metric in SLICED}
+                row["recall@10_low"], row["recall@10_high"] = summary.get("recall@10_interval", (None, None))
+                popular = user_metrics(popularity_ranks[slices == name], deepest).get("recall@10")
+                row["popularity_recall@10"] = None if popular is None else float(popular.mean())
+            rows.append(row)
+    return pl.DataFrame(rows, schema=SLICES_SCHEMA)
+
+
+def slices_as_json(slices: pl.DataFrame) -> dict[str, list[dict[str, object]]]:
+    """The rows grouped by what they slice by, in row order."""
+    return {str(by): rows.drop("by").to_dicts() for (by,), rows in slices.group_by("by", maintain_order=True)}
+
+
+def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Mean and standard deviation of each metric over trainings that differ only in their seed; None for one seed.
+
+    Args:
+        evaluations: contents of ``beauty_metrics.json`` of one recipe. The first evaluation of each seed counts.
+
+    Returns:
+        ``seeds``, and under ``metrics`` for each ranking and metric ``mean``, ``spread`` (sample standard deviation)
+        and ``values`` in the order of the seeds.
+    """
+    by_seed = {int(metrics["training"]["seed"]): metrics for metrics in reversed(evaluations)}
+    if len(by_seed) < 2:
+        return None
+    seeds = sorted(by_seed)
+    summary: dict[str, dict[str, Any]] = {}
+    for mode in get_args(RankingMode):
+        for name in USER_METRIC_NAMES:
+            values = [by_seed[seed].get(mode, {}).get(name) for seed in seeds]
+            if None not in values:
+                mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+                summary.setdefault(mode, {})[name] = {"mean": mean, "spread": spread, "values": values}
+    return {"seeds": seeds, "metrics": summary}
+
+
+def with_other_seeds(
+    metrics: Mapping[str, Any], training: Mapping[str, Any], earlier: Sequence[Path]
+) -> dict[str, Any]:
+    """The metrics with ``training`` (``recipe`` and ``seed``), and under ``seeds`` what :func:`over_seeds` gives.
+
+    Args:
+        earlier: files ``beauty_metrics.json`` of earlier evaluations; those of other recipes or settings are ignored.
+    """
+    own = {**metrics, "training": training}
+    alike = [
+        other
+        for other in map(read_json, earlier)
+        if other.get("training", {}).get("recipe") == training["recipe"] and other["settings"] == own["settings"]
+    ]
+    return {**own, "seeds": over_seeds([own, *alike])}

@@ -15,21 +15,13 @@ _WARM_UP_USERS = 3
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two rankings of the same users are.
-
-    Args:
-        users: users ranked by both.
-        identical: users with the same items in the same places.
-        alike: those, and users whose lists differ only where scores tie within the tolerance.
-        invalid: entries of the second ranking that are no item of the catalogue, repeated, or seen before.
-        shared: mean share of a user's items that both rankings hold.
-    """
+    """How alike the lists of the trained and the exported model are."""
 
     users: int
-    identical: int
-    alike: int
-    invalid: int
-    shared: float
+    identical: int  # users with the same items in the same places
+    alike: int  # those, and users whose lists differ only where scores tie within the tolerance
+    invalid: int  # entries of the exported model's lists that are no item of the catalogue, repeated, or seen before
+    shared: float  # mean share of a user's items that both lists hold
 
 
 def compare_with_trained(
@@ -46,15 +38,16 @@ def compare_with_trained(
     """Rank unseen items for users with the trained model and with its export.
 
     Args:
-        model: the exported model's folder.
-        checkpoint: the trained model's folder.
-        semantic_ids: the folder of the semantic IDs.
-        embeddings: the folder of the item vectors.
+        model, checkpoint, semantic_ids, embeddings: the folders of the exported model and of what it was made from.
         histories: item ids of each user.
         tolerance: items whose scores differ by at most this may change places.
     """
-    exported = Recommender.from_folder(model)
-    trained = _trained_recommender(checkpoint, semantic_ids, embeddings, exported.max_history)
+    from genrec_core.tiger.scorer import TorchScorer, ranking_weights
+
+    ids, exported = SemanticIds.load(semantic_ids), Recommender.from_folder(model)
+    scorer = TorchScorer.from_folder(checkpoint, ids.codes, ItemEmbeddings.load(embeddings).l2norm)
+    popularity, weights = np.zeros(len(ids.item_ids), dtype=np.int64), ranking_weights(scorer.model.config)
+    trained = Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, exported.max_history, weights)
     first, second = (recommender.rank(histories, top_k, beams=beams) for recommender in (trained, exported))
     return _agreement(first, second, histories, exported.item_ids, tolerance)
 
@@ -76,22 +69,8 @@ def _agreement(
     lists = [(first.of(user), second.of(user)) for user in range(len(histories))]
     identical = np.array([np.array_equal(a, b) for a, b in lists])
     close = np.isclose(first.scores, second.scores, rtol=0.0, atol=tolerance, equal_nan=True).all(axis=1)
-    invalid = sum(_invalid_items(items, history, catalog) for (_, items), history in zip(lists, histories, strict=True))
+    invalid = 0
+    for (_, items), seen in zip(lists, histories, strict=True):
+        invalid += (~np.isin(items, catalog)).sum() + len(items) - len(np.unique(items)) + np.isin(items, seen).sum()
     shared = np.mean([np.isin(a, b).mean() if len(a) else 1.0 for a, b in lists])
-    return Agreement(len(lists), int(identical.sum()), int((identical | close).sum()), invalid, float(shared))
-
-
-def _invalid_items(items: np.ndarray, seen: list[int], catalog: np.ndarray) -> int:
-    """Entries of one list of item ids that are unknown to the catalogue, repeated, or seen."""
-    unknown, repeated = int((~np.isin(items, catalog)).sum()), len(items) - len(np.unique(items))
-    return unknown + repeated + int(np.isin(items, seen).sum())
-
-
-def _trained_recommender(checkpoint: Path, semantic_ids: Path, embeddings: Path, max_history: int) -> Recommender:
-    from genrec_core.tiger.scorer import TorchScorer, ranking_weights
-
-    ids = SemanticIds.load(semantic_ids)
-    scorer = TorchScorer.from_folder(checkpoint, ids.codes, ItemEmbeddings.load(embeddings).l2norm)
-    popularity = np.zeros(len(ids.item_ids), dtype=np.int64)
-    weights = ranking_weights(scorer.model.config)
-    return Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, max_history, weights)
+    return Agreement(len(lists), int(identical.sum()), int((identical | close).sum()), int(invalid), float(shared))

@@ -13,8 +13,7 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.intervals import paired_differences
-from genrec_core.evaluation.metrics import JUDGED, deepest_cutoff, ndcg_gains, user_metrics
+from genrec_core.evaluation.metrics import JUDGED, deepest_cutoff, ndcg_gains, paired_differences, user_metrics
 from genrec_core.graphs import default_threads
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.held_out import target_ranks
@@ -27,16 +26,12 @@ _SEARCH_USERS = 2000  # they choose the best earlier release; all users then com
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a challenger compares with one other model, here the champion.
-
-    For each metric ``differences`` holds ``difference`` (challenger less champion) and the 95 % interval ``low`` to
-    ``high`` of a paired bootstrap over users.
-    """
+    """How a challenger compares with one other model, here the champion."""
 
     users: int
     champion: dict[str, float]  # mean of each metric
     challenger: dict[str, float]
-    differences: dict[str, dict[str, float]]
+    differences: dict[str, dict[str, float]]  # challenger less champion, as paired_differences gives them
 
     def outcome(self, margin: float) -> Outcome:
         """The outcome of the judged metrics together: ``worse`` or ``cannot tell`` if it is that of one metric.
@@ -95,9 +90,6 @@ def judge(
         served: exported models by name: first the champion, then models that were served before it.
         histories: ``user_id`` and ``item_ids``, oldest first, of today. A model cannot find a target that its
             catalogue lacks.
-
-    Raises:
-        GenrecError: no history has three items, or the champion or challenger cannot be opened.
     """
     (champion, folder), *earlier = served.items()
     users = ValidationUsers.drawn(folder, histories, settings)
@@ -126,9 +118,7 @@ class ValidationUsers:
         held_out = validation_part(Histories.from_frame(histories, item_ids))
         users = len(held_out.targets)
         if users == 0:
-            raise GenrecError(
-                "no history has three items, so two releases cannot be compared; set release.rule to always"
-            )
+            raise GenrecError("no history has three items, so releases cannot be compared; set release.rule to always")
         held_out = held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
         past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
         withdrawn = np.array(ModelFolder(champion).withdrawn(), dtype=np.int64)

@@ -50,7 +50,6 @@ from genrec_core.settings import (
 from genrec_core.storage.artifacts import read_json, recovered, write_json
 
 RESULT = "result.json"
-_FIXED = ("processes", "threads_per_process")
 _MODES = get_args(RankingMode)
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -110,11 +109,7 @@ class Trial:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read and check a sweep file.
-
-    Raises:
-        GenrecError: it is no TOML, a setting does not exist, or two runs have one name.
-    """
+    """Read and check a sweep file."""
     try:
         sweep = Sweep.model_validate(tomllib.loads(utf8_text(path)))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -129,15 +124,15 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def trials(sweep: Sweep, path: Path) -> list[Trial]:
-    """Each run with each of its seeds.
-
-    Raises:
-        GenrecError: the preset or a setting does not exist, or a value is out of bounds; names ``path`` and the run.
-    """
-    try:
-        return [_trial(sweep, run, seed) for run in sweep.run for seed in run.seeds or sweep.seeds]
-    except GenrecError as error:
-        raise GenrecError(f"{path}: {error}") from error
+    """Each run with each of its seeds; an error names ``path`` and the run."""
+    planned = []
+    for run in sweep.run:
+        try:
+            planned += [_trial(sweep, run, seed) for seed in run.seeds or sweep.seeds]
+        except (ValidationError, GenrecError) as error:
+            reason = _faults(error) if isinstance(error, ValidationError) else error
+            raise GenrecError(f"{path}: run {run.name!r}: {reason}") from error
+    return planned
 
 
 def _trial(sweep: Sweep, run: Run, seed: int) -> Trial:
@@ -145,30 +140,18 @@ def _trial(sweep: Sweep, run: Run, seed: int) -> Trial:
     if sweep.preset not in presets:
         raise GenrecError(f"preset {sweep.preset} does not exist for {run.model}; choose one of {', '.join(presets)}")
     preset, changes = PRESETS[sweep.preset], {**sweep.set, **run.set}
-    try:
-        _refuse_what_is_ignored(run, changes)
-        settings = _changed(presets[sweep.preset], {**changes, "seed": seed})
-        ids = _changed(preset.semantic_ids, run.semantic_ids) if run.semantic_ids else None
-        texts = None
-        if run.catalog or run.embedding:
-            texts = _changed(preset.catalog, run.catalog), _changed(preset.embedding, run.embedding)
-            template_parts(texts[0].text_template)
-    except ValidationError as error:
-        raise GenrecError(f"run {run.name!r}: {_faults(error)}") from error
-    except GenrecError as error:
-        raise GenrecError(f"run {run.name!r}: {error}") from error
+    for name in ("processes", "threads_per_process"):
+        if name in changes:
+            raise GenrecError(f"{name} is given, but a sweep trains in one process of one thread; use --workers")
+    settings = _changed(presets[sweep.preset], {**changes, "seed": seed})
+    ids = _changed(preset.semantic_ids, run.semantic_ids) if run.semantic_ids else None
+    texts = None
+    if run.catalog or run.embedding:
+        if run.embeddings:
+            raise GenrecError("embeddings are given, so catalog and embedding change nothing; leave one of them out")
+        texts = _changed(preset.catalog, run.catalog), _changed(preset.embedding, run.embedding)
+        template_parts(texts[0].text_template)
     return Trial(run, settings, sweep.evaluation, ids, texts)
-
-
-def _refuse_what_is_ignored(run: Run, changes: dict[str, Any]) -> None:
-    ignored = next((name for name in _FIXED if name in changes), None)
-    if ignored is not None:
-        raise GenrecError(
-            f"{ignored} is given, but a sweep trains in one process of one thread; leave it out, and train several "
-            "runs side by side with --workers"
-        )
-    if run.embeddings and (run.catalog or run.embedding):
-        raise GenrecError("embeddings are given, so catalog and embedding change nothing; leave one of them out")
 
 
 def _changed(settings: AnySettings, changes: dict[str, Any]) -> AnySettings:
@@ -190,9 +173,6 @@ def run_sweep(
 
     Returns:
         The result of each trial, in the order of ``planned``.
-
-    Raises:
-        GenrecError: the item catalogue lacks what a run needs, and nothing was trained; or a trial failed.
     """
     for trial in planned:
         if trial.texts:
@@ -213,7 +193,7 @@ def run_sweep(
 
 
 def run_trial(trial: Trial, inputs: SweepInputs, folder: Path) -> dict[str, Any]:
-    """Train one trial, or continue its training, measure it on the validation items, and write the result."""
+    """Train one trial or continue its training, measure it on the validation items, and write the result."""
     import torch
 
     from genrec_core.evaluation.checkpoints import open_checkpoint
@@ -298,8 +278,8 @@ def sweep_table(results: list[dict[str, Any]]) -> str:
 
     A line shows mean and standard deviation over seeds, and how Recall@10 differs from the first run's: as a share of
     the first, and divided by the standard error of the difference. The error takes the spread over seeds, pooled over
-    all runs with several seeds. With three seeds of one run and one of the others (2 degrees of freedom), 19 of 20
-    differences that are noise stay within 4.3 standard errors. For more seeds see Student's t.
+    all runs with several seeds. With three seeds of one run and one of the others, 19 of 20 differences that are noise
+    stay within 4.3 standard errors (Student's t, 2 degrees of freedom).
     """
     head = ["run", "ranking", "seeds", *SHOWN_FIRST, "Recall@10 against the first", "over its error", "seconds"]
     rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -347,7 +327,6 @@ def write_sweep(output: Path, results: list[dict[str, Any]]) -> Path:
 
 
 def describe(trial: Trial, result: dict[str, Any]) -> str:
-    """One line for the log."""
     metrics = result["metrics"]
     recall = {mode: round(metrics[mode][MAIN_METRIC], 4) for mode in _MODES if mode in metrics}
     return f"{trial.run.name}, seed {trial.settings.seed}: validation Recall@10 {json.dumps(recall)}"

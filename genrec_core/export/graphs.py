@@ -1,4 +1,4 @@
-"""Writes torch modules as ONNX graphs."""
+"""Writes ONNX graphs: of torch modules, and the one that multiplies queries with the item keys."""
 
 import logging
 import warnings
@@ -7,11 +7,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genrec_core.errors import GenrecError
+
+# The item keys are an input, so that items can be added later.
+_ITEM_LOGITS = """
+<ir_version: 10, opset_import: ["": 20]>
+item_logits (float[users, width] queries, float[items, width] keys) => (float[users, items] logits)
+{
+    logits = Gemm <transB = 1> (queries, keys)
+}
+"""
+# A row's numbers become -127..127 around 128 in uint8, whatever users are in the batch. A row of zeros stays zero.
+_ITEM_LOGITS_INT8 = """
+<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]>
+item_logits (float[users, width] queries, int8[width, items] keys, float[items] scales) => (float[users, items] logits)
+<float step = {0.00787401574803}, uint8 middle = {128}, float least = {1e-30}, int64[1] columns = {1}>
+{
+    sizes = Abs (queries)
+    largest_of_row = ReduceMax <keepdims = 1> (sizes, columns)
+    largest = Max (largest_of_row, least)
+    shares = Div (queries, largest)
+    rounded = QuantizeLinear (shares, step, middle)
+    product = com.microsoft.MatMulIntegerToFloat (rounded, keys, step, scales, middle)
+    logits = Mul (product, largest)
+}
+"""
 
 
 def export_graph(
@@ -20,14 +45,9 @@ def export_graph(
     """Trace ``module``, which is put into evaluation mode, and write it as one ONNX file.
 
     Args:
-        module: what is traced.
         inputs: example inputs by name, in the order of the module's arguments.
         dynamic: names of the dynamic axes of each input, by axis.
-        outputs: names.
-        path: the file to write.
-
-    Raises:
-        GenrecError: torch made no graph of it.
+        outputs: names of the outputs.
     """
     # The fused attention kernel of the CPU has strides that the exporter cannot view, so the plain one is traced.
     with sdpa_kernel(SDPBackend.MATH), without_advice():
@@ -57,3 +77,8 @@ def without_advice() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+def write_item_logits(path: Path, int8: bool = False) -> None:
+    """Write the graph, for keys in float32 or as :func:`genrec_core.bundle.onnx_scorer.rounded_keys` rounds them."""
+    onnx.save(onnx.parser.parse_model(_ITEM_LOGITS_INT8 if int8 else _ITEM_LOGITS), path)

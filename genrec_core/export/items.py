@@ -12,14 +12,9 @@ SCHEMA = {
 
 
 def item_table(catalog: pl.DataFrame, item_ids: np.ndarray) -> ItemTable:
-    """The attributes of ``item_ids`` int64 [n_items], one row each in that order.
+    """The attributes of ``item_ids`` int64 [n_items], one row each in that order, from the frame of ``item_catalog``.
 
-    Args:
-        catalog: the frame of ``item_catalog``; other columns than those of ``SCHEMA`` are left out.
-        item_ids: the items of the model. An item that the catalogue lacks has no attributes.
-
-    Raises:
-        GenrecError: a column is missing or of another type, an id comes twice, or no item of the model is in it.
+    An item that the catalogue lacks has no attributes.
     """
     missing = [name for name in SCHEMA if name not in catalog.columns]
     if missing:

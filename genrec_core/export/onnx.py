@@ -28,8 +28,7 @@ from genrec_core.bundle.model_folder import (
 from genrec_core.bundle.self_test import write_self_test
 from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.export.graphs import export_graph
-from genrec_core.export.item_logits import write_item_logits
+from genrec_core.export.graphs import export_graph, write_item_logits
 from genrec_core.export.items import item_table
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
@@ -56,15 +55,9 @@ def export_recommender(
     """Write the model folder ``target``; it appears whole, its manifest last, or not at all.
 
     Args:
-        checkpoint: the folder of ``tiger_checkpoint`` (Hugging Face form).
-        semantic_ids: the folder of ``semantic_ids`` that the model was trained on.
-        embeddings: the folder of ``item_embeddings``.
+        checkpoint: the folder of ``tiger_checkpoint``; the next two are those that it was trained on.
         popularity: training interactions by catalogue row, int [n_items].
-        target: the folder to write; replaced if it is there.
         catalog: the frame of ``item_catalog``; without it, the model takes no rules.
-
-    Raises:
-        GenrecError: the inputs are of different catalogues, or not what the model was trained on.
     """
     model = TigerModel.from_pretrained(checkpoint).eval()
     ids = SemanticIds.load(semantic_ids)
@@ -75,8 +68,7 @@ def export_recommender(
     with atomic_folder(target) as part:
         export_graphs(model, part)
         ModelFolder(part).save_items(_model_items(model, ids, vectors, popularity))
-        neighbors = _save_neighbors(model, vectors, ModelFolder(part))
-        _save_what_additions_need(model, vectors, neighbors, semantic_ids, embeddings, part / NEW_ITEMS)
+        _save_what_additions_need(model, vectors, semantic_ids, embeddings, part)
         write_self_test(part)
         if catalog is not None:
             item_table(catalog, ids.item_ids).save(part)
@@ -95,21 +87,15 @@ def _model_items(model: TigerModel, ids: SemanticIds, vectors: np.ndarray, popul
     )
 
 
-def _save_neighbors(model: TigerModel, vectors: np.ndarray, folder: ModelFolder) -> int:
-    """Write the text neighbours that the dense head lifts, if any; how many an item has."""
-    config = model.config
-    if not config.neighbor_weight:
-        return 0
-    neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
-    folder.save_neighbors(neighbors)
-    return neighbors.rows.shape[1]
-
-
 def _save_what_additions_need(
-    model: TigerModel, vectors: np.ndarray, neighbors: int, semantic_ids: Path, embeddings: Path, folder: Path
+    model: TigerModel, vectors: np.ndarray, semantic_ids: Path, embeddings: Path, part: Path
 ) -> None:
-    """Write beside the item encoder the text vectors, the codebooks and ``new_items.json``."""
-    config = model.config
+    """Write the text neighbours that the dense head lifts, and beside the item encoder what it needs for new items."""
+    config, folder, neighbors = model.config, part / NEW_ITEMS, 0
+    if config.neighbor_weight:
+        nearest = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
+        ModelFolder(part).save_neighbors(nearest)
+        neighbors = nearest.rows.shape[1]
     np.save(folder / TEXT_VECTORS, vectors, allow_pickle=False)
     ResidualQuantizer.load(semantic_ids).save(folder)
     if collaborative := CollaborativeMap.load(semantic_ids):
@@ -126,16 +112,13 @@ def _save_what_additions_need(
 
 
 def _text_vectors(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:
-    """The normalised text vectors float32 [n_items, dim] in the order of the semantic IDs.
-
-    The embeddings are in the order of the ids; items that got their semantic ID later stand behind the others.
-    """
+    """The normalised text vectors float32 [n_items, dim] in the order of the semantic IDs; embeddings go by item id."""
     texts = ItemEmbeddings.load(embeddings)
     rows = np.searchsorted(texts.item_ids, ids.item_ids).clip(max=max(len(texts.item_ids) - 1, 0))
     missing = ids.item_ids[texts.item_ids[rows] != ids.item_ids]
     if len(missing):
         raise GenrecError(
-            f"{embeddings} has no vector of item {missing[0]} ({len(missing)} such items), which {semantic_ids} lists; "
+            f"{embeddings}: no vector of item {missing[0]} ({len(missing)} such items) of {semantic_ids}; "
             "embed the whole catalogue again"
         )
     return np.asarray(texts.l2norm[rows], dtype=np.float32)
@@ -157,10 +140,7 @@ def _require_trained_on(
 
 
 def export_graphs(model: TigerModel, path: Path) -> None:
-    """Write ``recommender.json``, the graphs and the decoder's vectors into the folder ``path``.
-
-    Batch, time and beams of the graphs are dynamic. Nothing here depends on the items.
-    """
+    """Write ``recommender.json``, the graphs and the decoder's vectors. Nothing here depends on the items."""
     config, folder = model.config, ModelFolder(path)
     sizes, width = tuple(config.level_sizes), config.d_model * config.views
     folder.save_settings(GraphSettings(sizes, config.max_history, width, config.dense, config.hybrid_weight))
@@ -168,7 +148,7 @@ def export_graphs(model: TigerModel, path: Path) -> None:
     with torch.no_grad():
         folder.save_array(TOKENS, token_vectors(model).numpy())
         folder.save_array(PREFIXES, model.prefix_embedding.weight.numpy())
-    _export_encoder(model, path / ENCODER)
+    _export_history_encoder(model, path / ENCODER)
     for level in range(1, len(sizes)):
         _export_step(model, level, path / step_graph(level))
     write_item_logits(path / ITEM_LOGITS)
@@ -176,7 +156,7 @@ def export_graphs(model: TigerModel, path: Path) -> None:
     _export_item_encoder(model, path / NEW_ITEMS / ITEM_ENCODER)
 
 
-def _export_encoder(model: TigerModel, path: Path) -> None:
+def _export_history_encoder(model: TigerModel, path: Path) -> None:
     length = min(_TIME, model.config.max_history)
     inputs = {
         "items": torch.zeros(_ITEMS, model.config.d_model * model.config.views),

@@ -31,11 +31,10 @@ class PyfuncRecommender:
             model_input: a row a user, with the columns ``user_id`` and ``item_ids``; or a row a request, with the
                 columns ``instances``, ``topk`` and any other option of
                 :class:`~genrec_core.recommend.instances.InstancesRequest`. MLflow makes such a frame of a request.
-            params: options, of which ``topk`` must be given here or in the request.
+            params: options; ``topk`` must be here or in the request.
 
         Returns:
-            For users a frame with the columns ``user_id`` and ``predictions``; for requests a list of such dicts, which
-            MLflow's server sends as ``{"predictions": [...]}``.
+            For users a frame with the columns ``user_id`` and ``predictions``; for requests a list of such dicts.
 
         Raises:
             MlflowException: the input or an option is not valid; MLflow's server makes it a 400.
@@ -58,26 +57,20 @@ class PyfuncRecommender:
                 "inputs), or params={'topk': 4} to predict"
             )
         (answer,) = answer_instances(self.recommender, [read_instances(request)])
-        predictions: _Answers = answer["predictions"]
-        return predictions
+        return answer["predictions"]
 
 
 def _requests(frame: "pd.DataFrame", options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The requests of a frame. Users are put together, as many as one request may hold."""
     rows = _plain(frame.to_dict("records"))
     if "instances" in frame.columns:
-        for row in rows:
-            yield {**options, **{name: value for name, value in row.items() if _is_filled(value)}}
+        for row in rows:  # pandas fills the cells of absent options with None or NaN
+            yield {**options, **{name: cell for name, cell in row.items() if cell is not None and cell == cell}}
         return
     if faults := [name for name in OPTIONS if name in frame.columns]:
         raise GenrecError(f"{faults[0]} is a column beside user_id and item_ids; give it in params")
     for first in range(0, len(rows), MOST_INSTANCES):
         yield {**options, "instances": rows[first : first + MOST_INSTANCES]}
-
-
-def _is_filled(value: Any) -> bool:
-    """Whether a cell holds something: pandas fills the cells of absent options with None or NaN."""
-    return value is not None and value == value
 
 
 def _plain(value: Any) -> Any:

@@ -24,8 +24,7 @@ from genrec_core.bundle.self_test import write_self_test
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.export.graphs import without_advice
-from genrec_core.export.item_logits import write_item_logits
+from genrec_core.export.graphs import without_advice, write_item_logits
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ExportSettings, RankingMode
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
@@ -39,17 +38,14 @@ _OBSERVED_USERS, _OBSERVED_ITEMS = 128, 100  # users whose ranges are taken, and
 
 @dataclass(frozen=True)
 class ValidationUsers:
-    """Validation users."""
+    """Users by whose lists the model in int8 is judged."""
 
     histories: list[list[int]]  # item ids of each, oldest first
     targets: list[int]  # the item id that each bought next
 
     @classmethod
     def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int) -> "ValidationUsers":
-        """Draw ``users`` users, or all where there are fewer. Their targets are the last items but one of histories.
-
-        The last items are for the test and are not read. ``item_ids`` int64 [n_items] are the ids of the rows.
-        """
+        """Draw at most ``users`` users; ``item_ids`` int64 [n_items] are the ids of the rows."""
         validation = validation_part(histories)
         drawn = np.random.default_rng(_SEED).permutation(len(validation.targets))[:users]
         held_out = validation.take(np.sort(drawn))
@@ -76,7 +72,7 @@ class QuantizationReport:
     method: str = f"static int8, weights of 7 bits, a scale a column, ranges of {_OBSERVED_USERS} users"
 
     def lines(self) -> list[str]:
-        """A line a ranking, to be read."""
+        """A line for each ranking, for people."""
         return [
             f"{mode}: Recall@10 {ranking.recall_fp32:.4f} in fp32, {ranking.recall_int8:.4f} in int8; "
             f"{ranking.overlap:.1%} of the first ten stay; {ranking.speed_ratio:.2f} times the users a second"
@@ -96,11 +92,7 @@ def quantize_recommender(
     Args:
         model_dir: an exported model in fp32.
         target: the folder to write, replaced if it is there; may be ``model_dir``.
-        users: validation users, whose lists say whether the result is as good.
         largest_loss: the share of its Recall@10 that any ranking may lose.
-
-    Raises:
-        GenrecError: a ranking loses more, or the model is quantised already.
     """
     if (model_dir / REPORT).is_file():
         raise GenrecError(f"{model_dir}: quantised already; give the model in fp32")
@@ -163,9 +155,7 @@ def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
     With 8 bits, sums of two products with uint8 exceed the 16 bits in which processors without VNNI keep them.
 
     Args:
-        path: the graph.
-        inputs: of one call or more, by name. The other factors are rounded by the ranges that they have there; None: by
-            their range in each call.
+        inputs: of some calls. The other factors are rounded by their ranges in these; None: by the range of each call.
     """
     model = onnx.load(path)
     _drop_leading_ones(model)

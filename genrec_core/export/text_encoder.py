@@ -37,25 +37,15 @@ class MeanOfTokens(nn.Module):
 
 
 def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = False) -> None:
-    """Write the folder of a text encoder; it appears whole or not at all.
+    """Write the folder of a text encoder, whole or not at all; it replaces an earlier one.
 
     It holds ``text_encoder.onnx``, ``tokenizer.json``, ``text_encoder.json`` and ``self_test.npz``, the vectors of a
-    few texts (see :mod:`genrec_core.bundle.self_test`).
-
-    Args:
-        settings: the model, and how long a text may be.
-        target: the folder to write, replaced if it is there.
-        int8: round the weights' matrices; the vectors then differ a little.
-
-    Raises:
-        GenrecError: the model cannot be loaded, or does not take the mean over tokens.
+    few texts (see :mod:`genrec_core.bundle.self_test`). With ``int8`` the weights are rounded, and vectors differ a
+    little.
     """
     model = load_model(settings).cpu().eval()
     transformer = _transformer(model, settings.model)
-    examples = {
-        "input_ids": torch.ones(_TEXTS, _TOKENS, dtype=torch.int64),
-        "attention_mask": torch.ones(_TEXTS, _TOKENS, dtype=torch.int64),
-    }
+    examples = {name: torch.ones(_TEXTS, _TOKENS, dtype=torch.int64) for name in INPUTS}
     axes = {0: "texts", 1: "tokens"}
     with atomic_folder(target) as folder:
         export_graph(MeanOfTokens(transformer), examples, (axes, axes), ["vectors"], folder / GRAPH)

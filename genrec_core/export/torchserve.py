@@ -4,11 +4,12 @@ The archive holds the model folder and the code of this package, so that a model
 """
 
 import shutil
+from importlib.metadata import requires
 from pathlib import Path
 
+import genrec_core
 from genrec_core.errors import GenrecError
 from genrec_core.export import torchserve_handler
-from genrec_core.export.package import inference_requirements, package_code
 from genrec_core.storage.artifacts import atomic_folder, verify_manifest
 
 MODEL_NAME = "mymodel"
@@ -49,6 +50,16 @@ load_models={model}.mar
 """
 
 
+def package_code() -> Path:
+    """The folder of this package's modules, which a model takes along."""
+    return Path(genrec_core.__file__).parent
+
+
+def inference_requirements() -> list[str]:
+    """The pinned packages that the recommender needs: those of no extra."""
+    return [line for line in requires("genrec") or [] if "extra ==" not in line]
+
+
 def archiver_command() -> str:
     """The documented call, to be run in the exported folder."""
     return (
@@ -58,14 +69,9 @@ def archiver_command() -> str:
 
 
 def export_torchserve(model_dir: Path, target: Path) -> None:
-    """Write the folder ``target``; it appears whole or not at all.
+    """Write the folder ``target`` for a model folder; it appears whole or not at all.
 
-    Args:
-        model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote; each file is verified.
-        target: the folder to write; an earlier export there is replaced, its packed archive included.
-
-    Raises:
-        GenrecError: the model is not whole, or ``target`` holds something else.
+    An earlier export there is replaced, its packed archive included.
     """
     verify_manifest(model_dir)
     if target.exists() and not (target / ARCHIVER).is_file() and (not target.is_dir() or any(target.iterdir())):

@@ -19,11 +19,7 @@ class RecommenderHandler:
     """TorchServe's handler interface over the :class:`~genrec_core.recommend.recommender.Recommender`."""
 
     def initialize(self, context: Any) -> None:
-        """Open the model that lies unpacked beside this file.
-
-        Raises:
-            GenrecError: a file of the model is missing or damaged; the worker then ends, and its log says so.
-        """
+        """Open the model that lies unpacked beside this file; a damaged file ends the worker, and its log says so."""
         self.recommender = Recommender.from_folder(Path(context.system_properties["model_dir"]) / MODEL_FOLDER)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
@@ -33,27 +29,21 @@ class RecommenderHandler:
             data: one entry a request, its content under ``body``.
             context: TorchServe's ``Context``, which takes status and content type of each response.
         """
-        answers: list[dict[str, Any]] = [{}] * len(data)
-        alike: dict[str, list[int]] = defaultdict(list)
-        requests: dict[int, InstancesRequest] = {}
+        answers: dict[int, dict[str, Any]] = {}
+        alike: dict[str, dict[int, InstancesRequest]] = defaultdict(dict)  # by options, then by place in the batch
         for place, row in enumerate(data):
             context.set_response_content_type(place, "application/json")
             try:
-                requests[place] = _request(row)
-                alike[requests[place].options()].append(place)
+                request = _request(row)
+                alike[request.options()][place] = request
             except InvalidRequestError as error:
                 answers[place] = _refusal(error, place, context)
-        for places in alike.values():
-            for place, answer in zip(places, self._answer(places, requests, context), strict=True):
-                answers[place] = answer
-        return answers
-
-    def _answer(self, places: list[int], requests: dict[int, InstancesRequest], context: Any) -> list[dict[str, Any]]:
-        """The answers of requests with the same options, or a refusal of each where the model cannot answer."""
-        try:
-            return answer_instances(self.recommender, [requests[place] for place in places])
-        except GenrecError as error:
-            return [_refusal(error, place, context) for place in places]
+        for requests in alike.values():
+            try:
+                answers |= zip(requests, answer_instances(self.recommender, list(requests.values())), strict=True)
+            except GenrecError as error:
+                answers |= {place: _refusal(error, place, context) for place in requests}
+        return [answers[place] for place in range(len(data))]
 
 
 def _request(row: dict[str, Any]) -> InstancesRequest:

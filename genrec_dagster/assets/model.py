@@ -90,9 +90,8 @@ def recall_metrics(
     released. `report` opens the whole evaluation on one page.
     """
     from genrec_core.evaluation.checkpoints import evaluate_checkpoint
-    from genrec_core.evaluation.evaluate import METRICS_FILE
+    from genrec_core.evaluation.evaluate import METRICS_FILE, with_other_seeds
     from genrec_core.evaluation.pages.report import REPORT_FILE, write_metrics
-    from genrec_core.evaluation.seeds import with_other_seeds
 
     progress = progress_log(context, "users ranked")
     evaluation = evaluate_checkpoint(tiger_checkpoint, semantic_ids, item_embeddings, user_histories, config, progress)

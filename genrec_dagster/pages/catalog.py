@@ -37,8 +37,7 @@ def raw_page(provenance: Mapping[str, Any]) -> Page:
 
 def catalog_page(catalog: pl.DataFrame) -> Page:
     """The columns, some items, how many items have each field, and plots."""
-    from genrec_core.evaluation.pages.catalog import catalog_picture, field_coverage
-    from genrec_core.evaluation.pages.embeddings import spread
+    from genrec_core.evaluation.pages.catalog import catalog_picture, field_coverage, spread
 
     return {
         "dagster/row_count": catalog.height,
@@ -73,8 +72,7 @@ def histories_page(histories: pl.DataFrame) -> Page:
 def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catalog: pl.DataFrame) -> Page:
     """The model, how many texts it embedded, the nearest items of some items, and a map of the catalogue."""
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
-    from genrec_core.evaluation.pages.catalog import departments, largest
-    from genrec_core.evaluation.pages.embeddings import embedding_picture, nearest_items
+    from genrec_core.evaluation.pages.catalog import departments, embedding_picture, largest, nearest_items
 
     vectors = ItemEmbeddings.load(folder)
     groups = largest(departments(catalog["categories"]), _DEPARTMENTS).to_list()
@@ -94,7 +92,7 @@ def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catal
 
 def semantic_ids_page(folder: Path, update: "Update", texts: list[str]) -> Page:
     """What changed since the last version, how well the codebooks are used, and which items share a prefix."""
-    from genrec_core.evaluation.pages.semantic_ids import codebook_picture, shared_prefixes
+    from genrec_core.evaluation.pages.catalog import codebook_picture, shared_prefixes
     from genrec_core.quantization.semantic_ids import SemanticIds
 
     ids, summary = SemanticIds.load(folder), update.summary

@@ -128,7 +128,7 @@ def test_the_report_is_linked_and_kept_with_the_mlflow_run(
 
 
 def test_an_earlier_evaluation_that_differs_in_the_seed_alone_joins_the_report(finished_graph: Any) -> None:
-    from genrec_core.evaluation.seeds import with_other_seeds
+    from genrec_core.evaluation.evaluate import with_other_seeds
 
     earlier = [latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json"]
     metrics = read_json(earlier[0])

@@ -1,18 +1,28 @@
-"""Tables and plots of a catalogue and its histories."""
+"""Tables and plots of the catalogue, its histories, the item vectors and the semantic IDs."""
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from genrec_core.evaluation.pages.plotting import GREY, INK, MAIN, as_png, labelled, new_figure
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
+from genrec_core.evaluation.pages.plotting import GREY, GRID, INK, MAIN, PALETTE, as_png, labelled, new_figure
+from genrec_core.quantization.semantic_ids import SemanticIds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UNKNOWN, OTHERS = "unknown", "others"
 _LONGEST_NAME, _DEPARTMENTS = 30, 8
+_MAP_ITEMS = 2500  # more dots would cover each other
+
+
+def spread(items: int, count: int) -> list[int]:
+    """``count`` of the row numbers 0 to ``items`` - 1, evenly apart, none twice."""
+    return [int(row) for row in np.unique(np.linspace(0, max(items - 1, 0), min(count, items)).round())]
 
 
 def field_coverage(catalog: pl.DataFrame) -> list[dict[str, str | int | float]]:
@@ -90,3 +100,102 @@ def _mark_median(axes: "Axes", values: NDArray[np.integer]) -> None:
     axes.axvline(median, color=GREY, linewidth=1.2, linestyle="--")
     place = axes.get_xaxis_transform()
     axes.text(median, 0.97, f" median {median:g}", transform=place, va="top", fontsize=9, color=INK)
+
+
+def nearest_items(
+    vectors: ItemEmbeddings, names: Sequence[str], shown: int, neighbors: int
+) -> list[dict[str, str | float]]:
+    """The ``neighbors`` nearest items by cosine of ``shown`` items, one row each; ``names`` are in catalogue order."""
+    rows: list[dict[str, str | float]] = []
+    for item in spread(len(names), shown):
+        cosines = vectors.l2norm @ vectors.l2norm[item]  # [n]
+        cosines[item] = -np.inf
+        for near in np.argsort(-cosines, kind="stable")[: min(neighbors, len(names) - 1)].tolist():
+            rows.append({"item": names[item], "cosine": float(cosines[near]), "neighbour": names[near]})
+    return rows
+
+
+def principal_components(vectors: NDArray[np.float32], dims: int) -> tuple[NDArray[np.float64], float]:
+    """Vectors [n, dim] along their main directions, float64 [n, dims], and the share of the variance in these."""
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    variances, directions = np.linalg.eigh(centred.T @ centred)  # ascending
+    share = float(variances[-dims:].sum() / variances.sum()) if variances.sum() > 0 else 0.0
+    return centred @ directions[:, ::-1][:, :dims], share
+
+
+def embedding_picture(vectors: ItemEmbeddings, groups: Sequence[str]) -> bytes:
+    """Lengths of the raw vectors, and a map of the catalogue along its two main directions.
+
+    Args:
+        groups: the group of each item, which gives its colour; at most 8 different ones.
+    """
+    figure, (left, right) = new_figure(2, (9.6, 4.2))
+    left.hist(np.linalg.norm(vectors.raw, axis=1), bins=40, color=MAIN)
+    labelled(left, "Length of the raw vectors", "L2 norm", "items")
+    chosen = spread(len(groups), _MAP_ITEMS)
+    places, share = principal_components(vectors.l2norm[chosen], 2)
+    shown = np.array(groups)[chosen]
+    for (group, _), color in zip(Counter(groups).most_common(), PALETTE, strict=False):
+        x, y = places[shown == group].T
+        right.scatter(x, y, s=4, color=color, alpha=0.6, linewidths=0, label=group)
+    right.set_xticks([])
+    right.set_yticks([])
+    right.grid(visible=False)
+    right.spines["bottom"].set_visible(False)
+    labelled(right, f"The catalogue by text ({share:.0%} of the variance)", "", "")
+    figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4, markerscale=3)
+    return as_png(figure)
+
+
+def codebook_picture(summary: Mapping[str, Any], codes: NDArray[np.int32]) -> bytes:
+    """Used centroids of each level, items of each centroid, and how many items share all levels but the suffix.
+
+    Args:
+        summary: the content of ``summary.json``.
+        codes: int32 [n, levels + 1], the suffix last.
+    """
+    figure, (use, evenness, sharing) = new_figure(3, (10.4, 3.4))
+    shares = np.array(summary["codebook_use"])
+    sizes = np.array(summary["level_sizes"][: len(shares)])
+    levels = np.arange(1, len(sizes) + 1)
+    use.bar(levels, sizes, color=GRID, width=0.6)
+    bars = use.bar(levels, shares * sizes, color=MAIN, width=0.6)
+    use.bar_label(bars, [f"{share:.0%}" for share in shares], padding=2, color=INK)
+    use.set_xticks(levels)
+    use.margins(y=0.15)
+    labelled(use, "Codebook in use", "level", "centroids")
+    for level, size, color in zip(levels, sizes, PALETTE, strict=False):
+        items = np.sort(np.bincount(codes[:, level - 1], minlength=size))[::-1]
+        evenness.plot(np.arange(1, size + 1), items, color=color, linewidth=1.8, label=f"level {level}")
+    evenness.set_yscale("symlog", linthresh=1)
+    evenness.set_ylim(bottom=0)
+    evenness.legend(frameon=False, fontsize=8)
+    labelled(evenness, "Items a centroid", "centroids, the fullest first", "items")
+    sharing.bar(*np.unique(sharers(codes), return_counts=True), color=MAIN, width=0.8)
+    sharing.set_yscale("log")
+    labelled(sharing, "Items that share all levels", "items told apart by the suffix", "codes")
+    return as_png(figure)
+
+
+def sharers(codes: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How many items have each distinct code without its suffix, int64 [distinct codes]."""
+    return np.unique(codes[:, :-1], axis=0, return_counts=True)[1].astype(np.int64)
+
+
+def shared_prefixes(ids: SemanticIds, names: Sequence[str], shown: int, members: int) -> list[dict[str, str | int]]:
+    """Groups of items with the same prefix: ``shown`` prefixes of each length, and ``members`` items of each.
+
+    Args:
+        names: a name for each item, in the order of ``ids``.
+        members: at least 2; prefixes of fewer items are not shown.
+    """
+    rows: list[dict[str, str | int]] = []
+    for length in range(1, ids.codes.shape[1]):
+        prefixes, group, counts = np.unique(ids.codes[:, :length], axis=0, return_inverse=True, return_counts=True)
+        shared = np.flatnonzero(counts >= members)
+        for number in shared[spread(len(shared), shown)]:
+            items = np.flatnonzero(group.ravel() == number)
+            for row in items[spread(len(items), members)].tolist():
+                prefix, code = ("-".join(map(str, codes.tolist())) for codes in (prefixes[number], ids.codes[row]))
+                rows.append({"prefix": prefix, "items": int(counts[number]), "semantic ID": code, "item": names[row]})
+    return rows

@@ -1,7 +1,7 @@
 """Plots of metrics and training, as PNG bytes."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,19 +10,12 @@ from genrec_core.evaluation.evaluate import RANKINGS
 from genrec_core.evaluation.metrics import RECALL_CUTOFFS, recall_curve
 from genrec_core.evaluation.pages.plotting import GREY, GRID, INK, MAIN, as_png, labelled, new_figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _COLORS = dict(zip(RANKINGS, ("#2563eb", "#059669", "#d97706", "#7c3aed", GREY, "#db2777", "#0891b2"), strict=False))
 _SLICED_BY = {"history_length": "items in the history", "target_popularity": "training interactions of the target"}
 
 
 def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
-    """Recall@K of each ranking with intervals; the values of the headline and of popularity are written out.
-
-    Args:
-        metrics: the content of ``beauty_metrics.json``.
-    """
+    """Recall@K with intervals, from ``beauty_metrics.json``; those of the headline and of popularity have labels."""
     figure, (axes,) = new_figure(1, (6.4, 4.0))
     cutoffs = [k for k in RECALL_CUTOFFS if f"recall@{k}" in metrics[metrics["ranking"]]]
     for name, color in _COLORS.items():
@@ -59,10 +52,10 @@ def recall_curves(ranks: Mapping[str, np.ndarray], depth: int) -> bytes:
 
 
 def exposure_curves(shown: Mapping[str, np.ndarray]) -> bytes:
-    """Share of all recommended places that the least shown items fill (Lorenz curve), one line for each ranking.
+    """Share of all recommended places that the least shown items fill (Lorenz curve).
 
     Args:
-        shown: how often each item is shown, int [n_items], by ranking.
+        shown: for each ranking how often each item is shown, int [n_items].
     """
     figure, (axes,) = new_figure(1, (5.2, 4.4))
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2)
@@ -75,36 +68,28 @@ def exposure_curves(shown: Mapping[str, np.ndarray]) -> bytes:
 
 
 def slice_bars(slices: pl.DataFrame) -> bytes:
-    """Recall@10 of each slice of ``slices.parquet``, with intervals, beside popularity."""
+    """Recall@10 of each slice of ``slices.parquet``, with intervals, beside popularity; an empty slice has no bars."""
     kinds = slices.partition_by("by", maintain_order=True)
     figure, all_axes = new_figure(len(kinds), (4.8 * len(kinds), 3.8))
     for axes, rows in zip(all_axes, kinds, strict=True):
-        _bars_of_slices(axes, rows)
+        positions = np.arange(rows.height)
+        columns = rows.select("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10").fill_null(0.0)
+        recall, low, high, popular = columns.to_numpy().T
+        error = [(recall - low).clip(min=0), (high - recall).clip(min=0)]
+        axes.bar(positions - 0.2, recall, 0.4, yerr=error, color=MAIN, ecolor=INK, label="model")
+        axes.bar(positions + 0.2, popular, 0.4, color=GREY, label="popularity")
+        names = [f"{name}\n{users:,} users" for name, users in rows.select("slice", "users").iter_rows()]
+        axes.set_xticks(positions, names)
         labelled(axes, "Test Recall@10", _SLICED_BY[rows["by"][0]], "share of users")
     figure.legend(*all_axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
     return as_png(figure)
-
-
-def _bars_of_slices(axes: "Axes", rows: pl.DataFrame) -> None:
-    """Two bars for each slice; a slice without users has none."""
-    positions = np.arange(rows.height)
-    columns = rows.select("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10").fill_null(0.0)
-    recall, low, high, popular = columns.to_numpy().T
-    spread = [(recall - low).clip(min=0), (high - recall).clip(min=0)]
-    axes.bar(positions - 0.2, recall, 0.4, yerr=spread, color=MAIN, ecolor=INK, label="model")
-    axes.bar(positions + 0.2, popular, 0.4, color=GREY, label="popularity")
-    axes.set_xticks(
-        positions, [f"{name}\n{users:,} users" for name, users in rows.select("slice", "users").iter_rows()]
-    )
 
 
 def training_curves(history: Sequence[Mapping[str, float]], best_epoch: float) -> bytes:
     """Loss and validation Recall@10 by epoch; the best epoch is marked if it was validated.
 
     Args:
-        history: ``epochs`` of ``training_history.json``. Some entries hold ``validation_recall@10``. With a dense head
-            they also hold ``validation_generative_recall@10``.
-        best_epoch: the epoch that is kept.
+        history: ``epochs`` of ``training_history.json``. Some epochs are not validated.
     """
     figure, (left, right) = new_figure(2, (9.6, 3.6))
     from matplotlib.ticker import MaxNLocator

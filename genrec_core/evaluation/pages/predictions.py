@@ -31,14 +31,14 @@ class Shop:
     def of_model(cls, model_dir: Path) -> "Shop":
         """Read a model folder, with or without the table of its items."""
         folder = ModelFolder(model_dir)
-        item_ids, bought = folder.item_ids, folder.popularity
+        item_ids = folder.item_ids
         titles: list[str | None] = [None] * len(item_ids)
         categories = titles
         if folder.takes_rules:
             table = ItemTable.load(model_dir, item_ids)
             titles, categories = table.title, table.categories
         names = [title or f"item {item}" for title, item in zip(titles, item_ids.tolist(), strict=True)]
-        return cls(item_ids, names, departments(pl.Series(categories, dtype=pl.String)), bought)
+        return cls(item_ids, names, departments(pl.Series(categories, dtype=pl.String)), folder.popularity)
 
     def name(self, item: int) -> str:
         (row,) = np.nonzero(self.item_ids == item)
@@ -48,13 +48,11 @@ class Shop:
 def lists_by_title(
     shop: Shop, histories: Sequence[tuple[str, Sequence[int]]], predictions: Path, items: int
 ) -> list[dict[str, str]]:
-    """For each user with predictions the newest items of the history and the first recommended items, by name.
+    """For each user with predictions the newest and the first recommended items, ``items`` of each, by name.
 
     Args:
-        shop: names the items.
         histories: users and their items, oldest first.
         predictions: CSV or Parquet, ``user_id,pred_1..pred_K``.
-        items: the length of both lists.
     """
     users = [user for user, _ in histories]
     rows = _first_places(predictions, items).filter(pl.col("user_id").is_in(users)).collect()

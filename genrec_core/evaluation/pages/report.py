@@ -20,9 +20,6 @@ def write_metrics(folder: Path, evaluation: Evaluation) -> None:
     """Write ``beauty_metrics.json``, ``slices.parquet``, ``ranks.parquet``, ``report.html`` and two plots.
 
     ``folder`` is written whole or not at all. It replaces an earlier evaluation.
-
-    Raises:
-        GenrecError: as :func:`require_room_for_metrics`; matplotlib is not installed; ``folder`` cannot be written.
     """
     require_room_for_metrics(folder)
     try:
@@ -36,12 +33,7 @@ def write_metrics(folder: Path, evaluation: Evaluation) -> None:
 
 
 def require_room_for_metrics(folder: Path) -> None:
-    """Refuse a folder that cannot be replaced whole, or that holds anything but an earlier evaluation.
-
-    Raises:
-        GenrecError: ``folder`` is a file, the root of a disk, in a place without the right to write, or holds another
-            file.
-    """
+    """Refuse a folder that cannot be replaced whole, or that holds anything but an earlier evaluation."""
     place = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise GenrecError(f"{folder}: is not a folder; name a new folder for the metrics")
@@ -52,17 +44,11 @@ def require_room_for_metrics(folder: Path) -> None:
         raise GenrecError(f"{folder}: no folder may be made in {parent}; name one elsewhere, or get the right to write")
     others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.is_dir() else []
     if others:
-        raise GenrecError(
-            f"{folder}: holds {others[0]}, which is not a metrics file; name a new folder for the metrics"
-        )
+        raise GenrecError(f"{folder}: holds {others[0]}, which is not a metrics file; name a new folder")
 
 
 def report_page(evaluation: Evaluation) -> str:
-    """The page as HTML, with its plots inside.
-
-    Raises:
-        GenrecError: matplotlib is not installed.
-    """
+    """The page as HTML, with its plots inside."""
     metrics = evaluation.metrics
     plots = {
         "Recall at each K": recall_curves(evaluation.ranks, metrics["beams"]),

@@ -12,10 +12,9 @@ import pytest
 
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate
-from genrec_core.evaluation.intervals import paired_differences
+from genrec_core.evaluation.evaluate import TIE_ORDER, Evaluation, evaluate, over_seeds
+from genrec_core.evaluation.metrics import paired_differences
 from genrec_core.evaluation.pages.report import require_room_for_metrics, write_metrics
-from genrec_core.evaluation.seeds import over_seeds
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
 from genrec_core.search.generative import RankingWeights

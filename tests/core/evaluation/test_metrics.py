@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.intervals import bootstrap_intervals, bootstrap_means, summarize
 from genrec_core.evaluation.metrics import (
     RECALL_CUTOFFS,
     RankingResult,
+    bootstrap_intervals,
+    bootstrap_means,
     deepest_cutoff,
     exposure,
     gini,
     ndcg_gains,
     recall_hits,
+    summarize,
 )
 
 DEEP = deepest_cutoff(beams=1000, n_items=12_101)
@@ -69,7 +71,7 @@ def test_bootstrap_means_equal_a_loop_over_the_same_draws(users: int, metrics: i
 def test_bootstrap_means_do_not_depend_on_how_draws_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((30, 2))
     whole = bootstrap_means(values, 50, seed=3)
-    monkeypatch.setattr("genrec_core.evaluation.intervals._CHUNK_DRAWS", 100)
+    monkeypatch.setattr("genrec_core.evaluation.metrics._CHUNK_DRAWS", 100)
     np.testing.assert_allclose(bootstrap_means(values, 50, seed=3), whole, rtol=1e-12)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.evaluation.slices import metrics_by_slice, slice_names, slices_as_json
+from genrec_core.evaluation.evaluate import metrics_by_slice, slice_names, slices_as_json
 
 
 @pytest.mark.parametrize(

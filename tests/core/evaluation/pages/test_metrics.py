@@ -5,8 +5,8 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
+from genrec_core.evaluation.evaluate import SLICES_SCHEMA
 from genrec_core.evaluation.pages.metrics import recall_by_cutoff, slice_bars, training_curves
-from genrec_core.evaluation.slices import SCHEMA
 
 AssertPicture = Callable[[bytes], None]
 
@@ -21,11 +21,11 @@ def test_recall_is_drawn_for_the_cutoffs_there_are(cutoffs: tuple[int, ...], ass
 
 def test_slices_are_drawn_also_where_one_is_empty(assert_picture: AssertPicture) -> None:
     rows = [
-        {"by": "history_length", "slice": "<=5", "users": 3, **dict.fromkeys(list(SCHEMA)[3:], 0.5)},
+        {"by": "history_length", "slice": "<=5", "users": 3, **dict.fromkeys(list(SLICES_SCHEMA)[3:], 0.5)},
         {"by": "history_length", "slice": ">5", "users": 0},
-        {"by": "target_popularity", "slice": "0", "users": 3, **dict.fromkeys(list(SCHEMA)[3:], 0.1)},
+        {"by": "target_popularity", "slice": "0", "users": 3, **dict.fromkeys(list(SLICES_SCHEMA)[3:], 0.1)},
     ]
-    assert_picture(slice_bars(pl.DataFrame(rows, schema=SCHEMA)))
+    assert_picture(slice_bars(pl.DataFrame(rows, schema=SLICES_SCHEMA)))
 
 
 @pytest.mark.parametrize("validated", [[], [2], [2, 4]])
