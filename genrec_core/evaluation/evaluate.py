@@ -8,8 +8,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.data.histories import Histories
-from genrec_core.data.popularity import training_counts
-from genrec_core.data.split import HeldOut, test_part, validation_part
+from genrec_core.data.split import HeldOut, test_part, training_counts, validation_part
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES
 from genrec_core.evaluation.exactness import beam_agreement
