@@ -16,30 +16,17 @@ LARGEST_ERROR = 0.01
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array in a file; ``GenrecError`` where it cannot be read."""
+    """The array in a file."""
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise GenrecError(f"{path}: cannot be read as an array ({error}); export the model again") from error
 
 
-def default_threads() -> int:
-    """The CPU cores that this process may use; see :mod:`genrec_core.cores`."""
-    return available_cores()
-
-
 def open_graph(path: Path, threads: int | None) -> ort.InferenceSession:
-    """Open an ONNX graph on the CPU.
-
-    Args:
-        path: the graph.
-        threads: threads inside an operator; None for all cores that this process may use.
-
-    Raises:
-        GenrecError: the file is missing, or onnxruntime cannot run it.
-    """
+    """Open an ONNX graph on the CPU; ``threads`` work on an operator, None for all cores of this process."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
+    options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # polling threads slow other processes
     try:
@@ -51,7 +38,7 @@ def open_graph(path: Path, threads: int | None) -> ort.InferenceSession:
 
 
 def read_self_test(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The inputs of a stored test by name, and its answers float32; ``GenrecError`` where the file is damaged."""
+    """The inputs of a stored test by name, and its answers float32."""
     try:
         with np.load(folder / SELF_TEST, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}, stored["answers"]
@@ -60,15 +47,10 @@ def read_self_test(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, np.n
 
 
 def require_same_answers(folder: Path, stored: np.ndarray, computed: np.ndarray) -> None:
-    """Compare a model's answers with the ones that its ``folder`` stores, float32 of one shape.
-
-    Raises:
-        GenrecError: they differ by more than ``LARGEST_ERROR`` of the range of ``stored``.
-    """
+    """Refuse answers that differ from the ``stored`` ones by more than ``LARGEST_ERROR`` of the range of these."""
     error = float(np.abs(computed - stored).max() / np.ptp(stored))
     if not error <= LARGEST_ERROR:  # NaN is refused too
         raise GenrecError(
-            f"{folder}: on this processor the model does not compute the answers that its export stored. They differ "
-            f"by {error:.1%} of their range, and {LARGEST_ERROR:.0%} is allowed; export it again, without "
-            "int8 if it was in int8"
+            f"{folder}: on this processor the model does not compute the answers that its export stored: they differ "
+            f"by {error:.1%} of their range, {LARGEST_ERROR:.0%} is allowed; export it again, without int8 if it had it"
         )

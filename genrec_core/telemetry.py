@@ -14,9 +14,9 @@ _OFF = {
 
 
 def switch_off() -> None:
-    """Set the variables for this process and its children, unless the user has set them; warn if it is too late.
+    """Set the variables for this process and its children, unless the user has set them.
 
-    onnxruntime starts to report when it is imported, and has no call that stops it.
+    Warn if it is too late: onnxruntime starts to report when it is imported, and has no call that stops it.
     """
     too_late = "onnxruntime" in sys.modules and "ORT_DISABLE_TELEMETRY" not in os.environ
     for name, value in _OFF.items():

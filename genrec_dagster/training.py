@@ -17,8 +17,7 @@ from pydantic import BaseModel
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
-from genrec_core.storage.artifacts import atomic_file, read_json, recovered
-from genrec_core.storage.locks import locked
+from genrec_core.storage.artifacts import atomic_file, locked, read_json, recovered
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME

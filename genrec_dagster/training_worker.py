@@ -14,8 +14,7 @@ from typing import NoReturn
 from dagster_pipes import PipesContext, open_dagster_pipes
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
-from genrec_core.storage.artifacts import read_json, recovered
-from genrec_core.storage.locks import locked
+from genrec_core.storage.artifacts import locked, read_json, recovered
 from genrec_core.tiger.distributed import World, distributed
 from genrec_core.tiger.torchrun import TORCHRUN_PID, end_with_parent
 from genrec_core.tiger.training import TrainingData, TrainingEvent, train, write_probe

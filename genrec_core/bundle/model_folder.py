@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import MANIFEST, read_json, recovered, verify_manifest, write_json
+from genrec_core.storage.artifacts import MANIFEST, locked_place, read_json, recovered, verify_manifest, write_json
 from genrec_core.storage.folders import refresh_shared, write_shared
-from genrec_core.storage.locks import locked_place
 
 if TYPE_CHECKING:
     import numpy as np

@@ -46,7 +46,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _measured(options: argparse.Namespace) -> "Evaluation":
     """The evaluation of ``--checkpoint``."""
     from genrec_core.data.histories import Histories
-    from genrec_core.data.user_histories import read_user_histories
+    from genrec_core.data.sources import read_user_histories
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
     from genrec_core.evaluation.checkpoints import open_checkpoint
     from genrec_core.evaluation.evaluate import evaluate

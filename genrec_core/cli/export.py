@@ -48,8 +48,8 @@ def add_commands(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from genrec_core.data.histories import Histories
-    from genrec_core.data.popularity import training_counts
-    from genrec_core.data.user_histories import read_user_histories
+    from genrec_core.data.sources import read_user_histories
+    from genrec_core.data.split import training_counts
     from genrec_core.export.onnx import export_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
     from genrec_core.storage.folders import latest

@@ -95,7 +95,7 @@ def training_settings(options: argparse.Namespace) -> TrainingSettings:
 
 def _write_histories(source: Path, target: Path) -> None:
     """Keep the histories that ``source`` holds beside the training, so that all processes read the same."""
-    from genrec_core.data.user_histories import read_user_histories
+    from genrec_core.data.sources import read_user_histories
     from genrec_core.storage.artifacts import atomic_file
 
     frame = read_user_histories(source)

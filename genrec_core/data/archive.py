@@ -1,6 +1,8 @@
 """Gets the raw files from a folder, an archive, a URL of an archive, or a prefix of a bucket."""
 
+import base64
 import hashlib
+import http.client
 import json
 import lzma
 import shutil
@@ -9,25 +11,29 @@ import struct
 import tarfile
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from genrec_core.data.download import download, is_url, server_state
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import sha256_of
 from genrec_core.storage.object_store import SCHEME, ObjectStore
 from genrec_core.storage.redact import without_secrets
 
 _LARGEST_UNPACKED = 8 << 30  # bytes; a bomb is refused before it fills the disk
+_LARGEST_DOWNLOAD = 8 << 30  # bytes
+_TIMEOUT_SECONDS = 60
+_VALIDATORS = ("ETag", "Last-Modified", "Content-Length")
 _MOST_ENTRIES = 100_000
 _DEEPEST = 3  # parts of a path: a file two folders below the top
 _REST_SECONDS = 10  # a file that changed within this time is still being written
-_PREFERRED = "beauty"  # the folder to read where several hold the files
 
 Entry = tuple[str, int, bool, Callable[[], IO[bytes] | None]]  # name, bytes, whether it is a regular file, how to open
 
@@ -37,8 +43,8 @@ def opened_source(source: str, names: tuple[str, ...], sha256: str | None = None
     """Yield the folder that holds all files ``names``; nothing else is unpacked from an archive.
 
     Args:
-        source: a folder, an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), an http(s) URL of one, or
-            ``s3://bucket/prefix``. The files lie at its top, in ``beauty/`` or in any one other sub-folder.
+        source: a folder, a zip or tar archive, an http(s) URL of one, or ``s3://bucket/prefix``. The files lie at its
+            top, in ``beauty/`` or in any one other sub-folder.
         sha256: sha256 that the archive must have; None: any.
     """
     shown = without_secrets(source)
@@ -68,11 +74,10 @@ def errors_naming(shown: str, *places: Path) -> Iterator[None]:
 def fingerprint(source: str) -> str | None:
     """Hash what shows, without reading the data, that the data may have changed; None while files are being written.
 
-    A folder is known by name, size and time of the files in it and up to two levels below; a URL by ``ETag``,
-    ``Last-Modified`` and ``Content-Length``; an s3:// prefix by name, size and ETag of its objects.
+    That is name, size and time of files, name, size and ETag of objects, or what the server of a URL says of it.
     """
-    if is_url(source):
-        state: list[object] = server_state(source)
+    if _is_url(source):
+        state: list[object] = _server_state(source)
     elif source.startswith(SCHEME):
         state = [(name, facts.size, facts.stamp) for name, facts in sorted(ObjectStore(source).listing().items())]
         if not state:
@@ -91,17 +96,15 @@ def fingerprint(source: str) -> str | None:
 
 def _fetch(source: str, target: Path, names: tuple[str, ...]) -> Path:
     """The folder or archive on this machine; what lies elsewhere is fetched to ``target``."""
-    if is_url(source):
-        download(source, target)
+    if _is_url(source):
+        _download(source, target)
         return target
     if source.startswith(SCHEME):
         _fetch_objects(ObjectStore(source), target, names)
         return target
     if "://" in source:
-        raise GenrecError(
-            f"GENREC_RAW={without_secrets(source)}: only a folder, an archive, an http(s) URL of one or an s3:// "
-            "prefix can be read"
-        )
+        shown = without_secrets(source)
+        raise GenrecError(f"GENREC_RAW={shown}: name a folder, an archive, an http(s) URL of one or an s3:// prefix")
     return Path(source).expanduser()
 
 
@@ -138,10 +141,7 @@ def _unpack(archive: Path, target: Path, names: tuple[str, ...]) -> Path:
             with tarfile.open(archive) as packed_tar:
                 _write_entries(archive, target, names, _tar_entries(packed_tar))
         else:
-            raise GenrecError(
-                f"{archive}: neither a folder nor a whole zip or tar archive; get it again, or unpack it by hand and "
-                "name the folder"
-            )
+            raise GenrecError(f"{archive}: neither a folder nor a whole zip or tar archive; get it again, or unpack it")
     except (RuntimeError, UnicodeDecodeError) as error:  # another compression, a password, names that are no text
         raise GenrecError(f"{archive}: cannot be unpacked ({error}); unpack it by hand and name the folder") from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError) as error:
@@ -168,18 +168,15 @@ def _write_entries(archive: Path, target: Path, names: tuple[str, ...], entries:
         if number > _MOST_ENTRIES:
             raise GenrecError(f"{archive}: more than {_MOST_ENTRIES} entries; unpack it by hand")
         if not path.resolve().is_relative_to(target.resolve()):
-            raise GenrecError(
-                f"{archive}: the entry {name} would be written outside the folder; do not use this archive"
-            )
+            raise GenrecError(f"{archive}: {name} would be written outside the folder; do not use this archive")
         if path.name not in names or len(PurePosixPath(name).parts) > _DEEPEST:
             continue
         if not is_file:
             raise GenrecError(f"{archive}: {name} is no regular file; do not use this archive")
         total += size
         if total > _LARGEST_UNPACKED:
-            raise GenrecError(
-                f"{archive}: unpacks to {total} bytes, over the limit of {_LARGEST_UNPACKED}; unpack it by hand"
-            )
+            limit = f"over the limit of {_LARGEST_UNPACKED}"
+            raise GenrecError(f"{archive}: unpacks to {total} bytes, {limit}; unpack it by hand")
         path.parent.mkdir(parents=True, exist_ok=True)
         content = opened()
         assert content is not None
@@ -188,17 +185,78 @@ def _write_entries(archive: Path, target: Path, names: tuple[str, ...], entries:
 
 
 def _folder_of(folder: Path, shown: str, names: tuple[str, ...]) -> Path:
-    """The folder with all files ``names``, at most two levels below ``folder``."""
     places = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
     complete = [path for path in places if all((path / name).is_file() for name in names)]
     if not complete:
-        missing = [name for name in names if not (folder / name).is_file()]
-        raise GenrecError(
-            f"{shown}: missing {', '.join(missing)}, at its top and in its sub-folders; see README, own data"
-        )
+        missing = ", ".join(name for name in names if not (folder / name).is_file())
+        raise GenrecError(f"{shown}: missing {missing}, at its top and in its sub-folders; see README, own data")
     if complete[0] == folder or len(complete) == 1:
         return complete[0]
-    preferred = [path for path in complete if path.name == _PREFERRED]
+    preferred = [path for path in complete if path.name == "beauty"]
     if not preferred:
         raise GenrecError(f"{shown}: several folders hold the raw files ({', '.join(map(str, complete))}); name one")
     return preferred[0]
+
+
+class _SameProtocol(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http(s) only, and from https to https only."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = urlsplit(newurl).scheme
+        if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
+            raise urllib.error.URLError(f"it points on to {scheme}://, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _download(url: str, target: Path) -> None:
+    """Fetch ``url``, http(s), to the file ``target``; ``user:password@`` in it is sent to that server alone."""
+    with _response(url, "GET", "cannot be downloaded") as response, target.open("wb") as file:
+        length = response.headers.get("Content-Length")
+        arrived = 0
+        while block := response.read(1 << 20):
+            arrived += len(block)
+            if arrived > _LARGEST_DOWNLOAD:
+                raise GenrecError(f"{_shown(url)}: more than {_LARGEST_DOWNLOAD} bytes; get it by hand")
+            file.write(block)
+    if length is not None and arrived != int(length):
+        raise GenrecError(f"{_shown(url)}: {arrived} of {length} bytes arrived; try again")
+
+
+def _server_state(url: str) -> list[object]:
+    """The headers that change with the content; an error if the server sends none of them."""
+    with _response(url, "HEAD", "the server does not answer") as response:
+        state: list[object] = [response.headers.get(name) for name in _VALIDATORS]
+    if not any(state):
+        names = ", ".join(_VALIDATORS)
+        raise GenrecError(f"{_shown(url)}: the server sends none of {names}; run `make run` when it has changed")
+    return state
+
+
+@contextmanager
+def _response(url: str, method: str, fault: str) -> Iterator[http.client.HTTPResponse]:
+    """Ask for ``url``; user and password go in a header that is not sent on to where the server points."""
+    try:
+        parts = urlsplit(url)
+        user, at, place = parts.netloc.rpartition("@")
+        request = urllib.request.Request(urlunsplit(parts._replace(netloc=place)), method=method)
+        if at:
+            token = base64.b64encode(unquote(user).encode()).decode()
+            request.add_unredirected_header("Authorization", f"Basic {token}")
+        with urllib.request.build_opener(_SameProtocol).open(request, timeout=_TIMEOUT_SECONDS) as response:
+            yield response
+    except GenrecError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = without_secrets(str(error))
+        # Not chained: the library's own text may hold the address with its password.
+        raise GenrecError(f"{_shown(url)}: {fault} ({reason}); check the address or use a folder") from None
+
+
+def _shown(url: str) -> str:
+    return f"GENREC_RAW={without_secrets(url)}"

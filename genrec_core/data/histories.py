@@ -16,24 +16,15 @@ _WIDTH_STEP = 8  # items
 
 @dataclass(frozen=True)
 class Histories:
-    """The items of each user, oldest first.
+    """The items of each user, oldest first."""
 
-    Args:
-        user_ids: the data set's own ids, one a user.
-        rows: catalogue rows of all users one after the other, int32 [n_interactions].
-        offsets: user ``u`` owns ``rows[offsets[u]:offsets[u + 1]]``, int64 [n_users + 1].
-    """
-
-    user_ids: list[str]
-    rows: np.ndarray
-    offsets: np.ndarray
+    user_ids: list[str]  # the data set's own ids, one a user
+    rows: np.ndarray  # catalogue rows of all users one after the other, int32 [n_interactions]
+    offsets: np.ndarray  # user u owns rows[offsets[u]:offsets[u + 1]], int64 [n_users + 1]
 
     @classmethod
     def from_frame(cls, frame: "pl.DataFrame", item_ids: np.ndarray) -> "Histories":
-        """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n].
-
-        An item that the catalogue lacks is an error, which names the user and the item.
-        """
+        """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n]."""
         lengths = frame["item_ids"].list.len().to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         items = frame["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
@@ -74,17 +65,11 @@ class Histories:
 
 @dataclass(frozen=True)
 class HistoryBatch:
-    """Histories side by side.
+    """Histories side by side."""
 
-    Args:
-        rows: catalogue rows int32 [batch, time], oldest first, -1 on the right.
-        lengths: items a history, int32 [batch].
-        alone: whether no other batch is decoded meanwhile, so that all cores may be used.
-    """
-
-    rows: np.ndarray
-    lengths: np.ndarray
-    alone: bool = False
+    rows: np.ndarray  # catalogue rows int32 [batch, time], oldest first, -1 on the right
+    lengths: np.ndarray  # items a history, int32 [batch]
+    alone: bool = False  # whether no other batch is decoded meanwhile, so that all cores may be used
 
     def flat(self) -> "FlatHistories":
         """The same histories without padding."""
@@ -99,21 +84,13 @@ class HistoryBatch:
 
 @dataclass(frozen=True)
 class FlatHistories:
-    """Histories one behind the other, and where each item is when they are side by side.
+    """Histories one behind the other, and where each item is when they are side by side."""
 
-    Args:
-        rows: catalogue rows int32 [items].
-        lengths: items a history, int64 [batch].
-        places: the items of each history, int64 [batch, time]; 0 on the right of a shorter one.
-        own: the place of each item in the flattened ``places``, int64 [items].
-        newest: index in ``rows`` of the newest item of each history, int64 [batch].
-    """
-
-    rows: np.ndarray
-    lengths: np.ndarray
-    places: np.ndarray
-    own: np.ndarray
-    newest: np.ndarray
+    rows: np.ndarray  # catalogue rows int32 [items]
+    lengths: np.ndarray  # items a history, int64 [batch]
+    places: np.ndarray  # the items of each history, int64 [batch, time]; 0 on the right of a shorter one
+    own: np.ndarray  # the place of each item in the flattened places, int64 [items]
+    newest: np.ndarray  # index in rows of the newest item of each history, int64 [batch]
 
 
 def padded(sequences: Sequence[np.ndarray], max_history: int, alone: bool = False) -> HistoryBatch:

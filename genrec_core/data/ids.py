@@ -15,11 +15,7 @@ ItemId = Annotated[int, Field(strict=True, ge=_LEAST, le=_MOST)]  # in JSON that
 
 
 def item_id_of(value: object) -> int:
-    """The item id that a text or a number of a file stands for.
-
-    Raises:
-        GenrecError: it is not an integer of 64 bits.
-    """
+    """The item id that a text or a number of a file stands for, an integer of 64 bits."""
     if type(value) is int or (isinstance(value, str) and _INTEGER.fullmatch(value)):
         item_id = int(value)
         if _LEAST <= item_id <= _MOST:
@@ -28,11 +24,7 @@ def item_id_of(value: object) -> int:
 
 
 def item_ids_of(values: str | Iterable[object]) -> list[int]:
-    """The item ids of a list, or of a text: ``5 6 7`` or ``[5, 6, 7]``.
-
-    Raises:
-        GenrecError: one of them is not an integer of 64 bits, or a bracket is not closed.
-    """
+    """The item ids of a list, or of a text: ``5 6 7`` or ``[5, 6, 7]``."""
     return [item_id_of(value) for value in (_words(values) if isinstance(values, str) else values)]
 
 
@@ -47,11 +39,7 @@ def _words(text: str) -> list[str]:
 
 
 def user_id_of(text: str) -> str:
-    """A user's id without the white space around it.
-
-    Raises:
-        GenrecError: it is empty, or holds a line end, which would divide a row of the output.
-    """
+    """A user's id without the white space around it; a line end in it, which would divide a row, is an error."""
     user_id = text.strip()
     if not user_id:
         raise GenrecError("user_id is empty")

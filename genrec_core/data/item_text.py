@@ -21,10 +21,7 @@ _NUMBERS = (  # how a number is written, what parts its thousands, and its decim
 
 
 def template_parts(template: str) -> list[tuple[str, str]]:
-    """Split a text template at its ';' into parts with the one field of each ('' for a part without a field).
-
-    A brace that does not close, a part with several fields and an unknown field are errors.
-    """
+    """Split a text template at its ';' into parts with the one field of each ('' for a part without a field)."""
     parts = []
     for part in filter(str.strip, template.split(";")):
         try:
@@ -53,13 +50,8 @@ def _printed(value: str | float) -> str:
 
 def text_fields(entry: dict[str, Any]) -> dict[str, Any]:
     """The fields that item text is made of, cleaned; None for what ``entry`` lacks."""
-    return {
-        "title": _text(entry.get("title")),
-        "brand": _text(entry.get("brand")),
-        "categories": _categories(entry.get("categories")),
-        "price": _price(entry.get("price")),
-        "description": _text(entry.get("description")),
-    }
+    special = {"categories": _categories, "price": _price}
+    return {name: special.get(name, _text)(entry.get(name)) for name in TEXT_FIELDS}
 
 
 def _text(value: Any) -> str | None:
@@ -84,8 +76,7 @@ def _categories(value: Any) -> str | None:
 def _price(value: Any) -> float | None:
     """A number, with or without a currency; None for anything else.
 
-    Of ``.`` and ``,`` the last is the decimal point. A comma alone is one before one or two digits; before three digits
-    it parts thousands, as several points do.
+    A comma alone is the decimal point before one or two digits; before three it parts thousands, as several points do.
     """
     text = str(value)
     if match := _PRICE.fullmatch(text):

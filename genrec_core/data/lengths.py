@@ -6,8 +6,8 @@ _SHORT = 64  # items; more users a batch save more than less padding does, until
 
 
 def length_class(length: int, max_history: int) -> int:
-    """Histories of the same class should be decoded together, as each pads the others: 0 above half of ``max_history``.
+    """The class of a history: 0 above half of ``max_history``, 1 above half of that, and so on down to ``_SHORT``.
 
-    Each further class has half the length, but the shortest class is not divided.
+    Histories of one class are decoded together, as each pads the others.
     """
     return int(math.log2(max_history / min(max(length, _SHORT), max_history)))

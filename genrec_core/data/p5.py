@@ -22,7 +22,6 @@ from genrec_core.errors import GenrecError
 
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
 RAW_FILES = (SEQUENCES, META, DATAMAPS)
-_SHOWN_FAULTS = 5
 _LONGEST_LINE = 4 << 20  # characters; a few KB of gzip can hold a line that fills the memory
 _ITEM_COLUMNS = {
     "item_id": pl.Int64,
@@ -35,16 +34,11 @@ _ITEM_COLUMNS = {
 def read_items(raw: Path) -> pl.DataFrame:
     """Read the items of ``datamaps.json``, sorted by id, with the fields of their lines in ``meta.json.gz``.
 
-    Returns:
-        ``item_id`` Int64; ``title``, ``brand``, ``categories`` ("A > B > C", several paths joined by "; "), ``price``
-        Float64 and ``description``, each null where absent; ``source_id``, the asin; ``described``: whether there is
-        such a line.
+    A field is null where absent. ``source_id`` is the asin; ``described`` says whether the item has such a line.
     """
     ids_by_asin = _item_ids(raw / DATAMAPS)
-    fields_by_asin: dict[str, dict[str, Any]] = {}
-    for entry in _meta_lines(raw / META):
-        if (asin := str(entry["asin"])) in ids_by_asin:
-            fields_by_asin[asin] = text_fields(entry)
+    entries = _meta_lines(raw / META)
+    fields_by_asin = {asin: text_fields(entry) for entry in entries if (asin := str(entry["asin"])) in ids_by_asin}
     unknown = dict.fromkeys(TEXT_FIELDS)
     rows = [
         {
@@ -68,7 +62,7 @@ def read_histories(raw: Path) -> pl.DataFrame:
             try:
                 _add_history(items_by_user, *fields)
             except ValueError as error:
-                faults.append(f"line {number}: {error}")
+                faults.append(f"line {number}: user {fields[0]}: {error}")
     _raise_faults(path, faults, "write a line as 'user item item ...' with positive integer items")
     if not items_by_user:
         raise GenrecError(f"{path}: holds no history; write a line as 'user item item ...'")
@@ -79,7 +73,7 @@ def read_histories(raw: Path) -> pl.DataFrame:
 
 
 def require_known_items(raw: Path, items: pl.DataFrame, histories: pl.DataFrame) -> None:
-    """Refuse histories with items that ``datamaps.json`` lacks; the error names the user and the item."""
+    """Refuse histories with items that ``datamaps.json`` lacks."""
     pairs = histories.explode("item_ids")
     unknown = pairs.join(items, left_on="item_ids", right_on="item_id", how="anti", maintain_order="left")
     if len(unknown):
@@ -92,26 +86,19 @@ def require_known_items(raw: Path, items: pl.DataFrame, histories: pl.DataFrame)
 
 def _add_history(items_by_user: dict[str, list[int]], user: str, *items: str) -> None:
     if user in items_by_user:
-        raise ValueError(f"user {user} is there already")
+        raise ValueError("is there already")
     if not items:
-        raise ValueError(f"user {user} has no item")
-    try:
-        item_ids = item_ids_of(items)
-    except GenrecError as error:
-        raise ValueError(f"user {user}: {error}") from error
+        raise ValueError("has no item")
+    item_ids = item_ids_of(items)
     if min(item_ids) < 1:
-        raise ValueError(f"user {user}: item {min(item_ids)} is not a positive integer")
+        raise ValueError(f"item {min(item_ids)} is not a positive integer")
     items_by_user[user] = item_ids
 
 
 def _item_ids(path: Path) -> dict[str, int]:
-    """``item2id`` of ``datamaps.json`` with integer ids."""
+    text = utf8_text(path)
     try:
-        content = json.loads(utf8_text(path))
-    except FileNotFoundError as error:
-        raise GenrecError(f"{path}: no such file; put it there") from error
-    except GenrecError:
-        raise
+        content = json.loads(text)
     except ValueError as error:  # no JSON, or a number of thousands of digits
         raise GenrecError(f"{path}: not valid JSON ({error}); mend it") from error
     if not isinstance(content, dict) or not isinstance(content.get("item2id"), dict) or not content["item2id"]:
@@ -159,5 +146,5 @@ def _parse_meta(line: str) -> dict[str, Any]:
 
 def _raise_faults(path: Path, faults: list[str], remedy: str) -> None:
     if faults:
-        more = f" and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
-        raise GenrecError(f"{path}: {'; '.join(faults[:_SHOWN_FAULTS])}{more}; {remedy}")
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise GenrecError(f"{path}: {'; '.join(faults[:5])}{more}; {remedy}")

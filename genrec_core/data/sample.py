@@ -22,15 +22,9 @@ _ROUTINES = {
     ("Makeup", "Face"): ("Primer", "Foundation", "Concealer", "Powder", "Blush", "Setting Spray"),
     ("Makeup", "Eyes"): ("Eye Primer", "Eyeshadow Palette", "Eyeliner", "Mascara", "Brow Pencil", "Makeup Remover"),
     ("Makeup", "Nails"): ("Polish Remover", "Base Coat", "Nail Polish", "Nail Glitter", "Top Coat", "Cuticle Oil"),
-    ("Fragrance", "Gifts"): (
-        "Eau de Toilette",
-        "Eau de Parfum",
-        "Body Mist",
-        "Deodorant",
-        "Scented Candle",
-        "Room Spray",
-    ),
-}
+    ("Fragrance", "Gifts"):
+        ("Eau de Toilette", "Eau de Parfum", "Body Mist", "Deodorant", "Scented Candle", "Room Spray"),
+}  # fmt: skip
 _BRANDS = (
     "Alder", "Bellaria", "Celandine", "Dorvane", "Elmswood", "Fiora", "Greyline", "Halcyon", "Isolde", "Juniper",
     "Kestrel", "Lumiere", "Marrow", "Nocturne", "Orchard", "Peony", "Quill", "Rosalind", "Saffron", "Thistle", "Umber",
@@ -45,11 +39,9 @@ _SHORTEST, _MEAN_EXTRA, _LONGEST = 5, 4.0, 40  # items a history
 
 
 def write_sample(folder: Path, users: int = 5000, items: int = 2000, seed: int = 7) -> None:
-    """Write the three raw files of a synthetic shop to ``folder``; the same seed gives the same bytes.
+    """Write the three raw files of a synthetic shop of at least 20 items to ``folder``.
 
-    Args:
-        users: histories, each of 5 to 40 items (9 on average) but never more than half of ``items``.
-        items: products, at least 20.
+    A history has 5 to 40 items (9 on average), but never more than half of ``items``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -100,8 +92,6 @@ def _walk(length: int, items: int, favourites: list[int], kinds: list[float], po
     """One user's ``length`` distinct items, 1-based.
 
     Args:
-        items: products of the shop.
-        favourites: the user's two favourite lines.
         kinds: a number in 0..1 for each step, which chooses its kind.
         popular: the product that each step reaches if it is drawn by popularity.
     """

@@ -14,38 +14,33 @@ from genrec_core.data import p5
 from genrec_core.data.archive import errors_naming, opened_source
 from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts
 from genrec_core.data.sample import write_sample
+from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
 from genrec_core.storage.artifacts import atomic_folder, read_json, sha256_of, write_json
 from genrec_core.storage.redact import without_secrets
 
 PROVENANCE, ITEMS, HISTORIES = "provenance.json", "items.parquet", "histories.parquet"
-_UNREADABLE = "\ufffd"  # stands where a file's writer, or our reader, found no letter
 
 
 class Source(NamedTuple):
-    """A form of raw data.
+    """A form of raw data: the names of its files, and what reads a folder of them. Errors name the file and the line.
 
-    Args:
-        files: the names of its files.
-        read_items: a folder with these files -> ``item_id`` Int64 (ascending), the columns of ``TEXT_FIELDS``,
-            ``source_id`` (its text where nothing else is known) and ``described`` (whether it has a description).
-        read_histories: the same folder -> ``user_id`` Utf8 and ``item_ids`` List(Int64), oldest first.
-        require_known_items: raises a GenrecError where the histories (last argument) hold an unknown item.
-
-    Both readers raise a GenrecError that names the file and the line at fault.
+    ``read_items`` gives ``item_id`` Int64 (ascending), the columns of ``TEXT_FIELDS``, ``source_id`` (the text of an
+    item of which nothing else is known) and ``described`` (whether it has a description). ``read_histories`` gives
+    ``user_id`` Utf8 and ``item_ids`` List(Int64), oldest first.
     """
 
     files: tuple[str, ...]
     read_items: Callable[[Path], pl.DataFrame]
     read_histories: Callable[[Path], pl.DataFrame]
-    require_known_items: Callable[[Path, pl.DataFrame, pl.DataFrame], None]
+    require_known_items: Callable[[Path, pl.DataFrame, pl.DataFrame], None]  # refuses unknown items in the histories
 
 
 SOURCES = {"p5": Source(p5.RAW_FILES, p5.read_items, p5.read_histories, p5.require_known_items)}
 
 
 class Tables(NamedTuple):
-    """Raw data as tables, in the columns that :class:`Source` names."""
+    """Raw data in the columns that :class:`Source` names."""
 
     items: pl.DataFrame
     histories: pl.DataFrame
@@ -55,16 +50,11 @@ def receive_raw(place: str | None, target: Path, sha256: str | None = None, form
     """Copy the raw files to the folder ``target`` and store their tables beside them, all or nothing.
 
     Args:
-        place: as for :func:`genrec_core.data.archive.opened_source`, or None for the embedded synthetic sample.
-        target: the folder to write.
-        sha256: sha256 that the archive must have; None: any.
+        place, sha256: as for :func:`genrec_core.data.archive.opened_source`; None: the embedded synthetic sample.
         form: a name of ``SOURCES``.
 
     Returns:
         ``source`` without passwords, ``form``, ``files`` (bytes and sha256 by name), and counts of their content.
-
-    Raises:
-        GenrecError: a file is missing or empty, or a line does not parse; names the user's own file and the line.
     """
     source = SOURCES[form]
     with atomic_folder(target) as folder:
@@ -79,10 +69,7 @@ def receive_raw(place: str | None, target: Path, sha256: str | None = None, form
 
 
 def load_tables(raw: Path) -> Tables:
-    """The tables of a folder of raw files, as :func:`receive_raw` stored them.
-
-    The raw files are parsed only if it stored none, or if they have changed since; an error names the file and line.
-    """
+    """The tables of a folder of raw files: stored by :func:`receive_raw`, or parsed if the files are others."""
     stored: dict[str, Any] = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
     source = SOURCES[stored.get("form", "p5")]
     if stored and stored["files"] == _file_facts(raw, source):
@@ -102,8 +89,23 @@ def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**items.drop("source_id", "described").schema, "text": pl.String})
 
 
+def read_user_histories(path: Path) -> pl.DataFrame:
+    """Read ``user_id`` and ``item_ids`` from a parquet file, a folder with one, or a folder of raw files."""
+    if (path / p5.SEQUENCES).is_file():
+        return p5.read_histories(path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if len(files) != 1 or not files[0].is_file():
+        raise GenrecError(f"{path}: no user histories; give a parquet file or its folder, or one with {p5.SEQUENCES}")
+    try:
+        return pl.read_parquet(files[0]).select(
+            pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(pl.Int64))
+        )
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise GenrecError(f"{files[0]}: not parquet with user_id and lists of integer item_ids ({error})") from error
+
+
 def _store_tables(folder: Path, form: str) -> dict[str, Any]:
-    """Parse the raw files in ``folder``, store their tables beside them, and count what is in them."""
+    """Parse the raw files in ``folder``, store their tables beside them, and count their content."""
     source = SOURCES[form]
     items, histories = source.read_items(folder), source.read_histories(folder)
     source.require_known_items(folder, items, histories)
@@ -118,7 +120,7 @@ def _store_tables(folder: Path, form: str) -> dict[str, Any]:
         "interactions": int(histories["item_ids"].list.len().sum()),
         "items_without_meta": int((~items["described"]).sum()),
         "items_with_unreadable_letters": items.filter(
-            pl.any_horizontal(pl.col(texts).str.contains(_UNREADABLE, literal=True))
+            pl.any_horizontal(pl.col(texts).str.contains("\ufffd", literal=True))  # what replaces such letters
         ).height,
     }
     write_json(folder / PROVENANCE, facts)

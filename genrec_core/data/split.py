@@ -1,4 +1,7 @@
-"""Leave-one-out by order: train on all but a user's last two items, validate on the last but one, test on the last."""
+"""Leave-one-out by order: train on all but a user's last two items, validate on the last but one, test on the last.
+
+Popularity counts the training part alone.
+"""
 
 from dataclasses import dataclass
 
@@ -11,17 +14,11 @@ SHORTEST_EVALUATED = 3  # items a user needs for a test item, a validation item 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One target a user and the items before it.
+    """One target a user and the items before it."""
 
-    Args:
-        histories: all items before the target.
-        targets: catalogue rows, int32 [n].
-        users: index of each user in the whole histories, int64 [n].
-    """
-
-    histories: Histories
-    targets: np.ndarray
-    users: np.ndarray
+    histories: Histories  # all items before the target
+    targets: np.ndarray  # catalogue rows, int32 [n]
+    users: np.ndarray  # index of each user in the whole histories, int64 [n]
 
     def take(self, chosen: np.ndarray) -> "HeldOut":
         """The held-out items at the indices ``chosen``, int64."""
@@ -42,6 +39,16 @@ def validation_part(histories: Histories) -> HeldOut:
 def test_part(histories: Histories) -> HeldOut:
     """The last item of every user of three items or more. Only the final evaluation reads it."""
     return _held_out(histories, 1)
+
+
+def training_counts(histories: Histories, n_items: int) -> np.ndarray:
+    """Interactions of each item in the training part, int64 [n_items]."""
+    return np.bincount(training_part(histories).rows, minlength=n_items).astype(np.int64)
+
+
+def popularity_order(counts: np.ndarray) -> np.ndarray:
+    """Catalogue rows from most to least popular, int64 [n_items]; of equals the lower row first."""
+    return np.argsort(-counts, kind="stable")
 
 
 def _held_out(histories: Histories, from_end: int) -> HeldOut:

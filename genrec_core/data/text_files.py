@@ -8,17 +8,11 @@ from pathlib import Path
 from genrec_core.errors import GenrecError
 
 SAVE_AS_UTF8 = "save the file as UTF-8"
-DELIMITERS = ",;\t|"
 _UTF16_MARKS = tuple(mark.decode(errors="surrogateescape") for mark in (BOM_UTF16_LE, BOM_UTF16_BE))
 
 
 def utf8_lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a file, from 1; a byte-order mark of UTF-8 is passed over, ``newline`` is as for :func:`open`.
-
-    Raises:
-        GenrecError: a line is not UTF-8; names it.
-        OSError: the file cannot be read.
-    """
+    """Numbered lines of a file, from 1, without a byte-order mark; ``newline`` is as for :func:`open`."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
         for number, line in enumerate(lines, 1):
             require_utf8(line, path, number)
@@ -26,15 +20,12 @@ def utf8_lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, st
 
 
 def utf8_text(path: Path) -> str:
-    """The whole of a file; raises as :func:`utf8_lines`."""
+    """The whole of a file."""
     return "".join(line for _, line in utf8_lines(path))
 
 
 def require_utf8(line: str, path: Path, number: int) -> None:
-    """Refuse a line, decoded with ``errors="surrogateescape"``, that was not UTF-8 or holds a NUL.
-
-    UTF-16 is full of NULs, and no text has any.
-    """
+    """Refuse a line, decoded with ``errors="surrogateescape"``, that was not UTF-8 or holds a NUL, as UTF-16 does."""
     if "\0" in line or line.startswith(_UTF16_MARKS):
         raise GenrecError(f"{path}: line {number}: UTF-16, or a NUL byte; {SAVE_AS_UTF8}")
     if line != without_halves(line):
@@ -55,11 +46,8 @@ def is_utf16(raw: bytes) -> bool:
 
 
 def csv_header(line: str, wanted: set[str]) -> tuple[str, list[str]] | None:
-    """The delimiter and the column names, in lower case, of a CSV header that names all columns ``wanted``; else None.
-
-    European spreadsheets and databases write a semicolon, a tab or a bar where others write a comma.
-    """
-    for delimiter in DELIMITERS:
+    """The delimiter and the column names, in lower case, of a CSV header that names all columns ``wanted``."""
+    for delimiter in ",;\t|":  # spreadsheets and databases differ in it
         names = [name.strip().strip('"').strip().lower() for name in line.split(delimiter)]
         if wanted <= set(names):
             return delimiter, names

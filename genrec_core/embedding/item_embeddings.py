@@ -1,6 +1,6 @@
-"""The item vectors on disk, as the embedding step writes them. Needs no torch."""
+"""The item vectors on disk, and which trained item a new one borrows its learned vector from. Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,17 @@ from genrec_core.storage.artifacts import atomic_folder, read_json, write_json
 RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
 ITEM_IDS, ITEM_TEXT, STATS = "item_ids.json", "item_text.json", "embedding_stats.json"
 _KEY_DIMS, _KEY_DECIMALS = 16, 3  # vectors with the same first components, rounded, are compared in full
+_NEW_ITEMS_AT_ONCE = 1024
 _SAME = 1e-5  # largest difference of components of the same vector; padding alone changes them by 1e-7
 
 
 @dataclass(frozen=True)
 class ItemEmbeddings:
-    """Item vectors in the order of the catalogue.
+    """Item vectors in the order of the catalogue."""
 
-    Args:
-        item_ids: int64 [n], ascending.
-        raw: float32 [n, dim], as the model gives them.
-        l2norm: float32 [n, dim], each of length 1 (a zero vector stays zero).
-    """
-
-    item_ids: NDArray[np.int64]
-    raw: NDArray[np.float32]
-    l2norm: NDArray[np.float32]
+    item_ids: NDArray[np.int64]  # [n], ascending
+    raw: NDArray[np.float32]  # [n, dim], as the model gives them
+    l2norm: NDArray[np.float32]  # [n, dim], each of length 1 (a zero vector stays zero)
 
     @classmethod
     def load(cls, folder: Path) -> "ItemEmbeddings":
@@ -50,16 +45,13 @@ def write_item_embeddings(
     seconds: float,
     max_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Write the five files of the item embeddings; ``folder`` is replaced, whole or not at all.
+    """Write the item embeddings to ``folder``, which is replaced; returns the content of ``embedding_stats.json``.
 
     Args:
         item_ids: int64 [n], ascending.
         vectors: float32 [n, dim], not normalised.
         seconds: how long the embedding took.
         max_tokens: where the model cut the texts; None if unknown, then no later embedding takes vectors from here.
-
-    Returns:
-        The content of ``embedding_stats.json``.
     """
     ids = require_catalog_order(item_ids, folder / ITEM_IDS)
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -101,15 +93,9 @@ def l2_normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def rows_not_told_apart(texts: Sequence[str], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Rows whose vector is also that of a different text, as happens if the model knows no letter of either.
+    """Ascending rows int64 [m] whose vector is also that of a different text, as if the model knows no letter of both.
 
-    Texts that differ only by case and white space count as the same.
-
-    Args:
-        vectors: float32 [n, dim], each of length 1, or zero.
-
-    Returns:
-        int64 [m], ascending.
+    Texts that differ only by case and white space count as the same. ``vectors`` [n, dim] have length 1 or 0.
     """
     keys = np.round(vectors[:, :_KEY_DIMS], _KEY_DECIMALS) + 0.0  # the sum makes -0 a 0
     _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
@@ -122,8 +108,32 @@ def rows_not_told_apart(texts: Sequence[str], vectors: NDArray[np.float32]) -> N
     return np.array([row for row in same.tolist() if len(texts_of[int(leader[row])]) > 1], dtype=np.int64)
 
 
+def learned_rows(vectors: np.ndarray, known_items: int, untrained_items: Collection[int]) -> np.ndarray:
+    """The catalogue row whose learned vector each item uses, int64 [n_items].
+
+    A trained item has its own. A new item takes that of the trained item with the most similar text, so it is
+    recommended to that item's users. In a model that reads no texts, a new item gets the row of unknown items.
+
+    Args:
+        vectors: text vectors by catalogue row, float32 [n_items, dim]; no columns if the model reads no texts.
+        known_items, untrained_items: see :class:`genrec_core.tiger.model.TigerConfig`.
+    """
+    rows = np.arange(len(vectors), dtype=np.int64)
+    unknown = rows >= known_items
+    unknown[list(untrained_items)] = True
+    trained = rows[~unknown]
+    if not vectors.shape[1] or not len(trained):
+        return np.where(unknown, known_items, rows)
+    text = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
+    trained_text, new = text[trained].T, rows[unknown]
+    for first in range(0, len(new), _NEW_ITEMS_AT_ONCE):
+        chunk = new[first : first + _NEW_ITEMS_AT_ONCE]
+        rows[chunk] = trained[(text[chunk] @ trained_text).argmax(axis=1)]
+    return rows
+
+
 def require_catalog_order(item_ids: Any, source: Path) -> NDArray[np.int64]:
-    """``item_ids`` as int64 [n]; an error if they are no integers in ascending order without repeats."""
+    """``item_ids`` as int64 [n]; they must be integers in ascending order without repeats."""
     ids = np.asarray(item_ids)
     if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
         raise GenrecError(f"{source}: item ids are not a list of integers; rebuild it from the catalogue")
@@ -131,31 +141,16 @@ def require_catalog_order(item_ids: Any, source: Path) -> NDArray[np.int64]:
     wrong = np.flatnonzero(np.diff(ids) <= 0)
     if wrong.size:
         at = int(wrong[0]) + 1
-        raise GenrecError(
-            f"{source}: item {ids[at]} in row {at} follows item {ids[at - 1]}; ids must ascend without repeats, "
-            "as in the catalogue"
-        )
+        raise GenrecError(f"{source}: item {ids[at]} in row {at} follows item {ids[at - 1]}; ids must strictly ascend")
     return ids
 
 
-def require_finite_rows(vectors: NDArray[np.float32], source: Path | str) -> None:
-    """Refuse vectors [n, dim] from ``source`` that hold NaN or infinity; the error names the first row."""
-    if len(broken := _rows_not_finite(vectors)):
-        raise GenrecError(f"{source}: {len(broken)} rows are not finite, the first is row {broken[0]}; embed it again")
-
-
-def require_finite_vectors(vectors: NDArray[np.float32], texts: Sequence[str], model: str) -> None:
-    """Refuse vectors [n, dim] of ``texts`` that hold NaN or infinity; the error names the first text."""
-    if len(broken := _rows_not_finite(vectors)):
+def require_finite_rows(vectors: NDArray[np.float32], source: Path | str, texts: Sequence[str] = ()) -> None:
+    """Refuse vectors [n, dim] from ``source`` that hold NaN or infinity; the error names the first row, or its text."""
+    if len(broken := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
         row = int(broken[0])
-        raise GenrecError(
-            f"embedding model {model}: {len(broken)} vectors are not finite, the first in row {row} "
-            f"({texts[row][:80]!r}); use another model or clean that text"
-        )
-
-
-def _rows_not_finite(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-    return np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        remedy = f" ({texts[row][:80]!r}); use another model or clean that text" if texts else "; embed it again"
+        raise GenrecError(f"{source}: {len(broken)} rows are not finite, the first is row {row}{remedy}")
 
 
 def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:
@@ -166,10 +161,8 @@ def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:
     except (ValueError, EOFError) as error:
         raise GenrecError(f"{path}: not a NumPy array ({error}); embed the items again") from error
     if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32:
-        raise GenrecError(
-            f"{path}: {vectors.dtype} {vectors.shape}, but {ITEM_IDS} lists {rows} items and float32 "
-            "[items, dim] is wanted; embed the items again"
-        )
+        shape = f"{vectors.dtype} {vectors.shape}, but {ITEM_IDS} lists {rows} items"
+        raise GenrecError(f"{path}: {shape} and float32 [items, dim] is wanted; embed the items again")
     return vectors
 
 

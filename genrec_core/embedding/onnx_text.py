@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from genrec_core.embedding.item_embeddings import require_finite_vectors
+from genrec_core.embedding.item_embeddings import require_finite_rows
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph, read_self_test, require_same_answers
 from genrec_core.storage.artifacts import read_json, verify_manifest
@@ -20,10 +20,6 @@ FORMAT = "genrec text encoder 2"
 class OnnxTextEncoder:
     """A text embedding model without torch; refused if it computes other vectors here than those stored at the export.
 
-    Args:
-        folder: written by :func:`genrec_core.export.text_encoder.export_text_encoder`.
-        threads: CPU threads; None for every core.
-
     Attributes:
         model: name of the exported model.
         dim: width of its vectors.
@@ -32,9 +28,7 @@ class OnnxTextEncoder:
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         header = read_json(folder / HEADER)
         if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise GenrecError(
-                f"{folder / HEADER}: not the header of a {FORMAT!r}; run genrec export-text-encoder again"
-            )
+            raise GenrecError(f"{folder / HEADER}: not the header of a {FORMAT!r}; run genrec export-text-encoder")
         verify_manifest(folder)
         self.model, self.dim = str(header["model"]), int(header["dim"])
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
@@ -45,17 +39,13 @@ class OnnxTextEncoder:
         require_same_answers(folder, vectors, self._graph.run(["vectors"], tokens)[0])
 
     def embed(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
-        """Encode texts, longest first, so that texts of one batch have about the same length and little padding.
-
-        Returns:
-            Vectors float32 [n, dim] in the order of ``texts``, not normalised.
-        """
+        """Vectors float32 [n, dim] of texts, not normalised. Texts of one batch have about the same length."""
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         order = np.argsort([-len(text) for text in texts], kind="stable")
         for start in range(0, len(texts), batch_size):
             rows = order[start : start + batch_size]
             vectors[rows] = self._encode([texts[row].strip() for row in rows])
-        require_finite_vectors(vectors, texts, self.model)
+        require_finite_rows(vectors, f"embedding model {self.model}", texts)
         return vectors
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:

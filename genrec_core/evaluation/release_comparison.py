@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.cores import available_cores
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.metrics import JUDGED, deepest_cutoff, ndcg_gains, paired_differences, user_metrics
-from genrec_core.graphs import default_threads
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.held_out import target_ranks
 from genrec_core.settings import ReleaseSettings
@@ -128,7 +128,7 @@ class ValidationUsers:
         """0-based rank of each target among the items that the user has not seen, int32 [n]; -1 beyond ``top_k``."""
         model, top_k = Recommender.from_folder(folder, threads=1), self.settings.top_k
         allowed = model.allowed(deny=self.withdrawn) if len(self.withdrawn) else None
-        with ThreadPoolExecutor(default_threads()) as pool:
+        with ThreadPoolExecutor(available_cores()) as pool:
             ranking = model.rank(self.past, top_k, beams=max(self.settings.beams, top_k), allowed=allowed, pool=pool)
         listed = np.arange(top_k) < ranking.counts[:, None]
         return target_ranks(np.where(listed, ranking.items, -1), self.targets, top_k)

@@ -8,7 +8,7 @@ import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
-from genrec_core.data.popularity import training_counts
+from genrec_core.data.split import training_counts
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import MODEL, PROFILE
 from genrec_core.storage.artifacts import read_json, write_json

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import default_threads
 from genrec_core.recommend.constraints import Constraints, Selection
 from genrec_core.recommend.prediction_files import is_parquet, open_predictions
 from genrec_core.recommend.recommender import Ranking, Recommender
@@ -265,7 +265,7 @@ def _rankings_here(
     onnxruntime and NumPy release the interpreter while they compute, and all threads share one model. So threads are as
     fast as processes here and take less memory.
     """
-    workers = run.settings.workers or default_threads()
+    workers = run.settings.workers or available_cores()
     ahead = 1 + -(-workers // _WORKERS_A_BLOCK)  # blocks ranked at once, so that no worker waits for the end of one
     batch_pool, block_pool = ThreadPoolExecutor(workers), ThreadPoolExecutor(ahead)
     waiting: deque[Future[Ranking | None]] = deque()

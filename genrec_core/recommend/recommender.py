@@ -13,11 +13,11 @@ from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.bundle.onnx_scorer import OnnxScorer
 from genrec_core.bundle.self_test import require_self_test
+from genrec_core.cores import available_cores
 from genrec_core.data.histories import padded
 from genrec_core.data.lengths import length_class
-from genrec_core.data.popularity import popularity_order
+from genrec_core.data.split import popularity_order
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import default_threads
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
@@ -253,7 +253,7 @@ class Recommender:
 
     @cached_property
     def _pool(self) -> Executor:
-        return ThreadPoolExecutor(default_threads(), thread_name_prefix="decode")
+        return ThreadPoolExecutor(available_cores(), thread_name_prefix="decode")
 
     def _masks(self, allowed: np.ndarray | Sequence[np.ndarray | None] | None, users: int) -> list[np.ndarray | None]:
         """The mask of each user without the withdrawn items; the same object for users who share one."""

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from genrec_core.bundle.model_folder import ModelFolder, Withdrawal
 from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import atomic_folder, read_json, write_json, write_manifest
+from genrec_core.storage.artifacts import LOCK, atomic_folder, locked, read_json, write_json, write_manifest
 from genrec_core.storage.folders import (
     LATEST,
     MovedError,
     is_there,
     latest,
-    locked_storage,
     move_latest,
     point_latest,
     put_version,
@@ -151,7 +150,7 @@ def move_served(name: str, root: Path) -> None:
         ServedMeanwhileError: another release was served after the pointer was made; ``name`` is removed.
     """
     pointer = read_pointer(root / SERVED / name)
-    with locked_storage(root):
+    with locked(root / LOCK):
         before = served_pointer(root)
         try:
             require_served(pointer.follows, root)
@@ -198,7 +197,7 @@ def withdraw_from_served(
         The model, and what was done.
     """
     root = root or storage_root()
-    with locked_storage(root):
+    with locked(root / LOCK):
         while True:
             release = served_release(root)
             done = ModelFolder(release / MODEL).withdraw(items, restore)

@@ -118,7 +118,7 @@ def best_trained(versions: Sequence[str], root: Path) -> list[str]:
     """The release whose training reached the highest validation Recall@10; none if no release says."""
     recalls: dict[str, float] = {}
     for version in versions:
-        history = read_small(RELEASES, version, f"{CHECKPOINT}/training_history.json", root)
+        history = read_small(RELEASES, f"{version}/{CHECKPOINT}/training_history.json", root)
         with suppress(ValueError, KeyError, TypeError):  # there is none, or it is damaged
             recalls[version] = float(json.loads(history or b"")["best_recall@10"])
     return [max(recalls, key=recalls.__getitem__)] if recalls else []

@@ -1,4 +1,7 @@
-"""Folders of files that are read whole or not at all: written aside, renamed into place, listed in a manifest."""
+"""Folders of files that are read whole or not at all: written aside, renamed into place, listed in a manifest.
+
+A lock between processes is freed by the system when its process ends, however it ends.
+"""
 
 import errno
 import hashlib
@@ -14,13 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from filelock import FileLock, Timeout
+
 from genrec_core.errors import GenrecError
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"  # the file that locks the folder it lies in; it stays there
 _OLD, _GONE = ".old", ".gone"  # endings of a folder that was moved away, and of one that is being removed
-_FULL_BYTES = 1 << 16  # a disk with less room is full
 _DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")
-_NUMPY_FOUND_IT_FULL = "Not enough free space to write"  # NumPy checks before it writes
 
 
 def sha256_of(path: Path) -> str:
@@ -56,16 +60,14 @@ def told_when_full(target: Path) -> Iterator[None]:
     except Exception as error:
         if not _is_full(error, target.parent):
             raise
-        raise GenrecError(
-            f"{target}: no space is left on this disk; free some and run again; what was there before is whole"
-        ) from error
+        raise GenrecError(f"{target}: no space is left on this disk; free some and run again") from error
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # NumPy, polars and safetensors give no error number.
-    return str(error).startswith(_NUMPY_FOUND_IT_FULL) or shutil.disk_usage(folder).free < _FULL_BYTES
+    # NumPy, polars and safetensors give no error number. NumPy looks before it writes.
+    return str(error).startswith("Not enough free space to write") or shutil.disk_usage(folder).free < 1 << 16
 
 
 def is_stream(path: Path) -> bool:
@@ -89,8 +91,7 @@ def _descriptor(path: Path) -> Path | None:
 def opened_text(path: Path) -> TextIO:
     """Open the path that :func:`atomic_file` yields for UTF-8 text with line ends as written.
 
-    A file behind a descriptor is not truncated: writing goes on from the descriptor's place, or at the file's end if
-    the descriptor belongs to another process.
+    Behind a descriptor, writing goes on from its place, or at the file's end if it is another process's.
     """
     descriptor = _descriptor(path)
     if descriptor is not None and descriptor.parts[2] == str(os.getpid()):
@@ -102,8 +103,8 @@ def opened_text(path: Path) -> TextIO:
 def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it replaces ``target`` on success and is removed on an error.
 
-    If ``target`` is a link, the file that it points to is replaced. If it :func:`is_stream`, ``target`` itself is
-    yielded, to be opened with :func:`opened_text`; what is written there is never undone.
+    If ``target`` is a link, the file behind it is replaced. If it :func:`is_stream`, ``target`` itself is yielded, to
+    be opened with :func:`opened_text`; what is written there is never undone.
     """
     if is_stream(target):
         if _descriptor(target) is None and not target.is_fifo() and not stat.S_ISCHR(target.stat().st_mode):
@@ -128,8 +129,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` to fill; on success it replaces ``target``, on an error it is removed.
 
-    Few file systems can replace a folder in one step, so the old one is moved away first. If the process dies between
-    the two steps, :func:`recovered` puts the old folder back.
+    The old folder is moved away first. If the process dies then, :func:`recovered` puts it back.
     """
     target = target.resolve() if target.name in ("", "..") else target  # such as ".", which has no name of its own
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
@@ -162,10 +162,7 @@ def _replace(target: Path, part: Path) -> None:
 
 
 def recovered(folder: Path) -> Path:
-    """Put back the folder that :func:`atomic_folder` had moved away when its process died; call it before reading.
-
-    It may run beside a living writer and beside other readers. It returns ``folder``.
-    """
+    """``folder``, after a version that a dead process had moved away is put back; call it before reading."""
     place = folder if folder.exists() else folder.resolve()  # a link may lead to it
     if place.exists():
         return folder
@@ -179,8 +176,7 @@ def recovered(folder: Path) -> Path:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # the writer lives and has finished
                 break
             raise GenrecError(
-                f"{place}: the process that replaced it died, and {old.name} cannot be moved back "
-                f"({error.strerror or error}); rename it to {place.name}"
+                f"{place}: {old.name} cannot be moved back ({error.strerror or error}); rename it to {place.name}"
             ) from error
     return folder
 
@@ -191,6 +187,32 @@ def _beside(target: Path, ending: str) -> list[Path]:
     if not target.parent.is_dir():
         return []
     return sorted(path for path in target.parent.iterdir() if name.fullmatch(path.name))
+
+
+@contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold the lock of a file, which is made with its folder. If it is taken, raise ``busy``, or without it wait."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if busy is None else 0)
+    except Timeout as error:
+        raise GenrecError(busy) from error
+    except OSError as error:
+        raise GenrecError(f"{path}: cannot be locked ({error.strerror or error}); check who may write there") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked_place(folder: Path) -> Iterator[None]:
+    """Hold the lock for changing or replacing ``folder``; its file lies in the parent, which is not replaced."""
+    parent = folder.resolve().parent
+    if not parent.is_dir():
+        raise GenrecError(f"{folder}: no such folder; name one that is there")
+    with locked(parent / LOCK):
+        yield
 
 
 def write_manifest(folder: Path, unlisted: str = MANIFEST) -> None:
@@ -204,7 +226,7 @@ def write_manifest(folder: Path, unlisted: str = MANIFEST) -> None:
 
 
 def verify_manifest(folder: Path) -> None:
-    """Check every file of ``folder`` against its manifest; an error names the first one that is missing or differs."""
+    """Check every file of ``folder`` against its manifest."""
     if not (recovered(folder) / MANIFEST).is_file():
         raise GenrecError(f"{folder}: no {MANIFEST}, so it was never finished; build it again")
     for name, expected in read_json(folder / MANIFEST)["files"].items():

@@ -12,15 +12,11 @@ from genrec_core.storage.artifacts import atomic_file
 from genrec_core.storage.object_store import ObjectStore
 
 _UNFINISHED = (".part", ".tmp", ".partial", ".crdownload")
-_SHOWN_NAME = 80  # characters of a file's name that its key keeps
 
 
 @dataclass(frozen=True)
 class RequestFile:
-    """A file of requests: its name in the inbox, its size in bytes, and a stamp that changes with the content.
-
-    The stamp is the time of change in nanoseconds, or the ETag of an object.
-    """
+    """A file of requests; ``stamp`` is the time of change in nanoseconds, or the ETag of an object."""
 
     name: str
     size: int
@@ -30,15 +26,15 @@ class RequestFile:
     def key(self) -> str:
         """The name of this file with this content as a partition and as a folder: its name and a hash."""
         content = f"{self.name}\n{self.size}\n{self.stamp}".encode("utf-8", errors="surrogateescape")
-        readable = re.sub(r"\.{2,}|[^A-Za-z0-9._-]+", "_", self.name)[:_SHOWN_NAME]
+        readable = re.sub(r"\.{2,}|[^A-Za-z0-9._-]+", "_", self.name)[:80]
         return f"{readable}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
 class FolderInbox:
-    """A folder; sub-folders, links, dot-files and names that end like an unfinished download are passed over.
+    """A folder. A file is complete if it did not change for ``settle_seconds``.
 
-    A file counts as complete if it did not change for ``settle_seconds``.
+    Sub-folders, links, dot-files and names that end like an unfinished download are passed over.
     """
 
     folder: Path
@@ -56,7 +52,7 @@ class FolderInbox:
         return [file for file in files if int(file.stamp) <= oldest]
 
     def fetch(self, file: RequestFile, target: Path) -> None:
-        """Copy a file whole to ``target``; an error if it is gone, or has changed since it was listed."""
+        """Copy a file whole to ``target``; it is an error if it has changed since it was listed."""
         source = self.folder / file.name
         if Path(file.name).name != file.name:
             raise GenrecError(f"{file.name!r} is no name of a file in {self.folder}; list the inbox again")
@@ -69,20 +65,17 @@ class FolderInbox:
 
 @dataclass(frozen=True)
 class ObjectInbox:
-    """A prefix of a bucket; names with a further ``/``, dot-files and names of unfinished downloads are passed over.
-
-    Objects appear there whole, so none has to settle.
-    """
+    """A prefix of a bucket, where objects appear whole. It passes over the same names as :class:`FolderInbox`."""
 
     store: ObjectStore
 
     def files(self) -> list[RequestFile]:
-        """As :meth:`FolderInbox.files`."""
+        """The objects, by name."""
         listed = sorted(self.store.listing().items())
         return [RequestFile(name, facts.size, facts.stamp) for name, facts in listed if _is_wanted(name)]
 
     def fetch(self, file: RequestFile, target: Path) -> None:
-        """As :meth:`FolderInbox.fetch`."""
+        """Copy an object whole to ``target``; it is an error if it has changed since it was listed."""
         with atomic_file(target) as part:
             self.store.download(file.name, part)
             facts = self.store.listing(file.name).get(file.name)
@@ -94,7 +87,7 @@ Inbox = FolderInbox | ObjectInbox
 
 
 def find_file(inbox: Inbox, key: str) -> RequestFile:
-    """The file of an inbox that has ``key``; an error if it is there no longer."""
+    """The file of an inbox that has ``key``."""
     for file in inbox.files():
         if file.key == key:
             return file
@@ -110,7 +103,6 @@ def _is_wanted(name: str) -> bool:
 
 
 def _file(path: Path) -> RequestFile | None:
-    """The file as it is now; None if it is gone."""
     try:
         facts = path.lstat()
     except FileNotFoundError:

@@ -29,45 +29,32 @@ _EXISTS = (409, 412)  # HTTP: an object of this name is there, or is just being 
 _NO_CONDITIONS = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501"}  # from stores without If-None-Match
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _AWAY = "the store does not answer as it should; check AWS_ENDPOINT_URL_S3 and the network, then try again"
-_REMEDIES = (  # for the codes that a store sends, and for the names of what boto3 raises
-    ("NoSuchBucket", "there is no such bucket; create it, or correct the URL"),
-    ("InvalidBucketName", "no store takes this name for a bucket; correct the URL"),
-    ("InvalidAccessKeyId", "the access key is not known there; check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL_S3"),
-    ("SignatureDoesNotMatch", "the secret key is wrong; check AWS_SECRET_ACCESS_KEY"),
-    (
-        "AccessDenied AllAccessDisabled 403",
-        "the key may not do this; it needs the rights to list, get, put and delete below the prefix",
-    ),
-    ("400", "the store refuses the request; check whether the credentials have expired, the region and the clock"),
-    (
-        "ExpiredToken ExpiredTokenException TokenRefreshRequired",
-        "the temporary credentials have expired; get new ones and set all three AWS_ variables of them",
-    ),
-    ("InvalidToken", "AWS_SESSION_TOKEN does not belong to the key; set it anew, or unset it for a lasting key"),
-    ("RequestTimeTooSkewed RequestExpired", "this machine's clock is wrong; set it by NTP"),
-    (  # RecursionError: boto3 follows a redirect to a region that the store never names
-        "PermanentRedirect AuthorizationHeaderMalformed 301 RecursionError",
-        "the bucket lies in another region; set AWS_DEFAULT_REGION to it, and AWS_ENDPOINT_URL_S3 if it names one",
-    ),
-    ("InvalidRegionError", "AWS_DEFAULT_REGION (or the profile) names no region; write it like eu-central-1"),
-    (
-        "QuotaExceeded XMinioAdminBucketQuotaExceeded",
-        "the quota of the bucket or the account is used up; raise it, or remove old versions (job clean_storage)",
-    ),
-    ("XMinioStorageFull", "the store's disks are full; free some, then try again"),
-    ("ProfileNotFound", "AWS_PROFILE names no profile of ~/.aws/config and ~/.aws/credentials; correct or unset it"),
-    ("NoCredentialsError", "no key is set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"),
-    ("PartialCredentialsError", "one half of the key is missing; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
-    ("CredentialRetrievalError", "the profile gives no key; check credential_process and the role in ~/.aws/config"),
-    ("ConfigParseError", "~/.aws/config or ~/.aws/credentials cannot be read; mend it, or unset AWS_PROFILE"),
-    ("InvalidConfigError", "~/.aws/config lacks a setting of the profile; add it, or unset AWS_PROFILE"),
-    (
-        "SSOTokenLoadError UnauthorizedSSOTokenError TokenRetrievalError",
-        "the login has ended; log in again (aws sso login)",
-    ),
-    ("SSLError", "its certificate is not trusted here; set AWS_CA_BUNDLE to the certificates of its issuer"),
-    ("ProxyConnectionError", "the proxy does not answer; check HTTPS_PROXY and NO_PROXY"),
-)
+_REMEDIES = {  # codes that a store sends, or the names of what boto3 raises
+    "NoSuchBucket": "there is no such bucket; create it, or correct the URL",
+    "InvalidBucketName": "no store takes this name for a bucket; correct the URL",
+    "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL_S3",
+    "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY",
+    "AccessDenied AllAccessDisabled 403": "the key lacks the rights to list, get, put and delete below the prefix",
+    "400": "the store refuses the request; check whether the credentials have expired, the region and the clock",
+    "ExpiredToken ExpiredTokenException TokenRefreshRequired": "the credentials have expired; get new ones",
+    "InvalidToken": "AWS_SESSION_TOKEN does not belong to the key; set it anew, or unset it for a lasting key",
+    "RequestTimeTooSkewed RequestExpired": "this machine's clock is wrong; set it by NTP",
+    # RecursionError: boto3 follows a redirect to a region that the store never names.
+    "PermanentRedirect AuthorizationHeaderMalformed 301 RecursionError": "the bucket lies in another region; "
+    "set AWS_DEFAULT_REGION to it, and AWS_ENDPOINT_URL_S3 if it names one",
+    "InvalidRegionError": "AWS_DEFAULT_REGION (or the profile) names no region; write it like eu-central-1",
+    "QuotaExceeded XMinioAdminBucketQuotaExceeded": "the quota is used up; raise it, or run the job clean_storage",
+    "XMinioStorageFull": "the store's disks are full; free some, then try again",
+    "ProfileNotFound": "AWS_PROFILE names no profile of ~/.aws/config and ~/.aws/credentials; correct or unset it",
+    "NoCredentialsError": "no key is set; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    "PartialCredentialsError": "one half of the key is missing; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "CredentialRetrievalError": "the profile gives no key; check credential_process and the role in ~/.aws/config",
+    "ConfigParseError": "~/.aws/config or ~/.aws/credentials cannot be read; mend it, or unset AWS_PROFILE",
+    "InvalidConfigError": "~/.aws/config lacks a setting of the profile; add it, or unset AWS_PROFILE",
+    "SSOTokenLoadError UnauthorizedSSOTokenError TokenRetrievalError": "the login has ended; run aws sso login",
+    "SSLError": "its certificate is not trusted here; set AWS_CA_BUNDLE to the certificates of its issuer",
+    "ProxyConnectionError": "the proxy does not answer; check HTTPS_PROXY and NO_PROXY",
+}
 _ONE_LINE = (  # variables whose value holds no line end and no space
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"),
     *("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
@@ -76,7 +63,7 @@ _ONE_LINE = (  # variables whose value holds no line end and no space
 
 @dataclass(frozen=True)
 class ObjectFacts:
-    """An object as a listing shows it: bytes, ETag (which changes with the content), and when it was put there."""
+    """Bytes, ETag (which changes with the content), and when the object was put there."""
 
     size: int
     stamp: str
@@ -86,9 +73,8 @@ class ObjectFacts:
 class ObjectStore:
     """The objects below ``s3://bucket/prefix``, named from there on.
 
-    The client sends a failed request again, six times in all. While the store does not answer, requests are repeated
-    after growing pauses for half a minute more. Large objects go in parts. Every method raises :class:`GenrecError` if
-    the store refuses or stays away.
+    The client sends a failed request again, six times in all. If the store still does not answer, requests are repeated
+    for half a minute more.
     """
 
     def __init__(self, url: str) -> None:
@@ -135,12 +121,12 @@ class ObjectStore:
             self._send(name, lambda: _client().download_file(self.bucket, self.prefix + name, str(part)))
 
     def upload(self, source: Path, name: str) -> None:
-        """Put a file there as ``name``, replacing an object of that name whole."""
+        """Put a file there as ``name``."""
         self._send(name, lambda: _client().upload_file(str(source), self.bucket, self.prefix + name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a small object there, replacing an object of that name whole."""
-        self._send(name, partial(self._put, name, content))
+        """Put a small object there."""
+        self._send(name, lambda: _client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content))
 
     def create(self, name: str, content: bytes) -> bool:
         """Put a small object there if there is none of its name; whether it lies there now (``If-None-Match: *``).
@@ -172,13 +158,10 @@ class ObjectStore:
             if failed := self._send(names[first], request).get("Errors"):
                 raise GenrecError(self._refusal(names[first], str(failed[0].get("Code"))))
 
-    def _put(self, name: str, content: bytes, **conditions: str) -> None:
-        _client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content, **conditions)
-
     def _put_new(self, name: str, content: bytes) -> bool:
         """Whether the object was put there; False if one of this name is there already."""
         try:
-            self._put(name, content, IfNoneMatch="*")
+            _client().put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content, IfNoneMatch="*")
         except _client().exceptions.ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in _EXISTS:
                 return False
@@ -191,15 +174,15 @@ class ObjectStore:
     def _send(self, name: str, request: Callable[[], Answer]) -> Answer:
         """Send a request, again after pauses while the store is away: the client alone gives up within two seconds."""
         from boto3.exceptions import S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import BotoCoreError, ClientError
         from s3transfer.exceptions import RetriesExceededError
 
-        refusals = (BotoCoreError, ClientError, HTTPClientError, S3UploadFailedError, RetriesExceededError)
+        refusals = (BotoCoreError, ClientError, S3UploadFailedError, RetriesExceededError, RecursionError)
         pauses = iter(_PAUSES)
         while True:
             try:
                 return request()
-            except (*refusals, RecursionError) as error:
+            except refusals as error:
                 cause = error.__context__ if isinstance(error, S3UploadFailedError) else error
                 pause = next(pauses, None) if _is_away(cause) else None
                 if pause is None:
@@ -209,7 +192,7 @@ class ObjectStore:
 
     def _refusal(self, name: str, code: str) -> str:
         other = f"there is no {name}; put it there" if code in _MISSING else _AWAY
-        remedy = next((remedy for codes, remedy in _REMEDIES if code in codes.split()), other)
+        remedy = next((remedy for codes, remedy in _REMEDIES.items() if code in codes.split()), other)
         return f"{self.url}: {name}: {code}: {remedy}"
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 
-# Their values are secret wherever they turn up.
 SECRET_VARIABLES = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -15,18 +14,14 @@ SECRET_VARIABLES = (
     "RAY_AUTH_TOKEN",
 )
 HIDDEN = "***"
-_SHORTEST = 6  # a shorter value would blot out ordinary words
 _USER = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^/\s?#'\"]*@")
 _QUERY = re.compile(r"(?P<address>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"]*)\?[^\s'\"),;]*[^\s'\"),;:.]")
 
 
 def without_secrets(text: str) -> str:
-    """``text`` without known secrets, and without user, password and query of the addresses in it.
-
-    Queries go whole, as each store has its own name for the part that signs a link.
-    """
+    """``text`` without known secrets, and without user, password and query (which may sign it) of its addresses."""
     for value in {os.environ.get(name, "") for name in SECRET_VARIABLES}:
-        if len(value) >= _SHORTEST:
+        if len(value) >= 6:  # a shorter value would blot out ordinary words
             text = text.replace(value, HIDDEN)
     text = _USER.sub(rf"\g<scheme>{HIDDEN}@", text)
     return _QUERY.sub(rf"\g<address>?{HIDDEN}", text)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from genrec_core.data.histories import HistoryBatch
-from genrec_core.embedding.learned_rows import learned_rows
+from genrec_core.embedding.item_embeddings import learned_rows
 from genrec_core.errors import GenrecError
 from genrec_core.search.generative import RankingWeights
 from genrec_core.search.neighbors import TextNeighbors

@@ -279,8 +279,8 @@ class Trainer:
         codes = torch.from_numpy(data.codes.astype(np.int64))
         vectors = item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors)
         frequency = torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32))
-        tables = (codes, vectors, frequency)
-        return NextItemLoss(self.model, *(table.to(self.world.device) for table in tables), self.trie, self.settings)
+        codes, vectors, frequency = (table.to(self.world.device) for table in (codes, vectors, frequency))
+        return NextItemLoss(self.model, codes, vectors, frequency, self.trie, self.settings)
 
     def _loss(self, history: Tensor, target: Tensor, following: Tensor) -> Tensor:
         """The loss summed over targets; shapes as in :class:`~genrec_core.tiger.losses.NextItemLoss`."""

@@ -135,7 +135,7 @@ def onnx_encoder(
     trained model.
     """
     from genrec_core.data.histories import Histories
-    from genrec_core.data.popularity import training_counts
+    from genrec_core.data.split import training_counts
     from genrec_core.export.onnx import export_recommender
     from genrec_core.export.quantize import ValidationUsers, quantize_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds

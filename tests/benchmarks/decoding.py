@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.cores import available_cores
 from genrec_core.data.histories import HistoryBatch, padded
-from genrec_core.graphs import default_threads
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.beams import CodeScorer, ScorerSession
 from genrec_core.search.generative import beam_search
@@ -94,7 +94,7 @@ def run(
         "matrix_gflops": round(matrix, 1),
         "peak_mb": peaks,
         "users": users,
-        "threads": default_threads(),
+        "threads": available_cores(),
         **describe(),
     }
 

@@ -54,7 +54,7 @@ class Workload:
 
         Args:
             item_ids: the data set's id by catalogue row, int64 [n_items], in any order.
-            source: see :func:`genrec_core.data.user_histories.read_user_histories`; ``random``; or None: the newest
+            source: see :func:`genrec_core.data.sources.read_user_histories`; ``random``; or None: the newest
                 ``user_histories`` of the storage, and random histories where it has none of this catalogue.
 
         Raises:
@@ -88,7 +88,7 @@ class Workload:
 
 
 def _before_validation(source: Path, item_ids: np.ndarray) -> Histories:
-    from genrec_core.data.user_histories import read_user_histories
+    from genrec_core.data.sources import read_user_histories
 
     order = item_ids.argsort()  # items that got their id later stand behind the others
     histories = Histories.from_frame(read_user_histories(source), item_ids[order])

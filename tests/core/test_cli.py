@@ -14,7 +14,7 @@ import pytest
 
 from genrec_core.cli.evaluate import metrics_table
 from genrec_core.cli.main import main
-from genrec_core.data.user_histories import read_user_histories
+from genrec_core.data.sources import read_user_histories
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender

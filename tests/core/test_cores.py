@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from genrec_core.cores import available_cores
-from genrec_core.graphs import default_threads
 
 V1 = Path("/sys/fs/cgroup/cpu")
 ASK = """
@@ -60,11 +59,6 @@ def test_quotas_of_the_first_version_count_too(tmp_path: Path, quota: str, cores
 
 def test_without_control_groups_the_cores_are_the_kernels(tmp_path: Path) -> None:
     assert available_cores(tmp_path) == 8
-
-
-def test_predictions_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genrec_core.graphs.available_cores", lambda: 3)
-    assert default_threads() == 3
 
 
 def test_predicting_and_serving_need_nothing_that_only_unix_has() -> None:

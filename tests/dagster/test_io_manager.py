@@ -13,9 +13,8 @@ from dagster import AssetsDefinition, ExecuteInProcessResult
 from polars.testing import assert_frame_equal
 
 from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import MANIFEST, verify_manifest
+from genrec_core.storage.artifacts import LOCK, MANIFEST, verify_manifest
 from genrec_core.storage.folders import latest, storage_root, version_folder
-from genrec_core.storage.locks import LOCK
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.resources import WorkFolders
 

@@ -12,7 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from genrec_core.storage.locks import locked
+from genrec_core.storage.artifacts import locked
 from genrec_dagster.liveness import WORKER_TAG, fail_lost_runs, is_gone, lost_runs, this_worker
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, discard_run
 from genrec_dagster.training import only_training, tracked_run

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from genrec_core.data import archive, download
+from genrec_core.data import archive
 from genrec_core.data.archive import fingerprint
 from genrec_core.data.p5 import RAW_FILES
 from genrec_core.data.sources import receive_raw
@@ -263,7 +263,7 @@ def test_a_download_without_end_is_cut_off(
     shop: Shop, tmp_path: Path, told: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the server says how much comes or not."""
-    monkeypatch.setattr(download, "_LARGEST_DOWNLOAD", 100)
+    monkeypatch.setattr(archive, "_LARGEST_DOWNLOAD", 100)
     shop.told_bytes = told
     with pytest.raises(GenrecError, match="more than 100 bytes"):
         receive_raw(shop.at("shop.zip"), tmp_path / "out")

@@ -116,8 +116,8 @@ def test_the_text_template_is_a_setting(tmp_path):
     ("sequences", "message"),
     [
         ("1 1 2\n2 1 x\n", r"line 2: user 2: item 'x' is not an integer id"),
-        ("1 1\n1 2\n", r"line 2: user 1 is there already"),
-        ("1\n", r"line 1: user 1 has no item"),
+        ("1 1\n1 2\n", r"line 2: user 1: is there already"),
+        ("1\n", r"line 1: user 1: has no item"),
         ("1 0\n", r"item 0 is not a positive integer"),
         ("\n", r"holds no history"),
         ("1 1 7\n", r"item 7 is not in item2id"),

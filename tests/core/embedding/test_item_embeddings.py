@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from genrec_core.embedding import ItemEmbeddings, l2_normalized, write_item_embeddings
-from genrec_core.embedding.item_embeddings import rows_not_told_apart
+from genrec_core.embedding.item_embeddings import (
+    ItemEmbeddings,
+    l2_normalized,
+    rows_not_told_apart,
+    write_item_embeddings,
+)
 from genrec_core.errors import GenrecError
 
 IDS = np.array([3, 5, 9])
@@ -79,7 +83,8 @@ def test_different_texts_of_one_vector_are_not_told_apart() -> None:
 
 def test_loading_and_quantising_imports_no_torch(folder: Path) -> None:
     program = (
-        "import sys, pathlib, genrec_core.embedding as e, genrec_core.quantization\n"
+        "import sys, pathlib, genrec_core.embedding.item_embeddings as e, genrec_core.embedding.text\n"
+        "import genrec_core.quantization\n"
         f"e.ItemEmbeddings.load(pathlib.Path({str(folder)!r}))\n"
         "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from genrec_core.embedding.learned_rows import learned_rows
+from genrec_core.embedding.item_embeddings import learned_rows
 
 DIM = 6
 

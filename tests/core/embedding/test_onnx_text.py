@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from genrec_core.cli.main import main
-from genrec_core.embedding import embed_texts, write_item_embeddings
+from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.embedding.onnx_text import GRAPH, HEADER, OnnxTextEncoder
+from genrec_core.embedding.text import embed_texts
 from genrec_core.errors import GenrecError
 from genrec_core.export.onnx import export_recommender
 from genrec_core.export.text_encoder import export_text_encoder

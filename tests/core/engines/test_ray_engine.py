@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import genrec_core
-from genrec_core.embedding import embed_texts
+from genrec_core.embedding.text import embed_texts
 from genrec_core.engines import ray_engine
 from genrec_core.engines.engine import LocalEngine, open_engine
 from genrec_core.engines.ray_engine import RayEngine

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_core.data.histories import Histories
-from genrec_core.data.popularity import popularity_order, training_counts
-from genrec_core.data.split import HeldOut
+from genrec_core.data.split import HeldOut, popularity_order, training_counts
 from genrec_core.evaluation.baselines import popularity
 from genrec_core.evaluation.evaluate import repeated_targets
 

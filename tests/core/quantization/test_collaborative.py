@@ -9,7 +9,7 @@ import torch
 
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
-from genrec_core.embedding import write_item_embeddings
+from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids, build_semantic_ids
 from genrec_core.quantization.collaborative import CollaborativeMap, collaborative_vectors, fit_map

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from genrec_core.embedding import write_item_embeddings
+from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids, build_semantic_ids
 from genrec_core.quantization.semantic_ids import summarize

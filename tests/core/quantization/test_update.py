@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.embedding import write_item_embeddings
+from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization import SemanticIds, assign_ids
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, FINGERPRINTS, SUMMARY

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from genrec_core.errors import GenrecError
-from genrec_core.storage.locks import LOCK, locked, locked_place
+from genrec_core.storage.artifacts import LOCK, locked, locked_place
 
 HOLD = """
 import pathlib, sys, time
-from genrec_core.storage.locks import locked
+from genrec_core.storage.artifacts import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -454,7 +454,7 @@ def test_a_store_that_does_not_know_if_none_match_is_found_out(
         releases.serve(first_pointer("a", ""), root)
         releases.serve(require_pointer(root).moved("b", ""), root)
         assert require_pointer(root).before == ("a",)
-    assert ("let one machine alone move served_release" not in caplog.text) is honoured
+    assert ("/served_release ignores If-None-Match: let one machine alone move" not in caplog.text) is honoured
 
 
 def test_of_two_machines_that_move_at_once_one_does(
@@ -509,7 +509,7 @@ def test_a_machine_that_dies_before_it_copies_its_move_has_moved(
     other = another_machine(monkeypatch, tmp_path)
     releases.serve(first_pointer("a", ""), root)
     read = require_pointer(other)
-    monkeypatch.setattr(storage, "_point", die)
+    monkeypatch.setattr(storage, "point_latest", die)
     with pytest.raises(KeyboardInterrupt):
         releases.serve(read.moved("b", ""), root)
     monkeypatch.undo()
