@@ -35,8 +35,7 @@ def add_commands(commands: Commands) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from genrec_core.engines.engine import open_engine
-    from genrec_core.recommend.constraints import Constraints
-    from genrec_core.recommend.item_lists import read_item_list
+    from genrec_core.recommend.constraints import Constraints, read_item_list
     from genrec_core.recommend.predict import predict_file
     from genrec_core.recommend.recommender import Recommender
     from genrec_core.recommend.remote_ranking import RemoteRanking
