@@ -20,14 +20,7 @@ _ROW_GROUP_CELLS = 1 << 22
 
 @contextmanager
 def parquet_predictions(path: Path, top_k: int, integer_users: bool) -> Iterator[Write]:
-    """A Parquet file; a cell is null where no item is left.
-
-    Args:
-        path, top_k, integer_users: see :func:`genrec_core.recommend.prediction_files.open_predictions`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """See :func:`genrec_core.recommend.prediction_files.open_predictions`; a cell is null where no item is left."""
     try:
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".pieces") as folder:
             pieces = _Pieces(Path(folder), top_k, integer_users)

@@ -41,21 +41,13 @@ Pool = Executor | InTurn
 
 @dataclass(frozen=True)
 class Ranking:
-    """The list of each user.
+    """The list of each user."""
 
-    Args:
-        items: item ids int64 [users, k], best first; entries from ``counts`` on mean nothing.
-        scores: log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items.
-        counts: items of each user's list, int64 [users]; fewer than k where no more are allowed and unseen.
-        unknown: items of each history that the catalogue does not hold and that were dropped, int64 [users].
-        popular: users without any known item, who get the most popular ones, bool [users].
-    """
-
-    items: np.ndarray
-    scores: np.ndarray
-    counts: np.ndarray
-    unknown: np.ndarray
-    popular: np.ndarray
+    items: np.ndarray  # item ids int64 [users, k], best first; entries from ``counts`` on mean nothing
+    scores: np.ndarray  # log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items
+    counts: np.ndarray  # items of each user's list, int64 [users]; fewer than k where no more are allowed and unseen
+    unknown: np.ndarray  # items of each history that the catalogue does not hold and that were dropped, int64 [users]
+    popular: np.ndarray  # users without any known item, who get the most popular ones, bool [users]
 
     def of(self, user: int) -> np.ndarray:
         """The item ids of one user, best first, int64 [at most k]."""
@@ -75,9 +67,6 @@ class Recommender:
         weights: shares of the dense head.
         attributes: reads what rules compare; called for the first rule. None for a model without attributes.
         withdrawn: ids of items that are never recommended, int64 [n]; None for none.
-
-    Raises:
-        GenrecError: two items share a code, or every item is withdrawn.
     """
 
     def __init__(
@@ -104,17 +93,10 @@ class Recommender:
 
     @classmethod
     def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
-        """Open a model folder and verify each of its files and its stored answers.
+        """Open a model folder, and verify its files and that this processor computes the answers stored in it.
 
-        Args:
-            model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote. Items that
-                :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw` listed in it are never recommended.
-            threads: CPU threads inside an operator. One is fastest: a user's operators are too small to share, and
-                batches are decoded in parallel.
-
-        Raises:
-            GenrecError: a file is missing, damaged, or does not fit the others, or this processor does not compute
-                the answers that were stored at the export.
+        ``threads`` counts CPU threads inside an operator. One is fastest: a user's operators are too small to share,
+        and batches are decoded in parallel.
         """
         verify_manifest(model_dir)
         folder = ModelFolder(model_dir)
@@ -139,13 +121,9 @@ class Recommender:
         deny: Iterable[int] | None = None,
         rule: str | None = None,
     ) -> list[np.ndarray]:
-        """Item ids for each history, best first, int64 [at most ``top_k``] a user.
+        """Item ids for each history, best first, int64 [at most ``top_k``] a user; see :meth:`rank`, :meth:`allowed`.
 
-        Args:
-            histories: item ids of each user, oldest first. Unknown ids are dropped; a user without any known item gets
-                the most popular items.
-            top_k, beams, exclude_seen, ranking: see :meth:`rank`.
-            allow, deny, rule: see :meth:`allowed`.
+        Unknown ids of a history are dropped; a user without any known item gets the most popular items.
         """
         allowed = self.allowed(allow, deny, rule)
         lists = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
@@ -180,9 +158,6 @@ class Recommender:
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
             pool: decodes the batches, in parallel if it has several threads; None for one thread a core.
-
-        Raises:
-            GenrecError: ``beams`` is less than ``top_k``, or ``ranking`` is ``dense`` and the model has no dense head.
         """
         beams, dense_weight = self._beams(top_k, beams), self.weights.of(ranking)
         known, masks = self._known(histories), self._masks(allowed, len(histories))
@@ -192,7 +167,18 @@ class Recommender:
 
         def decode(users: np.ndarray) -> Ranked:
             batch = [known[user] for user in users.tolist()]
-            return self._decode(batch, masks[users[0]], beams, top_k, exclude_seen, dense_weight, alone)
+            read, longest = padded(batch, self.max_history, alone), len(batch[-1])
+            seen = read if longest <= self.max_history else padded(batch, longest)
+            return beam_search(
+                self.scorer,
+                self.trie,
+                read,
+                beams=beams,
+                top_k=min(top_k, self.trie.n_items),
+                allowed=masks[users[0]],
+                excluded=seen.rows if exclude_seen else None,
+                dense_weight=dense_weight,
+            )
 
         rows = np.full((len(histories), top_k), -1, dtype=np.int32)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
@@ -206,30 +192,6 @@ class Recommender:
         items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # row -1 stands for no item
         return Ranking(items, scores, counts, unknown, popular)
 
-    def _decode(
-        self,
-        batch: list[np.ndarray],
-        mask: np.ndarray | None,
-        beams: int,
-        top_k: int,
-        exclude_seen: bool,
-        dense_weight: float,
-        alone: bool,
-    ) -> Ranked:
-        """Search for users of one mask; the longest history of ``batch`` is its last."""
-        read, longest = padded(batch, self.max_history, alone), len(batch[-1])
-        seen = read if longest <= self.max_history else padded(batch, longest)
-        return beam_search(
-            self.scorer,
-            self.trie,
-            read,
-            beams=beams,
-            top_k=min(top_k, self.trie.n_items),
-            allowed=mask,
-            excluded=seen.rows if exclude_seen else None,
-            dense_weight=dense_weight,
-        )
-
     def allowed(
         self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> np.ndarray | None:
@@ -241,9 +203,6 @@ class Recommender:
             allow: the only item ids to recommend; None for all.
             deny: item ids never to recommend.
             rule: what every recommended item must meet; see :mod:`genrec_core.recommend.rules`.
-
-        Raises:
-            GenrecError: as :meth:`selection`.
         """
         return self.selection(Constraints.of(allow, deny, rule)).mask
 
@@ -272,7 +231,6 @@ class Recommender:
         return min(beams or max(top_k, LEAST_BEAMS), self.trie.n_items)
 
     def _rows_of(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Catalogue rows int64 of the known items, in order."""
         return self._known([items])[0]
 
     def _known(self, histories: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
@@ -281,17 +239,11 @@ class Recommender:
         items = np.concatenate([np.empty(0, np.int64), *(np.asarray(history, dtype=np.int64) for history in histories)])
         place = np.minimum(self._sorted_ids.searchsorted(items), len(self._sorted_ids) - 1)
         known = self._sorted_ids.take(place) == items
-        if not known.all():
-            ends = np.concatenate([[0], known.cumsum()]).take(ends)
-            place = place[known]
-        rows, bounds = self._by_id.take(place), ends.tolist()
+        rows, bounds = self._by_id.take(place[known]), np.concatenate([[0], known.cumsum()]).take(ends).tolist()
         return [rows[begin:end] for begin, end in pairwise(bounds)]
 
     def _batches(self, lengths: np.ndarray, masks: list[np.ndarray | None], users: int) -> list[np.ndarray]:
-        """Users with a history, by mask and similar length; the longest batches, which take longest, come first.
-
-        A batch is as wide as its longest history, which is its last.
-        """
+        """Users with a history, by mask and similar length; the slowest batches first, the longest history last."""
         groups: dict[tuple[int, int], list[int]] = {}
         order = lengths.argsort(kind="stable")
         classes = self._length_classes.take(lengths.take(order), mode="clip").tolist()

@@ -53,19 +53,12 @@ class ModelFiles:
 
     @classmethod
     def of(cls, folder: Path) -> "ModelFiles":
-        """The model in ``folder``, its list of withdrawn items included."""
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = {name: np.fromfile(folder / name, dtype=np.uint8) for name in names}
         digest = hashlib.sha256()
         for name, content in files.items():
             digest.update(f"{name} {len(content)}\n".encode() + content.tobytes())
         return cls(digest.hexdigest(), files)
-
-    def write(self, folder: Path) -> None:
-        for name, content in self.files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content.tofile(path)
 
 
 @dataclass(frozen=True)
@@ -97,5 +90,8 @@ def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -
 def _opened(model: ModelFiles) -> "tuple[Recommender, TemporaryDirectory[str]]":
     """The recommender, and its folder, where it reads the attributes of items when a rule needs them."""
     folder = TemporaryDirectory(prefix="genrec-model-")
-    model.write(Path(folder.name))
+    for name, content in model.files.items():
+        path = Path(folder.name, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content.tofile(path)
     return Recommender.from_folder(Path(folder.name), threads=1), folder
