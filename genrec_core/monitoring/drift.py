@@ -1,6 +1,7 @@
 """How far today's data have moved from the data that a release was trained on."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,43 +14,30 @@ _PRIOR = 0.5  # users added to each bin, so that an empty bin gives no infinity
 
 @dataclass(frozen=True)
 class CatalogDrift:
-    """Items that were added to the catalogue and removed from it since the training.
+    """Items that were added to the catalogue and removed from it since the training."""
 
-    Args:
-        items: items in the catalogue now.
-        trained: items in the release.
-        new: items of the catalogue that the release does not know.
-        gone: items of the release that left the catalogue; it still recommends them.
-    """
-
-    items: int
-    trained: int
-    new: int
-    gone: int
+    items: int  # in the catalogue now
+    trained: int  # in the release
+    new: int  # in the catalogue, but not in the release
+    gone: int  # in the release, but not in the catalogue; the release still recommends them
 
     @property
     def new_share(self) -> float:
-        """Share of new items in the catalogue."""
         return self.new / max(self.items, 1)
 
     @property
     def gone_share(self) -> float:
-        """Share of the release's items that left the catalogue."""
         return self.gone / max(self.trained, 1)
 
 
-@dataclass(frozen=True)
-class PopularityShift:
+class PopularityShift(NamedTuple):
     """How much the popularity of the items changed.
 
-    Args:
-        distance: Jensen-Shannon distance of the items' shares of all training interactions, 0 to 1.
-        noise: the distance of two independent draws of these sizes from one distribution. Histories that only grew
-            share most of their interactions and stay well below.
+    Histories that only grew share most of their interactions, so that ``distance`` stays well below ``noise``.
     """
 
-    distance: float
-    noise: float
+    distance: float  # Jensen-Shannon distance of the items' shares of all training interactions, 0 to 1
+    noise: float  # the distance of two independent draws of these sizes from one distribution
 
 
 def catalog_drift(trained: Profile, item_ids: np.ndarray) -> CatalogDrift:
@@ -68,12 +56,13 @@ def unknown_share(trained: Profile, histories: pl.DataFrame) -> float:
 def length_shift(trained: np.ndarray, present: np.ndarray) -> float:
     """Population stability index of the lengths of histories, over ten bins with equally many trained users.
 
-    Args:
-        trained, present: users by length, int64 [longest + 1], at the training and today.
+    Both count users by length, int64 [longest + 1]. There are fewer bins if one length is very common.
     """
     size = max(len(trained), len(present))
     padded = [np.pad(counts, (0, size - len(counts))) for counts in (trained, present)]
-    edges = _even_bins(padded[0])
+    reached = np.cumsum(padded[0]) / max(trained.sum(), 1)
+    inner = np.searchsorted(reached, np.arange(1, _LENGTH_BINS) / _LENGTH_BINS) + 1
+    edges = np.unique([0, *inner[inner < size]])  # the first length of each bin
     return stability_index(*(np.add.reduceat(counts, edges) for counts in padded))
 
 
@@ -111,13 +100,6 @@ def shannon_distance(first: np.ndarray, second: np.ndarray) -> float:
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
     positive = p > 0
     return float((p[positive] * np.log2(p[positive] / q[positive])).sum())
-
-
-def _even_bins(counts: np.ndarray) -> np.ndarray:
-    """First length of each bin. Bins hold about equally many users; there are fewer if one length is very common."""
-    reached = np.cumsum(counts) / max(counts.sum(), 1)
-    inner = np.searchsorted(reached, np.arange(1, _LENGTH_BINS) / _LENGTH_BINS) + 1
-    return np.unique(np.concatenate([[0], inner[inner < len(counts)]]))
 
 
 def _aligned(profile: Profile, item_ids: np.ndarray) -> np.ndarray:

@@ -16,21 +16,14 @@ from genrec_core.storage.artifacts import read_json, write_json
 
 @dataclass(frozen=True)
 class Profile:
-    """Items, their popularity, and the lengths of histories.
+    """Items, their popularity, and the lengths of histories."""
 
-    Args:
-        item_ids: the data set's own ids, ascending, int64 [n].
-        popularity: interactions of each in the training part, int64 [n].
-        lengths: users by length of their history, int64 [longest + 1].
-    """
-
-    item_ids: np.ndarray
-    popularity: np.ndarray
-    lengths: np.ndarray
+    item_ids: np.ndarray  # the data set's own ids, ascending, int64 [n]
+    popularity: np.ndarray  # interactions of each in the training part, int64 [n]
+    lengths: np.ndarray  # users by length of their history, int64 [longest + 1]
 
     @classmethod
     def of(cls, histories: pl.DataFrame) -> "Profile":
-        """The profile of histories: a frame of ``user_id`` and ``item_ids``."""
         items = histories["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
         item_ids = np.unique(items)
         popularity = training_counts(Histories.from_frame(histories, item_ids), len(item_ids))
@@ -45,11 +38,7 @@ def write_profile(folder: Path, histories: pl.DataFrame) -> None:
 
 
 def read_profile(release: Path) -> Profile:
-    """The profile of the data that a release was trained on.
-
-    Raises:
-        GenrecError: the release keeps no profile, or one of another form.
-    """
+    """The profile of the data that a release was trained on; it is an error if the release keeps none."""
     if not (release / PROFILE).is_file():
         raise GenrecError(f"{release}: made before releases kept a profile; materialise model_release again")
     by_length = read_json(release / PROFILE)["history_lengths"]
@@ -66,5 +55,4 @@ def read_profile(release: Path) -> Profile:
 
 
 def _lengths(histories: pl.DataFrame) -> np.ndarray:
-    """Users by length of their history, int64 [longest + 1]."""
     return np.bincount(histories["item_ids"].list.len().to_numpy()).astype(np.int64)

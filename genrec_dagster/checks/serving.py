@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
-from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
-from genrec_core.monitoring.listed_items import count_listed_items, read_predictions
+from genrec_core.monitoring.answers import Exposure, count_listed_items, exposure_of, miss_shares, read_predictions
 from genrec_core.recommend.predict import PredictionReport, rejected_path
 from genrec_core.recommend.requests import Request, read_requests
 from genrec_core.storage.artifacts import read_json
