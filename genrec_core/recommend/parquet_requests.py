@@ -5,6 +5,7 @@ text with ids separated by spaces; ``rule`` is text. Null or an empty list is an
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +21,39 @@ _SHOWN_ITEMS = 50  # of a rejected row
 
 
 def has_integer_users(path: Path) -> bool:
-    """See :class:`genrec_core.recommend.requests.RequestForm`."""
     return _schema(path)["user_id"] in _FIT_INT64
 
 
 def count_lines(path: Path) -> int:
-    """Rows of the file; raises as :func:`read`."""
     _schema(path)
-    return int(_collected(path, pl.scan_parquet(path).select(pl.len())).item())
+    with _reading(path):
+        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
 
 def read(path: Path, check: Check | None, lines: range | None) -> Iterator[Request | Rejected]:
-    """See :func:`genrec_core.recommend.requests.read_requests`; a request's line is its row, from 1.
-
-    Raises:
-        GenrecError: the file cannot be read as Parquet, lacks a column, or has one of another type.
-    """
+    """See :func:`genrec_core.recommend.requests.read_requests`; a request's line is its row, from 1."""
     optional = [name for name in CONSTRAINT_COLUMNS if name in _schema(path)]
     rows = pl.scan_parquet(path).select(pl.col("user_id").cast(pl.String), "item_ids", *optional)
     total = count_lines(path)
     lines = lines or range(1, total + 1)
     for first in range(lines.start - 1, min(lines.stop - 1, total), SLICE_ROWS):
-        frame = _collected(path, rows.slice(first, min(SLICE_ROWS, lines.stop - 1 - first)))
+        with _reading(path):
+            frame = rows.slice(first, min(SLICE_ROWS, lines.stop - 1 - first)).collect()
         for number, row in enumerate(frame.iter_rows(named=True), first + 1):
             yield _outcome(number, row, check)
 
 
-def _collected(path: Path, frame: pl.LazyFrame) -> pl.DataFrame:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return frame.collect()
+        yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> GenrecError:
-    return GenrecError(f"{path}: cannot be read as Parquet ({error}); name a readable request file")
+        raise GenrecError(f"{path}: cannot be read as Parquet ({error}); name a readable request file") from error
 
 
 def _schema(path: Path) -> pl.Schema:
-    try:
+    with _reading(path):
         schema = pl.scan_parquet(path).collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _unreadable(path, error) from error
     for name in ("user_id", "item_ids"):
         if name not in schema:
             raise GenrecError(f"{path}: no column {name}; it has {', '.join(schema) or 'none'}")

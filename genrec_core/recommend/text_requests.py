@@ -9,7 +9,6 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from genrec_core.data.ids import item_ids_of, user_id_of
 from genrec_core.data.text_files import SAVE_AS_UTF8, csv_header, csv_row, is_utf16
@@ -26,12 +25,11 @@ _Row = tuple[str, list[int], Constraints]
 
 
 def has_integer_users(path: Path) -> bool:
-    """Never; see :class:`genrec_core.recommend.requests.RequestForm`."""
     return False
 
 
 def count_lines(path: Path) -> int:
-    """Lines of a file, the last one also where it has no line end."""
+    """Lines of a file, also a last one without a line end."""
     count, last = 0, b"\n"
     try:
         with path.open("rb") as file:
@@ -43,11 +41,7 @@ def count_lines(path: Path) -> int:
 
 
 def read(path: Path, check: Check | None, lines: range | None) -> Iterator[Request | Rejected]:
-    """See :func:`genrec_core.recommend.requests.read_requests`.
-
-    Raises:
-        GenrecError: the file cannot be read, is UTF-16, or begins with a header that lacks a column.
-    """
+    """See :func:`genrec_core.recommend.requests.read_requests`."""
     parse: Callable[[str], _Row] | None = None
     for number, raw in _lines(path):
         if lines is not None and number >= lines.stop:
@@ -79,7 +73,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while raw := file.readline(LONGEST_LINE):
                 number += 1
                 if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
-                    _skip_line(file)
+                    while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+                        pass
                 elif number == 1:
                     raw = raw.removeprefix(_BOM)
                 if raw.strip():
@@ -90,12 +85,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _unreadable(path: Path, error: OSError) -> GenrecError:
     return GenrecError(f"{path}: cannot be read ({error.strerror or error}); name a readable request file")
-
-
-def _skip_line(file: BinaryIO) -> None:
-    """Read to the end of the line and keep nothing."""
-    while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-        pass
 
 
 def _decoded(raw: bytes) -> str:
@@ -123,7 +112,6 @@ def _csv_header(raw: bytes, place: str) -> tuple[str, list[str]] | None:
 
 
 def _csv_parser(delimiter: str, header: list[str]) -> Callable[[str], _Row]:
-    """The parser of a data row under ``header``."""
     for name in ("user_id", "item_ids", *CONSTRAINT_COLUMNS):
         if header.count(name) > 1:
             raise GenrecError(f"the header of the requests names {name} twice; leave one of the columns out")
