@@ -34,7 +34,7 @@ def open_predictions(
         integer_users: whether Parquet holds user ids as Int64, else as String.
     """
     if is_parquet(name):
-        from genrec_core.recommend.parquet_predictions import parquet_predictions  # needs polars
+        from genrec_core.recommend.parquet_files import parquet_predictions  # needs polars
 
         return parquet_predictions(part, top_k, integer_users)
     return csv_predictions(part, top_k, header)

@@ -100,9 +100,9 @@ def _stripped(cell: Any) -> Any:
 def form_of(path: Path) -> RequestForm:
     """The module that reads a file, chosen by its name."""
     if is_parquet(path):
-        from genrec_core.recommend import parquet_requests  # needs polars
+        from genrec_core.recommend import parquet_files  # needs polars
 
-        return parquet_requests
+        return parquet_files
     from genrec_core.recommend import text_requests
 
     return text_requests
