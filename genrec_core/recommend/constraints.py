@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,7 @@ class CatalogueMasks:
         attributes: Callable[[], ItemAttributes],
         withdrawn: np.ndarray | None = None,
     ) -> None:
-        self.n_items, self._rows_of, self._read_attributes = n_items, rows_of, attributes
+        self.n_items, self._rows_of, self._attributes = n_items, rows_of, cache(attributes)
         self.available: np.ndarray | None = None
         if withdrawn is not None and len(withdrawn):
             self.available = np.ones(n_items, dtype=bool)
@@ -114,10 +114,6 @@ class CatalogueMasks:
         self._capacity = max(1, _MASK_BYTES // n_items)
         self._selections: OrderedDict[tuple[str, ...], Selection] = OrderedDict()
         self._lock = threading.Lock()
-
-    @cached_property
-    def attributes(self) -> ItemAttributes:
-        return self._read_attributes()
 
     def selection(self, *constraints: Constraints) -> Selection:
         """The items that all the constraints leave, without those withdrawn; it is an error if no item is left."""
@@ -148,8 +144,8 @@ class CatalogueMasks:
                 mask[self._rows_of(each.deny)] = False
             if each.rule is not None:
                 rule = Rule.parse(each.rule)
-                mask &= rule.holds(self.attributes)
-                warnings += rule.unmatched(self.attributes)
+                mask &= rule.holds(self._attributes())
+                warnings += rule.unmatched(self._attributes())
         if not mask.any():
             why = f" ({'; '.join(warnings)})" if warnings else ""
             raise GenrecError(f"the allow list, deny list and rule leave no item of the catalogue{why}; widen them")

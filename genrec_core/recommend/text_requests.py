@@ -8,7 +8,9 @@ form. Blank lines are skipped; a byte-order mark and CRLF line ends are accepted
 import csv
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from genrec_core.data.ids import item_ids_of, user_id_of
 from genrec_core.data.text_files import SAVE_AS_UTF8, csv_header, csv_row, is_utf16
@@ -31,12 +33,9 @@ def has_integer_users(path: Path) -> bool:
 def count_lines(path: Path) -> int:
     """Lines of a file, also a last one without a line end."""
     count, last = 0, b"\n"
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                count, last = count + block.count(b"\n"), block[-1:]
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            count, last = count + block.count(b"\n"), block[-1:]
     return count + (last != b"\n")
 
 
@@ -67,24 +66,26 @@ def _outcome(number: int, raw: bytes, parse: Callable[[str], _Row], check: Check
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank, without their line ends."""
+    number = 0
+    with _opened(path) as file:
+        while raw := file.readline(LONGEST_LINE):
+            number += 1
+            if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
+                while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+                    pass
+            elif number == 1:
+                raw = raw.removeprefix(_BOM)
+            if raw.strip():
+                yield number, raw.rstrip(b"\r\n")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(LONGEST_LINE):
-                number += 1
-                if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
-                    while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-                        pass
-                elif number == 1:
-                    raw = raw.removeprefix(_BOM)
-                if raw.strip():
-                    yield number, raw.rstrip(b"\r\n")
+            yield file
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> GenrecError:
-    return GenrecError(f"{path}: cannot be read ({error.strerror or error}); name a readable request file")
+        raise GenrecError(f"{path}: cannot be read ({error.strerror or error}); name a request file") from error
 
 
 def _decoded(raw: bytes) -> str:
@@ -123,10 +124,8 @@ def _csv_parser(delimiter: str, header: list[str]) -> Callable[[str], _Row]:
         except csv.Error as error:
             raise GenrecError(f"not a CSV row ({error})") from error
         if len(fields) != len(header):
-            raise GenrecError(
-                f"{len(fields)} fields where the header has {len(header)}; put quotes around a value that holds "
-                f"{delimiter!r}"
-            )
+            counts = f"{len(fields)} fields where the header has {len(header)}"
+            raise GenrecError(f"{counts}; put quotes around a value that holds {delimiter!r}")
         cells = dict(zip(header, fields, strict=True))
         return user_id_of(cells["user_id"]), item_ids_of(cells["item_ids"]), constraints_of(cells)
 

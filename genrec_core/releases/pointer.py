@@ -221,7 +221,6 @@ def _write_successor(new: "NewItems", vectors: "np.ndarray", release: Path, targ
     added = new.item_ids.tolist()
     with atomic_folder(target) as part:
         codes = add_items(release / MODEL, new, vectors, part / MODEL)
-        ModelFolder(part / MODEL).withdrawn_list.unlink(missing_ok=True)
         assign_ids(release / SEMANTIC_IDS, added, vectors, part / SEMANTIC_IDS)
         if (release / PROFILE).is_file():
             shutil.copyfile(release / PROFILE, part / PROFILE)
