@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ class Constraints:
     def of(
         cls, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> "Constraints":
-        """Constraints that are equal if their lists hold the same ids; an id that does not fit int64 is an error."""
+        """Constraints that are equal if their lists hold the same ids."""
         return cls(_distinct(allow), _distinct(deny) or None, rule)
 
     def __bool__(self) -> bool:
@@ -57,10 +57,7 @@ def _distinct(items: Iterable[int] | None) -> tuple[int, ...] | None:
 
 
 def read_item_list(path: Path) -> np.ndarray:
-    """Item ids separated by spaces or line ends, int64 [n]; an ``item_id`` header is skipped.
-
-    An error names the line that holds a word that is not an id.
-    """
+    """Item ids separated by spaces or line ends, int64 [n]; an ``item_id`` header is skipped."""
     items: list[int] = []
     try:
         for number, line in utf8_lines(path):
@@ -93,21 +90,21 @@ class CatalogueMasks:
         n_items: catalogue rows.
         rows_of: the rows of the ids that the catalogue holds; it skips other ids.
         attributes: reads what rules compare; called for the first rule.
-        withdrawn: rows of items that are never recommended, int [n]; None for none.
+        withdrawn: ids of items that are never recommended.
     """
 
     def __init__(
         self,
         n_items: int,
-        rows_of: Callable[[tuple[int, ...]], np.ndarray],
+        rows_of: Callable[[Sequence[int]], np.ndarray],
         attributes: Callable[[], ItemAttributes],
-        withdrawn: np.ndarray | None = None,
+        withdrawn: Sequence[int] = (),
     ) -> None:
         self.n_items, self._rows_of, self._attributes = n_items, rows_of, cache(attributes)
         self.available: np.ndarray | None = None
-        if withdrawn is not None and len(withdrawn):
+        if withdrawn:
             self.available = np.ones(n_items, dtype=bool)
-            self.available[withdrawn] = False
+            self.available[rows_of(withdrawn)] = False
             self.available.flags.writeable = False
             if not self.available.any():
                 raise GenrecError("every item of the model is withdrawn; restore some with genrec withdraw --restore")

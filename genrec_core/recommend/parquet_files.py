@@ -1,8 +1,8 @@
 """Reads requests from Parquet and writes predictions to it.
 
-Requests have the columns ``user_id``, ``item_ids``, and optionally ``allow``, ``deny``, ``rule``.
-``user_id`` is text or integers, ``item_ids`` lists of integers. ``allow`` and ``deny`` are lists of integers too, or
-text with ids separated by spaces; ``rule`` is text. Null or an empty list is an empty history, or no constraint.
+Requests have the columns ``user_id`` (text or integers), ``item_ids`` (lists of integers), and optionally ``allow``,
+``deny`` (lists of integers, or text with ids separated by spaces) and ``rule`` (text). Null or an empty list is an
+empty history, or no constraint.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,13 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.prediction_files import Write, prediction_columns
 from genrec_core.recommend.requests import CONSTRAINT_COLUMNS, Check, Rejected, Request, constraints_of
 
+_WANTED = {
+    "user_id": "text or integers",
+    "item_ids": "lists of integers",
+    "allow": "lists of integers, or text",
+    "deny": "lists of integers, or text",
+    "rule": "text",
+}
 SLICE_ROWS = 1 << 15  # rows read at once; memory grows with these and with the file's row groups, not with the file
 _FIT_INT64 = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 _SHOWN_ITEMS = 50  # of a rejected row
@@ -67,15 +74,6 @@ def _schema(path: Path) -> pl.Schema:
         if name in schema and not _fits(name, schema[name]):
             raise GenrecError(f"{path}: column {name} is {schema[name]}; make it {wanted}")
     return schema
-
-
-_WANTED = {
-    "user_id": "text or integers",
-    "item_ids": "lists of integers",
-    "allow": "lists of integers, or text",
-    "deny": "lists of integers, or text",
-    "rule": "text",
-}
 
 
 def _fits(name: str, dtype: pl.DataType) -> bool:

@@ -58,7 +58,6 @@ class PredictionReport:
 
     @property
     def users_per_second(self) -> float:
-        """Requests served a second."""
         return self.users / self.seconds if self.seconds else 0.0
 
     def lines(self, output: Path) -> list[str]:

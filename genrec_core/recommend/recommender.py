@@ -66,7 +66,7 @@ class Recommender:
         max_history: newest items of a history that the model reads.
         weights: shares of the dense head.
         attributes: reads what rules compare; called for the first rule. None for a model without attributes.
-        withdrawn: ids of items that are never recommended, int64 [n]; None for none.
+        withdrawn: ids of items that are never recommended.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Recommender:
         max_history: int,
         weights: RankingWeights,
         attributes: Callable[[], ItemAttributes] | None = None,
-        withdrawn: np.ndarray | None = None,
+        withdrawn: Sequence[int] = (),
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
         self.trie = CodeTrie.build(codes, level_sizes)
@@ -88,8 +88,7 @@ class Recommender:
         self._sorted_ids = item_ids[self._by_id]
         # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
-        rows = None if withdrawn is None else self._rows_of(withdrawn)
-        self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, rows)
+        self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, withdrawn)
 
     @classmethod
     def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
@@ -107,7 +106,7 @@ class Recommender:
         return cls(
             scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
             attributes=lambda: ItemAttributes(ItemTable.load(model_dir, items.item_ids)),
-            withdrawn=np.array(folder.withdrawn(), dtype=np.int64),
+            withdrawn=folder.withdrawn(),
         )  # fmt: skip
 
     def recommend(
@@ -230,10 +229,10 @@ class Recommender:
             raise GenrecError(f"{beams} beams cannot find {top_k} items; give at least as many beams as top_k")
         return min(beams or max(top_k, LEAST_BEAMS), self.trie.n_items)
 
-    def _rows_of(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _rows_of(self, items: Sequence[int]) -> np.ndarray:
         return self._known([items])[0]
 
-    def _known(self, histories: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
+    def _known(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Catalogue rows int64 of the known items of each history, in order."""
         ends = np.cumsum([0, *map(len, histories)])
         items = np.concatenate([np.empty(0, np.int64), *(np.asarray(history, dtype=np.int64) for history in histories)])

@@ -87,10 +87,7 @@ def constraints_of(cells: Mapping[str, Any]) -> Constraints:
 
 
 def _no_requests(path: Path) -> GenrecError:
-    return GenrecError(
-        f"{path}: no requests in it; write lines `user item item ...`, or CSV or Parquet with the columns user_id and "
-        "item_ids"
-    )
+    return GenrecError(f"{path}: no requests in it; write lines `user item ...`, CSV or Parquet with user_id,item_ids")
 
 
 def _stripped(cell: Any) -> Any:
@@ -110,13 +107,10 @@ def form_of(path: Path) -> RequestForm:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number`` of ``count`` parts of a request file, from 1.
+    """A range of lines of a request file; the outputs of all parts, joined in order, are the output of the whole."""
 
-    A part is a range of lines, so that the outputs of all parts, joined in order, are the output of the whole file.
-    """
-
-    number: int
-    count: int
+    number: int  # of this part, from 1
+    count: int  # of all parts
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
