@@ -74,11 +74,9 @@ class PredictionReport:
         ]
         return [sentence for sentence in sentences if isinstance(sentence, str)]
 
-    def add(self, block: "_Block", ranking: Ranking | None, selection_of: SelectionOf) -> None:
+    def add(self, block: "_Block", ranking: Ranking, selection_of: SelectionOf) -> None:
         """Count what became of a block of lines."""
         self.rejected += len(block.malformed)
-        if ranking is None:
-            return
         self.users += len(block.requests)
         self.rows += len(block.requests)
         self.history_items += sum(len(request.item_ids) for request in block.requests)
@@ -115,7 +113,7 @@ def predict_file(
     constraints: Constraints | None = None,
     shard: Shard | None = None,
     show_progress: bool = True,
-    remote: RemoteRanking | None = None,
+    remote: RemoteRanking = None,
 ) -> PredictionReport:
     """Serve every request of ``source``, in its order.
 
@@ -149,8 +147,7 @@ def predict_file(
                     for line in block.malformed:
                         first = first or f"line {line.line}: {line.reason}"
                         reject(line)
-                    if ranking is not None:
-                        write([request.user_id for request in block.requests], ranking.items, ranking.counts)
+                    write([request.user_id for request in block.requests], ranking.items, ranking.counts)
                     report.add(block, ranking, blocks.selection_of)
             if not report.users and shard is None:
                 raise NothingServedError(
@@ -237,10 +234,10 @@ class _Block:
         if isinstance(outcome, Rejected):
             self.malformed.append(outcome)
             self.items += len(outcome.content)
-            return
-        self.requests.append(outcome)
-        self.items += len(outcome.item_ids)
-        self.masks |= _masks_of(outcome)
+        else:
+            self.requests.append(outcome)
+            self.items += len(outcome.item_ids)
+            self.masks |= _masks_of(outcome)
 
 
 def _masks_of(outcome: Request | Rejected) -> set[str]:
@@ -285,9 +282,9 @@ class _Blocks:
 
 
 def _ranked(
-    recommender: Recommender, run: RankingRun, blocks: Iterable[_Block], remote: RemoteRanking | None
-) -> Iterator[tuple[_Block, Ranking | None]]:
-    """Blocks in order, each with the ranking of its requests; None if it has no request."""
+    recommender: Recommender, run: RankingRun, blocks: Iterable[_Block], remote: RemoteRanking
+) -> Iterator[tuple[_Block, Ranking]]:
+    """Blocks in order, each with the ranking of its requests."""
     waiting: deque[_Block] = deque()
 
     def requests() -> Iterator[list[Request]]:
@@ -300,9 +297,7 @@ def _ranked(
         yield waiting.popleft(), ranking
 
 
-def _rankings_here(
-    recommender: Recommender, run: RankingRun, blocks: Iterable[list[Request]]
-) -> Iterator[Ranking | None]:
+def _rankings_here(recommender: Recommender, run: RankingRun, blocks: Iterable[list[Request]]) -> Iterator[Ranking]:
     """Rankings by threads of this process, in the order of the blocks.
 
     onnxruntime and NumPy release the interpreter while they compute, and all threads share one model. So threads are as
@@ -311,7 +306,7 @@ def _rankings_here(
     workers = run.settings.workers or default_threads()
     ahead = 1 + -(-workers // _WORKERS_A_BLOCK)  # blocks ranked at once, so that no worker waits for the end of one
     batch_pool, block_pool = ThreadPoolExecutor(workers), ThreadPoolExecutor(ahead)
-    waiting: deque[Future[Ranking | None]] = deque()
+    waiting: deque[Future[Ranking]] = deque()
     try:
         for requests in blocks:
             waiting.append(block_pool.submit(run.rank, recommender, requests, batch_pool))
@@ -325,8 +320,8 @@ def _rankings_here(
 
 
 def _progress(
-    ranked: Iterator[tuple[_Block, Ranking | None]], blocks: _Blocks, show: bool
-) -> Iterator[tuple[_Block, Ranking | None]]:
+    ranked: Iterator[tuple[_Block, Ranking]], blocks: _Blocks, show: bool
+) -> Iterator[tuple[_Block, Ranking]]:
     """``ranked``, with a bar on stderr over the lines to serve; a bar without an end where they come from a pipe."""
     total = None
     if show and blocks.source.is_file():

@@ -24,14 +24,10 @@ class RankingRun:
     settings: PredictionSettings
     constraints: tuple[Constraints, ...]
 
-    def rank(self, recommender: Recommender, requests: list[Request], pool: Pool) -> Ranking | None:
-        """The ranking of one block; None without a request. Requests with equal constraints share a mask."""
-        if not requests:
-            return None
-        masks = {
-            own: recommender.selection(*self.constraints, own).mask
-            for own in {request.constraints for request in requests}
-        }
+    def rank(self, recommender: Recommender, requests: list[Request], pool: Pool) -> Ranking:
+        """The ranking of one block. Requests with equal constraints share a mask."""
+        distinct = {request.constraints for request in requests}
+        masks = {own: recommender.selection(*self.constraints, own).mask for own in distinct}
         return recommender.rank(
             [request.item_ids for request in requests],
             self.settings.top_k,
@@ -69,17 +65,17 @@ class RemoteRanking:
     model: ModelFiles
 
     @classmethod
-    def of(cls, engine: Engine | None, model_dir: Path) -> "RemoteRanking | None":
+    def of(cls, engine: Engine | None, model_dir: Path) -> "RemoteRanking":
         """The model of a folder on ``engine``; None without an engine: then this process ranks."""
         return None if engine is None else cls(engine, ModelFiles.of(model_dir))
 
-    def rankings(self, run: RankingRun, blocks: Iterable[list[Request]]) -> Iterator[Ranking | None]:
+    def rankings(self, run: RankingRun, blocks: Iterable[list[Request]]) -> Iterator[Ranking]:
         # Workers do not know a subclass such as the form of Dagster's launchpad.
         settings = PredictionSettings.model_validate(run.settings.model_dump())
         return self.engine.map(rank_block, (self.model, RankingRun(settings, run.constraints)), blocks)
 
 
-def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -> Ranking | None:
+def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -> Ranking:
     """What a worker computes, on one core; the model stays open for the next block."""
     model, run = common
     recommender, _ = _opened(model)
