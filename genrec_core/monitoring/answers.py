@@ -40,11 +40,16 @@ class ListedItems(NamedTuple):
     seen: int  # entries that the user's history holds; 0 without histories
 
 
+def scan_predictions(predictions: Path) -> pl.LazyFrame:
+    """A prediction file; cells of a CSV file as text."""
+    return pl.scan_parquet(predictions) if is_parquet(predictions) else pl.scan_csv(predictions, infer_schema=False)
+
+
 def exposure_of(predictions: Path, item_ids: np.ndarray) -> Exposure:
     """Read a prediction file, without holding it in memory; ``item_ids`` can be recommended, int64 [n]."""
-    rows = pl.scan_parquet(predictions) if is_parquet(predictions) else pl.scan_csv(predictions, infer_schema=False)
-    cells = rows.select(pl.col("^pred_[0-9]+$").cast(pl.Int64, strict=False)).unpivot(value_name="item_id")
-    shown = cells.drop_nulls("item_id").group_by("item_id").len().collect(engine="streaming")
+    cells = scan_predictions(predictions).select(pl.col("^pred_[0-9]+$").cast(pl.Int64, strict=False))
+    listed = cells.unpivot(value_name="item_id").drop_nulls("item_id")
+    shown = listed.group_by("item_id").len().collect(engine="streaming")
     places = shown["len"].to_numpy().astype(np.int64)
     known = np.isin(shown["item_id"].to_numpy(), item_ids)
     counts = np.zeros(len(item_ids), np.int64)
@@ -54,31 +59,24 @@ def exposure_of(predictions: Path, item_ids: np.ndarray) -> Exposure:
 
 def miss_shares(report: PredictionReport) -> dict[str, float]:
     """Shares of history entries, users and lines that could not be served fully."""
-    users, lines = max(report.users, 1), max(report.users + report.rejected, 1)
+    users = max(report.users, 1)
     return {
         "unknown_items": report.unknown_items / max(report.history_items, 1),
         "popular_answers": report.empty_histories / users,
         "short_answers": report.short_rows / users,
-        "rejected_lines": report.rejected / lines,
+        "rejected_lines": report.rejected / max(report.users + report.rejected, 1),
     }
 
 
 def count_listed_items(predictions: Path, known: np.ndarray, histories: pl.DataFrame | None = None) -> ListedItems:
     """Read a prediction file and count its entries; ``known`` item ids are int64 [n]."""
-    frame = read_predictions(predictions).with_row_index("row")
+    frame = scan_predictions(predictions).with_row_index("row").collect()
     cells = frame.unpivot(index=["row", "user_id"], value_name="cell").drop_nulls("cell")
     listed = cells.select("row", "user_id", pl.col("cell").cast(pl.Int64, strict=False).fill_null(-1).alias("item_id"))
     unknown = listed.height - int(np.isin(listed["item_id"].to_numpy(), known).sum())
     repeated = listed.height - listed.unique(["row", "item_id"]).height
-    if histories is None:
-        return ListedItems(listed.height, unknown, repeated, seen=0)
-    bought = histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
-    seen = listed.join(bought, on=["user_id", "item_id"], how="semi").height
+    seen = 0
+    if histories is not None:
+        bought = histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
+        seen = listed.join(bought, on=["user_id", "item_id"], how="semi").height
     return ListedItems(listed.height, unknown, repeated, seen)
-
-
-def read_predictions(predictions: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """A prediction file; cells of a CSV file as text."""
-    if is_parquet(predictions):
-        return pl.read_parquet(predictions, columns=columns)
-    return pl.read_csv(predictions, columns=columns, infer_schema=False)
