@@ -37,8 +37,6 @@ _SHOWN_CONTENT = 200  # characters of a rejected line that are kept
 _SHOWN_REASONS = 3
 _FEW_REJECTED = 0.1  # share of a file's lines: a file of new users may hold some bad ones
 
-SelectionOf = Callable[[Constraints], Selection]
-
 
 @dataclass
 class PredictionReport:
@@ -62,20 +60,17 @@ class PredictionReport:
 
     def lines(self, output: Path) -> list[str]:
         """The report in words, without what did not happen."""
-        sentences = [
-            f"{self.users} users served in {self.seconds:.1f} s ({self.users_per_second:.0f} a second): {output}",
-            self.unknown_items and f"{self.unknown_items} history items are not in the catalogue and were dropped",
-            self.empty_histories and f"{self.empty_histories} users have no known item and got the popular items",
-            self.short_rows and f"{self.short_rows} users got fewer than {self.top_k} items: no more are left for them",
-            self.narrow
-            and f"{self.narrow} users have constraints that leave fewer than {self.top_k} items and got all of those",
-            *self.warnings,
-            self.rejected and f"{self.rejected} malformed lines were not served: {_place_of_rejected(output)}",
+        served = f"{self.users} users served in {self.seconds:.1f} s ({self.users_per_second:.0f} a second): {output}"
+        notes = [
+            (self.unknown_items, "history items are not in the catalogue and were dropped"),
+            (self.empty_histories, "users have no known item and got the popular items"),
+            (self.short_rows, f"users got fewer than {self.top_k} items: no more are left for them"),
+            (self.narrow, f"users have constraints that leave fewer than {self.top_k} items and got all of those"),
+            (self.rejected, f"malformed lines were not served: {_place_of_rejected(output)}"),
         ]
-        return [sentence for sentence in sentences if isinstance(sentence, str)]
+        return [served, *(f"{count} {note}" for count, note in notes if count), *self.warnings]
 
-    def add(self, block: "_Block", ranking: Ranking, selection_of: SelectionOf) -> None:
-        """Count what became of a block of lines."""
+    def add(self, block: "_Block", ranking: Ranking, selection_of: Callable[[Constraints], Selection]) -> None:
         self.rejected += len(block.malformed)
         self.users += len(block.requests)
         self.rows += len(block.requests)
@@ -137,7 +132,7 @@ def predict_file(
     report = PredictionReport(top_k=settings.top_k)
     run = RankingRun(settings, (Constraints.of(rule=settings.rule), constraints or Constraints()))
     recommender.selection(*run.constraints)  # raises before any work if they leave no item
-    blocks = _Blocks(source, settings, shard, lambda own: recommender.selection(*run.constraints, own))
+    blocks = _Blocks(source, recommender, run, shard)
     rejected, first = None if is_stream(output) else rejected_path(output), ""
     try:
         with _rejected_lines(rejected, blocks.rejected_before) as reject, atomic_file(output) as part:
@@ -186,11 +181,8 @@ def _rejected_lines(path: Path | None, continues: Callable[[], bool]) -> Iterato
     """Yield a function that adds a line to the CSV of rejected lines; without a line, an older file is removed.
 
     The file appears at the end of the block, also after a :class:`NothingServedError`; after any other error an older
-    file stays.
-
-    Args:
-        path: the file; None where the lines are not kept.
-        continues: tells whether the file continues one that has the header; called for the first line.
+    file stays. ``path`` is None where the lines are not kept. ``continues`` is called for the first line: it tells
+    whether the file continues one that has the header.
     """
     file: TextIO | None = None
     nothing_served: NothingServedError | None = None
@@ -247,12 +239,13 @@ def _masks_of(outcome: Request | Rejected) -> set[str]:
 class _Blocks:
     """The lines of a request file that this run serves, block by block."""
 
-    def __init__(
-        self, source: Path, settings: PredictionSettings, shard: Shard | None, selection_of: SelectionOf
-    ) -> None:
-        self.source, self.selection_of, self._mask_bytes = source, selection_of, 0
-        self._block_lines = _BLOCK_BATCHES * settings.batch_users
+    def __init__(self, source: Path, recommender: Recommender, run: RankingRun, shard: Shard | None) -> None:
+        self.source, self._recommender, self._run, self._mask_bytes = source, recommender, run, 0
+        self._block_lines = _BLOCK_BATCHES * run.settings.batch_users
         self.lines = None if shard is None else shard.lines(count_lines(source), self._block_lines)
+
+    def selection_of(self, own: Constraints) -> Selection:
+        return self._recommender.selection(*self._run.constraints, own)
 
     def _check(self, own: Constraints) -> None:
         """Raise for constraints that leave no item; note how large a mask is."""

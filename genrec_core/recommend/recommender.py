@@ -150,9 +150,8 @@ class Recommender:
             beams: beams of the search, at least ``top_k``; None for ``top_k``, and at least 50. Filters are exact masks
                 inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
             exclude_seen: leave out all items of the user's own history.
-            ranking: ``generative`` orders items by the probability of their code, ``dense`` by the dense head,
-                ``hybrid`` by a mix of both whose weight was chosen on validation. A model without a dense head knows
-                only ``generative``; ``hybrid`` then means the same.
+            ranking: as in :class:`~genrec_core.settings.PredictionSettings`; the weight of ``hybrid`` was chosen on
+                validation. A model without a dense head knows only ``generative``; ``hybrid`` then means the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
@@ -194,14 +193,9 @@ class Recommender:
     def allowed(
         self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> np.ndarray | None:
-        """Which catalogue rows may be recommended, bool [n_items], read-only; None where all may.
+        """The mask of catalogue rows that may be recommended, see :class:`Constraints` and :class:`Selection`.
 
         Equal constraints give the same mask. Unknown ids are skipped.
-
-        Args:
-            allow: the only item ids to recommend; None for all.
-            deny: item ids never to recommend.
-            rule: what every recommended item must meet; see :mod:`genrec_core.recommend.rules`.
         """
         return self.selection(Constraints.of(allow, deny, rule)).mask
 

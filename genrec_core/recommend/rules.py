@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -119,8 +120,7 @@ class Rule:
         return list(dict.fromkeys(notes))
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str  # word, keyword, quoted, operator, mark or end
     text: str
     position: int  # of its first character in the rule, from 1

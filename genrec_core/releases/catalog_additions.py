@@ -16,10 +16,7 @@ from genrec_core.storage.artifacts import read_json
 def new_in_catalog(model: Path, catalog: Path, embeddings: Path) -> tuple[NewItems, np.ndarray]:
     """The items of a catalogue that a release does not hold, and their text vectors float32 [n, dim], not normalised.
 
-    Args:
-        model: the exported model of the release.
-        catalog: the Parquet file of the catalogue.
-        embeddings: the folder of the text vectors.
+    ``model`` is the exported model of the release, ``catalog`` a Parquet file, ``embeddings`` a folder of text vectors.
     """
     known = ModelFolder(model).item_ids
     new = pl.read_parquet(catalog).filter(~pl.col("item_id").is_in(known))

@@ -30,16 +30,14 @@ _COMPARED = 5  # newest earlier releases that a new one is compared with
 def transfer_release(source: Path, target: Path, version: str | None = None, reason: str | None = None) -> str:
     """Copy a release that is or was served from one storage to another, verify it, and serve it there.
 
-    A release that the other storage holds already is not sent again. It is served only once it is whole there.
+    A release that the other storage holds already is not sent again. It is served only once it is whole there. If
+    another release was served in ``target`` meanwhile, a ServedMeanwhileError is raised: this one is there, but not
+    served.
 
     Args:
-        source: root of a storage, see :func:`genrec_core.storage.folders.storage_root`.
-        target: root of the other.
+        source, target: the roots of the storages.
         version: a version that was served in ``source``; None for the one that is served now.
         reason: why it is served, for the pointer.
-
-    Raises:
-        ServedMeanwhileError: another release was served in ``target`` meanwhile; this one is there, but not served.
     """
     if source == target:
         raise GenrecError(f"{place_of(source)}: a release cannot be taken to where it is; name another storage")
