@@ -108,7 +108,7 @@ def predict_file(
     constraints: Constraints | None = None,
     shard: Shard | None = None,
     show_progress: bool = True,
-    remote: RemoteRanking = None,
+    remote: RemoteRanking | None = None,
 ) -> PredictionReport:
     """Serve every request of ``source``, in its order.
 
@@ -275,7 +275,7 @@ class _Blocks:
 
 
 def _ranked(
-    recommender: Recommender, run: RankingRun, blocks: Iterable[_Block], remote: RemoteRanking
+    recommender: Recommender, run: RankingRun, blocks: Iterable[_Block], remote: RemoteRanking | None
 ) -> Iterator[tuple[_Block, Ranking]]:
     """Blocks in order, each with the ranking of its requests."""
     waiting: deque[_Block] = deque()

@@ -65,7 +65,7 @@ class RemoteRanking:
     model: ModelFiles
 
     @classmethod
-    def of(cls, engine: Engine | None, model_dir: Path) -> "RemoteRanking":
+    def of(cls, engine: Engine | None, model_dir: Path) -> "RemoteRanking | None":
         """The model of a folder on ``engine``; None without an engine: then this process ranks."""
         return None if engine is None else cls(engine, ModelFiles.of(model_dir))
 
