@@ -66,9 +66,11 @@ class PredictionReport:
             (self.empty_histories, "users have no known item and got the popular items"),
             (self.short_rows, f"users got fewer than {self.top_k} items: no more are left for them"),
             (self.narrow, f"users have constraints that leave fewer than {self.top_k} items and got all of those"),
-            (self.rejected, f"malformed lines were not served: {_place_of_rejected(output)}"),
         ]
-        return [served, *(f"{count} {note}" for count, note in notes if count), *self.warnings]
+        lines = [served, *(f"{count} {note}" for count, note in notes if count), *self.warnings]
+        if self.rejected:
+            lines.append(f"{self.rejected} malformed lines were not served: {_place_of_rejected(output)}")
+        return lines
 
     def add(self, block: "_Block", ranking: Ranking, selection_of: Callable[[Constraints], Selection]) -> None:
         self.rejected += len(block.malformed)
