@@ -151,6 +151,6 @@ class CatalogueMasks:
 
     def without_withdrawn(self, mask: np.ndarray | None) -> np.ndarray | None:
         """``mask`` without the withdrawn items; None where all items may be recommended."""
-        if self.available is None or mask is None:
-            return self.available if mask is None else mask
-        return mask & self.available
+        if mask is not None and self.available is not None:
+            mask = mask & self.available  # a new mask: the given one belongs to its owner
+        return self.available if mask is None else mask
