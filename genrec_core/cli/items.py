@@ -65,7 +65,7 @@ def _add_text_encoder(command: argparse.ArgumentParser) -> None:
 
 def _withdraw(options: argparse.Namespace) -> None:
     from genrec_core.bundle.model_folder import ModelFolder
-    from genrec_core.recommend.item_lists import read_item_list
+    from genrec_core.recommend.constraints import read_item_list
     from genrec_core.releases.pointer import withdraw_from_served
 
     items, folder = read_item_list(options.items), options.model_dir

@@ -35,12 +35,11 @@ def add_commands(commands: Commands) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from genrec_core.engines.engine import open_engine
-    from genrec_core.recommend.constraints import Constraints
-    from genrec_core.recommend.item_lists import read_item_list
+    from genrec_core.recommend.constraints import Constraints, read_item_list
     from genrec_core.recommend.predict import predict_file
     from genrec_core.recommend.recommender import Recommender
     from genrec_core.recommend.remote_ranking import RemoteRanking
-    from genrec_core.recommend.shards import Shard
+    from genrec_core.recommend.requests import Shard
     from genrec_core.releases.pointer import served_model
 
     settings = settings_from(options, PredictionSettings, exclude_seen=not options.keep_seen)

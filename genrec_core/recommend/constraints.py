@@ -3,44 +3,38 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Generic, TypeVar
+from functools import cache, cached_property
+from pathlib import Path
 
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes
+from genrec_core.data.ids import item_ids_of
+from genrec_core.data.text_files import utf8_lines
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.rules import Rule
 
-_MASK_BYTES = 64 << 20
-Value = TypeVar("Value")
+_MASK_BYTES = 64 << 20  # of all masks that are kept
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What restricts the list of a request, or all lists of a run; build one with :meth:`of`.
+    """What restricts the list of a request, or all lists of a run; build one with :meth:`of`."""
 
-    Args:
-        allow: the only items, distinct ids in ascending order; None for all.
-        deny: items that are left out, distinct ids in ascending order; None for none.
-        rule: see :mod:`genrec_core.recommend.rules`; None for none.
-    """
-
-    allow: tuple[int, ...] | None = None
-    deny: tuple[int, ...] | None = None
-    rule: str | None = None
+    allow: tuple[int, ...] | None = None  # the only items, distinct ids in ascending order; None for all
+    deny: tuple[int, ...] | None = None  # items that are left out, distinct ids in ascending order
+    rule: str | None = None  # see genrec_core.recommend.rules
 
     @classmethod
     def of(
         cls, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> "Constraints":
-        """Constraints that are equal if their lists hold the same ids; an id that does not fit int64 is an error."""
+        """Constraints that are equal if their lists hold the same ids."""
         return cls(_distinct(allow), _distinct(deny) or None, rule)
 
     def __bool__(self) -> bool:
-        """Whether they restrict anything."""
         return self != Constraints()
 
     @cached_property
@@ -62,90 +56,78 @@ def _distinct(items: Iterable[int] | None) -> tuple[int, ...] | None:
         raise GenrecError(f"a list of items holds no integer id of 64 bits ({error}); give item ids") from error
 
 
-class RecentValues(Generic[Value]):
-    """A cache for several threads, which keeps the ``capacity`` values that were used last."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of ``key``; two threads that miss it at once both make one, and both get the one that is kept."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        made = make()
-        with self._lock:
-            value = self._values.setdefault(key, made)
-            if len(self._values) > self.capacity:
-                self._values.popitem(last=False)
-            return value
+def read_item_list(path: Path) -> np.ndarray:
+    """Item ids separated by spaces or line ends, int64 [n]; an ``item_id`` header is skipped."""
+    items: list[int] = []
+    try:
+        for number, line in utf8_lines(path):
+            if number == 1 and line.strip().strip('"').lower() == "item_id":
+                continue
+            try:
+                items += item_ids_of(line.split())
+            except GenrecError as error:
+                raise GenrecError(f"{path}, line {number}: {error}; write one id a line") from error
+    except OSError as error:
+        raise GenrecError(f"{path}: cannot be read ({error}); give a text file with one item id a line") from error
+    if not items:
+        raise GenrecError(f"{path}: no item id in it; write one a line, or leave the option out")
+    return np.array(items, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The items that constraints leave.
+    """The items that constraints leave."""
 
-    Args:
-        mask: catalogue rows that may be recommended, bool [n_items], read-only; None where all may.
-        count: how many they are.
-        warnings: values of a rule that no item has.
-    """
-
-    mask: np.ndarray | None
-    count: int
-    warnings: tuple[str, ...] = ()
+    mask: np.ndarray | None  # catalogue rows that may be recommended, bool [n_items], read-only; None where all may
+    count: int  # how many they are
+    warnings: tuple[str, ...] = ()  # values of a rule that no item has
 
 
 class CatalogueMasks:
-    """Makes and keeps the masks of constraints over one catalogue.
+    """Makes the masks of constraints over one catalogue, and keeps those that were used last.
 
     Args:
         n_items: catalogue rows.
         rows_of: the rows of the ids that the catalogue holds; it skips other ids.
         attributes: reads what rules compare; called for the first rule.
-        withdrawn: rows of items that are never recommended, int [n]; None for none.
-
-    Raises:
-        GenrecError: every item is withdrawn.
+        withdrawn: ids of items that are never recommended.
     """
 
     def __init__(
         self,
         n_items: int,
-        rows_of: Callable[[tuple[int, ...]], np.ndarray],
+        rows_of: Callable[[Sequence[int]], np.ndarray],
         attributes: Callable[[], ItemAttributes],
-        withdrawn: np.ndarray | None = None,
+        withdrawn: Sequence[int] = (),
     ) -> None:
-        self.n_items, self._rows_of, self._read_attributes = n_items, rows_of, attributes
+        self.n_items, self._rows_of, self._attributes = n_items, rows_of, cache(attributes)
         self.available: np.ndarray | None = None
-        if withdrawn is not None and len(withdrawn):
+        if withdrawn:
             self.available = np.ones(n_items, dtype=bool)
-            self.available[withdrawn] = False
+            self.available[rows_of(withdrawn)] = False
             self.available.flags.writeable = False
             if not self.available.any():
                 raise GenrecError("every item of the model is withdrawn; restore some with genrec withdraw --restore")
-        self._selections = RecentValues[Selection](max(1, _MASK_BYTES // n_items))
-
-    @cached_property
-    def attributes(self) -> ItemAttributes:
-        return self._read_attributes()
+        self._capacity = max(1, _MASK_BYTES // n_items)
+        self._selections: OrderedDict[tuple[str, ...], Selection] = OrderedDict()
+        self._lock = threading.Lock()
 
     def selection(self, *constraints: Constraints) -> Selection:
-        """The items that all the constraints leave, without those withdrawn.
-
-        Raises:
-            GenrecError: a rule cannot be read, or the model holds no attributes for it, or no item is left.
-        """
+        """The items that all the constraints leave, without those withdrawn; it is an error if no item is left."""
         restricting = [each for each in constraints if each]
         if not restricting:
             return Selection(self.available, self.n_items if self.available is None else int(self.available.sum()))
-        return self._selections.get(tuple(each.key for each in restricting), lambda: self._made(restricting))
+        key = tuple(each.key for each in restricting)
+        with self._lock:
+            if key in self._selections:
+                self._selections.move_to_end(key)
+                return self._selections[key]
+        made = self._made(restricting)
+        with self._lock:
+            selection = self._selections.setdefault(key, made)  # another thread may have made it meanwhile
+            if len(self._selections) > self._capacity:
+                self._selections.popitem(last=False)
+            return selection
 
     def _made(self, constraints: list[Constraints]) -> Selection:
         mask = np.ones(self.n_items, dtype=bool) if self.available is None else self.available.copy()
@@ -159,8 +141,8 @@ class CatalogueMasks:
                 mask[self._rows_of(each.deny)] = False
             if each.rule is not None:
                 rule = Rule.parse(each.rule)
-                mask &= rule.holds(self.attributes)
-                warnings += rule.unmatched(self.attributes)
+                mask &= rule.holds(self._attributes())
+                warnings += rule.unmatched(self._attributes())
         if not mask.any():
             why = f" ({'; '.join(warnings)})" if warnings else ""
             raise GenrecError(f"the allow list, deny list and rule leave no item of the catalogue{why}; widen them")
@@ -168,7 +150,7 @@ class CatalogueMasks:
         return Selection(mask, int(mask.sum()), tuple(dict.fromkeys(warnings)))
 
     def without_withdrawn(self, mask: np.ndarray | None) -> np.ndarray | None:
-        """``mask`` without the withdrawn items; a mask of :meth:`selection` is given back as it is."""
-        if self.available is None or mask is None:
-            return self.available if mask is None else mask
-        return mask & self.available if (mask & ~self.available).any() else mask
+        """``mask`` without the withdrawn items; None where all items may be recommended."""
+        if mask is not None and self.available is not None:
+            mask = mask & self.available  # a new mask: the given one belongs to its owner
+        return self.available if mask is None else mask

@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # the online server reads requests in a process without NumPy
     from genrec_core.recommend.recommender import Recommender
 
 _SHOWN_FAULTS = 10
-_LONGEST_RULE = 10_000  # characters
 MOST_INSTANCES = 10_000
 
 
@@ -42,7 +41,7 @@ class InstancesRequest(Settings):
     )
     rule: StrictStr | None = Field(
         None,
-        max_length=_LONGEST_RULE,
+        max_length=10_000,  # characters, as in rules.py, which needs NumPy
         description="A condition that every recommended item must meet, such as brand = OPI and not category = Nails.",
     )
 
@@ -52,11 +51,7 @@ class InstancesRequest(Settings):
 
 
 class InvalidRequestError(GenrecError):
-    """A request that cannot be answered.
-
-    Args:
-        faults: the first ten faults, each as ``{"field": "instances.0.item_ids", "reason": "..."}``.
-    """
+    """A request that cannot be answered; ``faults`` are like ``{"field": "instances.0.item_ids", "reason": "..."}``."""
 
     def __init__(self, faults: list[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{fault['field']}: {fault['reason']}" for fault in faults))
@@ -64,14 +59,7 @@ class InvalidRequestError(GenrecError):
 
 
 def read_instances(body: object) -> InstancesRequest:
-    """Check a request.
-
-    Args:
-        body: the JSON text, or the content decoded from it.
-
-    Raises:
-        InvalidRequestError: it is not JSON, a name is unknown, or a value is missing, of another type or out of bounds.
-    """
+    """Check a request: JSON text, or the content decoded from it; an InvalidRequestError names the first ten faults."""
     try:
         text = body if isinstance(body, str | bytes | bytearray) else json.dumps(body)
         return InstancesRequest.model_validate_json(text)
@@ -82,11 +70,7 @@ def read_instances(body: object) -> InstancesRequest:
 
 
 def answer_instances(recommender: "Recommender", requests: Sequence[InstancesRequest]) -> list[dict[str, Any]]:
-    """Answer requests that share their options, all users ranked together.
-
-    Raises:
-        GenrecError: the lists and the rule leave no item, or the model cannot apply the rule or the ranking.
-    """
+    """Answer requests that share their :meth:`~InstancesRequest.options`, all users ranked together."""
     options, instances = requests[0], [instance for request in requests for instance in request.instances]
     ranking = recommender.rank(
         [instance.item_ids for instance in instances],

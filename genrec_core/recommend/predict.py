@@ -4,13 +4,17 @@ Requests are decoded in blocks of lines. The bounds of a block depend only on li
 same users are decoded together, and each row is the same bit for bit, with any number of workers and of shards.
 """
 
+import csv
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -19,10 +23,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import Constraints, Selection
 from genrec_core.recommend.prediction_files import is_parquet, open_predictions
 from genrec_core.recommend.recommender import Ranking, Recommender
-from genrec_core.recommend.rejected_lines import NothingServedError, RejectedLines
 from genrec_core.recommend.remote_ranking import RankingRun, RemoteRanking
-from genrec_core.recommend.requests import Rejected, Request, count_lines, form_of, read_requests
-from genrec_core.recommend.shards import Shard
+from genrec_core.recommend.requests import Rejected, Request, Shard, count_lines, form_of, read_requests
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import atomic_file, is_stream
 
@@ -31,65 +33,47 @@ _BLOCK_ITEMS = 1 << 18  # history items decoded at once, at most (one history ma
 _BLOCK_MASK_BYTES = 1 << 26  # masks of one block: each distinct constraint takes a byte an item
 _WORKERS_A_BLOCK = 8  # workers that one block keeps busy
 _SHOWN_WARNINGS = 20
-
-SelectionOf = Callable[[Constraints], Selection]
+_SHOWN_CONTENT = 200  # characters of a rejected line that are kept
+_SHOWN_REASONS = 3
+_FEW_REJECTED = 0.1  # share of a file's lines: a file of new users may hold some bad ones
 
 
 @dataclass
 class PredictionReport:
-    """What became of a request file.
+    """What became of a request file."""
 
-    Args:
-        users: requests served; a user with two requests counts twice.
-        rows: rows written, one a request.
-        top_k: item columns a row.
-        history_items: entries of all histories.
-        unknown_items: those of them dropped because the catalogue does not hold them.
-        empty_histories: requests without a known item, which got the popular items.
-        rejected: malformed lines, listed in ``OUT.rejected``.
-        short_rows: rows with fewer than ``top_k`` items; their last cells are empty.
-        narrow: requests whose constraints leave fewer than ``top_k`` items; they got all of those that they have not
-            seen.
-        warnings: values of rules that no item has, the first few.
-        seconds: wall time.
-    """
-
-    users: int = 0
-    rows: int = 0
-    top_k: int = 0
-    history_items: int = 0
-    unknown_items: int = 0
-    empty_histories: int = 0
-    rejected: int = 0
-    short_rows: int = 0
-    narrow: int = 0
-    warnings: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    users: int = 0  # requests served; a user with two requests counts twice
+    rows: int = 0  # rows written, one a request
+    top_k: int = 0  # item columns a row
+    history_items: int = 0  # entries of all histories
+    unknown_items: int = 0  # those of them dropped because the catalogue does not hold them
+    empty_histories: int = 0  # requests without a known item, which got the popular items
+    rejected: int = 0  # malformed lines, listed in OUT.rejected
+    short_rows: int = 0  # rows with fewer than top_k items; their last cells are empty
+    narrow: int = 0  # requests whose constraints leave fewer than top_k items; they got all unseen ones of those
+    warnings: list[str] = field(default_factory=list)  # values of rules that no item has, the first few
+    seconds: float = 0.0  # wall time
 
     @property
     def users_per_second(self) -> float:
-        """Requests served a second."""
         return self.users / self.seconds if self.seconds else 0.0
 
     def lines(self, output: Path) -> list[str]:
         """The report in words, without what did not happen."""
-        sentences = [
-            f"{self.users} users served in {self.seconds:.1f} s ({self.users_per_second:.0f} a second): {output}",
-            self.unknown_items and f"{self.unknown_items} history items are not in the catalogue and were dropped",
-            self.empty_histories and f"{self.empty_histories} users have no known item and got the popular items",
-            self.short_rows and f"{self.short_rows} users got fewer than {self.top_k} items: no more are left for them",
-            self.narrow
-            and f"{self.narrow} users have constraints that leave fewer than {self.top_k} items and got all of those",
-            *self.warnings,
-            self.rejected and f"{self.rejected} malformed lines were not served: {_place_of_rejected(output)}",
+        served = f"{self.users} users served in {self.seconds:.1f} s ({self.users_per_second:.0f} a second): {output}"
+        notes = [
+            (self.unknown_items, "history items are not in the catalogue and were dropped"),
+            (self.empty_histories, "users have no known item and got the popular items"),
+            (self.short_rows, f"users got fewer than {self.top_k} items: no more are left for them"),
+            (self.narrow, f"users have constraints that leave fewer than {self.top_k} items and got all of those"),
         ]
-        return [sentence for sentence in sentences if isinstance(sentence, str)]
+        lines = [served, *(f"{count} {note}" for count, note in notes if count), *self.warnings]
+        if self.rejected:
+            lines.append(f"{self.rejected} malformed lines were not served: {_place_of_rejected(output)}")
+        return lines
 
-    def add(self, block: "_Block", ranking: Ranking | None, selection_of: SelectionOf) -> None:
-        """Count what became of a block of lines."""
+    def add(self, block: "_Block", ranking: Ranking, selection_of: Callable[[Constraints], Selection]) -> None:
         self.rejected += len(block.malformed)
-        if ranking is None:
-            return
         self.users += len(block.requests)
         self.rows += len(block.requests)
         self.history_items += sum(len(request.item_ids) for request in block.requests)
@@ -113,6 +97,10 @@ def _place_of_rejected(output: Path) -> str:
     return "write to a file to see them" if is_stream(output) else str(rejected_path(output))
 
 
+class NothingServedError(GenrecError):
+    """Every line of a request file is malformed."""
+
+
 def predict_file(
     recommender: Recommender,
     source: Path,
@@ -128,42 +116,41 @@ def predict_file(
 
     ``output`` appears whole or not at all. Malformed lines go to ``OUT.rejected``; without any, no such file is left. A
     pipe, a device or ``/dev/stdout`` gets the rows as they come, and its malformed lines are only counted. Memory does
-    not grow with the number of users.
+    not grow with the number of users. It is an error if no request can be served, but a shard may have none.
 
     Args:
         recommender: opened with one thread an operator, because batches are decoded in parallel.
         source: see :func:`~genrec_core.recommend.requests.read_requests`.
         output: see :func:`~genrec_core.recommend.prediction_files.open_predictions`.
-        settings: items a user, beams, batch size, workers, a rule for all, whether seen items are left out.
+        settings: what to recommend and how; its rule holds for all requests.
         constraints: restrict all lists, together with the rule of ``settings`` and the constraints of each request.
         shard: the part of ``source`` to serve; None for the whole. Only the first CSV part has a header, so that the
             parts can be joined as they are.
         show_progress: a bar on stderr with users a second.
         remote: ranks the requests on an engine; None: ``recommender`` does.
-
-    Raises:
-        GenrecError: ``source`` cannot be read or holds no request that can be served (a shard may), the constraints
-            leave no item, or ``output`` cannot be written.
     """
     began = time.monotonic()
     _require_usable(source, output, shard)
     report = PredictionReport(top_k=settings.top_k)
     run = RankingRun(settings, (Constraints.of(rule=settings.rule), constraints or Constraints()))
     recommender.selection(*run.constraints)  # raises before any work if they leave no item
-    blocks = _Blocks(source, settings, shard, lambda own: recommender.selection(*run.constraints, own))
-    rejected = RejectedLines(None if is_stream(output) else rejected_path(output), blocks.rejected_before)
+    blocks = _Blocks(source, recommender, run, shard)
+    rejected, first = None if is_stream(output) else rejected_path(output), ""
     try:
-        with rejected, atomic_file(output) as part:
+        with _rejected_lines(rejected, blocks.rejected_before) as reject, atomic_file(output) as part:
             header, integer_users = shard is None or shard.number == 1, form_of(source).has_integer_users(source)
             with open_predictions(part, output, settings.top_k, header, integer_users) as write:
                 for block, ranking in _progress(_ranked(recommender, run, blocks, remote), blocks, show_progress):
                     for line in block.malformed:
-                        rejected.add(line)
-                    if ranking is not None:
-                        write([request.user_id for request in block.requests], ranking.items, ranking.counts)
+                        first = first or f"line {line.line}: {line.reason}"
+                        reject(line)
+                    write([request.user_id for request in block.requests], ranking.items, ranking.counts)
                     report.add(block, ranking, blocks.selection_of)
             if not report.users and shard is None:
-                raise _nothing_served(source, output, report, rejected.first)
+                raise NothingServedError(
+                    f"{source}: none of its {report.rejected} lines is a request, the first: {first}; "
+                    f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
+                )
     except OSError as error:
         left = "" if is_stream(output) else "; it is left as it was"
         raise GenrecError(f"{output}: cannot be written ({error.strerror or error}){left}") from error
@@ -171,11 +158,58 @@ def predict_file(
     return report
 
 
-def _nothing_served(source: Path, output: Path, report: PredictionReport, first: str) -> NothingServedError:
-    return NothingServedError(
-        f"{source}: none of its {report.rejected} lines is a request, the first: {first}; "
-        f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
+def require_request_file(report: PredictionReport, rejected: Path, largest_share: float) -> None:
+    """Refuse the answer to a file that is no request file, although some lines read like requests: a page, a letter.
+
+    A line with a user id alone is a new user's request, but it is no sign of a request file: words stand alone in any
+    text. So the lines in the file ``rejected`` are compared with the lines that hold a known item. It is an error if
+    their share of both is larger than ``largest_share``, and at least a tenth of all lines were rejected.
+    """
+    known, lines = report.users - report.empty_histories, report.users + report.rejected
+    if report.rejected <= largest_share * (report.rejected + known) or report.rejected < _FEW_REJECTED * lines:
+        return
+    with rejected.open(encoding="utf-8", newline="") as content:
+        first = list(islice(csv.DictReader(content), _SHOWN_REASONS))
+    reasons = "; ".join(f"line {row['line']}: {row['reason']}" for row in first)
+    raise GenrecError(
+        f"{report.rejected} of its {lines} lines are no requests and {known} hold a known item, so nothing is served; "
+        f"the first: {reasons}; send lines `user item item ...`, CSV or Parquet, or raise "
+        "request_predictions.max_rejected"
     )
+
+
+@contextmanager
+def _rejected_lines(path: Path | None, continues: Callable[[], bool]) -> Iterator[Callable[[Rejected], None]]:
+    """Yield a function that adds a line to the CSV of rejected lines; without a line, an older file is removed.
+
+    The file appears at the end of the block, also after a :class:`NothingServedError`; after any other error an older
+    file stays. ``path`` is None where the lines are not kept. ``continues`` is called for the first line: it tells
+    whether the file continues one that has the header.
+    """
+    file: TextIO | None = None
+    nothing_served: NothingServedError | None = None
+    with ExitStack() as stack:
+
+        def add(line: Rejected) -> None:
+            nonlocal file
+            if path is None:
+                return
+            if file is None:
+                part = stack.enter_context(atomic_file(path))
+                file = stack.enter_context(part.open("w", encoding="utf-8", newline=""))
+                if not continues():
+                    file.write("line,reason,content\n")
+            reason, content = (text.replace("\r", "\\r") for text in (line.reason, line.content[:_SHOWN_CONTENT]))
+            csv.writer(file, lineterminator="\n").writerow([line.line, reason, content])  # csv quotes \n, but not \r
+
+        try:
+            yield add
+        except NothingServedError as error:
+            nothing_served = error
+    if file is None and path is not None and path.is_file():
+        path.resolve().unlink()  # the file behind a link, so that the link stays
+    if nothing_served:
+        raise nothing_served
 
 
 @dataclass
@@ -184,8 +218,8 @@ class _Block:
 
     requests: list[Request] = field(default_factory=list)
     malformed: list[Rejected] = field(default_factory=list)
-    items: int = 0
-    masks: set[str] = field(default_factory=set)
+    items: int = 0  # of all histories, and characters of malformed lines
+    masks: set[str] = field(default_factory=set)  # keys of distinct constraints
 
     def __len__(self) -> int:
         return len(self.requests) + len(self.malformed)
@@ -194,10 +228,10 @@ class _Block:
         if isinstance(outcome, Rejected):
             self.malformed.append(outcome)
             self.items += len(outcome.content)
-            return
-        self.requests.append(outcome)
-        self.items += len(outcome.item_ids)
-        self.masks |= _masks_of(outcome)
+        else:
+            self.requests.append(outcome)
+            self.items += len(outcome.item_ids)
+            self.masks |= _masks_of(outcome)
 
 
 def _masks_of(outcome: Request | Rejected) -> set[str]:
@@ -207,15 +241,16 @@ def _masks_of(outcome: Request | Rejected) -> set[str]:
 class _Blocks:
     """The lines of a request file that this run serves, block by block."""
 
-    def __init__(
-        self, source: Path, settings: PredictionSettings, shard: Shard | None, selection_of: SelectionOf
-    ) -> None:
-        self.source, self.selection_of, self._mask_bytes = source, selection_of, 0
-        self._block_lines = _BLOCK_BATCHES * settings.batch_users
+    def __init__(self, source: Path, recommender: Recommender, run: RankingRun, shard: Shard | None) -> None:
+        self.source, self._recommender, self._run, self._mask_bytes = source, recommender, run, 0
+        self._block_lines = _BLOCK_BATCHES * run.settings.batch_users
         self.lines = None if shard is None else shard.lines(count_lines(source), self._block_lines)
 
+    def selection_of(self, own: Constraints) -> Selection:
+        return self._recommender.selection(*self._run.constraints, own)
+
     def _check(self, own: Constraints) -> None:
-        """Refuse constraints that leave no item; note how large a mask is."""
+        """Raise for constraints that leave no item; note how large a mask is."""
         mask = self.selection_of(own).mask
         self._mask_bytes = 0 if mask is None else mask.nbytes
 
@@ -243,8 +278,8 @@ class _Blocks:
 
 def _ranked(
     recommender: Recommender, run: RankingRun, blocks: Iterable[_Block], remote: RemoteRanking | None
-) -> Iterator[tuple[_Block, Ranking | None]]:
-    """Blocks in order, each with the ranking of its requests; None if it has no request."""
+) -> Iterator[tuple[_Block, Ranking]]:
+    """Blocks in order, each with the ranking of its requests."""
     waiting: deque[_Block] = deque()
 
     def requests() -> Iterator[list[Request]]:
@@ -257,9 +292,7 @@ def _ranked(
         yield waiting.popleft(), ranking
 
 
-def _rankings_here(
-    recommender: Recommender, run: RankingRun, blocks: Iterable[list[Request]]
-) -> Iterator[Ranking | None]:
+def _rankings_here(recommender: Recommender, run: RankingRun, blocks: Iterable[list[Request]]) -> Iterator[Ranking]:
     """Rankings by threads of this process, in the order of the blocks.
 
     onnxruntime and NumPy release the interpreter while they compute, and all threads share one model. So threads are as
@@ -268,7 +301,7 @@ def _rankings_here(
     workers = run.settings.workers or available_cores()
     ahead = 1 + -(-workers // _WORKERS_A_BLOCK)  # blocks ranked at once, so that no worker waits for the end of one
     batch_pool, block_pool = ThreadPoolExecutor(workers), ThreadPoolExecutor(ahead)
-    waiting: deque[Future[Ranking | None]] = deque()
+    waiting: deque[Future[Ranking]] = deque()
     try:
         for requests in blocks:
             waiting.append(block_pool.submit(run.rank, recommender, requests, batch_pool))
@@ -282,8 +315,8 @@ def _rankings_here(
 
 
 def _progress(
-    ranked: Iterator[tuple[_Block, Ranking | None]], blocks: _Blocks, show: bool
-) -> Iterator[tuple[_Block, Ranking | None]]:
+    ranked: Iterator[tuple[_Block, Ranking]], blocks: _Blocks, show: bool
+) -> Iterator[tuple[_Block, Ranking]]:
     """``ranked``, with a bar on stderr over the lines to serve; a bar without an end where they come from a pipe."""
     total = None
     if show and blocks.source.is_file():

@@ -14,12 +14,10 @@ Write = Callable[[list[str], np.ndarray, np.ndarray], None]
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is Parquet, by its name."""
     return path.suffix.lower() == ".parquet"
 
 
 def prediction_columns(top_k: int) -> list[str]:
-    """The names of the item columns, best first."""
     return [f"pred_{rank}" for rank in range(1, top_k + 1)]
 
 
@@ -36,7 +34,7 @@ def open_predictions(
         integer_users: whether Parquet holds user ids as Int64, else as String.
     """
     if is_parquet(name):
-        from genrec_core.recommend.parquet_predictions import parquet_predictions  # needs polars
+        from genrec_core.recommend.parquet_files import parquet_predictions  # needs polars
 
         return parquet_predictions(part, top_k, integer_users)
     return csv_predictions(part, top_k, header)
@@ -44,7 +42,7 @@ def open_predictions(
 
 @contextmanager
 def csv_predictions(path: Path, top_k: int, header: bool) -> Iterator[Write]:
-    """A CSV file; a cell is empty where no item is left. See :func:`open_predictions`."""
+    """See :func:`open_predictions`; a cell is empty where no item is left."""
     with opened_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         if header:

@@ -41,21 +41,13 @@ Pool = Executor | InTurn
 
 @dataclass(frozen=True)
 class Ranking:
-    """The list of each user.
+    """The list of each user."""
 
-    Args:
-        items: item ids int64 [users, k], best first; entries from ``counts`` on mean nothing.
-        scores: log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items.
-        counts: items of each user's list, int64 [users]; fewer than k where no more are allowed and unseen.
-        unknown: items of each history that the catalogue does not hold and that were dropped, int64 [users].
-        popular: users without any known item, who get the most popular ones, bool [users].
-    """
-
-    items: np.ndarray
-    scores: np.ndarray
-    counts: np.ndarray
-    unknown: np.ndarray
-    popular: np.ndarray
+    items: np.ndarray  # item ids int64 [users, k], best first; entries from ``counts`` on mean nothing
+    scores: np.ndarray  # log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items
+    counts: np.ndarray  # items of each user's list, int64 [users]; fewer than k where no more are allowed and unseen
+    unknown: np.ndarray  # items of each history that the catalogue does not hold and that were dropped, int64 [users]
+    popular: np.ndarray  # users without any known item, who get the most popular ones, bool [users]
 
     def of(self, user: int) -> np.ndarray:
         """The item ids of one user, best first, int64 [at most k]."""
@@ -74,10 +66,7 @@ class Recommender:
         max_history: newest items of a history that the model reads.
         weights: shares of the dense head.
         attributes: reads what rules compare; called for the first rule. None for a model without attributes.
-        withdrawn: ids of items that are never recommended, int64 [n]; None for none.
-
-    Raises:
-        GenrecError: two items share a code, or every item is withdrawn.
+        withdrawn: ids of items that are never recommended.
     """
 
     def __init__(
@@ -90,7 +79,7 @@ class Recommender:
         max_history: int,
         weights: RankingWeights,
         attributes: Callable[[], ItemAttributes] | None = None,
-        withdrawn: np.ndarray | None = None,
+        withdrawn: Sequence[int] = (),
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
         self.trie = CodeTrie.build(codes, level_sizes)
@@ -99,22 +88,14 @@ class Recommender:
         self._sorted_ids = item_ids[self._by_id]
         # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
-        rows = None if withdrawn is None else self._rows_of(withdrawn)
-        self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, rows)
+        self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, withdrawn)
 
     @classmethod
     def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
-        """Open a model folder and verify each of its files and its stored answers.
+        """Open a model folder, and verify its files and that this processor computes the answers stored in it.
 
-        Args:
-            model_dir: a folder that :func:`genrec_core.export.onnx.export_recommender` wrote. Items that
-                :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw` listed in it are never recommended.
-            threads: CPU threads inside an operator. One is fastest: a user's operators are too small to share, and
-                batches are decoded in parallel.
-
-        Raises:
-            GenrecError: a file is missing, damaged, or does not fit the others, or this processor does not compute
-                the answers that were stored at the export.
+        ``threads`` counts CPU threads inside an operator. One is fastest: a user's operators are too small to share,
+        and batches are decoded in parallel.
         """
         verify_manifest(model_dir)
         folder = ModelFolder(model_dir)
@@ -125,7 +106,7 @@ class Recommender:
         return cls(
             scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
             attributes=lambda: ItemAttributes(ItemTable.load(model_dir, items.item_ids)),
-            withdrawn=np.array(folder.withdrawn(), dtype=np.int64),
+            withdrawn=folder.withdrawn(),
         )  # fmt: skip
 
     def recommend(
@@ -139,13 +120,9 @@ class Recommender:
         deny: Iterable[int] | None = None,
         rule: str | None = None,
     ) -> list[np.ndarray]:
-        """Item ids for each history, best first, int64 [at most ``top_k``] a user.
+        """Item ids for each history, best first, int64 [at most ``top_k``] a user; see :meth:`rank`, :meth:`allowed`.
 
-        Args:
-            histories: item ids of each user, oldest first. Unknown ids are dropped; a user without any known item gets
-                the most popular items.
-            top_k, beams, exclude_seen, ranking: see :meth:`rank`.
-            allow, deny, rule: see :meth:`allowed`.
+        Unknown ids of a history are dropped; a user without any known item gets the most popular items.
         """
         allowed = self.allowed(allow, deny, rule)
         lists = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
@@ -173,16 +150,12 @@ class Recommender:
             beams: beams of the search, at least ``top_k``; None for ``top_k``, and at least 50. Filters are exact masks
                 inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
             exclude_seen: leave out all items of the user's own history.
-            ranking: ``generative`` orders items by the probability of their code, ``dense`` by the dense head,
-                ``hybrid`` by a mix of both whose weight was chosen on validation. A model without a dense head knows
-                only ``generative``; ``hybrid`` then means the same.
+            ranking: as in :class:`~genrec_core.settings.PredictionSettings`; the weight of ``hybrid`` was chosen on
+                validation. A model without a dense head knows only ``generative``; ``hybrid`` then means the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
             pool: decodes the batches, in parallel if it has several threads; None for one thread a core.
-
-        Raises:
-            GenrecError: ``beams`` is less than ``top_k``, or ``ranking`` is ``dense`` and the model has no dense head.
         """
         beams, dense_weight = self._beams(top_k, beams), self.weights.of(ranking)
         known, masks = self._known(histories), self._masks(allowed, len(histories))
@@ -192,7 +165,18 @@ class Recommender:
 
         def decode(users: np.ndarray) -> Ranked:
             batch = [known[user] for user in users.tolist()]
-            return self._decode(batch, masks[users[0]], beams, top_k, exclude_seen, dense_weight, alone)
+            read, longest = padded(batch, self.max_history, alone), len(batch[-1])
+            seen = read if longest <= self.max_history else padded(batch, longest)
+            return beam_search(
+                self.scorer,
+                self.trie,
+                read,
+                beams=beams,
+                top_k=min(top_k, self.trie.n_items),
+                allowed=masks[users[0]],
+                excluded=seen.rows if exclude_seen else None,
+                dense_weight=dense_weight,
+            )
 
         rows = np.full((len(histories), top_k), -1, dtype=np.int32)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
@@ -206,44 +190,12 @@ class Recommender:
         items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # row -1 stands for no item
         return Ranking(items, scores, counts, unknown, popular)
 
-    def _decode(
-        self,
-        batch: list[np.ndarray],
-        mask: np.ndarray | None,
-        beams: int,
-        top_k: int,
-        exclude_seen: bool,
-        dense_weight: float,
-        alone: bool,
-    ) -> Ranked:
-        """Search for users of one mask; the longest history of ``batch`` is its last."""
-        read, longest = padded(batch, self.max_history, alone), len(batch[-1])
-        seen = read if longest <= self.max_history else padded(batch, longest)
-        return beam_search(
-            self.scorer,
-            self.trie,
-            read,
-            beams=beams,
-            top_k=min(top_k, self.trie.n_items),
-            allowed=mask,
-            excluded=seen.rows if exclude_seen else None,
-            dense_weight=dense_weight,
-        )
-
     def allowed(
         self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> np.ndarray | None:
-        """Which catalogue rows may be recommended, bool [n_items], read-only; None where all may.
+        """The mask of catalogue rows that may be recommended, see :class:`Constraints` and :class:`Selection`.
 
         Equal constraints give the same mask. Unknown ids are skipped.
-
-        Args:
-            allow: the only item ids to recommend; None for all.
-            deny: item ids never to recommend.
-            rule: what every recommended item must meet; see :mod:`genrec_core.recommend.rules`.
-
-        Raises:
-            GenrecError: as :meth:`selection`.
         """
         return self.selection(Constraints.of(allow, deny, rule)).mask
 
@@ -271,27 +223,20 @@ class Recommender:
             raise GenrecError(f"{beams} beams cannot find {top_k} items; give at least as many beams as top_k")
         return min(beams or max(top_k, LEAST_BEAMS), self.trie.n_items)
 
-    def _rows_of(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Catalogue rows int64 of the known items, in order."""
+    def _rows_of(self, items: Sequence[int]) -> np.ndarray:
         return self._known([items])[0]
 
-    def _known(self, histories: Sequence[Sequence[int] | np.ndarray]) -> list[np.ndarray]:
+    def _known(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Catalogue rows int64 of the known items of each history, in order."""
         ends = np.cumsum([0, *map(len, histories)])
         items = np.concatenate([np.empty(0, np.int64), *(np.asarray(history, dtype=np.int64) for history in histories)])
         place = np.minimum(self._sorted_ids.searchsorted(items), len(self._sorted_ids) - 1)
         known = self._sorted_ids.take(place) == items
-        if not known.all():
-            ends = np.concatenate([[0], known.cumsum()]).take(ends)
-            place = place[known]
-        rows, bounds = self._by_id.take(place), ends.tolist()
+        rows, bounds = self._by_id.take(place[known]), np.concatenate([[0], known.cumsum()]).take(ends).tolist()
         return [rows[begin:end] for begin, end in pairwise(bounds)]
 
     def _batches(self, lengths: np.ndarray, masks: list[np.ndarray | None], users: int) -> list[np.ndarray]:
-        """Users with a history, by mask and similar length; the longest batches, which take longest, come first.
-
-        A batch is as wide as its longest history, which is its last.
-        """
+        """Users with a history, by mask and similar length; the slowest batches first, the longest history last."""
         groups: dict[tuple[int, int], list[int]] = {}
         order = lengths.argsort(kind="stable")
         classes = self._length_classes.take(lengths.take(order), mode="clip").tolist()

@@ -24,14 +24,10 @@ class RankingRun:
     settings: PredictionSettings
     constraints: tuple[Constraints, ...]
 
-    def rank(self, recommender: Recommender, requests: list[Request], pool: Pool) -> Ranking | None:
-        """The ranking of one block; None without a request. Requests with equal constraints share a mask."""
-        if not requests:
-            return None
-        masks = {
-            own: recommender.selection(*self.constraints, own).mask
-            for own in {request.constraints for request in requests}
-        }
+    def rank(self, recommender: Recommender, requests: list[Request], pool: Pool) -> Ranking:
+        """The ranking of one block. Requests with equal constraints share a mask."""
+        distinct = {request.constraints for request in requests}
+        masks = {own: recommender.selection(*self.constraints, own).mask for own in distinct}
         return recommender.rank(
             [request.item_ids for request in requests],
             self.settings.top_k,
@@ -53,19 +49,12 @@ class ModelFiles:
 
     @classmethod
     def of(cls, folder: Path) -> "ModelFiles":
-        """The model in ``folder``, its list of withdrawn items included."""
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = {name: np.fromfile(folder / name, dtype=np.uint8) for name in names}
         digest = hashlib.sha256()
         for name, content in files.items():
             digest.update(f"{name} {len(content)}\n".encode() + content.tobytes())
         return cls(digest.hexdigest(), files)
-
-    def write(self, folder: Path) -> None:
-        for name, content in self.files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content.tofile(path)
 
 
 @dataclass(frozen=True)
@@ -80,13 +69,13 @@ class RemoteRanking:
         """The model of a folder on ``engine``; None without an engine: then this process ranks."""
         return None if engine is None else cls(engine, ModelFiles.of(model_dir))
 
-    def rankings(self, run: RankingRun, blocks: Iterable[list[Request]]) -> Iterator[Ranking | None]:
+    def rankings(self, run: RankingRun, blocks: Iterable[list[Request]]) -> Iterator[Ranking]:
         # Workers do not know a subclass such as the form of Dagster's launchpad.
         settings = PredictionSettings.model_validate(run.settings.model_dump())
         return self.engine.map(rank_block, (self.model, RankingRun(settings, run.constraints)), blocks)
 
 
-def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -> Ranking | None:
+def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -> Ranking:
     """What a worker computes, on one core; the model stays open for the next block."""
     model, run = common
     recommender, _ = _opened(model)
@@ -97,5 +86,8 @@ def rank_block(common: tuple[ModelFiles, RankingRun], requests: list[Request]) -
 def _opened(model: ModelFiles) -> "tuple[Recommender, TemporaryDirectory[str]]":
     """The recommender, and its folder, where it reads the attributes of items when a rule needs them."""
     folder = TemporaryDirectory(prefix="genrec-model-")
-    model.write(Path(folder.name))
+    for name, content in model.files.items():
+        path = Path(folder.name, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content.tofile(path)
     return Recommender.from_folder(Path(folder.name), threads=1), folder

@@ -11,12 +11,12 @@ at fault, which parser generators do not do by themselves.
 """
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ _TOKEN = re.compile(
     r"""|(?P<word>[^\s=!<>(),]+)""",
     re.DOTALL,
 )
-_PRICE = re.compile(r"\$?(-?[0-9]{1,300}(?:\.[0-9]{1,300})?)", re.ASCII)
+_PRICE = re.compile(r"\$?(-?[0-9]{1,300}(?:\.[0-9]{1,300})?)", re.ASCII)  # a dollar sign may stand before it
 _SHOWN = 60  # characters of a rule's word that an error quotes
 _CANDIDATES = 2000  # values compared for likeness with one that no item has
 Value = str | int | float
@@ -45,20 +45,13 @@ Condition = Callable[[ItemAttributes], np.ndarray]  # the items that it holds fo
 
 @dataclass(frozen=True)
 class Comparison:
-    """One field against one value, or against several after ``in``.
-
-    Args:
-        field: one of :data:`FIELDS`.
-        operator: ``=`` (which ``in`` becomes), ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``contains``.
-        values: folded text, or numbers; one but for ``in``.
-    """
+    """One field against one value, or against several after ``in``."""
 
     field: str
-    operator: str
-    values: tuple[Value, ...]
+    operator: str  # one of _OPERATORS; ``in`` becomes ``=``
+    values: tuple[Value, ...]  # folded text, or numbers; several only for ``in``
 
     def holds(self, items: ItemAttributes) -> np.ndarray:
-        """See :meth:`Rule.holds`."""
         attribute = items.attribute(self.field)
         if isinstance(attribute, TextAttribute):
             texts = tuple(map(str, self.values))
@@ -71,7 +64,6 @@ class Comparison:
         return attribute.present & ~matches if self.operator == "!=" else matches
 
     def unmatched(self, items: ItemAttributes) -> Iterator[str]:
-        """See :meth:`Rule.unmatched`."""
         attribute, field = items.attribute(self.field), self.field
         if not attribute.present.any():
             yield f"no item of this model has a {field}: a comparison with it is never true"
@@ -93,9 +85,8 @@ def _close(text: str, attribute: TextAttribute) -> str:
     """Up to three values with the same first letter that look like ``text``, as the catalogue writes them."""
     shortest, longest = len(text) // 2, 2 * len(text)
     names = (name for name in attribute.place if name.startswith(text[:1]) and shortest <= len(name) <= longest)
-    return ", ".join(
-        attribute.shown(name) for name in difflib.get_close_matches(text, list(islice(names, _CANDIDATES)))
-    )
+    close = difflib.get_close_matches(text, list(islice(names, _CANDIDATES)))
+    return ", ".join(map(attribute.shown, close))
 
 
 @dataclass(frozen=True)
@@ -107,16 +98,10 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str) -> "Rule":
-        """Read a rule.
-
-        Raises:
-            GenrecError: the text is not a rule, is longer than 10,000 characters, or nests deeper than 50; names the
-                place.
-        """
+        """Read a rule; an error names the place of the fault."""
         if len(text) > LONGEST_RULE:
             raise GenrecError(
-                f"the rule has {len(text)} characters, but {LONGEST_RULE} are the most; give long lists of items as "
-                "allow or deny lists"
+                f"the rule has {len(text)} characters, but {LONGEST_RULE} are the most; list items by allow or deny"
             )
         parser = _Parser(text)
         return cls(parser.rule(), tuple(parser.comparisons))
@@ -135,13 +120,10 @@ class Rule:
         return list(dict.fromkeys(notes))
 
 
-@dataclass(frozen=True)
-class _Token:
-    """A piece of a rule: its kind (``word``, ``keyword``, ``quoted``, ``operator``, ``mark``, ``end``) and place."""
-
-    kind: str
+class _Token(NamedTuple):
+    kind: str  # word, keyword, quoted, operator, mark or end
     text: str
-    position: int
+    position: int  # of its first character in the rule, from 1
 
     def __str__(self) -> str:
         return "its end" if self.kind == "end" else _quoted(self.text)
@@ -168,7 +150,6 @@ class _Parser:
         return self.tokens[self.place]
 
     def accepts(self, sign: str) -> bool:
-        """Read a keyword, a bracket or a comma if it is the next token."""
         accepted = self.next.kind in ("keyword", "mark") and self.next.text.lower() == sign
         self.place += accepted
         return accepted
@@ -178,7 +159,6 @@ class _Parser:
             raise self.fault(f"'{sign}'")
 
     def fault(self, wanted: str) -> GenrecError:
-        """The error of a token that cannot stand here."""
         remedy = "; put a value that holds such a word or sign in quotes" if self.next.kind != "end" else ""
         return GenrecError(f"rule, character {self.next.position}: expected {wanted}, found {self.next}{remedy}")
 
@@ -209,9 +189,7 @@ class _Parser:
             return self.comparison()
         self.depth += 1
         if self.depth > DEEPEST_NESTING:
-            raise GenrecError(
-                f"rule, character {start.position}: nested deeper than {DEEPEST_NESTING}; write it flatter"
-            )
+            raise GenrecError(f"rule, character {start.position}: nested deeper than {DEEPEST_NESTING}; flatten it")
         condition = self.term() if negated else self.either()
         if not negated:
             self.require(")")
@@ -276,14 +254,13 @@ class _Parser:
 
 
 def _number(field: str, text: str, token: _Token) -> int | float:
-    """An id, or a price with or without a dollar sign."""
     if field == "item_id":
         try:
             return item_id_of(text)
         except GenrecError as error:
             raise _no_value(field, token, "is not an integer id") from error
     price = _PRICE.fullmatch(text)
-    if price is None or not math.isfinite(float(price[1])):
+    if price is None:
         raise _no_value(field, token, "is not a number such as 19.99")
     return float(price[1])
 

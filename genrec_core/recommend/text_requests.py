@@ -8,6 +8,7 @@ form. Blank lines are skipped; a byte-order mark and CRLF line ends are accepted
 import csv
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,28 +27,20 @@ _Row = tuple[str, list[int], Constraints]
 
 
 def has_integer_users(path: Path) -> bool:
-    """Never; see :class:`genrec_core.recommend.requests.RequestForm`."""
     return False
 
 
 def count_lines(path: Path) -> int:
-    """Lines of a file, the last one also where it has no line end."""
+    """Lines of a file, also a last one without a line end."""
     count, last = 0, b"\n"
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                count, last = count + block.count(b"\n"), block[-1:]
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            count, last = count + block.count(b"\n"), block[-1:]
     return count + (last != b"\n")
 
 
 def read(path: Path, check: Check | None, lines: range | None) -> Iterator[Request | Rejected]:
-    """See :func:`genrec_core.recommend.requests.read_requests`.
-
-    Raises:
-        GenrecError: the file cannot be read, is UTF-16, or begins with a header that lacks a column.
-    """
+    """See :func:`genrec_core.recommend.requests.read_requests`."""
     parse: Callable[[str], _Row] | None = None
     for number, raw in _lines(path):
         if lines is not None and number >= lines.stop:
@@ -73,29 +66,26 @@ def _outcome(number: int, raw: bytes, parse: Callable[[str], _Row], check: Check
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank, without their line ends."""
+    number = 0
+    with _opened(path) as file:
+        while raw := file.readline(LONGEST_LINE):
+            number += 1
+            if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
+                while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+                    pass
+            elif number == 1:
+                raw = raw.removeprefix(_BOM)
+            if raw.strip():
+                yield number, raw.rstrip(b"\r\n")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(LONGEST_LINE):
-                number += 1
-                if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
-                    _skip_line(file)
-                elif number == 1:
-                    raw = raw.removeprefix(_BOM)
-                if raw.strip():
-                    yield number, raw.rstrip(b"\r\n")
+            yield file
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> GenrecError:
-    return GenrecError(f"{path}: cannot be read ({error.strerror or error}); name a readable request file")
-
-
-def _skip_line(file: BinaryIO) -> None:
-    """Read to the end of the line and keep nothing."""
-    while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-        pass
+        raise GenrecError(f"{path}: cannot be read ({error.strerror or error}); name a request file") from error
 
 
 def _decoded(raw: bytes) -> str:
@@ -123,7 +113,6 @@ def _csv_header(raw: bytes, place: str) -> tuple[str, list[str]] | None:
 
 
 def _csv_parser(delimiter: str, header: list[str]) -> Callable[[str], _Row]:
-    """The parser of a data row under ``header``."""
     for name in ("user_id", "item_ids", *CONSTRAINT_COLUMNS):
         if header.count(name) > 1:
             raise GenrecError(f"the header of the requests names {name} twice; leave one of the columns out")
@@ -135,10 +124,8 @@ def _csv_parser(delimiter: str, header: list[str]) -> Callable[[str], _Row]:
         except csv.Error as error:
             raise GenrecError(f"not a CSV row ({error})") from error
         if len(fields) != len(header):
-            raise GenrecError(
-                f"{len(fields)} fields where the header has {len(header)}; put quotes around a value that holds "
-                f"{delimiter!r}"
-            )
+            counts = f"{len(fields)} fields where the header has {len(header)}"
+            raise GenrecError(f"{counts}; put quotes around a value that holds {delimiter!r}")
         cells = dict(zip(header, fields, strict=True))
         return user_id_of(cells["user_id"]), item_ids_of(cells["item_ids"]), constraints_of(cells)
 

@@ -1,39 +1,23 @@
 """Items that came to the catalogue after the training of the served release."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import polars as pl
+
+from genrec_core.bundle.item_additions import AdditionSettings
+from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.bundle.new_items import NewItems
+from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json
 
-if TYPE_CHECKING:
-    import numpy as np
 
-    from genrec_core.bundle.new_items import NewItems
+def new_in_catalog(model: Path, catalog: Path, embeddings: Path) -> tuple[NewItems, np.ndarray]:
+    """The items of a catalogue that a release does not hold, and their text vectors float32 [n, dim], not normalised.
 
-
-def new_in_catalog(model: Path, catalog: Path, embeddings: Path) -> "tuple[NewItems, np.ndarray]":
-    """The items of a catalogue that a release does not hold.
-
-    Args:
-        model: the exported model of the release.
-        catalog: the Parquet file of the catalogue.
-        embeddings: the folder of the text vectors.
-
-    Returns:
-        The items, and their text vectors float32 [n, dim], not normalised; none where all are known.
-
-    Raises:
-        GenrecError: an item has no text vector, or the vectors are of another embedding model than the release's.
+    ``model`` is the exported model of the release, ``catalog`` a Parquet file, ``embeddings`` a folder of text vectors.
     """
-    import numpy as np
-    import polars as pl
-
-    from genrec_core.bundle.item_additions import AdditionSettings
-    from genrec_core.bundle.model_folder import ModelFolder
-    from genrec_core.bundle.new_items import NewItems
-    from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
-
     known = ModelFolder(model).item_ids
     new = pl.read_parquet(catalog).filter(~pl.col("item_id").is_in(known))
     ids = new["item_id"].to_numpy().astype(np.int64)

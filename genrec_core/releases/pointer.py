@@ -47,23 +47,14 @@ class ServedMeanwhileError(GenrecError):
 
 @dataclass(frozen=True)
 class Pointer:
-    """Which release is served.
+    """Which release is served."""
 
-    Args:
-        version: its folder's name below ``model_release``.
-        before: the releases served before it, oldest first; going back takes the last one.
-        known: every version that was ever served, oldest first.
-        reason: why it is served.
-        follows: the version of ``served_release`` that this one replaces; empty if nothing was served.
-        name: its own version of ``served_release``; empty before it has one.
-    """
-
-    version: str
-    before: tuple[str, ...] = ()
-    known: tuple[str, ...] = ()
-    reason: str = ""
-    follows: str = ""
-    name: str = field(default="", compare=False)
+    version: str  # its folder's name below ``model_release``
+    before: tuple[str, ...] = ()  # the releases served before it, oldest first; going back takes the last one
+    known: tuple[str, ...] = ()  # all versions that were ever served, oldest first
+    reason: str = ""  # why it is served
+    follows: str = ""  # the version of ``served_release`` that this one replaces; empty if nothing was served
+    name: str = field(default="", compare=False)  # its own version of ``served_release``; empty before it has one
 
     def moved(self, version: str, reason: str) -> "Pointer":
         """The pointer to ``version``. If that was served before, what came after it leaves the history."""
@@ -73,11 +64,7 @@ class Pointer:
         return Pointer(version, before, known, reason, follows=self.name)
 
     def moved_back(self, to: str | None, reason: str) -> "Pointer":
-        """The pointer to the earlier release ``to``, or to the one before this.
-
-        Raises:
-            GenrecError: there is none before this, or ``to`` was never served.
-        """
+        """The pointer to the earlier release ``to``, or to the one before this; it must have been served."""
         if to is None and not self.before:
             raise GenrecError(f"{self.version} is the first release, so there is none to go back to")
         if to is not None and to not in self.known:
@@ -91,12 +78,12 @@ def first_pointer(version: str, reason: str) -> Pointer:
 
 
 def write_pointer(folder: Path, pointer: Pointer) -> None:
-    """Write ``pointer.json`` into the folder of a new version of ``served_release``."""
+    """Write ``pointer.json`` into a new version of ``served_release``."""
     write_json(folder / POINTER, {name: value for name, value in asdict(pointer).items() if name != "name"})
 
 
 def read_pointer(folder: Path) -> Pointer:
-    """The content of ``pointer.json``; a missing or damaged file is an error."""
+    """The content of ``pointer.json``."""
     content = read_json(folder / POINTER)
     try:
         before, known = tuple(content["before"]), tuple(content["known"])
@@ -115,10 +102,8 @@ def require_pointer(root: Path | None = None) -> Pointer:
     """The pointer to the served release; it is an error if no release is served yet."""
     pointer = served_pointer(root)
     if pointer is None:
-        raise GenrecError(
-            f"no release is served yet: no {(root or storage_root()) / SERVED / LATEST}; run `make run`, or name an "
-            "exported model with --model_dir"
-        )
+        place = (root or storage_root()) / SERVED / LATEST
+        raise GenrecError(f"no release is served yet: no {place}; run `make run`, or name a model with --model_dir")
     return pointer
 
 
@@ -144,10 +129,8 @@ def serve(pointer: Pointer, root: Path) -> None:
 def move_served(name: str, root: Path) -> None:
     """Serve the release that ``name``, a complete version of ``served_release``, points to.
 
-    Items withdrawn from the release before are withdrawn from this one before anybody can read it.
-
-    Raises:
-        ServedMeanwhileError: another release was served after the pointer was made; ``name`` is removed.
+    Items withdrawn from the release before are withdrawn from this one before anybody can read it. If another release
+    was served after the pointer was made, ``name`` is removed and a ServedMeanwhileError raised.
     """
     pointer = read_pointer(root / SERVED / name)
     with locked(root / LOCK):
@@ -191,11 +174,7 @@ def _carry(before: Pointer | None, after: Pointer, root: Path) -> None:
 def withdraw_from_served(
     items: "np.ndarray", restore: bool = False, root: Path | None = None
 ) -> tuple[Path, Withdrawal]:
-    """Withdraw items from the served model, or restore them, and in a model that is served meanwhile.
-
-    Returns:
-        The model, and what was done.
-    """
+    """Withdraw items from the served model, or restore them; if another model is served meanwhile, in that one too."""
     root = root or storage_root()
     with locked(root / LOCK):
         while True:
@@ -208,20 +187,11 @@ def withdraw_from_served(
 def add_to_served(
     new: "NewItems", vectors: "np.ndarray", before: Pointer, root: Path | None = None
 ) -> tuple[str, "np.ndarray"]:
-    """Serve a successor of a release whose model and semantic IDs hold new items too.
+    """Serve a successor of a release whose model and semantic IDs hold new items too; its version, and their codes.
 
-    The release before stays as it was, and the pointer can go back to it. Withdrawn items stay withdrawn.
-
-    Args:
-        new, vectors: see :func:`genrec_core.bundle.item_additions.add_items`.
-        before: the pointer that was served when the items were read.
-        root: the storage.
-
-    Returns:
-        The successor's version, and the codes of the new items.
-
-    Raises:
-        ServedMeanwhileError: another release was served meanwhile; the successor is removed.
+    The release before stays as it was, and the pointer can go back to it. Withdrawn items stay withdrawn. If another
+    release than ``before`` is served by now, the successor is removed and a ServedMeanwhileError raised. For the items
+    and their vectors see :func:`genrec_core.bundle.item_additions.add_items`.
     """
     root, version = root or storage_root(), str(uuid.uuid4())
     codes = _write_successor(new, vectors, version_folder(RELEASES, before.version, root), root / RELEASES / version)
@@ -236,14 +206,13 @@ def add_to_served(
 
 
 def _write_successor(new: "NewItems", vectors: "np.ndarray", release: Path, target: Path) -> "np.ndarray":
-    """Write a release that holds new items too, without a list of withdrawn ones; returns the new items' codes."""
+    """Write a release that holds new items too, without a list of withdrawn ones."""
     from genrec_core.bundle.item_additions import add_items
     from genrec_core.quantization.new_items import assign_ids
 
     added = new.item_ids.tolist()
     with atomic_folder(target) as part:
         codes = add_items(release / MODEL, new, vectors, part / MODEL)
-        ModelFolder(part / MODEL).withdrawn_list.unlink(missing_ok=True)
         assign_ids(release / SEMANTIC_IDS, added, vectors, part / SEMANTIC_IDS)
         if (release / PROFILE).is_file():
             shutil.copyfile(release / PROFILE, part / PROFILE)
@@ -257,13 +226,8 @@ def _write_successor(new: "NewItems", vectors: "np.ndarray", release: Path, targ
 def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, Any]) -> None:
     """Write the parts of a release and ``release.json`` into ``folder``.
 
-    Files are hard links where the file system has them, because artefacts never change in place. The list of withdrawn
-    items does change, so it is left out.
-
-    Args:
-        folder: a folder without these parts.
-        parts: folders by the name that they get in the release.
-        facts: the content of ``release.json``, JSON values.
+    ``parts`` are folders by the name that they get in the release. Files are hard links where the file system has them,
+    because artefacts never change in place. The list of withdrawn items does change, so it is left out.
     """
     for name, source in parts.items():
         shutil.copytree(source, folder / name, copy_function=_link_or_copy)

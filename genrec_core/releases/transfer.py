@@ -1,4 +1,4 @@
-"""Copies releases from one storage to another, and removes old versions from a storage."""
+"""The releases of a storage: copies them to another, removes old ones, and chooses what a new one is compared with."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genrec_core.errors import GenrecError
-from genrec_core.releases.pointer import CHECKPOINT, RELEASES, first_pointer, serve, served_pointer
+from genrec_core.releases.pointer import CHECKPOINT, MODEL, RELEASES, Pointer, first_pointer, serve, served_pointer
 from genrec_core.storage.artifacts import atomic_folder, verify_manifest
 from genrec_core.storage.folders import (
     all_assets,
@@ -24,32 +24,26 @@ from genrec_core.storage.folders import (
     version_folder,
 )
 
+_COMPARED = 5  # newest earlier releases that a new one is compared with
+
 
 def transfer_release(source: Path, target: Path, version: str | None = None, reason: str | None = None) -> str:
     """Copy a release that is or was served from one storage to another, verify it, and serve it there.
 
-    A release that the other storage holds already is not sent again. It is served only once it is whole there.
+    A release that the other storage holds already is not sent again. It is served only once it is whole there. If
+    another release was served in ``target`` meanwhile, a ServedMeanwhileError is raised: this one is there, but not
+    served.
 
     Args:
-        source: root of a storage, see :func:`genrec_core.storage.folders.storage_root`.
-        target: root of the other.
+        source, target: the roots of the storages.
         version: a version that was served in ``source``; None for the one that is served now.
         reason: why it is served, for the pointer.
-
-    Returns:
-        The version.
-
-    Raises:
-        ServedMeanwhileError: another release was served in ``target`` meanwhile; this one is there, but not served.
-        GenrecError: ``source`` never served it, a file differs from its manifest, or a storage refuses.
     """
     if source == target:
         raise GenrecError(f"{place_of(source)}: a release cannot be taken to where it is; name another storage")
     pointer = served_pointer(source)
     if pointer is None:
-        raise GenrecError(
-            f"{place_of(source)}: no release is served there, so there is none to take; run `make run` first"
-        )
+        raise GenrecError(f"{place_of(source)}: no release is served there to take; run `make run` first")
     if version is not None and version not in pointer.known:
         raise GenrecError(
             f"{version} was never served in {place_of(source)}, so no gate let it pass; take one of "
@@ -72,11 +66,11 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
 
 
 class Removed(NamedTuple):
-    """A version that :func:`clean` removed: its asset, with a partition where it has some; whether it was complete."""
+    """A version that :func:`clean` removed."""
 
-    asset: str
+    asset: str  # with a partition where it has some
     version: str
-    whole: bool
+    whole: bool  # whether it was complete
 
 
 def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
@@ -85,9 +79,6 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
     These stay too: the version that ``latest.json`` names, the served release and up to ``keep`` releases served just
     before it, and the release whose training reached the highest validation Recall@10, because new releases are
     compared with the best. A run may be reading or writing what is younger than ``least_age``, so that stays as well.
-
-    Raises:
-        GenrecError: a version cannot be removed.
     """
     removed = []
     for asset in all_assets(root):
@@ -97,8 +88,9 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
         kept = set(whole[:keep])
         if is_there(name, base):
             kept.add(latest(name, base).name)
-        if asset == RELEASES:
-            kept |= _releases_to_keep(root, keep, whole)
+        if asset == RELEASES and (served := served_pointer(root)):
+            known = [version for version in served.known if version in whole]
+            kept |= {served.version, *served.before[-keep:], *_best_trained(known, root)}
         for version in versions:
             if version.version not in kept and datetime.now(UTC) - version.written >= least_age:
                 remove_version(name, version.version, base)
@@ -106,15 +98,25 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
     return removed
 
 
-def _releases_to_keep(root: Path, keep: int, whole: list[str]) -> set[str]:
-    served = served_pointer(root)
-    if served is None:
-        return set()
-    best = best_trained([version for version in served.known if version in whole], root)
-    return {served.version, *served.before[-keep:], *best}
+def compared_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """What a new release is compared with: models by version, and by version why an earlier one cannot be fetched.
+
+    These are the served release first, the newest releases before it, and the one whose training reached the best
+    validation recall. Others are left out, as each model is opened and ranks items for all users of the comparison.
+    """
+    whole = {version.version for version in all_versions(RELEASES, root) if version.whole}
+    before = [version for version in served.known if version != served.version and version in whole]
+    models = {served.version: version_folder(RELEASES, served.version, root) / MODEL}
+    damaged: dict[str, str] = {}
+    for version in dict.fromkeys([*before[-_COMPARED:], *_best_trained(before, root)]):
+        try:
+            models[version] = version_folder(RELEASES, version, root) / MODEL
+        except GenrecError as error:
+            damaged[version] = str(error)
+    return models, damaged
 
 
-def best_trained(versions: Sequence[str], root: Path) -> list[str]:
+def _best_trained(versions: Sequence[str], root: Path) -> list[str]:
     """The release whose training reached the highest validation Recall@10; none if no release says."""
     recalls: dict[str, float] = {}
     for version in versions:

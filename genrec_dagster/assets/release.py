@@ -11,7 +11,7 @@ import polars as pl
 
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
-from genrec_core.monitoring.profile import write_profile
+from genrec_core.monitoring.drift import write_profile
 from genrec_core.releases.pointer import (
     CHECKPOINT,
     FACTS,

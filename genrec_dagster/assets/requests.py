@@ -11,8 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from genrec_core.errors import GenrecError
-from genrec_core.recommend.other_files import require_request_file
-from genrec_core.recommend.predict import rejected_path
+from genrec_core.recommend.predict import rejected_path, require_request_file
 from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.storage.inbox import Inbox, find_file
 from genrec_core.storage.redact import without_secrets

@@ -7,8 +7,14 @@ import dagster as dg
 import polars as pl
 
 from genrec_core.errors import GenrecError
-from genrec_core.monitoring.drift import catalog_drift, length_shift, popularity_shift, unknown_share
-from genrec_core.monitoring.profile import Profile, read_profile
+from genrec_core.monitoring.drift import (
+    Profile,
+    catalog_drift,
+    length_shift,
+    popularity_shift,
+    read_profile,
+    unknown_share,
+)
 from genrec_core.releases.pointer import served_pointer, served_release
 from genrec_dagster.assets.catalog import item_catalog, user_histories
 from genrec_dagster.checks.check import check_result, skipped, warning

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.releases.compared_models import compared_models
 from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, read_pointer, served_pointer
+from genrec_core.releases.transfer import compared_models
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import version_folder
 from genrec_dagster.assets.release import CHAMPION, NOTHING_SERVED, RULE, model_release, served_release

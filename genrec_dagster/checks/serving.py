@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
-from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
-from genrec_core.monitoring.listed_items import count_listed_items, read_predictions
+from genrec_core.monitoring.answers import Exposure, count_listed_items, exposure_of, miss_shares, scan_predictions
 from genrec_core.recommend.predict import PredictionReport, rejected_path
 from genrec_core.recommend.requests import Request, read_requests
 from genrec_core.storage.artifacts import read_json
@@ -26,8 +25,8 @@ from genrec_dagster.resources import WorkFolders
 @gate(batch_predictions, "user_histories")
 def predictions_for_everyone(batch_predictions: Path, user_histories: pl.DataFrame) -> dg.AssetCheckResult:
     """The prediction file holds one row for each user, in the order of the histories."""
-    users = read_predictions(batch_predictions / PREDICTIONS, ["user_id"])["user_id"].to_list()
-    return _same_users(users, user_histories["user_id"].to_list())
+    users = scan_predictions(batch_predictions / PREDICTIONS).select("user_id").collect()
+    return _same_users(users["user_id"].to_list(), user_histories["user_id"].to_list())
 
 
 @gate(batch_predictions, "user_histories", "item_catalog", "served_release")
@@ -66,8 +65,8 @@ def requests_answered(predictions: Path, requests: Path) -> dg.AssetCheckResult:
     rejected_file = rejected_path(predictions)
     rejected = set(pl.read_csv(rejected_file, columns=["line"])["line"]) if rejected_file.is_file() else set()
     wanted = [request.user_id for request in readable_requests(requests) if request.line not in rejected]
-    users = read_predictions(predictions, ["user_id"])["user_id"]
-    return _same_users(users.cast(pl.String).to_list(), wanted)
+    users = scan_predictions(predictions).select(pl.col("user_id").cast(pl.String)).collect()
+    return _same_users(users["user_id"].to_list(), wanted)
 
 
 def lists_valid(predictions: Path, model_dir: Path) -> dg.AssetCheckResult:

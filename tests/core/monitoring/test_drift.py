@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from genrec_core.monitoring.drift import (
+    Profile,
     catalog_drift,
     length_shift,
     popularity_shift,
@@ -15,7 +16,6 @@ from genrec_core.monitoring.drift import (
     stability_index,
     unknown_share,
 )
-from genrec_core.monitoring.profile import Profile
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(any)
 

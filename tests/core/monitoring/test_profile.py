@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from genrec_core.errors import GenrecError
-from genrec_core.monitoring.profile import Profile, read_profile, write_profile
+from genrec_core.monitoring.drift import Profile, read_profile, write_profile
 
 
 @pytest.fixture

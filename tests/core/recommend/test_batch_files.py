@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
-from genrec_core.recommend import parquet_predictions, parquet_requests
+from genrec_core.recommend import parquet_files
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.predict import PredictionReport, predict_file, rejected_path
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.recommend.shards import Shard
+from genrec_core.recommend.requests import Shard
 from genrec_core.settings import PredictionSettings
 
 
@@ -223,8 +223,8 @@ def test_a_shard_without_requests_is_an_empty_part_and_no_error(ruled: Recommend
 def test_parquet_gives_the_rows_of_csv(
     ruled: Recommender, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_requests, "SLICE_ROWS", 20)
-    monkeypatch.setattr(parquet_predictions, "_PIECE_CELLS", 200)  # several pieces
+    monkeypatch.setattr(parquet_files, "SLICE_ROWS", 20)
+    monkeypatch.setattr(parquet_files, "_PIECE_CELLS", 200)  # several pieces
     rows = [row for row in rows_of(many) if len(row) == 3 and "x" not in row[1]]
     frame = pl.DataFrame(
         {

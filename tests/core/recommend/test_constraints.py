@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from genrec_core.bundle.item_attributes import ITEMS, ItemAttributes, ItemTable
 from genrec_core.errors import GenrecError
 from genrec_core.export.items import item_table
-from genrec_core.recommend.constraints import CatalogueMasks, Constraints, RecentValues
+from genrec_core.recommend import constraints
+from genrec_core.recommend.constraints import CatalogueMasks, Constraints
 from genrec_core.recommend.recommender import Recommender
 
 CatalogOf = Callable[[np.ndarray], pl.DataFrame]
@@ -100,12 +101,16 @@ def test_a_mask_that_its_owner_changes_is_read_anew(ruled: Recommender) -> None:
             assert listed
 
 
-def test_a_cache_keeps_the_values_that_were_used_last() -> None:
-    cache, made = RecentValues[str](2), []
-    for key in ("a", "b", "a", "c", "a", "b"):
-        assert cache.get(key, lambda key=key: made.append(key) or key) == key
-    assert made == ["a", "b", "c", "b"]  # b was used longest ago when c came
-    assert len(cache) == 2
+def test_the_masks_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "_MASK_BYTES", 20)  # two masks of ten items
+    made: list[int] = []
+    masks = CatalogueMasks(10, lambda items: made.extend(items) or np.array(items), lambda: pytest.fail("no rule"))
+    for item in (1, 2, 1, 3, 1, 2):
+        selection = masks.selection(Constraints.of([item]))
+        assert selection.mask is not None
+        assert selection.mask.nonzero()[0].tolist() == [item]
+    assert made == [1, 2, 3, 2]  # 2 was used longest ago when 3 came
+    assert len(masks._selections) == 2
 
 
 def test_masks_beyond_the_caches_bytes_are_made_again() -> None:

@@ -12,8 +12,7 @@ import pytest
 
 from genrec_core.errors import GenrecError
 from genrec_core.recommend import predict
-from genrec_core.recommend.constraints import Constraints, Selection
-from genrec_core.recommend.item_lists import read_item_list
+from genrec_core.recommend.constraints import Constraints, Selection, read_item_list
 from genrec_core.recommend.predict import PredictionReport, predict_file, rejected_path
 from genrec_core.recommend.recommender import Ranking, Recommender
 from genrec_core.settings import PredictionSettings
