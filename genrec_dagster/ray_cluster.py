@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from genrec_core.engines.ray_engine import connect
+from genrec_core.engines.engine import connect
 from genrec_core.errors import GenrecError
 
 try:
@@ -21,7 +21,7 @@ class RayCluster(RayResource):  # type: ignore[misc]  # its types are not read, 
 
     @classmethod
     def at(cls, address: str | None) -> "RayCluster":
-        """The cluster at ``RAY_ADDRESS``; see :func:`genrec_core.engines.ray_engine.connect`."""
+        """The cluster at ``RAY_ADDRESS``; see :func:`genrec_core.engines.engine.connect`."""
         return cls(address=address or "")
 
     @property
