@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from genrec_core.search.prefixes import PREFIX_FACTOR
+from genrec_core.search.beams import PREFIX_FACTOR
 from genrec_core.tiger.config import TigerConfig
 from genrec_core.tiger.pretrained import WholeModel
 
