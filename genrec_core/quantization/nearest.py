@@ -28,8 +28,8 @@ def _nearest(vectors: Any, centroids: Any, library: Any) -> Any:
     nearest = distances.argmin(axis=1)
     tied = close.sum(axis=1) > 1
     if tied.any():
-        in_float64 = (library.asarray(part, dtype=library.float64) for part in (vectors[tied], centroids))
-        _, close = _distances(*in_float64, _FLOAT64_MARGIN, library)
+        rows, exact = (library.asarray(part, dtype=library.float64) for part in (vectors[tied], centroids))
+        _, close = _distances(rows, exact, _FLOAT64_MARGIN, library)
         nearest[tied] = library.asarray(close, dtype=library.uint8).argmax(axis=1)  # the first that is close
     return nearest
 
