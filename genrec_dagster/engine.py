@@ -27,7 +27,7 @@ class ComputeEngine(EngineSettings, dg.ConfigurableResource[None]):
         if self.name == "local":
             yield None
             return
-        from genrec_core.engines.ray_engine import RayEngine
+        from genrec_core.engines.engine import RayEngine
         from genrec_dagster.ray_cluster import RayCluster
 
         with RayCluster(address=self.address or "").yield_for_execution(context):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from genrec_core.engines.ray_engine import connect
+from genrec_core.engines.engine import connect
 from genrec_core.errors import GenrecError
 
 try:

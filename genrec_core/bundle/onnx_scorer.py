@@ -16,7 +16,7 @@ from genrec_core.bundle.model_folder import (
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph
-from genrec_core.search.prefixes import BeamAncestry
+from genrec_core.search.beams import BeamAncestry
 
 # Of a key's largest number as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which
 # saturate: 2 * 255 * 64 fits, 2 * 255 * 127 does not.

@@ -49,9 +49,6 @@ class CollaborativeMap:
         Args:
             text: float32 [n, dim], of any length.
             known: collaborative vectors float32 [n, dims], of length 1 or 0 if unknown; None: all are unknown.
-
-        Raises:
-            GenrecError: the text vectors are not as wide as the fitted ones.
         """
         if text.ndim != 2 or text.shape[1] != len(self.weights):
             raise GenrecError(
@@ -81,18 +78,10 @@ class CollaborativeMap:
 
 
 def collaborative_vectors(histories: Histories, n_items: int, settings: SemanticIdSettings) -> Float32s:
-    """A vector of length 1 for every item that follows or is followed by another, 0 for the others.
+    """A vector of length 1 for each item that stands near another in a history, 0 for the others; [n_items, dims].
 
     Items near each other in a history count by the inverse of their distance; the positive pointwise mutual information
     of these counts is decomposed into ``collaborative_dims`` dimensions, fewer in a small catalogue.
-
-    Args:
-        histories: the training part of the users' histories.
-        n_items: rows of the catalogue.
-        settings: dimensions, window, seed.
-
-    Returns:
-        float32 [n_items, dims].
     """
     import torch
 

@@ -11,7 +11,7 @@ from genrec_core.storage.artifacts import read_json
 
 
 def load_array(path: Path) -> NDArray[np.float64]:
-    """Read one array, whatever its dtype; raises GenrecError if the file is missing or is not a NumPy array."""
+    """Read one array, whatever its dtype."""
     try:
         array: NDArray[np.float64] = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
@@ -22,17 +22,9 @@ def load_array(path: Path) -> NDArray[np.float64]:
 
 
 def load_fields(path: Path, *names: str) -> list[Any]:
-    """The values of ``names`` in a JSON object, in that order; raises GenrecError if one is missing."""
+    """The values of ``names`` in a JSON object, in that order."""
     stored = read_json(path)
     missing = [name for name in names if not isinstance(stored, dict) or name not in stored]
     if missing:
         raise GenrecError(f"{path}: has no {missing[0]!r}; build the semantic IDs again")
     return [stored[name] for name in names]
-
-
-def load_item_ids(path: Path) -> NDArray[np.int64]:
-    """Read a JSON list of item ids as int64 [n]; raises GenrecError if the file holds anything else."""
-    stored = read_json(path)
-    if not isinstance(stored, list) or not all(type(item) is int for item in stored):
-        raise GenrecError(f"{path}: not a list of integer item ids; build the semantic IDs again")
-    return np.array(stored, dtype=np.int64)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from genrec_core.quantization.nearest import FLOAT32_MARGIN, FLOAT64_MARGIN, rows_per_block
+from genrec_core.quantization.nearest import nearest_centroids
 from genrec_core.quantization.processes import BLOCK_ROWS, RowShare
 
 
@@ -26,7 +26,7 @@ def kmeans(
         vectors: the rows of this process, float32 [len(share), dim].
         share: which rows these are.
         size: number of centroids. If fewer rows are distinct, the other centroids stay at zero and unused.
-        iterations: Lloyd iterations at most.
+        iterations: most iterations.
         tolerance: stop if the squared error falls by less than this share and no centroid is without rows.
         rng: with the same seed on all processes.
 
@@ -56,34 +56,9 @@ def assign(vectors: torch.Tensor, centroids: torch.Tensor, share: RowShare) -> t
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     errors = torch.empty(len(vectors), dtype=torch.float64, device=vectors.device)
     for block in share.blocks():
-        codes[block] = nearest_centroids(vectors[block], centroids)
+        codes[block] = nearest_centroids(vectors[block], centroids, torch)
         errors[block] = (vectors[block] - centroids[codes[block]]).double().square_().sum(dim=1)
     return codes, errors
-
-
-def nearest_centroids(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    """Index int64 [n] of the nearest centroid: :mod:`genrec_core.quantization.nearest` on torch, with equal results."""
-    lengths = centroids.square().sum(dim=1)
-    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    rows = rows_per_block(len(centroids))
-    for start in range(0, len(vectors), rows):
-        block = vectors[start : start + rows]
-        distances = torch.addmm(lengths, block, centroids.T, alpha=-2)  # [rows, k], short of the common |x|^2
-        margin = FLOAT32_MARGIN * (block.square().sum(dim=1, keepdim=True) + lengths.max())
-        nearest = distances.argmin(dim=1)
-        close = distances <= distances.amin(dim=1, keepdim=True) + margin
-        tied = torch.nonzero(close.sum(dim=1) > 1).flatten()
-        if len(tied):
-            nearest[tied] = _nearest_exact(block[tied].double(), centroids.double())
-        codes[start : start + rows] = nearest
-    return codes
-
-
-def _nearest_exact(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    lengths = centroids.square().sum(dim=1)
-    distances = torch.addmm(lengths, vectors, centroids.T, alpha=-2)
-    margin = FLOAT64_MARGIN * (vectors.square().sum(dim=1, keepdim=True) + lengths.max())
-    return (distances <= distances.amin(dim=1, keepdim=True) + margin).to(torch.uint8).argmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -117,29 +92,24 @@ class _ClusterSums:
 
     def __init__(self, vectors: torch.Tensor, share: RowShare, size: int, scales: _Scales) -> None:
         self.vectors, self.share, self.scales = vectors, share, scales
-        self.codes = torch.full((len(vectors),), -1, dtype=torch.int64, device=vectors.device)
-        self.counts = torch.zeros(size, dtype=torch.int64, device=vectors.device)
-        self.sums = torch.zeros(size, vectors.shape[1], dtype=torch.int64, device=vectors.device)
+        # One more cluster, which is never read: all rows start there.
+        self.codes = torch.full((len(vectors),), size, dtype=torch.int64, device=vectors.device)
+        self.counts = torch.zeros(size + 1, dtype=torch.int64, device=vectors.device)
+        self.sums = torch.zeros(size + 1, vectors.shape[1], dtype=torch.int64, device=vectors.device)
 
     def move(self, codes: torch.Tensor) -> None:
         """Move the rows whose code changed to their new cluster."""
         for block in self.share.blocks():
             moved = torch.nonzero(codes[block] != self.codes[block]).flatten()
-            if len(moved):
-                self._move_rows(self.vectors[block][moved], self.codes[block][moved], codes[block][moved])
+            values = self.scales.fixed_values(self.vectors[block][moved])
+            for clusters, sign in ((self.codes[block][moved], -1), (codes[block][moved], 1)):
+                self.sums.index_add_(0, clusters, values, alpha=sign)
+                self.counts.index_add_(0, clusters, torch.ones_like(clusters), alpha=sign)
         self.codes = codes
-
-    def _move_rows(self, vectors: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> None:
-        values, ones = self.scales.fixed_values(vectors), torch.ones_like(new)
-        self.sums.index_add_(0, new, values)
-        self.counts.index_add_(0, new, ones)
-        had = old >= 0
-        self.sums.index_add_(0, old[had], values[had], alpha=-1)
-        self.counts.index_add_(0, old[had], ones[had], alpha=-1)
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Counts int64 [k] and means float32 [k, dim] over all processes; the mean of an empty cluster is 0."""
-        counts, sums = self.share.sum(self.counts), self.share.sum(self.sums)
+        counts, sums = self.share.sum(self.counts[:-1]), self.share.sum(self.sums[:-1])
         means = sums.double() / self.scales.values / counts.clamp(min=1)[:, None]
         return counts, means.float()
 

@@ -17,10 +17,10 @@ from genrec_core.quantization.semantic_ids import (
     SUMMARY,
     SemanticIds,
     fingerprints,
+    next_suffixes,
     require_once,
     write_updated,
 )
-from genrec_core.quantization.suffixes import next_suffixes
 
 
 def assign_ids(
@@ -41,10 +41,6 @@ def assign_ids(
 
     Returns:
         All semantic IDs, old and new.
-
-    Raises:
-        GenrecError: an id has a code already or appears twice, the numbers of ids and vectors differ, a vector does not
-            fit the codebooks, or no suffix is left.
     """
     known = SemanticIds.load(folder)
     target = target or folder
@@ -69,18 +65,9 @@ def extend_ids(
     source: Path,
     engine: Engine | None = None,
 ) -> SemanticIds:
-    """All semantic IDs, old and new; see :func:`assign_ids`.
+    """All semantic IDs, old and new, with the quantiser in the folder ``codebooks``; the rest as :func:`assign_ids`.
 
-    Args:
-        known: the existing semantic IDs.
-        item_ids: ids of the m new items.
-        vectors: float32 [m, dim], not normalised.
-        codebooks: the folder that the quantiser was saved in.
-        source: the folder of ``known``, for error messages.
-        engine: computes the codes; None: this process.
-
-    Raises:
-        GenrecError: as :func:`assign_ids`.
+    Errors name ``source`` as the folder of ``known``.
     """
     new_ids = _require_new(known, item_ids, source)
     if len(new_ids) != len(vectors):

@@ -11,11 +11,13 @@ BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class RowShare:
-    """The rows ``start..stop`` of ``total`` that this process holds; without ``group`` there is one process."""
+    """The rows ``start..stop`` of ``total`` that process ``rank`` of ``ranks`` holds; one process has no ``group``."""
 
     total: int
     start: int
     stop: int
+    rank: int
+    ranks: int
     group: dist.ProcessGroup | None
 
     @classmethod
@@ -24,7 +26,7 @@ class RowShare:
         rank, ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         blocks = -(-total // BLOCK_ROWS)
         first, last = rank * blocks // ranks, (rank + 1) * blocks // ranks
-        return cls(total, min(first * BLOCK_ROWS, total), min(last * BLOCK_ROWS, total), group)
+        return cls(total, min(first * BLOCK_ROWS, total), min(last * BLOCK_ROWS, total), rank, ranks, group)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -32,16 +34,6 @@ class RowShare:
     def blocks(self) -> list[slice]:
         """The blocks of this process, as slices of its own rows."""
         return [slice(at, min(at + BLOCK_ROWS, len(self))) for at in range(0, len(self), BLOCK_ROWS)]
-
-    @property
-    def rank(self) -> int:
-        """Number of this process within the group."""
-        return 0 if self.group is None else dist.get_rank(self.group)
-
-    @property
-    def ranks(self) -> int:
-        """Number of processes that share the rows."""
-        return 1 if self.group is None else dist.get_world_size(self.group)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of ``values`` over all processes, on each of them; exact for integers, and if all but one are 0."""
@@ -56,7 +48,6 @@ class RowShare:
         if self.group is None:
             return values
         wire = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
-        # A copy: all_reduce works in place, and the caller still needs its own share.
-        total = values.to(wire, copy=True)
+        total = values.to(wire, copy=True)  # all_reduce works in place, and the caller still needs its own share
         dist.all_reduce(total, op=operation, group=self.group)
         return total.to(values.device)

@@ -43,19 +43,12 @@ class ResidualQuantizer:
     def fit(
         cls, vectors: NDArray[np.float32], settings: SemanticIdSettings, group: "ProcessGroup | None" = None
     ) -> "ResidualQuantizer":
-        """Fit the codebooks, on CUDA if there is a GPU.
+        """Fit the codebooks, on CUDA if there is a GPU. The result does not depend on the number of processes.
 
         Args:
             vectors: float32 [n, dim], the whole array on each process; each process clusters its own share of the rows.
             settings: levels, codebook sizes, transform, iterations, tolerance, seed.
             group: processes that share the work, all of which call this; None: this process alone.
-
-        Returns:
-            The quantiser, the same on all processes and for any number of processes.
-
-        Raises:
-            GenrecError: a vector is not finite or too large, or the first codebook has more centroids than there are
-                distinct vectors.
 
         Source: Rajput et al. 2023 (TIGER), section 3.1, residual k-means as the quantiser.
         """
@@ -69,7 +62,11 @@ class ResidualQuantizer:
         share = RowShare.of(len(vectors), group)
         own = torch.from_numpy(_transformed(settings.transform, vectors[share.start : share.stop]))
         residual = own.to("cuda" if torch.cuda.is_available() else "cpu")
-        _require_moderate(share.largest(residual.abs()))
+        largest = share.largest(residual.abs())
+        if largest > _LARGEST_VALUE:
+            raise GenrecError(
+                f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; set transform to l2"
+            )
         codebooks, iterations = [], []
         for level, size in enumerate(settings.sizes()):
             rng = np.random.default_rng([settings.seed, level])
@@ -88,11 +85,7 @@ class ResidualQuantizer:
         return tuple(len(codebook) for codebook in self.codebooks)
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Codes int32 [n, levels] of vectors float32 [n, dim], in NumPy.
-
-        Raises:
-            GenrecError: the vectors are not as wide as the fitted ones, or a vector is not finite.
-        """
+        """Codes int32 [n, levels] of vectors float32 [n, dim], in NumPy."""
         require_finite_rows(vectors, "item vectors")
         residual = self._transformed(vectors)
         codes = np.empty((len(vectors), len(self.codebooks)), dtype=np.int32)
@@ -120,11 +113,7 @@ class ResidualQuantizer:
 
     @classmethod
     def load(cls, folder: Path) -> "ResidualQuantizer":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            GenrecError: a file is missing or damaged, does not fit the others, or names an unknown transform.
-        """
+        """Read what :meth:`save` wrote."""
         sizes, iterations = load_fields(folder / QUANTIZER, "codebook_sizes", "iterations")
         transform, dim = load_fields(folder / TRANSFORM, "kind", "dim")
         if transform not in ("none", "l2"):
@@ -163,7 +152,7 @@ def _transformed(kind: str, vectors: NDArray[np.float32]) -> NDArray[np.float32]
 
 
 def _require_distinct(transform: str, vectors: NDArray[np.float32], wanted: int) -> None:
-    """Raise GenrecError if there are fewer distinct vectors than ``wanted``; stops counting once there are enough."""
+    """Raise if there are fewer distinct vectors than ``wanted``; stops counting once there are enough."""
     seen: set[bytes] = set()
     for start in range(0, len(vectors), _BLOCK_ROWS):
         seen.update(row.tobytes() for row in _transformed(transform, vectors[start : start + _BLOCK_ROWS]))
@@ -173,13 +162,6 @@ def _require_distinct(transform: str, vectors: NDArray[np.float32], wanted: int)
         f"codebook size {wanted} exceeds the {len(seen)} distinct item vectors; "
         f"set codebook_size to {max(2, len(seen))} or less, or give the items texts that differ"
     )
-
-
-def _require_moderate(largest: float) -> None:
-    if largest > _LARGEST_VALUE:
-        raise GenrecError(
-            f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; set transform to l2"
-        )
 
 
 def _mean_square(residual: NDArray[np.float32]) -> float:

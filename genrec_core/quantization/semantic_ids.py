@@ -1,4 +1,7 @@
-"""Semantic IDs: one code for each item, unique in the catalogue; the files of a folder of semantic IDs."""
+"""Semantic IDs: one code for each item, unique in the catalogue; the files of a folder of semantic IDs.
+
+Items with equal codes of the quantiser get different suffixes. A damaged or unfit folder raises GenrecError.
+"""
 
 import hashlib
 import shutil
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 
 from genrec_core.embedding.item_embeddings import ITEM_IDS
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.files import load_array, load_fields, load_item_ids
+from genrec_core.quantization.files import load_array, load_fields
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import (
     MANIFEST,
@@ -25,14 +28,11 @@ from genrec_core.storage.artifacts import (
 
 CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summary.json"
 FINGERPRINTS = "item_fingerprints.npy"
+_LEAST_SUFFIXES = 8
 METHOD = 1  # increase it when the same settings and data give other codes than before
 # Settings of earlier versions that are gone, and the values with which this version still gives the same codes.
 _REMOVED = ("balance", "collisions", "pca_dims")
-_READABLE: dict[str, tuple[Any, ...]] = {
-    "balance": (None,),
-    "collisions": ("suffix",),
-    "transform": ("none", "l2"),
-}
+_READABLE: dict[str, tuple[Any, ...]] = {"balance": (None,), "collisions": ("suffix",), "transform": ("none", "l2")}
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,19 @@ class SemanticIds:
 
     @classmethod
     def load(cls, folder: Path) -> "SemanticIds":
-        """Read a folder of semantic IDs.
-
-        Raises:
-            GenrecError: a file is missing or damaged, shapes do not fit, an item or a code appears twice, the items of
-                the catalogue do not ascend, a code lies outside its vocabulary, or an option of an earlier version
-                made the codes.
-        """
+        """Read a folder of semantic IDs, and check it."""
         level_sizes, fitted = load_fields(folder / SUMMARY, "level_sizes", "fitted_items")
         settings_of(folder)
-        item_ids = load_item_ids(folder / ITEM_IDS)
+        item_ids = read_json(folder / ITEM_IDS)
+        if not isinstance(item_ids, list) or not all(type(item) is int for item in item_ids):
+            raise GenrecError(f"{folder / ITEM_IDS}: not a list of integer item ids; build the semantic IDs again")
         codes = load_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
-        ids = cls(item_ids, codes, tuple(level_sizes))
+        ids = cls(np.array(item_ids, dtype=np.int64), codes, tuple(level_sizes))
         ids._validate(folder, fitted)
         return ids
 
     def save(self, folder: Path, summary: dict[str, Any], hashes: NDArray[np.uint64] | None) -> None:
-        """Write codes, item ids, ``summary`` and, if there are any, the :func:`fingerprints` of the items."""
+        """Write codes, item ids, ``summary`` and, if not None, the items' :func:`fingerprints`."""
         np.save(folder / CODES, np.ascontiguousarray(self.codes[:, :-1], dtype=np.int32), allow_pickle=False)
         np.save(folder / CODES_WITH_SUFFIX, self.codes.astype(np.int32), allow_pickle=False)
         write_json(folder / ITEM_IDS, self.item_ids.tolist())
@@ -94,14 +90,56 @@ class SemanticIds:
             raise GenrecError(f"{folder / ITEM_IDS}: items do not ascend as in the catalogue; build them again")
 
 
-def summarize(codes: NDArray[np.int32], level_sizes: Sequence[int]) -> dict[str, Any]:
-    """Statistics of codes int32 [n, levels + 1].
+class NoSuffixLeftError(GenrecError):
+    """All suffixes of a code are in use."""
 
-    Returns:
-        ``items``; ``level_sizes``; by level ``codebook_use`` (share of centroids in use),
-        ``codebook_entropy_bits`` and ``codebook_perplexity`` (2 to its power); ``unique_prefixes`` by length 1..levels;
-        ``collided_items`` (items that share all levels with another) and ``deepest_suffix``.
+
+def suffixes_of(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Suffix of each row of ``codes`` [n, levels], int32 [n]: the number of earlier rows with the same code."""
+    _, group, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    order = np.argsort(group.ravel(), kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    suffixes = np.empty(len(codes), dtype=np.int32)
+    suffixes[order] = np.arange(len(codes)) - np.repeat(starts, counts)
+    return suffixes
+
+
+def suffix_vocabulary(largest: int) -> int:
+    """Vocabulary size of the suffix level if ``largest`` is the largest suffix in use.
+
+    Twice the suffixes in use and at least 16, rounded up to a multiple of 8: new items need free suffixes.
     """
+    return -(-2 * max(largest + 1, _LEAST_SUFFIXES) // 8) * 8
+
+
+def next_suffixes(
+    known: NDArray[np.int32], codes: NDArray[np.int32], item_ids: NDArray[np.int64], vocabulary: int
+) -> NDArray[np.int32]:
+    """The next free suffix of each new code, in order, int32 [m].
+
+    Args:
+        known: codes with suffix of the known items, int32 [n, levels + 1].
+        codes: codes of the new items, int32 [m, levels].
+        item_ids: ids of the new items, int64 [m].
+        vocabulary: number of suffixes that there are.
+    """
+    free: dict[tuple[int, ...], int] = {}
+    for *code, suffix in known.tolist():
+        free[tuple(code)] = max(free.get(tuple(code), 0), suffix + 1)
+    suffixes = np.empty(len(codes), dtype=np.int32)
+    for row, code in enumerate(map(tuple, codes.tolist())):
+        suffix = free.get(code, 0)
+        if suffix >= vocabulary:
+            raise NoSuffixLeftError(
+                f"item {item_ids[row]}: code {code} is shared by {suffix} items and the suffix vocabulary holds "
+                f"{vocabulary}; build new semantic IDs with a larger codebook_size or more levels, and train on them"
+            )
+        suffixes[row], free[code] = suffix, suffix + 1
+    return suffixes
+
+
+def summarize(codes: NDArray[np.int32], level_sizes: Sequence[int]) -> dict[str, Any]:
+    """Statistics of codes int32 [n, levels + 1]; ``collided_items`` share all levels but the suffix with another."""
     levels = codes.shape[1] - 1
     counts = [np.bincount(codes[:, level], minlength=level_sizes[level]) for level in range(levels)]
     entropy = [_entropy_bits(count) for count in counts]
@@ -120,7 +158,7 @@ def summarize(codes: NDArray[np.int32], level_sizes: Sequence[int]) -> dict[str,
 
 def _entropy_bits(counts: NDArray[np.int64]) -> float:
     shares = counts[counts > 0] / counts.sum()
-    return abs(float(-(shares * np.log2(shares)).sum()))
+    return abs(float((shares * np.log2(shares)).sum()))
 
 
 def stored_settings(settings: SemanticIdSettings) -> dict[str, Any]:
@@ -129,11 +167,7 @@ def stored_settings(settings: SemanticIdSettings) -> dict[str, Any]:
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """The :func:`stored_settings` of the codes in ``folder``.
-
-    Raises:
-        GenrecError: the codes were made with an option that this version does not have.
-    """
+    """The :func:`stored_settings` of the codes in ``folder``; an option that this version lacks is an error."""
     (stored,) = load_fields(folder / SUMMARY, "settings")
     for name, values in _READABLE.items():
         if name in stored and stored[name] not in values:
@@ -161,10 +195,7 @@ def write_updated(
         target: the folder to write; may be ``folder``.
         ids: the codes.
         hashes: the items' :func:`fingerprints`, uint64 [n]; None if ``folder`` has none.
-        facts: further changes of ``summary.json``.
-
-    Returns:
-        The content of ``summary.json``.
+        facts: further changes of ``summary.json``, which is returned.
     """
     summary: dict[str, Any] = read_json(folder / SUMMARY) | summarize(ids.codes, ids.level_sizes) | facts
     listed = (folder / MANIFEST).is_file()

@@ -22,13 +22,14 @@ from genrec_core.quantization.semantic_ids import (
     FINGERPRINTS,
     METHOD,
     SUMMARY,
+    NoSuffixLeftError,
     SemanticIds,
     fingerprints,
+    next_suffixes,
     settings_of,
     stored_settings,
     write_updated,
 )
-from genrec_core.quantization.suffixes import NoSuffixLeftError, next_suffixes
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import MANIFEST, verify_manifest
 
@@ -38,48 +39,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Update:
-    """The result of an update.
+    """The result of an update."""
 
-    Args:
-        summary: the content of ``summary.json``.
-        kept: number of items that keep their code.
-        assigned: number of items that get a code from the existing codebooks.
-        removed: number of items that had a code and left the catalogue.
-        refitted: why the codebooks, and so all codes, were fitted again; None if they were kept.
-    """
-
-    summary: dict[str, Any]
-    kept: int
-    assigned: int
-    removed: int
-    refitted: str | None
+    summary: dict[str, Any]  # the content of summary.json
+    kept: int  # number of items that keep their code
+    assigned: int  # number of items that get a code from the existing codebooks
+    removed: int  # number of items that had a code and left the catalogue
+    refitted: str | None  # why the codebooks, and so all codes, were fitted again; None if they were kept
 
 
 @dataclass(frozen=True)
 class _Known:
-    """The existing semantic IDs, matched with the n items of the present catalogue.
-
-    Args:
-        folder: their folder.
-        ids: the codes.
-        fit: ``fit`` of ``summary.json``: facts of the fit, and counts of changes since.
-        settings: settings of the fit.
-        dim: width of the fitted text vectors.
-        rows: row of each present item in ``ids``, int64 [n]; -1 if it has none.
-        same: whether the vector of the item is unchanged, bool [n].
-    """
+    """The existing semantic IDs, matched with the n items of the present catalogue."""
 
     folder: Path
     ids: SemanticIds
-    fit: dict[str, Any]
-    settings: dict[str, Any]
-    dim: int
-    rows: NDArray[np.int64]
-    same: NDArray[np.bool_]
+    fit: dict[str, Any]  # of summary.json: facts of the fit, and counts of changes since
+    settings: dict[str, Any]  # of the fit
+    dim: int  # width of the fitted text vectors
+    rows: NDArray[np.int64]  # [n], row of each present item in ids; -1 if it has none
+    same: NDArray[np.bool_]  # [n], whether the vector of the item is unchanged
 
     @classmethod
     def of(cls, folder: Path, embeddings: ItemEmbeddings) -> "_Known":
-        """Read ``folder``; raises GenrecError if it is damaged or of a version that could not keep codes."""
+        """Read ``folder``; an error if it is damaged or of a version that could not keep codes."""
         if (folder / MANIFEST).is_file():
             verify_manifest(folder)
         fit, dim = load_fields(folder / SUMMARY, "fit", "dim")
@@ -96,12 +79,6 @@ class _Known:
     @property
     def removed(self) -> int:
         return len(self.ids.item_ids) - int((self.rows >= 0).sum())
-
-    @property
-    def changed_share(self) -> float:
-        """Items added, changed or removed since the fit, as a share of the fitted items."""
-        changed = self.fit["assigned"] + self.fit["removed"] + int((~self.same).sum()) + self.removed
-        return float(changed / max(self.fit["items"], 1))
 
 
 def update_semantic_ids(
@@ -125,15 +102,10 @@ def update_semantic_ids(
     has no free suffix.
 
     Args:
-        embeddings_folder: the folder of the item embeddings.
-        settings: see :class:`SemanticIdSettings`.
         target: the folder to write; it is replaced whole or not at all.
         known: the folder of the existing semantic IDs; None if there are none.
         histories: as in :func:`~genrec_core.quantization.build.build_semantic_ids`.
         engine: computes the codes; None: this process.
-
-    Raises:
-        GenrecError: ``refit`` is ``never`` and the codes in ``known`` cannot be kept; an item vector is not finite.
     """
     embeddings = ItemEmbeddings.load(embeddings_folder)
     before, why = _matched(known, embeddings, settings)
@@ -198,24 +170,24 @@ def _why_refit(before: _Known, settings: SemanticIdSettings, histories: "pl.Data
         return None
     if before.fit["histories"] != histories_version(histories, settings):
         return "the histories changed"
-    if before.changed_share > settings.refit_share:
-        return f"{before.changed_share:.1%} of the items changed since the last fit (most: {settings.refit_share:.1%})"
+    changed = before.fit["assigned"] + before.fit["removed"] + int((~before.same).sum()) + before.removed
+    share = changed / max(before.fit["items"], 1)
+    if share > settings.refit_share:
+        return f"{share:.1%} of the items changed since the last fit (most: {settings.refit_share:.1%})"
     return None
 
 
 def _with_kept_codes(before: _Known, embeddings: ItemEmbeddings, target: Path, engine: Engine | None) -> Update:
     """Write codes for the present items; unchanged items keep theirs."""
-    same, folder = before.same, before.folder
+    same, assigned = before.same, int((~before.same).sum())
     codes = np.empty((len(same), before.ids.codes.shape[1]), dtype=np.int32)
     codes[same] = before.ids.codes[before.rows[same]]
     codes[~same] = _assigned(before, embeddings, engine)
-    fit = before.fit | {
-        "assigned": before.fit["assigned"] + int((~same).sum()),
-        "removed": before.fit["removed"] + before.removed,
-    }
+    changes = {"assigned": before.fit["assigned"] + assigned, "removed": before.fit["removed"] + before.removed}
     ids = SemanticIds(embeddings.item_ids, codes, before.ids.level_sizes)
-    summary = write_updated(folder, target, ids, fingerprints(embeddings.raw), {"fitted_items": len(codes), "fit": fit})
-    return Update(summary, int(same.sum()), int((~same).sum()), before.removed, refitted=None)
+    facts = {"fitted_items": len(codes), "fit": before.fit | changes}
+    summary = write_updated(before.folder, target, ids, fingerprints(embeddings.raw), facts)
+    return Update(summary, int(same.sum()), assigned, before.removed, refitted=None)
 
 
 def _assigned(before: _Known, embeddings: ItemEmbeddings, engine: Engine | None) -> NDArray[np.int32]:
@@ -227,9 +199,7 @@ def _assigned(before: _Known, embeddings: ItemEmbeddings, engine: Engine | None)
     require_finite_rows(vectors, "item vectors")
     codes = find_codes(Quantizer.load(before.folder), vectors, CollaborativeMap.load(before.folder), engine)
     stored = before.ids.codes[rows]
-    as_before = (rows >= 0) & (stored[:, :-1] == codes).all(axis=1)
-    suffixes = stored[:, -1].copy()
-    new = ~as_before
-    item_ids = embeddings.item_ids[~before.same]
+    new = (rows < 0) | (stored[:, :-1] != codes).any(axis=1)
+    suffixes, item_ids = stored[:, -1].copy(), embeddings.item_ids[~before.same]
     suffixes[new] = next_suffixes(before.ids.codes, codes[new], item_ids[new], before.ids.level_sizes[-1])
     return np.column_stack([codes, suffixes])

@@ -1,4 +1,4 @@
-"""What both searches share: the interface of a model, the ranked lists, and operations on beams.
+"""What all searches and scorers share: the interface of a model, the ranked lists, and operations on beams.
 
 The beams of all users stand in one array, ordered by user and then by node or leaf.
 """
@@ -13,6 +13,7 @@ from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.search.trie import CodeTrie
 
+PREFIX_FACTOR = 257  # of the hash of a beam's prefix
 Arrays = TypeVar("Arrays", bound=tuple[Any, ...])  # a NamedTuple of arrays
 
 
@@ -66,19 +67,12 @@ class Ranked:
     def of(
         cls, trie: CodeTrie, users: np.ndarray, leaves: np.ndarray, scores: np.ndarray, batch: int, top_k: int
     ) -> "Ranked":
-        """The best ``top_k`` leaves of each user; of equal scores the lower leaf comes first.
+        """The best ``top_k`` of the ``leaves`` [n], which ascend for each of the ascending ``users`` [n].
 
-        Args:
-            trie: the catalogue.
-            users: user of each leaf, int64 [n], ascending.
-            leaves: int64 [n], ascending for each user.
-            scores: float32 [n].
-            batch: number of users.
-            top_k: items of a list.
+        Of equal ``scores`` [n] the lower leaf comes first.
         """
         order = np.lexsort((-scores, users))
-        counts = np.bincount(users, minlength=batch)
-        place = np.arange(len(users)) - (counts.cumsum() - counts).take(users)  # in the user's list
+        place, _ = places_by_user(users, batch)  # in the user's list
         (kept,) = (place < top_k).nonzero()
         order, user, place = order.take(kept), users.take(kept), place.take(kept)
         items = np.full((batch, top_k), -1, dtype=np.int32)
@@ -100,16 +94,10 @@ def first_log_probs(session: ScorerSession, trie: CodeTrie, batch: int) -> np.nd
 
 
 def children(trie: CodeTrie, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All children of some nodes.
-
-    Args:
-        trie: the catalogue.
-        level: depth of the nodes.
-        nodes: int64 [n].
+    """All children, as nodes of the next depth, of the nodes [n] of depth ``level``.
 
     Returns:
-        The children as nodes of the next depth, int64; for each node, where its children begin among them, and how
-        many it has, int64 [n].
+        The children, int64; for each node, where its children begin among them, and how many it has, int64 [n].
     """
     starts = trie.child_start[level]
     first = starts.take(nodes)
@@ -132,6 +120,12 @@ def keep(beams: Arrays, mask: np.ndarray) -> Arrays:
     return type(beams)(*[part.take(kept) for part in beams])
 
 
+def places_by_user(users: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
+    """The place of each element among those of its user, int64 [n], and the most elements of a user."""
+    counts = np.bincount(users, minlength=batch)
+    return np.arange(len(users)) - (counts.cumsum() - counts).take(users), int(counts.max())
+
+
 def by_user(values: np.ndarray, users: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """One row for each user.
 
@@ -139,11 +133,9 @@ def by_user(values: np.ndarray, users: np.ndarray, batch: int) -> tuple[np.ndarr
         ``values`` [n] as float32 [batch, most values of a user], padded with minus infinity; and the place of each
         value in that array read flat, int64 [n].
     """
-    counts = np.bincount(users, minlength=batch)
-    widest = int(counts.max())
-    shift: np.ndarray = np.arange(batch) * widest - (counts.cumsum() - counts)
-    place = np.arange(len(users)) + shift.take(users)
-    padded = np.full((batch, widest), -np.inf, dtype=np.float32)
+    place, most = places_by_user(users, batch)
+    place += users * most
+    padded = np.full((batch, most), -np.inf, dtype=np.float32)
     padded.reshape(-1)[place] = values
     return padded, place
 
@@ -165,3 +157,40 @@ def largest(scores: np.ndarray, k: int) -> np.ndarray:
         tied = mask & ~above
         mask = above | (tied & (tied.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)))
     return mask
+
+
+class BeamAncestry:
+    """Follows the beams of one batch down the levels, for any scorer.
+
+    Args:
+        batch: number of users decoded together.
+        buckets: number of values of the prefix hash.
+
+    Attributes:
+        prefix: hash of each beam's prefix, int64 [beams]; 0 before the first token.
+        ancestors: for each position before the newest token, the index of each beam's ancestor among the beams of that
+            position, int64 [beams]. Position 0 is the start of a code and has one beam a user.
+        places: the beams of each user, int64 [batch, most beams of a user]; padded with any beam.
+        own: index of each beam in ``places`` read flat, int64 [beams].
+    """
+
+    def __init__(self, batch: int, buckets: int) -> None:
+        self.batch, self.buckets = batch, buckets
+        self.prefix = np.zeros(batch, dtype=np.int64)
+        self.ancestors: list[np.ndarray] = []
+
+    def descend(self, rows: np.ndarray, parents: np.ndarray, users: np.ndarray) -> None:
+        """Go one level down.
+
+        Args:
+            rows: rows of the chosen tokens in the token embedding, int64 [beams].
+            parents: index of each beam's parent among the beams before, int64 [beams].
+            users: user of each beam, int64 [beams], ascending.
+        """
+        self.prefix = (self.prefix.take(parents) * PREFIX_FACTOR + rows) % self.buckets
+        self.ancestors = [above.take(parents) for above in self.ancestors]
+        self.ancestors.append(parents)
+        place, most = places_by_user(users, self.batch)
+        self.own = place + users * most
+        self.places = np.zeros((self.batch, most), dtype=np.int64)
+        self.places.reshape(-1)[self.own] = np.arange(len(users))

@@ -32,17 +32,11 @@ _EXACT_CHUNK = 512  # items that exact_scores scores at once
 
 @dataclass(frozen=True)
 class RankingWeights:
-    """The ranking modes of a model.
+    """The ranking modes of a model."""
 
-    Args:
-        dense: whether the model has a trained dense head.
-        hybrid: weight of the dense head in the hybrid ranking, chosen on validation.
-        generative: whether the model generates codes; a baseline may not.
-    """
-
-    dense: bool
-    hybrid: float
-    generative: bool = True
+    dense: bool  # whether the model has a trained dense head
+    hybrid: float  # weight of the dense head in the hybrid ranking, chosen on validation
+    generative: bool = True  # whether the model generates codes; a baseline may not
 
     def modes(self) -> tuple[RankingMode, ...]:
         """The modes that give different lists."""
@@ -51,11 +45,7 @@ class RankingWeights:
         return ("generative", "hybrid", "dense") if self.dense else ("generative",)
 
     def of(self, mode: RankingMode) -> float:
-        """``dense_weight`` of :func:`beam_search`; without a dense head, ``hybrid`` means ``generative``.
-
-        Raises:
-            GenrecError: the mode is ``dense`` and the model has no dense head.
-        """
+        """``dense_weight`` of :func:`beam_search`; without a dense head, ``hybrid`` means ``generative``."""
         if mode == "dense" and not self.dense:
             raise GenrecError("ranking dense: this model was trained without a dense head; choose generative")
         return {"generative": 0.0, "hybrid": self.hybrid if self.dense else 0.0, "dense": 1.0}[mode]
@@ -84,10 +74,6 @@ def beam_search(
         excluded: catalogue rows that a user must not get, int [batch, m], -1 padded.
         dense_weight: weight of the dense head in the score, from 0 to 1. 0 ranks by the decoder alone. 1 ranks by the
             dense head alone, which needs no beams and is always exact.
-
-    Raises:
-        GenrecError: ``top_k`` is below 1 or above ``beams``, ``dense_weight`` is outside 0..1, a filter does not fit
-            the catalogue or the batch, or the model's scores are not numbers.
     """
     batch = len(histories.lengths)
     _check_arguments(trie, batch, beams, top_k, allowed, excluded)
@@ -119,31 +105,17 @@ def _check_arguments(
 
 
 class _Beams(NamedTuple):
-    """Beams of one depth, ordered by user and then by node, so that the lower leaf wins a tie.
+    """Beams of one depth, [beams] each, ordered by user and then by node, so that the lower leaf wins a tie."""
 
-    Args:
-        user: int64 [beams].
-        node: int64 [beams].
-        score: float32 [beams].
-        slot: index of the beam in the last call that scored its prefix, int64 [beams]; meaningless where no call did.
-        branches: whether more than one leaf is below the node, bool [beams].
-    """
-
-    user: np.ndarray
-    node: np.ndarray
-    score: np.ndarray
-    slot: np.ndarray
-    branches: np.ndarray
+    user: np.ndarray  # int64
+    node: np.ndarray  # int64
+    score: np.ndarray  # float32
+    slot: np.ndarray  # int64, index of the beam in the last call that scored its prefix; meaningless where no call did
+    branches: np.ndarray  # bool, whether more than one leaf is below the node
 
 
 class _Filter:
-    """Removes the beams that lead to no item a user may get.
-
-    Args:
-        trie: the catalogue.
-        allowed: as in :func:`beam_search`.
-        excluded: as in :func:`beam_search`.
-    """
+    """Removes the beams that lead to no item a user may get; the arguments are those of :func:`beam_search`."""
 
     def __init__(self, trie: CodeTrie, allowed: np.ndarray | None, excluded: np.ndarray | None) -> None:
         self.trie = trie

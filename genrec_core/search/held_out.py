@@ -23,20 +23,12 @@ _MISS_BATCH_USERS = 64
 
 @dataclass(frozen=True)
 class TargetRanks:
-    """Ranks of the targets of n users.
+    """0-based ranks of the targets of n users, int32 [n]; -1 if a target is not among the first ``beams`` items."""
 
-    Args:
-        history_removed: 0-based rank of the target in the list without the items of the user's history, int32 [n]; -1
-            if it is not among the first ``beams``. This is the headline figure.
-        history_kept: 0-based rank of the target in the list with these items, int32 [n].
-        listed: first items of each user's list without the history, int32 [n, at most LISTED_ITEMS], -1 padded.
-        beams: length of the lists.
-    """
-
-    history_removed: np.ndarray
-    history_kept: np.ndarray
-    listed: np.ndarray
-    beams: int
+    history_removed: np.ndarray  # in the list without the items of the user's history; the headline figure
+    history_kept: np.ndarray  # in the list with these items
+    listed: np.ndarray  # first items of each list without the history, int32 [n, at most LISTED_ITEMS], -1 padded
+    beams: int  # length of the lists
 
 
 def rank_test_items(
@@ -54,13 +46,9 @@ def rank_test_items(
     has ``settings.beams`` items after the whole history is removed.
 
     Args:
-        scorer: the model.
-        trie: the catalogue.
-        held_out: histories and targets.
-        settings: beams and users decoded together.
         max_history: newest items of a history that the model reads.
         dense_weight: as in :func:`~genrec_core.search.generative.beam_search`.
-        on_progress: told the users done and all users, after every batch.
+        on_progress: told the users done and all users, after each batch.
     """
     users, beams = len(held_out.targets), min(settings.beams, trie.n_items)
     removed, kept = np.full(users, -1, np.int32), np.full(users, -1, np.int32)

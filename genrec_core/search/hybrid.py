@@ -66,15 +66,8 @@ def search_mix(
 class DenseGuide:
     """The dense head's log-probability of each leaf; minus infinity for items that the user must not get.
 
-    Args:
-        trie: the catalogue.
-        logits: of all items, float32 [batch, n_items] by catalogue row.
-        weight: weight of the dense head in the mix, from 0 to 1.
-        allowed: bool [n_items] by catalogue row; None allows all items.
-        excluded: catalogue rows that a user must not get, int [batch, m], -1 padded; None excludes none.
-
-    Raises:
-        GenrecError: a logit is not a number.
+    The arguments are those of ``beam_search``, and the ``logits`` of all items, float32 [batch, n_items] by catalogue
+    row.
     """
 
     def __init__(
@@ -106,11 +99,7 @@ class DenseGuide:
         return Ranked.of(self.trie, user, leaf, self.leaves[user, leaf], len(self.leaves), top_k)
 
     def bounds(self, scores: np.ndarray) -> np.ndarray:
-        """Upper bound of each leaf's mix, float32 [batch, n_items].
-
-        Args:
-            scores: generative scores of all nodes of depth 1, float32 [batch, nodes].
-        """
+        """Upper bound of each leaf's mix, float32 [batch, n_items], by the scores of depth 1, [batch, nodes]."""
         bounds = ((1 - self.weight) * scores).repeat(np.diff(self.trie.first_leaf[1]), axis=1)
         bounds += self.weight * self.leaves
         return np.asarray(bounds)
@@ -119,11 +108,8 @@ class DenseGuide:
         """A score that the last item of a list rarely falls below, float32 [batch]; minus infinity for short lists.
 
         The probability of a prefix is shared among its items. The estimated share is the geometric mean of equal shares
-        and of the dense head's shares. On Beauty the true score is lower for one user in a hundred.
-
-        Args:
-            scores: generative scores of all nodes of depth 1, float32 [batch, nodes].
-            top_k: items of a list.
+        and of the dense head's shares. On Beauty the true score is lower for one user in a hundred. ``scores`` are the
+        generative scores of all nodes of depth 1, float32 [batch, nodes].
         """
         if top_k > self.trie.n_items:
             return np.full(len(scores), -np.inf, dtype=np.float32)
@@ -141,23 +127,14 @@ class DenseGuide:
 
 
 class _Candidates(NamedTuple):
-    """Items that can still reach a list, ordered by user and then by leaf.
+    """Items that can still reach a list, [candidates] each, ordered by user and then by leaf."""
 
-    Args:
-        user: int64 [candidates].
-        leaf: int64 [candidates].
-        dense: the dense head's part of the mix, float32 [candidates].
-        score: generative score of the prefix at the last level that was scored, float32 [candidates].
-        bound: upper bound of the mix, float32 [candidates].
-        beam: index of the prefix in the last call that scored it, int64 [candidates]; meaningless where no call did.
-    """
-
-    user: np.ndarray
-    leaf: np.ndarray
-    dense: np.ndarray
-    score: np.ndarray
-    bound: np.ndarray
-    beam: np.ndarray
+    user: np.ndarray  # int64
+    leaf: np.ndarray  # int64
+    dense: np.ndarray  # float32, the dense head's part of the mix
+    score: np.ndarray  # float32, generative score of the prefix at the last level that was scored
+    bound: np.ndarray  # float32, upper bound of the mix
+    beam: np.ndarray  # int64, index of the prefix in the last call that scored it; meaningless where no call did
 
 
 def search_items(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genrec_core.data.histories import FlatHistories
+from genrec_core.search.beams import places_by_user
 
 UNRELATED = 0.2  # cosine of two unrelated texts
 DECAY = 0.8  # factor of the bonus for each newer item of the history
@@ -17,15 +18,10 @@ _CHUNK_VALUES = 1 << 24  # similarities in memory at once
 
 @dataclass(frozen=True)
 class TextNeighbors:
-    """The nearest items of each item, and the bonus they get for a user who has just bought it.
+    """The nearest items of each item, and the bonus they get for a user who has just bought it."""
 
-    Args:
-        rows: catalogue rows of the neighbours, int32 [n_items, k].
-        bonus: added to their logits, float32 [n_items, k].
-    """
-
-    rows: np.ndarray
-    bonus: np.ndarray
+    rows: np.ndarray  # catalogue rows of the neighbours, int32 [n_items, k]
+    bonus: np.ndarray  # added to their logits, float32 [n_items, k]
 
     @classmethod
     def of(cls, vectors: np.ndarray, count: int, weight: float) -> "TextNeighbors":
@@ -55,8 +51,7 @@ class TextNeighbors:
         Args:
             vectors: L2-normalised text vectors of the old items, float32 [n_items, dim].
             new: L2-normalised text vectors of the new items, float32 [m, dim].
-            count: as in :meth:`of`.
-            weight: as in :meth:`of`.
+            count: as in :meth:`of`, and so is ``weight``.
         """
         texts = np.concatenate([vectors, new])
         own_rows = np.zeros((len(new), count), dtype=np.int32)
@@ -112,10 +107,8 @@ def _ragged(owner: np.ndarray, row: np.ndarray, worth: np.ndarray, items: int, m
     """The ``most`` largest values of each owner as one row, padded with 0."""
     order = np.lexsort((-worth, owner))
     owner, row, worth = owner[order], row[order], worth[order]
-    counts = np.bincount(owner, minlength=items)
-    rank = np.arange(len(owner)) - (counts.cumsum() - counts)[owner]
-    kept = rank < most
-    width = int(counts.clip(max=most).max(initial=0))
+    rank, longest = places_by_user(owner, items)
+    kept, width = rank < most, min(longest, most)
     rows, bonus = np.zeros((items, width), dtype=np.int32), np.zeros((items, width), dtype=np.float32)
     rows[owner[kept], rank[kept]], bonus[owner[kept], rank[kept]] = row[kept], worth[kept]
     return TextNeighbors(rows, bonus)

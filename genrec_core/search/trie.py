@@ -39,12 +39,7 @@ class CodeTrie:
 
     @classmethod
     def build(cls, codes: np.ndarray, level_sizes: tuple[int, ...] | list[int]) -> "CodeTrie":
-        """Build the trie of codes, int [n_items, L].
-
-        Raises:
-            GenrecError: there are no items or more than 2^31 - 2, a token is outside its level, or two items have the
-                same code.
-        """
+        """Build the trie of codes, int [n_items, L]."""
         _check_tokens(codes, level_sizes)
         columns = [codes[:, level].astype(np.min_scalar_type(size - 1)) for level, size in enumerate(level_sizes)]
         order = np.lexsort(columns[::-1]).astype(np.int32)

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from genrec_core.errors import GenrecError
-from genrec_core.search.prefixes import PREFIX_FACTOR
+from genrec_core.search.beams import PREFIX_FACTOR
 from genrec_core.tiger.checkpoint import WholeModel
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log

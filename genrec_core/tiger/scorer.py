@@ -10,9 +10,9 @@ import torch
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.embedding.item_embeddings import learned_rows
 from genrec_core.errors import GenrecError
+from genrec_core.search.beams import BeamAncestry
 from genrec_core.search.generative import RankingWeights
 from genrec_core.search.neighbors import TextNeighbors
-from genrec_core.search.prefixes import BeamAncestry
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerConfig, TigerModel
 

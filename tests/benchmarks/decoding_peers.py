@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, EncoderDecoderCache
 
-from genrec_core.search.prefixes import PREFIX_FACTOR
+from genrec_core.search.beams import PREFIX_FACTOR
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.decoding import token_vectors

@@ -65,7 +65,7 @@ def _of_items() -> dict[str, UnitCost]:
     from genrec_core.embedding.text import embed_texts
     from genrec_core.quantization.quantizer import find_codes
     from genrec_core.quantization.residual import ResidualQuantizer
-    from genrec_core.quantization.suffixes import suffixes_of
+    from genrec_core.quantization.semantic_ids import suffixes_of
     from genrec_core.search.neighbors import TextNeighbors
     from genrec_core.search.trie import CodeTrie
 

@@ -84,7 +84,7 @@ def test_different_texts_of_one_vector_are_not_told_apart() -> None:
 def test_loading_and_quantising_imports_no_torch(folder: Path) -> None:
     program = (
         "import sys, pathlib, genrec_core.embedding.item_embeddings as e, genrec_core.embedding.text\n"
-        "import genrec_core.quantization\n"
+        "import genrec_core.quantization.update\n"
         f"e.ItemEmbeddings.load(pathlib.Path({str(folder)!r}))\n"
         "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
     )

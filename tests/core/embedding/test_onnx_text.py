@@ -16,7 +16,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.export.onnx import export_recommender
 from genrec_core.export.text_encoder import export_text_encoder
 from genrec_core.graphs import SELF_TEST
-from genrec_core.quantization import build_semantic_ids
+from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import EmbeddingSettings, SemanticIdSettings

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from genrec_core.quantization import ResidualQuantizer, kmeans
+from genrec_core.quantization import kmeans
 from genrec_core.quantization.processes import RowShare
+from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.settings import SemanticIdSettings
 
 ROWS = 3500  # four blocks of rows, the last not full

@@ -11,8 +11,10 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
-from genrec_core.quantization import SemanticIds, assign_ids, build_semantic_ids
+from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.collaborative import CollaborativeMap, collaborative_vectors, fit_map
+from genrec_core.quantization.new_items import assign_ids
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.settings import SemanticIdSettings
 
 torch.set_num_threads(1)

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from genrec_core.quantization import kmeans
 from genrec_core.quantization.nearest import nearest_centroids
 
 torch.set_num_threads(1)
 
 
 def on_torch(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    return kmeans.nearest_centroids(torch.from_numpy(vectors), torch.from_numpy(centroids)).numpy()
+    codes: np.ndarray = nearest_centroids(torch.from_numpy(vectors), torch.from_numpy(centroids), torch).numpy()
+    return codes
 
 
 @st.composite

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genrec_core.errors import GenrecError
-from genrec_core.quantization import ResidualQuantizer
+from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.settings import SemanticIdSettings
 
 torch.set_num_threads(1)

@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as hnp
 
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
-from genrec_core.quantization import SemanticIds, assign_ids, build_semantic_ids
-from genrec_core.quantization.semantic_ids import summarize
-from genrec_core.quantization.suffixes import suffix_vocabulary, suffixes_of
+from genrec_core.quantization.build import build_semantic_ids
+from genrec_core.quantization.new_items import assign_ids
+from genrec_core.quantization.semantic_ids import SemanticIds, suffix_vocabulary, suffixes_of, summarize
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import verify_manifest, write_manifest
 
@@ -209,7 +209,7 @@ def test_assigning_to_a_folder_that_does_not_match_its_manifest_is_refused(folde
 def test_assigning_needs_no_torch(folder: Path) -> None:
     program = (
         "import sys, pathlib, numpy as np\n"
-        "from genrec_core.quantization import assign_ids\n"
+        "from genrec_core.quantization.new_items import assign_ids\n"
         f"assign_ids(pathlib.Path({str(folder)!r}), [2], np.ones((1, 8), np.float32))\n"
         "assert 'torch' not in sys.modules"
     )

@@ -13,8 +13,8 @@ import pytest
 
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
-from genrec_core.quantization import SemanticIds, assign_ids
-from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, FINGERPRINTS, SUMMARY
+from genrec_core.quantization.new_items import assign_ids
+from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, FINGERPRINTS, SUMMARY, SemanticIds
 from genrec_core.quantization.update import Update, update_semantic_ids
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import write_manifest

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genrec_core.data.histories import HistoryBatch
-from genrec_core.search.prefixes import BeamAncestry
+from genrec_core.search.beams import BeamAncestry
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerConfig, TigerModel
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from genrec_core.evaluation.pages.catalog import codebook_picture, shared_prefixes, sharers
-from genrec_core.quantization.semantic_ids import SemanticIds, summarize
-from genrec_core.quantization.suffixes import suffixes_of
+from genrec_core.evaluation.pages.semantic_ids import codebook_picture, shared_prefixes, sharers
+from genrec_core.quantization.semantic_ids import SemanticIds, suffixes_of, summarize
 
 
 def semantic_ids(items: int, sizes: tuple[int, ...]) -> SemanticIds:

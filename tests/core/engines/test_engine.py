@@ -14,9 +14,8 @@ import pytest
 
 import genrec_core
 from genrec_core.embedding.text import embed_texts
-from genrec_core.engines import ray_engine
-from genrec_core.engines.engine import LocalEngine, open_engine
-from genrec_core.engines.ray_engine import RayEngine
+from genrec_core.engines import engine as engines
+from genrec_core.engines.engine import LocalEngine, RayEngine, open_engine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.quantizer import find_codes
 from genrec_core.quantization.residual import ResidualQuantizer
@@ -105,7 +104,7 @@ def test_shards_whose_workers_die_are_computed_again(
 def test_a_shard_that_kills_every_worker_ends_with_its_reason(
     cluster: RayEngine, shard_work: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_RETRIES", 1)
+    monkeypatch.setattr(engines, "_RETRIES", 1)
     with pytest.raises(GenrecError, match="Ray could not compute a shard in 2 attempts"):
         list(cluster.map(shard_work.dying, None, range(1)))
 
@@ -113,7 +112,7 @@ def test_a_shard_that_kills_every_worker_ends_with_its_reason(
 def test_a_node_with_other_code_is_refused(
     cluster: RayEngine, shard_work: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "code_digest", lambda: "of another version")
+    monkeypatch.setattr(engines, "code_digest", lambda: "of another version")
     with pytest.raises(GenrecError, match="runs other code of genrec"):
         list(cluster.map(shard_work.refused, 6, range(2)))
 
@@ -142,4 +141,4 @@ def test_a_cluster_that_is_not_there_is_named(address: str) -> None:
 
 
 def test_the_digest_covers_all_code_of_genrec_core() -> None:
-    assert Path(genrec_core.__file__).parent == ray_engine._PACKAGE
+    assert Path(genrec_core.__file__).parent == engines._PACKAGE
