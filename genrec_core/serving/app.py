@@ -36,14 +36,7 @@ _NOT_COUNTED = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.
 
 
 class Server:
-    """The routes, and what they share.
-
-    Args:
-        holder: the model that serves.
-        settings: limits.
-        metrics: figures for Prometheus.
-        token: clients must send it; None for no token.
-    """
+    """The routes, and what they share; clients must send ``token`` where it is not None."""
 
     def __init__(self, holder: ModelHolder, settings: ServingSettings, metrics: Metrics, token: str | None) -> None:
         self.holder, self.settings, self.metrics, self.token = holder, settings, metrics, token
