@@ -20,7 +20,6 @@ from genrec_core.settings import ServingSettings
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
 _STARTED_POLL_SECONDS = 0.01
-_SWITCH_SECONDS = 0.0002  # a thread waits at most so long for a busy event loop; decoding processes wait for threads
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -32,7 +31,6 @@ def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) 
         settings: where to listen, and limits.
         token: clients must send it as ``Authorization: Bearer``; None for no token.
     """
-    sys.setswitchinterval(_SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     release_in(model_dir)
     if token is None and settings.host not in _LOOPBACK:
