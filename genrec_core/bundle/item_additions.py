@@ -43,7 +43,7 @@ class AdditionSettings(Settings):
 
     @classmethod
     def load(cls, model_dir: Path) -> "AdditionSettings":
-        """Read ``new_items.json``; ``GenrecError`` where the model was exported without it, or in another form."""
+        """Read ``new_items.json``."""
         path = model_dir / NEW_ITEMS / ADDITION_SETTINGS
         if not path.is_file():
             raise GenrecError(f"{path}: no such file, so nothing can be added; export the model again")
@@ -56,8 +56,7 @@ class AdditionSettings(Settings):
 def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path | None = None) -> np.ndarray:
     """Write a model folder that holds new items too; it appears whole or not at all.
 
-    Items withdrawn from ``model_dir`` are withdrawn there as well. A second call for one folder waits for the first
-    one, and for :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw`.
+    Items withdrawn from ``model_dir`` are withdrawn there as well. Changes of one folder wait for each other.
 
     Args:
         model_dir: an exported model; each of its files is verified.
@@ -67,10 +66,6 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
 
     Returns:
         The codes of the new items with suffix, int32 [m, levels + 1].
-
-    Raises:
-        GenrecError: the model cannot take items, an item is there already or twice, a vector does not fit, or no code
-            is left.
     """
     if target is not None and target.exists():
         raise GenrecError(f"{target}: is there already; name a new folder")
@@ -121,16 +116,17 @@ def _write_added(
     encoder = open_graph(folder.path / NEW_ITEMS / ITEM_ENCODER, threads=None)
     new_inputs = {name: array[len(known_texts) :] for name, array in inputs.items()}
     new_vectors, new_keys = encoder.run(["items", "keys"], new_inputs)
-    added = ModelItems(
-        extended.item_ids,
-        extended.codes.astype(np.int32),
-        np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)]),
-        np.concatenate([items.vectors, new_vectors]),
-        np.concatenate([items.keys, new_keys]),
+    folder.save_items(
+        ModelItems(
+            extended.item_ids,
+            extended.codes.astype(np.int32),
+            np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)]),
+            np.concatenate([items.vectors, new_vectors]),
+            np.concatenate([items.keys, new_keys]),
+        )
     )
-    folder.save_items(added)
     neighbors = folder.neighbors(len(known_texts)) if settings.neighbors else None
     if neighbors is not None:
-        weight = settings.neighbor_weight
-        folder.save_neighbors(neighbors.extended(known_texts, new_texts, settings.neighbors, weight))
+        extended_neighbors = neighbors.extended(known_texts, new_texts, settings.neighbors, settings.neighbor_weight)
+        folder.save_neighbors(extended_neighbors)
     folder.save_array(f"{NEW_ITEMS}/{TEXT_VECTORS}", texts)

@@ -32,11 +32,7 @@ class ItemTable(Settings):
 
     @classmethod
     def load(cls, model_dir: Path, item_ids: np.ndarray) -> "ItemTable":
-        """Read ``items.json``.
-
-        Raises:
-            GenrecError: it is missing, cannot be read, or holds other items than the model, whose ids are ``item_ids``.
-        """
+        """Read ``items.json``, and refuse one that holds other items than ``item_ids``, those of the model."""
         path = model_dir / ITEMS
         if not path.is_file():
             raise GenrecError(

@@ -1,6 +1,7 @@
 """The folder of an exported model: its files, its version and its withdrawn items.
 
-No other room knows a file name of it. Functions import NumPy themselves, as the process that answers requests has none.
+No other room knows a file name of it. What cannot be read or does not fit raises ``GenrecError``.
+Functions import NumPy themselves, as the process that answers requests has none.
 """
 
 import hashlib
@@ -87,9 +88,6 @@ class ModelFolder:
         """The start of a sha256 over the manifest and the list of withdrawn items.
 
         The manifest holds the sha256 of every other file. So any changed file gives another version.
-
-        Raises:
-            GenrecError: there is no manifest.
         """
         manifest = recovered(self.path) / MANIFEST
         if not manifest.is_file():
@@ -100,11 +98,7 @@ class ModelFolder:
 
     @property
     def settings(self) -> GraphSettings:
-        """The content of ``recommender.json``.
-
-        Raises:
-            GenrecError: it is missing, or this version does not read its format.
-        """
+        """The content of ``recommender.json``."""
         path = self.path / SETTINGS
         content = read_json(path)
         number = content.pop("format", None)
@@ -117,7 +111,7 @@ class ModelFolder:
         write_json(self.path / SETTINGS, {"format": FORMAT, **asdict(settings)})
 
     def array(self, name: str) -> "np.ndarray":
-        """Read an array file; a file that cannot be read raises ``GenrecError``."""
+        """Read an array file."""
         from genrec_core.graphs import read_array
 
         return read_array(self.path / name)
@@ -139,11 +133,7 @@ class ModelFolder:
         return self.array(POPULARITY)
 
     def items(self) -> ModelItems:
-        """What the model holds of its items.
-
-        Raises:
-            GenrecError: a file cannot be read, or two of them differ in their number of items.
-        """
+        """What the model holds of its items."""
         arrays = [self.array(name) for name in _ITEM_FILES]
         rows = {name: len(array) for name, array in zip(_ITEM_FILES, arrays, strict=True)}
         if len(set(rows.values())) != 1:
@@ -157,11 +147,7 @@ class ModelFolder:
             self.save_array(name, array)
 
     def neighbors(self, n_items: int) -> "TextNeighbors | None":
-        """The text neighbours of ``n_items`` items; None where the model lifts none.
-
-        Raises:
-            GenrecError: they are of another number of items.
-        """
+        """The text neighbours of ``n_items`` items; None where the model lifts none."""
         from genrec_core.search.neighbors import TextNeighbors
 
         if not (self.path / NEIGHBORS).is_file():
@@ -194,11 +180,7 @@ class ModelFolder:
         return self.path / WITHDRAWN
 
     def withdrawn(self) -> list[int]:
-        """Ids of the withdrawn items, ascending.
-
-        Raises:
-            GenrecError: the list is damaged, or names an item that the model does not hold.
-        """
+        """Ids of the withdrawn items, ascending."""
         path = self.withdrawn_list
         if not path.is_file():
             return []
@@ -218,18 +200,17 @@ class ModelFolder:
         """Add ``items`` to the withdrawn ones, or with ``restore`` take them off that list.
 
         A recommender that is opened afterwards never recommends withdrawn items; one that is open does not change.
-        A second call waits for the first one, and for :func:`genrec_core.bundle.item_additions.add_items`.
+        Changes of one folder wait for each other.
 
         Args:
             items: ids, int64 [n]. Items that are withdrawn already, or restored already, change nothing.
             restore: recommend the items again.
-
-        Raises:
-            GenrecError: the folder is no whole model or cannot be written, the model does not hold an item, or no item
-                would be left.
         """
         with locked_place(self.path):
-            self._require_changeable_list()
+            verify_manifest(self.path)
+            manifest = self.path / MANIFEST
+            if WITHDRAWN in read_json(manifest)["files"]:
+                raise GenrecError(f"{manifest} names {WITHDRAWN}, which may change; write the manifest without it")
             known, chosen = set(self.item_ids.tolist()), set(items.tolist())
             unknown = sorted(chosen - known)
             if unknown:
@@ -242,12 +223,6 @@ class ModelFolder:
                 raise GenrecError("no item of the model would be left; nothing was changed")
             self._write_withdrawn(sorted(after))
         return Withdrawal(len(after ^ before), len(after), len(known) - len(after))
-
-    def _require_changeable_list(self) -> None:
-        verify_manifest(self.path)
-        manifest = self.path / MANIFEST
-        if WITHDRAWN in read_json(manifest)["files"]:
-            raise GenrecError(f"{manifest} names {WITHDRAWN}, which may change; write the manifest without it")
 
     def _write_withdrawn(self, items: list[int]) -> None:
         try:

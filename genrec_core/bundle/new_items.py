@@ -1,4 +1,4 @@
-"""Reads the new items of ``genrec assign-ids`` and ``genrec add-items``."""
+"""Reads the new items of ``genrec assign-ids`` and ``genrec add-items``; refuses other files by ``GenrecError``."""
 
 import csv
 import json
@@ -51,9 +51,6 @@ def read_new_items(path: Path, text_template: str) -> NewItems:
         path: CSV with a header, or JSON lines if the name ends in ``.jsonl``; ``item_id``, and either ``text`` or the
             fields of ``text_template`` (title, brand, categories, price, description).
         text_template: as the catalogue's; see :class:`genrec_core.settings.CatalogSettings`.
-
-    Raises:
-        GenrecError: the file cannot be read, or an entry has no integer ``item_id``; names the entry.
     """
     parts = template_parts(text_template)
     item_ids: list[int] = []
@@ -69,7 +66,7 @@ def read_new_items(path: Path, text_template: str) -> NewItems:
 
 
 def read_item_ids(path: Path) -> np.ndarray:
-    """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them; ``GenrecError`` for any other file."""
+    """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them."""
     try:
         ids = json.loads(utf8_text(path))
     except GenrecError:  # a ValueError too
@@ -85,7 +82,7 @@ def read_item_ids(path: Path) -> np.ndarray:
 
 
 def read_vectors(path: Path) -> np.ndarray:
-    """Item vectors float32 [n, dim] of a ``.npy`` file; ``GenrecError`` for any other file."""
+    """Item vectors float32 [n, dim] of a ``.npy`` file."""
     try:
         vectors = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

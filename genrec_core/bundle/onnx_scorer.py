@@ -4,15 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.bundle.model_folder import (
-    ENCODER,
-    ITEM_LOGITS,
-    PREFIXES,
-    TOKENS,
-    ModelFolder,
-    ModelItems,
-    step_graph,
-)
+from genrec_core.bundle.model_folder import ENCODER, ITEM_LOGITS, PREFIXES, TOKENS, ModelFolder, ModelItems, step_graph
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph
@@ -30,14 +22,15 @@ class OnnxScorer:
         folder: the model.
         items: what it holds of its items.
         threads: threads inside an operator.
-
-    Raises:
-        GenrecError: a file is missing or damaged, or the vectors are not as wide as the model reads.
     """
 
     def __init__(self, folder: ModelFolder, items: ModelItems, threads: int = 1) -> None:
         self.settings = folder.settings
-        _require_width(folder.path, items, self.settings.item_width)
+        width = self.settings.item_width
+        for name, array in (("vectors", items.vectors), ("keys", items.keys)):
+            if array.ndim != 2 or array.shape[1] != width:
+                reads = f"the model reads item {name} of {width} columns, found shape {array.shape}"
+                raise GenrecError(f"{folder.path}: {reads}; export it again")
         self.items = np.ascontiguousarray(items.vectors, dtype=np.float32)
         self.neighbors = folder.neighbors(len(self.items))
         self.keys_product = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8, threads)
@@ -87,14 +80,6 @@ def rounded_keys(keys: np.ndarray) -> dict[str, np.ndarray]:
     rounded = np.rint(keys.T * (_KEY_STEPS / largest)).astype(np.int8)
     # In C order, as onnxruntime would copy another order at each call.
     return {"keys": np.ascontiguousarray(rounded), "scales": (largest / _KEY_STEPS).astype(np.float32)}
-
-
-def _require_width(folder: Path, items: ModelItems, width: int) -> None:
-    for name, array in (("vectors", items.vectors), ("keys", items.keys)):
-        if array.ndim != 2 or array.shape[1] != width:
-            raise GenrecError(
-                f"{folder}: the model reads item {name} of {width} columns, found shape {array.shape}; export it again"
-            )
 
 
 class OnnxSession:

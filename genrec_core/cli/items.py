@@ -31,12 +31,8 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="the exported model (the served release's)")
     command.add_argument("--items", type=Path, required=True, metavar="FILE", help=_ITEMS)
     _add_text_encoder(command)
-    command.add_argument(
-        "--output",
-        type=new_folder,
-        metavar="DIR",
-        help="with --model_dir: a new folder (--model_dir is replaced)",
-    )
+    about = "with --model_dir: a new folder (--model_dir is replaced)"
+    command.add_argument("--output", type=new_folder, metavar="DIR", help=about)
 
     about = "Give new items semantic IDs from the stored codebooks; existing codes stay as they are."
     command = add_command(commands, "assign-ids", _assign_ids, about)
@@ -140,11 +136,7 @@ def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any
 
 
 def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engine: "Engine | None") -> Any:
-    """Vectors float32 [n, dim] by ``model``: by the exported encoder if one is named or torch is absent, else by torch.
-
-    Raises:
-        GenrecError: the encoder is of another model, or there is neither one nor torch.
-    """
+    """Vectors float32 [n, dim] by ``model``: the exported encoder if one is named or torch is absent, else torch."""
     from importlib.util import find_spec
 
     from genrec_core.storage.folders import latest

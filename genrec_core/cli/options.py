@@ -56,17 +56,7 @@ def _values(name: str, kind: Any) -> dict[str, Any]:
 
 
 def settings_from(options: argparse.Namespace, form: type[Form], base: Form | None = None, **fixed: Any) -> Form:
-    """The settings that the options of :func:`add_settings` name, over ``base`` or the defaults.
-
-    Args:
-        options: what was typed.
-        form: the settings.
-        base: settings where no option says otherwise.
-        fixed: values that no option sets.
-
-    Raises:
-        GenrecError: a value that the settings do not take.
-    """
+    """The settings that the options of :func:`add_settings` name, over ``base`` or the defaults; ``fixed`` wins."""
     from pydantic import ValidationError
 
     values = base.model_dump() if base else {}

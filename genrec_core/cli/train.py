@@ -79,11 +79,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def training_settings(options: argparse.Namespace) -> TrainingSettings:
-    """The training settings of ``--preset`` with the changes of the other options; one process unless they say more.
-
-    Raises:
-        GenrecError: no such preset, or a value out of bounds.
-    """
+    """The training settings of ``--preset`` with the changes of the other options; one process unless they say more."""
     of_model = SASREC if options.model == "sasrec" else {name: preset.training for name, preset in PRESETS.items()}
     if options.preset not in of_model:
         raise GenrecError(

@@ -22,14 +22,9 @@ _RETRY_SECONDS = 5  # between two tries to start a process
 
 @dataclass(frozen=True)
 class Task:
-    """What users must share to be decoded together.
+    """What users must share to be decoded together."""
 
-    Args:
-        options: all of a request except its users, as JSON.
-        model: the model that ranks.
-    """
-
-    options: str
+    options: str  # all of a request except its users, as JSON
     model: ServedModel
 
 
@@ -58,8 +53,8 @@ class Batcher:
 
     Args:
         settings: queue, batch size and waiting.
-        processes: number of decoding processes of every model.
-        metrics: gets the length of the queue and the size of each batch.
+        processes: number of decoding processes of each model.
+        metrics: for the queue and the batches.
         replaced: called in a thread when a process has replaced a lost one, before it gets a batch.
     """
 
@@ -83,8 +78,8 @@ class Batcher:
 
         Raises:
             RefusedError: the queue is full or closed, or the model refuses the request.
-            DecoderFailedError, DecoderLostError: see :class:`genrec_core.serving.decoders.Decoder`; also where a user
-                waited in the queue for too long.
+            DecoderFailedError: the decoding raised an error.
+            DecoderLostError: a process was lost, or a user waited in the queue for too long.
         """
         if self.closed or len(self.queue) + len(histories) > self.settings.queue:
             raise RefusedError(503, "queue_full", "the queue is full; try again later", headers=RETRY)

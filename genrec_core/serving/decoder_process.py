@@ -14,8 +14,6 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Recommender
 
-_EVERY_ITEM = "item_id >= 0 or item_id < 0"
-
 
 def answer_batches(connection: Connection, model_dir: Path) -> None:
     """Open the model, send its facts or why it cannot be opened, then answer until the connection ends."""
@@ -24,7 +22,12 @@ def answer_batches(connection: Connection, model_dir: Path) -> None:
     except GenrecError as error:
         _send(connection, {"refused": str(error)})
         return
-    _send(connection, facts(recommender))
+    facts = {
+        "items": len(recommender.item_ids),
+        "max_history": recommender.max_history,
+        "rankings": list(recommender.weights.modes()),
+    }
+    _send(connection, facts)
     while True:
         try:
             batch = json.loads(connection.recv_bytes())
@@ -42,36 +45,18 @@ def _send(connection: Connection, message: dict[str, Any]) -> None:
 
 
 def open_warm(model_dir: Path) -> Recommender:
-    """Verify and open a model folder, and use it once, so that the first request finds everything in memory.
-
-    Raises:
-        GenrecError: the folder is missing, damaged, or of another form.
-    """
+    """Verify and open a model folder, and use it once, so that the first request finds everything in memory."""
     recommender = Recommender.from_folder(model_dir)
     history = recommender.item_ids[:1].tolist()
     for users in (1, 2):
         recommender.rank([history] * users, 1)
     if ModelFolder(model_dir).takes_rules:  # what rules compare; the folder may be gone when the first rule comes
-        recommender.allowed(rule=_EVERY_ITEM)
+        recommender.allowed(rule="item_id >= 0 or item_id < 0")
     return recommender
-
-
-def facts(recommender: Recommender) -> dict[str, Any]:
-    """What the server has to know of the model."""
-    return {
-        "items": len(recommender.item_ids),
-        "max_history": recommender.max_history,
-        "rankings": list(recommender.weights.modes()),
-    }
 
 
 def decode(recommender: Recommender, options: dict[str, Any], histories: list[list[int]]) -> dict[str, Any]:
     """Rank for users who share all options.
-
-    Args:
-        recommender: the model.
-        options: a request without its users; see :class:`genrec_core.serving.request_body.PredictionRequest`.
-        histories: item ids of each user, oldest first.
 
     Returns:
         ``items``, ``unknown`` and ``popular`` with a value for each user, and ``warnings`` about the rule. Or

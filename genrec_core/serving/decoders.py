@@ -23,19 +23,12 @@ _KILL_SECONDS = 5  # until a killed process has ended
 
 @dataclass(frozen=True)
 class Answer:
-    """What one user gets.
+    """What one user gets."""
 
-    Args:
-        items: item ids, best first.
-        unknown: how many items of the history the catalogue does not hold.
-        popular: the history has no known item, so these are the most popular items.
-        warnings: values in the request's rule that no item has.
-    """
-
-    items: list[int]
-    unknown: int
-    popular: bool
-    warnings: list[str]
+    items: list[int]  # best first
+    unknown: int  # items of the history that the catalogue does not hold
+    popular: bool  # the history has no known item, so these are the most popular items
+    warnings: list[str]  # values in the request's rule that no item has
 
 
 class DecoderFailedError(Exception):
@@ -76,14 +69,7 @@ class Decoder:
         theirs.close()  # the process has its own copy; when it dies, the connection ends
 
     def ready(self) -> dict[str, Any]:
-        """Wait until the model is open and warm.
-
-        Returns:
-            Facts of the model; see :func:`genrec_core.serving.decoder_process.facts`.
-
-        Raises:
-            GenrecError: the model cannot be opened, takes too long, or another model took its place meanwhile.
-        """
+        """Wait until the model is open and warm; return the facts that the process sent of it."""
         try:
             if not self._connection.poll(self.open_seconds):
                 raise GenrecError(
@@ -156,18 +142,15 @@ class Decoder:
 
 
 def kill_all() -> None:
-    """Kill every decoding process of this server; code that waits for one of them gets an error."""
+    """Kill the decoding processes of this server; code that waits for one of them gets an error."""
     for process in multiprocessing.active_children():
         process.kill()
 
 
 def _run_process(connection: Connection, model_dir: Path) -> None:
-    """What the process runs: one thread, because the processes share the cores already, and no signals.
-
-    A service manager sends SIGTERM to every process of a service, and this one may be decoding for a client.
-    """
+    """What the process runs: no signals, because a service manager sends SIGTERM to each process of a service."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+        os.environ.setdefault(name, "1")  # the processes share the cores already
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)

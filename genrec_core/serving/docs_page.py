@@ -39,12 +39,7 @@ _PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_
 
 
 def docs_page(openapi: dict[str, Any], server: str) -> str:
-    """The page of a server.
-
-    Args:
-        openapi: the server's OpenAPI document; references in it are not followed.
-        server: the server's address, for the examples.
-    """
+    """The page of the server at an address; references in its OpenAPI document are not followed."""
     routes = [
         _route(method.upper(), path, about, server.rstrip("/"))
         for path, methods in openapi["paths"].items()

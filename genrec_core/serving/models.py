@@ -29,9 +29,6 @@ class ServedModel:
 
     Attributes:
         retired: another model serves; the processes end with the last request that began with this one.
-
-    Raises:
-        GenrecError: the folder is missing, damaged, of another form, or was replaced while it was read.
     """
 
     def __init__(self, model_dir: Path, threads: int, open_seconds: float | None = None) -> None:
@@ -81,14 +78,10 @@ class ServedModel:
 
 
 def release_in(model_dir: Path | None) -> Path:
-    """Resolve where the model is now.
+    """Where the model is now.
 
-    Args:
-        model_dir: a model folder, a link to one, or an asset's folder, which stands for its newest version; None for
-            the release that is served.
-
-    Raises:
-        GenrecError: there is no such model.
+    ``model_dir`` is a model folder, a link to one, or an asset's folder, which stands for its newest version; None for
+    the release that is served.
     """
     if model_dir is None:
         return served_model()
@@ -132,13 +125,9 @@ class ModelHolder:
             model.release()
 
     def load(self) -> bool:
-        """Open the release if it is not what serves already. The model before serves until the new one is warm.
+        """Open the release if it is not what serves already, and return whether another model serves now.
 
-        Returns:
-            Whether another model serves now.
-
-        Raises:
-            GenrecError: the release cannot be opened; the model before goes on serving.
+        The model before serves until the new one is warm, and goes on serving where that cannot be opened.
         """
         with self._loading:
             before = self.current

@@ -20,7 +20,6 @@ from genrec_core.settings import ServingSettings
 LOG = logging.getLogger("genrec.serving")
 TOKEN = "GENREC_TOKEN"
 _STARTED_POLL_SECONDS = 0.01
-_SWITCH_SECONDS = 0.0002  # a thread waits at most so long for a busy event loop; decoding processes wait for threads
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -31,11 +30,7 @@ def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) 
         model_dir: see :func:`genrec_core.serving.models.release_in`.
         settings: where to listen, and limits.
         token: clients must send it as ``Authorization: Bearer``; None for no token.
-
-    Raises:
-        GenrecError: the model cannot be opened, or the port is taken.
     """
-    sys.setswitchinterval(_SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     release_in(model_dir)
     if token is None and settings.host not in _LOOPBACK:
@@ -98,11 +93,7 @@ def _reload(holder: ModelHolder) -> None:
 
 
 def read_token(path: Path | None) -> str | None:
-    """The token of ``--token_file``, else of the environment.
-
-    Raises:
-        GenrecError: the file cannot be read, or the token is empty or not one word of ASCII.
-    """
+    """The token of ``--token_file``, else of the environment."""
     if path is None:
         return _checked(os.environ[TOKEN].strip(), TOKEN) if TOKEN in os.environ else None
     try:

@@ -1,17 +1,17 @@
-"""Every setting of the graph, typed and bounded, and the presets that fill them. One module a stage."""
+"""Every setting of the graph, typed and bounded, and the presets that fill them."""
 
 from genrec_core.settings.base import Form, Settings
-from genrec_core.settings.catalog import DEFAULT_TEXT_TEMPLATE, CatalogSettings
-from genrec_core.settings.embedding import EmbeddingSettings
 from genrec_core.settings.engine import EngineSettings, engine_from_environment
-from genrec_core.settings.evaluation import EvaluationSettings, GateSettings
-from genrec_core.settings.export import ExportSettings
+from genrec_core.settings.items import (
+    DEFAULT_TEXT_TEMPLATE,
+    CatalogSettings,
+    EmbeddingSettings,
+    SemanticIdSettings,
+)
 from genrec_core.settings.monitoring import FreshnessSettings, MonitoringSettings, freshness_from_environment
-from genrec_core.settings.prediction import PredictionSettings, RankingMode
+from genrec_core.settings.prediction import PredictionSettings, RankingMode, ServingSettings
 from genrec_core.settings.presets import PRESETS, SASREC, Preset, preset_from_environment
-from genrec_core.settings.release import ReleaseSettings
-from genrec_core.settings.semantic_ids import SemanticIdSettings
-from genrec_core.settings.serving import ServingSettings
+from genrec_core.settings.release import EvaluationSettings, ExportSettings, GateSettings, ReleaseSettings
 from genrec_core.settings.training import RendezvousSettings, TrainingSettings, rendezvous_from_environment
 
 __all__ = [

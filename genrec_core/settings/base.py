@@ -18,15 +18,7 @@ Form = TypeVar("Form", bound=Settings)
 
 
 def settings_from_environment(form: type[Form], variables: dict[str, str]) -> Form:
-    """Read fields from environment variables; an unset or empty variable leaves the default.
-
-    Args:
-        form: the settings to fill.
-        variables: the name of each field's variable.
-
-    Raises:
-        GenrecError: the value of a variable is not valid.
-    """
+    """Read fields from environment variables, named by field; an unset or empty variable leaves the default."""
     values = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
     try:
         return form.model_validate(values)

@@ -6,8 +6,6 @@ from pydantic import Field
 
 from genrec_core.settings.base import Settings, settings_from_environment
 
-_ENGINE = {"name": "GENREC_ENGINE", "address": "RAY_ADDRESS"}
-
 
 class EngineSettings(Settings):
     """Where texts are embedded, semantic IDs assigned and users' lists computed."""
@@ -25,9 +23,5 @@ class EngineSettings(Settings):
 
 
 def engine_from_environment() -> EngineSettings:
-    """Read ``GENREC_ENGINE`` and Ray's own ``RAY_ADDRESS``.
-
-    Raises:
-        GenrecError: ``GENREC_ENGINE`` names no engine.
-    """
-    return settings_from_environment(EngineSettings, _ENGINE)
+    """Read ``GENREC_ENGINE`` and Ray's own ``RAY_ADDRESS``."""
+    return settings_from_environment(EngineSettings, {"name": "GENREC_ENGINE", "address": "RAY_ADDRESS"})

@@ -6,12 +6,6 @@ from pydantic import Field
 
 from genrec_core.settings.base import Settings, settings_from_environment
 
-_FRESHNESS = {
-    "raw_hours": "GENREC_FRESH_RAW_HOURS",
-    "release_hours": "GENREC_FRESH_RELEASE_HOURS",
-    "predictions_hours": "GENREC_FRESH_PREDICTIONS_HOURS",
-}
-
 
 class MonitoringSettings(Settings):
     """Bounds of the checks that warn of drifting data or of odd predictions."""
@@ -73,9 +67,6 @@ class FreshnessSettings(Settings):
 
 
 def freshness_from_environment() -> FreshnessSettings:
-    """Read ``GENREC_FRESH_RAW_HOURS`` and so on.
-
-    Raises:
-        GenrecError: the value of a variable is not valid.
-    """
-    return settings_from_environment(FreshnessSettings, _FRESHNESS)
+    """Read ``GENREC_FRESH_RAW_HOURS`` and so on."""
+    variables = {name: f"GENREC_FRESH_{name.upper()}" for name in FreshnessSettings.model_fields}
+    return settings_from_environment(FreshnessSettings, variables)

@@ -4,14 +4,10 @@ import os
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings.base import Settings
-from genrec_core.settings.catalog import CatalogSettings
-from genrec_core.settings.embedding import EmbeddingSettings
-from genrec_core.settings.evaluation import EvaluationSettings, GateSettings
-from genrec_core.settings.export import ExportSettings
+from genrec_core.settings.items import CatalogSettings, EmbeddingSettings, SemanticIdSettings
 from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import PredictionSettings
-from genrec_core.settings.release import ReleaseSettings
-from genrec_core.settings.semantic_ids import SemanticIdSettings
+from genrec_core.settings.release import EvaluationSettings, ExportSettings, GateSettings, ReleaseSettings
 from genrec_core.settings.training import TrainingSettings
 
 
@@ -64,11 +60,7 @@ SASREC: dict[str, TrainingSettings] = {
 
 
 def preset_from_environment() -> tuple[str, Preset]:
-    """The preset that ``PRESET`` names (``sample`` where it is unset).
-
-    Raises:
-        GenrecError: ``PRESET`` names none.
-    """
+    """The preset that ``PRESET`` names (``sample`` where it is unset)."""
     name = os.environ.get("PRESET") or "sample"
     if name not in PRESETS:
         raise GenrecError(f"PRESET={name}: no such preset; choose one of {', '.join(PRESETS)}")

@@ -155,9 +155,5 @@ class RendezvousSettings(Settings):
 
 
 def rendezvous_from_environment() -> RendezvousSettings:
-    """Read ``GENREC_NODES``, ``GENREC_NODE_RANK``, ``GENREC_RENDEZVOUS`` and so on.
-
-    Raises:
-        GenrecError: the value of a variable is not valid.
-    """
+    """Read ``GENREC_NODES``, ``GENREC_NODE_RANK``, ``GENREC_RENDEZVOUS`` and so on."""
     return settings_from_environment(RendezvousSettings, _RENDEZVOUS)

@@ -1,4 +1,4 @@
-"""Settings of the semantic IDs."""
+"""Settings of the catalogue, the text vectors and the semantic IDs."""
 
 from typing import Literal
 
@@ -6,6 +6,32 @@ from pydantic import Field
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings.base import Settings
+
+DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}; Price: {price};"
+
+
+class CatalogSettings(Settings):
+    """How an item becomes a line of text."""
+
+    text_template: str = Field(
+        DEFAULT_TEXT_TEMPLATE,
+        description="Template of an item's text. Fields: title, brand, categories, price, description. Each part ends "
+        "with ';'. An item that lacks a part's field gets its text without that part.",
+    )
+
+
+class EmbeddingSettings(Settings):
+    """How item text becomes a vector."""
+
+    model: str = Field(
+        "all-MiniLM-L6-v2",
+        description="Sentence encoder: all-MiniLM-L6-v2 (a Python package, verified by sha256), a name on the Hugging "
+        "Face hub, or a folder.",
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="Texts that the sentence encoder reads at once.")
+    max_tokens: int = Field(
+        128, ge=8, le=8192, description="Tokens of a text that the sentence encoder reads; the rest is cut off."
+    )
 
 
 class SemanticIdSettings(Settings):
