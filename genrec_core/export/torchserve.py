@@ -3,8 +3,9 @@
 The archive holds the model folder and the code of this package, so that a model is served by the code that exported it.
 """
 
+import re
 import shutil
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import genrec_core
@@ -56,8 +57,10 @@ def package_code() -> Path:
 
 
 def inference_requirements() -> list[str]:
-    """The pinned packages that the recommender needs: those of no extra."""
-    return [line for line in requires("genrec") or [] if "extra ==" not in line]
+    """The packages that the recommender needs, those of no extra, each pinned to the version that is installed here."""
+    lines = [line for line in requires("genrec") or [] if "extra ==" not in line]
+    names = [re.match(r"[\w.-]+", line)[0] for line in lines]  # type: ignore[index]  # a requirement begins with a name
+    return [f"{name}=={version(name)}" for name in names]
 
 
 def archiver_command() -> str:

@@ -144,7 +144,8 @@ class Trainer:
                 if isinstance(module, CausalEncoder):
                     module.compile(dynamic=True)
             if isinstance(self.model, TigerModel):
-                self.model.decode = torch.compile(self.model.decode, dynamic=True)  # type: ignore[method-assign]
+                compiled = torch.compile(self.model.decode, dynamic=True)
+                self.model.decode = compiled  # type: ignore[method-assign]  # of this one model
 
     def run(self) -> None:
         """Train epoch after epoch until the last, or until ``patience`` validations brought no better model."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized
-from genrec_core.evaluation.pages.embeddings import embedding_picture, nearest_items, principal_components, spread
+from genrec_core.evaluation.pages.catalog import embedding_picture, nearest_items, principal_components, spread
 
 
 def embeddings(items: int, dim: int = 5) -> ItemEmbeddings:

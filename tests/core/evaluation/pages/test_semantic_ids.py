@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from genrec_core.evaluation.pages.semantic_ids import codebook_picture, shared_prefixes, sharers
+from genrec_core.evaluation.pages.catalog import codebook_picture, shared_prefixes, sharers
 from genrec_core.quantization.semantic_ids import SemanticIds, suffixes_of, summarize
 
 
