@@ -352,3 +352,16 @@ def test_the_release_says_what_it_holds() -> None:
     assert {key.to_user_string() for key in model_release.asset_deps[model_release.key]} == {
         *("tiger_checkpoint", "semantic_ids", "recall_metrics", "onnx_encoder", "user_histories"),
     }
+
+
+def test_a_served_model_of_an_older_form_says_how_to_replace_it(place: "Place") -> None:
+    model = served_release(place.storage) / MODEL
+    settings = read_json(model / "recommender.json")
+    (model / "recommender.json").unlink()  # a hard link
+    write_json(model / "recommender.json", {**settings, "format": 6})
+    write_manifest(model)
+    result = place.materialize("model_release", "served_release")
+    assert not result.success
+    assert "format 6, but this version reads" in said(result, "not_worse_than_current")
+    assert "set release.rule to always" in said(result, "not_worse_than_current")
+    assert place.materialize("model_release", "served_release", rule="always").success
