@@ -2,9 +2,9 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,11 +141,12 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_is_fast() -> None:
-    began = time.monotonic()
+    before = os.times()
     done = subprocess.run(
         [sys.executable, "-m", "genrec_core.cli", "--help"], capture_output=True, text=True, check=True
     )
-    assert time.monotonic() - began < 1.0
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
     for command in ("predict", "evaluate", "assign-ids", "sample", "train", "export", "serve"):
         assert command in done.stdout
 
