@@ -34,7 +34,7 @@ class PyfuncRecommender:
             params: options; ``topk`` must be here or in the request.
 
         Returns:
-            For users a frame with the columns ``user_id`` and ``predictions``; for requests a list of such dicts.
+            Users get a frame with the columns ``user_id`` and ``predictions``. Requests get a list of such dicts.
 
         Raises:
             MlflowException: the input or an option is not valid; MLflow's server makes it a 400.

@@ -40,7 +40,7 @@ _FEW_REJECTED = 0.1  # share of a file's lines: a file of new users may hold som
 
 @dataclass
 class PredictionReport:
-    """What became of a request file."""
+    """How many requests of a file were served, and how many were not."""
 
     users: int = 0  # requests served; a user with two requests counts twice
     rows: int = 0  # rows written, one a request

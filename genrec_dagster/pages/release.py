@@ -18,7 +18,7 @@ _COMPARED = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
 def release_page(
     folder: Path, facts: Mapping[str, Any], origins: Mapping[str, list[Origin]], champion: Path | None
 ) -> Page:
-    """What a release holds, from what it was made, and its test metrics beside those of the served release.
+    """The parts of a release, their origins, and its test metrics beside those of the served release.
 
     Args:
         folder: the release.

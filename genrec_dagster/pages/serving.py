@@ -31,7 +31,7 @@ def predictions_page(
     output: Path,
     examples: Sequence[tuple[str, Sequence[int]]],
 ) -> Page:
-    """The lists of some users, how widely the catalogue is shown, and what became of all requests.
+    """The lists of some users, the share of items that appear in lists, and the counts of served requests.
 
     Args:
         report: what became of the requests.
