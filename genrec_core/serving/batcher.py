@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from genrec_core.data.lengths import length_class
-from genrec_core.serving.decoders import Answer, DecoderLostError
+from genrec_core.serving.decoders import CORES, Answer, DecoderLostError, keep_to
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
 from genrec_core.serving.request_body import RETRY, RefusedError
@@ -90,7 +90,7 @@ class Batcher:
         self._dispatch()
         late = loop.call_later(self.settings.decode_seconds, self._give_up, now)
         try:
-            return await asyncio.gather(*(user.answer for user in users))
+            return [await user.answer for user in users]
         except BaseException:  # a user failed, or the client went away: do not decode the others
             for user in users:
                 user.answer.cancel()
@@ -118,12 +118,14 @@ class Batcher:
         while self.free and self.queue:
             if seconds := self._wait_seconds(time.monotonic()):
                 self.timer = loop.call_later(seconds, self._dispatch)
-                return
+                break
             batch = self._next_batch()
             self.decoding += len(batch)
             running = loop.create_task(self._decode(self.free.pop(), batch))
             self.running.add(running)
             running.add_done_callback(self.running.discard)
+        if len(CORES) == self.processes:
+            keep_to({CORES[process] for process in self.free} or CORES)
 
     async def _decode(self, process: int, batch: list[_User]) -> None:
         """Decode a batch. The process gets its next batch before the users of this one get their answers."""

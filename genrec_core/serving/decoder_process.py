@@ -1,11 +1,11 @@
 """What a decoding process does: open the model, then answer batch after batch until the server closes the connection.
 
-Every message is one JSON document.
+Every message is a line of JSON.
 """
 
 import json
 import traceback
-from multiprocessing.connection import Connection
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +15,31 @@ from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Recommender
 
 
-def answer_batches(connection: Connection, model_dir: Path) -> None:
+def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
     """Open the model, send its facts or why it cannot be opened, then answer until the connection ends."""
     try:
         recommender = open_warm(model_dir)
     except GenrecError as error:
-        _send(connection, {"refused": str(error)})
+        _send(lines, {"refused": str(error)})
         return
     facts = {
         "items": len(recommender.item_ids),
         "max_history": recommender.max_history,
         "rankings": list(recommender.weights.modes()),
     }
-    _send(connection, facts)
-    while True:
-        try:
-            batch = json.loads(connection.recv_bytes())
-        except (EOFError, ConnectionError):
-            return
+    _send(lines, facts)
+    for line in lines:
+        batch = json.loads(line)
         try:
             answer = decode(recommender, batch["options"], batch["histories"])
         except Exception:  # the server logs it and answers 500; the next batch may be fine
             answer = {"failed": traceback.format_exc()}
-        _send(connection, answer)
+        _send(lines, answer)
 
 
-def _send(connection: Connection, message: dict[str, Any]) -> None:
-    connection.send_bytes(json.dumps(message).encode())
+def _send(lines: BufferedIOBase, message: dict[str, Any]) -> None:
+    lines.write(json.dumps(message).encode() + b"\n")
+    lines.flush()
 
 
 def open_warm(model_dir: Path) -> Recommender:

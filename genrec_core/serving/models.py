@@ -11,7 +11,7 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import served_model
-from genrec_core.serving.decoders import Decoder, kill_all
+from genrec_core.serving.decoders import CORES, Decoder, kill_all
 from genrec_core.serving.metrics import Metrics
 from genrec_core.storage.folders import LATEST, latest
 
@@ -34,7 +34,8 @@ class ServedModel:
     def __init__(self, model_dir: Path, threads: int, open_seconds: float | None = None) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
         self.version = ModelFolder(self.folder).version
-        self.decoders = [Decoder(self.folder, open_seconds) for _ in range(threads)]
+        cores = CORES if len(CORES) == threads else [None] * threads
+        self.decoders = [Decoder(self.folder, core, open_seconds) for core in cores]
         try:
             *_, self.facts = [decoder.ready() for decoder in self.decoders]  # each has the same facts
             if ModelFolder(self.folder).version != self.version:

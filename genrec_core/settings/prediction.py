@@ -52,7 +52,7 @@ class ServingSettings(Settings):
     )
     batch_users: int = Field(16, ge=1, le=4096, description="Most users searched for in one batch.")
     max_wait_ms: float = Field(
-        5,
+        10,
         ge=0,
         le=10_000,
         description="Longest wait, in milliseconds, for users who just got an answer to ask again, so that batches "

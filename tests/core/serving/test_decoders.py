@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
+import socket
 import threading
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,14 @@ class WaitingDecoder(Decoder):
     """Its process never opens the model."""
 
     def _start(self) -> None:
-        self._connection, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=wait, args=([theirs],))
+        self._socket, theirs = socket.socketpair()
+        self.process = SPAWN.Process(target=_wait, args=(theirs,))
         self.process.start()
         theirs.close()
+
+
+def _wait(connection: socket.socket) -> None:
+    connection.recv(1)
 
 
 def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyModel", tmp_path: Path) -> None:
