@@ -213,18 +213,13 @@ class Trainer:
 
     def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
         """Validation Recall@10, each process ranking its share of the users."""
-        users = np.arange(len(self.validation.targets))[self.world.rank :: self.world.size]
-        hits, count = recall_at_10(
-            self._scorer(model),
-            self.trie,
-            self.validation.take(users),
-            beams=self.settings.validation_beams,
-            batch_users=_VALIDATION_BATCH_USERS,
-            max_history=self.settings.max_history,
-            dense_weight=dense_weight,
+        users = len(self.validation.targets)
+        share = self.validation.take(np.arange(users)[self.world.rank :: self.world.size])
+        beams, max_history = self.settings.validation_beams, self.settings.max_history
+        hits = recall_at_10(
+            self._scorer(model), self.trie, share, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight
         )
-        all_hits, all_users = self.world.sum(hits, count)
-        return all_hits / max(all_users, 1)
+        return self.world.sum(hits)[0] / max(users, 1)
 
     def _save(self, best: PreTrainedModel | None) -> None:
         """Keep the state, and ``best`` as the best model so far."""
