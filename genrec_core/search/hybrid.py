@@ -94,12 +94,6 @@ class DenseGuide:
         user, leaf = mask.nonzero()
         return Ranked.of(self.trie, user, leaf, self.leaves[user, leaf], len(self.leaves), top_k)
 
-    def bounds(self, scores: np.ndarray) -> np.ndarray:
-        """Upper bound of each leaf's mix, float32 [batch, n_items], by the scores of depth 1, [batch, nodes]."""
-        bounds = ((1 - self.weight) * scores).repeat(np.diff(self.trie.first_leaf[1]), axis=1)
-        bounds += self.weight * self.leaves
-        return np.asarray(bounds)
-
     def likely_list_end(self, scores: np.ndarray, top_k: int) -> np.ndarray:
         """A score that the last item of a list rarely falls below, float32 [batch]; minus infinity for short lists.
 
@@ -140,7 +134,7 @@ def search_items(
     ``list_end`` is a score that the user's list does not fall below, float32 [batch]; None to guess it.
     """
     trie, batch = guide.trie, len(guide.leaves)
-    scores = first_log_probs(session, trie, batch)
+    scores = first_log_probs(session, trie)
     if list_end is None:
         list_end = guide.likely_list_end(scores, top_k)
     candidates = _candidates(guide, scores, list_end)
@@ -160,7 +154,8 @@ def search_items(
 def _candidates(guide: DenseGuide, scores: np.ndarray, list_end: np.ndarray) -> _Candidates:
     """The items whose bound after level 0 is at least ``list_end``."""
     trie = guide.trie
-    bounds = guide.bounds(scores)
+    bounds = ((1 - guide.weight) * scores).repeat(np.diff(trie.first_leaf[1]), axis=1)
+    bounds += guide.weight * guide.leaves
     (place,) = ((bounds >= list_end[:, None]) & (guide.leaves > -np.inf)).reshape(-1).nonzero()
     user, leaf = np.divmod(place, trie.n_items)
     node = user * scores.shape[1] + trie.leaf_node[1].take(leaf)
