@@ -75,8 +75,10 @@ class Ranked:
         return cls(items, ordered)
 
 
-def first_log_probs(session: ScorerSession, trie: CodeTrie) -> np.ndarray:
+def first_log_probs(session: ScorerSession, trie: CodeTrie, batch: int) -> np.ndarray:
     """Log-probabilities of all nodes of depth 1, float32 [batch, nodes]."""
+    if trie.n_items == 1:
+        return np.zeros((batch, 1), dtype=np.float32)
     log_probs = np.asarray(session.first().take(trie.tokens[0], axis=1))
     log_probs -= log_probs.max(axis=1, keepdims=True)
     log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))

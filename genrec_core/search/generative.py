@@ -120,7 +120,7 @@ class _Filter:
 def _search_prefixes(session: ScorerSession, allowed: _Filter, batch: int, beams: int, top_k: int) -> Ranked:
     """The best items by the generative score alone."""
     trie = allowed.trie
-    scores = first_log_probs(session, trie)
+    scores = first_log_probs(session, trie, batch)
     user, node = np.divmod(np.arange(scores.size), scores.shape[1])
     state = _Beams(user, node, scores.reshape(-1), user, trie.branching[1].take(node))
     state = allowed.apply(1, state)

@@ -134,7 +134,7 @@ def search_items(
     ``list_end`` is a score that the user's list does not fall below, float32 [batch]; None to guess it.
     """
     trie, batch = guide.trie, len(guide.leaves)
-    scores = first_log_probs(session, trie)
+    scores = first_log_probs(session, trie, batch)
     if list_end is None:
         list_end = guide.likely_list_end(scores, top_k)
     candidates = _candidates(guide, scores, list_end)
