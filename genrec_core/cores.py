@@ -1,4 +1,7 @@
-"""The CPU cores that this process may use, within the CPU quota of its container."""
+"""The CPU cores that this process may use, within the CPU quota of its container.
+
+The quota stops all threads for a while when they have used up their time: more threads than it allows only wait.
+"""
 
 import math
 import os
@@ -7,11 +10,7 @@ from pathlib import Path
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """The cores that this process can keep busy, at least one; ``root`` is the folder with ``proc`` and ``sys``.
-
-    A container's quota takes no core away. It stops all threads for a while when they have used up their time, so more
-    threads than the quota allows wait for each other.
-    """
+    """The cores that this process can keep busy, at least one; ``root`` is the folder with ``proc`` and ``sys``."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(math.ceil(quota) for quota in _quotas(root))]))
 

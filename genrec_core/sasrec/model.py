@@ -14,8 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import CodeScorer
-from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy
 from genrec_core.tiger.checkpoint import WholeModel
+from genrec_core.tiger.losses import catalogue_cross_entropy
 from genrec_core.tiger.model import CausalEncoder, TigerConfig
 from genrec_core.tiger.training import Trainer, TrainingData
 

@@ -46,22 +46,15 @@ class ScorerSession(Protocol):
 class CodeScorer(Protocol):
     """A model that scores codes."""
 
-    def start(self, histories: HistoryBatch) -> ScorerSession:
-        """Read the histories of a batch; each has at least one item."""
-        ...
+    def start(self, histories: HistoryBatch) -> ScorerSession: ...  # each history has at least one item
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The best items of each user.
+    """The best items of each user."""
 
-    Args:
-        items: catalogue rows int32 [batch, k], best first; -1 where a user has fewer items.
-        scores: float32 [batch, k]; minus infinity where a user has fewer items.
-    """
-
-    items: np.ndarray
-    scores: np.ndarray
+    items: np.ndarray  # catalogue rows int32 [batch, k], best first; -1 where a user has fewer items
+    scores: np.ndarray  # float32 [batch, k]; minus infinity where a user has fewer items
 
     @classmethod
     def of(
@@ -94,11 +87,7 @@ def first_log_probs(session: ScorerSession, trie: CodeTrie, batch: int) -> np.nd
 
 
 def children(trie: CodeTrie, level: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All children, as nodes of the next depth, of the nodes [n] of depth ``level``.
-
-    Returns:
-        The children, int64; for each node, where its children begin among them, and how many it has, int64 [n].
-    """
+    """All children of the nodes [n] of depth ``level``, int64; where each node's begin, and how many, int64 [n]."""
     starts = trie.child_start[level]
     first = starts.take(nodes)
     counts = starts.take(nodes + 1) - first
@@ -127,12 +116,7 @@ def places_by_user(users: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
 
 
 def by_user(values: np.ndarray, users: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """One row for each user.
-
-    Returns:
-        ``values`` [n] as float32 [batch, most values of a user], padded with minus infinity; and the place of each
-        value in that array read flat, int64 [n].
-    """
+    """``values`` [n] as float32 [batch, most of a user], padded with minus infinity; their places there, int64 [n]."""
     place, most = places_by_user(users, batch)
     place += users * most
     padded = np.full((batch, most), -np.inf, dtype=np.float32)
@@ -160,14 +144,10 @@ def largest(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 class BeamAncestry:
-    """Follows the beams of one batch down the levels, for any scorer.
-
-    Args:
-        batch: number of users decoded together.
-        buckets: number of values of the prefix hash.
+    """Follows the beams of a batch of users down the levels, for any scorer.
 
     Attributes:
-        prefix: hash of each beam's prefix, int64 [beams]; 0 before the first token.
+        prefix: hash of each beam's prefix, one of ``buckets`` values, int64 [beams]; 0 before the first token.
         ancestors: for each position before the newest token, the index of each beam's ancestor among the beams of that
             position, int64 [beams]. Position 0 is the start of a code and has one beam a user.
         places: the beams of each user, int64 [batch, most beams of a user]; padded with any beam.
@@ -180,13 +160,7 @@ class BeamAncestry:
         self.ancestors: list[np.ndarray] = []
 
     def descend(self, rows: np.ndarray, parents: np.ndarray, users: np.ndarray) -> None:
-        """Go one level down.
-
-        Args:
-            rows: rows of the chosen tokens in the token embedding, int64 [beams].
-            parents: index of each beam's parent among the beams before, int64 [beams].
-            users: user of each beam, int64 [beams], ascending.
-        """
+        """Go one level down; ``rows`` [beams] of the token embedding, the rest as in :meth:`ScorerSession.advance`."""
         self.prefix = (self.prefix.take(parents) * PREFIX_FACTOR + rows) % self.buckets
         self.ancestors = [above.take(parents) for above in self.ancestors]
         self.ancestors.append(parents)

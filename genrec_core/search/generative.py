@@ -76,32 +76,12 @@ def beam_search(
             dense head alone, which needs no beams and is always exact.
     """
     batch = len(histories.lengths)
-    _check_arguments(trie, batch, beams, top_k, allowed, excluded)
-    if not 0 <= dense_weight <= 1:
-        raise GenrecError(f"dense_weight {dense_weight} is no share; give a number from 0 to 1")
+    if not 1 <= top_k <= beams:
+        raise GenrecError(f"top_k {top_k} is not from 1 to beams, {beams}; change one of them")
     with np.errstate(invalid="ignore"):  # of logits that are not numbers; require_numbers raises for them
         if dense_weight:
             return search_mix(scorer, trie, histories, dense_weight, beams, top_k, allowed, excluded)
         return _search_prefixes(scorer.start(histories), _Filter(trie, allowed, excluded), batch, beams, top_k)
-
-
-def _check_arguments(
-    trie: CodeTrie, batch: int, beams: int, top_k: int, allowed: np.ndarray | None, excluded: np.ndarray | None
-) -> None:
-    if top_k < 1:
-        raise GenrecError(f"top_k {top_k} asks for no item; set it to 1 or more")
-    if top_k > beams:
-        raise GenrecError(f"top_k {top_k} is larger than beams {beams}; raise beams to {top_k} or more")
-    if allowed is not None and (allowed.shape != (trie.n_items,) or allowed.dtype != np.bool_):
-        raise GenrecError(
-            f"allowed is {allowed.dtype} of shape {allowed.shape}; give one bool for each of {trie.n_items} items"
-        )
-    if excluded is None:
-        return
-    if excluded.ndim != 2 or len(excluded) != batch:
-        raise GenrecError(f"excluded has shape {excluded.shape}; give one line of rows for each of {batch} users")
-    if excluded.max(initial=-1) >= trie.n_items:
-        raise GenrecError(f"excluded row {excluded.max()} is outside the catalogue's rows 0..{trie.n_items - 1}")
 
 
 class _Beams(NamedTuple):

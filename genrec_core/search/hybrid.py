@@ -46,29 +46,25 @@ def search_mix(
     top_k: int,
     allowed: np.ndarray | None,
     excluded: np.ndarray | None,
+    list_end: np.ndarray | None = None,
 ) -> Ranked:
     """The best items of each user by the mix; ``weight`` is above 0, and the rest as in ``beam_search``."""
     session = scorer.start(histories)
     guide = DenseGuide(trie, session.item_logits(), weight, allowed, excluded)
     if weight == 1:
         return guide.best(top_k)
-    ranked, unproven = search_items(session, guide, beams, top_k)
-    if len(unproven):
-        session = scorer.start(HistoryBatch(histories.rows[unproven], histories.lengths[unproven]))
-        excluded = None if excluded is None else excluded[unproven]
-        guide = DenseGuide(trie, session.item_logits(), weight, allowed, excluded)
+    ranked, unproven = search_items(session, guide, beams, top_k, list_end)
+    if list_end is None and len(unproven):
+        part = HistoryBatch(histories.rows[unproven], histories.lengths[unproven])
         list_end = ranked.scores[unproven, -1] - _ROUNDING
-        again, _ = search_items(session, guide, beams, top_k, list_end)
+        excluded = None if excluded is None else excluded[unproven]
+        again = search_mix(scorer, trie, part, weight, beams, top_k, allowed, excluded, list_end)
         ranked.items[unproven], ranked.scores[unproven] = again.items, again.scores
     return ranked
 
 
 class DenseGuide:
-    """The dense head's log-probability of each leaf; minus infinity for items that the user must not get.
-
-    The arguments are those of ``beam_search``, and the ``logits`` of all items, float32 [batch, n_items] by catalogue
-    row.
-    """
+    """The dense head's log-probability of each leaf, by the logits of all items; -inf for items that are left out."""
 
     def __init__(
         self,
@@ -98,18 +94,11 @@ class DenseGuide:
         user, leaf = mask.nonzero()
         return Ranked.of(self.trie, user, leaf, self.leaves[user, leaf], len(self.leaves), top_k)
 
-    def bounds(self, scores: np.ndarray) -> np.ndarray:
-        """Upper bound of each leaf's mix, float32 [batch, n_items], by the scores of depth 1, [batch, nodes]."""
-        bounds = ((1 - self.weight) * scores).repeat(np.diff(self.trie.first_leaf[1]), axis=1)
-        bounds += self.weight * self.leaves
-        return np.asarray(bounds)
-
     def likely_list_end(self, scores: np.ndarray, top_k: int) -> np.ndarray:
         """A score that the last item of a list rarely falls below, float32 [batch]; minus infinity for short lists.
 
         The probability of a prefix is shared among its items. The estimated share is the geometric mean of equal shares
-        and of the dense head's shares. On Beauty the true score is lower for one user in a hundred. ``scores`` are the
-        generative scores of all nodes of depth 1, float32 [batch, nodes].
+        and of the dense head's shares. On Beauty the true score is lower for one user in a hundred.
         """
         if top_k > self.trie.n_items:
             return np.full(len(scores), -np.inf, dtype=np.float32)
@@ -140,17 +129,9 @@ class _Candidates(NamedTuple):
 def search_items(
     session: ScorerSession, guide: DenseGuide, beams: int, top_k: int, list_end: np.ndarray | None = None
 ) -> tuple[Ranked, np.ndarray]:
-    """The best items of each user by the mix.
+    """The best items of each user by the mix, and the users whose list falls below its end: it may lack items.
 
-    Args:
-        session: the model.
-        guide: the dense head's log-probabilities and its weight, which is above 0.
-        beams: prefixes of a user that are kept at each level.
-        top_k: items of a list.
-        list_end: score that a user's list does not fall below, float32 [batch]; None to guess it.
-
-    Returns:
-        The lists, and the users whose list falls below ``list_end``, int64 [n]: their lists may lack items.
+    ``list_end`` is a score that the user's list does not fall below, float32 [batch]; None to guess it.
     """
     trie, batch = guide.trie, len(guide.leaves)
     scores = first_log_probs(session, trie, batch)
@@ -173,7 +154,8 @@ def search_items(
 def _candidates(guide: DenseGuide, scores: np.ndarray, list_end: np.ndarray) -> _Candidates:
     """The items whose bound after level 0 is at least ``list_end``."""
     trie = guide.trie
-    bounds = guide.bounds(scores)
+    bounds = ((1 - guide.weight) * scores).repeat(np.diff(trie.first_leaf[1]), axis=1)
+    bounds += guide.weight * guide.leaves
     (place,) = ((bounds >= list_end[:, None]) & (guide.leaves > -np.inf)).reshape(-1).nonzero()
     user, leaf = np.divmod(place, trie.n_items)
     node = user * scores.shape[1] + trie.leaf_node[1].take(leaf)

@@ -44,14 +44,9 @@ class TextNeighbors:
         return cls(rows, _bonus(bonus, weight))
 
     def extended(self, vectors: np.ndarray, new: np.ndarray, count: int, weight: float) -> "TextNeighbors":
-        """The neighbours after items were added.
+        """The neighbours after items with L2-normalised text vectors ``new`` [m, dim] were added; the rest as in `of`.
 
         An old item keeps its first ``count`` neighbours. Behind them stand the ``count`` nearest of all added items.
-
-        Args:
-            vectors: L2-normalised text vectors of the old items, float32 [n_items, dim].
-            new: L2-normalised text vectors of the new items, float32 [m, dim].
-            count: as in :meth:`of`, and so is ``weight``.
         """
         texts = np.concatenate([vectors, new])
         own_rows = np.zeros((len(new), count), dtype=np.int32)
@@ -75,12 +70,7 @@ class TextNeighbors:
         return TextNeighbors(np.hstack([rows, added.rows]), np.hstack([bonus, added.bonus]))
 
     def lift(self, logits: np.ndarray, histories: FlatHistories) -> None:
-        """Add to each item's logit the largest bonus that an item of the history gives it; older items give less.
-
-        Args:
-            logits: float32 [batch, n_items] by catalogue row, changed in place.
-            histories: items that the users bought, as the model reads them.
-        """
+        """Add to each logit [batch, n_items] the largest bonus of an item of the history; older items give less."""
         age = histories.newest.repeat(histories.lengths) - np.arange(len(histories.rows))
         worth = self.bonus.take(histories.rows, axis=0)  # [items, k]
         worth *= (DECAY**age).astype(np.float32)[:, None]

@@ -12,8 +12,6 @@ import numpy as np
 
 from genrec_core.errors import GenrecError
 
-_MOST_ITEMS = np.iinfo(np.int32).max - 1  # nodes and leaves are int32
-
 
 @dataclass(frozen=True)
 class CodeTrie:
@@ -40,7 +38,8 @@ class CodeTrie:
     @classmethod
     def build(cls, codes: np.ndarray, level_sizes: tuple[int, ...] | list[int]) -> "CodeTrie":
         """Build the trie of codes, int [n_items, L]."""
-        _check_tokens(codes, level_sizes)
+        if codes.size == 0 or codes.min() < 0 or (codes.max(axis=0) >= level_sizes).any():
+            raise GenrecError(f"codes of {len(codes)} items do not fit levels of {level_sizes}; rebuild semantic_ids")
         columns = [codes[:, level].astype(np.min_scalar_type(size - 1)) for level, size in enumerate(level_sizes)]
         order = np.lexsort(columns[::-1]).astype(np.int32)
         tokens, first_leaf = [], [np.array([0, len(codes)], dtype=np.int32)]
@@ -51,7 +50,8 @@ class CodeTrie:
             starts = np.flatnonzero(begins)
             tokens.append(ordered[starts])
             first_leaf.append(np.append(starts, len(codes)).astype(np.int32))
-        _require_unique(codes, order[~begins])
+        if not begins.all():
+            raise GenrecError("several items share a code; rebuild semantic_ids, which gives each a suffix")
         child_start = [np.searchsorted(below, above).astype(np.int32) for above, below in pairwise(first_leaf[:-1])]
         child_start.append(first_leaf[-2])  # the nodes of depth L are the leaves
         row_leaf = np.empty(len(codes), dtype=np.int32)
@@ -67,12 +67,6 @@ class CodeTrie:
     def n_items(self) -> int:
         """Number of leaves."""
         return len(self.leaf_row)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays; the last ``child_start`` is counted once, as part of ``first_leaf``."""
-        arrays = (*self.tokens, *self.child_start[:-1], *self.first_leaf, self.leaf_row, self.row_leaf)
-        return sum(array.nbytes for array in arrays)
 
     @cached_property
     def leaf_node(self) -> list[np.ndarray]:
@@ -100,31 +94,3 @@ class CodeTrie:
             is_there = (node >= 0) & (token >= 0) & (token < size) & (keys[child] == key)
             node = np.where(is_there, child, -1)
         return np.where(node >= 0, self.leaf_row[node], -1).astype(np.int32)
-
-
-def _check_tokens(codes: np.ndarray, level_sizes: tuple[int, ...] | list[int]) -> None:
-    if codes.ndim != 2 or codes.shape[1] != len(level_sizes) or codes.size == 0:
-        raise GenrecError(
-            f"codes of shape {codes.shape} do not fit {len(level_sizes)} levels of at least one item; "
-            "rebuild semantic_ids"
-        )
-    if len(codes) > _MOST_ITEMS:
-        raise GenrecError(f"{len(codes)} items are more than a trie can hold ({_MOST_ITEMS}); split the catalogue")
-    for level, size in enumerate(level_sizes):
-        column = codes[:, level]
-        if column.min() < 0 or column.max() >= size:
-            row = int(np.flatnonzero((column < 0) | (column >= size))[0])
-            raise GenrecError(
-                f"row {row}: token {column[row]} of level {level} is outside 0..{size - 1}; rebuild semantic_ids"
-            )
-
-
-def _require_unique(codes: np.ndarray, repeated_rows: np.ndarray) -> None:
-    """Raise if there are ``repeated_rows``: rows whose code another row has too."""
-    if len(repeated_rows):
-        code = codes[repeated_rows[0]]
-        first, second = np.flatnonzero((codes == code).all(axis=1))[:2].tolist()
-        raise GenrecError(
-            f"rows {first} and {second} share the code {code.tolist()} ({len(repeated_rows)} collisions); "
-            "give them a suffix (rebuild semantic_ids)"
-        )

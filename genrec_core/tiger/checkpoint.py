@@ -1,9 +1,9 @@
 """What a training leaves on disk, without pickle: its model, and the state from which a killed training goes on."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Self, cast
 
 import torch
@@ -16,7 +16,7 @@ from genrec_core.storage.artifacts import atomic_folder, read_json, recovered, w
 
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 _RANKINGS = ("validation_recall@10", "validation_generative_recall@10")
-_SHOWN = 5  # names that an error lists
+_SHOWN = 200  # characters of the names that an error lists
 
 
 class WholeModel(PreTrainedModel):
@@ -43,17 +43,13 @@ class WholeModel(PreTrainedModel):
         shapes = [f"{name} {tuple(saved)} in place of {tuple(own)}" for name, saved, own in report["mismatched_keys"]]
         faults = {"missing": report["missing_keys"], "unknown": report["unexpected_keys"], "of another shape": shapes}
         if any(faults.values()):
-            named = "; ".join(f"{fault}: {_listed(names)}" for fault, names in faults.items() if names)
+            lists = {fault: shorten(", ".join(sorted(names)), _SHOWN) for fault, names in faults.items() if names}
+            named = "; ".join(f"{fault}: {names}" for fault, names in lists.items())
             raise GenrecError(
                 f"{folder}: its weights are not those of this version's {cls.__name__} ({named}); "
                 "train the model again, or load it with the version that trained it"
             )
         return cast(Self, model)
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:_SHOWN]) + (f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")
 
 
 @dataclass
@@ -141,8 +137,5 @@ def claim_folder(folder: Path, identity: str) -> None:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"identity": identity})
-    elif (other := read_json(path)["identity"]) != identity:
-        raise GenrecError(
-            f"{folder} holds a training of other settings or data (identity {other}, wanted {identity}); "
-            "name another folder or delete this one"
-        )
+    elif read_json(path)["identity"] != identity:
+        raise GenrecError(f"{folder} holds a training of other settings or data; name another folder or delete it")

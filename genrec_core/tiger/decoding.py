@@ -56,7 +56,6 @@ class _UserRows:
 
 
 def _normalized(x: Tensor) -> Tensor:
-    """Layer norm without weights."""
     return F.layer_norm(x, x.shape[-1:])
 
 
@@ -160,10 +159,9 @@ class HistoryEncoder(nn.Module):
     def forward(
         self, items: Tensor, lengths: Tensor, places: Tensor, own: Tensor, newest: Tensor
     ) -> tuple[Tensor, ...]:
-        """Read histories.
+        """Read histories: vectors of the item encoder, float32 [S, V x D], and where each user's items are.
 
         Args:
-            items: vectors of the item encoder, float32 [S, V x D].
             lengths: items a history, int64 [B], at least 1.
             places, own: the items of each history, oldest first, as in :class:`_UserRows`.
             newest: the newest item of each history, int64 [B].
@@ -208,10 +206,9 @@ class _FoldedCross(_Weights):
         self.heads = heads
 
     def forward(self, memory: Tensor, recency: Tensor, users: _UserRows) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory [S, D] and bias [B, T, H], minus infinity on padding, to what :meth:`_StepLayer._cross` reads.
+        """Memory [S, D] and bias [B, T, H], minus infinity on padding, to keys [B, T*H, D] and values [B, T*H, D].
 
-        That is keys and values with the projections within, [B, T*H, D], and between them the offsets of a beam's
-        product with the keys, [B, T*H, 1].
+        Between them stand the offsets of a beam's product with the keys, [B, T*H, 1].
         """
         both = torch.addmm(self.history_offset, memory, self.history)
         parts = both.unflatten(-1, (2, self.heads, -1)).permute(1, 2, 0, 3)  # [2, H, S, K]
@@ -251,11 +248,8 @@ class _StepLayer(_Weights):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One token a beam: its output, key and value, each [N, D].
 
-        Args:
-            x: [N, D].
-            earlier: keys and values of each position before, each [N, D].
-            cross: the results of :class:`_FoldedCross`.
-            users: the beams of each user; None for one a user.
+        ``earlier`` are keys and values of each position before, each [N, D]; ``cross`` the results of
+        :class:`_FoldedCross`; ``users`` the beams of each user, or None for one a user.
         """
         normed = _normalized(x)
         key = torch.addmm(self.key_offset, normed, self.key)
@@ -325,10 +319,7 @@ class DecoderStep(nn.Module):
 
 
 def token_vectors(model: TigerModel) -> Tensor:
-    """Row of ``token_embedding`` plus the vector of the level that reads it, float32 [rows, D].
-
-    The token of a level is read at the next one; the row that starts a code is read at level 0.
-    """
+    """Rows of ``token_embedding`` plus the vector of the level that reads them, float32 [rows, D]."""
     sizes = torch.tensor([1, *model.config.level_sizes], device=model.device)
-    levels = torch.arange(len(sizes), device=model.device).repeat_interleave(sizes)
+    levels = torch.arange(len(sizes), device=model.device).repeat_interleave(sizes)  # a token is read at the next level
     return model.token_embedding.weight + model.level_embedding.weight[levels.clamp(max=len(sizes) - 2)]

@@ -1,7 +1,9 @@
 """What a TIGER model is trained for: the next item's code, level by level, and the next item as a whole."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,27 +12,23 @@ from torch import Tensor, nn
 
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
-from genrec_core.tiger.catalogue_loss import OnProbabilities, catalogue_cross_entropy, pieces
 from genrec_core.tiger.model import TigerModel
+
+CPU_PIECE = 128  # rows of logits at a time: 6 MB for 12,101 items
+GPU_PIECE = 4096  # a GPU wants few large pieces
+
+OnProbabilities = Callable[[slice, Tensor], None]
 
 
 class NextItemLoss(nn.Module):
-    """Cross-entropy of the next item's code, summed over levels, plus that of the next item by the dense head.
-
-    Args:
-        model: the model to train.
-        codes: semantic IDs with suffix by catalogue row, int64 [n_items, L].
-        vectors: text vectors by catalogue row, float32 [n_items, dim].
-        frequency: share of all training targets by catalogue row, float32 [n_items].
-        trie: the catalogue's codes.
-    """
+    """Cross-entropy of the next item's code, summed over levels, plus that of the next item by the dense head."""
 
     def __init__(
         self,
         model: TigerModel,
-        codes: Tensor,
-        vectors: Tensor,
-        frequency: Tensor,
+        codes: Tensor,  # semantic IDs with suffix by catalogue row, int64 [n_items, L]
+        vectors: Tensor,  # text vectors by catalogue row, float32 [n_items, dim]
+        frequency: Tensor,  # share of all training targets by catalogue row, float32 [n_items]
         trie: CodeTrie,
         settings: TrainingSettings,
     ) -> None:
@@ -110,12 +108,11 @@ class NextItemLoss(nn.Module):
         return torch.stack(losses).sum()
 
     def _candidates(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The targets ``rows`` int64 [N] and items drawn evenly, once each.
+        """The targets ``rows`` int64 [N] and items drawn evenly, once each, as rows int64 [C].
 
-        Returns:
-            Rows int64 [C]; place of each target among them, int64 [N]; log of the probability that each is among them,
-            float32 [C]. Taken off the logits, this log makes the sum over candidates an unbiased one over the
-            catalogue: else popular items, which are often targets of a batch, would be held back.
+        Also the place of each target among them, int64 [N], and the log of the probability that each is among them,
+        float32 [C]. Taken off the logits, this log makes the sum over candidates an unbiased one over the catalogue:
+        else popular items, which are often targets of a batch, would be held back.
 
         Source: the logQ correction of Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling".
         """
@@ -134,13 +131,11 @@ class NextItemLoss(nn.Module):
 class SubtreeShares:
     """Turns probabilities of items into those of the tokens of each level, below the prefix of a target.
 
-    The probability of a token is the sum over the items below it, among the items below the prefix. In the trie's order
-    these items are contiguous, so that a sum is the difference of two running sums.
+    In the trie's order the items below a token are contiguous, so their sum is the difference of two running sums.
     """
 
     def __init__(self, trie: CodeTrie, device: torch.device) -> None:
         self.level_sizes, self.device = trie.level_sizes, device
-        # For each level the tables of _children.
         self.tables = [
             [torch.from_numpy(table.astype(np.int64)).to(device) for table in _children(trie, level)]
             for level in range(trie.depth)
@@ -151,12 +146,9 @@ class SubtreeShares:
         return [torch.zeros(targets, size, device=self.device) for size in self.level_sizes]
 
     def fill(self, shares: list[Tensor], rows: Tensor, piece: slice, probabilities: Tensor) -> None:
-        """Fill the lines ``piece`` of ``shares``, so that each line of each level sums to 1.
+        """Fill the lines ``piece`` of ``shares`` for the targets ``rows``, so that each line of each level sums to 1.
 
-        Args:
-            shares: from :meth:`zeros`.
-            rows: catalogue rows of the targets, int64 [N].
-            probabilities: of all items, in the trie's order, float32 [piece, n_items].
+        The ``probabilities`` are those of all items, in the trie's order, float32 [piece, n_items].
         """
         for level, ((nodes, leaves, ends, tokens), level_shares) in enumerate(zip(self.tables, shares, strict=True)):
             node = nodes[rows[piece]]
@@ -170,9 +162,8 @@ class SubtreeShares:
 def _children(trie: CodeTrie, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What is below each node of ``depth``, one line a node; a short line repeats its last entry.
 
-    Returns:
-        The node of each row [n_items]; the leaves below a node [nodes, most leaves]; where among these the last leaf of
-        each child is [nodes, most children]; the children's tokens [nodes, most children].
+    The node of each row [n_items]; the leaves below a node [nodes, most leaves]; where among these the last leaf of
+    each child is [nodes, most children]; the children's tokens [nodes, most children].
     """
     starts, children = trie.first_leaf[depth], trie.child_start[depth]
     child = _ranges(children)
@@ -185,3 +176,93 @@ def _ranges(starts: np.ndarray) -> np.ndarray:
     """Line i counts from ``starts[i]`` to before ``starts[i + 1]`` and then repeats its last."""
     steps = np.arange(np.diff(starts).max())
     return np.asarray(np.minimum(starts[:-1, None] + steps, starts[1:, None] - 1))
+
+
+def catalogue_cross_entropy(
+    queries: list[Tensor],
+    keys: list[Tensor],
+    targets: list[Tensor],
+    smoothing: float = 0.0,
+    on_probabilities: OnProbabilities | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Cross-entropy of the targets among all items, summed over targets and over views, in float32.
+
+    A batch's logits are by far the largest array of a training step (1,024 targets x 12,101 items: 50 MB). Here a piece
+    of it is made, turned into the loss and into the gradients of queries and keys, and forgotten, so that it stays in
+    the processor's cache.
+
+    Source: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", and Hsu et al. 2024, "Liger
+    Kernel", which do the same on a GPU.
+
+    Args:
+        queries: of each view, [N, D].
+        keys: of each view, [n_items, D]; a query's product with a key is a logit.
+        targets: of each view, the row of each query's target among the keys, int64 [N].
+        smoothing: share of a target's probability that is spread over the catalogue.
+        on_probabilities: called with a slice of the N queries and the probabilities of all items for them, float32
+            [slice, n_items], by the views' mean logit over ``temperature``; no gradient flows there.
+    """
+    views = [view.float() for view in (*queries, *keys)]
+    rows = torch.stack(targets)
+    with torch.autocast(rows.device.type, enabled=False):
+        loss: Tensor = _CatalogueCrossEntropy.apply(rows, smoothing, on_probabilities, temperature, *views)
+    return loss
+
+
+def pieces(lines: int, device: torch.device) -> list[slice]:
+    """The slices of ``lines`` lines of logits that are computed one after the other."""
+    size = CPU_PIECE if device.type == "cpu" else GPU_PIECE
+    return [slice(start, min(start + size, lines)) for start in range(0, lines, size)]
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    """Makes the gradients on the way forward; backward scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        targets: Tensor,
+        smoothing: float,
+        on_probabilities: OnProbabilities | None,
+        temperature: float,
+        *views: Tensor,
+    ) -> Tensor:
+        queries, keys = views[: len(views) // 2], views[len(views) // 2 :]
+        loss = torch.zeros((), dtype=torch.float32, device=targets.device)
+        query_gradients = [torch.empty_like(query) for query in queries]
+        key_gradients = [torch.zeros_like(key) for key in keys]
+        for piece in pieces(targets.shape[1], targets.device):
+            logits = [query[piece] @ key.T for query, key in zip(queries, keys, strict=True)]  # [piece, n_items] each
+            if on_probabilities is not None:
+                mean = torch.zeros_like(logits[0])
+                for view in logits:
+                    mean.add_(view, alpha=1 / (len(logits) * temperature))
+                _softmax(mean)
+                on_probabilities(piece, mean)
+            for number, gradient in enumerate(logits):  # turned in place into probabilities, then into the gradient
+                target = targets[number, piece].unsqueeze(1)
+                own = gradient.gather(1, target).sum()
+                spread = gradient.mean(1).sum() if smoothing else 0.0
+                loss += _softmax(gradient).sum() - (1 - smoothing) * own - smoothing * spread
+                gradient.scatter_add_(1, target, gradient.new_full((len(gradient), 1), smoothing - 1))
+                torch.mm(gradient, keys[number], out=query_gradients[number][piece])
+                key_gradients[number].addmm_(gradient.T, queries[number][piece])
+        if smoothing:  # the same for every logit, so it needs no pass over them
+            for number, (query, key) in enumerate(zip(queries, keys, strict=True)):
+                query_gradients[number] -= smoothing * key.mean(0)
+                key_gradients[number] -= smoothing / len(key) * query.sum(0)
+        ctx.save_for_backward(*query_gradients, *key_gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, None, *(gradient * outputs[0] for gradient in ctx.saved_tensors)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Turn logits [N, n_items] into probabilities in place; return each line's log of the sum of exponentials."""
+    largest = logits.amax(1, keepdim=True)
+    total = logits.sub_(largest).exp_().sum(1, keepdim=True)
+    logits.div_(total)
+    return total.log_().add_(largest)

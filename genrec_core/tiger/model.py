@@ -68,9 +68,7 @@ class TigerConfig(PretrainedConfig):
         if self.id_views and not self.known_items:
             raise GenrecError("id_views needs learn_item_vectors; set id_views to 0 or learn_item_vectors to true")
         if self.views > 1 and not self.dense:
-            raise GenrecError(
-                "several views need a dense_weight above 0; raise it, or set id_views to 0 and content_views to 1"
-            )
+            raise GenrecError("several views need a dense_weight above 0; or set id_views to 0, content_views to 1")
         self.level_sizes, self.untrained_items = list(self.level_sizes), list(self.untrained_items)
         super().__post_init__(**kwargs)
 
@@ -118,16 +116,9 @@ class RecencyBias(nn.Module):
         return bias.masked_fill(distance < 0, float("-inf"))
 
 
-class FeedForward(nn.Sequential):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, config: TigerConfig, dropout: float) -> None:
-        super().__init__(
-            nn.Linear(config.d_model, config.d_ff),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(config.d_ff, config.d_model),
-        )
+def _feed_forward(config: TigerConfig, dropout: float) -> nn.Sequential:
+    first, last = nn.Linear(config.d_model, config.d_ff), nn.Linear(config.d_ff, config.d_model)
+    return nn.Sequential(first, nn.GELU(), Dropout(dropout), last)
 
 
 class EncoderLayer(nn.Module):
@@ -140,7 +131,7 @@ class EncoderLayer(nn.Module):
         self.query_key_value = nn.Linear(config.d_model, 3 * config.d_model)
         self.output = nn.Linear(config.d_model, config.d_model)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = FeedForward(config, dropout)
+        self.feed_forward = _feed_forward(config, dropout)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -186,16 +177,13 @@ class DecoderLayer(nn.Module):
         self.cross_key_value = nn.Linear(config.d_model, 2 * config.d_model)
         self.cross_output = nn.Linear(config.d_model, config.d_model)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = FeedForward(config, config.dropout)
+        self.feed_forward = _feed_forward(config, config.dropout)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor, levels: int) -> Tensor:
-        """The tokens of N targets [B, N*L, D], memory [B, T, D] and bias [1, H, N*L, T] of the cross-attention.
-
-        The tokens of a target attend to those before them, and to no other target's.
-        """
+        """Tokens of N targets [B, N*L, D], with memory [B, T, D] and bias [1, H, N*L, T] -> [B, N*L, D]."""
         parts = self.query_key_value(self.self_norm(x)).chunk(3, dim=-1)
-        parts = (part.reshape(-1, levels, part.shape[-1]) for part in parts)  # [B*N, L, D]
+        parts = (part.reshape(-1, levels, part.shape[-1]) for part in parts)  # [B*N, L, D]: each target alone
         query, key, value = (_split_heads(part, self.heads) for part in parts)  # [B*N, H, L, K]
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.dropout(self.self_output(_merge_heads(attended).reshape(x.shape)))
@@ -208,10 +196,7 @@ class DecoderLayer(nn.Module):
 
 
 class LearnedItems(nn.Embedding):
-    """A learned vector for each item known in training; row 0 stands for all others.
-
-    Training reads row 0 now and then in place of an item's own, so that the model copes with new items.
-    """
+    """A learned vector for each item known in training; row 0 stands for all others."""
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__(1 + config.known_items, config.d_model)
@@ -219,7 +204,7 @@ class LearnedItems(nn.Embedding):
     def forward(self, rows: Tensor) -> Tensor:
         """Catalogue rows [...] -> [..., D]."""
         index = torch.where(rows + 1 < self.num_embeddings, rows + 1, 0)
-        if self.training:
+        if self.training:  # row 0 now and then in place of an item's own, so that the model copes with new items
             index = index * (torch.rand(rows.shape, device=rows.device) >= HIDDEN_SHARE)
         return super().forward(index)
 
@@ -303,10 +288,7 @@ class DenseHead(nn.Module):
         self.id_encoders = nn.ModuleList(CausalEncoder(config, config.id_dropout) for _ in range(config.id_views))
 
     def queries(self, memory: Tensor, items: Tensor) -> list[Tensor]:
-        """The query of each view [B, T, D] for the decoder's encoder output [B, T, D] and the items [B, T, V x D].
-
-        Its product with the view's key is a logit.
-        """
+        """The query of each view [B, T, D] for the decoder's encoder output [B, T, D] and the items [B, T, V x D]."""
         views = items.split(self.width, dim=-1)
         contents, identities = views[1 : len(self.matches)], views[len(self.matches) :]
         memories = [memory, *(encoder(view) for encoder, view in zip(self.content_encoders, contents, strict=True))]
@@ -335,7 +317,7 @@ class TigerModel(WholeModel):
 
     config_class = TigerConfig
     config: TigerConfig
-    token_offset: Tensor
+    token_offset: Tensor  # the row of token_embedding of each level's token 0
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__(config)
@@ -361,12 +343,10 @@ class TigerModel(WholeModel):
         self.post_init()
 
     def _token_offset(self) -> Tensor:
-        """The row of ``token_embedding`` of each level's token 0."""
         sizes = torch.tensor(self.config.level_sizes)
         return 1 + sizes.cumsum(0) - sizes
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights of the usual Transformer scale, zero biases."""
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
@@ -382,30 +362,16 @@ class TigerModel(WholeModel):
         """Output [B, T, D] of the encoder that the decoder reads; ``items`` are the item encoder's, [B, T, V x D]."""
         return self.encoder(items[..., : self.config.d_model])
 
-    def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        """Logits for the item that follows every position, one tensor [B, T, level size] a level.
-
-        Args:
-            rows: catalogue rows of the histories, oldest first, padded on the right with anything, int64 [B, T];
-                codes [B, T, L] and text vectors [B, T, item_vector_dim] are those of the same items.
-            targets: semantic IDs of the item after each position, int64 [B, T, L].
-        """
-        items = self.item_encoder(rows, codes, vectors)
-        memory = self.encode(items)
-        return self.decode(memory, self.dense.queries(memory, items), targets)
-
     def read(self, memory: Tensor, queries: list[Tensor]) -> Tensor:
-        """What the decoder starts every level from: a summary of memory and the views' queries, each [B, T, D].
-
-        The decoder's loss does not train the other views: they stay opinions of their own.
-        """
+        """What the decoder starts every level from: a summary of memory and the views' queries, each [B, T, D]."""
         context = self.context(memory)
         if self.other_context is None:
             return context
-        return context + self.other_context(torch.cat(queries[1:], dim=-1).detach())
+        others = torch.cat(queries[1:], dim=-1).detach()  # the decoder's loss trains no other view
+        return context + self.other_context(others)
 
     def decode(self, memory: Tensor, queries: list[Tensor], targets: Tensor) -> tuple[Tensor, ...]:
-        """The logits of :meth:`forward`; memory and queries as in :meth:`read`."""
+        """Logits [B, T, level size] of each level, for the codes ``targets`` [B, T, L] that follow each position."""
         batch, length, levels = targets.shape
         shifted = F.pad((targets + self.token_offset)[..., :-1], (1, 0))  # [B, T, L], 0 starts each code
         x = self.token_embedding(shifted) + self.prefix_embedding(self._prefixes(shifted))

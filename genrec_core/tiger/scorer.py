@@ -18,13 +18,10 @@ from genrec_core.tiger.model import TigerConfig, TigerModel
 
 
 class TorchScorer:
-    """A ``CodeScorer`` over a :class:`TigerModel`, on the device the model is on.
+    """A ``CodeScorer`` over a :class:`TigerModel`, on its device. The model is put into evaluation mode.
 
-    Args:
-        model: a trained model; put into evaluation mode.
-        codes: semantic IDs with suffix by catalogue row, int [n_items, L].
-        vectors: item text vectors by catalogue row, float32 [n_items, dim]; None if the model reads none.
-        neighbors: the text neighbours of ``vectors``, if they are computed already.
+    ``codes`` [n_items, L] with suffix and text ``vectors`` [n_items, dim] are by catalogue row; None if the model reads
+    no vectors. ``neighbors`` are those of ``vectors``, if they are computed already.
     """
 
     def __init__(
@@ -45,11 +42,9 @@ class TorchScorer:
 
     @classmethod
     def from_folder(cls, checkpoint: Path, codes: np.ndarray, vectors: np.ndarray | None) -> "TorchScorer":
-        """Load the checkpoint folder that training wrote."""
         return cls(TigerModel.from_pretrained(checkpoint), codes, vectors)
 
     def start(self, histories: HistoryBatch) -> "TorchSession":
-        """Read the histories of a batch; each holds at least one item."""
         return TorchSession(self, histories)
 
 
@@ -67,7 +62,6 @@ class TorchSession:
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
 
     def item_logits(self) -> np.ndarray:
-        """Logits float32 [B, n_items] by the dense head."""
         with torch.inference_mode():
             logits: np.ndarray = (self.query @ self.scorer.keys.T).float().cpu().numpy()
         if self.scorer.neighbors is not None:
@@ -75,12 +69,10 @@ class TorchSession:
         return logits
 
     def first(self) -> np.ndarray:
-        """Logits float32 [B, level size] of level 0."""
         return np.asarray(self.logits.float().cpu().numpy())
 
     @torch.inference_mode()
     def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, level size] of the next level."""
         scorer, ancestry, level = self.scorer, self.ancestry, len(self.earlier)
         rows = scorer.token_offset[level - 1] + tokens
         ancestry.descend(rows, parents, users)

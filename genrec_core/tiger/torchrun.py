@@ -36,10 +36,8 @@ def torchrun_command(
 ) -> tuple[list[str], dict[str, str]]:
     """The command that trains on this machine, and the environment variables that it needs beside the usual ones.
 
-    Args:
-        program: what each process runs: ``-m``, a module and its arguments, or a script and its arguments.
-        failure_file: where the launcher describes a rank that failed.
-        parent: process id of the process that starts the command and ends it with its own end; None: this process.
+    ``program`` is what each process runs: ``-m`` and a module, or a script, and its arguments. ``parent`` is the id of
+    the process whose end ends the command; None: this process.
     """
     launcher = [python, "-m", "genrec_core.tiger.torchrun", str(os.getpid() if parent is None else parent)]
     processes = ["--nproc-per-node", str(settings.processes), "--max-restarts", "0"]
@@ -53,39 +51,28 @@ def torchrun_command(
 
 
 def run_torchrun(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command of :func:`torchrun_command` with this whole environment; its exit code.
-
-    Whatever ends this function ends the training too: torchrun ends its workers on SIGTERM.
-    """
+    """Run a command of :func:`torchrun_command` with this whole environment; its exit code."""
     with subprocess.Popen(command, env=environment) as process:
         try:
             return process.wait()
-        finally:
-            process.terminate()  # nothing happens to a process that has ended
+        finally:  # whatever ends this function ends the training too: torchrun ends its workers on SIGTERM
+            process.terminate()
 
 
 def _meeting(rendezvous: RendezvousSettings) -> list[str]:
-    """torchrun's arguments that say where the processes meet.
-
-    One machine uses its loopback address: ``--standalone`` would look up the machine's name. Several machines use the
-    static rendezvous, which keeps their numbers: node 0 reports to Dagster and writes the checkpoint.
-    """
+    """torchrun's arguments that say where the processes meet."""
     nodes, rank, endpoint = rendezvous.nodes, rendezvous.node_rank, rendezvous.endpoint
-    if nodes == 1:
-        loopback = "127.0.0.1"
-        return ["--nnodes=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={loopback}:0", f"--local-addr={loopback}"]
+    if nodes == 1:  # --standalone would look up the machine's name
+        return ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal() or int(port) == 0:
-        raise GenrecError(
-            f"rendezvous {endpoint!r} of {nodes} nodes: write HOST:PORT, an address of node 0 that the others reach "
-            "and a free port there"
-        )
+        raise GenrecError(f"rendezvous {endpoint!r}: write HOST:PORT, an address of node 0 that the others reach")
     if rank >= nodes:
         raise GenrecError(f"node_rank {rank} of {nodes} nodes: they count from 0 to {nodes - 1}")
     return [
         f"--nnodes={nodes}",
         f"--node-rank={rank}",
-        "--rdzv-backend=static",
+        "--rdzv-backend=static",  # it keeps the numbers of the machines
         f"--rdzv-endpoint={endpoint}",
         f"--rdzv-conf=timeout={rendezvous.timeout_seconds}",
         *([f"--local-addr={rendezvous.local_address}"] if rendezvous.local_address else []),
@@ -121,9 +108,8 @@ def _launch(parent: int, failure_file: str, arguments: list[str]) -> None:
 def _cause(error: "ChildFailedError") -> "tuple[int, ProcessFailure]":
     """The rank that failed first.
 
-    torch goes by the time that a rank records. A killed rank records none, so its peers, which only lose the
-    connection, can look earlier. Hence a rank that a signal ended is the cause, unless the signal is SIGTERM, by which
-    torchrun ends the peers.
+    torch goes by the time that a rank records. A killed rank records none, so peers that lost the connection can look
+    earlier. Hence a rank that a signal ended is the cause, unless it is SIGTERM, by which torchrun ends the peers.
     """
     for rank, failure in sorted(error.failures.items()):
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:

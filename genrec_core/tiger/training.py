@@ -4,8 +4,9 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,7 +26,6 @@ from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import atomic_folder, recovered, write_json
-from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches
 from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import NextItemLoss
@@ -35,6 +35,7 @@ from genrec_core.tiger.scorer import TorchScorer, item_vector_table
 PROBE = "probe.npz"
 _PROBE_USERS = 32
 _REPORT_EVERY_SECONDS = 5.0
+_LENGTH_NOISE = 0.15  # share by which lengths are blurred before sorting, so that batches differ between epochs
 _VALIDATION_BATCH_USERS = 128
 _EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
 _SIZES = {  # settings that are fields of the model's configuration
@@ -49,8 +50,7 @@ class TrainingEvent:
 
     kind: str
     epoch: int
-    values: dict[str, float] = field(default_factory=dict)
-    note: str = ""
+    values: dict[str, float]
 
 
 OnEvent = Callable[[TrainingEvent], None]
@@ -80,6 +80,37 @@ class TrainingData:
         for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Pieces of histories, each at most ``max_history + 1`` items, so that each target is trained exactly once."""
+
+    rows: np.ndarray  # of the catalogue, of all histories, int32 [n]
+    starts: np.ndarray  # first index of each piece in ``rows``, int64 [n_pieces]
+    lengths: np.ndarray  # items a piece, at least two, int64 [n_pieces]
+
+    @classmethod
+    def cut(cls, histories: Histories, max_history: int) -> "Sequences":
+        """Cut histories into pieces that overlap by one item."""
+        starts, lengths = [], []
+        for first, length in zip(histories.offsets[:-1].tolist(), np.diff(histories.offsets).tolist(), strict=True):
+            for begin in range(0, length - 1, max_history):
+                starts.append(first + begin)
+                lengths.append(min(max_history + 1, length - begin))
+        return cls(histories.rows, np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64))
+
+    @property
+    def targets(self) -> int:
+        """Next-item targets in all pieces."""
+        return int((self.lengths - 1).sum())
+
+    def padded(self, pieces: np.ndarray) -> np.ndarray:
+        """Rows int64 [n_pieces, longest], -1 on the right."""
+        steps = np.arange(self.lengths[pieces].max())
+        inside = steps < self.lengths[pieces][:, None]
+        index = np.where(inside, self.starts[pieces][:, None] + steps, 0)
+        return np.where(inside, self.rows[index], -1).astype(np.int64)
 
 
 def train(
@@ -120,7 +151,7 @@ class Trainer:
         self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
         self.codes, self.vectors = data.codes, data.vectors if settings.use_item_vectors else None
-        self.neighbors: TextNeighbors | None = None  # computed when first needed
+        self.neighbors: TextNeighbors | None = None  # computed by the first scorer
         torch.manual_seed(settings.seed)
         self.model = self._build_model(data)
         nn.Module.to(self.model, world.device)
@@ -151,10 +182,7 @@ class Trainer:
         """Train epoch after epoch until the last, or until ``patience`` validations brought no better model."""
         settings, progress = self.settings, self.progress
         size: dict[str, float] = {"targets": self.sequences.targets, "parameters": self.model.num_parameters()}
-        best, note = recovered(self.folder / "best"), ""
-        if not progress.epoch and best.is_dir():
-            note = f"from epoch 0, although {best} is there: {self.folder / 'state'} is missing"
-        self._emit("start", size, note)
+        self._emit("start", size)
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             began = time.monotonic()
             entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
@@ -213,34 +241,26 @@ class Trainer:
 
     def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
         """Validation Recall@10, each process ranking its share of the users."""
-        users = np.arange(len(self.validation.targets))[self.world.rank :: self.world.size]
-        hits, count = recall_at_10(
-            self._scorer(model),
-            self.trie,
-            self.validation.take(users),
-            beams=self.settings.validation_beams,
-            batch_users=_VALIDATION_BATCH_USERS,
-            max_history=self.settings.max_history,
-            dense_weight=dense_weight,
+        users = len(self.validation.targets)
+        share = self.validation.take(np.arange(users)[self.world.rank :: self.world.size])
+        beams, max_history = self.settings.validation_beams, self.settings.max_history
+        hits = recall_at_10(
+            self._scorer(model), self.trie, share, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight
         )
-        all_hits, all_users = self.world.sum(hits, count)
-        return all_hits / max(all_users, 1)
+        return self.world.sum(hits)[0] / max(users, 1)
 
     def _save(self, best: PreTrainedModel | None) -> None:
-        """Keep the state, and ``best`` as the best model so far."""
         if self.world.rank == 0:
             if best is not None:
                 with atomic_folder(self.folder / "best") as part:
                     best.save_pretrained(part)
-            self._update_history()
+            if recovered(self.folder / "best").is_dir():
+                write_json(self.folder / "best" / "training_history.json", self._history())
             save_state(self.folder / "state", self.model, self.optimizer, self.progress)
         self.world.wait()
 
-    def _update_history(self) -> None:
-        """Write the history beside the best model, if there is one yet."""
-        if not recovered(self.folder / "best").is_dir():
-            return
-        history = {
+    def _history(self) -> dict[str, Any]:
+        return {
             "best_epoch": self.progress.best["epoch"],
             "best_recall@10": self.progress.best["validation_recall@10"],
             "seconds": self.progress.seconds,
@@ -250,16 +270,14 @@ class Trainer:
             "seed": self.settings.seed,
             "settings": self.settings.model_dump(mode="json"),
         }
-        write_json(self.folder / "best" / "training_history.json", history)
 
-    def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
+    def _emit(self, kind: str, values: dict[str, float]) -> None:
         if self.world.rank == 0:
-            self.on_event(TrainingEvent(kind, self.progress.epoch, values, note))
+            self.on_event(TrainingEvent(kind, self.progress.epoch, values))
 
     # --- what a subclass overrides ----------------------------------------------------------------------------------
 
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
-        """The model with random weights."""
         settings = self.settings
         lifts = self.vectors is not None and settings.dense_weight > 0 and settings.text_neighbors > 0
         config = TigerConfig(
@@ -275,7 +293,6 @@ class Trainer:
         return TigerModel(config)
 
     def _build_objective(self, data: TrainingData) -> nn.Module:
-        """What :meth:`_loss` calls, with the model inside."""
         assert isinstance(self.model, TigerModel)
         codes = torch.from_numpy(data.codes.astype(np.int64))
         vectors = item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors)
@@ -297,12 +314,10 @@ class Trainer:
         return codes + self.settings.dense_weight * self.model.config.views * math.log(len(self.codes))
 
     def _scorer(self, model: PreTrainedModel) -> CodeScorer:
-        """What ranks the validation items."""
         assert isinstance(model, TigerModel)
-        config = model.config
-        if config.neighbor_weight and self.neighbors is None and self.vectors is not None:
-            self.neighbors = TextNeighbors.of(self.vectors, config.text_neighbors, config.neighbor_weight)
-        return TorchScorer(model, self.codes, self.vectors, self.neighbors)
+        scorer = TorchScorer(model, self.codes, self.vectors, self.neighbors)
+        self.neighbors = scorer.neighbors or self.neighbors
+        return scorer
 
     def _validate(self) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
@@ -331,6 +346,39 @@ class Trainer:
         best.config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
         self._save(best)
         return {"hybrid_weight": best.config.hybrid_weight, "neighbor_weight": best.config.neighbor_weight}
+
+
+def drawn_targets(rows: np.ndarray, share: float, window: int, random: np.random.Generator) -> np.ndarray:
+    """The item to predict at each position: the next one or, for a ``share`` of targets, one soon after it.
+
+    Purchases of one day have no order to learn, and a later purchase says what the user wants too. A drawn target is up
+    to ``window`` items behind the next one; all distances are equally likely. A distance that leads beyond the piece
+    gives the piece's last item.
+
+    Source: the dense all-action loss of Pancha et al. 2022, "PinnerFormer".
+
+    Args:
+        rows: pieces of histories int64 [n_pieces, T + 1], -1 on the right.
+
+    Returns:
+        int64 [n_pieces, T], -1 where ``rows[:, 1:]`` is.
+    """
+    following = rows[:, 1:]
+    skipped = random.integers(1, window, following.shape, endpoint=True) * (random.random(following.shape) < share)
+    newest = (following >= 0).sum(axis=1, keepdims=True) - 1
+    position = np.arange(following.shape[1])
+    drawn = np.take_along_axis(following, np.minimum(position + skipped, newest.clip(min=0)), axis=1)
+    return np.where(following >= 0, drawn, -1)
+
+
+def epoch_batches(sequences: Sequences, batch_targets: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Piece numbers of each batch of an epoch, in training order; the same for the same seed and epoch."""
+    random = np.random.default_rng([seed, epoch])
+    blurred = sequences.lengths * random.uniform(1 - _LENGTH_NOISE, 1 + _LENGTH_NOISE, len(sequences.lengths))
+    order = np.argsort(blurred, kind="stable")
+    bounds = np.cumsum(sequences.lengths[order] - 1) // batch_targets
+    batches = np.split(order, np.flatnonzero(np.diff(bounds)) + 1)
+    return [batches[number] for number in random.permutation(len(batches))]
 
 
 def schedule(step: int, steps: int, warmup_share: float) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from genrec_core import telemetry
+from genrec_core import switch_reports_off
 from genrec_core.export.torchserve import export_torchserve
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def test_the_pyfunc_model_reports_to_nobody(looked_up: LookedUp, tiny_model: "Ti
 def test_a_value_that_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    telemetry.switch_off()
+    switch_reports_off()
     assert (os.environ["ORT_DISABLE_TELEMETRY"], os.environ["RAY_USAGE_STATS_ENABLED"]) == ("0", "0")
 
 

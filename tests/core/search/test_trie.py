@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
 from genrec_core.search.trie import CodeTrie
+from tests.benchmarks.trie import trie_bytes
 
 SIZES = (4, 3, 5)
 EVERY = np.stack(np.unravel_index(np.arange(60), SIZES), axis=1)
@@ -92,7 +93,7 @@ def test_codes_that_no_integer_holds_are_sorted_all_the_same():
     codes[-3:, 3] = [9, 5, 7]
     trie = CodeTrie.build(codes, sizes)
     assert [tuple(codes[row]) for row in trie.leaf_row] == sorted(map(tuple, codes.tolist()))
-    with pytest.raises(GenrecError, match=r"rows 500 and 502 share the code \[524288, 7, 7, 9\]"):
+    with pytest.raises(GenrecError, match="several items share a code"):
         CodeTrie.build(np.concatenate([codes[:-1], codes[-3:-2]]), sizes)
 
 
@@ -103,18 +104,18 @@ def test_a_catalogue_of_one_item_and_one_level_is_a_trie():
     assert trie.branching[1].tolist() == [False]
 
 
-def test_a_collision_is_refused_and_named():
-    with pytest.raises(GenrecError, match=r"rows 0 and 2 share the code \[1, 1, 1\]"):
+def test_a_collision_is_refused():
+    with pytest.raises(GenrecError, match="several items share a code"):
         CodeTrie.build(np.array([[1, 1, 1], [0, 0, 0], [1, 1, 1]]), SIZES)
 
 
-def test_a_token_outside_its_level_is_refused_and_named():
-    with pytest.raises(GenrecError, match=r"row 1: token 3 of level 1 is outside 0\.\.2"):
+def test_a_token_outside_its_level_is_refused():
+    with pytest.raises(GenrecError, match=r"codes of 2 items do not fit levels of \(4, 3, 5\)"):
         CodeTrie.build(np.array([[0, 0, 0], [0, 3, 0]]), SIZES)
 
 
 def test_an_empty_catalogue_is_refused():
-    with pytest.raises(GenrecError, match="at least one item"):
+    with pytest.raises(GenrecError, match="codes of 0 items"):
         CodeTrie.build(np.zeros((0, 3), int), SIZES)
 
 
@@ -134,7 +135,7 @@ def test_a_million_items_are_found():
     packed = random.choice(1 << 32, 1_000_000, replace=False).astype(np.uint32)
     codes = packed.view(np.uint8).reshape(-1, 4)
     trie = CodeTrie.build(codes, (256,) * 4)
-    assert trie.nbytes <= 48 * trie.n_items
+    assert trie_bytes(trie) <= 48 * trie.n_items
     np.testing.assert_array_equal(trie.lookup(codes), np.arange(trie.n_items))
     asked = random.integers(0, 256, (100_000, 4)).astype(np.uint8)
     known = np.isin(asked.copy().view(np.uint32).ravel(), packed)

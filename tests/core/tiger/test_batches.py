@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec_core.data.histories import Histories
-from genrec_core.tiger.batches import Sequences, drawn_targets, epoch_batches
+from genrec_core.tiger.training import Sequences, drawn_targets, epoch_batches
 
 
 @pytest.fixture

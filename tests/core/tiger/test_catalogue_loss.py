@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from genrec_core.tiger import catalogue_loss
-from genrec_core.tiger.catalogue_loss import catalogue_cross_entropy
+from genrec_core.tiger import losses
+from genrec_core.tiger.losses import catalogue_cross_entropy
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("views", [1, 2])
 def test_values_and_gradients_are_those_of_the_plain_cross_entropy(monkeypatch, smoothing, views):
-    monkeypatch.setattr(catalogue_loss, "CPU_PIECE", 4)
+    monkeypatch.setattr(losses, "CPU_PIECE", 4)
     random = torch.Generator().manual_seed(0)
     queries = [torch.randn(10, 5, generator=random, requires_grad=True) for _ in range(views)]
     keys = [torch.randn(7, 5, generator=random, requires_grad=True) for _ in range(views)]

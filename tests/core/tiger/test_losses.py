@@ -9,6 +9,7 @@ from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.tiger.losses import NextItemLoss, SubtreeShares
 from genrec_core.tiger.model import TigerConfig, TigerModel
+from tests.core.tiger.test_decoding import logits_of
 
 SIZES, N_ITEMS = (3, 4, 2), 14
 ALL_CODES = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
@@ -86,7 +87,9 @@ def test_distillation_pulls_the_levels_towards_the_dense_head():
         inside = TARGETS >= 0
         soft = loss.subtrees.zeros(int(inside.sum()))
         loss.subtrees.fill(soft, TARGETS[inside], slice(None), dense_log_probs(loss)[inside].exp()[:, TRIE.leaf_row])
-        logits = loss.model(HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY], loss.codes[TARGETS.clamp(min=0)])
+        logits = logits_of(
+            loss.model, HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY], loss.codes[TARGETS.clamp(min=0)]
+        )
         return sum(
             float(torch.nn.functional.kl_div(scores[inside].log_softmax(-1), wanted, reduction="sum").detach())
             for scores, wanted in zip(logits, soft, strict=True)
@@ -119,7 +122,7 @@ def test_views_have_a_loss_each_and_rank_by_their_mean_logit(content_views: int,
         for view, rows in zip(logits, [TARGETS] * content_views + [following] * id_views, strict=True)
     )
     codes = loss.codes[TARGETS.clamp(min=0)]
-    for level, scores in enumerate(model(HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY], codes)):
+    for level, scores in enumerate(logits_of(model, HISTORY, loss.codes[HISTORY], loss.vectors[HISTORY], codes)):
         wanted = wanted + torch.nn.functional.cross_entropy(scores[inside], codes[..., level][inside], reduction="sum")
     torch.testing.assert_close(loss(HISTORY, TARGETS, following, 0.0), wanted)
 

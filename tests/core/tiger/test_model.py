@@ -8,7 +8,7 @@ import torch
 from genrec_core.errors import GenrecError
 from genrec_core.tiger.model import Dropout, TigerConfig, TigerModel
 from tests.core.tiger import test_decoding
-from tests.core.tiger.test_decoding import BATCH, TIME
+from tests.core.tiger.test_decoding import BATCH, TIME, logits_of
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def batch() -> tuple[torch.Tensor, ...]:
 @torch.no_grad()
 def test_a_position_sees_nothing_that_comes_after_it(model, batch):
     rows, codes, vectors, targets = batch
-    before = model(rows, codes, vectors, targets)
+    before = logits_of(model, rows, codes, vectors, targets)
     changed_codes, changed_vectors = codes.clone(), vectors.clone()
     changed_codes[:, 4:] = (changed_codes[:, 4:] + 1) % 4
     changed_vectors[:, 4:] += 1
-    after = model(rows, changed_codes, changed_vectors, targets)
+    after = logits_of(model, rows, changed_codes, changed_vectors, targets)
     for old, new in zip(before, after, strict=True):
         torch.testing.assert_close(old[:, :4], new[:, :4])
         assert not torch.allclose(old[:, 4:], new[:, 4:])
@@ -37,10 +37,10 @@ def test_a_position_sees_nothing_that_comes_after_it(model, batch):
 @torch.no_grad()
 def test_a_level_sees_only_the_levels_before_it(model, batch):
     rows, codes, vectors, targets = batch
-    before = model(rows, codes, vectors, targets)
+    before = logits_of(model, rows, codes, vectors, targets)
     changed = targets.clone()
     changed[..., 2] = (changed[..., 2] + 1) % 4
-    after = model(rows, codes, vectors, changed)
+    after = logits_of(model, rows, codes, vectors, changed)
     for level in range(3):
         torch.testing.assert_close(before[level], after[level])
     assert not torch.allclose(before[3], after[3])
@@ -59,7 +59,7 @@ def test_a_saved_model_comes_back_the_same(model, batch, tmp_path: Path):
     assert (tmp_path / "model.safetensors").is_file()
     again = TigerModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        for old, new in zip(model(*batch), again(*batch), strict=True):
+        for old, new in zip(logits_of(model, *batch), logits_of(again, *batch), strict=True):
             assert torch.equal(old, new)
 
 
