@@ -61,6 +61,7 @@ def describe(event: TrainingEvent, epochs: int) -> str:
     """The line of an event in the log."""
     place = f"epoch {event.epoch}/{epochs}" if event.kind == "epoch" else event.kind
     facts = [f"{name.replace('_', ' ')} {value:,.5g}" for name, value in event.values.items() if name != "epoch"]
+    facts += [event.note] if event.note else []
     return f"{place}: {', '.join(facts)}" if facts else place
 
 

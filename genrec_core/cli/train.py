@@ -119,7 +119,7 @@ def _train_here(
 
 def _show_event(event: "TrainingEvent") -> None:
     values = {name.replace("_", " "): value for name, value in event.values.items() if name != "epoch"}
-    shown = ", ".join(f"{name} {value:,.5g}" for name, value in values.items())
+    shown = ", ".join([f"{name} {value:,.5g}" for name, value in values.items()] + [event.note] * bool(event.note))
     print(
         f"{event.kind} {event.epoch}: {shown}" if event.kind == "epoch" else f"{event.kind}: {shown}", file=sys.stderr
     )

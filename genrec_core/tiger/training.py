@@ -51,6 +51,7 @@ class TrainingEvent:
     kind: str
     epoch: int
     values: dict[str, float]
+    note: str = ""
 
 
 OnEvent = Callable[[TrainingEvent], None]
@@ -182,7 +183,10 @@ class Trainer:
         """Train epoch after epoch until the last, or until ``patience`` validations brought no better model."""
         settings, progress = self.settings, self.progress
         size: dict[str, float] = {"targets": self.sequences.targets, "parameters": self.model.num_parameters()}
-        self._emit("start", size)
+        best, note = recovered(self.folder / "best"), ""
+        if not progress.epoch and best.is_dir():
+            note = f"from epoch 0, although {best} is there: {self.folder / 'state'} is missing"
+        self._emit("start", size, note)
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             began = time.monotonic()
             entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
@@ -271,9 +275,9 @@ class Trainer:
             "settings": self.settings.model_dump(mode="json"),
         }
 
-    def _emit(self, kind: str, values: dict[str, float]) -> None:
+    def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
         if self.world.rank == 0:
-            self.on_event(TrainingEvent(kind, self.progress.epoch, values))
+            self.on_event(TrainingEvent(kind, self.progress.epoch, values, note))
 
     # --- what a subclass overrides ----------------------------------------------------------------------------------
 

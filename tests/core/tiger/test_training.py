@@ -214,10 +214,19 @@ def test_a_training_killed_while_it_replaces_its_state_goes_on_from_the_state_be
     assert not (tmp_path / "broken" / "state").exists()
     events: list[TrainingEvent] = []
     resumed = train(cyclic_data(), small_settings(), tmp_path / "broken", ALONE, events.append)
-    assert (events[0].kind, events[0].epoch) == ("start", 1)
+    assert (events[0].kind, events[0].epoch, events[0].note) == ("start", 1, "")
     unbroken = train(cyclic_data(), small_settings(), tmp_path / "unbroken", ALONE)
     first, second = (read_json(folder / "training_history.json")["epochs"] for folder in (unbroken, resumed))
     assert [entry["epoch"] for entry in second] == [entry["epoch"] for entry in first]
+
+
+def test_a_training_that_begins_again_says_why(tmp_path: Path):
+    train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+    shutil.rmtree(tmp_path / "state")
+    events: list[TrainingEvent] = []
+    train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE, events.append)
+    assert "from epoch 0, although" in events[0].note
+    assert "state is missing" in events[0].note
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "progress.json"])
