@@ -170,13 +170,14 @@ def _results(one: Trainer, pieces: np.ndarray, kind: torch.dtype) -> dict[str, T
     objective = one.objective
     assert isinstance(objective, NextItemLoss)
     one.optimizer.zero_grad()
-    with torch.autocast(rows.device.type, kind, enabled=kind != torch.float32), _same_candidates(objective):
-        codes = objective.codes[following.clamp(min=0)]
-        with torch.no_grad():
-            logits = one.model(history, objective.codes[history], objective.vectors[history], codes)
+    mixed = partial(torch.autocast, rows.device.type, kind, enabled=kind != torch.float32)
+    with mixed(), _same_candidates():
         loss = objective(history, following, following, one.settings.distillation)
     loss.backward()
     gradients = [parameter.grad.flatten() for parameter in one.model.parameters() if parameter.grad is not None]
+    with mixed(), torch.no_grad():
+        codes = objective.codes[following.clamp(min=0)]
+        logits = one.model(history, objective.codes[history], objective.vectors[history], codes)
     kept = (following >= 0).unsqueeze(-1)
     found = {
         "logits": torch.cat([(level * kept).flatten().float() for level in logits]),
@@ -186,7 +187,7 @@ def _results(one: Trainer, pieces: np.ndarray, kind: torch.dtype) -> dict[str, T
     return {name: value.double().cpu() for name, value in found.items()}
 
 
-def _same_candidates(objective: NextItemLoss) -> Any:
+def _same_candidates() -> Any:
     """Let the sampled loss draw its items on the CPU, so that every device draws the same."""
 
     def randint(low: int, high: int, size: tuple[int, ...], device: torch.device) -> Tensor:
