@@ -99,8 +99,8 @@ def random_data(histories: Histories, items: int) -> TrainingData:
     return TrainingData(histories, codes, level_sizes, vectors)
 
 
-def measured(name: str, work: Callable[[], Figures]) -> None:
-    """Print the figures of ``work``, or its error, under ``name``."""
+def measured(name: str, work: Callable[[], Figures]) -> bool:
+    """Print the figures of ``work``, or its error, under ``name``; whether there was no error."""
     began = time.perf_counter()
     try:
         figures = work()
@@ -109,9 +109,9 @@ def measured(name: str, work: Callable[[], Figures]) -> None:
         figures = {"error": f"{type(error).__name__}: {error}"[:600]}
     figures["seconds"] = round(time.perf_counter() - began, 2)
     print(json.dumps({name: figures}), flush=True)
-    torch.set_float32_matmul_precision("highest")  # a training may have lowered it
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return "error" not in figures
 
 
 # --- the same results -------------------------------------------------------------------------------------------------
@@ -298,12 +298,13 @@ def _peak(device: torch.device) -> dict[str, float]:
 
 
 def training(job: Job) -> None:
-    """Some epochs of ``beauty-gpu`` as it is, by the library's own loop."""
-    measured("beauty-gpu", partial(_training, job, job.epochs))
+    """Some epochs of ``beauty-gpu``, by the library's own loop; not compiled if that fails."""
+    if not measured("beauty-gpu", partial(_training, job, job.device != "cpu")):
+        measured("beauty-gpu_not_compiled", partial(_training, job, False))
 
 
-def _training(job: Job, epochs: int) -> Figures:
-    settings = job.preset.model_copy(update={"epochs": epochs, "compile": job.device != "cpu"})
+def _training(job: Job, compiled: bool) -> Figures:
+    settings = job.preset.model_copy(update={"epochs": job.epochs, "compile": compiled})
     epochs_seen: list[dict[str, float]] = []
     figures: Figures = {"epochs": epochs_seen}
 
