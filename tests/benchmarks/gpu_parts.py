@@ -152,7 +152,7 @@ def _pair(job: Job, change: dict[str, Any]) -> tuple[Trainer, Trainer]:
     timed_steps(there, 0, job.sizes.warm_up)
     here.model.load_state_dict(there.model.state_dict())
     for either in (there, here):
-        either.model.eval()  # no dropout
+        either.objective.eval()  # no dropout
     return there, here
 
 
@@ -370,7 +370,7 @@ def _profile(job: Job) -> Figures:
     events = profiled.key_averages()
     print(events.table(sort_by="self_device_time_total", row_limit=25, max_name_column_width=70), flush=True)
     launches = sum(event.count for event in events if "LaunchKernel" in event.key)
-    busy = sum(event.self_device_time_total for event in events if event.device_type != torch.autograd.DeviceType.CPU)
+    busy = sum(event.self_device_time_total for event in events if "CUDA" in str(event.device_type))
     return {"device_ms_a_step": round(busy / 5000, 2), "ms_a_step": figures["ms_a_step"], "launches": launches / 5}
 
 
