@@ -354,7 +354,8 @@ def _rate(job: Job, device: torch.device, change: dict[str, Any]) -> Figures:
 
 
 def _recompilations() -> dict[str, int]:
-    counters = torch._dynamo.utils.counters
+    from torch._dynamo.utils import counters
+
     found = {"graphs": counters["stats"].get("unique_graphs", 0), "breaks": sum(counters["graph_break"].values())}
     return found if found["graphs"] else {}
 
@@ -414,6 +415,7 @@ def _quantizers(job: Job) -> Figures:
     if len(job.data.vectors) < 2 * max(settings.sizes()):
         settings = settings.model_copy(update={"codebook_size": 16})
     vectors, fitted, figures = np.array(job.data.vectors), [], dict[str, Any]()
+    torch.ones(8, 8, device=job.on).matmul(torch.ones(8, 8, device=job.on))  # the first product sets the device up
     for name, visible in (("device", job.device != "cpu"), ("cpu", False)):
         with patch("torch.cuda.is_available", return_value=visible):
             began = time.perf_counter()
