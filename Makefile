@@ -27,7 +27,7 @@ export DAGSTER_DISABLE_TELEMETRY = yes
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-pythons test-slow screenshots lint ui mlflow bench soak fuzz images test-images lock audit package clean
+.PHONY: help setup run test test-pythons test-slow screenshots lint ui mlflow bench gpu-check soak fuzz images test-images lock audit package clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ mlflow: setup ## the MLflow UI alone, on http://127.0.0.1:5000 (MLFLOW_PORT)
 
 bench: setup ## one benchmark: NAME=decode OPTIONS="--beams 100"; without NAME the usual ones, in turn, on the newest run's model
 	@"$(BIN)/python" -m tests.benchmarks $(NAME) $(OPTIONS)
+
+gpu-check: setup ## compare model, losses and k-means on a CUDA device with the CPU, and time trainings: OPTIONS="--artifacts DIR"
+	@"$(BIN)/python" -m tests.benchmarks gpu $(OPTIONS)
 
 soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time: SOAK="--s3"
 	@"$(BIN)/python" -m tests.benchmarks.soak --kills $(KILLS) $(SOAK)

@@ -27,9 +27,11 @@ def main(arguments: list[str] | None = None) -> None:
     except ValidationError as error:
         fault = error.errors()[0]
         parser.error(f"{parsed.settings}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+    # nccl needs a GPU a process.
+    dist.init_process_group("nccl" if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus else "gloo")
     histories = pl.read_parquet(parsed.histories) if parsed.histories else None
     build_semantic_ids(parsed.embeddings, settings, parsed.target, dist.group.WORLD, histories)
     dist.destroy_process_group()  # not after an error: gloo would wait for peers that wait for this process

@@ -1,4 +1,7 @@
-"""The torchrun process group: gloo on CPU, nccl on CUDA; a plain process is a world of one."""
+"""The torchrun process group: gloo on CPU, nccl on CUDA; a plain process is a world of one.
+
+If a machine has fewer GPUs than processes, they share the GPUs and use gloo, because nccl needs a GPU a process.
+"""
 
 import os
 import secrets
@@ -63,13 +66,21 @@ def distributed() -> Iterator[World]:
     torchrun, which ends them all when one exits, would never see the exit.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device, backend = _device_and_backend()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(backend)
     yield World(dist.get_rank(), size, device)
     dist.destroy_process_group()
+
+
+def _device_and_backend() -> tuple[torch.device, str]:
+    """The device of this process, and how the processes exchange tensors."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not gpus:
+        return torch.device("cpu"), "gloo"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+    return device, "nccl" if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus else "gloo"

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,6 @@ class Trainer:
         self.steps = settings.epochs * len(epoch_batches(self.sequences, settings.batch_targets, settings.seed, 0))
 
     def _speed_up(self) -> None:
-        if self.mixed:
-            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32: the catalogue's loss
         if self.settings.compile:
             for module in self.model.modules():
                 if isinstance(module, CausalEncoder):
@@ -209,7 +208,8 @@ class Trainer:
         random = np.random.default_rng([settings.seed, epoch, 1 + self.world.rank])  # without the 1 as in epoch_batches
         self.model.train()
         batches = epoch_batches(self.sequences, settings.batch_targets, settings.seed, epoch)
-        total, reported = torch.zeros((), dtype=torch.float64), time.monotonic()
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)  # not read before the end: a GPU runs on
+        reported = time.monotonic()
         for number, batch in enumerate(batches, start=1):
             share = batch[self.world.rank :: self.world.size]  # of a small batch possibly nothing
             total += self._step(share, int((self.sequences.lengths[batch] - 1).sum()), random)
@@ -231,17 +231,18 @@ class Trainer:
         following = torch.from_numpy(rows[:, 1:]).to(device)
         target = torch.from_numpy(drawn_targets(rows, settings.future_share, settings.future_window, random)).to(device)
         precision = torch.bfloat16 if settings.amp == "bf16" else torch.float16
-        with torch.autocast(device.type, precision, enabled=self.mixed):
-            loss = self._loss(history, target, following)
-        # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
-        self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
+        with _tensor_float(self.mixed):
+            with torch.autocast(device.type, precision, enabled=self.mixed):
+                loss = self._loss(history, target, following)
+            # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
+            self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.progress.step += 1
-        return loss.detach().double().cpu()
+        return loss.detach().double()
 
     def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
         """Validation Recall@10, each process ranking its share of the users."""
@@ -391,6 +392,17 @@ def schedule(step: int, steps: int, warmup_share: float) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+@contextmanager
+def _tensor_float(wanted: bool) -> Iterator[None]:
+    """If wanted, TF32 for what autocast leaves in float32: the catalogue's loss. k-means needs whole float32 later."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if wanted else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:

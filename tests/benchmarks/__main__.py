@@ -25,6 +25,7 @@ MODULES = {
     "predict": "prediction",
     "cluster": "cluster",
     "capacity": "capacity",
+    "gpu": "gpu",
 }
 USUAL = ("graph", "train", "decode", "server", "trie")
 RESULTS = Path(__file__).parent / "results"
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     if save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return 1 if figures.get("failed") else 0
 
 
 def _parser(name: str, run: Callable[..., Any]) -> argparse.ArgumentParser:
