@@ -1,43 +1,24 @@
 """Every setting of the graph, typed and bounded, and the presets that fill them."""
 
 from genrec_core.settings.base import Form, Settings
-from genrec_core.settings.engine import EngineSettings, engine_from_environment
-from genrec_core.settings.items import (
-    DEFAULT_TEXT_TEMPLATE,
-    CatalogSettings,
-    EmbeddingSettings,
-    SemanticIdSettings,
+from genrec_core.settings.environment import (
+    EngineSettings,
+    RendezvousSettings,
+    engine_from_environment,
+    freshness_from_environment,
+    rendezvous_from_environment,
 )
-from genrec_core.settings.monitoring import FreshnessSettings, MonitoringSettings, freshness_from_environment
+from genrec_core.settings.items import DEFAULT_TEXT_TEMPLATE, CatalogSettings, EmbeddingSettings, SemanticIdSettings
+from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import PredictionSettings, RankingMode, ServingSettings
 from genrec_core.settings.presets import PRESETS, SASREC, Preset, preset_from_environment
 from genrec_core.settings.release import EvaluationSettings, ExportSettings, GateSettings, ReleaseSettings
-from genrec_core.settings.training import RendezvousSettings, TrainingSettings, rendezvous_from_environment
+from genrec_core.settings.training import TrainingSettings
 
 __all__ = [
-    "DEFAULT_TEXT_TEMPLATE",
-    "PRESETS",
-    "SASREC",
-    "CatalogSettings",
-    "EmbeddingSettings",
-    "EngineSettings",
-    "EvaluationSettings",
-    "ExportSettings",
-    "Form",
-    "FreshnessSettings",
-    "GateSettings",
-    "MonitoringSettings",
-    "PredictionSettings",
-    "Preset",
-    "RankingMode",
-    "ReleaseSettings",
-    "RendezvousSettings",
-    "SemanticIdSettings",
-    "ServingSettings",
-    "Settings",
-    "TrainingSettings",
-    "engine_from_environment",
-    "freshness_from_environment",
-    "preset_from_environment",
-    "rendezvous_from_environment",
-]
+    "DEFAULT_TEXT_TEMPLATE", "PRESETS", "SASREC", "CatalogSettings", "EmbeddingSettings", "EngineSettings",
+    "EvaluationSettings", "ExportSettings", "Form", "GateSettings", "MonitoringSettings", "PredictionSettings",
+    "Preset", "RankingMode", "ReleaseSettings", "RendezvousSettings", "SemanticIdSettings", "ServingSettings",
+    "Settings", "TrainingSettings", "engine_from_environment", "freshness_from_environment",
+    "preset_from_environment", "rendezvous_from_environment",
+]  # fmt: skip

@@ -1,11 +1,10 @@
-"""What all settings share: they are immutable, bounded, and may be read from environment variables."""
+"""What all settings share: they are immutable and bounded."""
 
-import os
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from genrec_core.errors import GenrecError
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -15,14 +14,3 @@ class Settings(BaseModel):
 
 
 Form = TypeVar("Form", bound=Settings)
-
-
-def settings_from_environment(form: type[Form], variables: dict[str, str]) -> Form:
-    """Read fields from environment variables, named by field; an unset or empty variable leaves the default."""
-    values = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
-    try:
-        return form.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        variable = variables[str(fault["loc"][0])]
-        raise GenrecError(f"{variable}={fault['input']}: {fault['msg']}") from error
