@@ -39,7 +39,7 @@ def _predict(options: argparse.Namespace) -> None:
     from genrec_core.recommend.predict import predict_file
     from genrec_core.recommend.recommender import Recommender
     from genrec_core.recommend.remote_ranking import RemoteRanking
-    from genrec_core.recommend.requests import Shard
+    from genrec_core.recommend.request_files import Shard
     from genrec_core.releases.pointer import served_model
 
     settings = settings_from(options, PredictionSettings, exclude_seen=not options.keep_seen)

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from genrec_core.data.ids import item_ids_of, user_id_of
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.prediction_files import Write, prediction_columns
-from genrec_core.recommend.requests import CONSTRAINT_COLUMNS, Check, Rejected, Request, constraints_of
+from genrec_core.recommend.request_files import CONSTRAINT_COLUMNS, Check, Rejected, Request, request_of
 
 _WANTED = {
     "user_id": "text or integers",
@@ -28,7 +26,6 @@ _WANTED = {
 }
 SLICE_ROWS = 1 << 15  # rows read at once; memory grows with these and with the file's row groups, not with the file
 _FIT_INT64 = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
-_SHOWN_ITEMS = 50  # of a rejected row
 _PIECE_CELLS = 1 << 21  # cells of one piece of a file of predictions: 16 MB in memory
 _ROW_GROUP_CELLS = 1 << 22
 
@@ -37,23 +34,26 @@ def has_integer_users(path: Path) -> bool:
     return _schema(path)["user_id"] in _FIT_INT64
 
 
-def count_lines(path: Path) -> int:
+def count_rows(path: Path) -> int:
     _schema(path)
     with _reading(path):
         return int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
 
-def read(path: Path, check: Check | None, lines: range | None) -> Iterator[Request | Rejected]:
-    """See :func:`genrec_core.recommend.requests.read_requests`; a request's line is its row, from 1."""
+def read_parquet(path: Path, check: Check | None, lines: range | None) -> Iterator[Request | Rejected]:
+    """See :func:`genrec_core.recommend.request_files.read_requests`; a request's line is its row, from 1."""
     optional = [name for name in CONSTRAINT_COLUMNS if name in _schema(path)]
     rows = pl.scan_parquet(path).select(pl.col("user_id").cast(pl.String), "item_ids", *optional)
-    total = count_lines(path)
+    total = count_rows(path)
     lines = lines or range(1, total + 1)
     for first in range(lines.start - 1, min(lines.stop - 1, total), SLICE_ROWS):
         with _reading(path):
             frame = rows.slice(first, min(SLICE_ROWS, lines.stop - 1 - first)).collect()
         for number, row in enumerate(frame.iter_rows(named=True), first + 1):
-            yield _outcome(number, row, check)
+            try:
+                yield request_of(number, row, check)
+            except GenrecError as error:
+                yield Rejected(number, str(error), " ".join(str(cell) for cell in row.values() if cell))
 
 
 @contextmanager
@@ -82,19 +82,6 @@ def _fits(name: str, dtype: pl.DataType) -> bool:
     if dtype.is_integer():
         return name == "user_id"
     return name != "item_ids" and dtype in (pl.String, pl.Null)
-
-
-def _outcome(number: int, row: dict[str, Any], check: Check | None) -> Request | Rejected:
-    try:
-        user_id = user_id_of(row["user_id"] or "")
-        constraints = constraints_of(row)
-        if check is not None and constraints:
-            check(constraints)
-        return Request(number, user_id, item_ids_of(row["item_ids"] or ()), constraints)
-    except GenrecError as error:
-        cells = [row["user_id"], *(row["item_ids"] or [])[:_SHOWN_ITEMS]]
-        cells += [row[name] for name in CONSTRAINT_COLUMNS if row.get(name)]
-        return Rejected(number, str(error), " ".join(map(str, cells)))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from genrec_core.recommend.constraints import Constraints, Selection
 from genrec_core.recommend.prediction_files import is_parquet, open_predictions
 from genrec_core.recommend.recommender import Ranking, Recommender
 from genrec_core.recommend.remote_ranking import RankingRun, RemoteRanking
-from genrec_core.recommend.requests import Rejected, Request, Shard, count_lines, form_of, read_requests
+from genrec_core.recommend.request_files import Rejected, Request, Shard, count_lines, has_integer_users, read_requests
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import atomic_file, is_stream
 
@@ -120,7 +120,7 @@ def predict_file(
 
     Args:
         recommender: opened with one thread an operator, because batches are decoded in parallel.
-        source: see :func:`~genrec_core.recommend.requests.read_requests`.
+        source: see :func:`~genrec_core.recommend.request_files.read_requests`.
         output: see :func:`~genrec_core.recommend.prediction_files.open_predictions`.
         settings: what to recommend and how; its rule holds for all requests.
         constraints: restrict all lists, together with the rule of ``settings`` and the constraints of each request.
@@ -138,7 +138,7 @@ def predict_file(
     rejected, first = None if is_stream(output) else rejected_path(output), ""
     try:
         with _rejected_lines(rejected, blocks.rejected_before) as reject, atomic_file(output) as part:
-            header, integer_users = shard is None or shard.number == 1, form_of(source).has_integer_users(source)
+            header, integer_users = shard is None or shard.number == 1, has_integer_users(source)
             with open_predictions(part, output, settings.top_k, header, integer_users) as write:
                 for block, ranking in _progress(_ranked(recommender, run, blocks, remote), blocks, show_progress):
                     for line in block.malformed:

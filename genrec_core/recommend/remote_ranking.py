@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genrec_core.engines.engine import Engine
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Pool, Ranking, Recommender
-from genrec_core.recommend.requests import Request
+from genrec_core.recommend.request_files import Request
 from genrec_core.settings import PredictionSettings
 
 

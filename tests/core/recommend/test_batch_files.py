@@ -20,7 +20,7 @@ from genrec_core.recommend import parquet_files
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.predict import PredictionReport, predict_file, rejected_path
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.recommend.requests import Shard
+from genrec_core.recommend.request_files import Shard
 from genrec_core.settings import PredictionSettings
 
 
