@@ -25,7 +25,7 @@ from genrec_core.bundle.model_folder import (
     ModelItems,
     step_graph,
 )
-from genrec_core.bundle.self_test import write_self_test
+from genrec_core.bundle.onnx_scorer import write_self_test
 from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export.graphs import export_graph, write_item_logits

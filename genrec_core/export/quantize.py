@@ -19,8 +19,7 @@ from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from genrec_core.bundle.model_folder import ENCODER, ITEM_LOGITS, REPORT, WITHDRAWN, ModelFolder, step_graph
-from genrec_core.bundle.onnx_scorer import OnnxScorer
-from genrec_core.bundle.self_test import write_self_test
+from genrec_core.bundle.onnx_scorer import OnnxScorer, write_self_test
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError

@@ -40,7 +40,7 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
     """Write the folder of a text encoder, whole or not at all; it replaces an earlier one.
 
     It holds ``text_encoder.onnx``, ``tokenizer.json``, ``text_encoder.json`` and ``self_test.npz``, the vectors of a
-    few texts (see :mod:`genrec_core.bundle.self_test`). With ``int8`` the weights are rounded, and vectors differ a
+    few texts (see :mod:`genrec_core.bundle.onnx_scorer`). With ``int8`` the weights are rounded, and vectors differ a
     little.
     """
     model = load_model(settings).cpu().eval()

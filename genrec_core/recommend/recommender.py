@@ -11,8 +11,7 @@ import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
 from genrec_core.bundle.model_folder import ModelFolder
-from genrec_core.bundle.onnx_scorer import OnnxScorer
-from genrec_core.bundle.self_test import require_self_test
+from genrec_core.bundle.onnx_scorer import OnnxScorer, require_self_test
 from genrec_core.cores import available_cores
 from genrec_core.data.histories import padded
 from genrec_core.data.lengths import length_class
@@ -91,16 +90,12 @@ class Recommender:
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, withdrawn)
 
     @classmethod
-    def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
-        """Open a model folder, and verify its files and that this processor computes the answers stored in it.
-
-        ``threads`` counts CPU threads inside an operator. One is fastest: a user's operators are too small to share,
-        and batches are decoded in parallel.
-        """
+    def from_folder(cls, model_dir: Path) -> "Recommender":
+        """Open a model folder, and verify its files and that this processor computes the answers stored in it."""
         verify_manifest(model_dir)
         folder = ModelFolder(model_dir)
         settings, items = folder.settings, folder.items()
-        scorer = OnnxScorer(folder, items, threads)
+        scorer = OnnxScorer(folder, items)
         require_self_test(model_dir, scorer)
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
         return cls(

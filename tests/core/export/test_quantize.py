@@ -57,12 +57,12 @@ def test_the_lists_stay_nearly_the_same(
         assert found["overlap"] > 0.8
         assert found["recall_int8"] > 0.9 * found["recall_fp32"] > 0
     before = tiny_recommender.rank(validation_users.histories, 10).scores
-    after = Recommender.from_folder(quantized, threads=1).rank(validation_users.histories, 10).scores
+    after = Recommender.from_folder(quantized).rank(validation_users.histories, 10).scores
     assert 0 < np.abs(before - after).max() < 0.2 * np.ptp(before)
 
 
 def test_a_list_does_not_depend_on_who_is_ranked_together(quantized: Path, validation_users: ValidationUsers) -> None:
-    recommender = Recommender.from_folder(quantized, threads=1)
+    recommender = Recommender.from_folder(quantized)
     together = recommender.rank(validation_users.histories, 10)
     alone = np.concatenate([recommender.rank([history], 10).scores for history in validation_users.histories])
     # Where errors of rounding in fp32 move a number over the edge between two steps of int8, a score moves by a trifle.
