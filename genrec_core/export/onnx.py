@@ -10,7 +10,8 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from genrec_core.bundle.item_additions import AdditionSettings
+from genrec_core.bundle.item_additions import AdditionSettings, vector_rows
+from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.model_folder import (
     ADDITION_SETTINGS,
     ENCODER,
@@ -26,15 +27,14 @@ from genrec_core.bundle.model_folder import (
     step_graph,
 )
 from genrec_core.bundle.onnx_scorer import write_self_test
-from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, text_model
 from genrec_core.errors import GenrecError
 from genrec_core.export.graphs import export_graph, write_item_logits
-from genrec_core.export.items import item_table
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.neighbors import TextNeighbors
-from genrec_core.storage.artifacts import atomic_folder, read_json, write_json, write_manifest
+from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
@@ -61,7 +61,8 @@ def export_recommender(
     """
     model = TigerModel.from_pretrained(checkpoint).eval()
     ids = SemanticIds.load(semantic_ids)
-    vectors = _text_vectors(ids, semantic_ids, embeddings)
+    texts = ItemEmbeddings.load(embeddings)
+    vectors = np.asarray(texts.l2norm[vector_rows(texts, ids.item_ids, embeddings)], dtype=np.float32)
     _require_trained_on(model, checkpoint, ids, semantic_ids, vectors)
     if popularity.shape != ids.item_ids.shape:
         raise GenrecError(f"popularity has shape {popularity.shape}, but {semantic_ids} has {len(ids.item_ids)} items")
@@ -71,7 +72,7 @@ def export_recommender(
         _save_what_additions_need(model, vectors, semantic_ids, embeddings, part)
         write_self_test(part)
         if catalog is not None:
-            item_table(catalog, ids.item_ids).save(part)
+            ItemTable.of_catalog(catalog, ids.item_ids).save(part)
         write_manifest(part)
 
 
@@ -101,7 +102,7 @@ def _save_what_additions_need(
     if collaborative := CollaborativeMap.load(semantic_ids):
         collaborative.save(folder)
     settings = AdditionSettings(
-        embedding_model=read_json(embeddings / STATS)["model"],
+        embedding_model=text_model(embeddings),
         reads_texts=config.item_vector_dim > 0,
         known_items=config.known_items,
         untrained_items=tuple(config.untrained_items),
@@ -111,19 +112,6 @@ def _save_what_additions_need(
     write_json(folder / ADDITION_SETTINGS, settings.model_dump())
 
 
-def _text_vectors(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:
-    """The normalised text vectors float32 [n_items, dim] in the order of the semantic IDs; embeddings go by item id."""
-    texts = ItemEmbeddings.load(embeddings)
-    rows = np.searchsorted(texts.item_ids, ids.item_ids).clip(max=max(len(texts.item_ids) - 1, 0))
-    missing = ids.item_ids[texts.item_ids[rows] != ids.item_ids]
-    if len(missing):
-        raise GenrecError(
-            f"{embeddings}: no vector of item {missing[0]} ({len(missing)} such items) of {semantic_ids}; "
-            "embed the whole catalogue again"
-        )
-    return np.asarray(texts.l2norm[rows], dtype=np.float32)
-
-
 def _require_trained_on(
     model: TigerModel, checkpoint: Path, ids: SemanticIds, semantic_ids: Path, vectors: np.ndarray
 ) -> None:
@@ -131,11 +119,6 @@ def _require_trained_on(
         raise GenrecError(
             f"{checkpoint} was trained on level sizes {list(model.config.level_sizes)}, but {semantic_ids} has "
             f"{list(ids.level_sizes)}; train it on these semantic IDs"
-        )
-    dim = model.config.item_vector_dim
-    if dim not in (0, vectors.shape[1]):
-        raise GenrecError(
-            f"{checkpoint} reads item vectors of {dim} columns, but they have {vectors.shape[1]}; train it on these"
         )
 
 

@@ -216,10 +216,8 @@ def _text_row(line: str) -> _Cells:
             f"a {'comma' if ',' in line else 'semicolon'} in the form `user item item ...`; separate by spaces, or "
             "begin the file with the CSV header user_id,item_ids"
         )
-    words = line.split()
-    if not words:
-        raise GenrecError("nothing but Unicode's white space")
-    return {"user_id": words[0], "item_ids": words[1:]}
+    user_id, *item_ids = line.split() or [""]  # white space of Unicode alone is no user
+    return {"user_id": user_id, "item_ids": item_ids}
 
 
 @dataclass(frozen=True)
@@ -233,11 +231,9 @@ class Shard:
     def parse(cls, text: str) -> "Shard":
         """Read ``i/n``, for example ``2/8``."""
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip(), re.ASCII)
-        if match is None:
-            raise GenrecError(f"shard {text!r:.60}: write i/n, for example 2/8 for the second of eight parts")
-        number, count = int(match[1]), int(match[2])
+        number, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= count <= _MOST_SHARDS:
-            raise GenrecError(f"shard {text!r:.60}: i counts from 1 to n, and n is {_MOST_SHARDS} at most")
+            raise GenrecError(f"shard {text!r:.60}: write i/n, such as 2/8 for part 2 of 8, n at most {_MOST_SHARDS}")
         return cls(number, count)
 
     def lines(self, total: int, block: int) -> range:

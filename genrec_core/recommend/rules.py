@@ -10,12 +10,10 @@ do not matter anywhere. The parser is written by hand: the grammar is small, and
 at fault, which parser generators do not do by themselves.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +36,6 @@ _TOKEN = re.compile(
 )
 _PRICE = re.compile(r"\$?(-?[0-9]{1,300}(?:\.[0-9]{1,300})?)", re.ASCII)  # a dollar sign may stand before it
 _SHOWN = 60  # characters of a rule's word that an error quotes
-_CANDIDATES = 2000  # values compared for likeness with one that no item has
 Value = str | int | float
 Condition = Callable[[ItemAttributes], np.ndarray]  # the items that it holds for, bool [n_items]
 
@@ -75,18 +72,8 @@ class Comparison:
             if not self.holds(items).any():
                 yield f"no item has a {field} that contains {_quoted(str(self.values[0]))}"
         else:
-            for text in map(str, self.values):
-                if text not in attribute.place:
-                    close = _close(text, attribute)
-                    yield f"no item has the {field} {_quoted(text)}" + (f"; close to it: {close}" if close else "")
-
-
-def _close(text: str, attribute: TextAttribute) -> str:
-    """Up to three values with the same first letter that look like ``text``, as the catalogue writes them."""
-    shortest, longest = len(text) // 2, 2 * len(text)
-    names = (name for name in attribute.place if name.startswith(text[:1]) and shortest <= len(name) <= longest)
-    close = difflib.get_close_matches(text, list(islice(names, _CANDIDATES)))
-    return ", ".join(map(attribute.shown, close))
+            missing = [text for text in map(str, self.values) if text not in attribute.place]
+            yield from (f"no item has the {field} {_quoted(text)}" for text in missing)
 
 
 @dataclass(frozen=True)
@@ -115,7 +102,7 @@ class Rule:
         return self.condition(items)
 
     def unmatched(self, items: ItemAttributes) -> list[str]:
-        """A note for each value of the rule that no item has, most often misspelt; names close values."""
+        """A note for each value of the rule that no item has, most often misspelt."""
         notes = [note for comparison in self.comparisons for note in comparison.unmatched(items)]
         return list(dict.fromkeys(notes))
 

@@ -14,7 +14,7 @@ from genrec_core.bundle.model_folder import ITEM_IDS, WITHDRAWN, ModelFolder, Wi
 from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.storage.artifacts import verify_manifest, write_manifest
+from genrec_core.storage.artifacts import verify_manifest
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
@@ -92,10 +92,6 @@ def test_what_cannot_be_withdrawn_changes_nothing(model_dir: Path, tiny_recommen
     assert not (model_dir / WITHDRAWN).exists()
     with pytest.raises(GenrecError, match="no such folder"):
         ModelFolder(model_dir / "nowhere" / "model").withdraw(tiny_recommender.item_ids[:1])
-    ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:1])
-    write_manifest(model_dir)
-    with pytest.raises(GenrecError, match="write the manifest without it"):
-        ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:1])
 
 
 def test_commands_at_once_lose_nothing(model_dir: Path, tiny_recommender: Recommender, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_user_may_come_twice(tmp_path: Path) -> None:
         ("1,5,6", "a comma in the form"),
         ("u1;1 2 3", "a semicolon in the form"),
         ("1 5 6\r2 7 8", "a carriage return that does not end it"),
-        ("\u2028", "nothing but Unicode's white space"),
+        ("\u2028", "user_id is empty"),
     ],
 )
 def test_a_malformed_text_line_is_numbered_and_explained(tmp_path: Path, line: str, reason: str) -> None:
