@@ -43,8 +43,8 @@ class ItemTable(Settings):
         """
         import polars as pl
 
-        texts = dict.fromkeys(("title", "brand", "categories"), pl.String)
-        types = {"item_id": pl.Int64, **texts, "price": pl.Float64}
+        types: dict[str, type[pl.DataType]] = dict.fromkeys(cls.model_fields, pl.String)
+        types |= {"item_id": pl.Int64, "price": pl.Float64}
         try:
             table = catalog.select(pl.col(name).cast(dtype) for name, dtype in types.items())
         except pl.exceptions.PolarsError as error:
@@ -115,21 +115,11 @@ class TextAttribute:
         present[rows] = True
         return cls(place, rows, values, present)
 
-    def where(self, wanted: np.ndarray) -> np.ndarray:
-        """Rows bool [n_items] that have one of the ``wanted`` values, bool [values]."""
+    def where(self, values: list[int]) -> np.ndarray:
+        """Rows bool [n_items] that have one of the values with these indices."""
         rows = np.zeros(len(self.present), dtype=bool)
-        rows[self.row[wanted[self.value]]] = True
+        rows[self.row[np.isin(self.value, values)]] = True
         return rows
-
-    def containing(self, part: str) -> np.ndarray:
-        """Which values contain the folded text ``part``, bool [values]."""
-        return np.fromiter((part in key for key in self.place), dtype=bool, count=len(self.place))
-
-    def among(self, keys: tuple[str, ...]) -> np.ndarray:
-        """Which values are one of the folded texts ``keys``, bool [values]."""
-        values = np.zeros(len(self.place), dtype=bool)
-        values[[self.place[key] for key in keys if key in self.place]] = True
-        return values
 
 
 @dataclass(frozen=True)

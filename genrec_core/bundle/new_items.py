@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,10 +34,8 @@ class NewItems:
         """Raise ``GenrecError`` if an item of the file ``path`` has no text."""
         without = [item for text, item in zip(self.texts, self.item_ids.tolist(), strict=True) if not text]
         if without:
-            raise GenrecError(
-                f"{path}: item {without[0]} has no text ({len(without)} such items), so nothing says whom to recommend "
-                "it to; give it a title, or a text"
-            )
+            count = f"({len(without)} such items)"
+            raise GenrecError(f"{path}: item {without[0]} has no text {count}; give it a title, or a text")
 
 
 def read_new_items(path: Path, text_template: str) -> NewItems:
@@ -104,12 +103,11 @@ def _csv_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
+    entry: Any = None
+    with suppress(ValueError):
         entry = json.loads(line)
-    except ValueError as error:
-        raise GenrecError(f"{path}, line {number}: not JSON ({error}); write one object a line") from error
     if not isinstance(entry, dict):
-        raise GenrecError(f"{path}, line {number}: not an object; write one object with an item_id a line")
+        raise GenrecError(f"{path}, line {number}: no JSON object; write one object with an item_id a line")
     return entry
 
 

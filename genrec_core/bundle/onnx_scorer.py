@@ -58,7 +58,7 @@ class KeysProduct:
     The keys are an input of the graph, as items may be added to the model where ``onnx`` is not installed.
 
     Args:
-        graph: the file that :func:`genrec_core.export.graphs.write_item_logits` wrote.
+        graph: the file that :func:`genrec_core.export.onnx.write_item_logits` wrote.
         keys: float32 [n_items, width].
         int8: round the keys to 7 bits, a scale an item; the graph then rounds the queries too.
     """

@@ -21,7 +21,7 @@ from genrec_core.bundle.onnx_scorer import OnnxScorer, write_self_test
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.export.graphs import without_advice, write_item_logits
+from genrec_core.export.onnx import without_advice, write_item_logits
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ExportSettings, RankingMode
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, INPUTS, TOKENIZER
 from genrec_core.embedding.text import load_model
 from genrec_core.errors import GenrecError
-from genrec_core.export.graphs import export_graph
+from genrec_core.export.onnx import export_graph
 from genrec_core.export.quantize import quantize_graph
 from genrec_core.graphs import SELF_TEST, open_graph
 from genrec_core.settings import EmbeddingSettings

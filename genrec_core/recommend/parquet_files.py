@@ -19,8 +19,8 @@ from genrec_core.recommend.request_files import CONSTRAINT_COLUMNS, Check, Rejec
 _WANTED = {
     "user_id": "text or integers",
     "item_ids": "lists of integers",
-    "allow": "lists of integers, or text",
-    "deny": "lists of integers, or text",
+    "allow": "lists of integers or text",
+    "deny": "lists of integers or text",
     "rule": "text",
 }
 SLICE_ROWS = 1 << 15  # rows read at once; memory grows with these and with the file's row groups, not with the file
@@ -29,6 +29,7 @@ _ROW_GROUP_CELLS = 1 << 22
 
 
 def has_integer_users(path: Path) -> bool:
+    """Whether the requests hold user ids as integers of at most 64 bits, not as text."""
     return _schema(path)["user_id"] in _FIT_INT64
 
 
@@ -69,17 +70,15 @@ def _schema(path: Path) -> pl.Schema:
         if name not in schema:
             raise GenrecError(f"{path}: no column {name}; it has {', '.join(schema) or 'none'}")
     for name, wanted in _WANTED.items():
-        if name in schema and not _fits(name, schema[name]):
+        if name in schema and _kind(schema[name]) not in wanted.split(" or "):
             raise GenrecError(f"{path}: column {name} is {schema[name]}; make it {wanted}")
     return schema
 
 
-def _fits(name: str, dtype: pl.DataType) -> bool:
+def _kind(dtype: pl.DataType) -> str:
     if isinstance(dtype, pl.List):
-        return name not in ("user_id", "rule") and (dtype.inner.is_integer() or dtype.inner == pl.Null)
-    if dtype.is_integer():
-        return name == "user_id"
-    return name != "item_ids" and dtype in (pl.String, pl.Null)
+        return "lists of integers" if dtype.inner.is_integer() or dtype.inner == pl.Null else ""
+    return "integers" if dtype.is_integer() else "text" if dtype in (pl.String, pl.Null) else ""
 
 
 @contextmanager
@@ -88,7 +87,9 @@ def parquet_predictions(path: Path, top_k: int, integer_users: bool) -> Iterator
 
     The rows go to a CSV file first, because they need not fit in memory.
     """
-    types = {"user_id": pl.Int64 if integer_users else pl.String, **dict.fromkeys(prediction_columns(top_k), pl.Int64)}
+    types: dict[str, type[pl.DataType]] = dict.fromkeys(["user_id", *prediction_columns(top_k)], pl.Int64)
+    if not integer_users:
+        types["user_id"] = pl.String
     try:
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".rows") as folder:
             rows = Path(folder, "rows.csv")

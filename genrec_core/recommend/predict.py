@@ -23,7 +23,7 @@ from genrec_core.recommend.constraints import Constraints, Selection
 from genrec_core.recommend.prediction_files import is_parquet, open_predictions
 from genrec_core.recommend.recommender import Ranking, Recommender
 from genrec_core.recommend.remote_ranking import RankingRun, RemoteRanking
-from genrec_core.recommend.request_files import Rejected, Request, Shard, count_lines, has_integer_users, read_requests
+from genrec_core.recommend.request_files import Rejected, Request, Shard, count_lines, read_requests
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import atomic_file, is_stream
 
@@ -49,7 +49,6 @@ class PredictionReport:
     empty_histories: int = 0  # requests without a known item, which got the popular items
     rejected: int = 0  # malformed lines, listed in OUT.rejected
     short_rows: int = 0  # rows with fewer than top_k items; their last cells are empty
-    narrow: int = 0  # requests whose constraints leave fewer than top_k items; they got all unseen ones of those
     warnings: list[str] = field(default_factory=list)  # values of rules that no item has, the first few
     seconds: float = 0.0  # wall time
 
@@ -64,7 +63,6 @@ class PredictionReport:
             (self.unknown_items, "history items are not in the catalogue and were dropped"),
             (self.empty_histories, "users have no known item and got the popular items"),
             (self.short_rows, f"users got fewer than {self.top_k} items: no more are left for them"),
-            (self.narrow, f"users have constraints that leave fewer than {self.top_k} items and got all of those"),
         ]
         lines = [served, *(f"{count} {note}" for count, note in notes if count), *self.warnings]
         if self.rejected:
@@ -81,9 +79,8 @@ class PredictionReport:
         self.short_rows += int((ranking.counts < self.top_k).sum())
         for request in block.requests:
             if request.constraints:
-                selection = selection_of(request.constraints)
-                self.narrow += selection.count < self.top_k
-                new = [warning for warning in selection.warnings if warning not in self.warnings]
+                warnings = selection_of(request.constraints).warnings
+                new = [warning for warning in warnings if warning not in self.warnings]
                 self.warnings += new[: _SHOWN_WARNINGS - len(self.warnings)]
 
 
@@ -136,8 +133,8 @@ def predict_file(
     rejected, first = None if is_stream(output) else rejected_path(output), ""
     try:
         with _rejected_lines(rejected) as reject, atomic_file(output) as part:
-            header, integer_users = shard is None or shard.number == 1, has_integer_users(source)
-            with open_predictions(part, output, settings.top_k, header, integer_users) as write:
+            header = shard is None or shard.number == 1
+            with open_predictions(part, output, settings.top_k, header, source) as write:
                 for block, ranking in _progress(_ranked(recommender, run, blocks, remote), blocks, show_progress):
                     for line in block.malformed:
                         first = first or f"line {line.line}: {line.reason}"
@@ -150,7 +147,7 @@ def predict_file(
                     f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
                 )
         if rejected and not report.rejected:
-            rejected.resolve().unlink()  # the file behind a link, so that the link stays
+            rejected.resolve().unlink(missing_ok=True)  # the file behind a link, so that the link stays
     except OSError as error:
         left = "" if is_stream(output) else "; it is left as it was"
         raise GenrecError(f"{output}: cannot be written ({error.strerror or error}){left}") from error

@@ -65,8 +65,8 @@ class Recommender:
         popularity: training interactions by catalogue row, int64 [n_items].
         max_history: newest items of a history that the model reads.
         weights: shares of the dense head.
-        attributes: reads what rules compare; called for the first rule. None for a model without attributes.
-        withdrawn: ids of items that are never recommended.
+        attributes, withdrawn: see :class:`~genrec_core.recommend.constraints.CatalogueMasks`; a model without
+            attributes takes no rules.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Recommender:
             beams: beams of the search, at least ``top_k``; None for ``top_k``, and at least 50. Filters are exact masks
                 inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
             exclude_seen: leave out all items of the user's own history.
-            ranking: as in :class:`~genrec_core.settings.PredictionSettings`; the weight of ``hybrid`` was chosen on
-                validation. A model without a dense head knows only ``generative``; ``hybrid`` then means the same.
+            ranking: as in :class:`~genrec_core.settings.PredictionSettings`. A model without a dense head knows only
+                ``generative``; ``hybrid`` then means the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.

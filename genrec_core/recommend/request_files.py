@@ -93,15 +93,6 @@ def count_lines(path: Path) -> int:
     return count
 
 
-def has_integer_users(path: Path) -> bool:
-    """Whether the file holds user ids as integers of at most 64 bits, not as text."""
-    if not is_parquet(path):
-        return False
-    from genrec_core.recommend import parquet_files
-
-    return parquet_files.has_integer_users(path)
-
-
 def request_of(line: int, cells: _Cells, check: Check | None) -> Request:
     """The request of a row: ids and lists as text or as lists of ids; cells of constraints may be absent."""
     user_id, item_ids = user_id_of(cells["user_id"] or ""), item_ids_of(cells["item_ids"] or ())
@@ -231,7 +222,7 @@ class Shard:
     def parse(cls, text: str) -> "Shard":
         """Read ``i/n``, for example ``2/8``."""
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip(), re.ASCII)
-        number, count = map(int, match.groups()) if match else (0, 0)
+        number, count = [int(part) for part in match.groups()] if match else [0, 0]
         if not 1 <= number <= count <= _MOST_SHARDS:
             raise GenrecError(f"shard {text!r:.60}: write i/n, such as 2/8 for part 2 of 8, n at most {_MOST_SHARDS}")
         return cls(number, count)

@@ -70,10 +70,10 @@ def test_each_request_may_have_constraints_of_its_own(ruled: Recommender, tmp_pa
     assert "leave no item" in reasons["7"]
     assert "'brnad' is no field" in reasons["8"]
     assert "item 'x' is not an integer id" in reasons["9"]
-    assert (report.users, report.narrow, report.rejected) == (7, 2, 3)
+    assert (report.users, report.short_rows, report.rejected) == (7, 2, 3)
     assert report.warnings == ["no item has the brand 'evne'"]
     said = "\n".join(report.lines(tmp_path / "out.csv"))
-    assert "2 users have constraints that leave fewer than 5 items and got all of those" in said
+    assert "2 users got fewer than 5 items: no more are left for them" in said
 
 
 def test_requests_of_equal_constraints_are_decoded_together(
@@ -272,7 +272,7 @@ def test_integer_users_stay_integers_and_missing_items_are_null(ruled: Recommend
         (pl.DataFrame({"user_id": [1], "item_ids": [5]}), "column item_ids is Int64; make it lists of integers"),
         (pl.DataFrame({"user_id": [1.5], "item_ids": [[5]]}), "column user_id is Float64; make it text or integers"),
         (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "rule": [3]}), "column rule is Int64; make it text"),
-        (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "deny": [[0.5]]}), "lists of integers, or text"),
+        (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "deny": [[0.5]]}), "lists of integers or text"),
         (pl.DataFrame({"user_id": [1], "item_ids": [[5]]}).clear(), "no requests"),
     ],
 )  # fmt: skip

@@ -87,7 +87,7 @@ def test_a_rule_holds_for_these_items(items: ItemAttributes, rule: str, ids: lis
         ("item_id = 1.5", "character 11: '1.5' is not an integer id"),
         ("item_id = 9223372036854775808", "is not an integer id"),
         ("brand = 'OPI", "character 9: the quote ' is never closed"),
-        ("brand = ''", "is empty; give brand another value"),
+        ("brand = ''", "is not a text; give brand another value"),
         ("not " * 60 + "brand = OPI", "nested deeper than 50"),
         ("(" * 60 + "brand = OPI", "character 51: nested deeper than 50"),
         ("brand = " + "x" * LONGEST_RULE, "has 10008 characters, but 10000 are the most"),
