@@ -87,7 +87,7 @@ def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, wo
 @plain_failures
 def add_new_items(context: dg.OpExecutionContext, work: WorkFolders) -> None:
     """Add the catalogue's new items to the served release: a successor with these items is served."""
-    from genrec_core.releases.catalog_additions import new_in_catalog
+    from genrec_core.bundle.item_additions import new_in_catalog
     from genrec_core.releases.pointer import served_model
 
     root = Path(work.root).absolute()

@@ -300,4 +300,4 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 @pytest.fixture(scope="session")
 def tiny_recommender(tiny_model: TinyModel) -> Recommender:
-    return Recommender.from_folder(tiny_model.model_dir, threads=1)
+    return Recommender.from_folder(tiny_model.model_dir)

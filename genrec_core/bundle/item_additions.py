@@ -22,7 +22,7 @@ from genrec_core.bundle.model_folder import (
 )
 from genrec_core.bundle.new_items import NewItems
 from genrec_core.data.item_text import render_text, template_parts
-from genrec_core.embedding.item_embeddings import l2_normalized, learned_rows
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, learned_rows, text_model
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph, read_array
 from genrec_core.quantization.new_items import extend_ids
@@ -45,21 +45,18 @@ class AdditionSettings(Settings):
     def load(cls, model_dir: Path) -> "AdditionSettings":
         """Read ``new_items.json``."""
         path = model_dir / NEW_ITEMS / ADDITION_SETTINGS
-        if not path.is_file():
-            raise GenrecError(f"{path}: no such file, so nothing can be added; export the model again")
         try:
             return cls.model_validate(read_json(path))
-        except ValueError as error:
-            raise GenrecError(f"{path}: not what this version reads ({error}); export the model again") from error
+        except ValueError as error:  # a GenrecError too
+            fault = f"cannot be read ({error}), so nothing can be added"
+            raise GenrecError(f"{path}: {fault}; export the model again") from error
 
 
 def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path | None = None) -> np.ndarray:
-    """Write a model folder that holds new items too; it appears whole or not at all.
-
-    Items withdrawn from ``model_dir`` are withdrawn there as well. Changes of one folder wait for each other.
+    """Write a model folder that holds new items too; it appears whole or not at all. Withdrawn items stay withdrawn.
 
     Args:
-        model_dir: an exported model; each of its files is verified.
+        model_dir: an exported model.
         new: the items, none of which the model holds.
         vectors: their text vectors by the model's embedding model, float32 [m, dim], not normalised.
         target: a new folder to write; None: ``model_dir`` is replaced.
@@ -79,7 +76,7 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
             shutil.copytree(model_dir, part, dirs_exist_ok=True)
             _write_added(ModelFolder(part), settings, items, extended, l2_normalized(vectors))
             if folder.takes_rules:
-                ItemTable.load(model_dir, items.item_ids).followed_by(new.table()).save(part)
+                ItemTable.load(model_dir, items.item_ids).with_new(new.item_ids, new.fields).save(part)
             write_manifest(part, unlisted=WITHDRAWN)
     return extended.codes[len(known.codes) :]
 
@@ -101,6 +98,33 @@ def texts_of(model_dir: Path, text_template: str) -> tuple[list[str], np.ndarray
     return [texts[row] for row in rows], vectors[rows]
 
 
+def vector_rows(embeddings: ItemEmbeddings, item_ids: np.ndarray, folder: Path) -> np.ndarray:
+    """The rows int64 [n] of items in the ``embeddings`` read from ``folder``."""
+    rows = np.searchsorted(embeddings.item_ids, item_ids).clip(max=max(len(embeddings.item_ids) - 1, 0))
+    missing = item_ids[embeddings.item_ids[rows] != item_ids]
+    if len(missing):
+        count = f"({len(missing)} such items)"
+        raise GenrecError(f"{folder}: no vector of item {missing[0]} {count}; embed the whole catalogue first")
+    return rows
+
+
+def new_in_catalog(model: Path, catalog: Path, embeddings: Path) -> tuple[NewItems, np.ndarray]:
+    """The items of a catalogue that a release does not hold, and their text vectors float32 [n, dim], not normalised.
+
+    ``model`` is the exported model of the release, ``catalog`` a Parquet file, ``embeddings`` a folder of text vectors.
+    """
+    import polars as pl
+
+    new = pl.read_parquet(catalog).filter(~pl.col("item_id").is_in(ModelFolder(model).item_ids))
+    ids, vectors = new["item_id"].to_numpy().astype(np.int64), ItemEmbeddings.load(embeddings)
+    rows = vector_rows(vectors, ids, embeddings)
+    needed, present = AdditionSettings.load(model).embedding_model, text_model(embeddings)
+    if needed != present:
+        raise GenrecError(f"the release reads texts by {needed}, but {embeddings} is of {present}; train anew")
+    items = NewItems(ids, new["text"].to_list(), new.drop("item_id", "text").to_dicts())
+    return items, np.asarray(vectors.raw[rows], dtype=np.float32)
+
+
 def _write_added(
     folder: ModelFolder, settings: AdditionSettings, items: ModelItems, extended: SemanticIds, new_texts: np.ndarray
 ) -> None:
@@ -116,17 +140,11 @@ def _write_added(
     encoder = open_graph(folder.path / NEW_ITEMS / ITEM_ENCODER, threads=None)
     new_inputs = {name: array[len(known_texts) :] for name, array in inputs.items()}
     new_vectors, new_keys = encoder.run(["items", "keys"], new_inputs)
-    folder.save_items(
-        ModelItems(
-            extended.item_ids,
-            extended.codes.astype(np.int32),
-            np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)]),
-            np.concatenate([items.vectors, new_vectors]),
-            np.concatenate([items.keys, new_keys]),
-        )
-    )
+    popularity = np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)])
+    vectors, keys = np.concatenate([items.vectors, new_vectors]), np.concatenate([items.keys, new_keys])
+    folder.save_items(ModelItems(extended.item_ids, extended.codes.astype(np.int32), popularity, vectors, keys))
     neighbors = folder.neighbors(len(known_texts)) if settings.neighbors else None
     if neighbors is not None:
-        extended_neighbors = neighbors.extended(known_texts, new_texts, settings.neighbors, settings.neighbor_weight)
-        folder.save_neighbors(extended_neighbors)
+        weight = settings.neighbor_weight
+        folder.save_neighbors(neighbors.extended(known_texts, new_texts, settings.neighbors, weight))
     folder.save_array(f"{NEW_ITEMS}/{TEXT_VECTORS}", texts)

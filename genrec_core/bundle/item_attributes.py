@@ -1,7 +1,9 @@
 """What a model folder knows of its items beside the model: title, brand, categories and price, for rules over them."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ConfigDict, ValidationError, model_validator
@@ -10,6 +12,9 @@ from genrec_core.bundle.model_folder import ITEMS
 from genrec_core.errors import GenrecError
 from genrec_core.settings import Settings
 from genrec_core.storage.artifacts import atomic_file
+
+if TYPE_CHECKING:  # inference does without polars, which is large
+    import polars as pl
 
 
 class ItemTable(Settings):
@@ -31,29 +36,51 @@ class ItemTable(Settings):
         return self
 
     @classmethod
+    def of_catalog(cls, catalog: "pl.DataFrame", item_ids: np.ndarray) -> "ItemTable":
+        """The attributes of ``item_ids`` int64 [n_items], in that order, from the frame of ``item_catalog``.
+
+        An item that the catalogue lacks has no attributes.
+        """
+        import polars as pl
+
+        types: dict[str, type[pl.DataType]] = dict.fromkeys(cls.model_fields, pl.String)
+        types |= {"item_id": pl.Int64, "price": pl.Float64}
+        try:
+            table = catalog.select(pl.col(name).cast(dtype) for name, dtype in types.items())
+        except pl.exceptions.PolarsError as error:
+            raise GenrecError(f"the item catalogue cannot be read ({error}); give the frame of item_catalog") from error
+        repeated = table["item_id"].filter(table["item_id"].is_duplicated())
+        if len(repeated):
+            raise GenrecError(f"the item catalogue holds item {repeated[0]} twice; keep one row an item")
+        items = pl.DataFrame({"item_id": item_ids.astype(np.int64)})
+        if items.join(table, on="item_id", how="semi").is_empty():
+            raise GenrecError("the item catalogue holds no item of the model; give the catalogue it was trained on")
+        rows = items.join(table, on="item_id", how="left", maintain_order="left")
+        finite = pl.when(pl.col("price").is_finite()).then(pl.col("price"))
+        return cls.model_validate(rows.with_columns(finite).to_dict(as_series=False))
+
+    @classmethod
     def load(cls, model_dir: Path, item_ids: np.ndarray) -> "ItemTable":
         """Read ``items.json``, and refuse one that holds other items than ``item_ids``, those of the model."""
         path = model_dir / ITEMS
         if not path.is_file():
-            raise GenrecError(
-                f"{model_dir}: holds no {ITEMS}, which rules need; export the model again with its catalogue "
-                "(genrec export --catalog, or the asset onnx_encoder)"
-            )
+            again = "export the model again with its catalogue (genrec export --catalog, or the asset onnx_encoder)"
+            raise GenrecError(f"{model_dir}: holds no {ITEMS}, which rules need; {again}")
         try:
             table = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, fault["loc"])) or "the file"
             raise GenrecError(f"{path}: cannot be read ({place}: {fault['msg']}); export the model again") from error
-        except OSError as error:
-            raise GenrecError(f"{path}: cannot be read ({error}); export the model again") from error
         if not np.array_equal(table.item_id, item_ids):
             raise GenrecError(f"{path}: does not hold the items of the model; export it again")
         return table
 
-    def followed_by(self, new: "ItemTable") -> "ItemTable":
-        """The table with the rows of ``new`` at its end."""
-        return ItemTable(**{name: getattr(self, name) + getattr(new, name) for name in type(self).model_fields})
+    def with_new(self, item_ids: np.ndarray, fields: list[dict[str, Any]]) -> "ItemTable":
+        """The table with new items at its end; ``fields`` are the columns of each."""
+        rows = [{**row, "item_id": item} for row, item in zip(fields, item_ids.tolist(), strict=True)]
+        columns = {name: getattr(self, name) + [row[name] for row in rows] for name in type(self).model_fields}
+        return ItemTable(**columns)
 
     def save(self, model_dir: Path) -> None:
         """Write ``items.json``."""
@@ -71,7 +98,6 @@ class TextAttribute:
     """A text that items have, some of them several times."""
 
     place: dict[str, int]  # folded values, each once, with their index
-    written: list[str]  # the same, in that order, as the catalogue writes them
     row: np.ndarray  # catalogue rows int64 [entries], each with the index of one of its values
     value: np.ndarray  # that index, int64 [entries]
     present: np.ndarray  # rows that have any value, bool [n_items]
@@ -80,39 +106,20 @@ class TextAttribute:
     def of(cls, texts: list[list[str]]) -> "TextAttribute":
         """From the texts of each item; empty ones count as absent."""
         place: dict[str, int] = {}
-        written: list[str] = []
         entries: list[tuple[int, int]] = []
         for row, names in enumerate(texts):
-            for name in names:
-                if key := folded(name):
-                    if key not in place:
-                        place[key] = len(written)
-                        written.append(name)
-                    entries.append((row, place[key]))
+            for key in filter(None, map(folded, names)):
+                entries.append((row, place.setdefault(key, len(place))))
         rows, values = np.array(entries, dtype=np.int64).reshape(-1, 2).T
         present = np.zeros(len(texts), dtype=bool)
         present[rows] = True
-        return cls(place, written, rows, values, present)
+        return cls(place, rows, values, present)
 
-    def where(self, wanted: np.ndarray) -> np.ndarray:
-        """Rows bool [n_items] that have one of the ``wanted`` values, bool [values]."""
+    def where(self, values: list[int]) -> np.ndarray:
+        """Rows bool [n_items] that have one of the values with these indices."""
         rows = np.zeros(len(self.present), dtype=bool)
-        rows[self.row[wanted[self.value]]] = True
+        rows[self.row[np.isin(self.value, values)]] = True
         return rows
-
-    def containing(self, part: str) -> np.ndarray:
-        """Which values contain the folded text ``part``, bool [values]."""
-        return np.fromiter((part in key for key in self.place), dtype=bool, count=len(self.place))
-
-    def among(self, keys: tuple[str, ...]) -> np.ndarray:
-        """Which values are one of the folded texts ``keys``, bool [values]."""
-        values = np.zeros(len(self.place), dtype=bool)
-        values[[self.place[key] for key in keys if key in self.place]] = True
-        return values
-
-    def shown(self, key: str) -> str:
-        """A folded value as the catalogue writes it."""
-        return self.written[self.place[key]]
 
 
 @dataclass(frozen=True)
@@ -124,17 +131,11 @@ class NumberAttribute:
 
 
 class ItemAttributes:
-    """The attributes that rules compare, by catalogue row; each is indexed when a rule first asks for it."""
+    """The attributes that rules compare, by field and catalogue row; each is indexed for the first rule with it."""
 
     def __init__(self, table: ItemTable) -> None:
         self._table = table
-        self._indexed: dict[str, TextAttribute | NumberAttribute] = {}
-
-    def attribute(self, field: str) -> TextAttribute | NumberAttribute:
-        """The attribute behind a field of a rule: ``brand``, ``category``, ``title``, ``price`` or ``item_id``."""
-        if field not in self._indexed:
-            self._indexed[field] = self._index(field)
-        return self._indexed[field]
+        self.attribute = cache(self._index)
 
     def _index(self, field: str) -> TextAttribute | NumberAttribute:
         table = self._table

@@ -107,17 +107,14 @@ class ModelFolder:
         return GraphSettings(**{**content, "level_sizes": tuple(content["level_sizes"])})
 
     def save_settings(self, settings: GraphSettings) -> None:
-        """Write ``recommender.json``."""
         write_json(self.path / SETTINGS, {"format": FORMAT, **asdict(settings)})
 
     def array(self, name: str) -> "np.ndarray":
-        """Read an array file."""
         from genrec_core.graphs import read_array
 
         return read_array(self.path / name)
 
     def save_array(self, name: str, array: "np.ndarray") -> None:
-        """Write an array file."""
         import numpy as np
 
         np.save(self.path / name, array, allow_pickle=False)
@@ -141,7 +138,6 @@ class ModelFolder:
         return ModelItems(*arrays)
 
     def save_items(self, items: ModelItems) -> None:
-        """Write the five files of the items."""
         arrays = (items.item_ids, items.codes, items.popularity, items.vectors, items.keys)
         for name, array in zip(_ITEM_FILES, arrays, strict=True):
             self.save_array(name, array)
@@ -154,13 +150,10 @@ class ModelFolder:
             return None
         rows, bonus = self.array(NEIGHBORS), self.array(NEIGHBOR_BONUS)
         if rows.shape != bonus.shape or len(rows) != n_items or rows.max(initial=0) >= n_items:
-            raise GenrecError(
-                f"{self.path}: {NEIGHBORS} and {NEIGHBOR_BONUS} do not fit {n_items} items; export it again"
-            )
+            raise GenrecError(f"{self.path}: {NEIGHBORS} does not fit {n_items} items; export it again")
         return TextNeighbors(rows, bonus)
 
     def save_neighbors(self, neighbors: "TextNeighbors") -> None:
-        """Write the text neighbours."""
         self.save_array(NEIGHBORS, neighbors.rows)
         self.save_array(NEIGHBOR_BONUS, neighbors.bonus)
 
@@ -197,20 +190,13 @@ class ModelFolder:
         return items
 
     def withdraw(self, items: "np.ndarray", restore: bool = False) -> Withdrawal:
-        """Add ``items`` to the withdrawn ones, or with ``restore`` take them off that list.
+        """Add ``items``, ids int64 [n], to the withdrawn ones, or with ``restore`` take them off that list.
 
         A recommender that is opened afterwards never recommends withdrawn items; one that is open does not change.
         Changes of one folder wait for each other.
-
-        Args:
-            items: ids, int64 [n]. Items that are withdrawn already, or restored already, change nothing.
-            restore: recommend the items again.
         """
         with locked_place(self.path):
             verify_manifest(self.path)
-            manifest = self.path / MANIFEST
-            if WITHDRAWN in read_json(manifest)["files"]:
-                raise GenrecError(f"{manifest} names {WITHDRAWN}, which may change; write the manifest without it")
             known, chosen = set(self.item_ids.tolist()), set(items.tolist())
             unknown = sorted(chosen - known)
             if unknown:
@@ -221,15 +207,13 @@ class ModelFolder:
             after = before - chosen if restore else before | chosen
             if after == known:
                 raise GenrecError("no item of the model would be left; nothing was changed")
-            self._write_withdrawn(sorted(after))
+            items_left_out = sorted(after)
+            try:
+                write_shared(self.withdrawn_list, {"item_ids": items_left_out, "sha256": _digest(items_left_out)})
+            except OSError as error:
+                fault = f"cannot be written ({error.strerror or error}); nothing was changed"
+                raise GenrecError(f"{self.withdrawn_list}: {fault}") from error
         return Withdrawal(len(after ^ before), len(after), len(known) - len(after))
-
-    def _write_withdrawn(self, items: list[int]) -> None:
-        try:
-            write_shared(self.withdrawn_list, {"item_ids": items, "sha256": _digest(items)})
-        except OSError as error:
-            reason = error.strerror or error
-            raise GenrecError(f"{self.withdrawn_list}: cannot be written ({reason}); nothing was changed") from error
 
 
 def _digest(items: list[int]) -> str:

@@ -3,17 +3,18 @@
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from genrec_core.bundle.item_attributes import ItemTable
-from genrec_core.data.ids import item_id_of, item_ids_of
+from genrec_core.data.ids import ItemId, item_id_of
 from genrec_core.data.item_text import render_text, template_parts, text_fields
-from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
+from genrec_core.data.text_files import csv_header, utf8_lines, without_halves
 from genrec_core.errors import GenrecError
 
 
@@ -33,15 +34,8 @@ class NewItems:
         """Raise ``GenrecError`` if an item of the file ``path`` has no text."""
         without = [item for text, item in zip(self.texts, self.item_ids.tolist(), strict=True) if not text]
         if without:
-            raise GenrecError(
-                f"{path}: item {without[0]} has no text ({len(without)} such items), so nothing says whom to recommend "
-                "it to; give it a title, or a text"
-            )
-
-    def table(self) -> ItemTable:
-        """What rules compare."""
-        columns = {name: [entry[name] for entry in self.fields] for name in ("title", "brand", "categories", "price")}
-        return ItemTable(item_id=self.item_ids.tolist(), **columns)
+            count = f"({len(without)} such items)"
+            raise GenrecError(f"{path}: item {without[0]} has no text {count}; give it a title, or a text")
 
 
 def read_new_items(path: Path, text_template: str) -> NewItems:
@@ -68,16 +62,8 @@ def read_new_items(path: Path, text_template: str) -> NewItems:
 def read_item_ids(path: Path) -> np.ndarray:
     """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them."""
     try:
-        ids = json.loads(utf8_text(path))
-    except GenrecError:  # a ValueError too
-        raise
-    except (OSError, ValueError) as error:  # no JSON, or a number of thousands of digits
-        raise GenrecError(f"{path}: cannot be read as JSON ({error}); give an array of integer item ids") from error
-    if not isinstance(ids, list) or any(isinstance(item, str) for item in ids):
-        raise GenrecError(f"{path}: no array of integers of 64 bits; give one id for each vector")
-    try:
-        return np.array(item_ids_of(ids), dtype=np.int64)
-    except GenrecError as error:
+        return np.array(TypeAdapter(list[ItemId]).validate_json(path.read_bytes()), dtype=np.int64)
+    except (OSError, ValidationError) as error:
         raise GenrecError(f"{path}: no array of integers of 64 bits ({error}); give one id a vector") from error
 
 
@@ -117,12 +103,11 @@ def _csv_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
+    entry: Any = None
+    with suppress(ValueError):
         entry = json.loads(line)
-    except ValueError as error:
-        raise GenrecError(f"{path}, line {number}: not JSON ({error}); write one object a line") from error
     if not isinstance(entry, dict):
-        raise GenrecError(f"{path}, line {number}: not an object; write one object with an item_id a line")
+        raise GenrecError(f"{path}, line {number}: no JSON object; write one object with an item_id a line")
     return entry
 
 

@@ -1,30 +1,34 @@
-"""Scores beams with onnxruntime, for the search in :mod:`genrec_core.search.generative`. Needs no torch."""
+"""Scores beams with onnxruntime, for the search in :mod:`genrec_core.search.generative`. Needs no torch.
+
+onnxruntime multiplies int8 matrices by instructions that differ between processors. Some of them saturate: they give
+another product, without an error. So the export stores the logits of a few histories, and each opening computes them
+again.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from genrec_core.bundle.model_folder import ENCODER, ITEM_LOGITS, PREFIXES, TOKENS, ModelFolder, ModelItems, step_graph
-from genrec_core.data.histories import HistoryBatch
+from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import open_graph
+from genrec_core.graphs import SELF_TEST, open_graph, read_self_test, require_same_answers
 from genrec_core.search.beams import BeamAncestry
 
 # Of a key's largest number as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which
 # saturate: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
 _KEY_STEPS = 64
+_HISTORIES, _HISTORY_ITEMS, _SCORED_ITEMS = 4, 5, 256  # of the self-test
 
 
 class OnnxScorer:
     """A ``CodeScorer`` over the exported graphs: the history encoder and one decoder step a level from 1 on.
 
-    Args:
-        folder: the model.
-        items: what it holds of its items.
-        threads: threads inside an operator.
+    Each operator has one thread: those of a user are too small to share, and batches are decoded in parallel.
     """
 
-    def __init__(self, folder: ModelFolder, items: ModelItems, threads: int = 1) -> None:
+    def __init__(self, folder: ModelFolder, items: ModelItems) -> None:
         self.settings = folder.settings
         width = self.settings.item_width
         for name, array in (("vectors", items.vectors), ("keys", items.keys)):
@@ -33,13 +37,13 @@ class OnnxScorer:
                 raise GenrecError(f"{folder.path}: {reads}; export it again")
         self.items = np.ascontiguousarray(items.vectors, dtype=np.float32)
         self.neighbors = folder.neighbors(len(self.items))
-        self.keys_product = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8, threads)
+        self.keys_product = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8)
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
         self.tokens, self.prefixes = folder.array(TOKENS), folder.array(PREFIXES)
-        self.encoder = open_graph(folder.path / ENCODER, threads)
-        self.steps = [open_graph(folder.path / step_graph(level), threads) for level in range(1, len(sizes))]
+        self.encoder = open_graph(folder.path / ENCODER, threads=1)
+        self.steps = [open_graph(folder.path / step_graph(level), threads=1) for level in range(1, len(sizes))]
         self.step_inputs = [[node.name for node in step.get_inputs()] for step in self.steps]
         self.outputs = [[node.name for node in graph.get_outputs()] for graph in (self.encoder, *self.steps)]
 
@@ -54,14 +58,13 @@ class KeysProduct:
     The keys are an input of the graph, as items may be added to the model where ``onnx`` is not installed.
 
     Args:
-        graph: the file that :func:`genrec_core.export.graphs.write_item_logits` wrote.
+        graph: the file that :func:`genrec_core.export.onnx.write_item_logits` wrote.
         keys: float32 [n_items, width].
         int8: round the keys to 7 bits, a scale an item; the graph then rounds the queries too.
-        threads: threads inside an operator.
     """
 
-    def __init__(self, graph: Path, keys: np.ndarray, int8: bool, threads: int = 1) -> None:
-        self.graph, self.int8 = open_graph(graph, threads), int8
+    def __init__(self, graph: Path, keys: np.ndarray, int8: bool) -> None:
+        self.graph, self.int8 = open_graph(graph, threads=1), int8
         self.keys = rounded_keys(keys) if int8 else {"keys": np.ascontiguousarray(keys, dtype=np.float32)}
 
     def __call__(self, queries: np.ndarray) -> np.ndarray:
@@ -126,3 +129,35 @@ class OnnxSession:
         logits, *own = scorer.steps[level - 1].run(scorer.outputs[level], dict(zip(names, inputs, strict=True)))
         self.earlier.append(own)
         return np.asarray(logits)
+
+
+def write_self_test(path: Path) -> None:
+    """Store logits of the model in the folder ``path``, before the folder's manifest is written."""
+    folder = ModelFolder(path)
+    items, random = folder.items(), np.random.default_rng(0)
+    shapes = ((_HISTORIES, _HISTORY_ITEMS), _HISTORIES, _SCORED_ITEMS)
+    rows, followers, scored = (random.integers(len(items.codes), size=shape) for shape in shapes)
+    inputs: dict[str, Any] = {"rows": rows, "targets": items.codes[followers].astype(np.int64), "items": scored}
+    np.savez(path / SELF_TEST, answers=_logits(OnnxScorer(folder, items), **inputs), **inputs)
+
+
+def require_self_test(path: Path, scorer: OnnxScorer) -> None:
+    """Compare the logits of ``scorer`` with those stored in its folder ``path``. Added items do not matter."""
+    inputs, answers = read_self_test(path, ("rows", "targets", "items"))
+    require_same_answers(path, answers, _logits(scorer, **inputs))
+
+
+def _logits(scorer: OnnxScorer, rows: np.ndarray, targets: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """All logits that the graphs give for some histories, float32 [n], without text neighbours: new items move these.
+
+    Args:
+        rows: catalogue rows of the histories, int64 [batch, items].
+        targets: the code that follows each history, int64 [batch, depth].
+        items: catalogue rows that the dense head scores, int64 [items].
+    """
+    users = np.arange(len(rows))
+    session = scorer.start(padded(list(rows), scorer.settings.max_history))
+    logits = [session.first()]
+    logits += [session.advance(targets[:, level], users, users) for level in range(len(scorer.steps))]
+    logits.append(scorer.keys_product(session.query)[:, items])
+    return np.concatenate([level.ravel() for level in logits])

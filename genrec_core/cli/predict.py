@@ -39,13 +39,13 @@ def _predict(options: argparse.Namespace) -> None:
     from genrec_core.recommend.predict import predict_file
     from genrec_core.recommend.recommender import Recommender
     from genrec_core.recommend.remote_ranking import RemoteRanking
-    from genrec_core.recommend.requests import Shard
+    from genrec_core.recommend.request_files import Shard
     from genrec_core.releases.pointer import served_model
 
     settings = settings_from(options, PredictionSettings, exclude_seen=not options.keep_seen)
     shard = Shard.parse(options.shard) if options.shard is not None else None
     model_dir = options.model_dir or served_model()
-    recommender = Recommender.from_folder(model_dir, threads=1)
+    recommender = Recommender.from_folder(model_dir)
     allow, deny = (read_item_list(path).tolist() if path else None for path in (options.allow, options.deny))
     constraints = Constraints.of(allow, deny)
     selection = recommender.selection(constraints, Constraints.of(rule=settings.rule))

@@ -126,7 +126,7 @@ class ValidationUsers:
 
     def ranks(self, folder: Path) -> np.ndarray:
         """0-based rank of each target among the items that the user has not seen, int32 [n]; -1 beyond ``top_k``."""
-        model, top_k = Recommender.from_folder(folder, threads=1), self.settings.top_k
+        model, top_k = Recommender.from_folder(folder), self.settings.top_k
         allowed = model.allowed(deny=self.withdrawn) if len(self.withdrawn) else None
         with ThreadPoolExecutor(available_cores()) as pool:
             ranking = model.rank(self.past, top_k, beams=max(self.settings.beams, top_k), allowed=allowed, pool=pool)

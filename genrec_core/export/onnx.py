@@ -3,14 +3,22 @@
 :mod:`genrec_core.bundle.model_folder` names the files and says what they hold.
 """
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import polars as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from genrec_core.bundle.item_additions import AdditionSettings
+from genrec_core.bundle.item_additions import AdditionSettings, vector_rows
+from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.model_folder import (
     ADDITION_SETTINGS,
     ENCODER,
@@ -25,16 +33,14 @@ from genrec_core.bundle.model_folder import (
     ModelItems,
     step_graph,
 )
-from genrec_core.bundle.self_test import write_self_test
-from genrec_core.embedding.item_embeddings import STATS, ItemEmbeddings
+from genrec_core.bundle.onnx_scorer import write_self_test
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, text_model
 from genrec_core.errors import GenrecError
-from genrec_core.export.graphs import export_graph, write_item_logits
-from genrec_core.export.items import item_table
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.neighbors import TextNeighbors
-from genrec_core.storage.artifacts import atomic_folder, read_json, write_json, write_manifest
+from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
@@ -42,6 +48,29 @@ from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
 # Example sizes. Each is at least 2, and no two of one graph are equal: torch.export takes a 0 or 1 for a constant, and
 # equal sizes for the same axis.
 _BATCH, _TIME, _ITEMS, _WIDTH, _BEAMS, _EARLIER, _NEW_ITEMS = 2, 5, 6, 3, 4, 7, 3
+# The item keys are an input, so that items can be added later.
+_ITEM_LOGITS = """
+<ir_version: 10, opset_import: ["": 20]>
+item_logits (float[users, width] queries, float[items, width] keys) => (float[users, items] logits)
+{
+    logits = Gemm <transB = 1> (queries, keys)
+}
+"""
+# A row's numbers become -127..127 around 128 in uint8, whatever users are in the batch. A row of zeros stays zero.
+_ITEM_LOGITS_INT8 = """
+<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]>
+item_logits (float[users, width] queries, int8[width, items] keys, float[items] scales) => (float[users, items] logits)
+<float step = {0.00787401574803}, uint8 middle = {128}, float least = {1e-30}, int64[1] columns = {1}>
+{
+    sizes = Abs (queries)
+    largest_of_row = ReduceMax <keepdims = 1> (sizes, columns)
+    largest = Max (largest_of_row, least)
+    shares = Div (queries, largest)
+    rounded = QuantizeLinear (shares, step, middle)
+    product = com.microsoft.MatMulIntegerToFloat (rounded, keys, step, scales, middle)
+    logits = Mul (product, largest)
+}
+"""
 
 
 def export_recommender(
@@ -61,7 +90,8 @@ def export_recommender(
     """
     model = TigerModel.from_pretrained(checkpoint).eval()
     ids = SemanticIds.load(semantic_ids)
-    vectors = _text_vectors(ids, semantic_ids, embeddings)
+    texts = ItemEmbeddings.load(embeddings)
+    vectors = np.asarray(texts.l2norm[vector_rows(texts, ids.item_ids, embeddings)], dtype=np.float32)
     _require_trained_on(model, checkpoint, ids, semantic_ids, vectors)
     if popularity.shape != ids.item_ids.shape:
         raise GenrecError(f"popularity has shape {popularity.shape}, but {semantic_ids} has {len(ids.item_ids)} items")
@@ -71,7 +101,7 @@ def export_recommender(
         _save_what_additions_need(model, vectors, semantic_ids, embeddings, part)
         write_self_test(part)
         if catalog is not None:
-            item_table(catalog, ids.item_ids).save(part)
+            ItemTable.of_catalog(catalog, ids.item_ids).save(part)
         write_manifest(part)
 
 
@@ -101,7 +131,7 @@ def _save_what_additions_need(
     if collaborative := CollaborativeMap.load(semantic_ids):
         collaborative.save(folder)
     settings = AdditionSettings(
-        embedding_model=read_json(embeddings / STATS)["model"],
+        embedding_model=text_model(embeddings),
         reads_texts=config.item_vector_dim > 0,
         known_items=config.known_items,
         untrained_items=tuple(config.untrained_items),
@@ -111,19 +141,6 @@ def _save_what_additions_need(
     write_json(folder / ADDITION_SETTINGS, settings.model_dump())
 
 
-def _text_vectors(ids: SemanticIds, semantic_ids: Path, embeddings: Path) -> np.ndarray:
-    """The normalised text vectors float32 [n_items, dim] in the order of the semantic IDs; embeddings go by item id."""
-    texts = ItemEmbeddings.load(embeddings)
-    rows = np.searchsorted(texts.item_ids, ids.item_ids).clip(max=max(len(texts.item_ids) - 1, 0))
-    missing = ids.item_ids[texts.item_ids[rows] != ids.item_ids]
-    if len(missing):
-        raise GenrecError(
-            f"{embeddings}: no vector of item {missing[0]} ({len(missing)} such items) of {semantic_ids}; "
-            "embed the whole catalogue again"
-        )
-    return np.asarray(texts.l2norm[rows], dtype=np.float32)
-
-
 def _require_trained_on(
     model: TigerModel, checkpoint: Path, ids: SemanticIds, semantic_ids: Path, vectors: np.ndarray
 ) -> None:
@@ -131,11 +148,6 @@ def _require_trained_on(
         raise GenrecError(
             f"{checkpoint} was trained on level sizes {list(model.config.level_sizes)}, but {semantic_ids} has "
             f"{list(ids.level_sizes)}; train it on these semantic IDs"
-        )
-    dim = model.config.item_vector_dim
-    if dim not in (0, vectors.shape[1]):
-        raise GenrecError(
-            f"{checkpoint} reads item vectors of {dim} columns, but they have {vectors.shape[1]}; train it on these"
         )
 
 
@@ -224,3 +236,44 @@ def _export_item_encoder(model: TigerModel, path: Path) -> None:
     axis = {0: "items"}
     with torch.no_grad():
         export_graph(ItemGraph(model), inputs, (axis, axis, axis), ["items", "keys"], path)
+
+
+def export_graph(
+    module: nn.Module, inputs: dict[str, Tensor], dynamic: tuple[Any, ...], outputs: list[str], path: Path
+) -> None:
+    """Trace ``module``, which is put into evaluation mode, and write it as one ONNX file.
+
+    ``inputs`` are examples in the order of the module's arguments, ``dynamic`` names the dynamic axes of each.
+    """
+    # The fused attention kernel of the CPU has strides that the exporter cannot view, so the plain one is traced.
+    with sdpa_kernel(SDPBackend.MATH), without_advice():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+    assert program is not None  # as dynamo is set
+    program.save(path)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Silence the warnings of torch's exporter and onnxruntime's quantiser: a user can do nothing about them."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec", category=FutureWarning)
+            yield
+    finally:
+        logging.disable(level)
+
+
+def write_item_logits(path: Path, int8: bool = False) -> None:
+    """Write the graph, for keys in float32 or as :func:`genrec_core.bundle.onnx_scorer.rounded_keys` rounds them."""
+    onnx.save(onnx.parser.parse_model(_ITEM_LOGITS_INT8 if int8 else _ITEM_LOGITS), path)

@@ -14,7 +14,6 @@ from genrec_core.recommend.recommender import Recommender
 if TYPE_CHECKING:
     import pandas as pd
 
-OPTIONS = ("topk", "ranking", "exclude_seen", "allow", "deny", "rule")
 _Answers = list[dict[str, Any]]
 
 
@@ -67,8 +66,6 @@ def _requests(frame: "pd.DataFrame", options: dict[str, Any]) -> Iterator[dict[s
         for row in rows:  # pandas fills the cells of absent options with None or NaN
             yield {**options, **{name: cell for name, cell in row.items() if cell is not None and cell == cell}}
         return
-    if faults := [name for name in OPTIONS if name in frame.columns]:
-        raise GenrecError(f"{faults[0]} is a column beside user_id and item_ids; give it in params")
     for first in range(0, len(rows), MOST_INSTANCES):
         yield {**options, "instances": rows[first : first + MOST_INSTANCES]}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, INPUTS, TOKENIZER
 from genrec_core.embedding.text import load_model
 from genrec_core.errors import GenrecError
-from genrec_core.export.graphs import export_graph
+from genrec_core.export.onnx import export_graph
 from genrec_core.export.quantize import quantize_graph
 from genrec_core.graphs import SELF_TEST, open_graph
 from genrec_core.settings import EmbeddingSettings
@@ -40,7 +40,7 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
     """Write the folder of a text encoder, whole or not at all; it replaces an earlier one.
 
     It holds ``text_encoder.onnx``, ``tokenizer.json``, ``text_encoder.json`` and ``self_test.npz``, the vectors of a
-    few texts (see :mod:`genrec_core.bundle.self_test`). With ``int8`` the weights are rounded, and vectors differ a
+    few texts (see :mod:`genrec_core.bundle.onnx_scorer`). With ``int8`` the weights are rounded, and vectors differ a
     little.
     """
     model = load_model(settings).cpu().eval()

@@ -10,11 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from genrec_core.recommend.constraints import Constraints, Selection
 from genrec_core.recommend.prediction_files import is_parquet, open_predictions
 from genrec_core.recommend.recommender import Ranking, Recommender
 from genrec_core.recommend.remote_ranking import RankingRun, RemoteRanking
-from genrec_core.recommend.requests import Rejected, Request, Shard, count_lines, form_of, read_requests
+from genrec_core.recommend.request_files import Rejected, Request, Shard, count_lines, read_requests
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import atomic_file, is_stream
 
@@ -50,7 +49,6 @@ class PredictionReport:
     empty_histories: int = 0  # requests without a known item, which got the popular items
     rejected: int = 0  # malformed lines, listed in OUT.rejected
     short_rows: int = 0  # rows with fewer than top_k items; their last cells are empty
-    narrow: int = 0  # requests whose constraints leave fewer than top_k items; they got all unseen ones of those
     warnings: list[str] = field(default_factory=list)  # values of rules that no item has, the first few
     seconds: float = 0.0  # wall time
 
@@ -65,7 +63,6 @@ class PredictionReport:
             (self.unknown_items, "history items are not in the catalogue and were dropped"),
             (self.empty_histories, "users have no known item and got the popular items"),
             (self.short_rows, f"users got fewer than {self.top_k} items: no more are left for them"),
-            (self.narrow, f"users have constraints that leave fewer than {self.top_k} items and got all of those"),
         ]
         lines = [served, *(f"{count} {note}" for count, note in notes if count), *self.warnings]
         if self.rejected:
@@ -82,9 +79,8 @@ class PredictionReport:
         self.short_rows += int((ranking.counts < self.top_k).sum())
         for request in block.requests:
             if request.constraints:
-                selection = selection_of(request.constraints)
-                self.narrow += selection.count < self.top_k
-                new = [warning for warning in selection.warnings if warning not in self.warnings]
+                warnings = selection_of(request.constraints).warnings
+                new = [warning for warning in warnings if warning not in self.warnings]
                 self.warnings += new[: _SHOWN_WARNINGS - len(self.warnings)]
 
 
@@ -119,13 +115,12 @@ def predict_file(
     not grow with the number of users. It is an error if no request can be served, but a shard may have none.
 
     Args:
-        recommender: opened with one thread an operator, because batches are decoded in parallel.
-        source: see :func:`~genrec_core.recommend.requests.read_requests`.
+        source: see :func:`~genrec_core.recommend.request_files.read_requests`.
         output: see :func:`~genrec_core.recommend.prediction_files.open_predictions`.
         settings: what to recommend and how; its rule holds for all requests.
         constraints: restrict all lists, together with the rule of ``settings`` and the constraints of each request.
         shard: the part of ``source`` to serve; None for the whole. Only the first CSV part has a header, so that the
-            parts can be joined as they are.
+            parts can be joined as they are. The rejected lines of each part have one.
         show_progress: a bar on stderr with users a second.
         remote: ranks the requests on an engine; None: ``recommender`` does.
     """
@@ -137,9 +132,9 @@ def predict_file(
     blocks = _Blocks(source, recommender, run, shard)
     rejected, first = None if is_stream(output) else rejected_path(output), ""
     try:
-        with _rejected_lines(rejected, blocks.rejected_before) as reject, atomic_file(output) as part:
-            header, integer_users = shard is None or shard.number == 1, form_of(source).has_integer_users(source)
-            with open_predictions(part, output, settings.top_k, header, integer_users) as write:
+        with _rejected_lines(rejected) as reject, atomic_file(output) as part:
+            header = shard is None or shard.number == 1
+            with open_predictions(part, output, settings.top_k, header, source) as write:
                 for block, ranking in _progress(_ranked(recommender, run, blocks, remote), blocks, show_progress):
                     for line in block.malformed:
                         first = first or f"line {line.line}: {line.reason}"
@@ -151,6 +146,8 @@ def predict_file(
                     f"{source}: none of its {report.rejected} lines is a request, the first: {first}; "
                     f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
                 )
+        if rejected and not report.rejected:
+            rejected.resolve().unlink(missing_ok=True)  # the file behind a link, so that the link stays
     except OSError as error:
         left = "" if is_stream(output) else "; it is left as it was"
         raise GenrecError(f"{output}: cannot be written ({error.strerror or error}){left}") from error
@@ -179,35 +176,28 @@ def require_request_file(report: PredictionReport, rejected: Path, largest_share
 
 
 @contextmanager
-def _rejected_lines(path: Path | None, continues: Callable[[], bool]) -> Iterator[Callable[[Rejected], None]]:
-    """Yield a function that adds a line to the CSV of rejected lines; without a line, an older file is removed.
+def _rejected_lines(path: Path | None) -> Iterator[Callable[[Rejected], None]]:
+    """Yield a function that adds a line to the CSV of rejected lines, which keeps none if ``path`` is None.
 
     The file appears at the end of the block, also after a :class:`NothingServedError`; after any other error an older
-    file stays. ``path`` is None where the lines are not kept. ``continues`` is called for the first line: it tells
-    whether the file continues one that has the header.
+    file stays.
     """
-    file: TextIO | None = None
+    if path is None:
+        yield lambda line: None
+        return
     nothing_served: NothingServedError | None = None
-    with ExitStack() as stack:
+    with atomic_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["line", "reason", "content"])
 
         def add(line: Rejected) -> None:
-            nonlocal file
-            if path is None:
-                return
-            if file is None:
-                part = stack.enter_context(atomic_file(path))
-                file = stack.enter_context(part.open("w", encoding="utf-8", newline=""))
-                if not continues():
-                    file.write("line,reason,content\n")
-            reason, content = (text.replace("\r", "\\r") for text in (line.reason, line.content[:_SHOWN_CONTENT]))
-            csv.writer(file, lineterminator="\n").writerow([line.line, reason, content])  # csv quotes \n, but not \r
+            texts = (text.replace("\r", "\\r") for text in (line.reason, line.content[:_SHOWN_CONTENT]))
+            writer.writerow([line.line, *texts])  # csv quotes \n, but not \r
 
         try:
             yield add
         except NothingServedError as error:
             nothing_served = error
-    if file is None and path is not None and path.is_file():
-        path.resolve().unlink()  # the file behind a link, so that the link stays
     if nothing_served:
         raise nothing_served
 
@@ -228,14 +218,11 @@ class _Block:
         if isinstance(outcome, Rejected):
             self.malformed.append(outcome)
             self.items += len(outcome.content)
-        else:
-            self.requests.append(outcome)
-            self.items += len(outcome.item_ids)
-            self.masks |= _masks_of(outcome)
-
-
-def _masks_of(outcome: Request | Rejected) -> set[str]:
-    return {outcome.constraints.key} if isinstance(outcome, Request) and outcome.constraints else set()
+            return
+        self.requests.append(outcome)
+        self.items += len(outcome.item_ids)
+        if outcome.constraints:
+            self.masks.add(outcome.constraints.key)
 
 
 class _Blocks:
@@ -247,26 +234,18 @@ class _Blocks:
         self.lines = None if shard is None else shard.lines(count_lines(source), self._block_lines)
 
     def selection_of(self, own: Constraints) -> Selection:
+        """What a request's constraints leave; raises if that is nothing."""
         return self._recommender.selection(*self._run.constraints, own)
 
     def _check(self, own: Constraints) -> None:
-        """Raise for constraints that leave no item; note how large a mask is."""
         mask = self.selection_of(own).mask
         self._mask_bytes = 0 if mask is None else mask.nbytes
-
-    def rejected_before(self) -> bool:
-        """Whether an earlier shard rejects a line. Then the joined list of rejected lines has its header already."""
-        if self.lines is None:
-            return False
-        earlier = read_requests(self.source, self._check, range(1, self.lines.start))
-        return any(isinstance(outcome, Rejected) for outcome in earlier)
 
     def __iter__(self) -> Iterator[_Block]:
         """A block of lines each, or a part of one if it has many history items or masks."""
         block, number = _Block(), 0
         for outcome in read_requests(self.source, self._check, self.lines):
-            masks = len(block.masks | _masks_of(outcome))
-            full = block.items >= _BLOCK_ITEMS or masks * self._mask_bytes > _BLOCK_MASK_BYTES
+            full = block.items >= _BLOCK_ITEMS or len(block.masks) * self._mask_bytes >= _BLOCK_MASK_BYTES
             number_before, number = number, (outcome.line - 1) // self._block_lines
             if len(block) and (full or number != number_before):
                 yield block

@@ -21,22 +21,16 @@ def prediction_columns(top_k: int) -> list[str]:
     return [f"pred_{rank}" for rank in range(1, top_k + 1)]
 
 
-def open_predictions(
-    part: Path, name: Path, top_k: int, header: bool, integer_users: bool
-) -> AbstractContextManager[Write]:
+def open_predictions(part: Path, name: Path, top_k: int, header: bool, requests: Path) -> AbstractContextManager[Write]:
     """Open a file of predictions; it is complete at the end of the block.
 
-    Args:
-        part: the file to write, or a descriptor such as ``/dev/stdout`` to add to.
-        name: the file's final name, which decides its form.
-        top_k: item columns.
-        header: whether CSV begins with the column names.
-        integer_users: whether Parquet holds user ids as Int64, else as String.
+    ``part`` is the file to write, or a descriptor such as ``/dev/stdout``; its final ``name`` decides its form. CSV
+    begins with column names if ``header`` is set. Parquet holds user ids as integers where the ``requests`` do.
     """
     if is_parquet(name):
-        from genrec_core.recommend.parquet_files import parquet_predictions  # needs polars
+        from genrec_core.recommend.parquet_files import has_integer_users, parquet_predictions  # needs polars
 
-        return parquet_predictions(part, top_k, integer_users)
+        return parquet_predictions(part, top_k, is_parquet(requests) and has_integer_users(requests))
     return csv_predictions(part, top_k, header)
 
 

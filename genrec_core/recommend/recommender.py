@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
 from genrec_core.bundle.model_folder import ModelFolder
-from genrec_core.bundle.onnx_scorer import OnnxScorer
-from genrec_core.bundle.self_test import require_self_test
+from genrec_core.bundle.onnx_scorer import OnnxScorer, require_self_test
 from genrec_core.cores import available_cores
 from genrec_core.data.histories import padded
 from genrec_core.data.lengths import length_class
@@ -65,8 +65,8 @@ class Recommender:
         popularity: training interactions by catalogue row, int64 [n_items].
         max_history: newest items of a history that the model reads.
         weights: shares of the dense head.
-        attributes: reads what rules compare; called for the first rule. None for a model without attributes.
-        withdrawn: ids of items that are never recommended.
+        attributes, withdrawn: see :class:`~genrec_core.recommend.constraints.CatalogueMasks`; a model without
+            attributes takes no rules.
     """
 
     def __init__(
@@ -91,16 +91,12 @@ class Recommender:
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, withdrawn)
 
     @classmethod
-    def from_folder(cls, model_dir: Path, threads: int = 1) -> "Recommender":
-        """Open a model folder, and verify its files and that this processor computes the answers stored in it.
-
-        ``threads`` counts CPU threads inside an operator. One is fastest: a user's operators are too small to share,
-        and batches are decoded in parallel.
-        """
+    def from_folder(cls, model_dir: Path) -> "Recommender":
+        """Open a model folder, and verify its files and that this processor computes the answers stored in it."""
         verify_manifest(model_dir)
         folder = ModelFolder(model_dir)
         settings, items = folder.settings, folder.items()
-        scorer = OnnxScorer(folder, items, threads)
+        scorer = OnnxScorer(folder, items)
         require_self_test(model_dir, scorer)
         weights = RankingWeights(settings.dense, settings.hybrid_weight)
         return cls(
@@ -120,10 +116,7 @@ class Recommender:
         deny: Iterable[int] | None = None,
         rule: str | None = None,
     ) -> list[np.ndarray]:
-        """Item ids for each history, best first, int64 [at most ``top_k``] a user; see :meth:`rank`, :meth:`allowed`.
-
-        Unknown ids of a history are dropped; a user without any known item gets the most popular items.
-        """
+        """Item ids for each history, best first, int64 [at most ``top_k``]; see :meth:`rank` and :meth:`allowed`."""
         allowed = self.allowed(allow, deny, rule)
         lists = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
         return [lists.of(user) for user in range(len(histories))]
@@ -140,44 +133,37 @@ class Recommender:
         batch_users: int = 64,
         pool: Pool | None = None,
     ) -> Ranking:
-        """Rank the catalogue for each history.
-
-        A user's list does not depend on the other users of a batch.
+        """Rank the catalogue for each history. A user's list does not depend on the other users of a batch.
 
         Args:
-            histories: item ids of each user, oldest first.
+            histories: item ids of each user, oldest first; unknown ones are dropped.
             top_k: items a user.
             beams: beams of the search, at least ``top_k``; None for ``top_k``, and at least 50. Filters are exact masks
                 inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
             exclude_seen: leave out all items of the user's own history.
-            ranking: as in :class:`~genrec_core.settings.PredictionSettings`; the weight of ``hybrid`` was chosen on
-                validation. A model without a dense head knows only ``generative``; ``hybrid`` then means the same.
+            ranking: as in :class:`~genrec_core.settings.PredictionSettings`. A model without a dense head knows only
+                ``generative``; ``hybrid`` then means the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             batch_users: users decoded together, at most.
             pool: decodes the batches, in parallel if it has several threads; None for one thread a core.
         """
-        beams, dense_weight = self._beams(top_k, beams), self.weights.of(ranking)
+        beams = self._beams(top_k, beams)
         known, masks = self._known(histories), self._masks(allowed, len(histories))
         lengths = np.array([len(history) for history in known], dtype=np.int64)
         batches = self._batches(lengths, masks, min(batch_users, max(1, _BATCH_BEAMS // beams)))
         alone = pool is None and len(batches) < 2
 
-        def decode(users: np.ndarray) -> Ranked:
-            batch = [known[user] for user in users.tolist()]
-            read, longest = padded(batch, self.max_history, alone), len(batch[-1])
-            seen = read if longest <= self.max_history else padded(batch, longest)
-            return beam_search(
-                self.scorer,
-                self.trie,
-                read,
-                beams=beams,
-                top_k=min(top_k, self.trie.n_items),
-                allowed=masks[users[0]],
-                excluded=seen.rows if exclude_seen else None,
-                dense_weight=dense_weight,
-            )
-
+        decode = partial(
+            self._decode,
+            known,
+            masks,
+            alone=alone,
+            exclude_seen=exclude_seen,
+            beams=beams,
+            top_k=min(top_k, self.trie.n_items),
+            dense_weight=self.weights.of(ranking),
+        )
         rows = np.full((len(histories), top_k), -1, dtype=np.int32)
         scores = np.full(rows.shape, -np.inf, dtype=np.float32)
         used_pool = IN_TURN if alone else pool or self._pool
@@ -193,10 +179,7 @@ class Recommender:
     def allowed(
         self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
     ) -> np.ndarray | None:
-        """The mask of catalogue rows that may be recommended, see :class:`Constraints` and :class:`Selection`.
-
-        Equal constraints give the same mask. Unknown ids are skipped.
-        """
+        """The mask of catalogue rows that may be recommended; equal constraints give the same. Skips unknown ids."""
         return self.selection(Constraints.of(allow, deny, rule)).mask
 
     def selection(self, *constraints: Constraints) -> Selection:
@@ -247,6 +230,23 @@ class Recommender:
             np.array(group[first : first + users]) for group in groups.values() for first in range(0, len(group), users)
         ]
         return sorted(batches, key=lambda batch: -int(lengths[batch[-1]]))
+
+    def _decode(
+        self,
+        known: list[np.ndarray],
+        masks: list[np.ndarray | None],
+        users: np.ndarray,
+        *,
+        alone: bool,
+        exclude_seen: bool,
+        **options: Any,
+    ) -> Ranked:
+        """The search for one batch of ``users``, who share a mask."""
+        batch = [known[user] for user in users.tolist()]
+        read, longest = padded(batch, self.max_history, alone), len(batch[-1])
+        seen = read if longest <= self.max_history else padded(batch, longest)
+        excluded = seen.rows if exclude_seen else None
+        return beam_search(self.scorer, self.trie, read, allowed=masks[users[0]], excluded=excluded, **options)
 
     def _fill_popular(
         self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]

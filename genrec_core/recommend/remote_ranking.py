@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genrec_core.engines.engine import Engine
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Pool, Ranking, Recommender
-from genrec_core.recommend.requests import Request
+from genrec_core.recommend.request_files import Request
 from genrec_core.settings import PredictionSettings
 
 
@@ -90,4 +90,4 @@ def _opened(model: ModelFiles) -> "tuple[Recommender, TemporaryDirectory[str]]":
         path = Path(folder.name, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         content.tofile(path)
-    return Recommender.from_folder(Path(folder.name), threads=1), folder
+    return Recommender.from_folder(Path(folder.name)), folder

@@ -10,17 +10,16 @@ do not matter anywhere. The parser is written by hand: the grammar is small, and
 at fault, which parser generators do not do by themselves.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from genrec_core.bundle.item_attributes import ItemAttributes, NumberAttribute, TextAttribute, folded
+from genrec_core.bundle.item_attributes import ItemAttributes, TextAttribute, folded
 from genrec_core.data.ids import item_id_of
 from genrec_core.errors import GenrecError
 
@@ -37,8 +36,6 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _PRICE = re.compile(r"\$?(-?[0-9]{1,300}(?:\.[0-9]{1,300})?)", re.ASCII)  # a dollar sign may stand before it
-_SHOWN = 60  # characters of a rule's word that an error quotes
-_CANDIDATES = 2000  # values compared for likeness with one that no item has
 Value = str | int | float
 Condition = Callable[[ItemAttributes], np.ndarray]  # the items that it holds for, bool [n_items]
 
@@ -55,8 +52,10 @@ class Comparison:
         attribute = items.attribute(self.field)
         if isinstance(attribute, TextAttribute):
             texts = tuple(map(str, self.values))
-            hit = attribute.containing(texts[0]) if self.operator == "contains" else attribute.among(texts)
-            matches = attribute.where(hit)
+            if self.operator == "contains":
+                matches = attribute.where([index for text, index in attribute.place.items() if texts[0] in text])
+            else:
+                matches = attribute.where([attribute.place[text] for text in texts if text in attribute.place])
         elif self.operator in _ORDERS:
             matches = attribute.present & _ORDERS[self.operator](attribute.values, self.values[0])
         else:
@@ -67,26 +66,11 @@ class Comparison:
         attribute, field = items.attribute(self.field), self.field
         if not attribute.present.any():
             yield f"no item of this model has a {field}: a comparison with it is never true"
-        elif isinstance(attribute, NumberAttribute):
-            if self.operator in ("=", "!="):
-                missing = [value for value in self.values if not (attribute.values == value).any()]
-                yield from (f"no item has the {field} {value}" for value in missing)
-        elif self.operator == "contains":
-            if not self.holds(items).any():
-                yield f"no item has a {field} that contains {_quoted(str(self.values[0]))}"
-        else:
-            for text in map(str, self.values):
-                if text not in attribute.place:
-                    close = _close(text, attribute)
-                    yield f"no item has the {field} {_quoted(text)}" + (f"; close to it: {close}" if close else "")
-
-
-def _close(text: str, attribute: TextAttribute) -> str:
-    """Up to three values with the same first letter that look like ``text``, as the catalogue writes them."""
-    shortest, longest = len(text) // 2, 2 * len(text)
-    names = (name for name in attribute.place if name.startswith(text[:1]) and shortest <= len(name) <= longest)
-    close = difflib.get_close_matches(text, list(islice(names, _CANDIDATES)))
-    return ", ".join(map(attribute.shown, close))
+        elif self.operator == "contains" and not self.holds(items).any():
+            yield f"no item has a {field} that contains {self.values[0]!r:.60}"
+        elif self.operator in ("=", "!="):
+            known = attribute.place if isinstance(attribute, TextAttribute) else attribute.values
+            yield from (f"no item has the {field} {value!r:.60}" for value in self.values if value not in known)
 
 
 @dataclass(frozen=True)
@@ -115,7 +99,7 @@ class Rule:
         return self.condition(items)
 
     def unmatched(self, items: ItemAttributes) -> list[str]:
-        """A note for each value of the rule that no item has, most often misspelt; names close values."""
+        """A note for each value of the rule that no item has, most often misspelt."""
         notes = [note for comparison in self.comparisons for note in comparison.unmatched(items)]
         return list(dict.fromkeys(notes))
 
@@ -126,7 +110,7 @@ class _Token(NamedTuple):
     position: int  # of its first character in the rule, from 1
 
     def __str__(self) -> str:
-        return "its end" if self.kind == "end" else _quoted(self.text)
+        return "its end" if self.kind == "end" else f"{self.text!r:.60}"
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -241,8 +225,6 @@ class _Parser:
         if first.kind == "quoted":
             self.place += 1
             text = re.sub(r"\\(.)", r"\1", first.text[1:-1], flags=re.DOTALL)
-            if not text.strip():
-                raise _no_value(field, first, "is empty")
         else:
             begin = self.place
             while self.next.kind == "word":
@@ -250,24 +232,17 @@ class _Parser:
             text = " ".join(token.text for token in self.tokens[begin : self.place])
             if not text:
                 raise self.fault(f"a value of {field}")
-        return folded(text) if field in TEXT_FIELDS else _number(field, text.strip(), first)
+        value = folded(text) if field in TEXT_FIELDS else _number(field, text)
+        if value is None or value == "":
+            wanted = {"item_id": "an integer id", "price": "a number such as 19.99"}.get(field, "a text")
+            raise GenrecError(f"rule, character {first.position}: {first} is not {wanted}; give {field} another value")
+        return value
 
 
-def _number(field: str, text: str, token: _Token) -> int | float:
-    if field == "item_id":
-        try:
-            return item_id_of(text)
-        except GenrecError as error:
-            raise _no_value(field, token, "is not an integer id") from error
-    price = _PRICE.fullmatch(text)
-    if price is None:
-        raise _no_value(field, token, "is not a number such as 19.99")
-    return float(price[1])
-
-
-def _no_value(field: str, token: _Token, fault: str) -> GenrecError:
-    return GenrecError(f"rule, character {token.position}: {token} {fault}; give {field} another value")
-
-
-def _quoted(text: str) -> str:
-    return f"'{text[:_SHOWN]}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}...'"
+def _number(field: str, text: str) -> int | float | None:
+    if field == "price":
+        price = _PRICE.fullmatch(text.strip())
+        return float(price[1]) if price else None
+    with suppress(GenrecError):
+        return item_id_of(text)
+    return None

@@ -189,9 +189,8 @@ def add_to_served(
 ) -> tuple[str, "np.ndarray"]:
     """Serve a successor of a release whose model and semantic IDs hold new items too; its version, and their codes.
 
-    The release before stays as it was, and the pointer can go back to it. Withdrawn items stay withdrawn. If another
-    release than ``before`` is served by now, the successor is removed and a ServedMeanwhileError raised. For the items
-    and their vectors see :func:`genrec_core.bundle.item_additions.add_items`.
+    Withdrawn items stay withdrawn. If another release than ``before`` is served by now, the successor is removed and a
+    ServedMeanwhileError raised. For ``new`` and ``vectors`` see :func:`genrec_core.bundle.item_additions.add_items`.
     """
     root, version = root or storage_root(), str(uuid.uuid4())
     codes = _write_successor(new, vectors, version_folder(RELEASES, before.version, root), root / RELEASES / version)

@@ -34,10 +34,7 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     another release was served in ``target`` meanwhile, a ServedMeanwhileError is raised: this one is there, but not
     served.
 
-    Args:
-        source, target: the roots of the storages.
-        version: a version that was served in ``source``; None for the one that is served now.
-        reason: why it is served, for the pointer.
+    ``source`` and ``target`` are the roots of the storages; without a ``version``, the served one is taken.
     """
     if source == target:
         raise GenrecError(f"{place_of(source)}: a release cannot be taken to where it is; name another storage")
@@ -45,10 +42,8 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     if pointer is None:
         raise GenrecError(f"{place_of(source)}: no release is served there to take; run `make run` first")
     if version is not None and version not in pointer.known:
-        raise GenrecError(
-            f"{version} was never served in {place_of(source)}, so no gate let it pass; take one of "
-            f"{', '.join(pointer.known)}"
-        )
+        passed = ", ".join(pointer.known)
+        raise GenrecError(f"{version} was never served in {place_of(source)}, so no gate let it pass; take {passed}")
     version = version or pointer.version
     folder = version_folder(RELEASES, version, source)
     verify_manifest(folder)

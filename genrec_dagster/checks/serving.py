@@ -13,7 +13,7 @@ import polars as pl
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.monitoring.answers import Exposure, count_listed_items, exposure_of, miss_shares, scan_predictions
 from genrec_core.recommend.predict import PredictionReport, rejected_path
-from genrec_core.recommend.requests import Request, read_requests
+from genrec_core.recommend.request_files import Request, read_requests
 from genrec_core.storage.artifacts import read_json
 from genrec_dagster.assets.serving import PREDICTIONS, REPORT, batch_predictions, pointed_model
 from genrec_dagster.checks.check import check_result, gate, warning

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from genrec_core.engines.engine import Engine, LocalEngine, Result, open_engine
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.remote_ranking import ModelFiles, RankingRun, RemoteRanking
-from genrec_core.recommend.requests import Request
+from genrec_core.recommend.request_files import Request
 from genrec_core.settings import EmbeddingSettings, PredictionSettings, engine_from_environment
 from genrec_core.storage.artifacts import read_json
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.recommend.requests import Request
+from genrec_core.recommend.request_files import Request
 from genrec_core.storage.folders import latest
 from tests.benchmarks.machine import describe
 

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.data.histories import HistoryBatch
-from genrec_core.export.items import item_table
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import write_manifest
 from tests.core.tiny_model import TinyModel
@@ -63,7 +63,7 @@ def ruled_dir(tiny_model: TinyModel, catalog_of: CatalogOf, tmp_path_factory: py
     """The folder of the model."""
     folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("ruled") / "model")
     ids = np.load(folder / "item_ids.npy")
-    item_table(catalog_of(ids), ids).save(folder)
+    ItemTable.of_catalog(catalog_of(ids), ids).save(folder)
     write_manifest(folder)
     return folder
 
@@ -71,7 +71,7 @@ def ruled_dir(tiny_model: TinyModel, catalog_of: CatalogOf, tmp_path_factory: py
 @pytest.fixture(scope="session")
 def ruled(ruled_dir: Path) -> Recommender:
     """The model, opened."""
-    return Recommender.from_folder(ruled_dir, threads=1)
+    return Recommender.from_folder(ruled_dir)
 
 
 class TableScorer:

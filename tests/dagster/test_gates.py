@@ -65,7 +65,7 @@ def change_weights(folder: Path) -> None:
 
 def change_vectors(folder: Path) -> None:
     """Vectors that the model was not trained on; the folder's own answers and manifest agree with them."""
-    from genrec_core.bundle.self_test import write_self_test
+    from genrec_core.bundle.onnx_scorer import write_self_test
     from genrec_core.storage.artifacts import write_manifest
 
     edit_array("item_vectors.npy", lambda vectors: vectors[::-1])(folder)

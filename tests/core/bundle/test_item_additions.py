@@ -82,7 +82,7 @@ def added_dir(ruled_dir: Path, new: NewItems, vectors: np.ndarray, tmp_path_fact
 
 @pytest.fixture(scope="module")
 def added(added_dir: Path) -> Recommender:
-    return Recommender.from_folder(added_dir, threads=1)
+    return Recommender.from_folder(added_dir)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_withdrawn_items_stay_withdrawn(ruled_dir: Path, new: NewItems, vectors:
     ModelFolder(folder).withdraw(gone)
     add_items(folder, new, vectors)
     ModelFolder(folder).withdraw(np.array(NEW_IDS[:1]))
-    left = Recommender.from_folder(folder, threads=1).recommend([[NEW_IDS[1]]], 93, exclude_seen=False)[0]
+    left = Recommender.from_folder(folder).recommend([[NEW_IDS[1]]], 93, exclude_seen=False)[0]
     assert len(left) == 90
     assert not {*gone.tolist(), NEW_IDS[0]} & set(left.tolist())
 

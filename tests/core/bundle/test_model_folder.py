@@ -14,7 +14,7 @@ from genrec_core.bundle.model_folder import ITEM_IDS, WITHDRAWN, ModelFolder, Wi
 from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.storage.artifacts import verify_manifest, write_manifest
+from genrec_core.storage.artifacts import verify_manifest
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
@@ -26,12 +26,12 @@ def model_dir(tiny_model: "TinyModel", tmp_path: Path) -> Path:
 
 
 def test_withdrawn_items_are_recommended_to_nobody_until_restored(model_dir: Path) -> None:
-    before = Recommender.from_folder(model_dir, threads=1)
+    before = Recommender.from_folder(model_dir)
     ids = before.item_ids
     histories = [ids[[3, 50]].tolist(), []]
     gone = before.rank(histories, 3).items.ravel()
     assert ModelFolder(model_dir).withdraw(gone) == Withdrawal(len(set(gone)), len(set(gone)), 90 - len(set(gone)))
-    after = Recommender.from_folder(model_dir, threads=1)
+    after = Recommender.from_folder(model_dir)
     every = np.ones(90, dtype=bool)
     for allowed in (None, every, after.allowed(deny=[int(ids[9])]), [None, every]):
         for items in (found := after.rank(histories, 90, allowed=allowed)).items:
@@ -40,14 +40,14 @@ def test_withdrawn_items_are_recommended_to_nobody_until_restored(model_dir: Pat
         after.allowed(allow=gone.tolist())
     assert ModelFolder(model_dir).withdraw(gone, restore=True).withdrawn == 0
     np.testing.assert_array_equal(
-        Recommender.from_folder(model_dir, threads=1).rank(histories, 90).items, before.rank(histories, 90).items
+        Recommender.from_folder(model_dir).rank(histories, 90).items, before.rank(histories, 90).items
     )
 
 
 def test_a_withdrawn_item_still_tells_of_the_users_taste(model_dir: Path, tiny_recommender: Recommender) -> None:
     history = [tiny_recommender.item_ids[[3, 50, 7]].tolist()]
     ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[[3]])
-    found = Recommender.from_folder(model_dir, threads=1).rank(history, 20)
+    found = Recommender.from_folder(model_dir).rank(history, 20)
     assert found.unknown.tolist() == [0]
     np.testing.assert_array_equal(found.items, tiny_recommender.rank(history, 20).items)
 
@@ -72,7 +72,7 @@ def test_the_list_leaves_the_released_model_as_it_is(model_dir: Path, tiny_recom
 def test_a_damaged_list_is_never_passed_over(model_dir: Path, content: str, said: str) -> None:
     (model_dir / WITHDRAWN).write_text(content)
     with pytest.raises(GenrecError, match=said):
-        Recommender.from_folder(model_dir, threads=1)
+        Recommender.from_folder(model_dir)
 
 
 def test_a_list_of_another_model_is_refused(model_dir: Path, tiny_recommender: Recommender) -> None:
@@ -92,10 +92,6 @@ def test_what_cannot_be_withdrawn_changes_nothing(model_dir: Path, tiny_recommen
     assert not (model_dir / WITHDRAWN).exists()
     with pytest.raises(GenrecError, match="no such folder"):
         ModelFolder(model_dir / "nowhere" / "model").withdraw(tiny_recommender.item_ids[:1])
-    ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:1])
-    write_manifest(model_dir)
-    with pytest.raises(GenrecError, match="write the manifest without it"):
-        ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[:1])
 
 
 def test_commands_at_once_lose_nothing(model_dir: Path, tiny_recommender: Recommender, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from genrec_core.bundle.onnx_scorer import KeysProduct, rounded_keys
-from genrec_core.export.graphs import write_item_logits
+from genrec_core.export.onnx import write_item_logits
 
 ProductOf = Callable[..., KeysProduct]
 

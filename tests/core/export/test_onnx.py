@@ -117,7 +117,7 @@ def test_an_item_assigned_later_is_served_without_training(
     export_recommender(
         tiny_model.checkpoint, tmp_path / "semantic_ids", tmp_path / "embeddings", popularity, tmp_path / "model"
     )
-    recommender = Recommender.from_folder(tmp_path / "model", threads=1)
+    recommender = Recommender.from_folder(tmp_path / "model")
     (every,) = recommender.recommend([[new_id, int(known.item_ids[5])]], top_k=len(ids), exclude_seen=False)
     assert sorted(every.tolist()) == sorted(ids.tolist())
     with pytest.raises(GenrecError, match="no vector of item 1"):

@@ -19,7 +19,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import Constraints, Selection
 from genrec_core.recommend.predict import predict_file, rejected_path
 from genrec_core.recommend.recommender import Ranking
-from genrec_core.recommend.requests import Rejected, Request, read_requests
+from genrec_core.recommend.request_files import Rejected, Request, read_requests
 from genrec_core.recommend.rules import Rule
 from genrec_core.settings import PredictionSettings
 

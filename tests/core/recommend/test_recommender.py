@@ -58,7 +58,7 @@ def test_a_model_without_a_dense_head_generates_and_says_so_when_asked_for_more(
     settings = json.loads((folder / "recommender.json").read_text())
     (folder / "recommender.json").write_text(json.dumps({**settings, "dense": False}))
     write_manifest(folder)
-    recommender = Recommender.from_folder(folder, threads=1)
+    recommender = Recommender.from_folder(folder)
     history = [recommender.item_ids[[3, 50, 7]].tolist()]
     generative, hybrid = (recommender.recommend(history, 9, ranking=mode)[0] for mode in ("generative", "hybrid"))
     assert generative.tolist() == hybrid.tolist()

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
-from genrec_core.recommend import text_requests
-from genrec_core.recommend.requests import Rejected, Request, read_requests
+from genrec_core.recommend import request_files
+from genrec_core.recommend.request_files import Rejected, Request, read_requests
 
 
 def read(tmp_path: Path, content: str | bytes) -> list[Request | Rejected]:
@@ -81,7 +81,7 @@ def test_a_user_may_come_twice(tmp_path: Path) -> None:
         ("1,5,6", "a comma in the form"),
         ("u1;1 2 3", "a semicolon in the form"),
         ("1 5 6\r2 7 8", "a carriage return that does not end it"),
-        ("\u2028", "nothing but Unicode's white space"),
+        ("\u2028", "user_id is empty"),
     ],
 )
 def test_a_malformed_text_line_is_numbered_and_explained(tmp_path: Path, line: str, reason: str) -> None:
@@ -123,7 +123,7 @@ def test_bytes_that_are_no_text_are_rejected(tmp_path: Path, line: bytes, reason
 
 
 def test_an_endless_line_is_rejected_and_the_next_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_requests, "LONGEST_LINE", 64)
+    monkeypatch.setattr(request_files, "LONGEST_LINE", 64)
     bad, good = read(tmp_path, "1 " + "5 " * 200 + "\n2 6\n")
     assert isinstance(bad, Rejected)
     assert "longer than 64 bytes" in bad.reason
