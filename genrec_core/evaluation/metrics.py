@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from genrec_core.errors import GenrecError
-
 RECALL_CUTOFFS = (5, 10, 50, 100, 1000)
 CONFIDENCE = 0.95
 _CHUNK_DRAWS = 2_000_000  # users drawn at once: 32 MB
@@ -124,14 +122,13 @@ def list_metrics(ranking: RankingResult, deepest: float) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def mean_metrics(ranks: np.ndarray, deepest: float) -> dict[str, float]:
+    """The mean over users of each of :func:`user_metrics`."""
+    return {name: float(values.mean()) for name, values in user_metrics(ranks, deepest).items()}
+
+
 def _named(metrics: tuple[Metric, ...]) -> list[tuple[str, int, Callable[..., Any]]]:
     return [(f"{metric.name}@{k}", k, metric.compute) for metric in metrics for k in metric.cutoffs]
-
-
-def recall_curve(ranks: np.ndarray, depth: int) -> np.ndarray:
-    """Recall at each K from 1 to ``depth``, float64 [depth]."""
-    inside = ranks[(ranks >= 0) & (ranks < depth)]
-    return np.asarray(np.cumsum(np.bincount(inside, minlength=depth)) / max(len(ranks), 1))
 
 
 def bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
@@ -163,12 +160,10 @@ def bootstrap_intervals(values: np.ndarray, samples: int, seed: int) -> np.ndarr
 
 def summarize(ranks: np.ndarray, deepest: float, samples: int, seed: int) -> dict[str, Any]:
     """Means over users and their intervals: ``recall@10``, ``recall@10_interval`` ([low, high]), and so on."""
-    if len(ranks) == 0:
-        raise GenrecError("no user to evaluate: metrics need at least one history of three items")
     by_user = user_metrics(ranks, deepest)
     intervals = bootstrap_intervals(np.column_stack(list(by_user.values())), samples, seed)
-    means = {name: float(values.mean()) for name, values in by_user.items()}
-    return means | {f"{name}_interval": bounds.tolist() for name, bounds in zip(by_user, intervals, strict=True)}
+    named = {f"{name}_interval": bounds.tolist() for name, bounds in zip(by_user, intervals, strict=True)}
+    return mean_metrics(ranks, deepest) | named
 
 
 def paired_differences(

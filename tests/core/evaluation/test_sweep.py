@@ -86,7 +86,7 @@ def test_it_trains_what_is_missing_and_skips_what_is_done(
         (("epochs = 1", "processes = 2"), "processes is given, but a sweep trains in one process of one thread"),
         (("dense_weight = 0.0", "threads_per_process = 2"), "run 'No dense head': threads_per_process is given"),
         (("levels = 2", "levels = 0"), "run 'fewer codes': levels"),
-        (('preset = "sample"', 'preset = "large"'), "preset large does not exist for tiger; choose one of sample"),
+        (('preset = "sample"', 'preset = "large"'), "preset large: no such preset of tiger; choose one of sample"),
         (('name = "SASRec"', 'name = "as it is"'), "two runs are called 'as it is'"),
         (("seeds = [1]", "seeds = []"), "seeds"),
         (("[[run]]", "[[runs]]"), "runs"),
@@ -188,7 +188,7 @@ def test_a_fault_of_the_catalogue_is_named_before_anything_is_trained(
     path = tmp_path / "catalog.parquet"
     pl.DataFrame({"item_id": [1], "text": ["a"]}).write_parquet(path)
     assert main([*arguments, "--catalog", str(path)]) != 0
-    assert f"{path}: no column title" in capsys.readouterr().err
+    assert "the item catalogue has no column title" in capsys.readouterr().err
     path.write_text("item_id,title")
     assert main([*arguments, "--catalog", str(path)]) != 0
     assert f"{path}: not a parquet file" in capsys.readouterr().err
@@ -211,7 +211,7 @@ def test_texts_of_its_own_make_a_run_another_one(tmp_path: Path) -> None:
     [
         (("{title}", "{name}"), "a part may hold one of the fields title"),
         (("text_template", "template"), "template"),
-        (("catalog =", "embeddings = 'vectors'\ncatalog ="), "catalog and embedding change nothing"),
+        (("catalog =", "embeddings = 'vectors'\ncatalog ="), "embeddings"),
     ],
 )
 def test_a_fault_in_a_run_s_texts_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
