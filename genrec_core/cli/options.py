@@ -30,13 +30,10 @@ def add_settings(
     without: tuple[str, ...] = (),
     show_defaults: bool = True,
 ) -> None:
-    """Add an option for each field of ``form``, with the field's description as its help.
+    """Add an option for each field of ``form`` that is not in ``without``; :func:`settings_from` reads the values.
 
     Args:
-        command: the subcommand.
-        form: the settings; :func:`settings_from` reads the values.
         renamed: the option's name by field, where it differs.
-        without: fields that get no option.
         show_defaults: whether the help shows the form's defaults; a preset has others.
     """
     for name, field in form.model_fields.items():

@@ -54,7 +54,7 @@ def exposure(ranking: RankingResult, k: int) -> np.ndarray:
 
 
 def gini(shown: np.ndarray) -> float:
-    """Gini coefficient of how often each item is shown: 0 if equally often, near 1 if a few items take all places."""
+    """Gini coefficient of how often items are shown: 0 if equally often, near 1 if a few items take all places."""
     if not shown.sum():
         return 0.0
     ascending, n = np.sort(shown).astype(np.float64), len(shown)
@@ -64,10 +64,6 @@ def gini(shown: np.ndarray) -> float:
 def coverage(ranking: RankingResult, k: int) -> float:
     """Share of the catalogue that at least one user is shown."""
     return float((exposure(ranking, k) > 0).mean())
-
-
-def exposure_gini(ranking: RankingResult, k: int) -> float:
-    return gini(exposure(ranking, k))
 
 
 def new_item_share(ranking: RankingResult, k: int) -> float:
@@ -90,7 +86,7 @@ USER_METRICS = (
 # Computed from a RankingResult and K: one value, or None. The lists hold 100 items; only ranks reach deeper.
 LIST_METRICS = (
     Metric("coverage", "items in someone's first {k}", (10, 100), (), coverage),
-    Metric("gini", "Gini of exposure, first {k}", (10, 100), (), exposure_gini),
+    Metric("gini", "Gini of exposure, first {k}", (10, 100), (), lambda ranking, k: gini(exposure(ranking, k))),
     Metric("new_item_share", "new items among the first {k}", (10, 100), (), new_item_share),
     Metric("new_item_recall", "Recall@{k}, new items", (10, 100, 1000), (), new_item_recall),
 )

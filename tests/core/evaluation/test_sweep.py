@@ -211,7 +211,6 @@ def test_texts_of_its_own_make_a_run_another_one(tmp_path: Path) -> None:
     [
         (("{title}", "{name}"), "a part may hold one of the fields title"),
         (("text_template", "template"), "template"),
-        (("catalog =", "embeddings = 'vectors'\ncatalog ="), "embeddings"),
     ],
 )
 def test_a_fault_in_a_run_s_texts_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
