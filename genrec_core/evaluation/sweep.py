@@ -248,12 +248,9 @@ def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndar
 def sweep_table(results: list[dict[str, Any]]) -> str:
     """The results as a Markdown table, one line for each run and ranking mode.
 
-    A line shows mean and standard deviation over seeds, and how Recall@10 differs from the first run's: as a share of
-    the first, and divided by the standard error of the difference. The error takes the spread over seeds, pooled over
-    all runs with several seeds. With three seeds of one run and one of the others, 19 of 20 differences that are noise
-    stay within 4.3 standard errors (Student's t, 2 degrees of freedom).
+    A line shows mean and standard deviation over seeds, and by which share Recall@10 differs from the first run's.
     """
-    head = ["run", "ranking", "seeds", *SHOWN_FIRST, "Recall@10 against the first", "over its error", "seconds"]
+    head = ["run", "ranking", "seeds", *SHOWN_FIRST, "Recall@10 against the first", "seconds"]
     rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
@@ -261,26 +258,14 @@ def sweep_table(results: list[dict[str, Any]]) -> str:
             if mode in result["metrics"]:
                 metrics = {**result["metrics"][mode], "seconds": result["training_seconds"]}
                 lines.setdefault((result["run"], mode), []).append(metrics)
-    recalls = {line: np.array([metrics[MAIN_METRIC] for metrics in seeds]) for line, seeds in lines.items()}
+    first: dict[str, float] = {}
     for (run, mode), seeds in lines.items():
         values = [_mean_and_spread([metrics[name] for metrics in seeds if name in metrics]) for name in SHOWN_FIRST]
-        against = _against_first(recalls[run, mode], [recalls[line] for line in lines if line[1] == mode])
-        seconds = np.mean([metrics["seconds"] for metrics in seeds])
-        cells = [run, mode, str(len(seeds)), *values, *against, f"{seconds:.0f}"]
-        rows.append(f"| {' | '.join(cells)} |")
+        recall, seconds = (float(np.mean([metrics[name] for metrics in seeds])) for name in (MAIN_METRIC, "seconds"))
+        base = first.setdefault(mode, recall)
+        against = f"{recall / base - 1:+.1%}" if base and recall != base else ""
+        rows.append(f"| {' | '.join([run, mode, str(len(seeds)), *values, against, f'{seconds:.0f}'])} |")
     return "\n".join(rows)
-
-
-def _against_first(recall: np.ndarray, all_runs: list[np.ndarray]) -> list[str]:
-    """The difference of a run's mean to the first run's, as a share and over its standard error; '' where unknown."""
-    first = all_runs[0]
-    if recall is first:
-        return ["", ""]
-    degrees = sum(len(run) - 1 for run in all_runs)
-    squares = sum(float(((run - run.mean()) ** 2).sum()) for run in all_runs)
-    error = (squares / degrees * (1 / len(recall) + 1 / len(first))) ** 0.5 if degrees else 0.0
-    difference, base = float(recall.mean() - first.mean()), float(first.mean())
-    return [f"{difference / base:+.1%}" if base else "", f"{difference / error:+.1f}" if error else ""]
 
 
 def _mean_and_spread(values: list[float]) -> str:
