@@ -19,7 +19,6 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.evaluate import open_checkpoint
 from genrec_core.evaluation.metrics import JUDGED, deepest_cutoff, mean_metrics, ndcg_gains, paired_differences
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Ranking, Recommender
@@ -197,10 +196,12 @@ def compare_with_trained(
         histories: item ids of each user.
         tolerance: items whose scores differ by at most this may change places.
     """
+    from genrec_core.tiger.scorer import TorchScorer, ranking_weights
+
     ids, exported = SemanticIds.load(semantic_ids), Recommender.from_folder(model)
-    opened = open_checkpoint(checkpoint, ids.codes, ItemEmbeddings.load(embeddings).l2norm)
-    popularity = np.zeros(len(ids.item_ids), dtype=np.int64)
-    trained = Recommender(opened[0], ids.item_ids, ids.codes, ids.level_sizes, popularity, *opened[1:])
+    scorer = TorchScorer.from_folder(checkpoint, ids.codes, ItemEmbeddings.load(embeddings).l2norm)
+    popularity, weights = np.zeros(len(ids.item_ids), dtype=np.int64), ranking_weights(scorer.model.config)
+    trained = Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, exported.max_history, weights)
     first, second = (recommender.rank(histories, top_k, beams=beams) for recommender in (trained, exported))
     return _agreement(first, second, histories, exported.item_ids, tolerance)
 
