@@ -124,10 +124,11 @@ def evaluate(
     modes, users = weights.modes(), len(held_out.targets)
     ranked: dict[str, TargetRanks] = {}
     for number, mode in enumerate(modes):
-        ranked[mode] = rank_test_items(
-            scorer, trie, held_out, settings, max_history, weights.of(mode),
-            lambda done, _, before=number * users: on_progress(before + done, len(modes) * users),
-        )  # fmt: skip
+
+        def progress(done: int, _: int, before: int = number * users) -> None:
+            on_progress(before + done, len(modes) * users)
+
+        ranked[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
     if baseline is not None:
         ranked[TRAINED_BASELINE] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
     counts = training_counts(histories, trie.n_items)
