@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from genrec_core.cli.options import (
     Commands,
@@ -11,15 +10,11 @@ from genrec_core.cli.options import (
     add_command,
     add_inputs,
     add_settings,
-    catalog_file,
     new_folder,
+    read_catalog,
     settings_from,
 )
-from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings, ExportSettings
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 def add_commands(commands: Commands) -> None:
@@ -64,7 +59,7 @@ def _export(options: argparse.Namespace) -> None:
     popularity = training_counts(histories, len(item_ids))[order.argsort()]
     checkpoint = options.checkpoint or latest("tiger_checkpoint")
     embeddings = options.embeddings or latest("item_embeddings")
-    catalog = _read_catalog(options.catalog) if options.catalog else None
+    catalog = read_catalog(options.catalog) if options.catalog else None
     export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output, catalog)
     if settings.int8:
         from genrec_core.export.quantize import ValidationUsers, quantize_recommender
@@ -74,17 +69,6 @@ def _export(options: argparse.Namespace) -> None:
         print("\n".join(report.lines()), file=sys.stderr)
     without = "" if options.catalog else " (no --catalog was given, so the model takes no rules)"
     print(f"{len(item_ids)} items{without}: {options.output}", file=sys.stderr)
-
-
-def _read_catalog(source: Path) -> "pl.DataFrame":
-    """The frame of ``item_catalog`` from its parquet file, or from the folder that holds it."""
-    import polars as pl
-
-    file = catalog_file(source)
-    try:
-        return pl.read_parquet(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise GenrecError(f"{file}: not a parquet file ({error}); name the item catalogue's") from error
 
 
 def _export_text_encoder(options: argparse.Namespace) -> None:

@@ -170,8 +170,7 @@ def _warn_of_texts_not_told_apart(texts: list[str], vectors: Any, known_texts: l
     if alike:
         print(
             f"genrec: warning: {len(alike)} of {len(texts)} new items have the text vector of an item with another "
-            f"text, such as {alike[0][:80]!r}; if the embedding model cannot read their script, set "
-            "item_embeddings.model to a multilingual model and train again",
+            f"text, such as {alike[0][:80]!r}; to read their script, train with a multilingual item_embeddings.model",
             file=sys.stderr,
         )
 

@@ -6,12 +6,15 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from genrec_core.cli import evaluate, export, items, predict, releases, sample, serve, train
+from genrec_core.cli import evaluate, export, items, predict, releases, train
 from genrec_core.errors import GenrecError
 
 _FAILED, _INTERRUPTED = 2, 130
 _EXTRA = {"boto3": "s3", "tokenizers": "text", "fastapi": "serve", "uvicorn": "serve", "prometheus_client": "serve"}
-_OPTIONAL = {"polars", "torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript", *_EXTRA}
+_OPTIONAL = {
+    *("polars", "torch", "transformers", "sentence_transformers", "safetensors", "onnx", "onnxscript"),
+    *("matplotlib", "jinja2", *_EXTRA),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Options may be written with hyphens or with underscores: --batch-users is --batch_users.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (predict, items, serve, evaluate, sample, train, export, releases):
+    for group in (predict, items, evaluate, train, export, releases):
         group.add_commands(commands)
     return parser
 

@@ -3,10 +3,13 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import Form, Settings
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Commands = Any  # argparse has no public name for what add_subparsers returns
 
@@ -27,13 +30,10 @@ def add_settings(
     without: tuple[str, ...] = (),
     show_defaults: bool = True,
 ) -> None:
-    """Add an option for each field of ``form``, with the field's description as its help.
+    """Add an option for each field of ``form`` that is not in ``without``; :func:`settings_from` reads the values.
 
     Args:
-        command: the subcommand.
-        form: the settings; :func:`settings_from` reads the values.
         renamed: the option's name by field, where it differs.
-        without: fields that get no option.
         show_defaults: whether the help shows the form's defaults; a preset has others.
     """
     for name, field in form.model_fields.items():
@@ -88,12 +88,14 @@ def add_catalog(command: argparse.ArgumentParser, purpose: str) -> None:
     )
 
 
-def catalog_file(source: Path) -> Path:
-    """The parquet file of the item catalogue: ``source``, or the only one in that folder."""
-    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
-    if len(files) != 1:
-        raise GenrecError(f"{source}: holds {len(files)} parquet files; name the one of the item catalogue")
-    return files[0]
+def read_catalog(source: Path) -> "pl.DataFrame":
+    """The frame of ``item_catalog`` from its parquet file, or from the folder that holds it."""
+    import polars as pl
+
+    try:
+        return pl.read_parquet(source / "*.parquet" if source.is_dir() else source)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise GenrecError(f"{source}: not a parquet file ({error}); name the item catalogue's") from error
 
 
 def new_folder(text: str) -> Path:

@@ -1,15 +1,15 @@
-"""``genrec predict``: recommendations for the users of a file."""
+"""``genrec predict`` and ``genrec serve``: recommendations for the users of a file, and over HTTP."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from genrec_core.cli.options import Commands, add_command, add_settings, settings_from
-from genrec_core.settings import PredictionSettings, engine_from_environment
+from genrec_core.settings import PredictionSettings, ServingSettings, engine_from_environment
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``predict``."""
+    """Add ``predict`` and ``serve``."""
     about = (
         "Recommend items for the users of a file: lines `user item item ...`, CSV with user_id,item_ids, or Parquet "
         "with these columns. CSV and Parquet may also hold the columns allow, deny and rule, for that user alone."
@@ -31,6 +31,14 @@ def add_commands(commands: Commands) -> None:
         "--shard", metavar="I/N", help="serve the I-th of N parts; their outputs in order are the whole"
     )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    about = "Answer requests over HTTP with an exported model: POST /predictions/mymodel; reload on SIGHUP."
+    command = add_command(commands, "serve", _serve, about)
+    command.add_argument(
+        "--model_dir", type=Path, metavar="DIR", help="an exported model, or a link to it (the served release)"
+    )
+    command.add_argument("--token_file", type=Path, metavar="FILE", help="what clients must send (GENREC_TOKEN)")
+    add_settings(command, ServingSettings)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -60,3 +68,9 @@ def _predict(options: argparse.Namespace) -> None:
             remote=RemoteRanking.of(engine, model_dir),
         )  # fmt: skip
     print("\n".join(report.lines(options.output_path)), file=sys.stderr)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from genrec_core.serving.process import read_token, serve
+
+    serve(options.model_dir, settings_from(options, ServingSettings), read_token(options.token_file))

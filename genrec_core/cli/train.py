@@ -1,4 +1,4 @@
-"""``genrec train`` and ``genrec sweep``: trainings outside the asset graph."""
+"""``genrec sample``, ``train`` and ``sweep``: a shop to try everything on, and trainings outside the asset graph."""
 
 import argparse
 import os
@@ -12,20 +12,26 @@ from genrec_core.cli.options import (
     add_command,
     add_inputs,
     add_settings,
-    catalog_file,
     new_folder,
+    read_catalog,
     settings_from,
     typed_values,
 )
 from genrec_core.errors import GenrecError
-from genrec_core.settings import PRESETS, SASREC, RendezvousSettings, TrainingSettings
+from genrec_core.settings import RendezvousSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from genrec_core.tiger.training import TrainingEvent
 
 
 def add_commands(commands: Commands) -> None:
-    """Add ``train`` and ``sweep``."""
+    """Add ``sample``, ``train`` and ``sweep``."""
+    command = add_command(commands, "sample", _sample, "Write the synthetic sample shop in the raw form.")
+    command.add_argument("--output", type=new_folder, required=True, metavar="DIR", help="the folder to write")
+    command.add_argument("--users", type=int, default=5000, metavar="N", help="users (%(default)s)")
+    command.add_argument("--items", type=int, default=2000, metavar="N", help="items (%(default)s)")
+    command.add_argument("--seed", type=int, default=7, metavar="N", help="seed (%(default)s)")
+
     about = "Train TIGER, or the SASRec baseline, outside the asset graph; run again, it goes on where it was cut off."
     command = add_command(commands, "train", _train, about)
     add_inputs(command)
@@ -43,9 +49,7 @@ def add_commands(commands: Commands) -> None:
 
     about = "Train the variants that a TOML file lists and compare them on the validation items; run again, it goes on."
     command = add_command(commands, "sweep", _sweep, about)
-    command.add_argument(
-        "file", type=Path, metavar="FILE", help="the variants; genrec_core/evaluation/sweep.py describes the form"
-    )
+    command.add_argument("file", type=Path, metavar="FILE", help="the variants; genrec_core/README.md shows the form")
     add_inputs(command)
     add_catalog(command, "for runs with other texts (the newest)")
     command.add_argument("--workers", type=int, default=1, metavar="N", help="trainings side by side (%(default)s)")
@@ -60,10 +64,20 @@ class _SetIsGone(argparse.Action):
         parser.error(f"--set is gone: write --{name} {value}")
 
 
+def _sample(options: argparse.Namespace) -> None:
+    from genrec_core.data.sample import write_sample
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_sample(options.output, options.users, options.items, options.seed)
+    print(f"{options.users} users and {options.items} items: {options.output}", file=sys.stderr)
+
+
 def _train(options: argparse.Namespace) -> None:
+    from genrec_core.evaluation.sweep import preset_training
     from genrec_core.storage.folders import latest
 
-    settings = training_settings(options)
+    base = preset_training(options.preset, options.model).model_copy(update={"processes": 1})
+    settings = settings_from(options, TrainingSettings, base)
     histories = options.output / "histories.parquet"
     folders = (options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings"))
     if "RANK" in os.environ:
@@ -76,17 +90,6 @@ def _train(options: argparse.Namespace) -> None:
         _train_here(settings, histories, *folders, options)
     else:
         _train_with_torchrun(settings, rendezvous, options, *folders)
-
-
-def training_settings(options: argparse.Namespace) -> TrainingSettings:
-    """The training settings of ``--preset`` with the changes of the other options; one process unless they say more."""
-    of_model = SASREC if options.model == "sasrec" else {name: preset.training for name, preset in PRESETS.items()}
-    if options.preset not in of_model:
-        raise GenrecError(
-            f"--preset {options.preset}: no such preset of {options.model}; choose one of {', '.join(of_model)}"
-        )
-    base = of_model[options.preset].model_copy(update={"processes": 1})
-    return settings_from(options, TrainingSettings, base)
 
 
 def _write_histories(source: Path, target: Path) -> None:
@@ -148,37 +151,19 @@ def _train_with_torchrun(
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from genrec_core.evaluation.sweep import (
-        SweepInputs,
-        describe,
-        read_sweep,
-        run_sweep,
-        sweep_table,
-        trials,
-        write_sweep,
-    )
+    from genrec_core.evaluation.sweep import TABLE, SweepInputs, read_sweep, run_sweep, trials
     from genrec_core.storage.folders import latest
 
     if options.workers < 1:
         raise GenrecError(f"--workers {options.workers}: use at least one")
-    wanted = trials(read_sweep(options.file), options.file)
-    catalog = None
-    if any(trial.texts for trial in wanted):
-        catalog = catalog_file(options.catalog or latest("item_catalog"))
+    planned = trials(read_sweep(options.file), options.file)
+    own_texts = any(trial.texts for trial in planned)
+    catalog = read_catalog(options.catalog or latest("item_catalog")) if own_texts else None
     options.output.mkdir(parents=True, exist_ok=True)
     histories = options.output / "histories.parquet"
     if not histories.is_file():
         _write_histories(options.histories or latest("user_histories"), histories)
-    inputs = SweepInputs(
-        histories,
-        options.semantic_ids or latest("semantic_ids"),
-        options.embeddings or latest("item_embeddings"),
-        catalog,
-    )
-
-    def show(trial: Any, result: dict[str, Any]) -> None:
-        print(describe(trial, result), file=sys.stderr)
-
-    results = run_sweep(wanted, inputs, options.output, options.workers, show)
-    print(f"{len(results)} trials: {write_sweep(options.output, results)}", file=sys.stderr)
-    print(sweep_table(results))
+    folders = (options.semantic_ids or latest("semantic_ids"), options.embeddings or latest("item_embeddings"))
+    for line in run_sweep(planned, SweepInputs(histories, *folders, catalog), options.output, options.workers):
+        print(line, file=sys.stderr)
+    print((options.output / TABLE).read_text(encoding="utf-8"), end="")

@@ -1,10 +1,8 @@
 """Where the shards of a large piece of work are computed: in this process, or by the workers of a Ray cluster.
 
-Shards and the order of their results are the same everywhere, so all engines give the same results.
-
-Ray needs the extra ``ray``. Inputs and results go through Ray's object store. So the nodes need the same code, but no
-shared storage. Ray pickles values between processes; no pickle reaches a file of ours. Anyone who can connect to a
-cluster can run code on it, so the connection needs a token.
+Shards and the order of their results are the same everywhere, so both engines give the same results. Inputs and
+results go through Ray's object store: nodes need the same code, but no shared storage. Ray pickles values between
+processes; no pickle reaches a file of ours. Who can connect to a cluster can run code on it, so a token is needed.
 """
 
 import hashlib
@@ -17,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EngineSettings
@@ -32,8 +30,8 @@ _ANSWER_SECONDS = 10
 _RETRIES = 5  # of a shard whose worker died
 
 
-class Engine(Protocol):
-    """Computes shards."""
+class Engine:
+    """Computes one shard after the other in this process."""
 
     def map(
         self, function: Callable[[Common, Shard], Result], common: Common, shards: Iterable[Shard]
@@ -46,19 +44,10 @@ class Engine(Protocol):
             common: an argument that is the same for all shards; it is sent once.
             shards: read a few ahead of the computation, never all at once.
         """
-
-
-class LocalEngine:
-    """Computes one shard after the other in this process."""
-
-    def map(
-        self, function: Callable[[Common, Shard], Result], common: Common, shards: Iterable[Shard]
-    ) -> Iterator[Result]:
-        """See :meth:`Engine.map`."""
         return (function(common, shard) for shard in shards)
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Computes shards as tasks of one core each on the cluster that this process is connected to."""
 
     def __init__(self) -> None:
@@ -127,15 +116,10 @@ def _result(task: Any) -> Any:
 
 
 def connect(address: str | None) -> Any:
-    """Connect this process to a cluster; the ``disconnect`` of the result ends the connection.
-
-    Args:
-        address: ``HOST:PORT`` of a cluster that this machine is a node of, ``ray://HOST:PORT`` of another cluster, or
-            ``local`` to start Ray on this machine until the connection ends.
-    """
+    """Connect this process to a cluster by its ``RAY_ADDRESS``; the result's ``disconnect`` ends the connection."""
     if not address:
         raise GenrecError(
-            "GENREC_ENGINE=ray needs a cluster: set RAY_ADDRESS to its HOST:PORT, or to `local` for one on this machine"
+            "GENREC_ENGINE=ray needs a cluster: set RAY_ADDRESS to its HOST:PORT, or `local` for this machine"
         )
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported; without it, anyone can run code there
     try:
@@ -143,15 +127,16 @@ def connect(address: str | None) -> Any:
     except ModuleNotFoundError as error:
         raise GenrecError("ray is not installed; run pip install 'genrec[ray]'") from error
     _require_listener(address)
-    with _kept_signals():
-        try:
-            return ray.init(address=address, log_to_driver=False, logging_level="warning")
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise GenrecError(
-                f"RAY_ADDRESS={address}: no connection ({reason}); check that the cluster runs, and that "
-                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is what its nodes were started with"
-            ) from error
+    before = signal.getsignal(signal.SIGTERM)  # Ray replaces it
+    try:
+        return ray.init(address=address, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        remedy = "check that the cluster runs, and that RAY_AUTH_TOKEN (or _PATH) is what its nodes were started with"
+        raise GenrecError(f"RAY_ADDRESS={address}: no connection ({reason}); {remedy}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _require_listener(address: str) -> None:
@@ -163,19 +148,6 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
         raise GenrecError(f"RAY_ADDRESS={address}: nobody listens there ({error}); start the cluster first") from error
-
-
-@contextmanager
-def _kept_signals() -> Iterator[None]:
-    """Keep this process's own handling of SIGTERM, which Ray replaces when it connects."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @cache

@@ -1,7 +1,6 @@
-"""Measures a model on held-out items, beside baselines, and writes the figures; ``pages`` draws them."""
+"""Measures a model on held-out items, beside baselines. ``pages`` draws the figures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,6 +9,7 @@ import polars as pl
 
 from genrec_core.data.histories import Histories, HistoryBatch, padded
 from genrec_core.data.split import HeldOut, test_part, training_counts, validation_part
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES
 from genrec_core.evaluation.metrics import (
@@ -19,11 +19,10 @@ from genrec_core.evaluation.metrics import (
     USER_METRIC_NAMES,
     RankingResult,
     deepest_cutoff,
-    exposure,
     list_metrics,
+    mean_metrics,
     paired_differences,
     summarize,
-    user_metrics,
 )
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
@@ -31,26 +30,16 @@ from genrec_core.search.generative import RankingWeights, beam_search, exact_sco
 from genrec_core.search.held_out import OnProgress, TargetRanks, miss_share, rank_test_items
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import EvaluationSettings, RankingMode
-from genrec_core.storage.artifacts import read_json, write_json
+from genrec_core.storage.artifacts import read_json
 
-METRICS_FILE, SLICES_FILE, RANKS_FILE = "beauty_metrics.json", "slices.parquet", "ranks.parquet"
+METRICS_FILE = "beauty_metrics.json"
 TRAINED_BASELINE = "sasrec"
 RANKINGS = (*get_args(RankingMode), TRAINED_BASELINE, *BASELINES)
-_EXPOSURE_PLACES = 10
 _EXACT_BATCH_USERS = 4
 TIE_ORDER = (
     "Items of the same day keep the order of the raw file. The files hold no dates, so no slice shows what ties do."
 )
 Split = Literal["test", "validation"]
-SLICES_SCHEMA = {
-    "by": pl.Utf8,
-    "slice": pl.Utf8,
-    "users": pl.Int64,
-    **dict.fromkeys(SLICED, pl.Float64),
-    "recall@10_low": pl.Float64,
-    "recall@10_high": pl.Float64,
-    "popularity_recall@10": pl.Float64,
-}
 # What users are sliced by: the largest value of each slice but the last, and the names of the slices.
 SLICES = {
     "history_length": ((5, 10, 20), ("<=5", "6-10", "11-20", ">20")),
@@ -58,20 +47,52 @@ SLICES = {
 }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of a model; ``ranks`` and ``shown`` hold an array for each ranking."""
+def evaluate_checkpoint(
+    checkpoint: Path,
+    semantic_ids: Path,
+    embeddings: Path,
+    user_histories: pl.DataFrame,
+    settings: EvaluationSettings,
+    on_progress: OnProgress = lambda done, users: None,
+    split: Split = "test",
+) -> dict[str, Any]:
+    """:func:`evaluate` a model by its folder, and ``settings.baseline`` on the same users if it is set.
 
-    metrics: dict[str, Any]  # the content of beauty_metrics.json
-    slices: pl.DataFrame
-    ranks: dict[str, np.ndarray]  # 0-based rank of each target, history taken out, int32 [n]; -1 beyond the beams
-    shown: dict[str, np.ndarray]  # how many users have each item among their first 10, int64 [n_items]
+    Args:
+        user_histories: ``user_id`` and ``item_ids``, oldest first.
+    """
+    from genrec_core.tiger.scorer import one_thread_an_operator
 
-    def write(self, folder: Path) -> None:
-        """Write the metrics, slices and ranks into ``folder``."""
-        write_json(folder / METRICS_FILE, self.metrics)
-        self.slices.write_parquet(folder / SLICES_FILE)
-        pl.DataFrame(self.ranks).write_parquet(folder / RANKS_FILE)
+    ids, vectors = SemanticIds.load(semantic_ids), ItemEmbeddings.load(embeddings)
+    if not np.array_equal(ids.item_ids, vectors.item_ids):
+        raise GenrecError(f"{semantic_ids} and {embeddings} hold different items; give those of one catalogue")
+    histories = Histories.from_frame(user_histories, ids.item_ids)
+    scorer, max_history, weights = open_checkpoint(checkpoint, ids.codes, vectors.l2norm)
+    baseline = open_checkpoint(Path(settings.baseline), ids.codes, vectors.l2norm)[0] if settings.baseline else None
+    with one_thread_an_operator():
+        return evaluate(scorer, ids, histories, settings, max_history, weights, on_progress, split, baseline)
+
+
+def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) -> tuple[CodeScorer, int, RankingWeights]:
+    """Load TIGER or SASRec, with the newest items of a history that it reads and the weights of its ranking modes.
+
+    Args:
+        codes: semantic IDs with suffix by catalogue row, int [n_items, L].
+        vectors: item text vectors by catalogue row, float32 [n_items, dim].
+    """
+    from genrec_core.sasrec.model import SasRecModel, SasRecScorer
+    from genrec_core.tiger.scorer import TorchScorer, ranking_weights
+
+    kind = read_json(checkpoint / "config.json").get("model_type")
+    if kind == "genrec_tiger":
+        tiger = TorchScorer.from_folder(checkpoint, codes, vectors)
+        return tiger, tiger.model.config.max_history, ranking_weights(tiger.model.config)
+    if kind != "genrec_sasrec":
+        raise GenrecError(f"{checkpoint}: holds a model of kind {kind}; give a folder that `genrec train` wrote")
+    model = SasRecModel.from_pretrained(checkpoint)
+    if model.config.n_items != len(codes):
+        raise GenrecError(f"{checkpoint} knows {model.config.n_items} items, but there are {len(codes)}; train again")
+    return SasRecScorer(model), model.config.max_history, RankingWeights(True, 1.0, generative=False)
 
 
 def evaluate(
@@ -81,10 +102,10 @@ def evaluate(
     settings: EvaluationSettings,
     max_history: int,
     weights: RankingWeights,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = lambda done, users: None,
     split: Split = "test",
     baseline: CodeScorer | None = None,
-) -> Evaluation:
+) -> dict[str, Any]:
     """Measure a model on one held-out item of each user with at least three items.
 
     Args:
@@ -94,18 +115,24 @@ def evaluate(
         on_progress: told the users ranked and all users of all modes, after each batch.
         split: ``validation`` takes the items by which training chose its epoch, and leaves the test items unread.
         baseline: a trained SASRec, measured on the same users.
+
+    Returns:
+        The content of ``beauty_metrics.json``.
     """
     held_out = _held_out(histories, settings, split)
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
     modes, users = weights.modes(), len(held_out.targets)
     ranked: dict[str, TargetRanks] = {}
     for number, mode in enumerate(modes):
-        progress = _part_of_progress(on_progress, number * users, len(modes) * users)
+
+        def progress(done: int, _: int, before: int = number * users) -> None:
+            on_progress(before + done, len(modes) * users)
+
         ranked[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
     if baseline is not None:
         ranked[TRAINED_BASELINE] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
-    evaluation = _figures(ranked, weights, held_out, training_counts(histories, trie.n_items), settings)
-    metrics = {"split": split, **evaluation.metrics}
+    counts = training_counts(histories, trie.n_items)
+    metrics = {"split": split, **_figures(ranked, weights, held_out, counts, settings)}
     metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
     if "generative" in modes:
         metrics["generative"]["miss_share"] = miss_share(scorer, trie, held_out, max_history, settings.workers)
@@ -113,7 +140,7 @@ def evaluate(
     metrics["beam_against_exact"] = {
         mode: _beam_agreement(scorer, trie, held_out, settings, max_history, weights.of(mode)) for mode in searched
     }
-    return replace(evaluation, metrics=metrics)
+    return metrics
 
 
 def repeated_targets(held_out: HeldOut) -> int:
@@ -127,14 +154,7 @@ def _held_out(histories: Histories, settings: EvaluationSettings, split: Split) 
     users = len(held_out.targets)
     if users == 0:
         raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
-    if settings.users is None:
-        return held_out
     return held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
-
-
-def _part_of_progress(on_progress: OnProgress | None, before: int, users: int) -> OnProgress | None:
-    """The progress of one mode, counted after ``before`` users of earlier modes."""
-    return None if on_progress is None else lambda done, of: on_progress(before + done, users)
 
 
 def _figures(
@@ -143,7 +163,7 @@ def _figures(
     held_out: HeldOut,
     counts: np.ndarray,
     settings: EvaluationSettings,
-) -> Evaluation:
+) -> dict[str, Any]:
     """What follows from the ranks and lists, with counts int64 [n_items] of training interactions."""
     beams, deepest = min(settings.beams, len(counts)), deepest_cutoff(settings.beams, len(counts))
     random = settings.bootstrap_samples, settings.seed
@@ -159,16 +179,13 @@ def _figures(
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
     headline = "hybrid" if "hybrid" in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
-    slices = metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random)
     rivals = [name for name in (*BASELINES, TRAINED_BASELINE) if name in rankings]
-    metrics |= {
+    return metrics | {
         "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
-        "slices": slices_as_json(slices),
+        "slices": metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random),
         "hybrid_weight": weights.hybrid if "hybrid" in ranked else None,
         **_description(headline, held_out, counts, settings),
     }
-    shown = {name: exposure(ranking, _EXPOSURE_PLACES) for name, ranking in rankings.items()}
-    return Evaluation(metrics, slices, ranks, shown)
 
 
 def _description(headline: str, held_out: HeldOut, counts: np.ndarray, settings: EvaluationSettings) -> dict[str, Any]:
@@ -240,31 +257,27 @@ def metrics_by_slice(
     deepest: float,
     samples: int,
     seed: int,
-) -> pl.DataFrame:
-    """One row for each slice, in the columns of ``SLICES_SCHEMA``; metrics are null in a slice without users.
+) -> dict[str, list[dict[str, Any]]]:
+    """The metrics of each slice of users, those that cannot be computed as None.
 
     Args:
         values: numbers to slice by, int [n_users], under the names of ``SLICES``.
         ranks: ranks that the model gives, int [n_users]; ``popularity_ranks`` are those of the popularity baseline.
     """
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {by: [] for by in values}
     for by, numbers in values.items():
         slices = slice_names(by, numbers)
         for name in SLICES[by][1]:
-            row: dict[str, Any] = {"by": by, "slice": name, "users": int((slices == name).sum())}
-            if row["users"]:
-                summary = summarize(ranks[slices == name], deepest, samples, seed)
-                row |= {metric: summary.get(metric) for metric in SLICED}
-                row["recall@10_low"], row["recall@10_high"] = summary.get("recall@10_interval", (None, None))
-                popular = user_metrics(popularity_ranks[slices == name], deepest).get("recall@10")
-                row["popularity_recall@10"] = None if popular is None else float(popular.mean())
-            rows.append(row)
-    return pl.DataFrame(rows, schema=SLICES_SCHEMA)
-
-
-def slices_as_json(slices: pl.DataFrame) -> dict[str, list[dict[str, object]]]:
-    """The rows grouped by what they slice by, in row order."""
-    return {str(by): rows.drop("by").to_dicts() for (by,), rows in slices.group_by("by", maintain_order=True)}
+            inside = slices == name
+            summary = summarize(ranks[inside], deepest, samples, seed) if inside.any() else {}
+            popularity = mean_metrics(popularity_ranks[inside], deepest) if inside.any() else {}
+            low, high = summary.get("recall@10_interval", (None, None))
+            rows[by].append(
+                {"slice": name, "users": int(inside.sum())}
+                | {metric: summary.get(metric) for metric in SLICED}
+                | {"recall@10_low": low, "recall@10_high": high, "popularity_recall@10": popularity.get("recall@10")}
+            )
+    return rows
 
 
 def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from genrec_core.errors import GenrecError
-
 RECALL_CUTOFFS = (5, 10, 50, 100, 1000)
 CONFIDENCE = 0.95
 _CHUNK_DRAWS = 2_000_000  # users drawn at once: 32 MB
@@ -34,7 +32,6 @@ class Metric:
     name: str
     title: str  # the name for people; {k} stands for K
     cutoffs: tuple[int, ...]  # each K that is reported
-    shown_first: tuple[int, ...]  # each K that short tables show
     compute: Callable[..., Any]
 
 
@@ -56,7 +53,7 @@ def exposure(ranking: RankingResult, k: int) -> np.ndarray:
 
 
 def gini(shown: np.ndarray) -> float:
-    """Gini coefficient of how often each item is shown: 0 if equally often, near 1 if a few items take all places."""
+    """Gini coefficient of how often items are shown: 0 if equally often, near 1 if a few items take all places."""
     if not shown.sum():
         return 0.0
     ascending, n = np.sort(shown).astype(np.float64), len(shown)
@@ -66,10 +63,6 @@ def gini(shown: np.ndarray) -> float:
 def coverage(ranking: RankingResult, k: int) -> float:
     """Share of the catalogue that at least one user is shown."""
     return float((exposure(ranking, k) > 0).mean())
-
-
-def exposure_gini(ranking: RankingResult, k: int) -> float:
-    return gini(exposure(ranking, k))
 
 
 def new_item_share(ranking: RankingResult, k: int) -> float:
@@ -86,22 +79,21 @@ def new_item_recall(ranking: RankingResult, k: int) -> float | None:
 
 # Computed from ranks and K: one value for each user. The mean over users is reported with an interval.
 USER_METRICS = (
-    Metric("recall", "Recall@{k}", RECALL_CUTOFFS, (10, 100, 1000), recall_hits),
-    Metric("ndcg", "NDCG@{k}", (5, 10), (10,), ndcg_gains),
+    Metric("recall", "Recall@{k}", RECALL_CUTOFFS, recall_hits),
+    Metric("ndcg", "NDCG@{k}", (5, 10), ndcg_gains),
 )
 # Computed from a RankingResult and K: one value, or None. The lists hold 100 items; only ranks reach deeper.
 LIST_METRICS = (
-    Metric("coverage", "items in someone's first {k}", (10, 100), (), coverage),
-    Metric("gini", "Gini of exposure, first {k}", (10, 100), (), exposure_gini),
-    Metric("new_item_share", "new items among the first {k}", (10, 100), (), new_item_share),
-    Metric("new_item_recall", "Recall@{k}, new items", (10, 100, 1000), (), new_item_recall),
+    Metric("coverage", "items in someone's first {k}", (10, 100), coverage),
+    Metric("gini", "Gini of exposure, first {k}", (10, 100), lambda ranking, k: gini(exposure(ranking, k))),
+    Metric("new_item_share", "new items among the first {k}", (10, 100), new_item_share),
+    Metric("new_item_recall", "Recall@{k}, new items", (10, 100, 1000), new_item_recall),
 )
 _ALL = (*USER_METRICS, *LIST_METRICS)
 
 TITLES = {f"{metric.name}@{k}": metric.title.format(k=k) for metric in _ALL for k in metric.cutoffs}
 TITLES["miss_share"] = "misses"  # measured by decoding without the trie, for the generative ranking alone
-_FIRST_CUTOFFS = sorted({k for metric in _ALL for k in metric.shown_first})
-SHOWN_FIRST = [f"{metric.name}@{k}" for k in _FIRST_CUTOFFS for metric in _ALL if k in metric.shown_first]
+SHOWN_FIRST = ("recall@10", "ndcg@10", "recall@100", "recall@1000")  # in short tables
 USER_METRIC_NAMES = [f"{metric.name}@{k}" for metric in USER_METRICS for k in metric.cutoffs]
 MAIN_METRIC = "recall@10"  # runs of a sweep are compared by it
 JUDGED = ("recall@10", "ndcg@10")  # by which a new release must not be worse
@@ -124,14 +116,13 @@ def list_metrics(ranking: RankingResult, deepest: float) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def mean_metrics(ranks: np.ndarray, deepest: float) -> dict[str, float]:
+    """The mean over users of each of :func:`user_metrics`."""
+    return {name: float(values.mean()) for name, values in user_metrics(ranks, deepest).items()}
+
+
 def _named(metrics: tuple[Metric, ...]) -> list[tuple[str, int, Callable[..., Any]]]:
     return [(f"{metric.name}@{k}", k, metric.compute) for metric in metrics for k in metric.cutoffs]
-
-
-def recall_curve(ranks: np.ndarray, depth: int) -> np.ndarray:
-    """Recall at each K from 1 to ``depth``, float64 [depth]."""
-    inside = ranks[(ranks >= 0) & (ranks < depth)]
-    return np.asarray(np.cumsum(np.bincount(inside, minlength=depth)) / max(len(ranks), 1))
 
 
 def bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
@@ -163,12 +154,10 @@ def bootstrap_intervals(values: np.ndarray, samples: int, seed: int) -> np.ndarr
 
 def summarize(ranks: np.ndarray, deepest: float, samples: int, seed: int) -> dict[str, Any]:
     """Means over users and their intervals: ``recall@10``, ``recall@10_interval`` ([low, high]), and so on."""
-    if len(ranks) == 0:
-        raise GenrecError("no user to evaluate: metrics need at least one history of three items")
     by_user = user_metrics(ranks, deepest)
     intervals = bootstrap_intervals(np.column_stack(list(by_user.values())), samples, seed)
-    means = {name: float(values.mean()) for name, values in by_user.items()}
-    return means | {f"{name}_interval": bounds.tolist() for name, bounds in zip(by_user, intervals, strict=True)}
+    named = {f"{name}_interval": bounds.tolist() for name, bounds in zip(by_user, intervals, strict=True)}
+    return mean_metrics(ranks, deepest) | named
 
 
 def paired_differences(

@@ -1,5 +1,9 @@
-"""Compares a new exported model (challenger) with the served one (champion), by validation items, never test items."""
+"""Compares an exported model with the trained one, and a new one (challenger) with the served one (champion).
 
+Releases are compared by validation items, never test items.
+"""
+
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,14 +17,17 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import validation_part
+from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.metrics import JUDGED, deepest_cutoff, ndcg_gains, paired_differences, user_metrics
-from genrec_core.recommend.recommender import Recommender
+from genrec_core.evaluation.metrics import JUDGED, deepest_cutoff, mean_metrics, ndcg_gains, paired_differences
+from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.recommend.recommender import Ranking, Recommender
 from genrec_core.search.held_out import target_ranks
 from genrec_core.settings import ReleaseSettings
 
 Outcome = Literal["better", "not worse", "cannot tell", "worse"]
 _DECISIVE_FIRST: tuple[Outcome, ...] = ("worse", "cannot tell", "better", "not worse")
+_WARM_UP_USERS = 3
 _SEARCH_USERS = 2000  # they choose the best earlier release; all users then compare it
 
 
@@ -136,12 +143,9 @@ class ValidationUsers:
     def compare(self, champion: np.ndarray, challenger: np.ndarray) -> Comparison:
         """Compare two models by their :meth:`ranks`."""
         settings, deepest = self.settings, deepest_cutoff(self.settings.top_k, self.n_items)
-        means, challenger_means = (
-            {name: float(values.mean()) for name, values in user_metrics(ranks, deepest).items()}
-            for ranks in (champion, challenger)
-        )
         differences = paired_differences(challenger, champion, deepest, settings.samples, settings.seed)
-        return Comparison(len(self.targets), means, challenger_means, differences)
+        means = mean_metrics(champion, deepest), mean_metrics(challenger, deepest)
+        return Comparison(len(self.targets), *means, differences)
 
 
 def _best_earlier(
@@ -161,3 +165,66 @@ def _best_earlier(
         if gain > highest:
             best, highest = name, gain
     return best, not_opened
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the lists of the trained and the exported model are."""
+
+    users: int
+    identical: int  # users with the same items in the same places
+    alike: int  # those, and users whose lists differ only where scores tie within the tolerance
+    invalid: int  # entries of the exported model's lists that are no item of the catalogue, repeated, or seen before
+    shared: float  # mean share of a user's items that both lists hold
+
+
+def compare_with_trained(
+    model: Path,
+    checkpoint: Path,
+    semantic_ids: Path,
+    embeddings: Path,
+    histories: list[list[int]],
+    *,
+    top_k: int,
+    beams: int,
+    tolerance: float,
+) -> Agreement:
+    """Rank unseen items for users with the trained model and with its export.
+
+    Args:
+        model, checkpoint, semantic_ids, embeddings: the folders of the exported model and of what it was made from.
+        histories: item ids of each user.
+        tolerance: items whose scores differ by at most this may change places.
+    """
+    from genrec_core.tiger.scorer import TorchScorer, ranking_weights
+
+    ids, exported = SemanticIds.load(semantic_ids), Recommender.from_folder(model)
+    scorer = TorchScorer.from_folder(checkpoint, ids.codes, ItemEmbeddings.load(embeddings).l2norm)
+    popularity, weights = np.zeros(len(ids.item_ids), dtype=np.int64), ranking_weights(scorer.model.config)
+    trained = Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, exported.max_history, weights)
+    first, second = (recommender.rank(histories, top_k, beams=beams) for recommender in (trained, exported))
+    return _agreement(first, second, histories, exported.item_ids, tolerance)
+
+
+def single_user_milliseconds(model: Path, histories: list[list[int]], top_k: int, beams: int) -> np.ndarray:
+    """Time of each user served alone, after a few to warm up, float64 [users]."""
+    recommender, milliseconds = Recommender.from_folder(model), []
+    for history in [*histories[:_WARM_UP_USERS], *histories]:
+        began = time.perf_counter()
+        recommender.recommend([history], top_k, beams)
+        milliseconds.append(1000 * (time.perf_counter() - began))
+    return np.array(milliseconds[-len(histories) :])
+
+
+def _agreement(
+    first: Ranking, second: Ranking, histories: list[list[int]], catalog: np.ndarray, tolerance: float
+) -> Agreement:
+    """Compare place by place: where scores are equal at every place, only ties can have changed places."""
+    lists = [(first.of(user), second.of(user)) for user in range(len(histories))]
+    identical = np.array([np.array_equal(a, b) for a, b in lists])
+    close = np.isclose(first.scores, second.scores, rtol=0.0, atol=tolerance, equal_nan=True).all(axis=1)
+    invalid = 0
+    for (_, items), seen in zip(lists, histories, strict=True):
+        invalid += (~np.isin(items, catalog)).sum() + len(items) - len(np.unique(items)) + np.isin(items, seen).sum()
+    shared = np.mean([np.isin(a, b).mean() if len(a) else 1.0 for a, b in lists])
+    return Agreement(len(lists), int(identical.sum()), int((identical | close).sum()), int(invalid), float(shared))

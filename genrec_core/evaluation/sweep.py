@@ -1,19 +1,7 @@
 """Trains variants of a preset and compares them on the validation items. The test items are never read.
 
-A sweep is a TOML file with the fields of :class:`Sweep`, and those of :class:`Run` for each variant::
-
-    preset = "beauty"
-    seeds = [1, 2, 3]
-    [evaluation]
-    users = 3000
-    [[run]]
-    name = "as it is"
-    [[run]]
-    name = "more dropout"
-    set = { dropout = 0.4 }
-    semantic_ids = { levels = 4 }
-
-Run again, a sweep skips the trials that are done and continues a training after its last whole epoch.
+A sweep is a TOML file with the fields of :class:`Sweep`, and those of :class:`Run` for each variant. README.md of
+genrec_core shows one. Run again, a sweep skips the trials that are done and continues a training after its last epoch.
 """
 
 import hashlib
@@ -22,7 +10,7 @@ import multiprocessing
 import re
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +37,7 @@ from genrec_core.settings import (
 )
 from genrec_core.storage.artifacts import read_json, recovered, write_json
 
-RESULT = "result.json"
+RESULT, TABLE = "result.json", "sweep.md"
 _MODES = get_args(RankingMode)
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -61,7 +49,6 @@ class Run(Settings):
     model: Literal["tiger", "sasrec"] = Field("tiger", description="Model that is trained.")
     set: dict[str, Any] = Field(default_factory=dict, description="Training settings that differ.")
     semantic_ids: dict[str, Any] = Field(default_factory=dict, description="Semantic ID settings that differ.")
-    embeddings: Path | None = Field(None, description="Another folder of item embeddings.")
     catalog: dict[str, Any] = Field(default_factory=dict, description="Settings of the item texts that differ.")
     embedding: dict[str, Any] = Field(default_factory=dict, description="Settings of the text embeddings that differ.")
     seeds: list[int] | None = Field(None, min_length=1, description="Training seeds of this run alone.")
@@ -79,12 +66,12 @@ class Sweep(Settings):
 
 @dataclass(frozen=True)
 class SweepInputs:
-    """Where the data is; a run may replace semantic IDs and embeddings by its own."""
+    """The data of all runs; a run may make semantic IDs and embeddings of its own."""
 
     histories: Path  # the parquet file of user_histories
     semantic_ids: Path
     embeddings: Path
-    catalog: Path | None = None  # the parquet file of item_catalog, needed if a run changes item texts or vectors
+    catalog: pl.DataFrame | None = None  # item_catalog, needed if a run changes item texts or vectors
 
 
 @dataclass(frozen=True)
@@ -136,22 +123,25 @@ def trials(sweep: Sweep, path: Path) -> list[Trial]:
 
 
 def _trial(sweep: Sweep, run: Run, seed: int) -> Trial:
-    presets = SASREC if run.model == "sasrec" else {name: preset.training for name, preset in PRESETS.items()}
-    if sweep.preset not in presets:
-        raise GenrecError(f"preset {sweep.preset} does not exist for {run.model}; choose one of {', '.join(presets)}")
-    preset, changes = PRESETS[sweep.preset], {**sweep.set, **run.set}
+    training, changes = preset_training(sweep.preset, run.model), {**sweep.set, **run.set}
     for name in ("processes", "threads_per_process"):
         if name in changes:
             raise GenrecError(f"{name} is given, but a sweep trains in one process of one thread; use --workers")
-    settings = _changed(presets[sweep.preset], {**changes, "seed": seed})
+    settings, preset = _changed(training, {**changes, "seed": seed}), PRESETS[sweep.preset]
     ids = _changed(preset.semantic_ids, run.semantic_ids) if run.semantic_ids else None
     texts = None
     if run.catalog or run.embedding:
-        if run.embeddings:
-            raise GenrecError("embeddings are given, so catalog and embedding change nothing; leave one of them out")
         texts = _changed(preset.catalog, run.catalog), _changed(preset.embedding, run.embedding)
         template_parts(texts[0].text_template)
     return Trial(run, settings, sweep.evaluation, ids, texts)
+
+
+def preset_training(preset: str, model: str) -> TrainingSettings:
+    """The training settings of a preset for ``tiger`` or ``sasrec``."""
+    of_model = SASREC if model == "sasrec" else {name: each.training for name, each in PRESETS.items()}
+    if preset not in of_model:
+        raise GenrecError(f"preset {preset}: no such preset of {model}; choose one of {', '.join(of_model)}")
+    return of_model[preset]
 
 
 def _changed(settings: AnySettings, changes: dict[str, Any]) -> AnySettings:
@@ -162,43 +152,32 @@ def _faults(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
 
 
-def run_sweep(
-    planned: list[Trial],
-    inputs: SweepInputs,
-    output: Path,
-    workers: int = 1,
-    on_done: Callable[[Trial, dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
+def run_sweep(planned: list[Trial], inputs: SweepInputs, output: Path, workers: int) -> Iterator[str]:
     """Train and measure the trials that are not done, ``workers`` of them side by side with one thread each.
 
-    Returns:
-        The result of each trial, in the order of ``planned``.
+    Yields a line for each trial when it is done. At the end, ``sweep.md`` holds the table of all trials.
     """
     for trial in planned:
         if trial.texts:
             _item_texts(inputs, trial.texts[0])  # names a fault of the catalogue before anything is trained
-    output.mkdir(parents=True, exist_ok=True)
     left = [trial for trial in planned if not (output / trial.folder / RESULT).is_file()]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(run_trial, trial, inputs, output / trial.folder): trial for trial in left}
+        running = [pool.submit(run_trial, trial, inputs, output / trial.folder) for trial in left]
         try:
             for future in as_completed(running):
-                result = future.result()
-                if on_done:
-                    on_done(running[future], result)
+                yield _summary(future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [read_json(output / trial.folder / RESULT) for trial in planned]
+    results = [read_json(output / trial.folder / RESULT) for trial in planned]
+    (output / TABLE).write_text(sweep_table(results) + "\n", encoding="utf-8")
 
 
 def run_trial(trial: Trial, inputs: SweepInputs, folder: Path) -> dict[str, Any]:
     """Train one trial or continue its training, measure it on the validation items, and write the result."""
     import torch
 
-    from genrec_core.evaluation.checkpoints import open_checkpoint
-    from genrec_core.evaluation.evaluate import evaluate
-    from genrec_core.quantization.semantic_ids import SemanticIds
+    from genrec_core.evaluation.evaluate import evaluate_checkpoint
     from genrec_core.sasrec.model import SasRecTrainer
     from genrec_core.tiger.distributed import World
     from genrec_core.tiger.training import TrainingData, train
@@ -210,18 +189,15 @@ def run_trial(trial: Trial, inputs: SweepInputs, folder: Path) -> dict[str, Any]
     world = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     trainer = SasRecTrainer if trial.run.model == "sasrec" else None
     best = train(data, trial.settings, folder / "training", world, trainer=trainer)
-    ids = SemanticIds.load(semantic_ids)
-    model = open_checkpoint(best, ids.codes, data.vectors)
-    evaluation = evaluate(
-        model.scorer, ids, data.histories, trial.evaluation, model.max_history, model.weights, split="validation"
-    )
+    histories = pl.read_parquet(inputs.histories)
+    metrics = evaluate_checkpoint(best, semantic_ids, embeddings, histories, trial.evaluation, split="validation")
     history = read_json(best / "training_history.json")
     result = {
         "run": trial.run.name,
         "seed": trial.settings.seed,
         "epochs": len(history["epochs"]),
         "training_seconds": history["seconds"],
-        "metrics": evaluation.metrics,
+        "metrics": metrics,
     }
     write_json(folder / RESULT, result)
     return result
@@ -233,7 +209,7 @@ def _embeddings(trial: Trial, inputs: SweepInputs, folder: Path) -> Path:
     from genrec_core.embedding.text import embed_texts
 
     if not trial.texts:
-        return trial.run.embeddings or inputs.embeddings
+        return inputs.embeddings
     catalog, settings = trial.texts
     embeddings = folder / "item_embeddings"
     if not recovered(embeddings).is_dir():
@@ -249,7 +225,7 @@ def _semantic_ids(trial: Trial, inputs: SweepInputs, folder: Path, embeddings: P
     """The folder of the trial's semantic IDs, computed if it has vectors or semantic ID settings of its own."""
     from genrec_core.quantization.build import build_semantic_ids
 
-    if not (trial.semantic_ids or trial.texts or trial.run.embeddings):
+    if not (trial.semantic_ids or trial.texts):
         return inputs.semantic_ids
     semantic_ids = folder / "semantic_ids"
     if not recovered(semantic_ids).is_dir():
@@ -261,14 +237,10 @@ def _semantic_ids(trial: Trial, inputs: SweepInputs, folder: Path, embeddings: P
 def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndarray, list[str]]:
     """Ids int64 [n_items] and texts of all items of the catalogue."""
     assert inputs.catalog is not None
-    parts = template_parts(settings.text_template)
-    try:
-        items = pl.read_parquet(inputs.catalog)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise GenrecError(f"{inputs.catalog}: not a parquet file ({error}); name the item catalogue's") from error
+    parts, items = template_parts(settings.text_template), inputs.catalog
     missing = {"item_id", *(field for _, field in parts if field)}.difference(items.columns)
     if missing:
-        raise GenrecError(f"{inputs.catalog}: no column {min(missing)}; give the parquet file of item_catalog")
+        raise GenrecError(f"the item catalogue has no column {min(missing)}; give the parquet file of item_catalog")
     texts = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
     return items["item_id"].to_numpy(), texts
 
@@ -276,12 +248,9 @@ def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndar
 def sweep_table(results: list[dict[str, Any]]) -> str:
     """The results as a Markdown table, one line for each run and ranking mode.
 
-    A line shows mean and standard deviation over seeds, and how Recall@10 differs from the first run's: as a share of
-    the first, and divided by the standard error of the difference. The error takes the spread over seeds, pooled over
-    all runs with several seeds. With three seeds of one run and one of the others, 19 of 20 differences that are noise
-    stay within 4.3 standard errors (Student's t, 2 degrees of freedom).
+    A line shows mean and standard deviation over seeds, and by which share Recall@10 differs from the first run's.
     """
-    head = ["run", "ranking", "seeds", *SHOWN_FIRST, "Recall@10 against the first", "over its error", "seconds"]
+    head = ["run", "ranking", "seeds", *SHOWN_FIRST, "Recall@10 against the first", "seconds"]
     rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
@@ -289,26 +258,14 @@ def sweep_table(results: list[dict[str, Any]]) -> str:
             if mode in result["metrics"]:
                 metrics = {**result["metrics"][mode], "seconds": result["training_seconds"]}
                 lines.setdefault((result["run"], mode), []).append(metrics)
-    recalls = {line: np.array([metrics[MAIN_METRIC] for metrics in seeds]) for line, seeds in lines.items()}
+    first: dict[str, float] = {}
     for (run, mode), seeds in lines.items():
         values = [_mean_and_spread([metrics[name] for metrics in seeds if name in metrics]) for name in SHOWN_FIRST]
-        against = _against_first(recalls[run, mode], [recalls[line] for line in lines if line[1] == mode])
-        seconds = np.mean([metrics["seconds"] for metrics in seeds])
-        cells = [run, mode, str(len(seeds)), *values, *against, f"{seconds:.0f}"]
-        rows.append(f"| {' | '.join(cells)} |")
+        recall, seconds = (float(np.mean([metrics[name] for metrics in seeds])) for name in (MAIN_METRIC, "seconds"))
+        base = first.setdefault(mode, recall)
+        against = f"{recall / base - 1:+.1%}" if base and recall != base else ""
+        rows.append(f"| {' | '.join([run, mode, str(len(seeds)), *values, against, f'{seconds:.0f}'])} |")
     return "\n".join(rows)
-
-
-def _against_first(recall: np.ndarray, all_runs: list[np.ndarray]) -> list[str]:
-    """The difference of a run's mean to the first run's, as a share and over its standard error; '' where unknown."""
-    first = all_runs[0]
-    if recall is first:
-        return ["", ""]
-    degrees = sum(len(run) - 1 for run in all_runs)
-    squares = sum(float(((run - run.mean()) ** 2).sum()) for run in all_runs)
-    error = (squares / degrees * (1 / len(recall) + 1 / len(first))) ** 0.5 if degrees else 0.0
-    difference, base = float(recall.mean() - first.mean()), float(first.mean())
-    return [f"{difference / base:+.1%}" if base else "", f"{difference / error:+.1f}" if error else ""]
 
 
 def _mean_and_spread(values: list[float]) -> str:
@@ -318,15 +275,7 @@ def _mean_and_spread(values: list[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean
 
 
-def write_sweep(output: Path, results: list[dict[str, Any]]) -> Path:
-    """Write ``sweep.md`` and ``sweep.json`` into ``output``; returns the path of the table."""
-    write_json(output / "sweep.json", {"results": results})
-    table = output / "sweep.md"
-    table.write_text(sweep_table(results) + "\n", encoding="utf-8")
-    return table
-
-
-def describe(trial: Trial, result: dict[str, Any]) -> str:
+def _summary(result: dict[str, Any]) -> str:
     metrics = result["metrics"]
     recall = {mode: round(metrics[mode][MAIN_METRIC], 4) for mode in _MODES if mode in metrics}
-    return f"{trial.run.name}, seed {trial.settings.seed}: validation Recall@10 {json.dumps(recall)}"
+    return f"{result['run']}, seed {result['seed']}: validation Recall@10 {json.dumps(recall)}"

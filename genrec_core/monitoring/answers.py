@@ -1,5 +1,6 @@
 """What a file of predictions looks like: how much of the catalogue it shows, wrong entries, and who got worse lists."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.evaluation.metrics import gini
 from genrec_core.recommend.predict import PredictionReport
 from genrec_core.recommend.prediction_files import is_parquet
@@ -14,21 +17,26 @@ from genrec_core.recommend.prediction_files import is_parquet
 
 @dataclass(frozen=True)
 class Exposure:
-    """How the places of all lists are shared among the items."""
+    """How the places of all lists are shared among the items of a model."""
 
-    places: int  # items in all lists together
-    shown: int  # different items among them
-    items: int  # items that could be shown
-    gini: float  # Gini coefficient of how often each item is shown: 0 if all are shown equally often, near 1 if few are
+    counts: np.ndarray  # how many lists hold each item, int64 [n_items]
+
+    @property
+    def places(self) -> int:
+        return int(self.counts.sum())
 
     @property
     def coverage(self) -> float:
-        return self.shown / max(self.items, 1)
+        return float((self.counts > 0).mean())
 
     @property
     def reachable_coverage(self) -> float:
         """Share shown of what these places could show: a few lists cannot hold a large catalogue."""
-        return self.shown / max(min(self.items, self.places), 1)
+        return int((self.counts > 0).sum()) / max(min(len(self.counts), self.places), 1)
+
+    @property
+    def gini(self) -> float:
+        return gini(self.counts)
 
 
 class ListedItems(NamedTuple):
@@ -46,15 +54,11 @@ def scan_predictions(predictions: Path) -> pl.LazyFrame:
 
 
 def exposure_of(predictions: Path, item_ids: np.ndarray) -> Exposure:
-    """Read a prediction file, without holding it in memory; ``item_ids`` can be recommended, int64 [n]."""
+    """Read a prediction file, without holding it in memory; ``item_ids`` are those of the model, int64 [n_items]."""
     cells = scan_predictions(predictions).select(pl.col("^pred_[0-9]+$").cast(pl.Int64, strict=False))
-    listed = cells.unpivot(value_name="item_id").drop_nulls("item_id")
-    shown = listed.group_by("item_id").len().collect(engine="streaming")
-    places = shown["len"].to_numpy().astype(np.int64)
-    known = np.isin(shown["item_id"].to_numpy(), item_ids)
-    counts = np.zeros(len(item_ids), np.int64)
-    counts[: known.sum()] = places[known]  # the Gini coefficient does not depend on the order of the items
-    return Exposure(int(places.sum()), int(known.sum()), len(item_ids), gini(counts))
+    counts = cells.unpivot(value_name="item_id").group_by("item_id").len().collect(engine="streaming")
+    aligned = pl.DataFrame({"item_id": item_ids}).join(counts, on="item_id", how="left", maintain_order="left")
+    return Exposure(aligned["len"].fill_null(0).to_numpy().astype(np.int64))
 
 
 def miss_shares(report: PredictionReport) -> dict[str, float]:
@@ -80,3 +84,33 @@ def count_listed_items(predictions: Path, known: np.ndarray, histories: pl.DataF
         bought = histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
         seen = listed.join(bought, on=["user_id", "item_id"], how="semi").height
     return ListedItems(listed.height, unknown, repeated, seen)
+
+
+def item_names(model_dir: Path) -> dict[int, str]:
+    """The title of each item of an exported model, or its id if it has none or the model has no catalogue."""
+    folder = ModelFolder(model_dir)
+    item_ids = folder.item_ids
+    titles = ItemTable.load(model_dir, item_ids).title if folder.takes_rules else [None] * len(item_ids)
+    return {item: title or f"item {item}" for item, title in zip(item_ids.tolist(), titles, strict=True)}
+
+
+def lists_by_title(
+    names: dict[int, str], histories: Sequence[tuple[str, Sequence[int]]], predictions: Path, items: int
+) -> list[dict[str, str]]:
+    """For each user with predictions the newest and the first recommended items, ``items`` of each, by name.
+
+    Args:
+        histories: users and their items, oldest first.
+    """
+    users = [user for user, _ in histories]
+    rows = scan_predictions(predictions).filter(pl.col("user_id").cast(pl.String).is_in(users)).collect()
+    lists = {str(user): [int(item) for item in row[:items] if item is not None] for user, *row in rows.iter_rows()}
+
+    def named(ids: Sequence[int]) -> str:
+        return "; ".join(names.get(item, f"item {item}, unknown") for item in ids)
+
+    return [
+        {"user": user, "bought, newest first": named(bought[-items:][::-1]), "recommended": named(lists[user])}
+        for user, bought in histories
+        if user in lists
+    ]

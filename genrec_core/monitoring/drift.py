@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -10,7 +9,6 @@ import polars as pl
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_counts
-from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import MODEL, PROFILE
 from genrec_core.storage.artifacts import read_json, write_json
 
@@ -43,13 +41,7 @@ def write_profile(folder: Path, histories: pl.DataFrame) -> None:
 
 def read_profile(release: Path) -> Profile:
     """The profile of the data that a release was trained on; it is an error if the release keeps none."""
-    if not (release / PROFILE).is_file():
-        raise GenrecError(f"{release}: made before releases kept a profile; materialise model_release again")
-    by_length = read_json(release / PROFILE)["history_lengths"]
-    try:
-        counts = {int(length): int(users) for length, users in by_length.items()}
-    except (AttributeError, ValueError) as error:
-        raise GenrecError(f"{release / PROFILE}: no profile ({error}); materialise model_release again") from error
+    counts = {int(length): users for length, users in read_json(release / PROFILE)["history_lengths"].items()}
     lengths = np.zeros(max(counts, default=0) + 1, np.int64)
     lengths[list(counts)] = list(counts.values())
     model = ModelFolder(release / MODEL)
@@ -62,45 +54,10 @@ def _lengths(histories: pl.DataFrame) -> np.ndarray:
     return np.bincount(histories["item_ids"].list.len().to_numpy()).astype(np.int64)
 
 
-@dataclass(frozen=True)
-class CatalogDrift:
-    """Items that were added to the catalogue and removed from it since the training."""
-
-    items: int  # in the catalogue now
-    trained: int  # in the release
-    new: int  # in the catalogue, but not in the release
-    gone: int  # in the release, but not in the catalogue; the release still recommends them
-
-    @property
-    def new_share(self) -> float:
-        return self.new / max(self.items, 1)
-
-    @property
-    def gone_share(self) -> float:
-        return self.gone / max(self.trained, 1)
-
-
-class PopularityShift(NamedTuple):
-    """How much the popularity of the items changed.
-
-    Histories that only grew share most of their interactions, so that ``distance`` stays well below ``noise``.
-    """
-
-    distance: float  # Jensen-Shannon distance of the items' shares of all training interactions, 0 to 1
-    noise: float  # the distance of two independent draws of these sizes from one distribution
-
-
-def catalog_drift(trained: Profile, item_ids: np.ndarray) -> CatalogDrift:
-    """Compare the items of a release with those of the catalogue, int64 [n]."""
-    new = int((~np.isin(item_ids, trained.item_ids)).sum())
-    gone = int((~np.isin(trained.item_ids, item_ids)).sum())
-    return CatalogDrift(len(item_ids), len(trained.item_ids), new, gone)
-
-
-def unknown_share(trained: Profile, histories: pl.DataFrame) -> float:
-    """Share of the entries of all histories whose item the release does not know; serving drops them."""
-    items = histories["item_ids"].explode(empty_as_null=False).to_numpy()
-    return float((~np.isin(items, trained.item_ids)).mean()) if len(items) else 0.0
+def unknown_entries(entries: np.ndarray, known: np.ndarray) -> tuple[int, float]:
+    """How many of the item ids ``entries``, int64 [n], are not among ``known``, and their share."""
+    unknown = int(np.isin(entries, known, invert=True).sum())
+    return unknown, unknown / max(len(entries), 1)
 
 
 def length_shift(trained: np.ndarray, present: np.ndarray) -> float:
@@ -125,15 +82,15 @@ def stability_index(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def popularity_shift(trained: Profile, present: Profile, seed: int = 0) -> PopularityShift:
-    """Compare the popularity of items at the training and today, over the items of both."""
+def popularity_shift(trained: Profile, present: Profile) -> float:
+    """Jensen-Shannon distance of the items' shares of all training interactions, over the items of both."""
     item_ids = np.union1d(trained.item_ids, present.item_ids)
-    first, second = (_aligned(profile, item_ids) for profile in (trained, present))
+    first, second = np.zeros((2, len(item_ids)), np.int64)
+    first[np.searchsorted(item_ids, trained.item_ids)] = trained.popularity
+    second[np.searchsorted(item_ids, present.item_ids)] = present.popularity
     if not first.sum() or not second.sum():
-        return PopularityShift(float(first.sum() != second.sum()), 0.0)
-    random, pooled = np.random.default_rng(seed), (first + second) / (first + second).sum()
-    noise = shannon_distance(*(random.multinomial(counts.sum(), pooled) for counts in (first, second)))
-    return PopularityShift(shannon_distance(first, second), noise)
+        return float(first.sum() != second.sum())
+    return shannon_distance(first, second)
 
 
 def shannon_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -150,10 +107,3 @@ def shannon_distance(first: np.ndarray, second: np.ndarray) -> float:
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
     positive = p > 0
     return float((p[positive] * np.log2(p[positive] / q[positive])).sum())
-
-
-def _aligned(profile: Profile, item_ids: np.ndarray) -> np.ndarray:
-    """Popularity of each item, int64 [n]; ``item_ids`` is sorted and contains the profile's items."""
-    counts = np.zeros(len(item_ids), np.int64)
-    counts[np.searchsorted(item_ids, profile.item_ids)] = profile.popularity
-    return counts

@@ -12,7 +12,7 @@ To use another quantiser, write it in a file of its own and change the line ``Qu
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.engines.engine import Engine, LocalEngine
+from genrec_core.engines.engine import Engine
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
 
@@ -35,7 +35,7 @@ def find_codes(
         engine: computes the shards; None: this process.
     """
     shards = (np.ascontiguousarray(vectors[row : row + SHARD_ROWS]) for row in range(0, len(vectors), SHARD_ROWS))
-    codes = (engine or LocalEngine()).map(encode_rows, (quantizer, collaborative), shards)
+    codes = (engine or Engine()).map(encode_rows, (quantizer, collaborative), shards)
     return np.concatenate([np.empty((0, len(quantizer.sizes)), dtype=np.int32), *codes])
 
 

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -89,19 +88,18 @@ def recall_metrics(
     Nothing else in the graph reads the test items. If a check of this asset fails, the model is neither exported nor
     released. `report` opens the whole evaluation on one page.
     """
-    from genrec_core.evaluation.checkpoints import evaluate_checkpoint
-    from genrec_core.evaluation.evaluate import METRICS_FILE, with_other_seeds
-    from genrec_core.evaluation.pages.report import REPORT_FILE, write_metrics
+    from genrec_core.evaluation.evaluate import METRICS_FILE, evaluate_checkpoint, with_other_seeds
+    from genrec_core.evaluation.pages.metrics import REPORT_FILE, write_metrics
 
     progress = progress_log(context, "users ranked")
-    evaluation = evaluate_checkpoint(tiger_checkpoint, semantic_ids, item_embeddings, user_histories, config, progress)
+    measured = evaluate_checkpoint(tiger_checkpoint, semantic_ids, item_embeddings, user_histories, config, progress)
     history = read_json(tiger_checkpoint / HISTORY_FILE)
     training = {name: history[name] for name in ("recipe", "seed")}
     earlier = sorted(Path(work.root).glob(f"recall_metrics/*/{METRICS_FILE}"))
-    metrics = with_other_seeds(evaluation.metrics, training, earlier)
+    metrics = with_other_seeds(measured, training, earlier)
     with work.new(context) as folder:
-        write_metrics(folder, replace(evaluation, metrics=metrics))
-        metadata = metrics_page(folder, metrics, evaluation.slices)
+        write_metrics(folder, metrics)
+        metadata = metrics_page(folder, metrics)
         with mlflow_may_be_away(context):
             log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
             metadata["mlflow_run"] = training_link(tiger_checkpoint)

@@ -14,7 +14,7 @@ from genrec_dagster.assets.model import onnx_encoder, recall_metrics, tiger_chec
 from genrec_dagster.checks.check import check_result, gate
 from genrec_dagster.config import Gates, ServingBoundsForm
 from genrec_dagster.io_manager import FRAME
-from genrec_dagster.metadata import Row, picture, table
+from genrec_dagster.metadata import Row, table
 from genrec_dagster.pages.model import HISTORY_FILE
 
 _SCORE_TOLERANCE = 1e-4
@@ -107,7 +107,7 @@ def onnx_ranks_like_torch(
     With int8 weights, most items are the same. The export itself checks that recall does not fall.
     """
     from genrec_core.bundle.model_folder import ModelFolder
-    from genrec_core.evaluation.export_comparison import compare_with_trained
+    from genrec_core.evaluation.release_comparison import compare_with_trained
 
     histories = user_histories["item_ids"].head(config.users).to_list()
     result = compare_with_trained(
@@ -138,8 +138,7 @@ def onnx_ranks_like_torch(
 @gate(onnx_encoder, "user_histories")
 def onnx_latency(onnx_encoder: Path, user_histories: pl.DataFrame, config: ServingBoundsForm) -> dg.AssetCheckResult:
     """The 95th percentile of the time to serve a single user is low enough."""
-    from genrec_core.evaluation.export_comparison import single_user_milliseconds
-    from genrec_core.evaluation.pages.metrics import latency_picture
+    from genrec_core.evaluation.release_comparison import single_user_milliseconds
 
     histories = user_histories["item_ids"].head(config.timed_users).to_list()
     times = single_user_milliseconds(onnx_encoder, histories, config.top_k, config.beams)
@@ -147,6 +146,5 @@ def onnx_latency(onnx_encoder: Path, user_histories: pl.DataFrame, config: Servi
     quantiles: list[Row] = [
         {"users": f"{q} %", "served within ms": float(np.quantile(times, q / 100))} for q in _QUANTILES
     ]
-    metadata = {"latency": table(quantiles), "plot": picture(latency_picture(times, p95), "latency of single users")}
     wanted = f"a 95th percentile of at most {config.p95_milliseconds:g} ms"
-    return check_result(p95 <= config.p95_milliseconds, p95, wanted, metadata=metadata)
+    return check_result(p95 <= config.p95_milliseconds, p95, wanted, metadata={"latency": table(quantiles)})

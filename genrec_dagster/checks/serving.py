@@ -81,7 +81,7 @@ def shows_enough(exposure: Exposure, monitoring: Monitoring) -> dg.AssetCheckRes
 
     The Gini coefficient counts only where the lists have a place for every item.
     """
-    for_all = exposure.places >= exposure.items
+    for_all = exposure.places >= len(exposure.counts)
     passed = exposure.reachable_coverage >= monitoring.min_coverage
     passed &= not for_all or exposure.gini <= monitoring.max_gini
     measured = f"a coverage of {exposure.reachable_coverage:.4g}, a Gini coefficient of {exposure.gini:.4g}"

@@ -104,7 +104,7 @@ def semantic_ids_page(folder: Path, update: "Update", texts: list[str]) -> Page:
         "items_that_share_all_levels": summary["collided_items"],
         "deepest_suffix": summary["deepest_suffix"],
         "items_with_equal_prefix": markdown(shared_prefixes(ids, texts, shown=2, members=3)),
-        "plots": picture(codebook_picture(summary, ids.codes), "use of the codebooks, and of the suffix"),
+        "plots": picture(codebook_picture(summary, ids.codes), "use of the codebooks"),
         "summary": dict(summary),
     }
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import read_json
@@ -53,10 +52,10 @@ def parameters_by_part(checkpoint: Path) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def metrics_page(folder: Path, metrics: Mapping[str, Any], slices: pl.DataFrame) -> Page:
+def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
     """The metrics of every ranking mode and of popularity, with intervals, and by slices of users and items."""
     from genrec_core.evaluation.evaluate import RANKINGS
-    from genrec_core.evaluation.pages.report import RECALL_PLOT, SLICES_PLOT
+    from genrec_core.evaluation.pages.metrics import RECALL_PLOT, SLICES_PLOT
 
     served, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
     rows: list[Row] = [
@@ -80,7 +79,7 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any], slices: pl.DataFrame)
         "seeds": ", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "only this one",
         "users": metrics["users"],
         "beams": metrics["beams"],
-        "slices": markdown(slices.to_dicts()),
+        "slices": markdown([{"by": by, **row} for by, rows in metrics["slices"].items() for row in rows]),
         "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
         "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
+from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.releases.pointer import read_pointer
 from genrec_core.storage.artifacts import sha256_of
@@ -41,11 +42,11 @@ def predictions_page(
         output: the prediction file.
         examples: some of the users, each with the history.
     """
-    from genrec_core.evaluation.pages.predictions import Shop, exposure_picture, lists_by_title, shown_counts
-    from genrec_core.monitoring.answers import miss_shares
+    from genrec_core.evaluation.pages.metrics import exposure_picture
+    from genrec_core.monitoring.answers import item_names, lists_by_title, miss_shares
 
-    shop = Shop.of_model(model)
-    lists = lists_by_title(shop, examples, output, _SHOWN_ITEMS)
+    lists = lists_by_title(item_names(model), examples, output, _SHOWN_ITEMS)
+    plot = exposure_picture(ModelFolder(model).popularity, exposure.counts)
     return {
         "release": read_pointer(served_release).version,
         "users_per_second": report.users_per_second,
@@ -54,7 +55,7 @@ def predictions_page(
         "gini": exposure.gini,
         **{f"{name}_share": share for name, share in miss_shares(report).items()},
         "some_users": markdown(lists, longest=220),
-        "plots": picture(exposure_picture(shop, shown_counts(shop, output)), "recommended items beside bought items"),
+        "plots": picture(plot, "recommended items beside bought items"),
         "report": asdict(report),
     }
 

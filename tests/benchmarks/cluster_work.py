@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from genrec_core.engines.engine import Engine, LocalEngine, Result, open_engine
+from genrec_core.engines.engine import Engine, Result, open_engine
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.remote_ranking import ModelFiles, RankingRun, RemoteRanking
 from genrec_core.recommend.request_files import Request
@@ -88,7 +88,7 @@ def predictions(work: Work, engine: Engine | None, folder: Path) -> dict[str, An
 
     settings, output = PredictionSettings(top_k=work.top_k), folder / "predictions.csv"
     recommender, remote = Recommender.from_folder(work.model_dir), RemoteRanking.of(engine, work.model_dir)
-    warm = remote or RemoteRanking(LocalEngine(), ModelFiles.of(work.model_dir))
+    warm = remote or RemoteRanking(Engine(), ModelFiles.of(work.model_dir))
     blocks = [[Request(1, "1", [])]] * _WARMING
     first_s, _ = _timed(lambda: list(warm.rankings(RankingRun(settings, ()), blocks)))
     report = predict_file(recommender, work.requests, output, settings, show_progress=False, remote=remote)
@@ -110,7 +110,7 @@ def _figures(first_s: float, units: int, seconds: float, result: Path) -> dict[s
 
 def overhead(work: Work, engine: Engine | None, folder: Path) -> dict[str, Any]:
     """What a shard costs that nothing is computed for, empty and with a megabyte each way."""
-    used = engine or LocalEngine()
+    used = engine or Engine()
     list(used.map(_same, None, range(2 * _WARMING)))
     filled = np.zeros(_FILLED_BYTES, dtype=np.uint8)
     empty_s, _ = _timed(lambda: list(used.map(_same, None, range(_EMPTY_SHARDS))))

@@ -23,10 +23,10 @@ import torch
 
 from genrec_core.data.sources import read_catalog
 from genrec_core.embedding.text import embed_texts
-from genrec_core.engines.engine import Engine, LocalEngine
+from genrec_core.engines.engine import Engine
 from genrec_core.settings import CatalogSettings, EmbeddingSettings
 
-FORMS: dict[str, Engine | None] = {"threads_share_a_batch": LocalEngine(), "a_batch_a_thread": None}
+FORMS: dict[str, Engine | None] = {"threads_share_a_batch": Engine(), "a_batch_a_thread": None}
 _TEXT = "Title: Nail Lacquer, Shimmer 0.5 oz {}; Brand: OPI; Categories: Beauty > Nails > Polish; Price: 8.50;"
 
 

@@ -107,7 +107,7 @@ def test_predict_takes_the_served_release_and_the_filters(
         (["evaluate", "--checkpoint", "x", "--beams", "many"], "beams=many"),
         (["train", "--output", "x", "--epochs", "0"], "epochs=0"),
         (["serve", "--port", "99999"], "port=99999"),
-        (["train", "--output", "x", "--preset", "huge"], "--preset huge: no such preset"),
+        (["train", "--output", "x", "--preset", "huge"], "preset huge: no such preset of tiger"),
         (["export", "--output", "x"], "semantic_ids was never built"),
         (["assign-ids", "--vectors", "v.npy", "--output", "x"], "--vectors and --item_ids belong together"),
     ],

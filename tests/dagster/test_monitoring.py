@@ -129,7 +129,7 @@ def test_a_batch_says_what_it_shows_and_misses(finished_graph: Any) -> None:
 
 
 def test_lists_that_are_all_alike_are_a_warning() -> None:
-    alike = shows_enough(Exposure(places=2000, shown=10, items=1000, gini=0.99), Monitoring())
+    alike = shows_enough(Exposure(np.array([200] * 10 + [0] * 990)), Monitoring())
     assert (alike.passed, alike.severity) == (False, WARN)
     assert alike.metadata["coverage"].value == 0.01
     assert "wanted a coverage of at least 0.05, a Gini coefficient of at most 0.95" in str(alike.description)
@@ -137,7 +137,7 @@ def test_lists_that_are_all_alike_are_a_warning() -> None:
 
 def test_the_exposure_of_a_few_lists_is_no_warning() -> None:
     """Whoever asks for one list of ten items cannot see every item as often."""
-    few = shows_enough(Exposure(places=10, shown=10, items=1000, gini=0.99), Monitoring())
+    few = shows_enough(Exposure(np.array([1] * 10 + [0] * 990)), Monitoring())
     assert few.passed
     assert "Gini" not in few.metadata["wanted"].value
 

@@ -148,13 +148,13 @@ def embedding_picture(vectors: ItemEmbeddings, groups: Sequence[str]) -> bytes:
 
 
 def codebook_picture(summary: Mapping[str, Any], codes: NDArray[np.int32]) -> bytes:
-    """Used centroids of each level, items of each centroid, and how many items share all levels but the suffix.
+    """Used centroids of each level, and items of each centroid.
 
     Args:
         summary: the content of ``summary.json``.
         codes: int32 [n, levels + 1], the suffix last.
     """
-    figure, (use, evenness, sharing) = new_figure(3, (10.4, 3.4))
+    figure, (use, evenness) = new_figure(2, (9.6, 3.4))
     shares = np.array(summary["codebook_use"])
     sizes = np.array(summary["level_sizes"][: len(shares)])
     levels = np.arange(1, len(sizes) + 1)
@@ -171,15 +171,7 @@ def codebook_picture(summary: Mapping[str, Any], codes: NDArray[np.int32]) -> by
     evenness.set_ylim(bottom=0)
     evenness.legend(frameon=False, fontsize=8)
     labelled(evenness, "Items a centroid", "centroids, the fullest first", "items")
-    sharing.bar(*np.unique(sharers(codes), return_counts=True), color=MAIN, width=0.8)
-    sharing.set_yscale("log")
-    labelled(sharing, "Items that share all levels", "items told apart by the suffix", "codes")
     return as_png(figure)
-
-
-def sharers(codes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """How many items have each distinct code without its suffix, int64 [distinct codes]."""
-    return np.unique(codes[:, :-1], axis=0, return_counts=True)[1].astype(np.int64)
 
 
 def shared_prefixes(ids: SemanticIds, names: Sequence[str], shown: int, members: int) -> list[dict[str, str | int]]:

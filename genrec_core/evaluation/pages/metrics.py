@@ -1,17 +1,68 @@
-"""Plots of metrics and training, as PNG bytes."""
+"""Plots of metrics and training as PNG bytes, and the page ``report.html``, which opens in any browser."""
 
+import base64
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from genrec_core.evaluation.evaluate import RANKINGS
-from genrec_core.evaluation.metrics import RECALL_CUTOFFS, recall_curve
-from genrec_core.evaluation.pages.plotting import GREY, GRID, INK, MAIN, as_png, labelled, new_figure
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
+from genrec_core.evaluation.metrics import RECALL_CUTOFFS, SHOWN_FIRST, TITLES
+from genrec_core.evaluation.pages.plotting import GREY, INK, MAIN, as_png, labelled, new_figure
+from genrec_core.storage.artifacts import atomic_folder, write_json
 
-_COLORS = dict(zip(RANKINGS, ("#2563eb", "#059669", "#d97706", "#7c3aed", GREY, "#db2777", "#0891b2"), strict=False))
+REPORT_FILE, RECALL_PLOT, SLICES_PLOT = "report.html", "recall.png", "slices.png"
+_FILES = (METRICS_FILE, REPORT_FILE, RECALL_PLOT, SLICES_PLOT)
+_COLORS = dict(zip(RANKINGS, ("#2563eb", "#059669", "#d97706", "#7c3aed", GREY), strict=False))
 _SLICED_BY = {"history_length": "items in the history", "target_popularity": "training interactions of the target"}
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write ``beauty_metrics.json``, ``report.html`` and two plots.
+
+    ``folder`` is written whole or not at all. It replaces an earlier evaluation.
+    """
+    require_room_for_metrics(folder)
+    plots = {RECALL_PLOT: recall_by_cutoff(metrics), SLICES_PLOT: slice_bars(metrics["slices"])}
+    try:
+        with atomic_folder(folder) as part:
+            write_json(part / METRICS_FILE, metrics)
+            (part / REPORT_FILE).write_text(_report_page(metrics, plots), encoding="utf-8")
+            for name, png in plots.items():
+                (part / name).write_bytes(png)
+    except OSError as error:
+        raise GenrecError(f"{folder}: cannot be written ({error.strerror or error}); name another folder") from error
+
+
+def require_room_for_metrics(folder: Path) -> None:
+    """Refuse a folder that cannot be replaced whole, or that holds anything but an earlier evaluation."""
+    place = folder.resolve()
+    if os.path.ismount(place):
+        raise GenrecError(f"{folder}: is the root of a disk, which cannot be replaced; name a new folder in it")
+    parent = next(path for path in place.parents if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise GenrecError(f"{folder}: no folder may be made in {parent}; name one elsewhere, or get the right to write")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.is_dir() else []
+    if others:
+        raise GenrecError(f"{folder}: holds {others[0]}, which is not a metrics file; name a new folder")
+
+
+def _report_page(metrics: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
+    rankings = [name for name in RANKINGS if name in metrics]
+    folder = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return templates.get_template("report.html.jinja").render(
+        metrics=metrics,
+        rankings=rankings,
+        names=[name for name in TITLES if any(name in metrics[ranking] for ranking in rankings)],
+        titles=TITLES,
+        shown_first=SHOWN_FIRST,
+        plots={name: base64.b64encode(png).decode() for name, png in plots.items()},
+    )
 
 
 def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
@@ -39,48 +90,18 @@ def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
     return as_png(figure)
 
 
-def recall_curves(ranks: Mapping[str, np.ndarray], depth: int) -> bytes:
-    """Recall at each K up to ``depth``, one line for each ranking of ``ranks.parquet``."""
-    figure, (axes,) = new_figure(1, (8.4, 4.4))
-    for name, ranks_of_users in ranks.items():
-        recall = recall_curve(ranks_of_users, depth)
-        axes.plot(np.arange(1, depth + 1), recall, color=_COLORS[name], label=name, linewidth=1.8)
-    axes.set_xscale("log")
-    labelled(axes, "Recall at each K", "K", "share of users")
-    axes.legend(frameon=False, loc="upper left")
-    return as_png(figure)
-
-
-def exposure_curves(shown: Mapping[str, np.ndarray]) -> bytes:
-    """Share of all recommended places that the least shown items fill (Lorenz curve).
-
-    Args:
-        shown: for each ranking how often each item is shown, int [n_items].
-    """
-    figure, (axes,) = new_figure(1, (5.2, 4.4))
-    axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2)
-    for name, counts in shown.items():
-        filled = np.cumsum(np.sort(counts)) / max(int(counts.sum()), 1)
-        axes.plot(np.linspace(0, 1, len(filled)), filled, color=_COLORS[name], label=name, linewidth=1.8)
-    labelled(axes, "Exposure of items: first 10 places", "share of items, the least shown first", "share of places")
-    axes.legend(frameon=False, loc="upper left")
-    return as_png(figure)
-
-
-def slice_bars(slices: pl.DataFrame) -> bytes:
-    """Recall@10 of each slice of ``slices.parquet``, with intervals, beside popularity; an empty slice has no bars."""
-    kinds = slices.partition_by("by", maintain_order=True)
-    figure, all_axes = new_figure(len(kinds), (4.8 * len(kinds), 3.8))
-    for axes, rows in zip(all_axes, kinds, strict=True):
-        positions = np.arange(rows.height)
-        columns = rows.select("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10").fill_null(0.0)
-        recall, low, high, popular = columns.to_numpy().T
+def slice_bars(slices: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+    """Recall@10 of each of ``slices``, with intervals, beside popularity; an empty slice has no bars."""
+    figure, all_axes = new_figure(len(slices), (4.8 * len(slices), 3.8))
+    for axes, (by, rows) in zip(all_axes, slices.items(), strict=True):
+        positions = np.arange(len(rows))
+        columns = ("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10")
+        recall, low, high, popular = np.array([[row[name] or 0.0 for row in rows] for name in columns])
         error = [(recall - low).clip(min=0), (high - recall).clip(min=0)]
         axes.bar(positions - 0.2, recall, 0.4, yerr=error, color=MAIN, ecolor=INK, label="model")
         axes.bar(positions + 0.2, popular, 0.4, color=GREY, label="popularity")
-        names = [f"{name}\n{users:,} users" for name, users in rows.select("slice", "users").iter_rows()]
-        axes.set_xticks(positions, names)
-        labelled(axes, "Test Recall@10", _SLICED_BY[rows["by"][0]], "share of users")
+        axes.set_xticks(positions, [f"{row['slice']}\n{row['users']:,} users" for row in rows])
+        labelled(axes, "Test Recall@10", _SLICED_BY[by], "share of users")
     figure.legend(*all_axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
     return as_png(figure)
 
@@ -113,11 +134,13 @@ def training_curves(history: Sequence[Mapping[str, float]], best_epoch: float) -
     return as_png(figure)
 
 
-def latency_picture(milliseconds: np.ndarray, p95: float) -> bytes:
-    """How long single users waited: float64 [n], and the 95th percentile."""
-    figure, (axes,) = new_figure(1, (6.4, 3.4))
-    axes.hist(milliseconds, bins=30, color=MAIN)
-    axes.axvline(p95, color=GREY, linewidth=1.2, linestyle="--", label=f"95 % within {p95:.3g} ms")
-    axes.legend(frameon=False)
-    labelled(axes, "Time of a single user", "ms", "users")
+def exposure_picture(bought: np.ndarray, shown: np.ndarray) -> bytes:
+    """How evenly items are bought in training and shown in lists, int64 [n_items] each."""
+    figure, (axes,) = new_figure(1, (6.4, 3.6))
+    for counts, color, label in ((bought, GREY, "bought in training"), (shown, MAIN, "recommended")):
+        share = np.sort(counts[counts > 0])[::-1] / max(int(counts.sum()), 1)
+        axes.loglog(np.arange(1, len(share) + 1), share, color=color, linewidth=1.8, label=label)
+    axes.legend(frameon=False, loc="lower left", fontsize=8)
+    title = f"{np.count_nonzero(shown):,} of {len(shown):,} items are shown"
+    labelled(axes, title, "items, the most frequent first", "share")
     return as_png(figure)

@@ -3,8 +3,6 @@
 import io
 from typing import TYPE_CHECKING
 
-from genrec_core.errors import GenrecError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,10 +20,8 @@ def new_figure(columns: int, size: tuple[float, float]) -> tuple["Figure", "list
         columns: plots side by side.
         size: width and height in inches; Dagster cuts off what is wider than 10.4.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise GenrecError("plots need matplotlib; install it with `pip install 'genrec[dagster]'`") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     row = figure.subplots(1, columns, squeeze=False)[0]
     for axes in row:

@@ -12,7 +12,7 @@ import torch
 
 from genrec_core.embedding import text as embedding_text
 from genrec_core.embedding.text import embed_texts
-from genrec_core.engines.engine import LocalEngine
+from genrec_core.engines.engine import Engine
 from genrec_core.settings import EmbeddingSettings
 
 TEXTS = [f"Title: Nail Lacquer {'shiny ' * (number % 7)}{number}; Brand: OPI;" for number in range(48)]
@@ -30,7 +30,7 @@ def test_two_threads_give_the_vectors_of_one() -> None:
     found = embed_texts(TEXTS, SETTINGS)
 
     np.testing.assert_array_equal(found, embed_texts(TEXTS, SETTINGS))
-    np.testing.assert_allclose(found, embed_texts(TEXTS, SETTINGS, engine=LocalEngine()), atol=1e-6)
+    np.testing.assert_allclose(found, embed_texts(TEXTS, SETTINGS, engine=Engine()), atol=1e-6)
     assert torch.get_num_threads() == 2
 
 

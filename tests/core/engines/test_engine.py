@@ -15,7 +15,7 @@ import pytest
 import genrec_core
 from genrec_core.embedding.text import embed_texts
 from genrec_core.engines import engine as engines
-from genrec_core.engines.engine import LocalEngine, RayEngine, open_engine
+from genrec_core.engines.engine import Engine, RayEngine, open_engine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.quantizer import find_codes
 from genrec_core.quantization.residual import ResidualQuantizer
@@ -43,7 +43,7 @@ def test_ray_without_an_address_does_not_fall_back() -> None:
 
 def test_here_shards_are_computed_in_order_one_at_a_time(shard_work: ModuleType) -> None:
     taken: list[int] = []
-    found = LocalEngine().map(shard_work.refused, 9, (taken.append(number) or number for number in range(9)))
+    found = Engine().map(shard_work.refused, 9, (taken.append(number) or number for number in range(9)))
     assert [next(found), next(found)] == [0, 1]
     assert taken == [0, 1]
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_core.errors import GenrecError
 from genrec_core.evaluation.metrics import (
     RECALL_CUTOFFS,
     RankingResult,
@@ -108,11 +107,6 @@ def test_a_ranking_of_a_whole_small_catalogue_has_every_metric() -> None:
     summary = summarize(np.array([79, 0]), deepest_cutoff(beams=80, n_items=80), samples=10, seed=0)
     assert {f"recall@{k}" for k in RECALL_CUTOFFS} < set(summary)
     assert summary["recall@1000"] == 1.0
-
-
-def test_no_user_is_an_error() -> None:
-    with pytest.raises(GenrecError, match="no user to evaluate"):
-        summarize(np.array([], dtype=int), DEEP, samples=10, seed=0)
 
 
 def test_exposure_counts_the_users_who_see_an_item_at_the_top_of_their_list() -> None:

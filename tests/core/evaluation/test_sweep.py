@@ -86,7 +86,7 @@ def test_it_trains_what_is_missing_and_skips_what_is_done(
         (("epochs = 1", "processes = 2"), "processes is given, but a sweep trains in one process of one thread"),
         (("dense_weight = 0.0", "threads_per_process = 2"), "run 'No dense head': threads_per_process is given"),
         (("levels = 2", "levels = 0"), "run 'fewer codes': levels"),
-        (('preset = "sample"', 'preset = "large"'), "preset large does not exist for tiger; choose one of sample"),
+        (('preset = "sample"', 'preset = "large"'), "preset large: no such preset of tiger; choose one of sample"),
         (('name = "SASRec"', 'name = "as it is"'), "two runs are called 'as it is'"),
         (("seeds = [1]", "seeds = []"), "seeds"),
         (("[[run]]", "[[runs]]"), "runs"),
@@ -122,10 +122,8 @@ def test_the_table_gives_mean_and_spread_over_seeds() -> None:
     first, second = table.splitlines()[2:]
     assert first.split("|")[3:5] == [" 2 ", " 0.1500 ± 0.0707 "]
     assert second.split("|")[3:5] == [" 1 ", " 0.3000 "]
-    assert first.split("|")[8:10] == ["  ", "  "]
-    assert second.split("|")[8:10] == [" +100.0% ", " +1.7 "]  # 0.15 over 0.0707 * sqrt(1 + 1 / 2)
-    alone = sweep_table([result("a", 0.1), result("b", 0.3)]).splitlines()[3]
-    assert alone.split("|")[8:10] == [" +200.0% ", "  "]  # no seeds, no spread
+    assert first.split("|")[8] == "  "
+    assert second.split("|")[8] == " +100.0% "
 
 
 def test_settings_of_a_trial_are_those_of_preset_file_and_run(tmp_path: Path) -> None:
@@ -188,7 +186,7 @@ def test_a_fault_of_the_catalogue_is_named_before_anything_is_trained(
     path = tmp_path / "catalog.parquet"
     pl.DataFrame({"item_id": [1], "text": ["a"]}).write_parquet(path)
     assert main([*arguments, "--catalog", str(path)]) != 0
-    assert f"{path}: no column title" in capsys.readouterr().err
+    assert "the item catalogue has no column title" in capsys.readouterr().err
     path.write_text("item_id,title")
     assert main([*arguments, "--catalog", str(path)]) != 0
     assert f"{path}: not a parquet file" in capsys.readouterr().err
@@ -211,7 +209,6 @@ def test_texts_of_its_own_make_a_run_another_one(tmp_path: Path) -> None:
     [
         (("{title}", "{name}"), "a part may hold one of the fields title"),
         (("text_template", "template"), "template"),
-        (("catalog =", "embeddings = 'vectors'\ncatalog ="), "catalog and embedding change nothing"),
     ],
 )
 def test_a_fault_in_a_run_s_texts_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:

@@ -32,9 +32,6 @@ def test_popularity_is_counted_on_the_training_part_alone() -> None:
     assert dict(zip(profile.item_ids.tolist(), profile.popularity.tolist(), strict=True)) == {1: 1, 2: 0, 4: 2, 9: 1}
 
 
-def test_a_release_without_a_profile_is_named_with_the_remedy(release: Path) -> None:
-    with pytest.raises(GenrecError, match="before releases kept a profile; materialise model_release again"):
-        read_profile(release)
-    (release / "profile.json").write_text('{"history_lengths": {"three": 1}}')
-    with pytest.raises(GenrecError, match=r"profile\.json: no profile .*three"):
+def test_a_release_without_a_profile_is_named(release: Path) -> None:
+    with pytest.raises(GenrecError, match=r"profile\.json: no such file"):
         read_profile(release)

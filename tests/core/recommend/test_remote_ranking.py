@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genrec_core.bundle.model_folder import ModelFolder
-from genrec_core.engines.engine import LocalEngine
+from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.predict import predict_file, rejected_path
 from genrec_core.recommend.recommender import Recommender
@@ -37,7 +37,7 @@ def test_workers_write_the_file_that_this_process_writes(
 ) -> None:
     source, settings = requests_file(tmp_path, tiny_recommender), PredictionSettings(top_k=12, batch_users=3)
     here, there = tmp_path / "here.csv", tmp_path / "there.csv"
-    remote = RemoteRanking.of(LocalEngine(), tiny_model.model_dir)
+    remote = RemoteRanking.of(Engine(), tiny_model.model_dir)
     reports = [
         predict_file(tiny_recommender, source, output, settings, show_progress=False, remote=ranks)
         for output, ranks in ((here, None), (there, remote))
@@ -57,7 +57,7 @@ def test_withdrawn_items_travel_with_the_model(tmp_path: Path, tiny_model: "Tiny
     assert ModelFiles.of(model) != before
     (tmp_path / "requests").write_text("1\n")
     output = tmp_path / "out.csv"
-    remote = RemoteRanking.of(LocalEngine(), model)
+    remote = RemoteRanking.of(Engine(), model)
     settings = PredictionSettings(top_k=40)
     predict_file(
         Recommender.from_folder(model), tmp_path / "requests", output, settings, show_progress=False, remote=remote
@@ -72,7 +72,7 @@ def test_a_model_that_is_not_whole_is_refused_by_the_worker(
 ) -> None:
     model = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
     (model / "codes_with_suffix.npy").unlink()
-    remote, output = RemoteRanking.of(LocalEngine(), model), tmp_path / "out.csv"
+    remote, output = RemoteRanking.of(Engine(), model), tmp_path / "out.csv"
     source = requests_file(tmp_path, tiny_recommender, users=3)
     with pytest.raises(GenrecError, match=r"codes_with_suffix.npy: listed in manifest.json but missing"):
         predict_file(tiny_recommender, source, output, PredictionSettings(top_k=2), show_progress=False, remote=remote)

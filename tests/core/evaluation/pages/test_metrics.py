@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import polars as pl
+import numpy as np
 import pytest
 
-from genrec_core.evaluation.evaluate import SLICES_SCHEMA
-from genrec_core.evaluation.pages.metrics import recall_by_cutoff, slice_bars, training_curves
+from genrec_core.evaluation.pages.metrics import exposure_picture, recall_by_cutoff, slice_bars, training_curves
 
 AssertPicture = Callable[[bytes], None]
 
@@ -20,12 +19,12 @@ def test_recall_is_drawn_for_the_cutoffs_there_are(cutoffs: tuple[int, ...], ass
 
 
 def test_slices_are_drawn_also_where_one_is_empty(assert_picture: AssertPicture) -> None:
-    rows = [
-        {"by": "history_length", "slice": "<=5", "users": 3, **dict.fromkeys(list(SLICES_SCHEMA)[3:], 0.5)},
-        {"by": "history_length", "slice": ">5", "users": 0},
-        {"by": "target_popularity", "slice": "0", "users": 3, **dict.fromkeys(list(SLICES_SCHEMA)[3:], 0.1)},
+    names = ("recall@10", "recall@10_low", "recall@10_high", "popularity_recall@10")
+    shown = [
+        {"slice": "<=5", "users": 3, **dict.fromkeys(names, 0.5)},
+        {"slice": ">5", "users": 0, **dict.fromkeys(names)},
     ]
-    assert_picture(slice_bars(pl.DataFrame(rows, schema=SLICES_SCHEMA)))
+    assert_picture(slice_bars({"history_length": shown, "target_popularity": shown[:1]}))
 
 
 @pytest.mark.parametrize("validated", [[], [2], [2, 4]])
@@ -40,3 +39,8 @@ def test_training_is_drawn_with_and_without_validations(validated: list[int], as
 def test_the_same_data_gives_the_same_bytes() -> None:
     history = [{"epoch": 1, "loss": 3.0, "validation_recall@10": 0.01}]
     assert training_curves(history, 1) == training_curves(history, 1)
+
+
+def test_the_exposure_is_drawn_also_where_nothing_is_shown(assert_picture: AssertPicture) -> None:
+    assert_picture(exposure_picture(np.array([5, 1, 2, 0]), np.array([2, 1, 2, 0])))
+    assert_picture(exposure_picture(np.array([5, 1, 2, 0]), np.zeros(4, dtype=np.int64)))

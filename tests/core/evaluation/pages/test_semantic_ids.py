@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from genrec_core.evaluation.pages.catalog import codebook_picture, shared_prefixes, sharers
+from genrec_core.evaluation.pages.catalog import codebook_picture, shared_prefixes
 from genrec_core.quantization.semantic_ids import SemanticIds, suffixes_of, summarize
 
 
@@ -32,11 +32,6 @@ def test_shown_items_begin_with_their_prefix_and_are_as_many_as_said() -> None:
 def test_nothing_is_shown_where_no_two_items_begin_alike() -> None:
     codes = np.array([[0, 0], [1, 0]], dtype=np.int32)
     assert shared_prefixes(SemanticIds(np.arange(2), codes, (2, 16)), ["a", "b"], shown=3, members=2) == []
-
-
-def test_sharers_count_the_items_of_each_code() -> None:
-    codes = np.array([[0, 1, 0], [0, 1, 1], [2, 1, 0], [0, 1, 2]], dtype=np.int32)
-    assert sharers(codes).tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("sizes", [(4,), (64, 64, 64, 64)])
