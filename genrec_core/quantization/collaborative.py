@@ -32,15 +32,10 @@ _SPARE_DIMS, _POWER_ITERATIONS = 8, 6  # of the randomised decomposition
 
 @dataclass(frozen=True)
 class CollaborativeMap:
-    """Predicts an item's collaborative vector from its text vector, by ridge regression.
+    """Predicts an item's collaborative vector from its text vector, by ridge regression."""
 
-    Args:
-        weights: float64 [dim, dims].
-        length: length of the collaborative part; the text part has length 1.
-    """
-
-    weights: NDArray[np.float64]
-    length: float
+    weights: NDArray[np.float64]  # [dim, dims]
+    length: float  # of the collaborative part; the text part has length 1
 
     def extend(self, text: Float32s, known: Float32s | None = None) -> Float32s:
         """Text vectors followed by their collaborative part, float32 [n, dim + dims].

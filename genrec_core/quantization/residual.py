@@ -26,17 +26,11 @@ _LARGEST_VALUE = 1e15  # squared distances beyond it leave float32
 
 @dataclass(frozen=True)
 class ResidualQuantizer:
-    """Codebooks over transformed vectors.
+    """Codebooks over transformed vectors."""
 
-    Args:
-        transform: applied to each vector first: ``l2`` scales it to length 1, ``none`` leaves it as it is.
-        codebooks: one for each level, float32 [centroids, dim].
-        iterations: k-means iterations of each level.
-    """
-
-    transform: str
-    codebooks: tuple[NDArray[np.float32], ...]
-    iterations: tuple[int, ...]
+    transform: str  # applied to each vector first: ``l2`` scales it to length 1, ``none`` leaves it as it is
+    codebooks: tuple[NDArray[np.float32], ...]  # one for each level, float32 [centroids, dim]
+    iterations: tuple[int, ...]  # k-means iterations of each level
 
     @classmethod
     def fit(

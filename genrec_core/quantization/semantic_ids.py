@@ -35,17 +35,11 @@ METHOD = 1  # increase it when the same settings and data give other codes than 
 
 @dataclass(frozen=True)
 class SemanticIds:
-    """The code of every item.
+    """The code of every item. Catalogue items come first and ascend; items assigned later follow."""
 
-    Args:
-        item_ids: int64 [n], the data set's ids. Catalogue items come first and ascend; items assigned later follow.
-        codes: int32 [n, levels + 1]; the last level is the suffix, which tells items with equal codes apart.
-        level_sizes: vocabulary size of each level, levels + 1 numbers. The suffix level has room for new items.
-    """
-
-    item_ids: NDArray[np.int64]
-    codes: NDArray[np.int32]
-    level_sizes: tuple[int, ...]
+    item_ids: NDArray[np.int64]  # [n], the data set's ids
+    codes: NDArray[np.int32]  # [n, levels + 1]; the last level is the suffix, which tells items with equal codes apart
+    level_sizes: tuple[int, ...]  # vocabulary size of each level; that of the suffix has room for new items
 
     @classmethod
     def load(cls, folder: Path) -> "SemanticIds":

@@ -44,17 +44,13 @@ def assign_ids(
     target: Path | None = None,
     engine: Engine | None = None,
 ) -> SemanticIds:
-    """Give new items codes from the stored codebooks and the next free suffix. Existing codes do not change.
+    """Give m new items codes from the stored codebooks and the next free suffix; returns all semantic IDs.
 
     Args:
         folder: the existing semantic IDs.
-        item_ids: ids of the m new items.
         vectors: float32 [m, dim], not normalised, of the embedding model that the codebooks were fitted on.
         target: the folder to write, with the new items behind the old ones; None: ``folder`` itself.
         engine: computes the codes; None: this process.
-
-    Returns:
-        All semantic IDs, old and new.
     """
     target = target or folder
     if target.resolve() != folder.resolve() and target.exists() and any(target.iterdir()):
