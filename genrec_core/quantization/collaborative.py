@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized
+from genrec_core.errors import GenrecError
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import read_array
 
@@ -59,6 +60,8 @@ class CollaborativeMap:
         if not (folder / COLLABORATIVE).is_file():
             return None
         stored = read_array(folder / COLLABORATIVE)
+        if stored.ndim != 2 or len(stored) < 2:
+            raise GenrecError(f"{folder / COLLABORATIVE}: shape {stored.shape}; build the semantic IDs again")
         return cls(stored[:-1], float(stored[-1, 0]))
 
 
