@@ -78,7 +78,7 @@ class ResidualQuantizer:
     @property
     def dim(self) -> int:
         """Width of the vectors."""
-        return self.codebooks[0].shape[1]
+        return int(self.codebooks[0].shape[1])
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """Codes int32 [n, levels] of vectors float32 [n, dim], in NumPy."""
