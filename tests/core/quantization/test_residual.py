@@ -131,7 +131,7 @@ def test_a_codebook_of_another_shape_is_refused(vectors: np.ndarray, tmp_path: P
     ResidualQuantizer.fit(vectors, settings()).save(tmp_path)
     np.save(tmp_path / "centroids_1.npy", np.zeros((16, 5), np.float32))
 
-    with pytest.raises(GenrecError, match=r"centroids_1.npy: shape \(16, 5\), instead of \(16, 12\)"):
+    with pytest.raises(GenrecError, match=r"centroids_1.npy: shape \(16, 5\) instead of \(16, 12\)"):
         ResidualQuantizer.load(tmp_path)
 
 
