@@ -104,7 +104,7 @@ def _add_items(options: argparse.Namespace) -> None:
 def _assign_ids(options: argparse.Namespace) -> None:
     from genrec_core.bundle.new_items import read_item_ids, read_vectors
     from genrec_core.engines.engine import open_engine
-    from genrec_core.quantization.new_items import assign_ids
+    from genrec_core.quantization.update import assign_ids
     from genrec_core.storage.folders import latest
 
     if (options.vectors is None) != (options.item_ids is None):

@@ -49,12 +49,8 @@ class Tables(NamedTuple):
 def receive_raw(place: str | None, target: Path, sha256: str | None = None, form: str = "p5") -> dict[str, Any]:
     """Copy the raw files to the folder ``target`` and store their tables beside them, all or nothing.
 
-    Args:
-        place, sha256: as for :func:`genrec_core.data.archive.opened_source`; None: the embedded synthetic sample.
-        form: a name of ``SOURCES``.
-
-    Returns:
-        ``source`` without passwords, ``form``, ``files`` (bytes and sha256 by name), and counts of their content.
+    ``place`` and ``sha256`` are as for :func:`genrec_core.data.archive.opened_source`; None: the synthetic sample.
+    Returns ``source`` without passwords, ``form``, ``files`` (bytes and sha256 by name), and counts of their content.
     """
     source = SOURCES[form]
     with atomic_folder(target) as folder:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import atomic_folder, read_json, write_json
+from genrec_core.storage.artifacts import atomic_folder, read_array, read_json, write_json
 
 RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
 ITEM_IDS, ITEM_TEXT, STATS = "item_ids.json", "item_text.json", "embedding_stats.json"
@@ -58,7 +58,15 @@ def write_item_embeddings(
     if not len(ids) == len(texts) == len(vectors):
         raise GenrecError(f"{folder}: {len(ids)} ids, {len(texts)} texts and {len(vectors)} vectors; embed every item")
     require_finite_rows(vectors, folder / RAW)
-    stats = _statistics(texts, vectors, model, seconds) | {"max_tokens": max_tokens}
+    stats = {
+        "model": model,
+        "items": len(texts),
+        "dim": int(vectors.shape[1]),
+        "seconds": round(seconds, 3),
+        "distinct_texts": len(set(texts)),
+        "zero_vectors": int((~vectors.any(axis=1)).sum()),
+        "max_tokens": max_tokens,
+    }
     with atomic_folder(folder) as part:
         np.save(part / RAW, vectors, allow_pickle=False)
         np.save(part / L2NORM, l2_normalized(vectors), allow_pickle=False)
@@ -154,35 +162,8 @@ def require_finite_rows(vectors: NDArray[np.float32], source: Path | str, texts:
 
 
 def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:
-    try:
-        vectors: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise GenrecError(f"{path}: no such file; embed the items first") from error
-    except (ValueError, EOFError) as error:
-        raise GenrecError(f"{path}: not a NumPy array ({error}); embed the items again") from error
+    vectors: NDArray[np.float32] = read_array(path, "r")
     if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32:
         shape = f"{vectors.dtype} {vectors.shape}, but {ITEM_IDS} lists {rows} items"
         raise GenrecError(f"{path}: {shape} and float32 [items, dim] is wanted; embed the items again")
     return vectors
-
-
-def _statistics(texts: Sequence[str], vectors: NDArray[np.float32], model: str, seconds: float) -> dict[str, Any]:
-    lengths = np.array([len(text) for text in texts])
-    norms = np.linalg.norm(vectors, axis=1)
-    return {
-        "model": model,
-        "items": len(texts),
-        "dim": int(vectors.shape[1]),
-        "seconds": round(seconds, 3),
-        "texts_per_second": round(len(texts) / seconds, 1) if seconds > 0 else None,
-        "distinct_texts": len(set(texts)),
-        "zero_vectors": int((norms == 0).sum()),
-        "text_characters": _spread(lengths),
-        "raw_norm": _spread(norms),
-    }
-
-
-def _spread(values: NDArray[Any]) -> dict[str, float]:
-    if values.size == 0:
-        return {"min": 0.0, "mean": 0.0, "max": 0.0}
-    return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}

@@ -18,12 +18,7 @@ FORMAT = "genrec text encoder 2"
 
 
 class OnnxTextEncoder:
-    """A text embedding model without torch; refused if it computes other vectors here than those stored at the export.
-
-    Attributes:
-        model: name of the exported model.
-        dim: width of its vectors.
-    """
+    """A text embedding model without torch; refused if its vectors here differ from those stored at the export."""
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         header = read_json(folder / HEADER)

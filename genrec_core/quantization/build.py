@@ -37,17 +37,14 @@ def build_semantic_ids(
     histories: "pl.DataFrame | None" = None,
     engine: Engine | None = None,
 ) -> dict[str, Any]:
-    """Fit the codebooks on all items and give each item a code of its own.
+    """Fit the codebooks on all items and give each item a code of its own; returns the content of ``summary.json``.
 
     Args:
         target: the folder to write; rank 0 replaces it whole or not at all.
         group: torchrun processes that share the work; None: this process alone.
-        histories: whole histories, ``user_id`` and ``item_ids``. Their training part says which items are bought
+        histories: whole histories, ``user_id`` and ``item_ids``, whose training part says which items are bought
             together. None or a ``collaborative_weight`` of 0: codes of the texts alone.
         engine: computes the codes once the codebooks are fitted; None: this process.
-
-    Returns:
-        The content of ``summary.json``.
 
     Source: Rajput et al. 2023 (TIGER), section 3.1, collisions.
     """
@@ -61,15 +58,10 @@ def build_semantic_ids(
     level_sizes = (*quantizer.sizes, suffix_vocabulary(int(suffixes.max())))
     ids = SemanticIds(embeddings.item_ids, np.column_stack([codes, suffixes]), level_sizes)
     variance, *errors = quantizer.errors_by_level(vectors, codes)
-    text_dim = embeddings.raw.shape[1]
     summary = summarize(ids.codes, level_sizes) | {
         "fitted_items": len(codes),
-        "dim": text_dim,
-        "collaborative_dims": vectors.shape[1] - text_dim,
-        "clustered_dim": vectors.shape[1],
-        "mean_squared_error": errors,
+        "dim": embeddings.raw.shape[1],
         "reconstruction_error": [error / variance if variance > 0 else 0.0 for error in errors],
-        "iterations": list(quantizer.iterations),
         "settings": stored_settings(settings),
         "fit": {
             "method": METHOD,

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
-from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, require_finite_rows
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.files import load_array
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import read_array
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,28 +33,16 @@ _SPARE_DIMS, _POWER_ITERATIONS = 8, 6  # of the randomised decomposition
 
 @dataclass(frozen=True)
 class CollaborativeMap:
-    """Predicts an item's collaborative vector from its text vector, by ridge regression.
+    """Predicts an item's collaborative vector from its text vector, by ridge regression."""
 
-    Args:
-        weights: float64 [dim, dims].
-        length: length of the collaborative part; the text part has length 1.
-    """
-
-    weights: NDArray[np.float64]
-    length: float
+    weights: NDArray[np.float64]  # [dim, dims]
+    length: float  # of the collaborative part; the text part has length 1
 
     def extend(self, text: Float32s, known: Float32s | None = None) -> Float32s:
         """Text vectors followed by their collaborative part, float32 [n, dim + dims].
 
-        Args:
-            text: float32 [n, dim], of any length.
-            known: collaborative vectors float32 [n, dims], of length 1 or 0 if unknown; None: all are unknown.
+        ``known`` are collaborative vectors float32 [n, dims], of length 1 or 0 if unknown; None: all are unknown.
         """
-        if text.ndim != 2 or text.shape[1] != len(self.weights):
-            raise GenrecError(
-                f"vectors of shape {text.shape} do not fit the codebooks, which were fitted on [n, "
-                f"{len(self.weights)}]; embed the items with the same model"
-            )
         text = l2_normalized(text)
         part = l2_normalized((text.astype(np.float64) @ self.weights).astype(np.float32))
         if known is not None:
@@ -71,7 +59,7 @@ class CollaborativeMap:
         """Read what :meth:`save` wrote; None if the semantic IDs are of texts alone."""
         if not (folder / COLLABORATIVE).is_file():
             return None
-        stored = load_array(folder / COLLABORATIVE)
+        stored = read_array(folder / COLLABORATIVE)
         if stored.ndim != 2 or len(stored) < 2:
             raise GenrecError(f"{folder / COLLABORATIVE}: shape {stored.shape}; build the semantic IDs again")
         return cls(stored[:-1], float(stored[-1, 0]))
@@ -118,9 +106,8 @@ def with_collaborative_part(
     """The vectors to cluster, float32 [n, dim + dims], and the map that gives an item without histories its part."""
     import torch
 
-    from genrec_core.quantization.processes import RowShare
+    from genrec_core.quantization.kmeans import RowShare
 
-    require_finite_rows(embeddings.raw, "item vectors")
     trained = training_part(Histories.from_frame(histories, embeddings.item_ids))
     vectors = collaborative_vectors(trained, len(embeddings.raw), settings)
     if group is not None:  # all ranks take rank 0's: a decomposition may differ in the last bit between machines

@@ -1,4 +1,4 @@
-"""k-means on torch for one level, with the same result on any number of processes.
+"""k-means on torch for one level, with the same result on any number of processes of torchrun.
 
 Each process holds whole blocks of rows. All sums over rows (clusters, errors, sampling weights) are sums of 64-bit
 fixed-point integers, because the order of integer additions does not matter. Distances are float32 in blocks, so memory
@@ -12,9 +12,56 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from genrec_core.quantization.nearest import nearest_centroids
-from genrec_core.quantization.processes import BLOCK_ROWS, RowShare
+
+# Rows are dealt in blocks of this size for any number of processes, so that each block gives the same result.
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class RowShare:
+    """The rows ``start..stop`` of ``total`` that process ``rank`` of ``ranks`` holds; one process has no ``group``."""
+
+    total: int
+    start: int
+    stop: int
+    rank: int
+    ranks: int
+    group: dist.ProcessGroup | None
+
+    @classmethod
+    def of(cls, total: int, group: dist.ProcessGroup | None) -> "RowShare":
+        """Deal whole blocks of rows to the processes of ``group``, in order."""
+        rank, ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+        blocks = -(-total // BLOCK_ROWS)
+        first, last = rank * blocks // ranks, (rank + 1) * blocks // ranks
+        return cls(total, min(first * BLOCK_ROWS, total), min(last * BLOCK_ROWS, total), rank, ranks, group)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def blocks(self) -> list[slice]:
+        """The blocks of this process, as slices of its own rows."""
+        return [slice(at, min(at + BLOCK_ROWS, len(self))) for at in range(0, len(self), BLOCK_ROWS)]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of ``values`` over all processes, on each of them; exact for integers, and if all but one are 0."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def largest(self, values: torch.Tensor) -> float:
+        """The largest of ``values`` over all processes; 0 if there are none."""
+        own = values.amax() if values.numel() else values.new_zeros(())
+        return float(self._reduce(own, dist.ReduceOp.MAX))
+
+    def _reduce(self, values: torch.Tensor, operation: dist.ReduceOp.RedOpType) -> torch.Tensor:
+        if self.group is None:
+            return values
+        wire = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
+        total = values.to(wire, copy=True)  # all_reduce works in place, and the caller still needs its own share
+        dist.all_reduce(total, op=operation, group=self.group)
+        return total.to(values.device)
 
 
 def kmeans(
@@ -35,13 +82,11 @@ def kmeans(
     """
     scales = _Scales.of(vectors, share)
     centroids = _spread_start(vectors, share, size, scales, rng)
-    clusters = _ClusterSums(vectors, share, size, scales)
     error = math.inf
     for iteration in range(1, iterations + 1):
         codes, errors = assign(vectors, centroids, share)
         previous, error = error, float(share.sum(scales.fixed_squares(errors).sum()))
-        clusters.move(codes)
-        counts, means = clusters.means()
+        counts, means = _cluster_means(vectors, codes, share, size, scales)
         dead = torch.nonzero(counts == 0).flatten()
         seeds = _worst_rows(vectors, errors, share, len(dead))
         if len(seeds) == 0 and previous - error <= tolerance * error:
@@ -87,31 +132,15 @@ def _power_for(largest_sum: float) -> float:
     return 2.0 ** (61 - math.frexp(largest_sum)[1]) if largest_sum > 0 else 1.0
 
 
-class _ClusterSums:
-    """Count and sum of the rows of each cluster; only rows that change their cluster are added and subtracted."""
-
-    def __init__(self, vectors: torch.Tensor, share: RowShare, size: int, scales: _Scales) -> None:
-        self.vectors, self.share, self.scales = vectors, share, scales
-        # One more cluster, which is never read: all rows start there.
-        self.codes = torch.full((len(vectors),), size, dtype=torch.int64, device=vectors.device)
-        self.counts = torch.zeros(size + 1, dtype=torch.int64, device=vectors.device)
-        self.sums = torch.zeros(size + 1, vectors.shape[1], dtype=torch.int64, device=vectors.device)
-
-    def move(self, codes: torch.Tensor) -> None:
-        """Move the rows whose code changed to their new cluster."""
-        for block in self.share.blocks():
-            moved = torch.nonzero(codes[block] != self.codes[block]).flatten()
-            values = self.scales.fixed_values(self.vectors[block][moved])
-            for clusters, sign in ((self.codes[block][moved], -1), (codes[block][moved], 1)):
-                self.sums.index_add_(0, clusters, values, alpha=sign)
-                self.counts.index_add_(0, clusters, torch.ones_like(clusters), alpha=sign)
-        self.codes = codes
-
-    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Counts int64 [k] and means float32 [k, dim] over all processes; the mean of an empty cluster is 0."""
-        counts, sums = self.share.sum(self.counts[:-1]), self.share.sum(self.sums[:-1])
-        means = sums.double() / self.scales.values / counts.clamp(min=1)[:, None]
-        return counts, means.float()
+def _cluster_means(
+    vectors: torch.Tensor, codes: torch.Tensor, share: RowShare, size: int, scales: _Scales
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Counts int64 [k] and means float32 [k, dim] over all processes; the mean of an empty cluster is 0."""
+    sums = torch.zeros(size, vectors.shape[1], dtype=torch.int64, device=vectors.device)
+    for block in share.blocks():
+        sums.index_add_(0, codes[block], scales.fixed_values(vectors[block]))
+    counts, sums = share.sum(torch.bincount(codes, minlength=size)), share.sum(sums)
+    return counts, (sums.double() / scales.values / counts.clamp(min=1)[:, None]).float()
 
 
 def _spread_start(

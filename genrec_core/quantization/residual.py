@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from genrec_core.embedding.item_embeddings import l2_normalized, require_finite_rows
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.files import load_array, load_fields
 from genrec_core.quantization.nearest import nearest_centroids
 from genrec_core.settings import SemanticIdSettings
-from genrec_core.storage.artifacts import write_json
+from genrec_core.storage.artifacts import read_array, read_fields, write_json
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -27,17 +26,11 @@ _LARGEST_VALUE = 1e15  # squared distances beyond it leave float32
 
 @dataclass(frozen=True)
 class ResidualQuantizer:
-    """Codebooks over transformed vectors.
+    """Codebooks over transformed vectors."""
 
-    Args:
-        transform: applied to each vector first: ``l2`` scales it to length 1, ``none`` leaves it as it is.
-        codebooks: one for each level, float32 [centroids, dim].
-        iterations: k-means iterations of each level.
-    """
-
-    transform: str
-    codebooks: tuple[NDArray[np.float32], ...]
-    iterations: tuple[int, ...]
+    transform: str  # applied to each vector first: ``l2`` scales it to length 1, ``none`` leaves it as it is
+    codebooks: tuple[NDArray[np.float32], ...]  # one for each level, float32 [centroids, dim]
+    iterations: tuple[int, ...]  # k-means iterations of each level
 
     @classmethod
     def fit(
@@ -47,15 +40,13 @@ class ResidualQuantizer:
 
         Args:
             vectors: float32 [n, dim], the whole array on each process; each process clusters its own share of the rows.
-            settings: levels, codebook sizes, transform, iterations, tolerance, seed.
             group: processes that share the work, all of which call this; None: this process alone.
 
         Source: Rajput et al. 2023 (TIGER), section 3.1, residual k-means as the quantiser.
         """
         import torch
 
-        from genrec_core.quantization.kmeans import assign, kmeans
-        from genrec_core.quantization.processes import RowShare
+        from genrec_core.quantization.kmeans import RowShare, assign, kmeans
 
         require_finite_rows(vectors, "item vectors")
         _require_distinct(settings.transform, vectors, settings.sizes()[0])
@@ -84,10 +75,14 @@ class ResidualQuantizer:
         """Number of centroids of each level."""
         return tuple(len(codebook) for codebook in self.codebooks)
 
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return int(self.codebooks[0].shape[1])
+
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
         """Codes int32 [n, levels] of vectors float32 [n, dim], in NumPy."""
-        require_finite_rows(vectors, "item vectors")
-        residual = self._transformed(vectors)
+        residual = _transformed(self.transform, vectors)
         codes = np.empty((len(vectors), len(self.codebooks)), dtype=np.int32)
         for level, codebook in enumerate(self.codebooks):
             codes[:, level] = nearest_centroids(residual, codebook)
@@ -96,7 +91,7 @@ class ResidualQuantizer:
 
     def errors_by_level(self, vectors: NDArray[np.float32], codes: NDArray[np.int32]) -> list[float]:
         """Mean over the vectors of the squared error, before the first level (around the mean) and after each level."""
-        residual = self._transformed(vectors)
+        residual = _transformed(self.transform, vectors)
         errors = [_mean_square(residual - residual.mean(axis=0, dtype=np.float64).astype(np.float32))]
         for level, codebook in enumerate(self.codebooks):
             residual = residual - codebook[codes[:, level]]
@@ -106,7 +101,7 @@ class ResidualQuantizer:
     def save(self, folder: Path) -> None:
         """Write ``centroids_<level>.npy``, ``quantizer.json`` and ``transform.json``."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / TRANSFORM, {"kind": self.transform, "dim": self.codebooks[0].shape[1]})
+        write_json(folder / TRANSFORM, {"kind": self.transform, "dim": self.dim})
         for level, codebook in enumerate(self.codebooks):
             np.save(folder / f"centroids_{level}.npy", codebook, allow_pickle=False)
         write_json(folder / QUANTIZER, {"codebook_sizes": self.sizes, "iterations": self.iterations})
@@ -114,32 +109,18 @@ class ResidualQuantizer:
     @classmethod
     def load(cls, folder: Path) -> "ResidualQuantizer":
         """Read what :meth:`save` wrote."""
-        sizes, iterations = load_fields(folder / QUANTIZER, "codebook_sizes", "iterations")
-        transform, dim = load_fields(folder / TRANSFORM, "kind", "dim")
+        sizes, iterations = read_fields(folder / QUANTIZER, "codebook_sizes", "iterations")
+        transform, dim = read_fields(folder / TRANSFORM, "kind", "dim")
         if transform not in ("none", "l2"):
-            raise GenrecError(
-                f"{folder / TRANSFORM}: kind is {transform!r}, which this version does not have; "
-                "build the semantic IDs again with this version"
-            )
+            raise GenrecError(f"{folder / TRANSFORM}: kind {transform!r} is unknown; build the semantic IDs again")
         codebooks = []
         for level, size in enumerate(sizes):
             path = folder / f"centroids_{level}.npy"
-            codebook = load_array(path).astype(np.float32)
+            codebook = read_array(path).astype(np.float32)
             if codebook.shape != (size, dim):
-                raise GenrecError(
-                    f"{path}: shape {codebook.shape}, but {(size, dim)} is wanted; build the semantic IDs again"
-                )
+                raise GenrecError(f"{path}: shape {codebook.shape} instead of {(size, dim)}; build it again")
             codebooks.append(codebook)
         return cls(transform, tuple(codebooks), tuple(iterations))
-
-    def _transformed(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        dim = self.codebooks[0].shape[1]
-        if vectors.ndim != 2 or vectors.shape[1] != dim:
-            raise GenrecError(
-                f"vectors of shape {vectors.shape} do not fit the codebooks, which were fitted on [n, {dim}]; "
-                "embed the items with the same model"
-            )
-        return _transformed(self.transform, vectors)
 
 
 def _transformed(kind: str, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -165,7 +146,5 @@ def _require_distinct(transform: str, vectors: NDArray[np.float32], wanted: int)
 
 
 def _mean_square(residual: NDArray[np.float32]) -> float:
-    blocks = (
-        residual[start : start + _BLOCK_ROWS].astype(np.float64) for start in range(0, len(residual), _BLOCK_ROWS)
-    )
-    return float(sum(np.square(block).sum() for block in blocks)) / len(residual)
+    blocks = (residual[start : start + _BLOCK_ROWS] for start in range(0, len(residual), _BLOCK_ROWS))
+    return float(sum(np.square(block, dtype=np.float64).sum() for block in blocks)) / len(residual)

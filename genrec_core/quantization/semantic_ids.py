@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from genrec_core.embedding.item_embeddings import ITEM_IDS
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.files import load_array, load_fields
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import (
     MANIFEST,
     atomic_folder,
+    read_array,
+    read_fields,
     read_json,
     verify_manifest,
     write_json,
@@ -30,52 +31,41 @@ CODES, CODES_WITH_SUFFIX, SUMMARY = "codes.npy", "codes_with_suffix.npy", "summa
 FINGERPRINTS = "item_fingerprints.npy"
 _LEAST_SUFFIXES = 8
 METHOD = 1  # increase it when the same settings and data give other codes than before
-# Settings of earlier versions that are gone, and the values with which this version still gives the same codes.
-_REMOVED = ("balance", "collisions", "pca_dims")
-_READABLE: dict[str, tuple[Any, ...]] = {"balance": (None,), "collisions": ("suffix",), "transform": ("none", "l2")}
 
 
 @dataclass(frozen=True)
 class SemanticIds:
-    """The code of every item.
+    """The code of every item. Catalogue items come first and ascend; items assigned later follow."""
 
-    Args:
-        item_ids: int64 [n], the data set's ids. Catalogue items come first and ascend; items assigned later follow.
-        codes: int32 [n, levels + 1]; the last level is the suffix, which tells items with equal codes apart.
-        level_sizes: vocabulary size of each level, levels + 1 numbers. The suffix level has room for new items.
-    """
-
-    item_ids: NDArray[np.int64]
-    codes: NDArray[np.int32]
-    level_sizes: tuple[int, ...]
+    item_ids: NDArray[np.int64]  # [n], the data set's ids
+    codes: NDArray[np.int32]  # [n, levels + 1]; the last level is the suffix, which tells items with equal codes apart
+    level_sizes: tuple[int, ...]  # vocabulary size of each level; that of the suffix has room for new items
 
     @classmethod
     def load(cls, folder: Path) -> "SemanticIds":
         """Read a folder of semantic IDs, and check it."""
-        level_sizes, fitted = load_fields(folder / SUMMARY, "level_sizes", "fitted_items")
-        settings_of(folder)
+        level_sizes, fitted = read_fields(folder / SUMMARY, "level_sizes", "fitted_items")
         item_ids = read_json(folder / ITEM_IDS)
         if not isinstance(item_ids, list) or not all(type(item) is int for item in item_ids):
             raise GenrecError(f"{folder / ITEM_IDS}: not a list of integer item ids; build the semantic IDs again")
-        codes = load_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
+        codes = read_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
         ids = cls(np.array(item_ids, dtype=np.int64), codes, tuple(level_sizes))
         ids._validate(folder, fitted)
         return ids
 
-    def save(self, folder: Path, summary: dict[str, Any], hashes: NDArray[np.uint64] | None) -> None:
-        """Write codes, item ids, ``summary`` and, if not None, the items' :func:`fingerprints`."""
+    def save(self, folder: Path, summary: dict[str, Any], hashes: NDArray[np.uint64]) -> None:
+        """Write codes, item ids, ``summary`` and the items' :func:`fingerprints`."""
         np.save(folder / CODES, np.ascontiguousarray(self.codes[:, :-1], dtype=np.int32), allow_pickle=False)
         np.save(folder / CODES_WITH_SUFFIX, self.codes.astype(np.int32), allow_pickle=False)
         write_json(folder / ITEM_IDS, self.item_ids.tolist())
         write_json(folder / SUMMARY, summary)
-        if hashes is not None:
-            np.save(folder / FINGERPRINTS, hashes, allow_pickle=False)
+        np.save(folder / FINGERPRINTS, hashes, allow_pickle=False)
 
     def _validate(self, folder: Path, fitted: int) -> None:
         if self.codes.shape != (len(self.item_ids), len(self.level_sizes)):
+            expected = f"{len(self.item_ids)} items and {len(self.level_sizes)} levels"
             raise GenrecError(
-                f"{folder / CODES_WITH_SUFFIX}: shape {self.codes.shape}, but there are {len(self.item_ids)} items and "
-                f"{len(self.level_sizes)} levels; build the semantic IDs again"
+                f"{folder / CODES_WITH_SUFFIX}: shape {self.codes.shape}, but there are {expected}; build it again"
             )
         outside = np.argwhere((self.codes < 0) | (self.codes >= np.array(self.level_sizes)))
         if outside.size:
@@ -119,8 +109,7 @@ def next_suffixes(
 
     Args:
         known: codes with suffix of the known items, int32 [n, levels + 1].
-        codes: codes of the new items, int32 [m, levels].
-        item_ids: ids of the new items, int64 [m].
+        codes, item_ids: of the new items, int32 [m, levels] and int64 [m].
         vocabulary: number of suffixes that there are.
     """
     free: dict[tuple[int, ...], int] = {}
@@ -142,14 +131,12 @@ def summarize(codes: NDArray[np.int32], level_sizes: Sequence[int]) -> dict[str,
     """Statistics of codes int32 [n, levels + 1]; ``collided_items`` share all levels but the suffix with another."""
     levels = codes.shape[1] - 1
     counts = [np.bincount(codes[:, level], minlength=level_sizes[level]) for level in range(levels)]
-    entropy = [_entropy_bits(count) for count in counts]
     _, sharing = np.unique(codes[:, :levels], axis=0, return_counts=True)
     return {
         "items": len(codes),
         "level_sizes": [int(size) for size in level_sizes],
         "codebook_use": [float((count > 0).mean()) for count in counts],
-        "codebook_entropy_bits": entropy,
-        "codebook_perplexity": [2.0**bits for bits in entropy],
+        "codebook_entropy_bits": [_entropy_bits(count) for count in counts],
         "unique_prefixes": [len(np.unique(codes[:, : level + 1], axis=0)) for level in range(levels)],
         "collided_items": int(sharing[sharing > 1].sum()),
         "deepest_suffix": int(codes[:, -1].max()),
@@ -166,18 +153,6 @@ def stored_settings(settings: SemanticIdSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"refit", "refit_share"})
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """The :func:`stored_settings` of the codes in ``folder``; an option that this version lacks is an error."""
-    (stored,) = load_fields(folder / SUMMARY, "settings")
-    for name, values in _READABLE.items():
-        if name in stored and stored[name] not in values:
-            raise GenrecError(
-                f"{folder / SUMMARY}: made with {name}={stored[name]}, which this version does not have; "
-                "build the semantic IDs again with this version"
-            )
-    return {name: value for name, value in stored.items() if name not in _REMOVED}
-
-
 def fingerprints(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
     """A hash of each row of ``vectors`` float32 [n, dim], uint64 [n]; it changes when the text of an item changes."""
     rows = np.ascontiguousarray(vectors, dtype="<f4")
@@ -186,16 +161,11 @@ def fingerprints(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def write_updated(
-    folder: Path, target: Path, ids: SemanticIds, hashes: NDArray[np.uint64] | None, facts: dict[str, Any]
+    folder: Path, target: Path, ids: SemanticIds, hashes: NDArray[np.uint64], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write other codes over the same codebooks.
+    """Write other codes over the codebooks in ``folder`` to ``target``, which may be ``folder``.
 
-    Args:
-        folder: the existing semantic IDs; a manifest there is verified, and the new folder gets one.
-        target: the folder to write; may be ``folder``.
-        ids: the codes.
-        hashes: the items' :func:`fingerprints`, uint64 [n]; None if ``folder`` has none.
-        facts: further changes of ``summary.json``, which is returned.
+    A manifest in ``folder`` is verified, and ``target`` gets one. ``facts`` change ``summary.json``, which is returned.
     """
     summary: dict[str, Any] = read_json(folder / SUMMARY) | summarize(ids.codes, ids.level_sizes) | facts
     listed = (folder / MANIFEST).is_file()

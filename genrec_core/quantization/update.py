@@ -1,9 +1,10 @@
-"""Semantic IDs of a changed catalogue: unchanged items keep their codes; other items get codes of the same codebooks.
+"""Semantic IDs of new items and of a changed catalogue: known items keep their codes, others get some of the codebooks.
 
 Codes are the words of the model. If the codebooks were fitted again, all codes would change their meaning and the model
 would have to be trained again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_core.embedding.item_embeddings import ItemEmbeddings, require_finite_rows, text_model
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, text_model
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.build import build_semantic_ids, histories_version
 from genrec_core.quantization.collaborative import CollaborativeMap
-from genrec_core.quantization.files import load_array, load_fields
 from genrec_core.quantization.quantizer import Quantizer, find_codes
 from genrec_core.quantization.semantic_ids import (
     FINGERPRINTS,
@@ -26,15 +26,76 @@ from genrec_core.quantization.semantic_ids import (
     SemanticIds,
     fingerprints,
     next_suffixes,
-    settings_of,
+    require_once,
     stored_settings,
     write_updated,
 )
 from genrec_core.settings import SemanticIdSettings
-from genrec_core.storage.artifacts import MANIFEST, verify_manifest
+from genrec_core.storage.artifacts import MANIFEST, read_array, read_fields, verify_manifest
 
 if TYPE_CHECKING:
     import polars as pl
+
+
+def assign_ids(
+    folder: Path,
+    item_ids: Sequence[int],
+    vectors: NDArray[np.float32],
+    target: Path | None = None,
+    engine: Engine | None = None,
+) -> SemanticIds:
+    """Give m new items codes from the stored codebooks and the next free suffix; returns all semantic IDs.
+
+    Args:
+        folder: the existing semantic IDs.
+        vectors: float32 [m, dim], not normalised, of the embedding model that the codebooks were fitted on.
+        target: the folder to write, with the new items behind the old ones; None: ``folder`` itself.
+        engine: computes the codes; None: this process.
+    """
+    target = target or folder
+    if target.resolve() != folder.resolve() and target.exists() and any(target.iterdir()):
+        raise GenrecError(f"{target}: exists and is not empty; give another folder, or remove it first")
+    extended = extend_ids(SemanticIds.load(folder), item_ids, vectors, folder, folder, engine)
+    (fit,) = read_fields(folder / SUMMARY, "fit")
+    hashes = np.concatenate([read_array(folder / FINGERPRINTS), fingerprints(vectors)])
+    facts = {"fit": fit | {"assigned": fit["assigned"] + len(item_ids)}}
+    write_updated(folder, target, extended, hashes, facts)
+    return extended
+
+
+def extend_ids(
+    known: SemanticIds,
+    item_ids: Sequence[int],
+    vectors: NDArray[np.float32],
+    codebooks: Path,
+    source: Path,
+    engine: Engine | None = None,
+) -> SemanticIds:
+    """All semantic IDs, old and new, with the quantiser in the folder ``codebooks``; the rest as :func:`assign_ids`.
+
+    Errors name ``source`` as the folder of ``known``.
+    """
+    new_ids = _require_new(known, item_ids, source)
+    if len(new_ids) != len(vectors):
+        raise GenrecError(f"{len(new_ids)} new items but {len(vectors)} vectors; give one vector for each item")
+    codes = find_codes(Quantizer.load(codebooks), vectors, CollaborativeMap.load(codebooks), engine)
+    suffixes = next_suffixes(known.codes, codes, new_ids, known.level_sizes[-1])
+    return SemanticIds(
+        np.concatenate([known.item_ids, new_ids]),
+        np.concatenate([known.codes, np.column_stack([codes, suffixes])]),
+        known.level_sizes,
+    )
+
+
+def _require_new(known: SemanticIds, item_ids: Sequence[int], folder: Path) -> NDArray[np.int64]:
+    new_ids = np.asarray(item_ids, dtype=np.int64)
+    existing = np.intersect1d(new_ids, known.item_ids)
+    if existing.size:
+        raise GenrecError(
+            f"item {existing[0]} has a semantic ID already in {folder} ({existing.size} such items); leave them out"
+        )
+    require_once(new_ids[:, None], new_ids, "the new items", "item id")
+    return new_ids
 
 
 @dataclass(frozen=True)
@@ -62,19 +123,15 @@ class _Known:
 
     @classmethod
     def of(cls, folder: Path, embeddings: ItemEmbeddings) -> "_Known":
-        """Read ``folder``; an error if it is damaged or of a version that could not keep codes."""
+        """Read ``folder``; an error if it is damaged."""
         if (folder / MANIFEST).is_file():
             verify_manifest(folder)
-        fit, dim = load_fields(folder / SUMMARY, "fit", "dim")
-        ids, hashes = SemanticIds.load(folder), load_array(folder / FINGERPRINTS)
-        if len(hashes) != len(ids.item_ids):
-            raise GenrecError(
-                f"{folder / FINGERPRINTS}: {len(hashes)} rows for {len(ids.item_ids)} items; build them again"
-            )
+        fit, settings, dim = read_fields(folder / SUMMARY, "fit", "settings", "dim")
+        ids, hashes = SemanticIds.load(folder), read_array(folder / FINGERPRINTS)
         row_of = {item: row for row, item in enumerate(ids.item_ids.tolist())}
         rows = np.array([row_of.get(item, -1) for item in embeddings.item_ids.tolist()], dtype=np.int64)
         same = (rows >= 0) & (hashes[rows] == fingerprints(embeddings.raw))
-        return cls(folder, ids, fit, settings_of(folder), dim, rows, same)
+        return cls(folder, ids, fit, settings, dim, rows, same)
 
     @property
     def removed(self) -> int:
@@ -151,14 +208,13 @@ def _why_other_codes(
 ) -> str | None:
     """Why the same items would get other codes now: settings, vectors or method changed; None if they would not."""
     wanted = stored_settings(settings)
-    names = sorted(name for name in {*before.settings, *wanted} if before.settings.get(name) != wanted.get(name))
     dim = embeddings.raw.shape[1]
-    reasons = [f"{name} changed" for name in names]
+    reasons = [f"{name} changed" for name in sorted(wanted) if before.settings.get(name) != wanted[name]]
     if before.fit["method"] != METHOD:
         reasons.append("the code changed")
-    # Earlier versions do not name the model. A model that only moved to another folder gives the same vectors.
-    if before.fit.get("text_model", model) != model and not before.same.any():
-        reasons.append(f"the text model changed from {before.fit['text_model']} to {model}")
+    # A model that only moved to another folder gives the same vectors.
+    if before.fit.get("text_model") != model and not before.same.any():
+        reasons.append(f"the text model changed from {before.fit.get('text_model')} to {model}")
     if before.dim != dim:
         reasons.append(f"the vectors had {before.dim} dimensions and have {dim}")
     return ", ".join(reasons) or None
@@ -196,7 +252,6 @@ def _assigned(before: _Known, embeddings: ItemEmbeddings, engine: Engine | None)
     Suffixes of removed items are not given to other items: the model learned them for the removed item.
     """
     vectors, rows = embeddings.raw[~before.same], before.rows[~before.same]
-    require_finite_rows(vectors, "item vectors")
     codes = find_codes(Quantizer.load(before.folder), vectors, CollaborativeMap.load(before.folder), engine)
     stored = before.ids.codes[rows]
     new = (rows < 0) | (stored[:, :-1] != codes).any(axis=1)

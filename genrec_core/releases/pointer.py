@@ -207,7 +207,7 @@ def add_to_served(
 def _write_successor(new: "NewItems", vectors: "np.ndarray", release: Path, target: Path) -> "np.ndarray":
     """Write a release that holds new items too, without a list of withdrawn ones."""
     from genrec_core.bundle.item_additions import add_items
-    from genrec_core.quantization.new_items import assign_ids
+    from genrec_core.quantization.update import assign_ids
 
     added = new.item_ids.tolist()
     with atomic_folder(target) as part:

@@ -15,11 +15,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from filelock import FileLock, Timeout
 
 from genrec_core.errors import GenrecError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"  # the file that locks the folder it lies in; it stays there
@@ -48,6 +51,27 @@ def read_json(path: Path) -> Any:
         raise GenrecError(f"{path}: no such file; build the asset that writes it first") from error
     except ValueError as error:
         raise GenrecError(f"{path}: not valid JSON ({error}); rebuild the asset that writes it") from error
+
+
+def read_fields(path: Path, *names: str) -> list[Any]:
+    """The values of ``names`` in a JSON object, in that order."""
+    stored = read_json(path)
+    missing = [name for name in names if not isinstance(stored, dict) or name not in stored]
+    if missing:
+        raise GenrecError(f"{path}: has no {missing[0]!r}; rebuild the asset that writes it")
+    return [stored[name] for name in names]
+
+
+def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> "np.ndarray":
+    """Read a ``.npy`` file, whatever its dtype; mode ``r`` maps it instead of copying it."""
+    import numpy as np
+
+    try:
+        return np.asanyarray(np.load(path, mmap_mode, allow_pickle=False))
+    except FileNotFoundError as error:
+        raise GenrecError(f"{path}: no such file; build the asset that writes it first") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise GenrecError(f"{path}: cannot be read as an array ({error}); rebuild the asset that writes it") from error
 
 
 @contextmanager

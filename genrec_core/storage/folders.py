@@ -58,8 +58,7 @@ class Version:
 def storage_root(place: str | None = None) -> Path:
     """The absolute path of a storage; an ``s3://`` address has a mirror below ``GENREC_MIRROR`` (``.genrec/mirror``).
 
-    Args:
-        place: a folder or ``s3://bucket/prefix``; None: ``GENREC_STORAGE``, or ``.genrec/storage`` if that is unset.
+    ``place`` is a folder or ``s3://bucket/prefix``; None: ``GENREC_STORAGE``, or ``.genrec/storage`` if that is unset.
     """
     value = place or os.environ.get("GENREC_STORAGE") or ".genrec/storage"
     if value.startswith(SCHEME):
@@ -87,12 +86,7 @@ def is_there(asset: str, root: Path | None = None) -> bool:
 
 
 def latest(asset: str, root: Path | None = None) -> Path:
-    """The folder of the newest finished version of ``asset``.
-
-    Raises:
-        NotBuiltError: the asset was never built.
-        GenrecError: ``latest.json`` names a version that is not there, or the store does not answer.
-    """
+    """The folder of the newest finished version of ``asset``; ``NotBuiltError`` if it was never built."""
     pointer = (root or storage_root()) / asset / LATEST
     _refresh(pointer)
     if not pointer.is_file():
@@ -156,14 +150,13 @@ def point_latest(asset: str, version: str, root: Path, move: int | None = None) 
 
 
 def move_latest(asset: str, version: str, after: str | None, root: Path) -> None:
-    """Make ``version`` the newest of ``asset`` if ``after`` (None: no version) still is. Hold the lock in ``root``.
+    """Make ``version`` the newest of ``asset`` if ``after`` (None: no version) still is, else raise ``MovedError``.
+
+    Hold the lock in ``root``.
 
     In a bucket the moves are numbered objects below ``{asset}/.moves``. A store that honours ``If-None-Match`` gives
     each number to one machine only. With another store, one machine alone may move; a warning says so. Once there are
     moves, the last one counts, and ``latest.json`` is a copy.
-
-    Raises:
-        MovedError: another version is the newest; nothing was moved.
     """
     pointer = root / asset / LATEST
     if (store := _store_of(pointer.parent)) is None:

@@ -200,11 +200,7 @@ def new_client(profile: str | None = None, attempts: int = _ATTEMPTS, **options:
     """An S3 client of boto3 for any store. What is not named here, boto3 finds in the environment.
 
     It adds checksums only when required: stores other than AWS refuse them, and artefacts have their own sha256.
-
-    Args:
-        profile: a profile of ``~/.aws/config``.
-        attempts: how often a request is sent at most.
-        options: other arguments of boto3's ``Session.client``, such as ``endpoint_url`` and ``region_name``.
+    ``options`` are other arguments of boto3's ``Session.client``, such as ``endpoint_url`` and ``region_name``.
     """
     import boto3
     from botocore.config import Config

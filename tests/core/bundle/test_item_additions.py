@@ -30,8 +30,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
 from genrec_core.monitoring.drift import read_profile, write_profile
-from genrec_core.quantization.new_items import assign_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.quantization.update import assign_ids
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.releases.pointer import (
     RELEASES,

@@ -51,12 +51,10 @@ def test_a_zero_vector_stays_zero_and_is_counted(folder: Path) -> None:
     assert json.loads((folder / "embedding_stats.json").read_text())["zero_vectors"] == 1
 
 
-def test_statistics_tell_model_rate_and_repeated_texts(folder: Path) -> None:
+def test_statistics_tell_model_and_repeated_texts(folder: Path) -> None:
     stats = json.loads((folder / "embedding_stats.json").read_text())
 
     assert (stats["model"], stats["items"], stats["dim"], stats["distinct_texts"]) == ("some-model", 3, 2, 2)
-    assert stats["texts_per_second"] == 2.0
-    assert stats["raw_norm"] == {"min": 0.0, "mean": 2.0, "max": 5.0}
 
 
 LENGTHS = st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=False)
@@ -118,7 +116,7 @@ def test_a_vector_too_few_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_says_what_to_build(folder: Path) -> None:
     (folder / "item_embeddings_l2norm.npy").unlink()
 
-    with pytest.raises(GenrecError, match=r"item_embeddings_l2norm.npy: no such file; embed the items first"):
+    with pytest.raises(GenrecError, match=r"item_embeddings_l2norm.npy: no such file"):
         ItemEmbeddings.load(folder)
 
 
@@ -140,5 +138,5 @@ def test_vectors_that_do_not_fit_are_refused(folder: Path, content: np.ndarray, 
 def test_pickled_objects_are_refused(folder: Path) -> None:
     np.save(folder / "item_embeddings_raw.npy", np.array([{}, {}, {}], dtype=object), allow_pickle=True)
 
-    with pytest.raises(GenrecError, match="not a NumPy array"):
+    with pytest.raises(GenrecError, match="cannot be read as an array"):
         ItemEmbeddings.load(folder)

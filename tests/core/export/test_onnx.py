@@ -13,7 +13,7 @@ from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_emb
 from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
-from genrec_core.quantization.new_items import assign_ids
+from genrec_core.quantization.update import assign_ids
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import verify_manifest
 from genrec_core.tiger.model import TigerConfig, TigerModel

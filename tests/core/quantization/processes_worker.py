@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from genrec_core.quantization import kmeans
-from genrec_core.quantization.processes import RowShare
+from genrec_core.quantization.kmeans import RowShare
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.settings import SemanticIdSettings
 

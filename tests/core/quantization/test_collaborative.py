@@ -13,8 +13,8 @@ from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.collaborative import CollaborativeMap, collaborative_vectors, fit_map
-from genrec_core.quantization.new_items import assign_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.quantization.update import assign_ids
 from genrec_core.settings import SemanticIdSettings
 
 torch.set_num_threads(1)

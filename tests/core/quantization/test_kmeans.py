@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from genrec_core.quantization import kmeans
-from genrec_core.quantization.kmeans import assign
-from genrec_core.quantization.processes import RowShare
+from genrec_core.quantization.kmeans import RowShare, assign
 
 torch.set_num_threads(1)
 
@@ -150,8 +149,7 @@ def test_memory_does_not_grow_with_rows_times_centroids() -> None:
     program = """
 import numpy as np, torch
 from pathlib import Path
-from genrec_core.quantization.kmeans import kmeans
-from genrec_core.quantization.processes import RowShare
+from genrec_core.quantization.kmeans import RowShare, kmeans
 def kilobytes(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1])

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_core.quantization import processes as ranks
+from genrec_core.quantization import kmeans as ranks
 from genrec_core.quantization.__main__ import main
-from genrec_core.quantization.processes import RowShare
+from genrec_core.quantization.kmeans import RowShare
 
 WORKER = Path(__file__).with_name("processes_worker.py")
 

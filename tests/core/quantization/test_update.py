@@ -1,7 +1,6 @@
 """Semantic IDs of a changed catalogue: what did not change keeps its code, and what makes all codes new is said."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,8 @@ import pytest
 
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
-from genrec_core.quantization.new_items import assign_ids
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, FINGERPRINTS, SUMMARY, SemanticIds
-from genrec_core.quantization.update import Update, update_semantic_ids
+from genrec_core.quantization.update import Update, assign_ids, update_semantic_ids
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import write_manifest
 
@@ -208,49 +206,6 @@ def test_never_fits_the_first_codes_and_keeps_them_whatever_share_of_the_items_c
 def test_a_text_model_that_only_moved_to_another_folder_changes_no_code(known: Path, tmp_path: Path) -> None:
     update = updated(tmp_path / "ids", known, catalogue(), model="/elsewhere/test")
     assert (update.kept, update.refitted) == (ITEMS, None)
-
-
-def test_semantic_ids_of_an_earlier_version_are_fitted_again(known: Path, tmp_path: Path) -> None:
-    old = tmp_path / "old"
-    old.mkdir()
-    for path in known.iterdir():
-        (old / path.name).write_bytes(path.read_bytes())
-    summary = json.loads((old / SUMMARY).read_text())
-    del summary["fit"]
-    (old / SUMMARY).write_text(json.dumps(summary))
-    (old / FINGERPRINTS).unlink()
-    assert "has no 'fit'" in (updated(tmp_path / "ids", old, catalogue()).refitted or "")
-    extended = assign_ids(old, [4], VECTORS[:1], tmp_path / "extended")
-    assert len(extended.codes) == ITEMS + 1
-
-
-@pytest.mark.parametrize(
-    ("name", "plain", "other"),
-    [
-        ("balance", None, 1.0),
-        ("collisions", "suffix", "nearest_free"),
-        ("transform", "l2", "standardize"),
-        ("transform", "l2", "pca_whiten"),
-    ],
-)
-def test_an_option_that_is_no_more_keeps_the_codes_only_where_it_was_off(
-    known: Path, tmp_path: Path, name: str, plain: Any, other: Any
-) -> None:
-    old = Path(shutil.copytree(known, tmp_path / "old"))
-    summary = json.loads((old / SUMMARY).read_text())
-    summary["settings"]["pca_dims"] = 128  # mattered to pca_whiten alone
-    for value in (plain, other):
-        summary["settings"][name] = value
-        (old / SUMMARY).write_text(json.dumps(summary))
-        update = updated(tmp_path / "ids", old, catalogue())
-        if value == plain:
-            assert (update.kept, update.refitted) == (ITEMS, None)
-    why = f"summary.json: made with {name}={other}, .*; build the semantic IDs again with this version$"
-    assert re.search(why, update.refitted or "")
-    with pytest.raises(GenrecError, match=why):
-        SemanticIds.load(old)
-    with pytest.raises(GenrecError, match=why):
-        assign_ids(old, [4], VECTORS[:1])
 
 
 def test_codes_that_were_assigned_by_hand_are_kept(known: Path, tmp_path: Path) -> None:
