@@ -2,8 +2,9 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -12,6 +13,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.settings import (
     CatalogSettings,
     EmbeddingSettings,
+    EngineSettings,
     EvaluationSettings,
     ExportSettings,
     Form,
@@ -23,9 +25,13 @@ from genrec_core.settings import (
     SemanticIdSettings,
     Settings,
     TrainingSettings,
+    engine_from_environment,
     preset_from_environment,
     rendezvous_from_environment,
 )
+
+if TYPE_CHECKING:
+    from genrec_core.engines.engine import Engine
 
 PRESET_NAME, _PRESET = preset_from_environment()
 AnyForm = TypeVar("AnyForm", bound=BaseModel)
@@ -34,8 +40,7 @@ AnyForm = TypeVar("AnyForm", bound=BaseModel)
 def checked_at_launch(form: type[AnyForm]) -> type[AnyForm]:
     """Class decorator: a launch with a value out of ``form``'s bounds is refused with its name, value and bound.
 
-    Dagster's launchpad checks types and choices, but no bounds, and pydantic checks them only when the step begins. In
-    between, the code location reads the configuration once to plan the run. The bounds are checked there.
+    The launchpad checks no bounds. They are checked when the code location reads the configuration to plan the run.
     """
 
     def check(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -129,6 +134,26 @@ class Gates(GateSettings, dg.ConfigurableResource[None]):
 @defaults_from(rendezvous_from_environment())
 class Rendezvous(RendezvousSettings, dg.ConfigurableResource[None]):
     """Where the machines of one training meet."""
+
+
+# A resource: several assets use it.
+@defaults_from(engine_from_environment())
+class ComputeEngine(EngineSettings, dg.ConfigurableResource[None]):
+    """Where texts are embedded, semantic IDs assigned and lists decoded."""
+
+    @contextmanager
+    def open(self, context: dg.AssetExecutionContext) -> "Iterator[Engine | None]":
+        """The engine for the time of a step; None is the process of the step."""
+        if self.name == "local":
+            yield None
+            return
+        from genrec_core.engines.engine import RayEngine
+        from genrec_dagster.ray_cluster import RayCluster
+
+        with RayCluster(address=self.address or "").yield_for_execution(context):
+            engine = RayEngine()
+            context.log.info(f"computing on {engine.cores} cores of the Ray cluster at {self.address}")
+            yield engine
 
 
 @defaults_from(_PRESET.release)

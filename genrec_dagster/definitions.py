@@ -6,8 +6,7 @@ from genrec_core.storage.folders import storage_root
 from genrec_dagster import assets, checks
 from genrec_dagster.alerts import alert_definitions
 from genrec_dagster.automation import automation_definitions
-from genrec_dagster.config import Gates, Monitoring, ReleaseRule, Rendezvous
-from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.config import ComputeEngine, Gates, Monitoring, ReleaseRule, Rendezvous
 from genrec_dagster.inbox_sensor import request_definitions
 from genrec_dagster.io_manager import storage_resources
 from genrec_dagster.jobs import JOBS, daily_monitoring

@@ -1,12 +1,14 @@
-"""Resources of the assets: folders to build in, and MLflow."""
+"""What assets use: folders to build in, MLflow, and progress in the log."""
 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "genrec"
+MLFLOW_PORT, DEFAULT_MLFLOW_PORT = "MLFLOW_PORT", "5000"
 _SQLITE = "sqlite:///"
 _MLFLOW_HOME = Path(".genrec") / "mlflow"
 _WORK = ".work"
 _SHOWN_CHARACTERS = 300  # of MLflow's error text
+_PROGRESS_SECONDS = 15.0
 
 
 class WorkFolders(dg.ConfigurableResource[None]):
@@ -63,6 +67,19 @@ def discard_run(root: Path, run_id: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def progress_log(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int], None]:
+    """A callback that logs ``what`` with the done and the total amount, every few seconds."""
+    reported = time.monotonic()
+
+    def listen(done: int, total: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= _PROGRESS_SECONDS:
+            reported = time.monotonic()
+            context.log.info(f"{what}: {done:,} of {total:,}")
+
+    return listen
+
+
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``; if it is unset, a SQLite file under ``.genrec/mlflow``."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{(_MLFLOW_HOME / 'mlflow.db').absolute()}"
@@ -89,8 +106,22 @@ def artifact_root() -> str | None:
     return (Path(uri.removeprefix(_SQLITE)).absolute().parent / "artifacts").as_uri()
 
 
+def mlflow_ui(tracking_uri: str) -> str:
+    """The address of MLflow's UI, without user, password and query.
+
+    It is ``GENREC_MLFLOW_UI`` if that is set. Otherwise it is the tracking server's address, or for a local store the
+    address at which ``make ui`` serves it.
+    """
+    named = os.environ.get("GENREC_MLFLOW_UI")
+    address = (named if "://" in named else f"http://{named}") if named else tracking_uri
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https"):
+        return f"http://127.0.0.1:{os.environ.get(MLFLOW_PORT) or DEFAULT_MLFLOW_PORT}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
 def prepare_store(uri: str) -> None:
-    """Make the folder of a local database."""
+    """Create the folder of a local database."""
     if uri.startswith(_SQLITE):
         Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
 
@@ -105,18 +136,15 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
     artifact_root: str | None = None
 
     def client(self) -> "MlflowClient":
-        """A client of ``tracking_uri``. It creates a local database if there is none."""
+        """A client of ``tracking_uri``, for runs and registry. It creates a local database if there is none."""
         from mlflow import MlflowClient
 
         prepare_store(self.tracking_uri)
-        return MlflowClient(tracking_uri=usable_uri(self.tracking_uri))
+        uri = usable_uri(self.tracking_uri)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
-        """The id of the MLflow run of a training, which is RUNNING now. A retry continues the run of the first attempt.
-
-        Raises:
-            GenrecError: the experiment was deleted, or MLflow does not answer or refuses; the text says what to do.
-        """
+        """The id of the MLflow run of a training, which is RUNNING now. A retry continues the first attempt's run."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -137,13 +165,7 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
             raise GenrecError(_refusal(self.tracking_uri, str(error))) from error
 
     def end_runs_of(self, dagster_run: str, status: str, trained: bool = False) -> None:
-        """End the MLflow runs of a failed Dagster run as FAILED or KILLED.
-
-        Args:
-            dagster_run: the id of the Dagster run.
-            status: FAILED or KILLED.
-            trained: the checkpoint is in the storage, so a FINISHED run stays FINISHED.
-        """
+        """End the MLflow runs of a failed Dagster run as ``status``; a FINISHED one stays so if it has ``trained``."""
         client = self.client()
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
-from genrec_core.storage.artifacts import atomic_file, locked, read_json, recovered
+from genrec_core.storage.artifacts import atomic_file, locked, read_json
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME
@@ -68,19 +68,6 @@ def prepare_job(
         tracking_uri=tracker.tracking_uri,
         mlflow_run=tracker.open_run(key, tags, settings.model_dump()),
     )
-
-
-def new_beside_another(job: TrainingJob) -> str:
-    """Why this training starts at epoch 0 although the storage holds another one; empty if it does not."""
-    others = [path for path in job.folder.parent.glob(f"*/{JOB_FILE}") if path.parent != job.folder]
-    others = [path for path in others if recovered(path.parent / "state").is_dir()]
-    if recovered(job.folder / "state").is_dir() or not others:
-        return ""
-    newest = max(others, key=lambda path: path.stat().st_mtime)
-    before = read_json(newest)["settings"]
-    changed = sorted(name for name, value in job.settings.model_dump(mode="json").items() if before.get(name) != value)
-    reason = f"the settings differ in {', '.join(changed)}" if changed else "the data differ"
-    return f"trains from epoch 0, although the training in {newest.parent} is there: {reason}"
 
 
 def code_revision() -> str:

@@ -11,13 +11,11 @@ from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json, verify_manifest
 from genrec_core.storage.folders import all_versions, is_there, latest
 from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
-from genrec_dagster.config import CatalogForm, EmbeddingForm, RawBeautyForm, SemanticIdForm
-from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.config import CatalogForm, ComputeEngine, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import content_version, frame_version
 from genrec_dagster.pages.catalog import catalog_page, embeddings_page, histories_page, raw_page, semantic_ids_page
-from genrec_dagster.progress import progress_log
-from genrec_dagster.resources import WorkFolders
+from genrec_dagster.resources import WorkFolders, progress_log
 
 _GROUP, _OWNERS, _REBUILT = "catalog", ["team:recsys"], when_inputs_change()
 

@@ -14,20 +14,18 @@ from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
 from genrec_dagster.experiment import (
     MODEL_NAME,
-    log_files,
     log_recommender,
     log_test_metrics,
     mlflow_may_be_away,
     note_run,
+    training_link,
 )
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
-from genrec_dagster.links import run_link, training_link
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.model import CONFIG_FILE, CURVES_PLOT, HISTORY_FILE, export_page, metrics_page, training_page
-from genrec_dagster.progress import progress_log
-from genrec_dagster.resources import ExperimentTracker, WorkFolders
-from genrec_dagster.training import new_beside_another, only_training, prepare_job, run_torchrun, tracked_run
+from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
+from genrec_dagster.training import only_training, prepare_job, run_torchrun, tracked_run
 
 _GROUP, _OWNERS, _REBUILT = "model", ["team:recsys"], when_inputs_change()
 
@@ -60,14 +58,13 @@ def tiger_checkpoint(
     inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
     settings = TrainingSettings(**config.model_dump())
     job = prepare_job(context.run.run_id, inputs, settings, work, tracker)
-    if reason := new_beside_another(job):
-        context.log.info(reason)
     with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
         run_torchrun(context, pipes, job, RendezvousSettings(**rendezvous.model_dump()))
         shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)
         note_run(folder, tracker, job.mlflow_run)
-        metadata = training_page(folder, settings, run_link(tracker, job.mlflow_run))
-        log_files(tracker, job.mlflow_run, [folder / name for name in (CONFIG_FILE, HISTORY_FILE, CURVES_PLOT)])
+        metadata = training_page(folder, settings, training_link(folder))
+        for name in (CONFIG_FILE, HISTORY_FILE, CURVES_PLOT):
+            tracker.client().log_artifact(job.mlflow_run, str(folder / name))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

@@ -31,14 +31,19 @@ from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.storage.folders import latest, version_folder
 from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
-from genrec_dagster.experiment import mlflow_may_be_away
+from genrec_dagster.experiment import (
+    ALIAS,
+    REGISTERED_MODEL,
+    mlflow_may_be_away,
+    point_alias,
+    register_release,
+    version_link,
+)
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.links import version_link
 from genrec_dagster.metadata import content_version
 from genrec_dagster.origins import Origin, evaluation_of, trace
 from genrec_dagster.pages.model import HISTORY_FILE
 from genrec_dagster.pages.release import release_page, served_page
-from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release
 from genrec_dagster.resources import WorkFolders
 from genrec_dagster.training import code_revision
 
@@ -92,7 +97,7 @@ def model_release(
         served = served_pointer(Path(work.root).absolute())
         champion = version_folder(RELEASES, served.version, Path(work.root).absolute()) if served else None
         metadata = release_page(folder, facts, origins, champion)
-        metadata["mlflow_page"] = version_link(tiger_checkpoint, REGISTERED_MODEL, registered)
+        metadata["mlflow_page"] = version_link(tiger_checkpoint, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -155,8 +160,8 @@ def served_release(
         require_served(pointer.follows, root)  # MLflow's alias moves only if this pointer will be served
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
-        registered = read_json(release / FACTS)["mlflow"]
-        metadata["mlflow_page"] = version_link(release / CHECKPOINT, registered["model"], registered["version"])
+        registered = read_json(release / FACTS)["mlflow"]["version"]
+        metadata["mlflow_page"] = version_link(release / CHECKPOINT, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))
 
 

@@ -23,8 +23,7 @@ from genrec_dagster.checks.serving import (
     requests_answered,
     shows_enough,
 )
-from genrec_dagster.config import Monitoring, RequestPredictionForm
-from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.config import ComputeEngine, Monitoring, RequestPredictionForm
 from genrec_dagster.failures import PlainFailureError, plain_failures
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected_lines, request_page

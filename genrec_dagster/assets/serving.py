@@ -14,8 +14,7 @@ from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import write_json
 from genrec_core.storage.folders import version_folder
 from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
-from genrec_dagster.config import PredictionForm
-from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.config import ComputeEngine, PredictionForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import content_version
 from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page

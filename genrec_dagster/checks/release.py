@@ -94,7 +94,7 @@ def alias_agrees(served_release: Path, work: WorkFolders) -> dg.AssetCheckResult
     """MLflow's alias names the release that is served."""
     from mlflow.exceptions import MlflowException
 
-    from genrec_dagster.registry import release_of_alias
+    from genrec_dagster.experiment import release_of_alias
 
     version = read_pointer(served_release).version
     try:

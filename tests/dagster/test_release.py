@@ -24,7 +24,7 @@ from genrec_dagster.assets import release
 from genrec_dagster.assets.release import model_release
 from genrec_dagster.checks.release import not_worse_than_current
 from genrec_dagster.config import ReleaseRule
-from genrec_dagster.registry import release_of_alias
+from genrec_dagster.experiment import release_of_alias
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:

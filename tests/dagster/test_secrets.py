@@ -19,9 +19,8 @@ from genrec_core.storage.folders import storage_root
 from genrec_dagster.assets.catalog import raw_beauty
 from genrec_dagster.assets.requests import open_inbox
 from genrec_dagster.config import RawBeautyForm
-from genrec_dagster.experiment import note_run
+from genrec_dagster.experiment import note_run, training_run
 from genrec_dagster.io_manager import ArtifactStorage
-from genrec_dagster.registry import _registry
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, noted_uri, usable_uri
 
 
@@ -110,7 +109,7 @@ def test_mlflows_password_is_used_and_kept_nowhere(tmp_path: Path, monkeypatch: 
         assert tracker.tracking_uri == f"http://***@127.0.0.1:{server.server_port}"
         note_run(tmp_path, tracker, "a run")
         assert read_json(tmp_path / "experiment.json")["tracking_uri"] == tracker.tracking_uri
-        for client in (tracker.client(), _registry(tmp_path)):
+        for client in (tracker.client(), training_run(tmp_path)[0]):
             assert client.get_experiment_by_name("genrec") is not None
         server.shutdown()
     assert set(Tracking.asked) == {"Basic " + base64.b64encode(b"joe:s3cr3t-pass").decode()}
