@@ -85,7 +85,7 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
 
 
 def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name: str = MODEL_NAME) -> str:
-    """Add the exported model as a pyfunc model to the MLflow run of ``checkpoint``, and return its address ``runs:/...``.
+    """Add the exported model as a pyfunc model to the MLflow run of ``checkpoint``, and return its address.
 
     Args:
         checkpoint: the folder of ``tiger_checkpoint``.

@@ -96,7 +96,7 @@ def model_release(
         write_profile(folder, user_histories)
         served = served_pointer(Path(work.root).absolute())
         champion = version_folder(RELEASES, served.version, Path(work.root).absolute()) if served else None
-        metadata = release_page(folder, facts, origins, champion)
+        metadata = release_page(folder, facts, champion)
         metadata["mlflow_page"] = version_link(tiger_checkpoint, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 

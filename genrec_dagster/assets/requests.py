@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.predict import rejected_path, require_request_file
@@ -25,13 +26,14 @@ from genrec_dagster.checks.serving import (
 )
 from genrec_dagster.config import ComputeEngine, Monitoring, RequestPredictionForm
 from genrec_dagster.failures import PlainFailureError, plain_failures
-from genrec_dagster.metadata import content_version
-from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected_lines, request_page
+from genrec_dagster.metadata import content_version, markdown
+from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, request_page
 from genrec_dagster.resources import WorkFolders
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
 GROUP, OWNERS = "requests", ["team:recsys"]
 REQUESTS, PREDICTIONS = "requests", "predictions"
+_SHOWN_REJECTED = 10
 _GATES = {"requests_answered": requests_answered, "lists_valid": lists_valid}
 _WARNINGS = {"catalogue_shown": shows_enough, "served_as_asked": misses_are_few}
 CHECKS = [
@@ -120,7 +122,8 @@ def request_predictions(
         metadata["dagster/partition_row_count"] = report.rows
         metadata["rejected_lines"] = report.rejected
         if report.rejected:
-            metadata["rejected"] = rejected_lines(rejected_path(output))
+            first_rejected = pl.read_csv(rejected_path(output), n_rows=_SHOWN_REJECTED, infer_schema=False)
+            metadata["rejected"] = markdown(first_rejected.to_dicts())
         results = {
             "requests_answered": requests_answered(output, requests),
             "lists_valid": lists_valid(output, model),

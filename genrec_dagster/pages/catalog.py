@@ -30,8 +30,6 @@ def raw_page(provenance: Mapping[str, Any]) -> Page:
         **{name: provenance[name] for name in ("users", "items", "interactions")},
         "items_without_description": provenance["items_without_meta"],
         "items_with_unreadable_letters": provenance["items_with_unreadable_letters"],
-        "interactions_per_user": round(provenance["interactions"] / provenance["users"], 2),
-        "total_bytes": sum(facts["bytes"] for facts in provenance["files"].values()),
     }
 
 
@@ -50,21 +48,15 @@ def catalog_page(catalog: pl.DataFrame) -> Page:
 
 
 def histories_page(histories: pl.DataFrame) -> Page:
-    """The columns, some users, how long histories are, and how popular items are."""
+    """The columns, some users, and plots of how long histories and how popular items are."""
     from genrec_core.evaluation.pages.catalog import histories_picture, interactions_by_item
 
-    lengths = histories["item_ids"].list.len()
-    quantiles = {"shortest": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "99 %": 0.99, "longest": 1.0}
-    rows: list[Row] = [
-        {"quantile": name, "items": lengths.quantile(share, "nearest")} for name, share in quantiles.items()
-    ]
     return {
         "dagster/row_count": histories.height,
         "dagster/column_schema": columns(histories, _USER_COLUMNS),
         "some_users": markdown(histories.head(5).to_dicts()),
-        "interactions": int(lengths.sum()),
+        "interactions": int(histories["item_ids"].list.len().sum()),
         "different_items_bought": len(interactions_by_item(histories)),
-        "history_lengths": table(rows),
         "plots": picture(histories_picture(histories), "history length, and popularity of items"),
     }
 
@@ -96,33 +88,23 @@ def semantic_ids_page(folder: Path, update: "Update", texts: list[str]) -> Page:
     from genrec_core.quantization.semantic_ids import SemanticIds
 
     ids, summary = SemanticIds.load(folder), update.summary
+    measures = ("codebook_use", "codebook_entropy_bits", "unique_prefixes", "reconstruction_error")
+    levels: list[Row] = [  # all but the suffix, which has no codebook
+        {
+            "level": level + 1,
+            "centroids": summary["level_sizes"][level],
+            **{name: summary[name][level] for name in measures},
+        }
+        for level in range(len(summary["codebook_use"]))
+    ]
     return {
         "dagster/row_count": summary["items"],
         **{name: getattr(update, name) for name in ("kept", "assigned", "removed")},
         "refitted": update.refitted or "no",
-        "levels": table(_levels(summary)),
+        "levels": table(levels),
         "items_that_share_all_levels": summary["collided_items"],
         "deepest_suffix": summary["deepest_suffix"],
         "items_with_equal_prefix": markdown(shared_prefixes(ids, texts, shown=2, members=3)),
         "plots": picture(codebook_picture(summary, ids.codes), "use of the codebooks, and of the suffix"),
         "summary": dict(summary),
     }
-
-
-def _levels(summary: Mapping[str, Any]) -> list[Row]:
-    """One row for each level but the suffix, which has no codebook."""
-    names = {
-        "share in use": "codebook_use",
-        "entropy bits": "codebook_entropy_bits",
-        "different prefixes": "unique_prefixes",
-        "reconstruction error": "reconstruction_error",
-    }
-    levels = len(summary["codebook_use"])
-    return [
-        {
-            "level": level + 1,
-            "centroids": summary["level_sizes"][level],
-            **{label: summary[name][level] for label, name in names.items()},
-        }
-        for level in range(levels)
-    ]

@@ -1,7 +1,6 @@
 """The metadata of the assets from the training to the exported model."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from genrec_dagster.metadata import Page, Row, markdown, picture, table
 
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
-_KINDS = {".onnx": "graph", ".npy": "array", ".json": "settings and facts"}
 
 
 def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.MetadataValue) -> Page:
@@ -25,7 +23,6 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
     history = read_json(folder / HISTORY_FILE)
     curves = training_curves(history["epochs"], history["best_epoch"])
     (folder / CURVES_PLOT).write_bytes(curves)
-    parts = parameters_by_part(folder)
     return {
         "best_validation_recall@10": history["best_recall@10"],
         "best_epoch": int(history["best_epoch"]),
@@ -33,24 +30,22 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
         "training_seconds": history["seconds"],
         "last_loss": history["epochs"][-1]["loss"],
         "curves": picture(curves, "loss and validation Recall@10 by epoch"),
-        "parameters": sum(parts.values()),
-        "parts": table([{"part": name, "parameters": count} for name, count in parts.items()]),
-        "settings": markdown(_settings_rows(settings)),
+        "parameters": _count_parameters(folder),
+        "settings": markdown([{"setting": name, "value": value} for name, value in settings.model_dump().items()]),
         "weights_bytes": _weights_bytes(folder),
         "mlflow_run": mlflow_run,
     }
 
 
-def parameters_by_part(checkpoint: Path) -> dict[str, int]:
-    """The number of parameters of each part of a model, the largest part first; reads only the files' headers."""
+def _count_parameters(checkpoint: Path) -> int:
+    """The number of parameters of a model; reads only the files' headers."""
     from safetensors import safe_open
 
-    counts: Counter[str] = Counter()
+    count = 0
     for path in checkpoint.glob(_WEIGHTS):
         with safe_open(path, "np") as weights:
-            for name in weights.keys():  # noqa: SIM118 - it is no dict, and cannot be iterated
-                counts[name.split(".")[0]] += math.prod(weights.get_slice(name).get_shape())
-    return dict(counts.most_common())
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.offset_keys())
+    return count
 
 
 def metrics_page(folder: Path, metrics: Mapping[str, Any], slices: pl.DataFrame) -> Page:
@@ -89,13 +84,9 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any], slices: pl.DataFrame)
 def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> Page:
     """The files of the exported model, and their size beside the trained weights."""
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    files: list[Row] = [
-        {"file": name, "kind": _KINDS.get(Path(name).suffix, ""), "bytes": sizes[name]}
-        for name in sorted(sizes, key=lambda name: -sizes[name])
-    ]
+    files: list[Row] = [{"file": name, "bytes": sizes[name]} for name in sorted(sizes, key=lambda name: -sizes[name])]
     return {
         "items": items,
-        "total_bytes": sum(sizes.values()),
         "trained_weights_bytes": _weights_bytes(checkpoint),
         "export_seconds": round(seconds, 2),
         "files": table(files),
@@ -116,17 +107,3 @@ def _int8_comparison(folder: Path) -> Page:
 
 def _weights_bytes(checkpoint: Path) -> int:
     return sum(path.stat().st_size for path in checkpoint.glob(_WEIGHTS))
-
-
-def _settings_rows(settings: TrainingSettings) -> list[Row]:
-    """Every setting with its value and meaning, and its default if the value differs from it."""
-    defaults = TrainingSettings()
-    return [
-        {
-            "setting": name,
-            "value": str(value),
-            "default": "" if value == getattr(defaults, name) else str(getattr(defaults, name)),
-            "what it does": TrainingSettings.model_fields[name].description or "",
-        }
-        for name, value in settings.model_dump().items()
-    ]

@@ -9,37 +9,22 @@ from genrec_core.releases.pointer import FACTS, METRICS, RELEASES, Pointer
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import version_folder
 from genrec_dagster.metadata import Page, Row, table
-from genrec_dagster.origins import Origin
 
 _HEADLINE = ("recall@10", "ndcg@10")
 _COMPARED = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
 
 
-def release_page(
-    folder: Path, facts: Mapping[str, Any], origins: Mapping[str, list[Origin]], champion: Path | None
-) -> Page:
-    """The parts of a release, their origins, and its test metrics beside those of the served release.
-
-    Args:
-        folder: the release.
-        facts: the content of its ``release.json``.
-        origins: the materialisations from which its parts were made.
-        champion: the served release; None if there is none.
-    """
-    parts: list[Row] = []
-    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = [file for file in part.rglob("*") if file.is_file()]
-        parts.append({"part": part.name, "files": len(files), "bytes": sum(file.stat().st_size for file in files)})
+def release_page(folder: Path, facts: Mapping[str, Any], champion: Path | None) -> Page:
+    """The content of ``release.json``, and the test metrics beside those of ``champion``, the served release."""
     registered = facts["mlflow"]
     address = f"models:/{registered['model']}/{registered['version']}" if registered["version"] else "not registered"
     return {
         **_headline(folder),
         "beside_the_served_one": table(_compared(folder, champion)),
-        "parts": table(parts),
-        "made_from": table(_origin_rows(origins)),
         "mlflow_version": address,
         "code": facts["code"],
         "settings": facts["settings"],
+        "made_from": facts["made_from"],
     }
 
 
@@ -90,12 +75,3 @@ def _release_row(version: str, pointer: Pointer, root: Path) -> Row:
     if (release / FACTS).is_file():
         row |= {"made": read_json(release / FACTS)["created"], **_headline(release)}
     return row
-
-
-def _origin_rows(origins: Mapping[str, list[Origin]]) -> list[Row]:
-    rows: list[Row] = [
-        {"asset": name, "run": origin.run_id, "data_version": origin.data_version}
-        for name in sorted(origins)
-        for origin in origins[name]
-    ]
-    return rows or [{"asset": "unknown to this Dagster instance", "run": "", "data_version": ""}]

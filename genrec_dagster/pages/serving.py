@@ -1,12 +1,10 @@
 """The metadata of predictions and request files."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dagster as dg
 import polars as pl
 
 from genrec_core.recommend.prediction_files import is_parquet
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
 SHOWN_USERS = 5
 _SHOWN_ITEMS = 3
-_SHOWN_REJECTED = 10
 
 
 def predictions_page(
@@ -55,7 +52,6 @@ def predictions_page(
         **{f"{name}_share": share for name, share in miss_shares(report).items()},
         "some_users": markdown(lists, longest=220),
         "plots": picture(exposure_picture(shop, shown_counts(shop, output)), "recommended items beside bought items"),
-        "report": asdict(report),
     }
 
 
@@ -72,11 +68,6 @@ def request_page(name: str, received: Path) -> Page:
         "sha256": sha256_of(received),
         "first_lines": markdown(rows),
     }
-
-
-def rejected_lines(path: Path) -> dg.MetadataValue:
-    """The first lines that were not served, each with its reason."""
-    return markdown(pl.read_csv(path, n_rows=_SHOWN_REJECTED, infer_schema=False).to_dicts())
 
 
 def _counts(report: "PredictionReport") -> list[Row]:
