@@ -29,17 +29,19 @@ _PROGRESS_SECONDS = 15.0
 
 
 class WorkFolders(dg.ConfigurableResource[None]):
-    """Folders to build in, on the file system of the storage, so that handing one over is a rename.
-
-    They are dot-folders of the storage. :func:`discard_run` removes those of a killed run.
-    """
+    """Folders to build in: dot-folders of the storage, so that handing one over is a rename."""
 
     root: str
+
+    @property
+    def storage(self) -> Path:
+        """The storage's folder."""
+        return Path(self.root).absolute()
 
     @contextmanager
     def new(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
         """An empty folder for this run of the asset. It is removed on an error, and else left for the IO manager."""
-        folder = Path(self.root).absolute() / _WORK / context.asset_key.to_python_identifier() / context.run.run_id
+        folder = self.storage / _WORK / context.asset_key.to_python_identifier() / context.run.run_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -50,8 +52,8 @@ class WorkFolders(dg.ConfigurableResource[None]):
             raise
 
     def training(self, key: str) -> Path:
-        """The folder of the training with this key. It stays after the run, so that a retry continues in it."""
-        folder = Path(self.root).absolute() / ".training" / key
+        """The folder of a training. It stays after the run, so that a retry continues in it."""
+        folder = self.storage / ".training" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -96,10 +98,7 @@ def usable_uri(noted: str) -> str:
 
 
 def artifact_root() -> str | None:
-    """Where a new experiment keeps its artefacts: beside a local database; None if a tracking server decides.
-
-    MLflow's own default for a database is the current folder of the process.
-    """
+    """Where a new experiment keeps its artefacts: beside a local database; None if a tracking server decides."""
     uri = tracking_uri()
     if not uri.startswith(_SQLITE):
         return None

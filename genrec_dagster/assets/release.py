@@ -94,8 +94,8 @@ def model_release(
     with work.new(context) as folder:
         write_release(folder, {_FOLDERS[name]: part for name, part in parts.items()}, facts)
         write_profile(folder, user_histories)
-        served = served_pointer(Path(work.root).absolute())
-        champion = version_folder(RELEASES, served.version, Path(work.root).absolute()) if served else None
+        served = served_pointer(work.storage)
+        champion = version_folder(RELEASES, served.version, work.storage) if served else None
         metadata = release_page(folder, facts, champion)
         metadata["mlflow_page"] = version_link(tiger_checkpoint, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
@@ -148,7 +148,7 @@ def served_release(
     gates. If another release is served while this runs, the pointer stays and the run fails. Run it again, so that the
     gates compare with that release.
     """
-    root = Path(work.root).absolute()
+    root = work.storage
     before = served_pointer(root)
     pointer = _newest(context, before, root) if config.to == _NEWEST else _earlier(before, config, root)
     release = version_folder(RELEASES, pointer.version, root)

@@ -64,7 +64,7 @@ def batch_predictions(
 def pointed_model(served_release: Path, work: WorkFolders) -> Path:
     """The exported model of the release that a version of ``served_release`` points to."""
     version = read_pointer(served_release).version
-    return version_folder(RELEASES, version, Path(work.root).absolute()) / MODEL
+    return version_folder(RELEASES, version, work.storage) / MODEL
 
 
 def predict(
