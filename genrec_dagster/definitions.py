@@ -7,12 +7,11 @@ from genrec_dagster import assets, checks
 from genrec_dagster.alerts import alert_definitions
 from genrec_dagster.automation import automation_definitions
 from genrec_dagster.config import ComputeEngine, Gates, Monitoring, ReleaseRule, Rendezvous
-from genrec_dagster.inbox_sensor import request_definitions
+from genrec_dagster.inbox_sensor import built_by_their_jobs, request_definitions
 from genrec_dagster.io_manager import storage_resources
 from genrec_dagster.jobs import JOBS, daily_monitoring
 from genrec_dagster.kubernetes import training_client
 from genrec_dagster.liveness import lost_runs
-from genrec_dagster.partitioned_assets import built_by_their_jobs
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, artifact_root, noted_uri
 
 ROOT = str(storage_root())

@@ -9,7 +9,8 @@ Then the file is served again, with the run keys ``key#2`` and ``key#3``.
 
 import json
 import os
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -110,3 +111,41 @@ def definitions_for(inbox: RequestInbox) -> dg.Definitions:
         sensors=[request_files],
         resources={"inbox": inbox},
     )
+
+
+def built_by_their_jobs(partitioned: dg.Definitions, *graph: dg.Definitions) -> dg.Definitions:
+    """Merge all definitions so that only the jobs and sensors of ``partitioned`` build its assets.
+
+    "Materialize all" covers all assets that the page can build. If one of them has partitions, it asks for partitions
+    and launches nothing without. So the graph shows these assets as external ones, with their partitions and checks.
+    """
+    if not partitioned.assets:
+        return dg.Definitions.merge(*graph)
+    whole = dg.Definitions.merge(*graph, partitioned)
+    jobs = {job.name: whole.resolve_job_def(job.name) for job in partitioned.jobs or []}
+    assets = [asset for asset in partitioned.assets if isinstance(asset, dg.AssetsDefinition)]
+    external = dg.Definitions(
+        assets=[spec for asset in assets for spec in asset.specs],
+        asset_checks=[_external_checks([spec for asset in assets for spec in asset.check_specs])],
+        jobs=list(jobs.values()),
+        sensors=[_sensor_of(sensor, jobs) for sensor in partitioned.sensors or []],
+        resources=partitioned.resources,
+    )
+    return dg.Definitions.merge(*graph, external)
+
+
+def _external_checks(specs: Sequence[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
+    """The checks as the assets' pages show them; the jobs evaluate them with each partition."""
+
+    @dg.multi_asset_check(specs=specs)
+    def evaluated_with_each_partition() -> dg.AssetCheckResult:
+        raise dg.Failure("these checks run with each partition; run the job serve_again for it", allow_retries=False)
+
+    return evaluated_with_each_partition
+
+
+def _sensor_of(sensor: dg.SensorDefinition, jobs: Mapping[str, dg.JobDefinition]) -> dg.SensorDefinition:
+    """The sensor with its resolved job. Dagster would look for the job's assets in the graph, which only shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # this call passes on a beta argument
+        return sensor.with_updated_job(jobs[str(sensor.job_name)])

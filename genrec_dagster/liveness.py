@@ -55,9 +55,7 @@ def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, sto
     for run in lost:
         canceling = run.status == dg.DagsterRunStatus.CANCELING
         report = instance.report_run_canceled if canceling else instance.report_run_failed
-        report(
-            run, f"its process, {run.tags[WORKER_TAG]}, is gone: it was killed, or its machine went down"
-        )
+        report(run, f"its process, {run.tags[WORKER_TAG]}, is gone: it was killed, or its machine went down")
     ended_badly = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     for run in instance.get_runs(dg.RunsFilter(statuses=ended_badly, updated_after=datetime.now(UTC) - _LOOKED_BACK)):
         if _is_lost(run) and CLOSED_TAG not in run.tags:

@@ -14,9 +14,10 @@ import polars as pl
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.predict import rejected_path, require_request_file
 from genrec_core.recommend.prediction_files import is_parquet
+from genrec_core.storage.artifacts import sha256_of
 from genrec_core.storage.inbox import Inbox, find_file
 from genrec_core.storage.redact import without_secrets
-from genrec_dagster.assets.serving import pointed_model, predict
+from genrec_dagster.assets.serving import SHOWN_USERS, pointed_model, predict, predictions_page
 from genrec_dagster.checks.serving import (
     lists_valid,
     misses_are_few,
@@ -26,8 +27,7 @@ from genrec_dagster.checks.serving import (
 )
 from genrec_dagster.config import ComputeEngine, Monitoring, RequestPredictionForm
 from genrec_dagster.failures import PlainFailureError, plain_failures
-from genrec_dagster.metadata import content_version, markdown
-from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, request_page
+from genrec_dagster.metadata import Page, content_version, markdown
 from genrec_dagster.resources import WorkFolders
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
@@ -141,3 +141,18 @@ def request_predictions(
 def _file_failure(key: str, error: GenrecError) -> PlainFailureError:
     """The failure of one file. Another attempt would not help."""
     return PlainFailureError(f"{key}: {error}", {"file": key, "reason": str(error)})
+
+
+def request_page(name: str, received: Path) -> Page:
+    """A request file as received, with its first lines."""
+    if is_parquet(received):
+        rows = pl.read_parquet(received, n_rows=SHOWN_USERS).to_dicts()
+    else:
+        with received.open(encoding="utf-8", errors="replace") as lines:
+            rows = [{"line": number, "text": line} for number, line in enumerate(islice(lines, SHOWN_USERS), 1)]
+    return {
+        "file": name,
+        "bytes": received.stat().st_size,
+        "sha256": sha256_of(received),
+        "first_lines": markdown(rows),
+    }

@@ -1,5 +1,6 @@
-"""Predictions for all users, by the served release."""
+"""Predictions for all users, by the served release, and what their page shows."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.monitoring.answers import Exposure, exposure_of
+from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
 from genrec_core.recommend.predict import PredictionReport, predict_file
 from genrec_core.releases.pointer import MODEL, RELEASES, read_pointer
 from genrec_core.settings import PredictionSettings
@@ -16,15 +17,16 @@ from genrec_core.storage.folders import version_folder
 from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
 from genrec_dagster.config import ComputeEngine, PredictionForm
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.metadata import content_version
-from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page
+from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
     from genrec_core.engines.engine import Engine
 
 PREDICTIONS, REPORT = "predictions.csv", "report.json"
+SHOWN_USERS = 5
 _REQUESTS = "requests.txt"
+_SHOWN_ITEMS = 3
 
 
 @dg.asset(
@@ -85,3 +87,48 @@ def write_requests(histories: pl.DataFrame, path: Path) -> None:
     items = pl.col("item_ids").list.eval(pl.element().cast(pl.Utf8)).list.join(" ")
     lines = histories.select(pl.concat_str("user_id", items, separator=" ").str.strip_chars_end())
     lines.write_csv(path, include_header=False, quote_style="never")
+
+
+def predictions_page(
+    report: PredictionReport,
+    exposure: Exposure,
+    served_release: Path,
+    model: Path,
+    output: Path,
+    examples: Sequence[tuple[str, Sequence[int]]],
+) -> Page:
+    """The lists of some users, the share of items that appear in lists, and the counts of served requests.
+
+    Args:
+        report: what became of the requests.
+        exposure: how the places of the lists are shared among the items.
+        served_release: the version of the pointer that was followed.
+        model: the exported model that it points to.
+        output: the prediction file.
+        examples: some of the users, each with the history.
+    """
+    from genrec_core.evaluation.pages.predictions import Shop, exposure_picture, lists_by_title, shown_counts
+
+    shop = Shop.of_model(model)
+    lists = lists_by_title(shop, examples, output, _SHOWN_ITEMS)
+    return {
+        "release": read_pointer(served_release).version,
+        "users_per_second": report.users_per_second,
+        "request_counts": table(_counts(report)),
+        "coverage": exposure.coverage,
+        "gini": exposure.gini,
+        **{f"{name}_share": share for name, share in miss_shares(report).items()},
+        "some_users": markdown(lists, longest=220),
+        "plots": picture(exposure_picture(shop, shown_counts(shop, output)), "recommended items beside bought items"),
+    }
+
+
+def _counts(report: PredictionReport) -> list[Row]:
+    counts = {
+        "users served": report.users,
+        "history items that are not in the catalogue and were dropped": report.unknown_items,
+        "users without a known item, who got the popular items": report.empty_histories,
+        f"users with fewer than {report.top_k} items": report.short_rows,
+        "malformed lines that were not served": report.rejected,
+    }
+    return [{"count of": name, "number": number} for name, number in counts.items()]

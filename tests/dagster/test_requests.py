@@ -18,8 +18,7 @@ from genrec_core.storage.folders import latest
 from genrec_dagster.assets.requests import RequestInbox
 from genrec_dagster.checks.serving import requests_answered
 from genrec_dagster.definitions import defs
-from genrec_dagster.inbox_sensor import definitions_for, request_files
-from genrec_dagster.partitioned_assets import built_by_their_jobs
+from genrec_dagster.inbox_sensor import built_by_their_jobs, definitions_for, request_files
 
 if TYPE_CHECKING:
     from conftest import Place
