@@ -13,16 +13,9 @@ import polars as pl
 
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
+from genrec_dagster import experiment
 from genrec_dagster.automation import when_inputs_change
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
-from genrec_dagster.experiment import (
-    MODEL_NAME,
-    log_recommender,
-    log_test_metrics,
-    mlflow_may_be_away,
-    note_run,
-    training_link,
-)
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
@@ -65,8 +58,8 @@ def tiger_checkpoint(
     with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
         run_torchrun(context, pipes, job, RendezvousSettings(**rendezvous.model_dump()))
         shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)
-        note_run(folder, tracker, job.mlflow_run)
-        metadata = training_page(folder, settings, training_link(folder))
+        experiment.note_run(folder, tracker, job.mlflow_run)
+        metadata = training_page(folder, settings, experiment.training_link(folder))
         for name in (CONFIG_FILE, HISTORY_FILE, CURVES_PLOT):
             tracker.client().log_artifact(job.mlflow_run, str(folder / name))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
@@ -103,10 +96,10 @@ def recall_metrics(
     with work.new(context) as folder:
         write_metrics(folder, replace(evaluation, metrics=metrics))
         metadata = metrics_page(folder, metrics, evaluation.slices)
-        with mlflow_may_be_away(context):
-            log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
-            metadata["mlflow_run"] = training_link(tiger_checkpoint)
-            metadata["report"] = training_link(tiger_checkpoint, REPORT_FILE)
+        with experiment.mlflow_may_be_away(context):
+            experiment.log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
+            metadata["mlflow_run"] = experiment.training_link(tiger_checkpoint)
+            metadata["report"] = experiment.training_link(tiger_checkpoint, REPORT_FILE)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -151,10 +144,10 @@ def onnx_encoder(
             report = quantize_recommender(folder, folder, users, largest_loss=config.largest_loss)
             context.log.info("\n".join(report.lines()))
         metadata = export_page(folder, tiger_checkpoint, len(item_ids), time.monotonic() - began)
-        with mlflow_may_be_away(context):
+        with experiment.mlflow_may_be_away(context):
             example = user_histories["item_ids"][0].to_list()
-            metadata["mlflow_model"] = log_recommender(tiger_checkpoint, folder, example)
-            metadata["mlflow_page"] = training_link(tiger_checkpoint, MODEL_NAME)
+            metadata["mlflow_model"] = experiment.log_recommender(tiger_checkpoint, folder, example)
+            metadata["mlflow_page"] = experiment.training_link(tiger_checkpoint, experiment.MODEL_NAME)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

@@ -29,17 +29,10 @@ from genrec_core.releases.pointer import (
 )
 from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.storage.folders import latest, version_folder
+from genrec_dagster import experiment
 from genrec_dagster.assets.model import HISTORY_FILE
 from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
-from genrec_dagster.experiment import (
-    ALIAS,
-    REGISTERED_MODEL,
-    mlflow_may_be_away,
-    point_alias,
-    register_release,
-    version_link,
-)
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import Page, Row, content_version, table
 from genrec_dagster.origins import Origin, evaluation_of, trace
@@ -87,9 +80,9 @@ def model_release(
     }
     run, code = context.run.run_id, code_revision()
     registered: str | None = None
-    with mlflow_may_be_away(context):
+    with experiment.mlflow_may_be_away(context):
         example, tags = user_histories["item_ids"][0].to_list(), {"dagster_run": run, "code": code}
-        registered = register_release(tiger_checkpoint, onnx_encoder, run, example, tags)
+        registered = experiment.register_release(tiger_checkpoint, onnx_encoder, run, example, tags)
     origins = trace(context.instance, {name: part.name for name, part in parts.items()})
     facts = _facts(run, code, registered, parts, origins)
     with work.new(context) as folder:
@@ -98,7 +91,7 @@ def model_release(
         served = served_pointer(work.storage)
         champion = version_folder(RELEASES, served.version, work.storage) if served else None
         metadata = release_page(folder, facts, champion)
-        metadata["mlflow_page"] = version_link(tiger_checkpoint, registered)
+        metadata["mlflow_page"] = experiment.version_link(tiger_checkpoint, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -126,7 +119,7 @@ def _facts(
             "semantic_ids": read_json(parts["semantic_ids"] / "summary.json")["settings"],
             "recall_metrics": read_json(parts["recall_metrics"] / METRICS_FILE)["settings"],
         },
-        "mlflow": {"model": REGISTERED_MODEL, "version": registered},
+        "mlflow": {"model": experiment.REGISTERED_MODEL, "version": registered},
     }
 
 
@@ -162,7 +155,7 @@ def served_release(
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
         registered = read_json(release / FACTS)["mlflow"]["version"]
-        metadata["mlflow_page"] = version_link(release / CHECKPOINT, registered)
+        metadata["mlflow_page"] = experiment.version_link(release / CHECKPOINT, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))
 
 
@@ -221,11 +214,11 @@ def _move_alias(context: dg.AssetExecutionContext, checkpoint: Path, release: st
     from mlflow.exceptions import MlflowException
 
     try:
-        version = point_alias(checkpoint, release)
+        version = experiment.point_alias(checkpoint, release)
     except (MlflowException, OSError) as error:
-        context.log.warning(f"the alias {ALIAS} of {REGISTERED_MODEL} was not moved: {error}")
+        context.log.warning(f"the alias {experiment.ALIAS} of {experiment.REGISTERED_MODEL} was not moved: {error}")
         return f"not moved: {error}"
-    return f"models:/{REGISTERED_MODEL}@{ALIAS} is version {version}"
+    return f"models:/{experiment.REGISTERED_MODEL}@{experiment.ALIAS} is version {version}"
 
 
 def pointer_version(release: Path) -> dg.DataVersion:

@@ -15,7 +15,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.predict import rejected_path, require_request_file
 from genrec_core.recommend.prediction_files import is_parquet
 from genrec_core.storage.artifacts import sha256_of
-from genrec_core.storage.inbox import Inbox, find_file
+from genrec_core.storage.inbox import FolderInbox, Inbox, ObjectInbox, find_file
+from genrec_core.storage.object_store import SCHEME, ObjectStore
 from genrec_core.storage.redact import without_secrets
 from genrec_dagster.assets.serving import SHOWN_USERS, pointed_model, predict, predictions_page
 from genrec_dagster.checks.serving import (
@@ -48,25 +49,13 @@ class RequestInbox(dg.ConfigurableResource[None]):
     location: str
 
     def open(self) -> Inbox:
-        """The inbox, as :func:`open_inbox`."""
-        return open_inbox(self.location)
-
-
-def open_inbox(location: str) -> Inbox:
-    """The inbox that ``GENREC_INBOX`` names.
-
-    Raises:
-        GenrecError: it is neither a folder nor an ``s3://`` prefix.
-    """
-    from genrec_core.storage.inbox import FolderInbox, ObjectInbox
-    from genrec_core.storage.object_store import SCHEME, ObjectStore
-
-    if location.startswith(SCHEME):
-        return ObjectInbox(ObjectStore(location))
-    if "://" in location:
-        shown = without_secrets(location)
-        raise GenrecError(f"GENREC_INBOX={shown}: neither a folder nor an s3:// prefix; set it to one of them")
-    return FolderInbox(Path(location).expanduser().absolute())
+        """The inbox, a folder or an ``s3://`` prefix."""
+        if self.location.startswith(SCHEME):
+            return ObjectInbox(ObjectStore(self.location))
+        if "://" in self.location:
+            shown = without_secrets(self.location)
+            raise GenrecError(f"GENREC_INBOX={shown}: neither a folder nor an s3:// prefix; set it to one of them")
+        return FolderInbox(Path(self.location).expanduser().absolute())
 
 
 @dg.asset(group_name=GROUP, owners=OWNERS, kinds={"file"}, code_version="1", partitions_def=REQUEST_FILES)
