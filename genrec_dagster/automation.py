@@ -30,10 +30,8 @@ class InputsChanged(dg.AutomationCondition[dg.AssetKey]):
     """True if an asset's inputs or code changed since it was built, and no asset upstream must be rebuilt first.
 
     It compares the versions that the newest materialisation notes with the present ones. So a change that arrives while
-    the asset is being built is not forgotten. An asset that was never built is left to its user.
-
-    Args:
-        pointers: assets whose value is valid at any time, even while their inputs are being rebuilt.
+    the asset is being built is not forgotten. An asset that was never built is left to its user. The value of
+    ``pointers`` is valid at any time, even while their inputs are being rebuilt.
     """
 
     def __init__(self, *pointers: str) -> None:

@@ -87,11 +87,7 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
 def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name: str = MODEL_NAME) -> str:
     """Add the exported model as a pyfunc model to the MLflow run of ``checkpoint``, and return its address.
 
-    Args:
-        checkpoint: the folder of ``tiger_checkpoint``.
-        model_dir: the folder of its export.
-        example: item ids of a history, for the model's input example.
-        name: the model's folder among the run's artefacts. Files that are there already are replaced.
+    ``example`` has the item ids of a history, for the model's input example. A model of the same ``name`` is replaced.
     """
     import mlflow
 

@@ -19,7 +19,6 @@ from genrec_core.storage.inbox import RequestFile
 from genrec_dagster.assets.requests import REQUEST_FILES, RequestInbox, request_file, request_predictions
 from genrec_dagster.failures import INTERRUPTED, failure_reason
 
-INBOX_VARIABLE = "GENREC_INBOX"
 _EVERY_SECONDS = 30
 _RUNS_A_TICK = 100
 _TRIES = 3  # runs of one file that fail in none of their steps
@@ -54,7 +53,7 @@ def request_files(context: dg.SensorEvaluationContext, inbox: RequestInbox) -> d
     known = [key for key in files if key in partitions]
     wanted = [*known, *_retries(context.instance, known)]
     if waiting := [key for key in wanted if key not in set(requested)][:_RUNS_A_TICK]:
-        requests = [_request(files[_file_key(key)], key) for key in waiting]
+        requests = [_run_request(files[_file_key(key)], key) for key in waiting]
         return dg.SensorResult(run_requests=requests, cursor=json.dumps([*requested, *waiting]))
     if new := [key for key in files if key not in partitions]:
         additions = [REQUEST_FILES.build_add_request(new)]
@@ -93,23 +92,20 @@ def _file_key(run_key: str) -> str:
     return run_key.partition("#")[0]
 
 
-def _request(file: RequestFile, run_key: str) -> dg.RunRequest:
+def _run_request(file: RequestFile, run_key: str) -> dg.RunRequest:
     return dg.RunRequest(run_key=run_key, partition_key=file.key, tags={"genrec/request_file": file.name})
 
 
-def request_definitions() -> dg.Definitions:
-    """The definitions that serve the inbox ``GENREC_INBOX``; none if it is unset."""
-    location = os.environ.get(INBOX_VARIABLE)
-    return definitions_for(RequestInbox(location=location)) if location else dg.Definitions()
-
-
-def definitions_for(inbox: RequestInbox) -> dg.Definitions:
-    """The assets, jobs and sensor of one inbox."""
+def request_definitions(location: str | None = None) -> dg.Definitions:
+    """The assets, jobs and sensor of the inbox at ``location`` or ``GENREC_INBOX``; none if both are unset."""
+    location = location or os.environ.get("GENREC_INBOX")
+    if not location:
+        return dg.Definitions()
     return dg.Definitions(
         assets=[request_file, request_predictions],
         jobs=[serve_requests, serve_again],
         sensors=[request_files],
-        resources={"inbox": inbox},
+        resources={"inbox": RequestInbox(location=location)},
     )
 
 

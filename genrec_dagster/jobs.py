@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
 from genrec_core.releases.pointer import RELEASES, SERVED, add_to_served, require_pointer, served_pointer
@@ -120,12 +119,4 @@ def clean_storage() -> None:
     remove_old_versions()
 
 
-JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
-    full_graph,
-    train_model,
-    predict,
-    roll_back,
-    monitor,
-    add_items,
-    clean_storage,
-]
+ASSET_JOBS, OP_JOBS = (full_graph, train_model, predict, roll_back, monitor), (add_items, clean_storage)

@@ -25,7 +25,6 @@ from genrec_dagster.kubernetes import PodsFailedError, TrainingPods
 from genrec_dagster.metadata import content_version
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 
-JOB_FILE = "job.json"
 _RETRIES = 1
 
 
@@ -114,7 +113,7 @@ def run_torchrun(
         dg.Failure: a rank refused its settings or data.
         dg.RetryRequested: a rank failed otherwise. A ``RetryPolicy`` would also retry what a user has interrupted.
     """
-    job_file, failure_file = job.folder / JOB_FILE, job.folder / "failure.json"
+    job_file, failure_file = job.folder / "job.json", job.folder / "failure.json"
     failure_file.unlink(missing_ok=True)
     with atomic_file(job_file) as part:
         part.write_text(job.model_dump_json(indent=2), encoding="utf-8")

@@ -15,16 +15,7 @@ from genrec_core.storage.folders import all_versions, is_there, latest
 from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
 from genrec_dagster.config import CatalogForm, ComputeEngine, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.metadata import (
-    Page,
-    Row,
-    columns,
-    content_version,
-    frame_version,
-    markdown,
-    picture,
-    table,
-)
+from genrec_dagster.metadata import Page, Row, columns, content_version, frame_version, markdown, picture, table
 from genrec_dagster.resources import WorkFolders, progress_log
 
 if TYPE_CHECKING:
@@ -153,11 +144,7 @@ def semantic_ids(
 
 
 def _earlier_version(context: dg.AssetExecutionContext, storage: Path, required: bool = False) -> Path | None:
-    """The newest version of the asset that is being built; None if there is none, or if it is damaged.
-
-    Raises:
-        GenrecError: there is one, it is damaged, and it is ``required``.
-    """
+    """The newest version of the asset that is being built; None if there is none. A damaged one counts as none."""
     from genrec_core.quantization.update import refused_by_never
 
     asset = context.asset_key.to_user_string()

@@ -96,11 +96,7 @@ def model_release(
 
 
 def _facts(
-    version: str,
-    code: str,
-    registered: str | None,
-    parts: Mapping[str, Path],
-    origins: Mapping[str, list[Origin]],
+    version: str, code: str, registered: str | None, parts: Mapping[str, Path], origins: Mapping[str, list[Origin]]
 ) -> dict[str, Any]:
     """The content of ``release.json``."""
     return {
@@ -228,15 +224,10 @@ def pointer_version(release: Path) -> dg.DataVersion:
 
 def release_page(folder: Path, facts: Mapping[str, Any], champion: Path | None) -> Page:
     """The content of ``release.json``, and the test metrics beside those of ``champion``, the served release."""
-    registered = facts["mlflow"]
-    address = f"models:/{registered['model']}/{registered['version']}" if registered["version"] else "not registered"
     return {
         **_headline(folder),
         "beside_the_served_one": table(_compared(folder, champion)),
-        "mlflow_version": address,
-        "code": facts["code"],
-        "settings": facts["settings"],
-        "made_from": facts["made_from"],
+        "facts": dict(facts),
     }
 
 

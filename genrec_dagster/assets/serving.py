@@ -54,7 +54,7 @@ def batch_predictions(
     model = pointed_model(served_release, work)
     with work.new(context) as folder, engine.open(context) as computed_by:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
-        write_requests(user_histories, requests)
+        _write_requests(user_histories, requests)
         report, exposure = predict(requests, output, model, config, computed_by)
         requests.unlink()
         examples = [(str(user), items) for user, items in user_histories.head(SHOWN_USERS).iter_rows()]
@@ -82,7 +82,7 @@ def predict(
     return report, exposure_of(output, recommender.item_ids)
 
 
-def write_requests(histories: pl.DataFrame, path: Path) -> None:
+def _write_requests(histories: pl.DataFrame, path: Path) -> None:
     """Write histories as a request file in the text form: ``user item item ...``."""
     items = pl.col("item_ids").list.eval(pl.element().cast(pl.Utf8)).list.join(" ")
     lines = histories.select(pl.concat_str("user_id", items, separator=" ").str.strip_chars_end())
@@ -99,13 +99,7 @@ def predictions_page(
 ) -> Page:
     """The lists of some users, the share of items that appear in lists, and the counts of served requests.
 
-    Args:
-        report: what became of the requests.
-        exposure: how the places of the lists are shared among the items.
-        served_release: the version of the pointer that was followed.
-        model: the exported model that it points to.
-        output: the prediction file.
-        examples: some of the users, each with the history.
+    ``examples`` are some users, each with the history; ``output`` is the prediction file.
     """
     from genrec_core.evaluation.pages.predictions import Shop, exposure_picture, lists_by_title, shown_counts
 

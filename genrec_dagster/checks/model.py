@@ -126,10 +126,8 @@ def onnx_ranks_like_torch(
     same, wanted = result.alike == result.users, f"{result.users} of {result.users} users and 0 invalid items"
     if ModelFolder(onnx_encoder).settings.int8:
         measured = f"{result.shared:.1%} of the items shared in int8; {measured}"
-        same, wanted = (
-            result.shared >= config.least_shared,
-            f"{config.least_shared:.0%} of the items and 0 invalid items",
-        )
+        same = result.shared >= config.least_shared
+        wanted = f"{config.least_shared:.0%} of the items and 0 invalid items"
     metadata = {"agreement": table([asdict(result)])}
     return check_result(same and result.invalid == 0, measured, wanted, metadata=metadata)
 
