@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -81,19 +82,20 @@ def noted_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]
     return dict(materialization.tags or {}) if materialization else {}
 
 
-def when_inputs_change(*pointers: str) -> dg.AutomationCondition[dg.AssetKey]:
-    """Rebuild an asset when its inputs have changed and passed their blocking checks.
+def rebuilt(group: str, *pointers: str) -> dict[str, Any]:
+    """Arguments of an asset of ``group`` that is rebuilt when its inputs have changed and passed their blocking checks.
 
-    A failed build is repeated only after one of its inputs is built again.
+    A failed build is repeated only after one of its inputs is built again. See :class:`InputsChanged` for ``pointers``.
     """
     condition = dg.AutomationCondition
     something_new = condition.any_deps_match(condition.newly_updated()) | condition.code_version_changed()
-    return (
+    inputs_changed = (
         InputsChanged(*pointers)
         & ~condition.in_progress()
         & ~condition.newly_requested().since(something_new)
         & condition.all_deps_blocking_checks_passed()
     ).with_label("when its inputs have changed")
+    return {"group_name": group, "owners": ["team:recsys"], "automation_condition": inputs_changed}
 
 
 with warnings.catch_warnings():

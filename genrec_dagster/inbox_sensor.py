@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from genrec_core.storage.inbox import RequestFile
 from genrec_dagster.assets.requests import REQUEST_FILES, RequestInbox, request_file, request_predictions
 from genrec_dagster.failures import INTERRUPTED, failure_reason
 
@@ -53,7 +52,10 @@ def request_files(context: dg.SensorEvaluationContext, inbox: RequestInbox) -> d
     known = [key for key in files if key in partitions]
     wanted = [*known, *_retries(context.instance, known)]
     if waiting := [key for key in wanted if key not in set(requested)][:_RUNS_A_TICK]:
-        requests = [_run_request(files[_file_key(key)], key) for key in waiting]
+        requests = [
+            dg.RunRequest(key, partition_key=_file_key(key), tags={"genrec/request_file": files[_file_key(key)].name})
+            for key in waiting
+        ]
         return dg.SensorResult(run_requests=requests, cursor=json.dumps([*requested, *waiting]))
     if new := [key for key in files if key not in partitions]:
         additions = [REQUEST_FILES.build_add_request(new)]
@@ -90,10 +92,6 @@ def _failed_in_a_step(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 def _file_key(run_key: str) -> str:
     return run_key.partition("#")[0]
-
-
-def _run_request(file: RequestFile, run_key: str) -> dg.RunRequest:
-    return dg.RunRequest(run_key=run_key, partition_key=file.key, tags={"genrec/request_file": file.name})
 
 
 def request_definitions(location: str | None = None) -> dg.Definitions:

@@ -14,7 +14,7 @@ import polars as pl
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_dagster import experiment
-from genrec_dagster.automation import when_inputs_change
+from genrec_dagster.automation import rebuilt
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
@@ -22,19 +22,12 @@ from genrec_dagster.metadata import Page, Row, content_version, markdown, pictur
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
 from genrec_dagster.training import only_training, prepare_job, run_torchrun, tracked_run
 
-_GROUP, _OWNERS, _REBUILT = "model", ["team:recsys"], when_inputs_change()
+_REBUILT = rebuilt("model")
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
 
 
-@dg.asset(
-    group_name=_GROUP,
-    owners=_OWNERS,
-    automation_condition=_REBUILT,
-    kinds={"pytorch", "huggingface"},
-    code_version="2",
-    pool="training",
-)
+@dg.asset(**_REBUILT, kinds={"pytorch", "huggingface"}, code_version="2", pool="training")
 @plain_failures
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
@@ -65,9 +58,7 @@ def tiger_checkpoint(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(
-    group_name=_GROUP, owners=_OWNERS, automation_condition=_REBUILT, kinds={"pytorch", "numpy"}, code_version="1"
-)
+@dg.asset(**_REBUILT, kinds={"pytorch", "numpy"}, code_version="1")
 @plain_failures
 def recall_metrics(
     context: dg.AssetExecutionContext,
@@ -104,14 +95,7 @@ def recall_metrics(
 
 
 # The export does not read the metrics, but their gates hold it back.
-@dg.asset(
-    group_name=_GROUP,
-    owners=_OWNERS,
-    automation_condition=_REBUILT,
-    kinds={"onnx"},
-    code_version="3",
-    deps=[recall_metrics],
-)
+@dg.asset(**_REBUILT, kinds={"onnx"}, code_version="3", deps=[recall_metrics])
 @plain_failures
 def onnx_encoder(
     context: dg.AssetExecutionContext,
@@ -167,7 +151,6 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
         "curves": picture(curves, "loss and validation Recall@10 by epoch"),
         "parameters": _count_parameters(folder),
         "settings": markdown([{"setting": name, "value": value} for name, value in settings.model_dump().items()]),
-        "weights_bytes": _weights_bytes(folder),
         "mlflow_run": mlflow_run,
     }
 
@@ -222,7 +205,7 @@ def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> P
     files: list[Row] = [{"file": name, "bytes": sizes[name]} for name in sorted(sizes, key=lambda name: -sizes[name])]
     return {
         "items": items,
-        "trained_weights_bytes": _weights_bytes(checkpoint),
+        "trained_weights_bytes": sum(path.stat().st_size for path in checkpoint.glob(_WEIGHTS)),
         "export_seconds": round(seconds, 2),
         "files": table(files),
         **_int8_comparison(folder),
@@ -238,7 +221,3 @@ def _int8_comparison(folder: Path) -> Page:
         return {}
     rows: list[Row] = [{"ranking": mode, **agreement} for mode, agreement in report["rankings"].items()]
     return {"int8": table(rows), "int8_method": report["method"]}
-
-
-def _weights_bytes(checkpoint: Path) -> int:
-    return sum(path.stat().st_size for path in checkpoint.glob(_WEIGHTS))
