@@ -136,7 +136,7 @@ def semantic_ids(
 
 
 def _earlier_version(context: dg.AssetExecutionContext, storage: Path, required: bool = False) -> Path | None:
-    """The newest version of the asset that is being built; None if there is none. A damaged one counts as none."""
+    """The newest version of the asset being built; None if there is none, or if it is damaged and not ``required``."""
     from genrec_core.quantization.update import refused_by_never
 
     asset = context.asset_key.to_user_string()

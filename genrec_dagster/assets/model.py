@@ -150,7 +150,7 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
         "last_loss": history["epochs"][-1]["loss"],
         "curves": picture(curves, "loss and validation Recall@10 by epoch"),
         "parameters": _count_parameters(folder),
-        "settings": markdown([{"setting": name, "value": value} for name, value in settings.model_dump().items()]),
+        "settings": markdown([{"setting": name, "value": str(value)} for name, value in settings.model_dump().items()]),
         "mlflow_run": mlflow_run,
     }
 
