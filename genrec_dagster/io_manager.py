@@ -117,6 +117,7 @@ def _read_value(folder: Path) -> Any:
 
 def _version_for(context: dg.InputContext, store: Path) -> Path:
     """The folder of this run's version if it is finished, or else of the newest version."""
+    run_id: str | None
     try:
         run_id = context.step_context.run_id
     except DagsterInvariantViolationError:  # outside a run, as in Definitions.load_asset_value

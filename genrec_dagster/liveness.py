@@ -53,9 +53,11 @@ def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, sto
     in_progress = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
     lost = [run for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)) if _is_lost(run)]
     for run in lost:
-        canceling = run.status == dg.DagsterRunStatus.CANCELING
-        report = instance.report_run_canceled if canceling else instance.report_run_failed
-        report(run, f"its process, {run.tags[WORKER_TAG]}, is gone: it was killed, or its machine went down")
+        message = f"its process, {run.tags[WORKER_TAG]}, is gone: it was killed, or its machine went down"
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, message)
+        else:
+            instance.report_run_failed(run, message)
     ended_badly = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     for run in instance.get_runs(dg.RunsFilter(statuses=ended_badly, updated_after=datetime.now(UTC) - _LOOKED_BACK)):
         if _is_lost(run) and CLOSED_TAG not in run.tags:

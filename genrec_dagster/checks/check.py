@@ -59,5 +59,5 @@ def check_result(
 
 def skipped(reason: str, metadata: Mapping[str, Measured] | None = None) -> dg.AssetCheckResult:
     """A passed result of a check that had nothing to compare with."""
-    noted = {"skipped": reason, **(metadata or {})}
+    noted: dict[str, Measured] = {"skipped": reason, **(metadata or {})}
     return dg.AssetCheckResult(passed=True, description=f"skipped: {reason}", metadata=noted)
