@@ -6,7 +6,7 @@ changed. An asset whose inputs come out the same is not rebuilt, nor is anything
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -82,10 +82,10 @@ def noted_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]
     return dict(materialization.tags or {}) if materialization else {}
 
 
-def rebuilt(group: str, *pointers: str) -> dict[str, Any]:
-    """Arguments of an asset of ``group`` that is rebuilt when its inputs have changed and passed their blocking checks.
+def rebuilt_asset(group: str, *pointers: str, **options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Decorate an asset of ``group`` that is rebuilt when its inputs have changed and passed their blocking checks.
 
-    A failed build is repeated only after one of its inputs is built again. See :class:`InputsChanged` for ``pointers``.
+    A failed build is repeated only after one of its inputs is built again. ``options`` are those of ``dg.asset``.
     """
     condition = dg.AutomationCondition
     something_new = condition.any_deps_match(condition.newly_updated()) | condition.code_version_changed()
@@ -95,7 +95,10 @@ def rebuilt(group: str, *pointers: str) -> dict[str, Any]:
         & ~condition.newly_requested().since(something_new)
         & condition.all_deps_blocking_checks_passed()
     ).with_label("when its inputs have changed")
-    return {"group_name": group, "owners": ["team:recsys"], "automation_condition": inputs_changed}
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+        group_name=group, owners=["team:recsys"], automation_condition=inputs_changed, **options
+    )
+    return decorate
 
 
 with warnings.catch_warnings():

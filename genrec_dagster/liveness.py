@@ -14,7 +14,6 @@ import psutil
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, discard_run
 
 WORKER_TAG, CLOSED_TAG = "genrec/worker", "genrec/closed"
-TRAINED = dg.AssetKey("tiger_checkpoint")
 _EVERY_SECONDS = 10
 _LOOKED_BACK = timedelta(days=1)
 
@@ -75,7 +74,7 @@ def _is_lost(run: dg.DagsterRun) -> bool:
 def _stored_checkpoint(instance: dg.DagsterInstance, run: str) -> bool:
     """Whether the run stored its checkpoint. If it did not, its training has failed, even if MLflow says FINISHED."""
     records = instance.get_records_for_run(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
-    return any(record.asset_key == TRAINED for record in records)
+    return any(record.asset_key == dg.AssetKey("tiger_checkpoint") for record in records)
 
 
 @dg.sensor(

@@ -12,7 +12,7 @@ from genrec_core.data.sources import load_tables, read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json, verify_manifest
 from genrec_core.storage.folders import all_versions, is_there, latest
-from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt
+from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
 from genrec_dagster.config import CatalogForm, ComputeEngine, EmbeddingForm, RawBeautyForm, SemanticIdForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import Page, Row, columns, content_version, frame_version, markdown, picture, table
@@ -21,7 +21,6 @@ from genrec_dagster.resources import WorkFolders, progress_log
 if TYPE_CHECKING:
     from genrec_core.quantization.update import Update
 
-_REBUILT = rebuilt("catalog")
 _ITEM_COLUMNS = {
     "item_id": "the data set's own id",
     "categories": "paths from the root, `A > B > C`, joined by `; `",
@@ -55,7 +54,7 @@ def raw_beauty(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(**_REBUILT, kinds={"polars", "parquet"}, code_version="1")
+@rebuilt_asset("catalog", kinds={"polars", "parquet"}, code_version="1")
 @plain_failures
 def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[pl.DataFrame]:
     """One row for each item: its id, its fields, and the text that the embedding model reads.
@@ -66,7 +65,7 @@ def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[
     return dg.MaterializeResult(value=catalog, metadata=catalog_page(catalog), data_version=frame_version(catalog))
 
 
-@dg.asset(**_REBUILT, kinds={"polars", "parquet"}, code_version="1")
+@rebuilt_asset("catalog", kinds={"polars", "parquet"}, code_version="1")
 @plain_failures
 def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
     """One row for each user: the items that the user bought, oldest first.
@@ -79,7 +78,7 @@ def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
     )
 
 
-@dg.asset(**_REBUILT, kinds={"huggingface", "numpy"}, code_version="1")
+@rebuilt_asset("catalog", kinds={"huggingface", "numpy"}, code_version="1")
 @plain_failures
 def item_embeddings(
     context: dg.AssetExecutionContext,
@@ -109,7 +108,7 @@ def item_embeddings(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(**_REBUILT, kinds={"pytorch", "numpy"}, code_version="2")
+@rebuilt_asset("catalog", kinds={"pytorch", "numpy"}, code_version="2")
 @plain_failures
 def semantic_ids(
     context: dg.AssetExecutionContext,

@@ -14,7 +14,7 @@ import polars as pl
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_dagster import experiment
-from genrec_dagster.automation import rebuilt
+from genrec_dagster.automation import rebuilt_asset
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
@@ -22,12 +22,11 @@ from genrec_dagster.metadata import Page, Row, content_version, markdown, pictur
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
 from genrec_dagster.training import only_training, prepare_job, run_torchrun, tracked_run
 
-_REBUILT = rebuilt("model")
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
 
 
-@dg.asset(**_REBUILT, kinds={"pytorch", "huggingface"}, code_version="2", pool="training")
+@rebuilt_asset("model", kinds={"pytorch", "huggingface"}, code_version="2", pool="training")
 @plain_failures
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
@@ -58,7 +57,7 @@ def tiger_checkpoint(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(**_REBUILT, kinds={"pytorch", "numpy"}, code_version="1")
+@rebuilt_asset("model", kinds={"pytorch", "numpy"}, code_version="1")
 @plain_failures
 def recall_metrics(
     context: dg.AssetExecutionContext,
@@ -95,7 +94,7 @@ def recall_metrics(
 
 
 # The export does not read the metrics, but their gates hold it back.
-@dg.asset(**_REBUILT, kinds={"onnx"}, code_version="3", deps=[recall_metrics])
+@rebuilt_asset("model", kinds={"onnx"}, code_version="3", deps=[recall_metrics])
 @plain_failures
 def onnx_encoder(
     context: dg.AssetExecutionContext,

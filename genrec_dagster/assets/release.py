@@ -31,7 +31,7 @@ from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.storage.folders import latest, version_folder
 from genrec_dagster import experiment
 from genrec_dagster.assets.model import HISTORY_FILE
-from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt
+from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import Page, Row, content_version, table
@@ -39,7 +39,6 @@ from genrec_dagster.origins import Origin, evaluation_of, trace
 from genrec_dagster.resources import WorkFolders
 from genrec_dagster.training import code_revision
 
-_REBUILT = rebuilt("model")
 # Gates of `model_release` that must have passed before the release is served; checks/release.py defines them.
 COMPARISON = "not_worse_than_current"
 RELEASE_GATES = ("gates_passed", "parts_belong_together", COMPARISON)
@@ -56,7 +55,7 @@ _FOLDERS = {
 }
 
 
-@dg.asset(**_REBUILT, kinds={"onnx", "mlflow"}, code_version="2")
+@rebuilt_asset("model", kinds={"onnx", "mlflow"}, code_version="2")
 @plain_failures
 def model_release(
     context: dg.AssetExecutionContext,
@@ -119,8 +118,8 @@ def _facts(
     }
 
 
-@dg.asset(
-    **_REBUILT,
+@rebuilt_asset(
+    "model",
     kinds={"json", "mlflow"},
     code_version="1",
     deps=[model_release],

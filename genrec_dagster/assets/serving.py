@@ -14,7 +14,7 @@ from genrec_core.releases.pointer import MODEL, RELEASES, read_pointer
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import write_json
 from genrec_core.storage.folders import version_folder
-from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt
+from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
 from genrec_dagster.config import ComputeEngine, PredictionForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
@@ -29,8 +29,9 @@ _REQUESTS = "requests.txt"
 _SHOWN_ITEMS = 3
 
 
-@dg.asset(
-    **rebuilt("serving", "served_release"),
+@rebuilt_asset(
+    "serving",
+    "served_release",
     kinds={"onnx", "csv"},
     code_version="3",
     pool="inference",
