@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
-from genrec_core.storage.artifacts import atomic_file, locked, read_json
+from genrec_core.storage.artifacts import atomic_file, locked, read_json, recovered
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME
@@ -25,6 +25,7 @@ from genrec_dagster.kubernetes import PodsFailedError, TrainingPods
 from genrec_dagster.metadata import content_version
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 
+JOB_FILE = "job.json"
 _RETRIES = 1
 
 
@@ -62,6 +63,19 @@ def prepare_job(
         tracking_uri=tracker.tracking_uri,
         mlflow_run=tracker.open_run(key, tags, settings.model_dump()),
     )
+
+
+def new_beside_another(job: TrainingJob) -> str:
+    """Why this training starts at epoch 0 although the storage holds another one; empty if it does not."""
+    others = [path for path in job.folder.parent.glob(f"*/{JOB_FILE}") if path.parent != job.folder]
+    others = [path for path in others if recovered(path.parent / "state").is_dir()]
+    if recovered(job.folder / "state").is_dir() or not others:
+        return ""
+    newest = max(others, key=lambda path: path.stat().st_mtime)
+    before = read_json(newest)["settings"]
+    changed = sorted(name for name, value in job.settings.model_dump(mode="json").items() if before.get(name) != value)
+    reason = f"the settings differ in {', '.join(changed)}" if changed else "the data differ"
+    return f"trains from epoch 0, although the training in {newest.parent} is there: {reason}"
 
 
 def code_revision() -> str:
@@ -113,7 +127,7 @@ def run_torchrun(
         dg.Failure: a rank refused its settings or data.
         dg.RetryRequested: a rank failed otherwise. A ``RetryPolicy`` would also retry what a user has interrupted.
     """
-    job_file, failure_file = job.folder / "job.json", job.folder / "failure.json"
+    job_file, failure_file = job.folder / JOB_FILE, job.folder / "failure.json"
     failure_file.unlink(missing_ok=True)
     with atomic_file(job_file) as part:
         part.write_text(job.model_dump_json(indent=2), encoding="utf-8")

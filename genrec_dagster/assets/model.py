@@ -20,7 +20,7 @@ from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
-from genrec_dagster.training import only_training, prepare_job, run_torchrun, tracked_run
+from genrec_dagster.training import new_beside_another, only_training, prepare_job, run_torchrun, tracked_run
 
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
@@ -47,6 +47,8 @@ def tiger_checkpoint(
     inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
     settings = TrainingSettings(**config.model_dump())
     job = prepare_job(context.run.run_id, inputs, settings, work, tracker)
+    if reason := new_beside_another(job):
+        context.log.info(reason)
     with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
         run_torchrun(context, pipes, job, RendezvousSettings(**rendezvous.model_dump()))
         shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)

@@ -32,7 +32,7 @@ from genrec_dagster.config import Rendezvous
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
-from genrec_dagster.training import code_revision, tracked_run, training_key
+from genrec_dagster.training import JOB_FILE, TrainingJob, code_revision, new_beside_another, tracked_run, training_key
 
 if TYPE_CHECKING:
     from conftest import SmallDisk
@@ -122,6 +122,24 @@ def kill_rank(rank: int, storage: Path, after_epoch: int) -> None:
     for process in psutil.Process().children(recursive=True):
         if "genrec_dagster.training_worker" in process.cmdline() and process.environ().get("RANK") == str(rank):
             process.kill()
+
+
+def test_a_training_of_other_settings_says_what_differs_from_the_one_before(tmp_path: Path) -> None:
+    def job(key: str, **changes: Any) -> TrainingJob:
+        folder = WorkFolders(root=str(tmp_path)).training(key)
+        inputs = {name: tmp_path / name for name in ("histories", "semantic_ids", "embeddings")}
+        settings = TrainingSettings(**{**TINY, **changes})
+        return TrainingJob(**inputs, settings=settings, folder=folder, tracking_uri="sqlite://", mlflow_run="0")
+
+    first = job("first")
+    assert new_beside_another(first) == ""
+    (first.folder / JOB_FILE).write_text(first.model_dump_json())
+    (first.folder / "state").mkdir()
+    assert new_beside_another(first) == ""  # it goes on
+    said = new_beside_another(job("second", d_ff=64, epochs=3))
+    assert said.startswith("trains from epoch 0, although the training in ")
+    assert said.endswith("first is there: the settings differ in d_ff, epochs")
+    assert new_beside_another(job("third")).endswith("the data differ")
 
 
 def epochs_done(progress: Path) -> int:
