@@ -39,8 +39,7 @@ class AlertError(GenrecError):
 def send_alert(subject: str, text: str) -> list[str]:
     """Send an alert by all channels that the environment names, and return their names. Secrets in it are hidden.
 
-    Raises:
-        AlertError: a channel failed three times. The other channels were used all the same.
+    After three failures of a channel the others are used all the same; then an AlertError is raised.
     """
     subject, text = (without_secrets(part) for part in (" ".join(subject.split()), text))
     sent, errors = [], []

@@ -6,8 +6,9 @@ changed. An asset whose inputs come out the same is not rebuilt, nor is anything
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -30,10 +31,8 @@ class InputsChanged(dg.AutomationCondition[dg.AssetKey]):
     """True if an asset's inputs or code changed since it was built, and no asset upstream must be rebuilt first.
 
     It compares the versions that the newest materialisation notes with the present ones. So a change that arrives while
-    the asset is being built is not forgotten. An asset that was never built is left to its user.
-
-    Args:
-        pointers: assets whose value is valid at any time, even while their inputs are being rebuilt.
+    the asset is being built is not forgotten. An asset that was never built is left to its user. The value of
+    ``pointers`` is valid at any time, even while their inputs are being rebuilt.
     """
 
     def __init__(self, *pointers: str) -> None:
@@ -83,19 +82,23 @@ def noted_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, str]
     return dict(materialization.tags or {}) if materialization else {}
 
 
-def when_inputs_change(*pointers: str) -> dg.AutomationCondition[dg.AssetKey]:
-    """Rebuild an asset when its inputs have changed and passed their blocking checks.
+def rebuilt_asset(group: str, *pointers: str, **options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Decorate an asset of ``group`` that is rebuilt when its inputs have changed and passed their blocking checks.
 
-    A failed build is repeated only after one of its inputs is built again.
+    A failed build is repeated only after one of its inputs is built again. ``options`` are those of ``dg.asset``.
     """
     condition = dg.AutomationCondition
     something_new = condition.any_deps_match(condition.newly_updated()) | condition.code_version_changed()
-    return (
+    inputs_changed = (
         InputsChanged(*pointers)
         & ~condition.in_progress()
         & ~condition.newly_requested().since(something_new)
         & condition.all_deps_blocking_checks_passed()
     ).with_label("when its inputs have changed")
+    decorate: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+        group_name=group, owners=["team:recsys"], automation_condition=inputs_changed, **options
+    )
+    return decorate
 
 
 with warnings.catch_warnings():

@@ -1,7 +1,4 @@
-"""The S3 client of a storage in a bucket, as a resource of dagster-aws. Only such a storage imports this module.
-
-dagster-aws takes 0.6 to 1 s to import.
-"""
+"""The S3 client of a storage in a bucket, as a resource of dagster-aws, which takes up to a second to import."""
 
 import os
 from collections.abc import Iterator

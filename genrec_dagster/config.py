@@ -2,40 +2,27 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from pydantic import BaseModel, Field, ValidationError, create_model
 
+from genrec_core import settings
 from genrec_core.errors import GenrecError
-from genrec_core.settings import (
-    CatalogSettings,
-    EmbeddingSettings,
-    EvaluationSettings,
-    ExportSettings,
-    Form,
-    GateSettings,
-    MonitoringSettings,
-    PredictionSettings,
-    ReleaseSettings,
-    RendezvousSettings,
-    SemanticIdSettings,
-    Settings,
-    TrainingSettings,
-    preset_from_environment,
-    rendezvous_from_environment,
-)
 
-PRESET_NAME, _PRESET = preset_from_environment()
+if TYPE_CHECKING:
+    from genrec_core.engines.engine import Engine
+
+PRESET_NAME, _PRESET = settings.preset_from_environment()
 AnyForm = TypeVar("AnyForm", bound=BaseModel)
 
 
 def checked_at_launch(form: type[AnyForm]) -> type[AnyForm]:
     """Class decorator: a launch with a value out of ``form``'s bounds is refused with its name, value and bound.
 
-    Dagster's launchpad checks types and choices, but no bounds, and pydantic checks them only when the step begins. In
-    between, the code location reads the configuration once to plan the run. The bounds are checked there.
+    The launchpad checks no bounds. They are checked when the code location reads the configuration to plan the run.
     """
 
     def check(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -55,14 +42,14 @@ def checked_at_launch(form: type[AnyForm]) -> type[AnyForm]:
     return form
 
 
-def defaults_from(settings: Settings) -> Callable[[type[Form]], type[Form]]:
-    """Class decorator: the fields' defaults become the values of ``settings``; bounds and descriptions stay."""
+def defaults_from(values: settings.Settings) -> Callable[[type[settings.Form]], type[settings.Form]]:
+    """Class decorator: the fields' defaults become ``values``; bounds and descriptions stay."""
 
-    def decorate(form: type[Form]) -> type[Form]:
+    def decorate(form: type[settings.Form]) -> type[settings.Form]:
         fields: dict[str, Any] = {}
         for name, field in form.model_fields.items():
             replaced = copy.copy(field)
-            replaced.default = getattr(settings, name)
+            replaced.default = getattr(values, name)
             fields[name] = (field.annotation, replaced)
         filled = create_model(form.__name__, __base__=form, __module__=form.__module__, __doc__=form.__doc__, **fields)
         return checked_at_launch(filled)
@@ -95,49 +82,69 @@ class RawBeautyForm(dg.Config):
 
 
 @defaults_from(_PRESET.catalog)
-class CatalogForm(CatalogSettings, dg.Config):
+class CatalogForm(settings.CatalogSettings, dg.Config):
     """How the fields of an item become its text."""
 
 
 @defaults_from(_PRESET.embedding)
-class EmbeddingForm(EmbeddingSettings, dg.Config):
+class EmbeddingForm(settings.EmbeddingSettings, dg.Config):
     """How the text of an item becomes a vector."""
 
 
 @defaults_from(_PRESET.semantic_ids)
-class SemanticIdForm(SemanticIdSettings, dg.Config):
+class SemanticIdForm(settings.SemanticIdSettings, dg.Config):
     """How the vector of an item becomes its semantic ID."""
 
 
 @defaults_from(_PRESET.training)
-class TrainingForm(TrainingSettings, dg.Config):
+class TrainingForm(settings.TrainingSettings, dg.Config):
     """The TIGER model and how it is trained."""
 
 
 @defaults_from(_PRESET.evaluation)
-class EvaluationForm(EvaluationSettings, dg.Config):
+class EvaluationForm(settings.EvaluationSettings, dg.Config):
     """How the test items are ranked."""
 
 
 # A resource: several checks read it.
 @defaults_from(_PRESET.gates)
-class Gates(GateSettings, dg.ConfigurableResource[None]):
+class Gates(settings.GateSettings, dg.ConfigurableResource[None]):
     """What the test metrics must reach before a model is exported."""
 
 
 # A resource: it belongs to the deployment, not to the model.
-@defaults_from(rendezvous_from_environment())
-class Rendezvous(RendezvousSettings, dg.ConfigurableResource[None]):
+@defaults_from(settings.rendezvous_from_environment())
+class Rendezvous(settings.RendezvousSettings, dg.ConfigurableResource[None]):
     """Where the machines of one training meet."""
 
 
+# A resource: several assets use it.
+@defaults_from(settings.engine_from_environment())
+class ComputeEngine(settings.EngineSettings, dg.ConfigurableResource[None]):
+    """Where texts are embedded, semantic IDs assigned and lists decoded."""
+
+    @contextmanager
+    def open(self, context: dg.AssetExecutionContext) -> "Iterator[Engine | None]":
+        """The engine for the time of a step; None is the process of the step."""
+        if self.name == "local":
+            yield None
+            return
+        from genrec_core.engines.engine import RayEngine
+        from genrec_dagster.ray_cluster import RayCluster
+
+        with RayCluster(address=self.address or "").yield_for_execution(context):
+            engine = RayEngine()
+            context.log.info(f"computing on {engine.cores} cores of the Ray cluster at {self.address}")
+            yield engine
+
+
 @defaults_from(_PRESET.release)
-class ReleaseRule(ReleaseSettings, dg.ConfigurableResource[None]):
+class ReleaseRule(settings.ReleaseSettings, dg.ConfigurableResource[None]):
     """When a new release replaces the served one."""
 
 
 @defaults_from(_PRESET.monitoring)
-class Monitoring(MonitoringSettings, dg.ConfigurableResource[None]):
+class Monitoring(settings.MonitoringSettings, dg.ConfigurableResource[None]):
     """When drift or predictions cause a warning."""
 
 
@@ -153,7 +160,7 @@ class ServedReleaseForm(dg.Config):
 
 
 @defaults_from(_PRESET.prediction)
-class PredictionForm(PredictionSettings, dg.Config):
+class PredictionForm(settings.PredictionSettings, dg.Config):
     """What a prediction file holds."""
 
 
@@ -194,7 +201,7 @@ class CodebookForm(dg.Config):
 
 
 @defaults_from(_PRESET.export)
-class ExportForm(ExportSettings, dg.Config):
+class ExportForm(settings.ExportSettings, dg.Config):
     """How the model is exported for serving."""
 
 

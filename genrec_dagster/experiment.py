@@ -1,10 +1,15 @@
-"""Adds files, test metrics and the exported model to the MLflow run of a training."""
+"""What the graph keeps in MLflow: trainings with their metrics and models, registered releases, and links to them.
+
+A checkpoint names the MLflow run that trained it, and so the store and the registry. Each release is a version of the
+registered model ``genrec``; an alias marks the served one. If MLflow does not answer, it raises ``MlflowException``.
+"""
 
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -12,29 +17,26 @@ from genrec_core.evaluation.evaluate import RANKINGS
 from genrec_core.export import pyfunc
 from genrec_core.export.torchserve import inference_requirements, package_code
 from genrec_core.storage.artifacts import read_json, write_json
-from genrec_dagster.resources import ExperimentTracker
+from genrec_dagster.resources import ExperimentTracker, mlflow_ui
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
 EXPERIMENT_FILE, MODEL_NAME = "experiment.json", "model"
-
-
-def metric_name(name: str) -> str:
-    """A metric's name for MLflow, which refuses ``@``."""
-    return name.replace("@", "_at_")
-
-
-def log_files(tracker: ExperimentTracker, run_id: str, files: list[Path]) -> None:
-    """Store files with the MLflow run."""
-    client = tracker.client()
-    for file in files:
-        client.log_artifact(run_id, str(file))
+REGISTERED_MODEL, ALIAS = "genrec", "champion"
+_RELEASE_TAG = "release"
 
 
 def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
     """Write into ``checkpoint`` which MLflow run trained it."""
     write_json(checkpoint / EXPERIMENT_FILE, {"tracking_uri": tracker.tracking_uri, "run_id": run_id})
+
+
+def training_run(checkpoint: Path) -> tuple["MlflowClient", str]:
+    """A client of the store where ``checkpoint`` was logged, and the id of the run."""
+    noted = read_json(checkpoint / EXPERIMENT_FILE)
+    return ExperimentTracker(tracking_uri=noted["tracking_uri"]).client(), noted["run_id"]
 
 
 @contextmanager
@@ -48,39 +50,48 @@ def mlflow_may_be_away(context: dg.AssetExecutionContext) -> Iterator[None]:
         context.log.warning(f"not logged in MLflow: {error}")
 
 
-def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> None:
-    """Add the test metrics of ``checkpoint`` and their report to the MLflow run that trained it.
+def training_link(checkpoint: Path, artifact: str = "") -> dg.MetadataValue:
+    """A link to the MLflow run that trained ``checkpoint``, or to one of its artefacts."""
+    client, run_id = training_run(checkpoint)
+    ui, experiment = _ui(checkpoint), client.get_run(run_id).info.experiment_id
+    page = f"{ui}/#/experiments/{experiment}/runs/{run_id}"
+    return dg.MetadataValue.url(f"{page}/artifacts/{quote(artifact)}" if artifact else page)
 
-    Args:
-        checkpoint: the folder of ``tiger_checkpoint``.
-        metrics: the content of ``beauty_metrics.json``.
-        report: the page that shows them.
-    """
-    noted = read_json(checkpoint / EXPERIMENT_FILE)
-    client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
+
+def version_link(checkpoint: Path, version: str | None) -> dg.MetadataValue:
+    """A link to a registered version, in the registry of ``checkpoint``; a text if ``version`` is None."""
+    if version is None:
+        return dg.MetadataValue.text("not registered")
+    return dg.MetadataValue.url(f"{_ui(checkpoint)}/#/models/{REGISTERED_MODEL}/versions/{quote(version)}")
+
+
+def _ui(checkpoint: Path) -> str:
+    return mlflow_ui(read_json(checkpoint / EXPERIMENT_FILE)["tracking_uri"])
+
+
+def metric_name(name: str) -> str:
+    """A metric's name for MLflow, which refuses ``@``."""
+    return name.replace("@", "_at_")
+
+
+def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> None:
+    """Add ``beauty_metrics.json``'s content and the page that shows it to the MLflow run of ``checkpoint``."""
+    client, run_id = training_run(checkpoint)
     for ranking in RANKINGS:
         for name, value in metrics.get(ranking, {}).items():
             if isinstance(value, float):
-                client.log_metric(noted["run_id"], metric_name(f"test/{ranking}/{name}"), value)
-    client.log_artifact(noted["run_id"], str(report))
+                client.log_metric(run_id, metric_name(f"test/{ranking}/{name}"), value)
+    client.log_artifact(run_id, str(report))
 
 
 def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name: str = MODEL_NAME) -> str:
-    """Add the exported model as a pyfunc model to the MLflow run that trained ``checkpoint``.
+    """Add the exported model as a pyfunc model to the MLflow run of ``checkpoint``, and return its address.
 
-    Args:
-        checkpoint: the folder of ``tiger_checkpoint``.
-        model_dir: the folder of its export.
-        example: item ids of a history, for the model's input example.
-        name: the model's folder among the run's artefacts. Files that are there already are replaced.
-
-    Returns:
-        The address of the model, ``runs:/<run>/<name>``.
+    ``example`` has the item ids of a history, for the model's input example. A model of the same ``name`` is replaced.
     """
     import mlflow
 
-    noted = read_json(checkpoint / EXPERIMENT_FILE)
-    client = ExperimentTracker(tracking_uri=noted["tracking_uri"]).client()
+    client, run_id = training_run(checkpoint)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as links:
         # MLflow copies the data under its folder's name. Each export has another one; a fixed name replaces the last.
         data = Path(links) / "recommender"
@@ -94,8 +105,8 @@ def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name:
             signature=_recommender_signature(),
             input_example={"topk": 4, "instances": [{"user_id": "1", "item_ids": example}]},
         )
-        client.log_artifacts(noted["run_id"], folder)
-    return f"runs:/{noted['run_id']}/{name}"
+        client.log_artifacts(run_id, folder)
+    return f"runs:/{run_id}/{name}"
 
 
 def _recommender_signature() -> "ModelSignature":
@@ -117,3 +128,48 @@ def _recommender_signature() -> "ModelSignature":
     params = [ParamSpec(name, kind, None) for name, kind in options.items()]
     params += [ParamSpec(name, DataType.long, [], (-1,)) for name in ("allow", "deny")]
     return ModelSignature(inputs=inputs, params=ParamSchema(params))
+
+
+def register_release(
+    checkpoint: Path, model_dir: Path, release: str, example: list[int], tags: Mapping[str, str]
+) -> str:
+    """Add a release to the registry, or find it there after a retry, and return the number of its version.
+
+    It gets its own copy of the model, because the next export replaces ``runs:/<run>/model``. ``tags`` are shown beside
+    the version; see :func:`log_recommender` for the other arguments.
+    """
+    client, run_id = training_run(checkpoint)
+    if version := _registered_version(client, release):
+        return version
+    name = f"release-{release}"
+    log_recommender(checkpoint, model_dir, example, name)
+    if not client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
+        client.create_registered_model(REGISTERED_MODEL, description="Releases of genrec's recommender.")
+    source = f"{client.get_run(run_id).info.artifact_uri}/{name}"
+    tags = {**tags, _RELEASE_TAG: release}
+    return str(client.create_model_version(REGISTERED_MODEL, source, run_id=run_id, tags=tags).version)
+
+
+def point_alias(checkpoint: Path, release: str) -> str:
+    """Give the alias to the release that holds ``checkpoint``, and return the number of its version."""
+    from mlflow.exceptions import MlflowException
+
+    client, _ = training_run(checkpoint)
+    version = _registered_version(client, release)
+    if version is None:
+        raise MlflowException(f"no version of the registered model {REGISTERED_MODEL} has the tag release={release}")
+    client.set_registered_model_alias(REGISTERED_MODEL, ALIAS, version)
+    return version
+
+
+def release_of_alias(checkpoint: Path) -> str | None:
+    """The release that has the alias in the registry of ``checkpoint``; None if its version names no release."""
+    version = training_run(checkpoint)[0].get_model_version_by_alias(REGISTERED_MODEL, ALIAS)
+    return version.tags.get(_RELEASE_TAG)
+
+
+def _registered_version(client: "MlflowClient", release: str) -> str | None:
+    versions = client.search_model_versions(
+        f"name = '{REGISTERED_MODEL}' and tags.`{_RELEASE_TAG}` = '{release}'", max_results=1
+    )
+    return str(versions[0].version) if versions else None

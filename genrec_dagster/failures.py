@@ -18,8 +18,7 @@ _Result = TypeVar("_Result")
 class PlainFailureError(GenrecError, DagsterUserCodeProcessError, dg.Failure):
     """A failure that Dagster shows as one sentence, without a stack, and does not retry.
 
-    Dagster adds a stack to every exception except a ``DagsterUserCodeProcessError``: for that one it shows the error
-    infos that it carries.
+    Dagster adds a stack to every exception but a ``DagsterUserCodeProcessError``, which carries its own.
     """
 
     def __init__(self, sentence: str, metadata: Mapping[str, str | int] | None = None) -> None:

@@ -9,16 +9,15 @@ Then the file is served again, with the run keys ``key#2`` and ``key#3``.
 
 import json
 import os
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from genrec_core.storage.inbox import RequestFile
 from genrec_dagster.assets.requests import REQUEST_FILES, RequestInbox, request_file, request_predictions
 from genrec_dagster.failures import INTERRUPTED, failure_reason
 
-INBOX_VARIABLE = "GENREC_INBOX"
 _EVERY_SECONDS = 30
 _RUNS_A_TICK = 100
 _TRIES = 3  # runs of one file that fail in none of their steps
@@ -53,7 +52,10 @@ def request_files(context: dg.SensorEvaluationContext, inbox: RequestInbox) -> d
     known = [key for key in files if key in partitions]
     wanted = [*known, *_retries(context.instance, known)]
     if waiting := [key for key in wanted if key not in set(requested)][:_RUNS_A_TICK]:
-        requests = [_request(files[_file_key(key)], key) for key in waiting]
+        requests = [
+            dg.RunRequest(key, partition_key=_file_key(key), tags={"genrec/request_file": files[_file_key(key)].name})
+            for key in waiting
+        ]
         return dg.SensorResult(run_requests=requests, cursor=json.dumps([*requested, *waiting]))
     if new := [key for key in files if key not in partitions]:
         additions = [REQUEST_FILES.build_add_request(new)]
@@ -92,21 +94,52 @@ def _file_key(run_key: str) -> str:
     return run_key.partition("#")[0]
 
 
-def _request(file: RequestFile, run_key: str) -> dg.RunRequest:
-    return dg.RunRequest(run_key=run_key, partition_key=file.key, tags={"genrec/request_file": file.name})
-
-
-def request_definitions() -> dg.Definitions:
-    """The definitions that serve the inbox ``GENREC_INBOX``; none if it is unset."""
-    location = os.environ.get(INBOX_VARIABLE)
-    return definitions_for(RequestInbox(location=location)) if location else dg.Definitions()
-
-
-def definitions_for(inbox: RequestInbox) -> dg.Definitions:
-    """The assets, jobs and sensor of one inbox."""
+def request_definitions(location: str | None = None) -> dg.Definitions:
+    """The assets, jobs and sensor of the inbox at ``location`` or ``GENREC_INBOX``; none if both are unset."""
+    location = location or os.environ.get("GENREC_INBOX")
+    if not location:
+        return dg.Definitions()
     return dg.Definitions(
         assets=[request_file, request_predictions],
         jobs=[serve_requests, serve_again],
         sensors=[request_files],
-        resources={"inbox": inbox},
+        resources={"inbox": RequestInbox(location=location)},
     )
+
+
+def built_by_their_jobs(partitioned: dg.Definitions, *graph: dg.Definitions) -> dg.Definitions:
+    """Merge all definitions so that only the jobs and sensors of ``partitioned`` build its assets.
+
+    "Materialize all" covers all assets that the page can build. If one of them has partitions, it asks for partitions
+    and launches nothing without. So the graph shows these assets as external ones, with their partitions and checks.
+    """
+    if not partitioned.assets:
+        return dg.Definitions.merge(*graph)
+    whole = dg.Definitions.merge(*graph, partitioned)
+    jobs = {job.name: whole.resolve_job_def(job.name) for job in partitioned.jobs or []}
+    assets = [asset for asset in partitioned.assets if isinstance(asset, dg.AssetsDefinition)]
+    external = dg.Definitions(
+        assets=[spec for asset in assets for spec in asset.specs],
+        asset_checks=[_external_checks([spec for asset in assets for spec in asset.check_specs])],
+        jobs=list(jobs.values()),
+        sensors=[_sensor_of(sensor, jobs) for sensor in partitioned.sensors or []],
+        resources=partitioned.resources,
+    )
+    return dg.Definitions.merge(*graph, external)
+
+
+def _external_checks(specs: Sequence[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
+    """The checks as the assets' pages show them; the jobs evaluate them with each partition."""
+
+    @dg.multi_asset_check(specs=specs)
+    def evaluated_with_each_partition() -> dg.AssetCheckResult:
+        raise dg.Failure("these checks run with each partition; run the job serve_again for it", allow_retries=False)
+
+    return evaluated_with_each_partition
+
+
+def _sensor_of(sensor: dg.SensorDefinition, jobs: Mapping[str, dg.JobDefinition]) -> dg.SensorDefinition:
+    """The sensor with its resolved job. Dagster would look for the job's assets in the graph, which only shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # this call passes on a beta argument
+        return sensor.with_updated_job(jobs[str(sensor.job_name)])

@@ -39,23 +39,14 @@ class ArtifactIOManager(dg.UPathIOManager):
         super().__init__(base_path=UPath(root))
 
     def get_path_for_partition(self, context: dg.InputContext | dg.OutputContext, path: UPath, partition: str) -> UPath:
-        """The folder of a partition.
-
-        Raises:
-            GenrecError: the name leads out of the asset's folder. Anybody who may open the UI can name partitions.
-        """
+        """The folder of a partition. Anybody who may open the UI can name one, so the name is checked."""
         if Path(partition).name != partition or partition.startswith("."):
             raise GenrecError(f"partition {partition!r} cannot name a folder; delete it and add one with another name")
         return super().get_path_for_partition(context, path, partition)
 
     @plain_failures
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
-        """Store ``obj`` as this run's version below ``path``. A folder is moved, not copied.
-
-        Raises:
-            ServedMeanwhileError: ``obj`` is a pointer, and another release was served while this run made it.
-            GenrecError: ``obj`` is of another type, the disk is full, or the object store refuses.
-        """
+        """Store ``obj`` as this run's version below ``path``. A folder is moved, not copied."""
         store = Path(str(path))
         with atomic_folder(store / context.run_id) as part:
             _write_value(part, obj)
@@ -67,11 +58,7 @@ class ArtifactIOManager(dg.UPathIOManager):
 
     @plain_failures
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
-        """The value below ``path``, after its files were verified.
-
-        Raises:
-            GenrecError: it was never built, is unfinished, or a file differs from the manifest.
-        """
+        """The value below ``path``, after its files were verified."""
         folder = _version_for(context, Path(str(path)))
         verify_manifest(folder)
         return folder if context.dagster_type.typing_type is Path else _read_value(folder)
@@ -117,9 +104,7 @@ def _write_value(folder: Path, value: Any) -> None:
     elif isinstance(value, dict):
         write_json(folder / CONTENT, value)
     else:
-        raise GenrecError(
-            f"a {type(value).__name__} cannot be stored; return a polars frame, a dict or a folder's Path"
-        )
+        raise GenrecError(f"a {type(value).__name__} cannot be stored; return a frame of polars, a dict or a Path")
 
 
 def _read_value(folder: Path) -> Any:
@@ -132,17 +117,14 @@ def _read_value(folder: Path) -> Any:
 
 def _version_for(context: dg.InputContext, store: Path) -> Path:
     """The folder of this run's version if it is finished, or else of the newest version."""
-    run_id = _run_id(context)
+    run_id: str | None
+    try:
+        run_id = context.step_context.run_id
+    except DagsterInvariantViolationError:  # outside a run, as in Definitions.load_asset_value
+        run_id = None
     if run_id is not None and (store / run_id / MANIFEST).is_file():
         return version_folder(store.name, run_id, store.parent)
     try:
         return latest(store.name, store.parent)
     except NotBuiltError as error:
         raise GenrecError(f"{error}; materialise {context.asset_key.to_user_string()} first") from error
-
-
-def _run_id(context: dg.InputContext) -> str | None:
-    try:
-        return context.step_context.run_id
-    except DagsterInvariantViolationError:  # outside a run, as in Definitions.load_asset_value
-        return None

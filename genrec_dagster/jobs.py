@@ -1,10 +1,8 @@
 """The jobs that can be run by name, and the daily schedule of one of them."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from pydantic import Field
 
 from genrec_core.releases.pointer import RELEASES, SERVED, add_to_served, require_pointer, served_pointer
@@ -58,7 +56,7 @@ monitor = dg.define_asset_job(
 )
 def daily_monitoring(work: WorkFolders) -> dg.RunRequest | dg.SkipReason:
     """Request a run if a release is served."""
-    if served_pointer(Path(work.root).absolute()) is None:
+    if served_pointer(work.storage) is None:
         return dg.SkipReason("no release is served yet, so there is nothing to compare with")
     return dg.RunRequest()
 
@@ -77,7 +75,7 @@ def remove_old_versions(context: dg.OpExecutionContext, config: CleaningForm, wo
     """Remove old versions of every asset. The served release and recently served ones are kept."""
     from genrec_core.releases.transfer import clean
 
-    removed = clean(Path(work.root).absolute(), config.keep, timedelta(hours=config.least_age_hours))
+    removed = clean(work.storage, config.keep, timedelta(hours=config.least_age_hours))
     for version in removed:
         context.log.info(f"removed {version.asset} {version.version}{'' if version.whole else ', never finished'}")
     context.add_output_metadata({"removed": len(removed)})
@@ -90,7 +88,7 @@ def add_new_items(context: dg.OpExecutionContext, work: WorkFolders) -> None:
     from genrec_core.bundle.item_additions import new_in_catalog
     from genrec_core.releases.pointer import served_model
 
-    root = Path(work.root).absolute()
+    root = work.storage
     before = require_pointer(root)
     catalog, embeddings = latest("item_catalog", root) / FRAME, latest("item_embeddings", root)
     new, vectors = new_in_catalog(served_model(root), catalog, embeddings)
@@ -121,12 +119,4 @@ def clean_storage() -> None:
     remove_old_versions()
 
 
-JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
-    full_graph,
-    train_model,
-    predict,
-    roll_back,
-    monitor,
-    add_items,
-    clean_storage,
-]
+ASSET_JOBS, OP_JOBS = (full_graph, train_model, predict, roll_back, monitor), (add_items, clean_storage)

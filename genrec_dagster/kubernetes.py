@@ -36,13 +36,7 @@ class PodsFailedError(Exception):
 
 
 class TrainingPods(TreatAsResourceParam):
-    """Runs a training in pods.
-
-    Args:
-        template: a Pod with metadata and spec. Its first container gets the command.
-        namespace: the Kubernetes namespace of the pods.
-        poll_seconds: pause between two looks at their state.
-    """
+    """Runs a training in pods made from ``template``. The first container gets the command."""
 
     def __init__(self, template: Mapping[str, Any], namespace: str, poll_seconds: float = 5.0) -> None:
         self.template, self.namespace, self.poll_seconds = template, namespace, poll_seconds
@@ -50,16 +44,9 @@ class TrainingPods(TreatAsResourceParam):
     def run(
         self, context: dg.AssetExecutionContext, machine: MachineCommand, rendezvous: RendezvousSettings, key: str
     ) -> None:
-        """Train to the end. Node 0 reports through its log, by Dagster Pipes.
+        """Train to the end. Node 0 reports through its log, by Dagster Pipes, and fails if another node does.
 
-        Args:
-            machine: gives the command of each machine.
-            rendezvous: how many machines there are, and the name of node 0 in the cluster.
-            key: identifies the training. Pods of an earlier attempt are removed first, because they would write to the
-                same folder.
-
-        Raises:
-            PodsFailedError: node 0 failed. It also fails if another node does.
+        Pods of an earlier attempt, with the same ``key``, are removed first: they would write to the same folder.
         """
         from dagster_k8s import PipesK8sClient
         from dagster_k8s.client import DagsterK8sError
@@ -107,19 +94,12 @@ class TrainingPods(TreatAsResourceParam):
         core.delete_collection_namespaced_pod(self.namespace, label_selector=selector)
         while core.list_namespaced_pod(self.namespace, label_selector=selector).items:
             if time.monotonic() > deadline:
-                raise GenrecError(
-                    f"pods with {selector} in {self.namespace} do not end, and they write to the folder of this "
-                    "training; delete them"
-                )
+                raise GenrecError(f"pods with {selector} in {self.namespace} do not end; delete them, and train again")
             time.sleep(min(self.poll_seconds, 1.0))
 
 
 def training_client() -> dg.PipesSubprocessClient | TrainingPods:
-    """The client that starts torchrun, by ``GENREC_LAUNCHER``: ``local`` (the default) or ``kubernetes``.
-
-    Raises:
-        GenrecError: the variable has another value, or no template can be read.
-    """
+    """The client that starts torchrun, by ``GENREC_LAUNCHER``: ``local`` (the default) or ``kubernetes``."""
     launcher = os.environ.get(LAUNCHER) or "local"
     if launcher == "local":
         # torchrun gives its ranks 30 s; it must end before it is killed
@@ -133,11 +113,7 @@ def training_client() -> dg.PipesSubprocessClient | TrainingPods:
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """The Pod in a YAML file.
-
-    Raises:
-        GenrecError: the file cannot be read, or holds no Pod with a container and its image.
-    """
+    """The Pod in a YAML file; it must have a container and its image."""
     try:
         template = yaml.safe_load(utf8_text(path))
         kind, image = template["kind"], template["spec"]["containers"][0]["image"]

@@ -14,10 +14,8 @@ import psutil
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, discard_run
 
 WORKER_TAG, CLOSED_TAG = "genrec/worker", "genrec/closed"
-TRAINED = dg.AssetKey("tiger_checkpoint")
 _EVERY_SECONDS = 10
 _LOOKED_BACK = timedelta(days=1)
-_LOST = "the process of this run, {worker}, is gone: it was killed, or its machine went down"
 
 
 def this_worker() -> str:
@@ -49,18 +47,16 @@ def fail_lost_runs(instance: dg.DagsterInstance, tracker: ExperimentTracker, sto
     """End the runs whose process is gone, and their MLflow runs; remove their unfinished files from ``storage``.
 
     Dagster's run monitoring may fail such a run first, but it knows nothing of MLflow and the storage. So the runs of
-    the last day that ended badly are cleaned up too, once each.
-
-    Returns:
-        The ids of the runs that Dagster still took for alive.
+    the last day that ended badly are cleaned up too, once each. Returns the runs that Dagster still took for alive.
     """
     in_progress = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
     lost = [run for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)) if _is_lost(run)]
     for run in lost:
+        message = f"its process, {run.tags[WORKER_TAG]}, is gone: it was killed, or its machine went down"
         if run.status == dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, _LOST.format(worker=run.tags[WORKER_TAG]))
+            instance.report_run_canceled(run, message)
         else:
-            instance.report_run_failed(run, _LOST.format(worker=run.tags[WORKER_TAG]))
+            instance.report_run_failed(run, message)
     ended_badly = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     for run in instance.get_runs(dg.RunsFilter(statuses=ended_badly, updated_after=datetime.now(UTC) - _LOOKED_BACK)):
         if _is_lost(run) and CLOSED_TAG not in run.tags:
@@ -78,7 +74,7 @@ def _is_lost(run: dg.DagsterRun) -> bool:
 def _stored_checkpoint(instance: dg.DagsterInstance, run: str) -> bool:
     """Whether the run stored its checkpoint. If it did not, its training has failed, even if MLflow says FINISHED."""
     records = instance.get_records_for_run(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
-    return any(record.asset_key == TRAINED for record in records)
+    return any(record.asset_key == dg.AssetKey("tiger_checkpoint") for record in records)
 
 
 @dg.sensor(
@@ -88,5 +84,5 @@ def _stored_checkpoint(instance: dg.DagsterInstance, run: str) -> bool:
 )
 def lost_runs(context: dg.SensorEvaluationContext, tracker: ExperimentTracker, work: WorkFolders) -> dg.SkipReason:
     """Call :func:`fail_lost_runs`."""
-    lost = fail_lost_runs(context.instance, tracker, Path(work.root).absolute())
+    lost = fail_lost_runs(context.instance, tracker, work.storage)
     return dg.SkipReason(f"failed {', '.join(lost)}: their processes are gone" if lost else "all runs are alive")

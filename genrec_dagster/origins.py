@@ -14,21 +14,13 @@ _EVALUATIONS = 100  # newest evaluations of a check that are searched
 
 @dataclass(frozen=True)
 class Origin:
-    """One materialisation of an asset.
-
-    Args:
-        asset: the asset's name.
-        run_id: the run that made it, and so the name of its version in the storage.
-        event: its place in the event log.
-        data_version: a hash of its content.
-        inputs: the event of each of its inputs, by asset.
-    """
+    """One materialisation of an asset."""
 
     asset: str
-    run_id: str
-    event: int
+    run_id: str  # also the name of its version in the storage
+    event: int  # its place in the event log
     data_version: str
-    inputs: Mapping[str, int]
+    inputs: Mapping[str, int]  # the event of each input, by asset
 
     @classmethod
     def of(cls, record: dg.EventLogRecord) -> "Origin":
@@ -45,15 +37,10 @@ class Origin:
 
 
 def trace(instance: dg.DagsterInstance, versions: Mapping[str, str]) -> dict[str, list[Origin]]:
-    """The materialisations of artefacts and of everything upstream of them.
+    """The materialisations, by asset, of the ``versions`` of artefacts in the storage and of everything upstream.
 
-    Args:
-        instance: has the event log.
-        versions: the version of each artefact in the storage, by asset.
-
-    Returns:
-        The materialisations by asset; several if parts were made from different ones. An artefact that this instance
-        does not know is missing.
+    They are several for an asset if parts were made from different ones. Artefacts that this instance does not know
+    are missing.
     """
     waiting = [_made_in(instance, asset, run_id) for asset, run_id in versions.items()]
     origins: dict[str, list[Origin]] = {}
@@ -69,14 +56,9 @@ def trace(instance: dg.DagsterInstance, versions: Mapping[str, str]) -> dict[str
 def conflicts(
     instance: dg.DagsterInstance, origins: Mapping[str, Iterable[Origin]], versions: Mapping[str, str]
 ) -> list[str]:
-    """The assets of which parts were made from different content.
+    """The assets of which parts were made from different content; ``origins`` is the :func:`trace` of ``versions``.
 
     If an asset had the same content with old and with new inputs, what was made from it belongs to both.
-
-    Args:
-        instance: has the event log.
-        origins: the result of :func:`trace`.
-        versions: the argument of :func:`trace`.
     """
     different = [name for name, of in origins.items() if len({origin.data_version for origin in of}) > 1]
     return sorted(name for name in different if not _common_versions(instance, origins, versions, name))

@@ -21,38 +21,28 @@ class RayCluster(RayResource):  # type: ignore[misc]  # its types are not read, 
 
     @property
     def host(self) -> str:
-        """The head's host."""
         return self.address.removeprefix("ray://").rpartition(":")[0] or self.address
 
     @property
     def name(self) -> str:
-        """The cluster's name in the log."""
         return f"Ray cluster {self.address}"
 
     @property
     def ray_address(self) -> str:
-        """The address for Ray."""
         return self.address
 
     @property
     def created(self) -> bool:
-        """True: the cluster runs already, and dagster-ray neither starts nor stops it."""
-        return True
+        return True  # so dagster-ray neither starts nor stops it
 
     @property
     def ready(self) -> bool:
-        """True: whether the cluster answers is seen when this process connects."""
-        return True
+        return True  # whether it answers is seen when this process connects
 
     def connect(self, context: Any) -> Any:
-        """Connect this process.
-
-        Raises:
-            GenrecError: the cluster does not answer.
-        """
+        """Connect this process; a GenrecError if the cluster does not answer."""
         self._context = connect(self.address)
         return self._context
 
     def on_connect(self, context: Any) -> None:
-        """Log the connection."""
         context.log.info(f"connected to {self.name}")

@@ -1,12 +1,14 @@
-"""Resources of the assets: folders to build in, and MLflow."""
+"""What assets use: folders to build in, MLflow, and progress in the log."""
 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -18,24 +20,28 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "genrec"
+MLFLOW_PORT, DEFAULT_MLFLOW_PORT = "MLFLOW_PORT", "5000"
 _SQLITE = "sqlite:///"
 _MLFLOW_HOME = Path(".genrec") / "mlflow"
 _WORK = ".work"
 _SHOWN_CHARACTERS = 300  # of MLflow's error text
+_PROGRESS_SECONDS = 15.0
 
 
 class WorkFolders(dg.ConfigurableResource[None]):
-    """Folders to build in, on the file system of the storage, so that handing one over is a rename.
-
-    They are dot-folders of the storage. :func:`discard_run` removes those of a killed run.
-    """
+    """Folders to build in: dot-folders of the storage, so that handing one over is a rename."""
 
     root: str
+
+    @property
+    def storage(self) -> Path:
+        """The storage's folder."""
+        return Path(self.root).absolute()
 
     @contextmanager
     def new(self, context: dg.AssetExecutionContext) -> Iterator[Path]:
         """An empty folder for this run of the asset. It is removed on an error, and else left for the IO manager."""
-        folder = Path(self.root).absolute() / _WORK / context.asset_key.to_python_identifier() / context.run.run_id
+        folder = self.storage / _WORK / context.asset_key.to_python_identifier() / context.run.run_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -46,8 +52,8 @@ class WorkFolders(dg.ConfigurableResource[None]):
             raise
 
     def training(self, key: str) -> Path:
-        """The folder of the training with this key. It stays after the run, so that a retry continues in it."""
-        folder = Path(self.root).absolute() / ".training" / key
+        """The folder of a training. It stays after the run, so that a retry continues in it."""
+        folder = self.storage / ".training" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -61,6 +67,19 @@ def discard_run(root: Path, run_id: str) -> None:
     for pattern in (f"{_WORK}/*/{run_id}", *unfinished):
         for path in root.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def progress_log(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int], None]:
+    """A callback that logs ``what`` with the done and the total amount, every few seconds."""
+    reported = time.monotonic()
+
+    def listen(done: int, total: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= _PROGRESS_SECONDS:
+            reported = time.monotonic()
+            context.log.info(f"{what}: {done:,} of {total:,}")
+
+    return listen
 
 
 def tracking_uri() -> str:
@@ -79,18 +98,29 @@ def usable_uri(noted: str) -> str:
 
 
 def artifact_root() -> str | None:
-    """Where a new experiment keeps its artefacts: beside a local database; None if a tracking server decides.
-
-    MLflow's own default for a database is the current folder of the process.
-    """
+    """Where a new experiment keeps its artefacts: beside a local database; None if a tracking server decides."""
     uri = tracking_uri()
     if not uri.startswith(_SQLITE):
         return None
     return (Path(uri.removeprefix(_SQLITE)).absolute().parent / "artifacts").as_uri()
 
 
+def mlflow_ui(tracking_uri: str) -> str:
+    """The address of MLflow's UI, without user, password and query.
+
+    It is ``GENREC_MLFLOW_UI`` if that is set. Otherwise it is the tracking server's address, or for a local store the
+    address at which ``make ui`` serves it.
+    """
+    named = os.environ.get("GENREC_MLFLOW_UI")
+    address = (named if "://" in named else f"http://{named}") if named else tracking_uri
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https"):
+        return f"http://127.0.0.1:{os.environ.get(MLFLOW_PORT) or DEFAULT_MLFLOW_PORT}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
 def prepare_store(uri: str) -> None:
-    """Make the folder of a local database."""
+    """Create the folder of a local database."""
     if uri.startswith(_SQLITE):
         Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
 
@@ -105,18 +135,15 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
     artifact_root: str | None = None
 
     def client(self) -> "MlflowClient":
-        """A client of ``tracking_uri``. It creates a local database if there is none."""
+        """A client of ``tracking_uri``, for runs and registry. It creates a local database if there is none."""
         from mlflow import MlflowClient
 
         prepare_store(self.tracking_uri)
-        return MlflowClient(tracking_uri=usable_uri(self.tracking_uri))
+        uri = usable_uri(self.tracking_uri)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def open_run(self, training_key: str, tags: Mapping[str, str], parameters: Mapping[str, object]) -> str:
-        """The id of the MLflow run of a training, which is RUNNING now. A retry continues the run of the first attempt.
-
-        Raises:
-            GenrecError: the experiment was deleted, or MLflow does not answer or refuses; the text says what to do.
-        """
+        """The id of the MLflow run of a training, which is RUNNING now. A retry continues the first attempt's run."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -137,13 +164,7 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
             raise GenrecError(_refusal(self.tracking_uri, str(error))) from error
 
     def end_runs_of(self, dagster_run: str, status: str, trained: bool = False) -> None:
-        """End the MLflow runs of a failed Dagster run as FAILED or KILLED.
-
-        Args:
-            dagster_run: the id of the Dagster run.
-            status: FAILED or KILLED.
-            trained: the checkpoint is in the storage, so a FINISHED run stays FINISHED.
-        """
+        """End the MLflow runs of a failed Dagster run as ``status``; a FINISHED one stays so if it has ``trained``."""
         client = self.client()
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:

@@ -11,6 +11,7 @@ import time
 import uuid
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -36,6 +37,7 @@ LAST_RUN = "last_run.json"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _SAMPLE_SECONDS = 0.5
 _MEGABYTE = 1 << 20
+say = partial(print, flush=True)
 
 
 class PeakMemory:
@@ -70,23 +72,12 @@ def _resident_bytes(process: psutil.Process) -> int:
 
 @dataclass
 class RunReport:
-    """Listens to the events of a run: prints a line for each important one, and keeps times and failures.
+    """Listens to the events of a run: prints a line for each important one, and keeps times and failures."""
 
-    Args:
-        assets: names of the assets; other steps are checks.
-        asset_seconds: duration of each finished asset, in seconds.
-        failures: a sentence for each failed step or gate.
-    """
-
-    assets: set[str]
+    assets: set[str]  # the other steps are checks
     asset_seconds: dict[str, float] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # a sentence for each failed step or gate
     _started: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the run was interrupted."""
-        return any(failure.endswith(f": {INTERRUPTED}") for failure in self.failures)
 
     def __call__(self, entry: dg.EventLogEntry) -> None:
         """Handle one event."""
@@ -133,11 +124,6 @@ class RunReport:
         self.failures.append(failure)
 
 
-def say(line: str) -> None:
-    """Print a line, unbuffered."""
-    print(line, flush=True)
-
-
 def main() -> int:
     """Run the whole graph. The exit code is 0 only if all assets were built and all gates passed."""
     from genrec_dagster.config import PRESET_NAME
@@ -159,7 +145,8 @@ def main() -> int:
             execute(job, instance, run_id, tags={"preset": PRESET_NAME})
             run = instance.get_run_by_id(run_id)
             # Dagster's in-process executor calls an interrupted run a failed one.
-            status = "CANCELED" if not run or report.interrupted else run.status.value
+            interrupted = any(failure.endswith(f": {INTERRUPTED}") for failure in report.failures)
+            status = "CANCELED" if not run or interrupted else run.status.value
         finally:
             record = {
                 "run_id": run_id,

@@ -50,12 +50,7 @@ def training_key(settings: TrainingSettings, data_versions: Mapping[str, str]) -
 def prepare_job(
     run: str, inputs: Mapping[str, Path], settings: TrainingSettings, work: WorkFolders, tracker: ExperimentTracker
 ) -> TrainingJob:
-    """The job of a training: its work folder and MLflow run are those of an earlier attempt, if there was one.
-
-    Args:
-        run: the id of the Dagster run.
-        inputs: folders of ``user_histories``, ``semantic_ids`` and ``item_embeddings``.
-    """
+    """The job of a training: its work folder and MLflow run are those of an earlier attempt, if there was one."""
     versions = {name: content_version(folder).value for name, folder in inputs.items()}
     key = training_key(settings, versions)
     tags = {"dagster_run": run, "code": code_revision(), **{f"data.{name}": value for name, value in versions.items()}}
@@ -126,16 +121,11 @@ def run_torchrun(
     job: TrainingJob,
     rendezvous: RendezvousSettings,
 ) -> None:
-    """Train with the processes of the settings. Their loss and recall appear in the log of the step.
-
-    Args:
-        pipes: starts torchrun, as a process here or in pods.
-        rendezvous: where other machines join. Each of them runs :mod:`genrec_dagster.training_node`.
+    """Train by torchrun, as a process here or in pods. Loss and recall appear in the log of the step.
 
     Raises:
-        dg.Failure: a rank refused its settings or data; the message names the rank.
-        dg.RetryRequested: a rank failed otherwise, for instance because memory ran out; its cause names the rank. A
-            ``RetryPolicy`` would also retry what a user has interrupted.
+        dg.Failure: a rank refused its settings or data.
+        dg.RetryRequested: a rank failed otherwise. A ``RetryPolicy`` would also retry what a user has interrupted.
     """
     job_file, failure_file = job.folder / JOB_FILE, job.folder / "failure.json"
     failure_file.unlink(missing_ok=True)

@@ -15,11 +15,7 @@ from genrec_dagster.training import TrainingJob, training_command
 
 
 def join(job_file: Path, rendezvous: RendezvousSettings) -> int:
-    """Train beside the machine that runs the step, and return torchrun's exit code.
-
-    Raises:
-        GenrecError: this is node 0, which the step itself starts, or there is no such job file.
-    """
+    """Train beside the machine that runs the step, and return torchrun's exit code."""
     if not 0 < rendezvous.node_rank < rendezvous.nodes:
         raise GenrecError(
             f"node {rendezvous.node_rank} of {rendezvous.nodes}: set GENREC_NODES, and GENREC_NODE_RANK to 1 or more; "

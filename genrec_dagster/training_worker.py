@@ -97,12 +97,10 @@ def leave(error: BaseException) -> NoReturn:
     A normal exit waits for gloo, and gloo waits for other ranks that may be dead. Nothing is lost, because files are
     written under another name and then renamed.
     """
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else 1
-    else:
+    code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    if not isinstance(error, SystemExit):
         get_error_handler().record_exception(error)
         traceback.print_exception(error)
-        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -15,8 +15,7 @@ from types import FrameType
 import psutil
 
 from genrec_dagster.instance import prepare_home
-from genrec_dagster.links import PORT_VARIABLE
-from genrec_dagster.resources import artifact_root, prepare_store, tracking_uri
+from genrec_dagster.resources import DEFAULT_MLFLOW_PORT, MLFLOW_PORT, artifact_root, prepare_store, tracking_uri
 
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 20
@@ -28,16 +27,16 @@ def main() -> int:
     """Start the servers and wait: 130 after an interrupt, 1 if a port cannot be used or a server ends by itself."""
     ports = {"UI_PORT": os.environ.get("UI_PORT") or "3000"}
     if not tracking_uri().startswith(("http://", "https://")):
-        ports[PORT_VARIABLE] = os.environ.get(PORT_VARIABLE) or "5000"
+        ports[MLFLOW_PORT] = os.environ.get(MLFLOW_PORT) or DEFAULT_MLFLOW_PORT
     if refusal := _refusal(ports):
         print(refusal, file=sys.stderr)
         return _FAILED
     prepare_home()
     commands = [dagster_command(ports["UI_PORT"])]
-    if PORT_VARIABLE in ports:
+    if MLFLOW_PORT in ports:
         prepare_store(tracking_uri())
-        commands.append(mlflow_command(ports[PORT_VARIABLE]))
-        print(f"MLflow: http://{_HOST}:{ports[PORT_VARIABLE]}", flush=True)
+        commands.append(mlflow_command(ports[MLFLOW_PORT]))
+        print(f"MLflow: http://{_HOST}:{ports[MLFLOW_PORT]}", flush=True)
     print(f"Dagster: http://{_HOST}:{ports['UI_PORT']}", flush=True)
     return _run_together(commands)
 

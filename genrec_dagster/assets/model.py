@@ -1,44 +1,31 @@
-"""The assets from semantic IDs to the exported model: trained, measured, exported."""
+"""The assets from semantic IDs to the exported model, trained, measured and exported, and what their pages show."""
 
+import math
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
-from genrec_dagster.automation import when_inputs_change
+from genrec_dagster import experiment
+from genrec_dagster.automation import rebuilt_asset
 from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
-from genrec_dagster.experiment import (
-    MODEL_NAME,
-    log_files,
-    log_recommender,
-    log_test_metrics,
-    mlflow_may_be_away,
-    note_run,
-)
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
-from genrec_dagster.links import run_link, training_link
-from genrec_dagster.metadata import content_version
-from genrec_dagster.pages.model import CONFIG_FILE, CURVES_PLOT, HISTORY_FILE, export_page, metrics_page, training_page
-from genrec_dagster.progress import progress_log
-from genrec_dagster.resources import ExperimentTracker, WorkFolders
+from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
+from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
 from genrec_dagster.training import new_beside_another, only_training, prepare_job, run_torchrun, tracked_run
 
-_GROUP, _OWNERS, _REBUILT = "model", ["team:recsys"], when_inputs_change()
+CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
+_WEIGHTS = "*.safetensors"
 
 
-@dg.asset(
-    group_name=_GROUP,
-    owners=_OWNERS,
-    automation_condition=_REBUILT,
-    kinds={"pytorch", "huggingface"},
-    code_version="2",
-    pool="training",
-)
+@rebuilt_asset("model", kinds={"pytorch", "huggingface"}, code_version="2", pool="training")
 @plain_failures
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
@@ -64,15 +51,14 @@ def tiger_checkpoint(
     with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run), work.new(context) as folder:
         run_torchrun(context, pipes, job, RendezvousSettings(**rendezvous.model_dump()))
         shutil.copytree(job.folder / "best", folder, dirs_exist_ok=True)
-        note_run(folder, tracker, job.mlflow_run)
-        metadata = training_page(folder, settings, run_link(tracker, job.mlflow_run))
-        log_files(tracker, job.mlflow_run, [folder / name for name in (CONFIG_FILE, HISTORY_FILE, CURVES_PLOT)])
+        experiment.note_run(folder, tracker, job.mlflow_run)
+        metadata = training_page(folder, settings, experiment.training_link(folder))
+        for name in (CONFIG_FILE, HISTORY_FILE, CURVES_PLOT):
+            tracker.client().log_artifact(job.mlflow_run, str(folder / name))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@dg.asset(
-    group_name=_GROUP, owners=_OWNERS, automation_condition=_REBUILT, kinds={"pytorch", "numpy"}, code_version="1"
-)
+@rebuilt_asset("model", kinds={"pytorch", "numpy"}, code_version="1")
 @plain_failures
 def recall_metrics(
     context: dg.AssetExecutionContext,
@@ -100,22 +86,15 @@ def recall_metrics(
     with work.new(context) as folder:
         write_metrics(folder, metrics)
         metadata = metrics_page(folder, metrics)
-        with mlflow_may_be_away(context):
-            log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
-            metadata["mlflow_run"] = training_link(tiger_checkpoint)
-            metadata["report"] = training_link(tiger_checkpoint, REPORT_FILE)
+        with experiment.mlflow_may_be_away(context):
+            experiment.log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
+            metadata["mlflow_run"] = experiment.training_link(tiger_checkpoint)
+            metadata["report"] = experiment.training_link(tiger_checkpoint, REPORT_FILE)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
 # The export does not read the metrics, but their gates hold it back.
-@dg.asset(
-    group_name=_GROUP,
-    owners=_OWNERS,
-    automation_condition=_REBUILT,
-    kinds={"onnx"},
-    code_version="3",
-    deps=[recall_metrics],
-)
+@rebuilt_asset("model", kinds={"onnx"}, code_version="3", deps=[recall_metrics])
 @plain_failures
 def onnx_encoder(
     context: dg.AssetExecutionContext,
@@ -148,8 +127,96 @@ def onnx_encoder(
             report = quantize_recommender(folder, folder, users, largest_loss=config.largest_loss)
             context.log.info("\n".join(report.lines()))
         metadata = export_page(folder, tiger_checkpoint, len(item_ids), time.monotonic() - began)
-        with mlflow_may_be_away(context):
+        with experiment.mlflow_may_be_away(context):
             example = user_histories["item_ids"][0].to_list()
-            metadata["mlflow_model"] = log_recommender(tiger_checkpoint, folder, example)
-            metadata["mlflow_page"] = training_link(tiger_checkpoint, MODEL_NAME)
+            metadata["mlflow_model"] = experiment.log_recommender(tiger_checkpoint, folder, example)
+            metadata["mlflow_page"] = experiment.training_link(tiger_checkpoint, experiment.MODEL_NAME)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.MetadataValue) -> Page:
+    """How the training went, its settings, and the size of the model. The curves are also written to ``folder``."""
+    from genrec_core.evaluation.pages.metrics import training_curves
+
+    history = read_json(folder / HISTORY_FILE)
+    curves = training_curves(history["epochs"], history["best_epoch"])
+    (folder / CURVES_PLOT).write_bytes(curves)
+    return {
+        "best_validation_recall@10": history["best_recall@10"],
+        "best_epoch": int(history["best_epoch"]),
+        "epochs": len(history["epochs"]),
+        "training_seconds": history["seconds"],
+        "last_loss": history["epochs"][-1]["loss"],
+        "curves": picture(curves, "loss and validation Recall@10 by epoch"),
+        "parameters": _count_parameters(folder),
+        "settings": markdown([{"setting": name, "value": str(value)} for name, value in settings.model_dump().items()]),
+        "mlflow_run": mlflow_run,
+    }
+
+
+def _count_parameters(checkpoint: Path) -> int:
+    """The number of parameters of a model; reads only the files' headers."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in checkpoint.glob(_WEIGHTS):
+        with safe_open(path, "np") as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.offset_keys())
+    return count
+
+
+def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
+    """The metrics of every ranking mode and of popularity, with intervals, and by slices of users and items."""
+    from genrec_core.evaluation.evaluate import RANKINGS
+    from genrec_core.evaluation.pages.metrics import RECALL_PLOT, SLICES_PLOT
+
+    served, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
+    rows: list[Row] = [
+        {
+            "metric": name,
+            **{mode: metrics[mode].get(name) for mode in modes},
+            "interval": "{:.4f} to {:.4f}".format(*served[f"{name}_interval"])
+            if f"{name}_interval" in served
+            else None,
+            "history kept": metrics[f"{metrics['ranking']}_history_kept"].get(name),
+        }
+        for name, value in served.items()
+        if isinstance(value, float)
+    ]
+    return {
+        **{name: served[name] for name in ("recall@10", "ndcg@10") if name in served},
+        "metrics": table(rows),
+        "ranking": metrics["ranking"],
+        **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
+        "generation_miss_share": metrics["generative"]["miss_share"],
+        "seeds": ", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "only this one",
+        "users": metrics["users"],
+        "beams": metrics["beams"],
+        "slices": markdown([{"by": by, **row} for by, rows in metrics["slices"].items() for row in rows]),
+        "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
+        "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
+    }
+
+
+def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> Page:
+    """The files of the exported model, and their size beside the trained weights."""
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    files: list[Row] = [{"file": name, "bytes": sizes[name]} for name in sorted(sizes, key=lambda name: -sizes[name])]
+    return {
+        "items": items,
+        "trained_weights_bytes": sum(path.stat().st_size for path in checkpoint.glob(_WEIGHTS)),
+        "export_seconds": round(seconds, 2),
+        "files": table(files),
+        **_int8_comparison(folder),
+    }
+
+
+def _int8_comparison(folder: Path) -> Page:
+    """How the int8 model ranks beside the fp32 model; nothing if the export is in fp32."""
+    from genrec_core.bundle.model_folder import ModelFolder
+
+    report = ModelFolder(folder).quantization_report()
+    if report is None:
+        return {}
+    rows: list[Row] = [{"ranking": mode, **agreement} for mode, agreement in report["rankings"].items()]
+    return {"int8": table(rows), "int8_method": report["method"]}

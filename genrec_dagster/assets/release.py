@@ -29,25 +29,23 @@ from genrec_core.releases.pointer import (
 )
 from genrec_core.storage.artifacts import MANIFEST, read_json, verify_manifest
 from genrec_core.storage.folders import latest, version_folder
-from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
+from genrec_dagster import experiment
+from genrec_dagster.assets.model import HISTORY_FILE
+from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
-from genrec_dagster.experiment import mlflow_may_be_away
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.links import version_link
-from genrec_dagster.metadata import content_version
+from genrec_dagster.metadata import Page, Row, content_version, table
 from genrec_dagster.origins import Origin, evaluation_of, trace
-from genrec_dagster.pages.model import HISTORY_FILE
-from genrec_dagster.pages.release import release_page, served_page
-from genrec_dagster.registry import ALIAS, REGISTERED_MODEL, point_alias, register_release
 from genrec_dagster.resources import WorkFolders
 from genrec_dagster.training import code_revision
 
-_GROUP, _OWNERS, _REBUILT = "model", ["team:recsys"], when_inputs_change()
 # Gates of `model_release` that must have passed before the release is served; checks/release.py defines them.
 COMPARISON = "not_worse_than_current"
 RELEASE_GATES = ("gates_passed", "parts_belong_together", COMPARISON)
 CHAMPION, RULE, NOTHING_SERVED = "champion", "rule", "none"  # metadata of the comparison: with what, by what rule
 _NEWEST, _PREVIOUS = "newest", "previous"
+_HEADLINE = ("recall@10", "ndcg@10")
+_COMPARED = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
 # The folder of a release that holds each asset.
 _FOLDERS = {
     "tiger_checkpoint": CHECKPOINT,
@@ -57,7 +55,7 @@ _FOLDERS = {
 }
 
 
-@dg.asset(group_name=_GROUP, owners=_OWNERS, automation_condition=_REBUILT, kinds={"onnx", "mlflow"}, code_version="2")
+@rebuilt_asset("model", kinds={"onnx", "mlflow"}, code_version="2")
 @plain_failures
 def model_release(
     context: dg.AssetExecutionContext,
@@ -81,27 +79,23 @@ def model_release(
     }
     run, code = context.run.run_id, code_revision()
     registered: str | None = None
-    with mlflow_may_be_away(context):
+    with experiment.mlflow_may_be_away(context):
         example, tags = user_histories["item_ids"][0].to_list(), {"dagster_run": run, "code": code}
-        registered = register_release(tiger_checkpoint, onnx_encoder, run, example, tags)
+        registered = experiment.register_release(tiger_checkpoint, onnx_encoder, run, example, tags)
     origins = trace(context.instance, {name: part.name for name, part in parts.items()})
     facts = _facts(run, code, registered, parts, origins)
     with work.new(context) as folder:
         write_release(folder, {_FOLDERS[name]: part for name, part in parts.items()}, facts)
         write_profile(folder, user_histories)
-        served = served_pointer(Path(work.root).absolute())
-        champion = version_folder(RELEASES, served.version, Path(work.root).absolute()) if served else None
-        metadata = release_page(folder, facts, origins, champion)
-        metadata["mlflow_page"] = version_link(tiger_checkpoint, REGISTERED_MODEL, registered)
+        served = served_pointer(work.storage)
+        champion = version_folder(RELEASES, served.version, work.storage) if served else None
+        metadata = release_page(folder, facts, champion)
+        metadata["mlflow_page"] = experiment.version_link(tiger_checkpoint, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
 def _facts(
-    version: str,
-    code: str,
-    registered: str | None,
-    parts: Mapping[str, Path],
-    origins: Mapping[str, list[Origin]],
+    version: str, code: str, registered: str | None, parts: Mapping[str, Path], origins: Mapping[str, list[Origin]]
 ) -> dict[str, Any]:
     """The content of ``release.json``."""
     return {
@@ -120,14 +114,12 @@ def _facts(
             "semantic_ids": read_json(parts["semantic_ids"] / "summary.json")["settings"],
             "recall_metrics": read_json(parts["recall_metrics"] / METRICS_FILE)["settings"],
         },
-        "mlflow": {"model": REGISTERED_MODEL, "version": registered},
+        "mlflow": {"model": experiment.REGISTERED_MODEL, "version": registered},
     }
 
 
-@dg.asset(
-    group_name=_GROUP,
-    owners=_OWNERS,
-    automation_condition=_REBUILT,
+@rebuilt_asset(
+    "model",
     kinds={"json", "mlflow"},
     code_version="1",
     deps=[model_release],
@@ -143,7 +135,7 @@ def served_release(
     gates. If another release is served while this runs, the pointer stays and the run fails. Run it again, so that the
     gates compare with that release.
     """
-    root = Path(work.root).absolute()
+    root = work.storage
     before = served_pointer(root)
     pointer = _newest(context, before, root) if config.to == _NEWEST else _earlier(before, config, root)
     release = version_folder(RELEASES, pointer.version, root)
@@ -155,8 +147,8 @@ def served_release(
         require_served(pointer.follows, root)  # MLflow's alias moves only if this pointer will be served
         alias = _move_alias(context, release / CHECKPOINT, pointer.version)
         metadata = served_page(pointer, before, root, carried, alias)
-        registered = read_json(release / FACTS)["mlflow"]
-        metadata["mlflow_page"] = version_link(release / CHECKPOINT, registered["model"], registered["version"])
+        registered = read_json(release / FACTS)["mlflow"]["version"]
+        metadata["mlflow_page"] = experiment.version_link(release / CHECKPOINT, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=pointer_version(release))
 
 
@@ -215,13 +207,71 @@ def _move_alias(context: dg.AssetExecutionContext, checkpoint: Path, release: st
     from mlflow.exceptions import MlflowException
 
     try:
-        version = point_alias(checkpoint, release)
+        version = experiment.point_alias(checkpoint, release)
     except (MlflowException, OSError) as error:
-        context.log.warning(f"the alias {ALIAS} of {REGISTERED_MODEL} was not moved: {error}")
+        context.log.warning(f"the alias {experiment.ALIAS} of {experiment.REGISTERED_MODEL} was not moved: {error}")
         return f"not moved: {error}"
-    return f"models:/{REGISTERED_MODEL}@{ALIAS} is version {version}"
+    return f"models:/{experiment.REGISTERED_MODEL}@{experiment.ALIAS} is version {version}"
 
 
 def pointer_version(release: Path) -> dg.DataVersion:
     """A hash of the model alone: a release with the same model changes no prediction."""
     return dg.DataVersion(hashlib.sha256(f"served {content_version(release / MODEL).value}".encode()).hexdigest())
+
+
+def release_page(folder: Path, facts: Mapping[str, Any], champion: Path | None) -> Page:
+    """The content of ``release.json``, and the test metrics beside those of ``champion``, the served release."""
+    return {
+        **_headline(folder),
+        "beside_the_served_one": table(_compared(folder, champion)),
+        "facts": dict(facts),
+    }
+
+
+def served_page(pointer: Pointer, before: Pointer | None, root: Path, carried: int, alias: str) -> Page:
+    """The served release, why it is served, and all releases that were ever served."""
+    return {
+        "release": pointer.version,
+        "previous_release": before.version if before else "none",
+        "reason": pointer.reason,
+        **_headline(version_folder(RELEASES, pointer.version, root)),
+        "releases": table([_release_row(version, pointer, root) for version in reversed(pointer.known)]),
+        "withdrawn_items_carried_over": carried,
+        "alias": alias,
+    }
+
+
+def _test_metrics(release: Path) -> dict[str, float]:
+    """The test metrics of the ranking that the release serves."""
+    metrics = read_json(release / METRICS / METRICS_FILE)
+    return {name: value for name, value in metrics[metrics["ranking"]].items() if isinstance(value, float)}
+
+
+def _headline(release: Path) -> dict[str, float]:
+    return {name: value for name, value in _test_metrics(release).items() if name in _HEADLINE}
+
+
+def _compared(folder: Path, champion: Path | None) -> list[Row]:
+    """One row for each metric, of the ranking that each release serves."""
+    own, served = _test_metrics(folder), _test_metrics(champion) if champion else {}
+    return [
+        {
+            "test metric": name,
+            "this release": own[name],
+            "served": served.get(name),
+            "difference": own[name] - served[name] if name in served else None,
+        }
+        for name in _COMPARED
+        if name in own
+    ]
+
+
+def _release_row(version: str, pointer: Pointer, root: Path) -> Row:
+    """One release of the history. Only the name is known if the release is not on this machine."""
+    state = "served" if version == pointer.version else "earlier" if version in pointer.before else "taken back"
+    release = root / RELEASES / version  # not fetched from a bucket: a release is large
+    row: dict[str, str | float | None] = {"release": version, "state": state, "made": None}
+    row |= dict.fromkeys(_HEADLINE)
+    if (release / FACTS).is_file():
+        row |= {"made": read_json(release / FACTS)["created"], **_headline(release)}
+    return row

@@ -9,13 +9,16 @@ from itertools import islice
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.predict import rejected_path, require_request_file
 from genrec_core.recommend.prediction_files import is_parquet
-from genrec_core.storage.inbox import Inbox, find_file
+from genrec_core.storage.artifacts import sha256_of
+from genrec_core.storage.inbox import FolderInbox, Inbox, ObjectInbox, find_file
+from genrec_core.storage.object_store import SCHEME, ObjectStore
 from genrec_core.storage.redact import without_secrets
-from genrec_dagster.assets.serving import pointed_model, predict
+from genrec_dagster.assets.serving import SHOWN_USERS, pointed_model, predict, predictions_page
 from genrec_dagster.checks.serving import (
     lists_valid,
     misses_are_few,
@@ -23,16 +26,15 @@ from genrec_dagster.checks.serving import (
     requests_answered,
     shows_enough,
 )
-from genrec_dagster.config import Monitoring, RequestPredictionForm
-from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.config import ComputeEngine, Monitoring, RequestPredictionForm
 from genrec_dagster.failures import PlainFailureError, plain_failures
-from genrec_dagster.metadata import content_version
-from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page, rejected_lines, request_page
+from genrec_dagster.metadata import Page, content_version, markdown
 from genrec_dagster.resources import WorkFolders
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
 GROUP, OWNERS = "requests", ["team:recsys"]
 REQUESTS, PREDICTIONS = "requests", "predictions"
+_SHOWN_REJECTED = 10
 _GATES = {"requests_answered": requests_answered, "lists_valid": lists_valid}
 _WARNINGS = {"catalogue_shown": shows_enough, "served_as_asked": misses_are_few}
 CHECKS = [
@@ -47,25 +49,13 @@ class RequestInbox(dg.ConfigurableResource[None]):
     location: str
 
     def open(self) -> Inbox:
-        """The inbox, as :func:`open_inbox`."""
-        return open_inbox(self.location)
-
-
-def open_inbox(location: str) -> Inbox:
-    """The inbox that ``GENREC_INBOX`` names.
-
-    Raises:
-        GenrecError: it is neither a folder nor an ``s3://`` prefix.
-    """
-    from genrec_core.storage.inbox import FolderInbox, ObjectInbox
-    from genrec_core.storage.object_store import SCHEME, ObjectStore
-
-    if location.startswith(SCHEME):
-        return ObjectInbox(ObjectStore(location))
-    if "://" in location:
-        shown = without_secrets(location)
-        raise GenrecError(f"GENREC_INBOX={shown}: neither a folder nor an s3:// prefix; set it to one of them")
-    return FolderInbox(Path(location).expanduser().absolute())
+        """The inbox, a folder or an ``s3://`` prefix."""
+        if self.location.startswith(SCHEME):
+            return ObjectInbox(ObjectStore(self.location))
+        if "://" in self.location:
+            shown = without_secrets(self.location)
+            raise GenrecError(f"GENREC_INBOX={shown}: neither a folder nor an s3:// prefix; set it to one of them")
+        return FolderInbox(Path(self.location).expanduser().absolute())
 
 
 @dg.asset(group_name=GROUP, owners=OWNERS, kinds={"file"}, code_version="1", partitions_def=REQUEST_FILES)
@@ -121,7 +111,8 @@ def request_predictions(
         metadata["dagster/partition_row_count"] = report.rows
         metadata["rejected_lines"] = report.rejected
         if report.rejected:
-            metadata["rejected"] = rejected_lines(rejected_path(output))
+            first_rejected = pl.read_csv(rejected_path(output), n_rows=_SHOWN_REJECTED, infer_schema=False)
+            metadata["rejected"] = markdown(first_rejected.to_dicts())
         results = {
             "requests_answered": requests_answered(output, requests),
             "lists_valid": lists_valid(output, model),
@@ -139,3 +130,18 @@ def request_predictions(
 def _file_failure(key: str, error: GenrecError) -> PlainFailureError:
     """The failure of one file. Another attempt would not help."""
     return PlainFailureError(f"{key}: {error}", {"file": key, "reason": str(error)})
+
+
+def request_page(name: str, received: Path) -> Page:
+    """A request file as received, with its first lines."""
+    if is_parquet(received):
+        rows = pl.read_parquet(received, n_rows=SHOWN_USERS).to_dicts()
+    else:
+        with received.open(encoding="utf-8", errors="replace") as lines:
+            rows = [{"line": number, "text": line} for number, line in enumerate(islice(lines, SHOWN_USERS), 1)]
+    return {
+        "file": name,
+        "bytes": received.stat().st_size,
+        "sha256": sha256_of(received),
+        "first_lines": markdown(rows),
+    }

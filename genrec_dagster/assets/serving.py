@@ -1,5 +1,6 @@
-"""Predictions for all users, by the served release."""
+"""Predictions for all users, by the served release, and what their page shows."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,35 +8,35 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.monitoring.answers import Exposure, exposure_of
+from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
 from genrec_core.recommend.predict import PredictionReport, predict_file
 from genrec_core.releases.pointer import MODEL, RELEASES, read_pointer
 from genrec_core.settings import PredictionSettings
 from genrec_core.storage.artifacts import write_json
 from genrec_core.storage.folders import version_folder
-from genrec_dagster.automation import FRESHNESS, fresh_within, when_inputs_change
-from genrec_dagster.config import PredictionForm
-from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
+from genrec_dagster.config import ComputeEngine, PredictionForm
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.metadata import content_version
-from genrec_dagster.pages.serving import SHOWN_USERS, predictions_page
+from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
     from genrec_core.engines.engine import Engine
 
 PREDICTIONS, REPORT = "predictions.csv", "report.json"
+SHOWN_USERS = 5
 _REQUESTS = "requests.txt"
+_SHOWN_ITEMS = 3
 
 
-@dg.asset(
-    group_name="serving",
-    owners=["team:recsys"],
+@rebuilt_asset(
+    "serving",
+    "served_release",
     kinds={"onnx", "csv"},
     code_version="3",
     pool="inference",
     freshness_policy=fresh_within(FRESHNESS.predictions_hours),
-    automation_condition=when_inputs_change("served_release"),
 )
 @plain_failures
 def batch_predictions(
@@ -53,7 +54,7 @@ def batch_predictions(
     model = pointed_model(served_release, work)
     with work.new(context) as folder, engine.open(context) as computed_by:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
-        write_requests(user_histories, requests)
+        _write_requests(user_histories, requests)
         report, exposure = predict(requests, output, model, config, computed_by)
         requests.unlink()
         examples = [(str(user), items) for user, items in user_histories.head(SHOWN_USERS).iter_rows()]
@@ -65,7 +66,7 @@ def batch_predictions(
 def pointed_model(served_release: Path, work: WorkFolders) -> Path:
     """The exported model of the release that a version of ``served_release`` points to."""
     version = read_pointer(served_release).version
-    return version_folder(RELEASES, version, Path(work.root).absolute()) / MODEL
+    return version_folder(RELEASES, version, work.storage) / MODEL
 
 
 def predict(
@@ -81,8 +82,48 @@ def predict(
     return report, exposure_of(output, recommender.item_ids)
 
 
-def write_requests(histories: pl.DataFrame, path: Path) -> None:
+def _write_requests(histories: pl.DataFrame, path: Path) -> None:
     """Write histories as a request file in the text form: ``user item item ...``."""
     items = pl.col("item_ids").list.eval(pl.element().cast(pl.Utf8)).list.join(" ")
     lines = histories.select(pl.concat_str("user_id", items, separator=" ").str.strip_chars_end())
     lines.write_csv(path, include_header=False, quote_style="never")
+
+
+def predictions_page(
+    report: PredictionReport,
+    exposure: Exposure,
+    served_release: Path,
+    model: Path,
+    output: Path,
+    examples: Sequence[tuple[str, Sequence[int]]],
+) -> Page:
+    """The lists of some users, the share of items that appear in lists, and the counts of served requests.
+
+    ``examples`` are some users, each with the history; ``output`` is the prediction file.
+    """
+    from genrec_core.evaluation.pages.metrics import exposure_picture
+    from genrec_core.monitoring.answers import item_names, lists_by_title
+
+    lists = lists_by_title(item_names(model), examples, output, _SHOWN_ITEMS)
+    plot = exposure_picture(ModelFolder(model).popularity, exposure.counts)
+    return {
+        "release": read_pointer(served_release).version,
+        "users_per_second": report.users_per_second,
+        "request_counts": table(_counts(report)),
+        "coverage": exposure.coverage,
+        "gini": exposure.gini,
+        **{f"{name}_share": share for name, share in miss_shares(report).items()},
+        "some_users": markdown(lists, longest=220),
+        "plots": picture(plot, "recommended items beside bought items"),
+    }
+
+
+def _counts(report: PredictionReport) -> list[Row]:
+    counts = {
+        "users served": report.users,
+        "history items that are not in the catalogue and were dropped": report.unknown_items,
+        "users without a known item, who got the popular items": report.empty_histories,
+        f"users with fewer than {report.top_k} items": report.short_rows,
+        "malformed lines that were not served": report.rejected,
+    }
+    return [{"count of": name, "number": number} for name, number in counts.items()]

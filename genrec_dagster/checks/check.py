@@ -4,6 +4,7 @@ The function's name is the check's name, and its docstring is the description on
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import dagster as dg
 
@@ -14,29 +15,22 @@ Check = Callable[..., dg.AssetCheckResult]
 WARN = dg.AssetCheckSeverity.WARN
 
 
-def gate(asset: dg.AssetsDefinition, *inputs: str) -> Callable[[Check], dg.AssetChecksDefinition]:
-    """Decorate a check that stops everything downstream of its asset when it fails.
-
-    Args:
-        asset: the asset that is checked; the function takes its value by name.
-        inputs: names of the other assets whose values the function takes.
-    """
-    return _check(asset, inputs, blocking=True)
-
-
-def warning(asset: dg.AssetsDefinition, *inputs: str) -> Callable[[Check], dg.AssetChecksDefinition]:
-    """Decorate a check that never stops a run. The arguments are those of :func:`gate`."""
-    return _check(asset, inputs, blocking=False)
-
-
-def _check(
-    asset: dg.AssetsDefinition, inputs: tuple[str, ...], blocking: bool
+def gate(
+    asset: dg.AssetsDefinition, *inputs: str, blocking: bool = True
 ) -> Callable[[Check], dg.AssetChecksDefinition]:
+    """Decorate a check of ``asset`` that stops everything downstream when it fails.
+
+    The function takes the values of the asset and of the ``inputs``, which are other assets, by name.
+    """
+
     def decorate(function: Check) -> dg.AssetChecksDefinition:
         additional = {name: dg.AssetIn(name) for name in inputs}
         return dg.asset_check(asset=asset, blocking=blocking, additional_ins=additional)(reasons_in_results(function))
 
     return decorate
+
+
+warning = partial(gate, blocking=False)  # decorates a check that never stops a run
 
 
 def check_result(
@@ -50,10 +44,7 @@ def check_result(
 ) -> dg.AssetCheckResult:
     """A result that says both sides in its description and in the metadata ``measured`` and ``wanted``.
 
-    Args:
-        severity: the severity if the check failed.
-        detail: added to the description; for a failed check also the metadata ``reason``.
-        metadata: further metadata, by name.
+    ``detail`` is added to the description, and to the metadata of a failed check as ``reason``.
     """
     shown = f"{measured:.4g}" if isinstance(measured, float) else str(measured)
     sentence = f"measured {shown}, wanted {wanted}"
@@ -68,6 +59,5 @@ def check_result(
 
 def skipped(reason: str, metadata: Mapping[str, Measured] | None = None) -> dg.AssetCheckResult:
     """A passed result of a check that had nothing to compare with."""
-    return dg.AssetCheckResult(
-        passed=True, description=f"skipped: {reason}", metadata={"skipped": reason, **(metadata or {})}
-    )
+    noted: dict[str, Measured] = {"skipped": reason, **(metadata or {})}
+    return dg.AssetCheckResult(passed=True, description=f"skipped: {reason}", metadata=noted)

@@ -1,7 +1,6 @@
 """Checks that compare the present data with the data that the served release was trained on. They only warn."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -27,17 +26,14 @@ _RETRAIN = "train and release on the present data, or raise the bound"
 def _drift_check(
     asset: dg.AssetsDefinition, bound: str, what: str
 ) -> Callable[[Callable[[pl.DataFrame, Profile], Drift]], dg.AssetChecksDefinition]:
-    """Decorate a function that compares an asset's value with the profile of the data of the served release.
+    """Decorate a measure of how far an asset's value has drifted from the data of the served release.
 
-    Args:
-        asset: the asset that is checked.
-        bound: the field of :class:`Monitoring` that holds the largest allowed drift.
-        what: the name of the measure.
+    ``bound`` is the field of :class:`Monitoring` that holds the largest allowed drift; ``what`` names the measure.
     """
 
     def decorate(measure: Callable[[pl.DataFrame, Profile], Drift]) -> dg.AssetChecksDefinition:
         def check(data: pl.DataFrame, monitoring: Monitoring, work: WorkFolders) -> dg.AssetCheckResult:
-            root, severity = Path(work.root).absolute(), severity_of(monitoring)
+            root, severity = work.storage, severity_of(monitoring)
             if served_pointer(root) is None:
                 return skipped("no release is served yet")
             try:
@@ -49,10 +45,8 @@ def _drift_check(
                 )
             drift, advice = measure(data, trained)
             largest = getattr(monitoring, bound)
-            detail = advice if drift > largest else None
-            return check_result(
-                drift <= largest, drift, f"at most {largest:g} ({what})", severity=severity, detail=detail
-            )
+            wanted, detail = f"at most {largest:g} ({what})", advice if drift > largest else None
+            return check_result(drift <= largest, drift, wanted, severity=severity, detail=detail)
 
         check.__name__, check.__doc__ = measure.__name__, measure.__doc__
         return warning(asset)(check)

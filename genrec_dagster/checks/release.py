@@ -64,7 +64,7 @@ def not_worse_than_current(
     """
     from genrec_core.evaluation.release_comparison import judge
 
-    root = Path(work.root).absolute()
+    root = work.storage
     served = served_pointer(root)
     noted = {CHAMPION: served.version if served else NOTHING_SERVED, RULE: release.rule}
     if served is None:
@@ -94,11 +94,11 @@ def alias_agrees(served_release: Path, work: WorkFolders) -> dg.AssetCheckResult
     """MLflow's alias names the release that is served."""
     from mlflow.exceptions import MlflowException
 
-    from genrec_dagster.registry import release_of_alias
+    from genrec_dagster.experiment import release_of_alias
 
     version = read_pointer(served_release).version
     try:
-        named = release_of_alias(version_folder(RELEASES, version, Path(work.root).absolute()) / CHECKPOINT)
+        named = release_of_alias(version_folder(RELEASES, version, work.storage) / CHECKPOINT)
     except (MlflowException, OSError) as error:
         return check_result(False, "no answer", version, severity=WARN, detail=f"MLflow says: {error}")
     return check_result(named == version, named or "another model", version, severity=WARN)

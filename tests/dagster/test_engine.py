@@ -12,7 +12,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.settings import EngineSettings
 from genrec_core.storage.folders import latest
 from genrec_dagster.assets.catalog import item_catalog, item_embeddings, raw_beauty, semantic_ids, user_histories
-from genrec_dagster.engine import ComputeEngine
+from genrec_dagster.config import ComputeEngine
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.resources import WorkFolders
 

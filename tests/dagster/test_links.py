@@ -17,7 +17,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from genrec_dagster.links import mlflow_ui
+from genrec_dagster.resources import mlflow_ui
 
 START_SECONDS = 120
 

@@ -24,7 +24,7 @@ from genrec_dagster.assets import release
 from genrec_dagster.assets.release import model_release
 from genrec_dagster.checks.release import not_worse_than_current
 from genrec_dagster.config import ReleaseRule
-from genrec_dagster.registry import release_of_alias
+from genrec_dagster.experiment import release_of_alias
 from genrec_dagster.resources import WorkFolders
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def test_a_release_is_made_and_served_while_mlflow_is_away(place: "Place", monke
     facts = read_json(served_release(place.storage) / "release.json")
     assert facts["settings"]["tiger_checkpoint"]["epochs"] == 3
     assert facts["mlflow"]["version"] is None
-    assert metadata(result, "model_release")["mlflow_version"] == "not registered"
+    assert metadata(result, "model_release")["mlflow_page"] == "not registered"
 
 
 def test_a_gate_that_did_not_look_at_what_is_released_holds_it_back(place: "Place", tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ from genrec_core.storage.folders import latest
 from genrec_dagster.assets.requests import RequestInbox
 from genrec_dagster.checks.serving import requests_answered
 from genrec_dagster.definitions import defs
-from genrec_dagster.inbox_sensor import definitions_for, request_files
-from genrec_dagster.partitioned_assets import built_by_their_jobs
+from genrec_dagster.inbox_sensor import built_by_their_jobs, request_definitions, request_files
 
 if TYPE_CHECKING:
     from conftest import Place
@@ -37,7 +36,7 @@ class Counter:
         self.inbox.mkdir()
         base = dg.Definitions(resources=self.place.resources, executor=dg.in_process_executor)
         graph = dg.Definitions(assets=self.place.definitions().assets)
-        requests = definitions_for(RequestInbox(location=str(self.inbox)))
+        requests = request_definitions(str(self.inbox))
         self.definitions = built_by_their_jobs(requests, base, graph)
         self.job = self.definitions.resolve_job_def("serve_requests")
 
@@ -296,7 +295,7 @@ def test_an_answer_that_lacks_a_row_fails_its_check(counter: Counter, tmp_path: 
 
 
 def test_with_an_inbox_everything_that_a_page_can_build_needs_no_partition(tmp_path: Path) -> None:
-    shop = built_by_their_jobs(definitions_for(RequestInbox(location=str(tmp_path))), defs)
+    shop = built_by_their_jobs(request_definitions(str(tmp_path)), defs)
     dg.Definitions.validate_loadable(shop)
     graph = shop.resolve_asset_graph()
     names = {"request_file", "request_predictions"}
@@ -310,8 +309,6 @@ def test_with_an_inbox_everything_that_a_page_can_build_needs_no_partition(tmp_p
 
 
 def test_without_an_inbox_there_is_nothing_to_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    from genrec_dagster.inbox_sensor import request_definitions
-
     monkeypatch.delenv("GENREC_INBOX", raising=False)
     assert not request_definitions().assets
     monkeypatch.setenv("GENREC_INBOX", "/somewhere")

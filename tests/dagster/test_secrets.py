@@ -17,11 +17,10 @@ from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import storage_root
 from genrec_dagster.assets.catalog import raw_beauty
-from genrec_dagster.assets.requests import open_inbox
+from genrec_dagster.assets.requests import RequestInbox
 from genrec_dagster.config import RawBeautyForm
-from genrec_dagster.experiment import note_run
+from genrec_dagster.experiment import note_run, training_run
 from genrec_dagster.io_manager import ArtifactStorage
-from genrec_dagster.registry import _registry
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, noted_uri, usable_uri
 
 
@@ -110,7 +109,7 @@ def test_mlflows_password_is_used_and_kept_nowhere(tmp_path: Path, monkeypatch: 
         assert tracker.tracking_uri == f"http://***@127.0.0.1:{server.server_port}"
         note_run(tmp_path, tracker, "a run")
         assert read_json(tmp_path / "experiment.json")["tracking_uri"] == tracker.tracking_uri
-        for client in (tracker.client(), _registry(tmp_path)):
+        for client in (tracker.client(), training_run(tmp_path)[0]):
             assert client.get_experiment_by_name("genrec") is not None
         server.shutdown()
     assert set(Tracking.asked) == {"Basic " + base64.b64encode(b"joe:s3cr3t-pass").decode()}
@@ -123,7 +122,7 @@ def test_a_run_noted_elsewhere_is_looked_for_there(monkeypatch: pytest.MonkeyPat
     assert usable_uri("http://two:5000") == "http://two:5000"
 
 
-@pytest.mark.parametrize("refused", [storage_root, open_inbox])
+@pytest.mark.parametrize("refused", [storage_root, lambda location: RequestInbox(location=location).open()])
 def test_an_address_of_the_wrong_kind_is_named_without_its_password(refused: Any) -> None:
     with pytest.raises(GenrecError, match=r"=https://\*\*\*@files\.example/inbox\?\*\*\*: neither") as caught:
         refused("https://joe:s3cr3t-pass@files.example/inbox?token=0a1b2c3d")
