@@ -298,7 +298,7 @@ def _peak(device: torch.device) -> dict[str, float]:
 
 
 def training(job: Job) -> None:
-    """Some epochs of ``beauty-gpu``, by the library's own loop; first not compiled, as compiling may fail or take long."""
+    """Some epochs of ``beauty-gpu``; first not compiled, as compiling may fail or take long."""
     measured("not_compiled", partial(_training, job, {"compile": False}))
     if job.device != "cpu":
         measured("as_preset", partial(_training, job, {"compile": True}))
