@@ -26,7 +26,6 @@ from genrec_core.settings import PRESETS, TrainingSettings
 from genrec_core.tiger.batches import epoch_batches
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import NextItemLoss
-from genrec_core.tiger.scorer import TorchScorer
 from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, train
 from tests.benchmarks.training import VECTOR_DIM, random_codes
 from tests.benchmarks.workload import random_histories
@@ -219,7 +218,7 @@ def _same_search(job: Job) -> Figures:
     held_out = validation_part(job.data.histories).take(np.arange(job.sizes.search_users))
     histories = padded([held_out.histories.of(user) for user in range(job.sizes.search_users)], 50)
     figures: Figures = {}
-    scorers = [TorchScorer(one.model, one.codes, one.vectors) for one in (there, here)]  # type: ignore[arg-type]
+    scorers = [one._scorer(one.model) for one in (there, here)]
     for weight in (0.0, 0.5, 1.0):
         ranked, seconds = [], []
         for scorer in scorers:
