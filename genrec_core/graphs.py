@@ -1,4 +1,4 @@
-"""Opens ONNX graphs and arrays of a model folder, and compares what graphs compute with stored answers."""
+"""Opens ONNX graphs, and compares what graphs compute with stored answers."""
 
 from pathlib import Path
 
@@ -13,14 +13,6 @@ SELF_TEST = "self_test.npz"
 # Of the answers' range. On Amazon Beauty, weights of 8 bits that saturate on a processor without VNNI were 0.04 off;
 # weights of 7 bits gave the same bits everywhere.
 LARGEST_ERROR = 0.01
-
-
-def read_array(path: Path) -> np.ndarray:
-    """The array in a file."""
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise GenrecError(f"{path}: cannot be read as an array ({error}); export the model again") from error
 
 
 def open_graph(path: Path, threads: int | None) -> ort.InferenceSession:

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 
 from genrec_core.cli.main import main
 from genrec_core.settings import PRESETS, Preset
-from genrec_core.settings.__main__ import FORMS, page
 from genrec_dagster.definitions import defs
+from tests.settings_page import FORMS, page
 
 REPOSITORY = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -218,7 +218,7 @@ def test_the_readme_is_short_enough_to_be_read_whole() -> None:
 
 def test_the_page_of_all_settings_is_current() -> None:
     shown = (REPOSITORY / "genrec_core" / "settings" / "README.md").read_text(encoding="utf-8")
-    assert shown == page() + "\n", "run: python -m genrec_core.settings > genrec_core/settings/README.md"
+    assert shown == page() + "\n", "run: python -m tests.settings_page > genrec_core/settings/README.md"
     assert set(FORMS) == set(Preset.model_fields)
 
 

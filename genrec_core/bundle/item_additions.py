@@ -24,11 +24,18 @@ from genrec_core.bundle.new_items import NewItems
 from genrec_core.data.item_text import render_text, template_parts
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, learned_rows, text_model
 from genrec_core.errors import GenrecError
-from genrec_core.graphs import open_graph, read_array
+from genrec_core.graphs import open_graph
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import extend_ids
 from genrec_core.settings import Settings
-from genrec_core.storage.artifacts import atomic_folder, locked_place, read_json, verify_manifest, write_manifest
+from genrec_core.storage.artifacts import (
+    atomic_folder,
+    locked_place,
+    read_array,
+    read_json,
+    verify_manifest,
+    write_manifest,
+)
 
 
 class AdditionSettings(Settings):

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import MANIFEST, locked_place, read_json, recovered, verify_manifest, write_json
+from genrec_core.storage.artifacts import (
+    MANIFEST,
+    locked_place,
+    read_array,
+    read_json,
+    recovered,
+    verify_manifest,
+    write_json,
+)
 from genrec_core.storage.folders import refresh_shared, write_shared
 
 if TYPE_CHECKING:
@@ -110,8 +118,6 @@ class ModelFolder:
         write_json(self.path / SETTINGS, {"format": FORMAT, **asdict(settings)})
 
     def array(self, name: str) -> "np.ndarray":
-        from genrec_core.graphs import read_array
-
         return read_array(self.path / name)
 
     def save_array(self, name: str, array: "np.ndarray") -> None:

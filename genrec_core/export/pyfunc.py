@@ -33,10 +33,8 @@ class PyfuncRecommender:
             params: options; ``topk`` must be here or in the request.
 
         Returns:
-            Users get a frame with the columns ``user_id`` and ``predictions``. Requests get a list of such dicts.
-
-        Raises:
-            MlflowException: the input or an option is not valid; MLflow's server makes it a 400.
+            Users get a frame with the columns ``user_id`` and ``predictions``. Requests get a list of such dicts. If
+            the input or an option is not valid, MLflow's server makes the MlflowException a 400.
         """
         from mlflow.exceptions import MlflowException
 

@@ -148,15 +148,10 @@ def update_semantic_ids(
 ) -> Update:
     """Write semantic IDs of a catalogue; unchanged items keep their codes of ``known``.
 
-    The codebooks are fitted if there are no codes yet. ``settings.refit`` says when they are fitted again:
-
-    - ``always``;
-    - ``auto``: if the codes cannot be kept, if the training part of the histories changed, or if too large a share of
-      the items changed since the last fit;
-    - ``never``: codes that cannot be kept are an error.
-
-    Codes cannot be kept if ``known`` is damaged, if the settings, the text model or the method changed, or if a code
-    has no free suffix.
+    The codebooks are fitted if there are no codes yet. ``settings.refit`` says when they are fitted again: ``always``;
+    ``auto``: if the codes cannot be kept, or the training part of the histories or too large a share of the items
+    changed since the last fit; ``never``: codes that cannot be kept are an error. Codes cannot be kept if ``known`` is
+    damaged, if the settings, the text model or the method changed, or if a code has no free suffix.
 
     Args:
         target: the folder to write; it is replaced whole or not at all.

@@ -41,8 +41,7 @@ _FEW_REJECTED = 0.1  # share of a file's lines: a file of new users may hold som
 class PredictionReport:
     """How many requests of a file were served, and how many were not."""
 
-    users: int = 0  # requests served; a user with two requests counts twice
-    rows: int = 0  # rows written, one a request
+    users: int = 0  # requests served, a row each; a user with two requests counts twice
     top_k: int = 0  # item columns a row
     history_items: int = 0  # entries of all histories
     unknown_items: int = 0  # those of them dropped because the catalogue does not hold them
@@ -72,7 +71,6 @@ class PredictionReport:
     def add(self, block: "_Block", ranking: Ranking, selection_of: Callable[[Constraints], Selection]) -> None:
         self.rejected += len(block.malformed)
         self.users += len(block.requests)
-        self.rows += len(block.requests)
         self.history_items += sum(len(request.item_ids) for request in block.requests)
         self.unknown_items += int(ranking.unknown.sum())
         self.empty_histories += int(ranking.popular.sum())
@@ -115,8 +113,7 @@ def predict_file(
     not grow with the number of users. It is an error if no request can be served, but a shard may have none.
 
     Args:
-        source: see :func:`~genrec_core.recommend.request_files.read_requests`.
-        output: see :func:`~genrec_core.recommend.prediction_files.open_predictions`.
+        source, output: files in the forms of :mod:`~genrec_core.recommend.request_files` and ``prediction_files``.
         settings: what to recommend and how; its rule holds for all requests.
         constraints: restrict all lists, together with the rule of ``settings`` and the constraints of each request.
         shard: the part of ``source`` to serve; None for the whole. Only the first CSV part has a header, so that the

@@ -52,9 +52,7 @@ class Batcher:
     still in the queue after ``decode_seconds`` gets an error.
 
     Args:
-        settings: queue, batch size and waiting.
         processes: number of decoding processes of each model.
-        metrics: for the queue and the batches.
         replaced: called in a thread when a process has replaced a lost one, before it gets a batch.
     """
 
@@ -74,12 +72,9 @@ class Batcher:
         metrics.queue.set_function(lambda: len(self.queue))
 
     async def decode(self, task: Task, histories: list[list[int]]) -> list[Answer]:
-        """Rank for the users of a request.
+        """Rank for the users of a request; errors as of :meth:`~genrec_core.serving.decoders.Decoder.decode`.
 
-        Raises:
-            RefusedError: the queue is full or closed, or the model refuses the request.
-            DecoderFailedError: the decoding raised an error.
-            DecoderLostError: a process was lost, or a user waited in the queue for too long.
+        It is a RefusedError too if the queue is full or closed, and a DecoderLostError if a user waited for too long.
         """
         if self.closed or len(self.queue) + len(histories) > self.settings.queue:
             raise RefusedError(503, "queue_full", "the queue is full; try again later", headers=RETRY)

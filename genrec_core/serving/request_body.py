@@ -23,11 +23,9 @@ class RefusedError(Exception):
     """A request that is answered with an error.
 
     Args:
-        status: the HTTP status.
         code: a word for programs.
         message: a sentence for people.
         field: the part of the request that is wrong, such as ``instances.0.item_ids.2``.
-        headers: headers of the answer.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "beauty": Preset(),
     "beauty-best": Preset(training=TrainingSettings(content_views=3, id_views=3)),
-    "beauty-gpu": Preset(training=TrainingSettings(processes=1, amp="bf16", compile=True, batch_targets=8192)),
+    "beauty-gpu": Preset(training=TrainingSettings(processes=1)),
 }
 
 

@@ -63,7 +63,4 @@ class TrainingSettings(Settings):
     processes: int = Field(2, ge=1, le=1024, description="Training processes that torchrun starts on each machine.")
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads of each training process.")
     amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision on CUDA: fp32, or mixed (bf16, fp16).")
-    compile: bool = Field(
-        False, description="Use torch.compile: the first step is slower, the others faster. Needs a C++ compiler."
-    )
     seed: int = Field(42, ge=0, description="Random seed of weights, batches and dropout.")

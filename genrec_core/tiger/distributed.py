@@ -24,25 +24,24 @@ class World:
     size: int
     device: torch.device
 
-    def sum(self, *values: float) -> list[float]:
-        """Sum numbers over all processes, in float64."""
-        if self.size == 1:
-            return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return list(total.tolist())
+    def sum(self, value: float) -> float:
+        """Sum a number over all processes, in float64."""
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        if self.size > 1:
+            dist.all_reduce(total)
+        return float(total)
 
     def require_shared(self, folder: Path) -> None:
         """Raise on all processes if one does not see ``folder``: machines that train together must share storage."""
         if self.size == 1:
             return
         # A new name each time: a network file system may remember that an old name was not there.
-        token = int(self.sum(secrets.randbits(32) if self.rank == 0 else 0)[0])
+        token = int(self.sum(secrets.randbits(32) if self.rank == 0 else 0))
         mark = folder / f".seen-by-all-{token:x}"
         if self.rank == 0:
             mark.touch()
         self.wait()
-        (blind,) = self.sum(0 if mark.is_file() else 1)
+        blind = self.sum(0 if mark.is_file() else 1)
         self.wait()
         if self.rank == 0:
             mark.unlink()

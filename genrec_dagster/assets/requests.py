@@ -108,7 +108,7 @@ def request_predictions(
             raise _file_failure(context.partition_key, error) from None
         examples = [(user.user_id, user.item_ids) for user in islice(readable_requests(requests), SHOWN_USERS)]
         metadata = predictions_page(report, exposure, served_release, model, output, examples)
-        metadata["dagster/partition_row_count"] = report.rows
+        metadata["dagster/partition_row_count"] = report.users
         metadata["rejected_lines"] = report.rejected
         if report.rejected:
             first_rejected = pl.read_csv(rejected_path(output), n_rows=_SHOWN_REJECTED, infer_schema=False)

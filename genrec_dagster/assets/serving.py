@@ -59,7 +59,7 @@ def batch_predictions(
         requests.unlink()
         examples = [(str(user), items) for user, items in user_histories.head(SHOWN_USERS).iter_rows()]
         metadata = predictions_page(report, exposure, served_release, model, output, examples)
-        metadata["dagster/row_count"] = report.rows
+        metadata["dagster/row_count"] = report.users
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

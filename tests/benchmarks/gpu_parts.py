@@ -25,6 +25,7 @@ from genrec_core.search.generative import beam_search
 from genrec_core.settings import PRESETS, TrainingSettings
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import NextItemLoss
+from genrec_core.tiger.model import CausalEncoder
 from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, epoch_batches, train
 from tests.benchmarks.training import VECTOR_DIM, random_codes
 from tests.benchmarks.workload import random_histories
@@ -77,8 +78,8 @@ class Job:
 
     @property
     def preset(self) -> TrainingSettings:
-        """The training of ``beauty-gpu``, not compiled; small in a dry run."""
-        return PRESET.training.model_copy(update={"compile": False, **(_SMALL if self.device == "cpu" else {})})
+        """The training of ``beauty-gpu``; small in a dry run."""
+        return PRESET.training.model_copy(update=_SMALL if self.device == "cpu" else {})
 
     @cached_property
     def data(self) -> TrainingData:
@@ -298,15 +299,13 @@ def _peak(device: torch.device) -> dict[str, float]:
 
 
 def training(job: Job) -> None:
-    """Some epochs of ``beauty-gpu``; first not compiled, as compiling may fail or take long."""
-    measured("not_compiled", partial(_training, job, {"compile": False}))
-    if job.device != "cpu":
-        measured("as_preset", partial(_training, job, {"compile": True}))
+    """Some epochs of ``beauty-gpu``."""
+    measured("beauty-gpu", partial(_training, job))
 
 
-def _training(job: Job, change: dict[str, Any]) -> Figures:
+def _training(job: Job) -> Figures:
     users = min(job.preset.validation_users, _VALIDATION_USERS)
-    settings = job.preset.model_copy(update={"epochs": job.epochs, "validation_users": users, **change})
+    settings = job.preset.model_copy(update={"epochs": job.epochs, "validation_users": users})
     epochs_seen: list[dict[str, float]] = []
     figures: Figures = {"validation_users": users, "epochs": epochs_seen}
 
@@ -325,31 +324,25 @@ def _training(job: Job, change: dict[str, Any]) -> Figures:
 
 def rates(job: Job) -> None:
     """Targets a second by precision, attention and batch size, beside the CPU's."""
-    changes: dict[str, dict[str, Any]] = {
-        "fp32": {"amp": "fp32"},
-        "bf16": {},
-        **{f"bf16_batch_{size}": {"batch_targets": size} for size in (1024, 32768)},
-        "fp16": {"amp": "fp16"},
-    }
-    for name, change in changes.items():
-        measured(name, partial(_rate, job, job.on, change))
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    measured("bf16_without_cudnn", partial(_rate, job, job.on, {}))
-    torch.backends.cuda.enable_cudnn_sdp(True)
+    for name, size in ((name, size) for name in ("fp32", "bf16", "fp16") for size in (1024, 8192, 32768)):
+        measured(f"{name}_batch_{size}", partial(_rate, job, job.on, {"amp": name, "batch_targets": size}))
     measured("cpu", partial(_rate, job, CPU, {}))
     measured("profile", partial(_profile, job))
 
 
 def compiled(job: Job) -> None:
     """Targets a second with torch.compile; ``warm_up_s`` holds the compilation."""
-    measured("bf16", partial(_rate, job, job.on, {"compile": True}))
-    measured("bf16_batch_1024", partial(_rate, job, job.on, {"compile": True, "batch_targets": 1024}))
-    measured("fp32", partial(_rate, job, job.on, {"compile": True, "amp": "fp32"}))
+    for name in ("fp32", "bf16"):
+        measured(name, partial(_rate, job, job.on, {"amp": name}, compiled=True))
 
 
-def _rate(job: Job, device: torch.device, change: dict[str, Any]) -> Figures:
+def _rate(job: Job, device: torch.device, change: dict[str, Any], compiled: bool = False) -> Figures:
     settings = job.preset.model_copy(update={"distillation_start": 0.0, **change})
     one, sizes = trainer(job.data, settings, device), job.sizes
+    if compiled:
+        for module in one.model.modules():
+            if isinstance(module, CausalEncoder):
+                module.compile(dynamic=True)
     if device == CPU:
         return timed_steps(one, 1, sizes.cpu_steps) | {"threads": torch.get_num_threads()}
     return timed_steps(one, sizes.warm_up, sizes.steps) | _recompilations()

@@ -286,7 +286,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[TrainingSettings]:
         (["--processes", "3"], {"processes": 3}),
         (["--epochs", "3", "--amp", "bf16"], {"epochs": 3, "amp": "bf16"}),
         (["--learning-rate=0.1", "--id-views", "2"], {"learning_rate": 0.1, "id_views": 2}),
-        (["--compile"], {"compile": True}),
+        (["--learn_item_vectors"], {"learn_item_vectors": True}),
         (["--use_item_vectors", "false"], {"use_item_vectors": False}),
     ],
 )

@@ -14,7 +14,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
@@ -360,14 +359,3 @@ def test_a_training_killed_hard_at_any_moment_ends_with_the_history_of_an_unbrok
         read_json(tmp_path / folder / "best" / "training_history.json")["epochs"] for folder in ("unbroken", "broken")
     )
     assert first == second
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_model_trains_to_the_same_weights(tmp_path: Path):
-    settings = {"epochs": 1, "dropout": 0.0, "content_views": 2, "id_views": 1, "id_dropout": 0.0}
-    plain = train(cyclic_data(), small_settings(**settings), tmp_path / "plain", ALONE)
-    compiled = train(cyclic_data(), small_settings(**settings, compile=True), tmp_path / "compiled", ALONE)
-    weights, compiled_weights = (load_file(folder / "model.safetensors") for folder in (plain, compiled))
-    for name, tensor in weights.items():
-        torch.testing.assert_close(compiled_weights[name], tensor, rtol=1e-3, atol=1e-4)

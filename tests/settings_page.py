@@ -1,4 +1,4 @@
-"""The page of all settings: ``python -m genrec_core.settings > genrec_core/settings/README.md``."""
+"""The page of all settings: ``python -m tests.settings_page > genrec_core/settings/README.md``."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ FORMS = {
 }
 _HEAD = """# Settings
 
-`python -m genrec_core.settings` writes this page from the settings models; a test compares them.
+`python -m tests.settings_page` writes this page from the settings models; a test compares them.
 
 A setting is a field of its asset's form in Dagster's launchpad, and an option of `genrec train`, `evaluate`, `export`
-and `predict`. `PRESET` fills all of them. The defaults are those of `beauty`, made for two CPU cores. `beauty-gpu` was
-not run.
+and `predict`. `PRESET` fills all of them. The defaults are those of `beauty`, made for two CPU cores. `beauty-gpu` is
+`beauty` in one process.
 """
 
 
