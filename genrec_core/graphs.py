@@ -10,9 +10,7 @@ from genrec_core.errors import GenrecError
 
 _SLOW_FUSION = "SkipLayerNormFusion"  # its kernel takes seven times as long as the two that it replaces
 SELF_TEST = "self_test.npz"
-# Of the answers' range. On Amazon Beauty, weights of 8 bits that saturate on a processor without VNNI were 0.04 off;
-# weights of 7 bits gave the same bits everywhere.
-LARGEST_ERROR = 0.01
+LARGEST_ERROR = 0.01  # of the answers' range; Beauty's weights of 8 bits that saturate without VNNI were 0.04 off
 
 
 def open_graph(path: Path, threads: int | None) -> ort.InferenceSession:

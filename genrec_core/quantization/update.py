@@ -50,7 +50,6 @@ def assign_ids(
         folder: the existing semantic IDs.
         vectors: float32 [m, dim], not normalised, of the embedding model that the codebooks were fitted on.
         target: the folder to write, with the new items behind the old ones; None: ``folder`` itself.
-        engine: computes the codes; None: this process.
     """
     target = target or folder
     if target.resolve() != folder.resolve() and target.exists() and any(target.iterdir()):
@@ -157,7 +156,6 @@ def update_semantic_ids(
         target: the folder to write; it is replaced whole or not at all.
         known: the folder of the existing semantic IDs; None if there are none.
         histories: as in :func:`~genrec_core.quantization.build.build_semantic_ids`.
-        engine: computes the codes; None: this process.
     """
     embeddings = ItemEmbeddings.load(embeddings_folder)
     before, why = _matched(known, embeddings, settings)

@@ -145,7 +145,6 @@ class Recommender:
                 ``generative``; ``hybrid`` then means the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
-            batch_users: users decoded together, at most.
             pool: decodes the batches, in parallel if it has several threads; None for one thread a core.
         """
         beams = self._beams(top_k, beams)

@@ -18,8 +18,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.serving.request_body import RETRY, RefusedError
 
 LOG = logging.getLogger("genrec.serving")
-# Of this process at its start. Where there is one decoding process a core, each keeps to its own, and the event loop to
-# those that decode nothing; placed by the kernel alone, the server answered a seventh fewer users a second.
+# With one decoding process a core, each keeps to its own, and the event loop to those that decode nothing. Where the
+# kernel alone placed them, the server answered a seventh fewer users a second.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 SPAWN = multiprocessing.get_context("spawn")  # a fork would copy the server's threads and sockets
 _PART = 1 << 20  # bytes that are read of an answer at once
