@@ -101,6 +101,19 @@ def test_a_lone_client_never_waits():
     assert seconds < 5
 
 
+def test_the_event_loop_keeps_to_the_cores_whose_processes_are_free(monkeypatch: pytest.MonkeyPatch):
+    kept: list[set[int]] = []
+    monkeypatch.setattr("genrec_core.serving.batcher.CORES", [5, 7])
+    monkeypatch.setattr("genrec_core.serving.batcher.keep_to", lambda cores: kept.append(set(cores)))
+
+    async def clients(ask):
+        await asyncio.gather(ask(1), ask(1))
+
+    assert sizes(2, clients)[0] == [1, 1]
+    assert kept[:2] == [{5}, {5, 7}]  # one process is busy; then both are, and no core is better than another
+    assert kept[-1] == {5, 7}
+
+
 def test_the_processes_share_who_is_there():
     async def clients(ask):
         await ask(8)
