@@ -111,7 +111,7 @@ def vector_rows(embeddings: ItemEmbeddings, item_ids: np.ndarray, folder: Path) 
     missing = item_ids[embeddings.item_ids[rows] != item_ids]
     if len(missing):
         count = f"({len(missing)} such items)"
-        raise GenrecError(f"{folder}: no vector of item {missing[0]} {count}; embed the whole catalogue first")
+        raise GenrecError(f"{folder}: no vector of item {missing[0]} {count}; materialise item_embeddings first")
     return rows
 
 
