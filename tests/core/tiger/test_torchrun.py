@@ -17,6 +17,7 @@ from genrec_core.tiger.torchrun import torchrun_command
 from tests.benchmarks.two_nodes import ADDRESSES, INTERFACE, joined_namespaces
 
 WORKER = """
+import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
