@@ -25,7 +25,7 @@ def test_a_file_is_served_and_measured(tiny_model: "TinyModel") -> None:
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: "Path") -> None:
-    with pytest.raises(GenrecError, match=r"item_ids\.npy: cannot be read as an array"):
+    with pytest.raises(GenrecError, match=r"item_ids\.npy: no such file"):
         run(tmp_path / "nothing", users=2, repeats=1)
 
 

@@ -39,7 +39,7 @@ def test_no_list_shows_nothing(tmp_path: Path) -> None:
 
 def test_misses_are_shares_of_entries_users_and_lines() -> None:
     report = PredictionReport(
-        users=8, rows=8, top_k=5, history_items=40, unknown_items=4, empty_histories=2, rejected=2, short_rows=1
+        users=8, top_k=5, history_items=40, unknown_items=4, empty_histories=2, rejected=2, short_rows=1
     )
     assert miss_shares(report) == {
         "unknown_items": 0.1, "popular_answers": 0.25, "short_answers": 0.125, "rejected_lines": 0.2,
