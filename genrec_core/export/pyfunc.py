@@ -33,8 +33,8 @@ class PyfuncRecommender:
             params: options; ``topk`` must be here or in the request.
 
         Returns:
-            Users get a frame with the columns ``user_id`` and ``predictions``. Requests get a list of such dicts. If
-            the input or an option is not valid, MLflow's server makes the MlflowException a 400.
+            For users, a frame with the columns ``user_id`` and ``predictions``; for requests, a list of such dicts. An
+            invalid input or option raises an MlflowException, and MLflow's server answers it with status 400.
         """
         from mlflow.exceptions import MlflowException
 

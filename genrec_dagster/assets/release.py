@@ -220,7 +220,7 @@ def pointer_version(release: Path) -> dg.DataVersion:
 
 
 def release_page(folder: Path, facts: Mapping[str, Any], champion: Path | None) -> Page:
-    """The content of ``release.json``, and the test metrics beside those of ``champion``, the served release."""
+    """``release.json`` and a table that compares the test metrics with those of ``champion``, the served release."""
     return {
         **_headline(folder),
         "beside_the_served_one": table(_compared(folder, champion)),
