@@ -18,7 +18,7 @@ from genrec_core.errors import GenrecError
 from tests.benchmarks.machine import describe
 
 # The most seconds of each part, in order.
-PARTS = {"same": 90, "train": 200, "rates": 120, "million": 150, "quantizer": 60, "compiled": 150, "tests": 120}
+PARTS = {"same": 90, "tests": 120, "train": 200, "rates": 120, "million": 150, "quantizer": 60}
 DRY_PARTS = ("same", "train", "rates", "million", "quantizer")
 _DRY_ITEMS = 2000
 ALL: tuple[str, ...] = ("all",)
@@ -41,8 +41,8 @@ def run(
         epochs: of the training by the preset ``beauty-gpu``.
         items: catalogue of the part ``million``.
         parts: some of ``same`` (network, losses, gradients and search against the CPU), ``train``, ``rates`` (float32,
-            bf16, batch sizes, and the CPU), ``million``, ``quantizer`` (k-means against the CPU), ``compiled`` (with
-            torch.compile) and ``tests`` (the default tests of both, on this device).
+            bf16, batch sizes, and the CPU), ``million``, ``quantizer`` (k-means against the CPU) and ``tests`` (the
+            default tests of network, losses and k-means, on this device).
         limit_s: seconds after which no part goes on.
 
     Returns:
@@ -83,7 +83,7 @@ def _part(name: str, job: dict[str, Any], limit_s: float) -> dict[str, Any]:
     command = [sys.executable, "-u", "-m", "tests.benchmarks.gpu_parts", name, json.dumps(job)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
-        stopped = threading.Timer(limit_s, os.killpg, (process.pid, signal.SIGKILL))  # torch.compile has processes too
+        stopped = threading.Timer(limit_s, os.killpg, (process.pid, signal.SIGKILL))  # its own processes too
         stopped.start()
         for line in process.stdout:
             print(f"{name}: {line}", end="", flush=True)

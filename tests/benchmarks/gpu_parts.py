@@ -25,7 +25,6 @@ from genrec_core.search.generative import beam_search
 from genrec_core.settings import PRESETS, TrainingSettings
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.losses import NextItemLoss
-from genrec_core.tiger.model import CausalEncoder
 from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, epoch_batches, train
 from tests.benchmarks.training import VECTOR_DIM, random_codes
 from tests.benchmarks.workload import random_histories
@@ -330,29 +329,12 @@ def rates(job: Job) -> None:
     measured("profile", partial(_profile, job))
 
 
-def compiled(job: Job) -> None:
-    """Targets a second with torch.compile; ``warm_up_s`` holds the compilation."""
-    for name in ("fp32", "bf16"):
-        measured(name, partial(_rate, job, job.on, {"amp": name}, compiled=True))
-
-
-def _rate(job: Job, device: torch.device, change: dict[str, Any], compiled: bool = False) -> Figures:
+def _rate(job: Job, device: torch.device, change: dict[str, Any]) -> Figures:
     settings = job.preset.model_copy(update={"distillation_start": 0.0, **change})
     one, sizes = trainer(job.data, settings, device), job.sizes
-    if compiled:
-        for module in one.model.modules():
-            if isinstance(module, CausalEncoder):
-                module.compile(dynamic=True)
     if device == CPU:
         return timed_steps(one, 1, sizes.cpu_steps) | {"threads": torch.get_num_threads()}
-    return timed_steps(one, sizes.warm_up, sizes.steps) | _recompilations()
-
-
-def _recompilations() -> dict[str, int]:
-    from torch._dynamo.utils import counters
-
-    found = {"graphs": counters["stats"].get("unique_graphs", 0), "breaks": sum(counters["graph_break"].values())}
-    return found if found["graphs"] else {}
+    return timed_steps(one, sizes.warm_up, sizes.steps)
 
 
 def _profile(job: Job) -> Figures:
@@ -420,7 +402,6 @@ def _quantizers(job: Job) -> Figures:
     errors = [fit.errors_by_level(vectors, own)[-1] for fit, own in zip(fitted, codes, strict=True)]
     figures["equal_codes_by_level"] = [round(share, 4) for share in (codes[0] == codes[1]).mean(axis=0).tolist()]
     figures["error_ratio"] = errors[0] / errors[1]
-    figures["iterations"] = [list(fit.iterations) for fit in fitted]
     return figures
 
 
@@ -445,7 +426,6 @@ _PARTS: dict[str, Part] = {
     "same": same,
     "train": training,
     "rates": rates,
-    "compiled": compiled,
     "million": million,
     "quantizer": quantizer,
     "tests": tests,

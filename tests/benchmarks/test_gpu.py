@@ -23,11 +23,13 @@ def test_without_a_gpu_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_part_is_refused() -> None:
-    with pytest.raises(GenrecError, match="parts speed: no such part; choose some of same, train"):
+    with pytest.raises(GenrecError, match="parts speed: no such part; choose some of same, tests"):
         gpu.run(device="cpu", parts=["speed"])
 
 
-@pytest.mark.parametrize("part", [gpu_parts.same, gpu_parts.training, gpu_parts.million, gpu_parts.quantizer])
+@pytest.mark.parametrize(
+    "part", [gpu_parts.same, gpu_parts.training, gpu_parts.rates, gpu_parts.million, gpu_parts.quantizer]
+)
 def test_a_dry_run_of_each_part_gives_figures(
     part: gpu_parts.Part, job: gpu_parts.Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
