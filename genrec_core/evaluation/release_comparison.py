@@ -100,7 +100,11 @@ def judge(
     """
     (champion, folder), *earlier = served.items()
     users = ValidationUsers.drawn(folder, histories, settings)
-    champion_ranks, challenger_ranks = users.ranks(folder), users.ranks(challenger)
+    challenger_ranks = users.ranks(challenger)
+    try:
+        champion_ranks = users.ranks(folder)
+    except GenrecError as error:
+        raise GenrecError(f"{error}; to replace it without a comparison, set release.rule to always") from error
     compared = {champion: users.compare(champion_ranks, challenger_ranks)}
     best, not_opened = _best_earlier(users, champion_ranks, dict(earlier))
     if best is not None:

@@ -10,7 +10,7 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_counts
 from genrec_core.releases.pointer import MODEL, PROFILE
-from genrec_core.storage.artifacts import read_json, write_json
+from genrec_core.storage.artifacts import read_fields, write_json
 
 _LENGTH_BINS = 10
 _PRIOR = 0.5  # users added to each bin, so that an empty bin gives no infinity
@@ -41,7 +41,8 @@ def write_profile(folder: Path, histories: pl.DataFrame) -> None:
 
 def read_profile(release: Path) -> Profile:
     """The profile of the data that a release was trained on; it is an error if the release keeps none."""
-    counts = {int(length): users for length, users in read_json(release / PROFILE)["history_lengths"].items()}
+    (by_length,) = read_fields(release / PROFILE, "history_lengths")
+    counts = {int(length): users for length, users in by_length.items()}
     lengths = np.zeros(max(counts, default=0) + 1, np.int64)
     lengths[list(counts)] = list(counts.values())
     model = ModelFolder(release / MODEL)

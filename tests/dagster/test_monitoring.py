@@ -100,7 +100,7 @@ def test_a_release_that_keeps_no_profile_is_told(place: "Place") -> None:
     (served_release(place.storage) / "profile.json").unlink()
     result = drift.new_items(frame(place, "item_catalog"), Monitoring(), WorkFolders(root=str(place.storage)))
     assert (result.passed, result.severity) == (False, WARN)
-    assert "materialise model_release again" in str(result.description)
+    assert "materialise model_release, then served_release" in str(result.description)
 
 
 def test_the_schedule_waits_for_a_release(place: "Place", tmp_path: Path) -> None:

@@ -160,6 +160,19 @@ def test_a_worse_release_is_held_back_and_a_rule_can_let_it_pass(place: "Place",
     assert not_worse_than_current(worse, histories, ReleaseRule(rule="always"), work).passed
 
 
+def test_a_release_that_cannot_be_opened_is_held_back_without_advice_to_serve_it(
+    place: "Place", tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(served_release(place.storage), tmp_path / "damaged"))
+    (damaged / MODEL / "item_ids.npy").unlink()
+    histories = pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")
+    work = WorkFolders(root=str(place.storage))
+    result = not_worse_than_current(damaged, histories, ReleaseRule(users=200), work)
+    assert not result.passed
+    assert "item_ids.npy: listed in manifest.json but missing" in str(result.description)
+    assert "always" not in str(result.description)
+
+
 def test_a_release_is_compared_with_the_best_that_was_served_before_too(place: "Place") -> None:
     best = place.served
     assert place.materialize(*RELEASE).success

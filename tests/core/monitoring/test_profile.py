@@ -35,3 +35,6 @@ def test_popularity_is_counted_on_the_training_part_alone() -> None:
 def test_a_release_without_a_profile_is_named(release: Path) -> None:
     with pytest.raises(GenrecError, match=r"profile\.json: no such file"):
         read_profile(release)
+    (release / "profile.json").write_text('{"users": 3}')
+    with pytest.raises(GenrecError, match=r"profile\.json: has no 'history_lengths'"):
+        read_profile(release)
