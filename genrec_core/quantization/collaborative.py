@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
-from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, require_finite_rows
 from genrec_core.errors import GenrecError
 from genrec_core.settings import SemanticIdSettings
 from genrec_core.storage.artifacts import read_array
@@ -113,6 +113,7 @@ def with_collaborative_part(
     if group is not None:  # all ranks take rank 0's: a decomposition may differ in the last bit between machines
         share = RowShare.of(len(vectors), group)
         vectors = share.sum(torch.from_numpy(vectors if share.rank == 0 else np.zeros_like(vectors))).numpy()
+    require_finite_rows(embeddings.raw, "item vectors")
     fitted = fit_map(embeddings.raw, vectors, settings.collaborative_weight)
     return fitted.extend(embeddings.raw, vectors), fitted
 

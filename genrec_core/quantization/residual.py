@@ -30,7 +30,6 @@ class ResidualQuantizer:
 
     transform: str  # applied to each vector first: ``l2`` scales it to length 1, ``none`` leaves it as it is
     codebooks: tuple[NDArray[np.float32], ...]  # one for each level, float32 [centroids, dim]
-    iterations: tuple[int, ...]  # k-means iterations of each level
 
     @classmethod
     def fit(
@@ -58,17 +57,16 @@ class ResidualQuantizer:
             raise GenrecError(
                 f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; set transform to l2"
             )
-        codebooks, iterations = [], []
+        codebooks = []
         for level, size in enumerate(settings.sizes()):
             rng = np.random.default_rng([settings.seed, level])
-            centroids, steps = kmeans(
+            centroids, _ = kmeans(
                 residual, share, size, iterations=settings.iterations, tolerance=settings.tolerance, rng=rng
             )
             codes, _ = assign(residual, centroids, share)
             residual = residual - centroids[codes]
             codebooks.append(centroids.cpu().numpy())
-            iterations.append(steps)
-        return cls(settings.transform, tuple(codebooks), tuple(iterations))
+        return cls(settings.transform, tuple(codebooks))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -104,12 +102,12 @@ class ResidualQuantizer:
         write_json(folder / TRANSFORM, {"kind": self.transform, "dim": self.dim})
         for level, codebook in enumerate(self.codebooks):
             np.save(folder / f"centroids_{level}.npy", codebook, allow_pickle=False)
-        write_json(folder / QUANTIZER, {"codebook_sizes": self.sizes, "iterations": self.iterations})
+        write_json(folder / QUANTIZER, {"codebook_sizes": self.sizes})
 
     @classmethod
     def load(cls, folder: Path) -> "ResidualQuantizer":
         """Read what :meth:`save` wrote."""
-        sizes, iterations = read_fields(folder / QUANTIZER, "codebook_sizes", "iterations")
+        (sizes,) = read_fields(folder / QUANTIZER, "codebook_sizes")
         transform, dim = read_fields(folder / TRANSFORM, "kind", "dim")
         if transform not in ("none", "l2"):
             raise GenrecError(f"{folder / TRANSFORM}: kind {transform!r} is unknown; build the semantic IDs again")
@@ -120,7 +118,7 @@ class ResidualQuantizer:
             if codebook.shape != (size, dim):
                 raise GenrecError(f"{path}: shape {codebook.shape} instead of {(size, dim)}; build it again")
             codebooks.append(codebook)
-        return cls(transform, tuple(codebooks), tuple(iterations))
+        return cls(transform, tuple(codebooks))
 
 
 def _transformed(kind: str, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

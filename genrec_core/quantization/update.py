@@ -127,6 +127,8 @@ class _Known:
             verify_manifest(folder)
         fit, settings, dim = read_fields(folder / SUMMARY, "fit", "settings", "dim")
         ids, hashes = SemanticIds.load(folder), read_array(folder / FINGERPRINTS)
+        if len(hashes) != len(ids.item_ids):
+            raise GenrecError(f"{folder / FINGERPRINTS}: {len(hashes)} rows for {len(ids.item_ids)} items; fit again")
         row_of = {item: row for row, item in enumerate(ids.item_ids.tolist())}
         rows = np.array([row_of.get(item, -1) for item in embeddings.item_ids.tolist()], dtype=np.int64)
         same = (rows >= 0) & (hashes[rows] == fingerprints(embeddings.raw))

@@ -78,6 +78,8 @@ def beam_search(
     batch = len(histories.lengths)
     if not 1 <= top_k <= beams:
         raise GenrecError(f"top_k {top_k} is not from 1 to beams, {beams}; change one of them")
+    if allowed is not None and (allowed.dtype != bool or allowed.shape != (trie.n_items,)):
+        raise GenrecError(f"allowed is {allowed.dtype} {allowed.shape}; give bool ({trie.n_items},), a value an item")
     with np.errstate(invalid="ignore"):  # of logits that are not numbers; require_numbers raises for them
         if dense_weight:
             return search_mix(scorer, trie, histories, dense_weight, beams, top_k, allowed, excluded)

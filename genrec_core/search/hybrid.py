@@ -48,7 +48,10 @@ def search_mix(
     excluded: np.ndarray | None,
     list_end: np.ndarray | None = None,
 ) -> Ranked:
-    """The best items of each user by the mix; ``weight`` is above 0, and the rest as in ``beam_search``."""
+    """The best items of each user by the mix; ``weight`` is above 0, and the rest as in ``beam_search``.
+
+    ``list_end`` is a score float32 [batch] that the last item of each list does not fall below; None to guess it.
+    """
     session = scorer.start(histories)
     guide = DenseGuide(trie, session.item_logits(), weight, allowed, excluded)
     if weight == 1:
@@ -64,7 +67,10 @@ def search_mix(
 
 
 class DenseGuide:
-    """The dense head's log-probability of each leaf, by the logits of all items; -inf for items that are left out."""
+    """The dense head's log-probability of each leaf, float32 [batch, n_items]; -inf for items that are left out.
+
+    ``logits`` are float32 [batch, n_items] by catalogue row; ``allowed`` and ``excluded`` as in ``beam_search``.
+    """
 
     def __init__(
         self,
@@ -97,8 +103,8 @@ class DenseGuide:
     def likely_list_end(self, scores: np.ndarray, top_k: int) -> np.ndarray:
         """A score that the last item of a list rarely falls below, float32 [batch]; minus infinity for short lists.
 
-        The probability of a prefix is shared among its items. The estimated share is the geometric mean of equal shares
-        and of the dense head's shares. On Beauty the true score is lower for one user in a hundred.
+        ``scores`` are of the nodes of depth 1, [batch, nodes]. The probability of a prefix is shared among its items:
+        by the geometric mean of equal and of the dense head's shares. On Beauty one user in a hundred falls below.
         """
         if top_k > self.trie.n_items:
             return np.full(len(scores), -np.inf, dtype=np.float32)

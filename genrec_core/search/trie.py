@@ -38,8 +38,9 @@ class CodeTrie:
     @classmethod
     def build(cls, codes: np.ndarray, level_sizes: tuple[int, ...] | list[int]) -> "CodeTrie":
         """Build the trie of codes, int [n_items, L]."""
-        if codes.size == 0 or codes.min() < 0 or (codes.max(axis=0) >= level_sizes).any():
-            raise GenrecError(f"codes of {len(codes)} items do not fit levels of {level_sizes}; rebuild semantic_ids")
+        fits = codes.size and codes.ndim == 2 and codes.shape[1] == len(level_sizes) and codes.min() >= 0
+        if not fits or (codes.max(axis=0) >= level_sizes).any():
+            raise GenrecError(f"codes of shape {codes.shape} do not fit levels of {level_sizes}; rebuild semantic_ids")
         columns = [codes[:, level].astype(np.min_scalar_type(size - 1)) for level, size in enumerate(level_sizes)]
         order = np.lexsort(columns[::-1]).astype(np.int32)
         tokens, first_leaf = [], [np.array([0, len(codes)], dtype=np.int32)]
@@ -51,7 +52,8 @@ class CodeTrie:
             tokens.append(ordered[starts])
             first_leaf.append(np.append(starts, len(codes)).astype(np.int32))
         if not begins.all():
-            raise GenrecError("several items share a code; rebuild semantic_ids, which gives each a suffix")
+            shared = codes[order[~begins][0]].tolist()
+            raise GenrecError(f"several items share the code {shared}; rebuild semantic_ids, which gives each a suffix")
         child_start = [np.searchsorted(below, above).astype(np.int32) for above, below in pairwise(first_leaf[:-1])]
         child_start.append(first_leaf[-2])  # the nodes of depth L are the leaves
         row_leaf = np.empty(len(codes), dtype=np.int32)

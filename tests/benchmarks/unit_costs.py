@@ -78,7 +78,7 @@ def _of_items() -> dict[str, UnitCost]:
     some = vectors[:_NEIGHBOR_ITEMS] / np.linalg.norm(vectors[:_NEIGHBOR_ITEMS], axis=1, keepdims=True)
     seconds = {
         "embed": (_timed(lambda: embed_texts(texts, EmbeddingSettings()))[0] / _TEXTS, f"{_TEXTS} texts of 30 tokens"),
-        "kmeans": (fit_s / _VECTORS, f"3 x 256 on {_VECTORS:,} vectors, {sum(quantizer.iterations)} iterations"),
+        "kmeans": (fit_s / _VECTORS, f"3 x 256 on {_VECTORS:,} vectors"),
         "codes": (_timed(lambda: find_codes(quantizer, vectors))[0] / _VECTORS, f"{_VECTORS:,} vectors"),
         "suffix": (_timed(lambda: suffixes_of(codes))[0] / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
         "trie": (build_s / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),

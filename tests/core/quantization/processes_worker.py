@@ -1,4 +1,4 @@
-"""What each torchrun rank runs for ``test_ranks.py``; run in process with one rank, it gives what all must equal."""
+"""What each torchrun rank runs for ``test_processes.py``; run here with one rank, it gives what all must equal."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def fit_and_encode(group: dist.ProcessGroup | None, transform: str) -> dict[str,
     settings = SemanticIdSettings.model_validate(values)
     quantizer = ResidualQuantizer.fit(item_vectors(), settings, group)
     found = {f"centroids_{level}": codebook for level, codebook in enumerate(quantizer.codebooks)}
-    return found | {"codes": quantizer.encode(item_vectors()), "iterations": np.array(quantizer.iterations)}
+    return found | {"codes": quantizer.encode(item_vectors())}
 
 
 def revive_dead_centroids(group: dist.ProcessGroup | None) -> dict[str, np.ndarray]:

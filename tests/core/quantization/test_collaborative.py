@@ -40,6 +40,15 @@ def texts() -> np.ndarray:
     return np.random.default_rng(1).normal(size=(ITEMS, DIM)).astype(np.float32)
 
 
+def test_a_vector_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    broken = texts()
+    broken[17] = np.nan
+    write_item_embeddings(tmp_path / "embeddings", IDS, [f"Title: {item};" for item in IDS], texts(), "test", 1.0)
+    np.save(tmp_path / "embeddings" / "item_embeddings_raw.npy", broken)
+    with pytest.raises(GenrecError, match="not finite, the first is row 17"):
+        build_semantic_ids(tmp_path / "embeddings", SETTINGS, tmp_path / "ids", histories=histories())
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("collaborative")

@@ -62,7 +62,7 @@ def test_two_processes_find_what_one_finds_bit_for_bit(tmp_path: Path, monkeypat
     spec.loader.exec_module(worker)
     alone = worker.everything(None)
 
-    assert len(list(tmp_path.iterdir())) == 2 * len(alone) == 18
+    assert len(list(tmp_path.iterdir())) == 2 * len(alone) == 14
     for name, array in alone.items():
         for rank in (0, 1):
             np.testing.assert_array_equal(np.load(tmp_path / f"{name}_rank{rank}.npy"), array, err_msg=name)

@@ -144,7 +144,7 @@ def test_a_missing_codebook_is_named(vectors: np.ndarray, tmp_path: Path) -> Non
 
 
 def one_codebook(kind: str, codebook: np.ndarray) -> ResidualQuantizer:
-    return ResidualQuantizer(kind, (codebook.astype(np.float32),), (1,))
+    return ResidualQuantizer(kind, (codebook.astype(np.float32),))
 
 
 def test_l2_codes_a_vector_by_its_direction_and_none_by_its_place() -> None:

@@ -146,6 +146,10 @@ def without_fit(folder: Path) -> None:
     (folder / SUMMARY).write_text(json.dumps(summary))
 
 
+def with_half_of_the_fingerprints(folder: Path) -> None:
+    np.save(folder / FINGERPRINTS, np.load(folder / FINGERPRINTS)[: ITEMS // 2])
+
+
 def of_other_code(folder: Path) -> None:
     summary = json.loads((folder / SUMMARY).read_text())
     summary["fit"]["method"] += 1
@@ -171,6 +175,7 @@ WIDER = {item: np.append(vector, np.float32(1)) for item, vector in catalogue().
         (without_file(FINGERPRINTS), catalogue(), "test", {}, "item_fingerprints.npy: no such file"),
         (without_file(CODES_WITH_SUFFIX), catalogue(), "test", {}, "codes_with_suffix.npy: no such file"),
         (without_fit, catalogue(), "test", {}, "has no 'fit'"),
+        (with_half_of_the_fingerprints, catalogue(), "test", {}, "item_fingerprints.npy: 150 rows for 300 items"),
         (unlike_its_manifest, catalogue(), "test", {}, "differs from the sha256 in manifest.json"),
         (of_other_code, catalogue(), "test", {}, "the code changed"),
         (as_it_was, catalogue(), "test", {"levels": 3, "seed": 1}, "levels changed, seed changed"),
@@ -205,6 +210,15 @@ def test_never_fits_the_first_codes_and_keeps_them_whatever_share_of_the_items_c
 
 def test_a_text_model_that_only_moved_to_another_folder_changes_no_code(known: Path, tmp_path: Path) -> None:
     update = updated(tmp_path / "ids", known, catalogue(), model="/elsewhere/test")
+    assert (update.kept, update.refitted) == (ITEMS, None)
+
+
+def test_codes_of_an_option_that_is_gone_are_kept(known: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(known, tmp_path / "old")
+    summary = json.loads((old / SUMMARY).read_text())
+    summary["settings"] |= {"balance": 1.0, "collisions": "nearest_free"}
+    (old / SUMMARY).write_text(json.dumps(summary))
+    update = updated(tmp_path / "ids", old, catalogue())
     assert (update.kept, update.refitted) == (ITEMS, None)
 
 

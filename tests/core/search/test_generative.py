@@ -393,6 +393,8 @@ def test_a_model_whose_scores_are_no_numbers_is_an_error():
     [
         ({"beams": 2, "top_k": 3}, "top_k 3 is not from 1 to beams, 2"),
         ({"top_k": 0}, "top_k 0 is not from 1 to beams"),
+        ({"allowed": np.array([1, 0])}, r"allowed is int64 \(2,\); give bool \(2,\)"),
+        ({"allowed": np.ones(3, bool)}, r"allowed is bool \(3,\); give bool \(2,\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_and_named(options, message):

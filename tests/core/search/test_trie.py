@@ -93,7 +93,7 @@ def test_codes_that_no_integer_holds_are_sorted_all_the_same():
     codes[-3:, 3] = [9, 5, 7]
     trie = CodeTrie.build(codes, sizes)
     assert [tuple(codes[row]) for row in trie.leaf_row] == sorted(map(tuple, codes.tolist()))
-    with pytest.raises(GenrecError, match="several items share a code"):
+    with pytest.raises(GenrecError, match="several items share the code"):
         CodeTrie.build(np.concatenate([codes[:-1], codes[-3:-2]]), sizes)
 
 
@@ -104,18 +104,24 @@ def test_a_catalogue_of_one_item_and_one_level_is_a_trie():
     assert trie.branching[1].tolist() == [False]
 
 
+@pytest.mark.parametrize("codes", [np.array([2, 3]), np.array([[1], [2]]), np.array([[0, 0, 9]]), np.zeros((0, 3))])
+def test_codes_that_do_not_fit_the_levels_are_refused(codes):
+    with pytest.raises(GenrecError, match=r"codes of shape \(.*\) do not fit levels of"):
+        CodeTrie.build(codes, SIZES)
+
+
 def test_a_collision_is_refused():
-    with pytest.raises(GenrecError, match="several items share a code"):
+    with pytest.raises(GenrecError, match=r"several items share the code \[1, 1, 1\]"):
         CodeTrie.build(np.array([[1, 1, 1], [0, 0, 0], [1, 1, 1]]), SIZES)
 
 
 def test_a_token_outside_its_level_is_refused():
-    with pytest.raises(GenrecError, match=r"codes of 2 items do not fit levels of \(4, 3, 5\)"):
+    with pytest.raises(GenrecError, match=r"codes of shape \(2, 3\) do not fit levels of \(4, 3, 5\)"):
         CodeTrie.build(np.array([[0, 0, 0], [0, 3, 0]]), SIZES)
 
 
 def test_an_empty_catalogue_is_refused():
-    with pytest.raises(GenrecError, match="codes of 0 items"):
+    with pytest.raises(GenrecError, match=r"codes of shape \(0, 3\)"):
         CodeTrie.build(np.zeros((0, 3), int), SIZES)
 
 
