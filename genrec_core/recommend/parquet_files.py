@@ -34,6 +34,7 @@ def has_integer_users(path: Path) -> bool:
 
 
 def count_rows(path: Path) -> int:
+    """The number of requests."""
     _schema(path)
     with _reading(path):
         return int(pl.scan_parquet(path).select(pl.len()).collect().item())

@@ -143,7 +143,7 @@ def predict_file(
                     f"{source}: none of its {report.rejected} lines is a request, the first: {first}; "
                     f"{'' if is_stream(output) else 'see '}{_place_of_rejected(output)}"
                 )
-        if rejected and not report.rejected:
+        if rejected and not report.rejected and rejected.is_file():
             rejected.resolve().unlink(missing_ok=True)  # the file behind a link, so that the link stays
     except OSError as error:
         left = "" if is_stream(output) else "; it is left as it was"
@@ -307,8 +307,9 @@ def _progress(
 
 def _require_usable(source: Path, output: Path, shard: Shard | None) -> None:
     """Refuse before any work what must fail at its end."""
-    if output.is_dir():
-        raise GenrecError(f"{output}: is a folder; name a file to write")
+    for path in (output, rejected_path(output)):
+        if path.is_dir():
+            raise GenrecError(f"{path}: is a folder; name a file to write, or move it away")
     if source.exists() and source.resolve() in (output.resolve(), rejected_path(output).resolve()):
         raise GenrecError(f"{output}: would overwrite the requests in {source}; name another file to write")
     if is_parquet(output) and is_stream(output):

@@ -135,6 +135,8 @@ class Recommender:
     ) -> Ranking:
         """Rank the catalogue for each history. A user's list does not depend on the other users of a batch.
 
+        A user without any known item gets the most popular items. At most ``batch_users`` are searched at once.
+
         Args:
             histories: item ids of each user, oldest first; unknown ones are dropped.
             top_k: items a user.

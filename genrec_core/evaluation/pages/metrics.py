@@ -12,12 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
 from genrec_core.evaluation.metrics import RECALL_CUTOFFS, SHOWN_FIRST, TITLES
-from genrec_core.evaluation.pages.plotting import GREY, INK, MAIN, as_png, labelled, new_figure
+from genrec_core.evaluation.pages.plotting import GREY, INK, MAIN, PALETTE, as_png, labelled, new_figure
 from genrec_core.storage.artifacts import atomic_folder, write_json
 
 REPORT_FILE, RECALL_PLOT, SLICES_PLOT = "report.html", "recall.png", "slices.png"
-_FILES = (METRICS_FILE, REPORT_FILE, RECALL_PLOT, SLICES_PLOT)
-_COLORS = dict(zip(RANKINGS, ("#2563eb", "#059669", "#d97706", "#7c3aed", GREY), strict=False))
+_FILES = (METRICS_FILE, REPORT_FILE, RECALL_PLOT, SLICES_PLOT, "ranks.parquet", "slices.parquet")  # those of 0.1 too
+_COLORS = dict(zip(RANKINGS, PALETTE, strict=False))
 _SLICED_BY = {"history_length": "items in the history", "target_popularity": "training interactions of the target"}
 
 
@@ -43,7 +43,9 @@ def require_room_for_metrics(folder: Path) -> None:
     place = folder.resolve()
     if os.path.ismount(place):
         raise GenrecError(f"{folder}: is the root of a disk, which cannot be replaced; name a new folder in it")
-    parent = next(path for path in place.parents if path.exists())
+    if place.exists() and not place.is_dir():
+        raise GenrecError(f"{folder}: is not a folder; name a new one")
+    parent = next(path for path in place.parents if os.path.exists(path))
     if not os.access(parent, os.W_OK | os.X_OK):
         raise GenrecError(f"{folder}: no folder may be made in {parent}; name one elsewhere, or get the right to write")
     others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.is_dir() else []

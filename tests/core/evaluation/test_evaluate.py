@@ -139,11 +139,18 @@ def test_the_folder_that_one_is_in_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["metrics"]
 
 
-def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_measured() -> None:
+def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(GenrecError, match="/proc: is the root of a disk"):
         require_room_for_metrics(Path("/proc"))
     with pytest.raises(GenrecError, match=r"no folder may be made in /proc/\d+"):
         require_room_for_metrics(Path("/proc/self/new/metrics"))
+    (tmp_path / "notes.txt").write_text("keep me")
+    with pytest.raises(GenrecError, match=r"notes\.txt: is not a folder"):
+        require_room_for_metrics(tmp_path / "notes.txt")
+    with pytest.raises(GenrecError, match=r"holds notes\.txt, which is not a metrics file"):
+        require_room_for_metrics(tmp_path)
+    (tmp_path / "notes.txt").rename(tmp_path / "ranks.parquet")  # a file of an evaluation of 0.1
+    require_room_for_metrics(tmp_path)
 
 
 def test_a_folder_that_can_no_longer_be_written_is_told_of_in_a_sentence(whole: dict[str, Any]) -> None:

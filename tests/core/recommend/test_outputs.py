@@ -142,6 +142,23 @@ def test_a_link_stays_and_the_file_behind_it_is_written(tiny_model: "TinyModel",
 
 
 @linux
+def test_a_device_behind_the_name_of_the_rejected_file_stays(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    (tmp_path / "lists.csv.rejected").symlink_to("/dev/null")
+    for lines in ("anna 1\n", "anna 1\nbert x\n"):
+        assert main(predict(tiny_model, tmp_path, str(tmp_path / "lists.csv"), lines)) == 0
+        assert stat.S_ISCHR((tmp_path / "lists.csv.rejected").stat().st_mode)
+
+
+def test_a_folder_in_the_way_of_the_rejected_file_is_refused_before_any_work(
+    tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lists.csv.rejected").mkdir()
+    assert main(predict(tiny_model, tmp_path, str(tmp_path / "lists.csv"))) == 2
+    assert "lists.csv.rejected: is a folder" in capsys.readouterr().err
+    assert not (tmp_path / "lists.csv").exists()
+
+
+@linux
 def test_parquet_is_not_written_into_a_pipe(
     tiny_model: "TinyModel", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
