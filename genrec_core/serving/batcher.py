@@ -103,6 +103,7 @@ class Batcher:
             for batch in late:
                 batch.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        keep_to(CORES)
 
     def _dispatch(self) -> None:
         """Give batches to the free processes, now or after the time for which more users are expected."""

@@ -48,7 +48,7 @@ class DecoderLostError(RefusedError):
 
 
 def keep_to(cores: Iterable[int]) -> None:
-    """Keep the calling thread, and the threads and processes that it starts, to some cores."""
+    """Keep the calling thread, and the threads and processes that it starts from now on, to some cores."""
     with suppress(OSError):  # the system forbids it, or took a core away
         os.sched_setaffinity(0, cores)
 
@@ -93,7 +93,7 @@ class Decoder:
         except OSError:
             line = b""
         self._socket.setblocking(False)
-        if not line:
+        if not line.endswith(b"\n"):
             reason = "the process that opens it died; its message is above"
             if self._closed:
                 reason = "was closed before it was open; ask the model that serves now"

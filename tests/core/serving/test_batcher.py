@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 import pytest
 
 from genrec_core.serving.batcher import Batcher, Task
-from genrec_core.serving.decoders import Answer, DecoderLostError
+from genrec_core.serving.decoders import CORES, Answer, DecoderLostError
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ServedModel
 from genrec_core.settings import ServingSettings
@@ -112,6 +113,23 @@ def test_the_event_loop_keeps_to_the_cores_whose_processes_are_free(monkeypatch:
     assert sizes(2, clients)[0] == [1, 1]
     assert kept[:2] == [{5}, {5, 7}]  # one process is busy; then both are, and no core is better than another
     assert kept[-1] == {5, 7}
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+def test_a_server_that_closes_in_the_middle_of_a_batch_leaves_its_thread_all_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("genrec_core.serving.batcher._CLOSE_SECONDS", 0.05)
+
+    async def run() -> None:
+        model = NotingModel(len(CORES))
+        batcher = Batcher(ServingSettings(), len(CORES), Metrics())
+        asking = asyncio.create_task(batcher.decode(Task("{}", cast(ServedModel, model)), [[1]]))
+        await asyncio.sleep(0.05)
+        assert os.sched_getaffinity(0) < set(CORES)
+        await batcher.close()
+        asking.cancel()
+
+    asyncio.run(run())
+    assert os.sched_getaffinity(0) == set(CORES)
 
 
 def test_the_processes_share_who_is_there():

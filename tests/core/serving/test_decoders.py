@@ -1,6 +1,7 @@
 """The processes that decode: what one has read once the model is open."""
 
 import asyncio
+import os
 import shutil
 import socket
 import threading
@@ -13,7 +14,7 @@ import pytest
 from genrec_core.bundle.item_attributes import ITEMS, ItemTable
 from genrec_core.errors import GenrecError
 from genrec_core.serving.decoder_process import open_warm
-from genrec_core.serving.decoders import SPAWN, Decoder
+from genrec_core.serving.decoders import CORES, SPAWN, Decoder
 from genrec_core.serving.models import ServedModel
 from genrec_core.storage.artifacts import write_manifest
 
@@ -46,6 +47,36 @@ def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyMod
     allowed = recommender.allowed(rule="brand = odd")
     assert allowed is not None
     assert allowed.sum() == 45
+
+
+def test_each_process_has_a_core_of_its_own_where_there_are_as_many(tiny_model: "TinyModel") -> None:
+    more = len(CORES) + 1
+    for threads, wanted in ((len(CORES), [{core} for core in CORES]), (more, [set(CORES)] * more)):
+        model = ServedModel(tiny_model.model_dir, threads)
+        try:
+            assert [os.sched_getaffinity(decoder.process.pid) for decoder in model.decoders] == wanted
+        finally:
+            model.retire()
+
+
+def test_a_core_that_is_not_to_be_had_does_no_harm(tiny_model: "TinyModel") -> None:
+    decoder = Decoder(tiny_model.model_dir, core=1023)
+    try:
+        assert decoder.ready()["items"] == 90
+        assert os.sched_getaffinity(decoder.process.pid) == set(CORES)
+    finally:
+        decoder.close()
+
+
+def test_a_process_that_dies_in_the_middle_of_its_first_message_is_told_of(tmp_path: Path) -> None:
+    decoder = WaitingDecoder(tmp_path)
+    decoder._socket.close()
+    decoder._socket, theirs = socket.socketpair()
+    theirs.sendall(b'{"items": 5')
+    theirs.close()
+    with pytest.raises(GenrecError, match="the process that opens it died"):
+        decoder.ready()
+    decoder.close()
 
 
 def test_a_model_that_is_not_open_in_time_names_the_setting_and_a_closed_one_is_told_apart(tmp_path: Path) -> None:
