@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
+from statistics import fmean
 from textwrap import shorten
 from typing import Any, Self, cast
 
@@ -71,7 +72,7 @@ class Progress:
 
         The mean, because the dense ranking is at its best some epochs before the generative one.
         """
-        return max(self._validations, key=_mean_recall, default={})
+        return max(self._validations, key=lambda of: fmean(of[name] for name in _RANKINGS if name in of), default={})
 
     @property
     def stale(self) -> int:
@@ -81,11 +82,6 @@ class Progress:
     @property
     def _validations(self) -> list[dict[str, float]]:
         return [entry for entry in self.history if _RANKINGS[0] in entry]
-
-
-def _mean_recall(validation: dict[str, float]) -> float:
-    recalls = [validation[ranking] for ranking in _RANKINGS if ranking in validation]
-    return sum(recalls) / len(recalls)
 
 
 def save_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -42,6 +42,7 @@ class TorchScorer:
 
     @classmethod
     def from_folder(cls, checkpoint: Path, codes: np.ndarray, vectors: np.ndarray | None) -> "TorchScorer":
+        """The scorer of a checkpoint's folder, for a catalogue's codes and text vectors."""
         return cls(TigerModel.from_pretrained(checkpoint), codes, vectors)
 
     def start(self, histories: HistoryBatch) -> "TorchSession":

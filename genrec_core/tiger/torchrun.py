@@ -66,7 +66,7 @@ def _meeting(rendezvous: RendezvousSettings) -> list[str]:
         return ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal() or int(port) == 0:
-        raise GenrecError(f"rendezvous {endpoint!r}: write HOST:PORT, an address of node 0 that the others reach")
+        raise GenrecError(f"rendezvous {endpoint!r}: write HOST:PORT, a free port of node 0 that the others reach")
     if rank >= nodes:
         raise GenrecError(f"node_rank {rank} of {nodes} nodes: they count from 0 to {nodes - 1}")
     return [

@@ -57,7 +57,7 @@ def test_train_refuses_such_a_rendezvous_before_it_starts(
 ) -> None:
     inputs = ["--histories", str(sample_folder), "--semantic_ids", "none", "--embeddings", "none"]
     assert main(["train", *inputs, "--nodes", "2", "--output", str(tmp_path / "out")]) == 2
-    assert "an address of node 0 that the others reach" in capsys.readouterr().err
+    assert "a free port of node 0 that the others reach" in capsys.readouterr().err
 
 
 @pytest.mark.slow
