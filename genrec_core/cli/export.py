@@ -11,7 +11,6 @@ from genrec_core.cli.options import (
     add_inputs,
     add_settings,
     new_folder,
-    read_catalog,
     settings_from,
 )
 from genrec_core.settings import EmbeddingSettings, ExportSettings
@@ -43,7 +42,7 @@ def add_commands(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from genrec_core.data.histories import Histories
-    from genrec_core.data.sources import read_user_histories
+    from genrec_core.data.sources import read_stored_catalog, read_user_histories
     from genrec_core.data.split import training_counts
     from genrec_core.export.onnx import export_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
@@ -59,7 +58,7 @@ def _export(options: argparse.Namespace) -> None:
     popularity = training_counts(histories, len(item_ids))[order.argsort()]
     checkpoint = options.checkpoint or latest("tiger_checkpoint")
     embeddings = options.embeddings or latest("item_embeddings")
-    catalog = read_catalog(options.catalog) if options.catalog else None
+    catalog = read_stored_catalog(options.catalog) if options.catalog else None
     export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output, catalog)
     if settings.int8:
         from genrec_core.export.quantize import ValidationUsers, quantize_recommender
@@ -72,12 +71,11 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _export_text_encoder(options: argparse.Namespace) -> None:
-    from genrec_core.embedding.item_embeddings import STATS
+    from genrec_core.embedding.item_embeddings import text_model
     from genrec_core.export.text_encoder import export_text_encoder
-    from genrec_core.storage.artifacts import read_json
     from genrec_core.storage.folders import latest, set_latest, storage_root
 
-    model = read_json((options.embeddings or latest("item_embeddings")) / STATS)["model"]
+    model = text_model(options.embeddings or latest("item_embeddings"))
     version = f"{Path(model).name}-{'int8' if options.int8 else 'fp32'}"
     target = options.output or storage_root() / "text_encoder" / version
     export_text_encoder(EmbeddingSettings(model=model), target, options.int8)

@@ -123,13 +123,13 @@ def _assign_ids(options: argparse.Namespace) -> None:
 def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any, Any]:
     """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
     from genrec_core.bundle.new_items import read_new_items
-    from genrec_core.embedding.item_embeddings import ITEM_TEXT, STATS, ItemEmbeddings
+    from genrec_core.embedding.item_embeddings import ITEM_TEXT, ItemEmbeddings, text_model
     from genrec_core.storage.artifacts import read_json
     from genrec_core.storage.folders import latest
 
     new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
     folder = options.embeddings or latest("item_embeddings")
-    texts, model = new.texts_or_ids(), read_json(folder / STATS)["model"]
+    texts, model = new.texts_or_ids(), text_model(folder)
     vectors = _text_vectors(texts, model, options.text_encoder, engine)
     _warn_of_texts_not_told_apart(texts, vectors, read_json(folder / ITEM_TEXT), ItemEmbeddings.load(folder).l2norm)
     return new.item_ids, vectors

@@ -1,15 +1,13 @@
 """What several commands share: options made from settings, options for folders, and the files behind them."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import Form, Settings
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Commands = Any  # argparse has no public name for what add_subparsers returns
 
@@ -88,19 +86,9 @@ def add_catalog(command: argparse.ArgumentParser, purpose: str) -> None:
     )
 
 
-def read_catalog(source: Path) -> "pl.DataFrame":
-    """The frame of ``item_catalog`` from its parquet file, or from the folder that holds it."""
-    import polars as pl
-
-    try:
-        return pl.read_parquet(source / "*.parquet" if source.is_dir() else source)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise GenrecError(f"{source}: not a parquet file ({error}); name the item catalogue's") from error
-
-
 def new_folder(text: str) -> Path:
     """A folder to write, which may not exist yet. A link to one is followed, so that the link stays."""
     path = Path(text)
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"{text}: is no folder; name a new one")
     return path.resolve() if path.is_symlink() else path

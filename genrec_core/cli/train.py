@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genrec_core.cli.options import (
     Commands,
@@ -13,7 +13,6 @@ from genrec_core.cli.options import (
     add_inputs,
     add_settings,
     new_folder,
-    read_catalog,
     settings_from,
     typed_values,
 )
@@ -42,7 +41,6 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--output", type=new_folder, required=True, metavar="DIR", help="the folder for best/ and state/"
     )
-    command.add_argument("--set", action=_SetIsGone, help=argparse.SUPPRESS)
     add_settings(command, TrainingSettings, show_defaults=False)
     # Run once on each machine, with the same --output on shared storage.
     add_settings(command, RendezvousSettings, renamed={"endpoint": "rendezvous"})
@@ -56,12 +54,6 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--output", type=new_folder, required=True, metavar="DIR", help="the folder for results and the table sweep.md"
     )
-
-
-class _SetIsGone(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        name, _, value = str(rest[1]).partition("=")
-        parser.error(f"--set is gone: write --{name} {value}")
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -158,7 +150,7 @@ def _sweep(options: argparse.Namespace) -> None:
         raise GenrecError(f"--workers {options.workers}: use at least one")
     planned = trials(read_sweep(options.file), options.file)
     own_texts = any(trial.texts for trial in planned)
-    catalog = read_catalog(options.catalog or latest("item_catalog")) if own_texts else None
+    catalog = (options.catalog or latest("item_catalog")) if own_texts else None
     options.output.mkdir(parents=True, exist_ok=True)
     histories = options.output / "histories.parquet"
     if not histories.is_file():

@@ -100,6 +100,17 @@ def read_user_histories(path: Path) -> pl.DataFrame:
         raise GenrecError(f"{files[0]}: not parquet with user_id and lists of integer item_ids ({error})") from error
 
 
+def read_stored_catalog(source: Path) -> pl.DataFrame:
+    """The frame of ``item_catalog`` from its parquet file, or from the folder that holds it."""
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    if len(files) != 1:
+        raise GenrecError(f"{source}: holds {len(files)} parquet files; name the one of the item catalogue")
+    try:
+        return pl.read_parquet(files[0])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise GenrecError(f"{files[0]}: not a parquet file ({error}); name the item catalogue's") from error
+
+
 def _store_tables(folder: Path, form: str) -> dict[str, Any]:
     """Parse the raw files in ``folder``, store their tables beside them, and count their content."""
     source = SOURCES[form]

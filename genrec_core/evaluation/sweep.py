@@ -21,6 +21,7 @@ import polars as pl
 from pydantic import Field, ValidationError
 
 from genrec_core.data.item_text import render_text, template_parts
+from genrec_core.data.sources import read_stored_catalog
 from genrec_core.data.text_files import utf8_text
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.metrics import MAIN_METRIC, SHOWN_FIRST
@@ -71,7 +72,7 @@ class SweepInputs:
     histories: Path  # the parquet file of user_histories
     semantic_ids: Path
     embeddings: Path
-    catalog: pl.DataFrame | None = None  # item_catalog, needed if a run changes item texts or vectors
+    catalog: Path | None = None  # item_catalog's parquet file or folder, needed if a run changes item texts or vectors
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def _trial(sweep: Sweep, run: Run, seed: int) -> Trial:
         if name in changes:
             raise GenrecError(f"{name} is given, but a sweep trains in one process of one thread; use --workers")
     settings, preset = _changed(training, {**changes, "seed": seed}), PRESETS[sweep.preset]
-    ids = _changed(preset.semantic_ids, run.semantic_ids) if run.semantic_ids else None
+    own_ids = run.semantic_ids or run.catalog or run.embedding
+    ids = _changed(preset.semantic_ids, run.semantic_ids) if own_ids else None
     texts = None
     if run.catalog or run.embedding:
         texts = _changed(preset.catalog, run.catalog), _changed(preset.embedding, run.embedding)
@@ -225,22 +227,22 @@ def _semantic_ids(trial: Trial, inputs: SweepInputs, folder: Path, embeddings: P
     """The folder of the trial's semantic IDs, computed if it has vectors or semantic ID settings of its own."""
     from genrec_core.quantization.build import build_semantic_ids
 
-    if not (trial.semantic_ids or trial.texts):
+    if not trial.semantic_ids:
         return inputs.semantic_ids
     semantic_ids = folder / "semantic_ids"
     if not recovered(semantic_ids).is_dir():
-        settings = trial.semantic_ids or SemanticIdSettings()
-        build_semantic_ids(embeddings, settings, semantic_ids, histories=pl.read_parquet(inputs.histories))
+        histories = pl.read_parquet(inputs.histories)
+        build_semantic_ids(embeddings, trial.semantic_ids, semantic_ids, histories=histories)
     return semantic_ids
 
 
 def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndarray, list[str]]:
     """Ids int64 [n_items] and texts of all items of the catalogue."""
     assert inputs.catalog is not None
-    parts, items = template_parts(settings.text_template), inputs.catalog
+    parts, items = template_parts(settings.text_template), read_stored_catalog(inputs.catalog)
     missing = {"item_id", *(field for _, field in parts if field)}.difference(items.columns)
     if missing:
-        raise GenrecError(f"the item catalogue has no column {min(missing)}; give the parquet file of item_catalog")
+        raise GenrecError(f"{inputs.catalog}: has no column {min(missing)}; give the parquet file of item_catalog")
     texts = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
     return items["item_id"].to_numpy(), texts
 

@@ -264,12 +264,6 @@ def test_a_setting_that_was_taken_out_is_refused(option: str, capsys: pytest.Cap
     assert f"unrecognized arguments: {option}" in capsys.readouterr().err
 
 
-def test_the_old_form_of_a_training_setting_names_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["train", "--output", "x", "--set", "epochs=3"])
-    assert "--set is gone: write --epochs 3" in capsys.readouterr().err
-
-
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[TrainingSettings]:
     """The settings of the trainings that would start."""

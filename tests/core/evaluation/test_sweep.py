@@ -1,5 +1,6 @@
-"""A sweep trains what is missing, skips what is done, and tells runs apart by their seeds' spread."""
+"""A sweep trains what is missing, skips what is done, and compares runs."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.sweep import RESULT, read_sweep, sweep_table, trials
+from genrec_core.settings import PRESETS
 from genrec_core.storage.artifacts import read_json
 
 if TYPE_CHECKING:
@@ -165,6 +167,13 @@ semantic_ids = {{ levels = 2, codebook_size = 8 }}
 """
 
 
+def test_a_run_with_texts_of_its_own_has_the_codes_of_the_preset(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(TEXTS.replace("semantic_ids = { levels = 2, codebook_size = 8 }", ""))
+    (trial,) = trials(read_sweep(path), path)
+    assert trial.semantic_ids == PRESETS["sample"].semantic_ids
+
+
 def test_a_run_may_have_item_texts_of_its_own(arguments: list[str], tiny_model: "TinyModel", tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text(TEXTS)
     item_ids = np.sort(np.load(tiny_model.model_dir / "item_ids.npy"))
@@ -186,7 +195,13 @@ def test_a_fault_of_the_catalogue_is_named_before_anything_is_trained(
     path = tmp_path / "catalog.parquet"
     pl.DataFrame({"item_id": [1], "text": ["a"]}).write_parquet(path)
     assert main([*arguments, "--catalog", str(path)]) != 0
-    assert "the item catalogue has no column title" in capsys.readouterr().err
+    assert f"{path}: has no column title" in capsys.readouterr().err
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in ("new.parquet", "old.parquet"):
+        shutil.copy(path, both / name)
+    assert main([*arguments, "--catalog", str(both)]) != 0
+    assert f"{both}: holds 2 parquet files; name the one of the item catalogue" in capsys.readouterr().err
     path.write_text("item_id,title")
     assert main([*arguments, "--catalog", str(path)]) != 0
     assert f"{path}: not a parquet file" in capsys.readouterr().err
