@@ -21,9 +21,9 @@ _HEAD = """# Settings
 
 `python -m tests.settings_page` writes this page from the settings models; a test compares them.
 
-A setting is a field of its asset's form in Dagster's launchpad, and an option of `genrec train`, `evaluate`, `export`
-and `predict`. `PRESET` fills all of them. The defaults are those of `beauty`, made for two CPU cores. `beauty-gpu` is
-`beauty` in one process.
+A setting is a field of its asset's form in Dagster's launchpad. Those of `tiger_checkpoint`, `recall_metrics` and
+`onnx_encoder` are also options of `genrec train`, `evaluate` and `export`. `PRESET` fills all of them. The defaults are
+those of `beauty`, made for two CPU cores. `beauty-gpu` is `beauty` in one process.
 """
 
 

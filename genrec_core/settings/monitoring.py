@@ -10,7 +10,7 @@ from genrec_core.settings.base import Settings, Share
 class MonitoringSettings(Settings):
     """Bounds of the checks that warn of drifting data or of odd predictions."""
 
-    severity: Literal["warn", "error"] = Field("warn", description="Severity of a failed check; it blocks no run.")
+    severity: Literal["warn", "error"] = Field("warn", description="Severity of these checks; they block no run.")
     max_new_items: Share = Field(0.05, description="Largest share of the catalogue that is new to the served release.")
     max_gone_items: Share = Field(0.05, description="Largest share of the release's items that left the catalogue.")
     max_unknown_items: Share = Field(0.02, description="Largest share of history entries that are new to the release.")

@@ -10,14 +10,14 @@ from genrec_core.settings.base import Settings, Share
 class EvaluationSettings(Settings):
     """How the test items are ranked."""
 
-    beams: int = Field(1000, ge=1, description="Beams of the test's search: the largest K of Recall@K.")
+    beams: int = Field(1000, ge=10, description="Beams of the test's search: the largest K of Recall@K.")
     batch_users: int = Field(16, ge=1, le=4096, description="Test users ranked in one batch.")
     users: int | None = Field(None, ge=1, description="Random test users to rank; unset: all.")
     workers: int | None = Field(None, ge=1, description="Batches of test users ranked at once; unset: one a core.")
     exact_users: int = Field(
         16, ge=0, description="Random test users whose search is checked by exact scores; 0: none."
     )
-    baseline: str | None = Field(None, description="Folder of a SASRec from `genrec train`, measured too; unset: none.")
+    baseline: str | None = Field(None, description="Folder of `genrec train --model sasrec`, to measure; unset: none.")
     bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="Bootstrap samples for a test interval.")
     seed: int = Field(42, ge=0, description="Random seed of the bootstrap and of the drawn test users.")
 
@@ -29,7 +29,7 @@ class GateSettings(Settings):
     recall_at_100: Share = Field(0.035, description="Least Recall@100 on the test items.")
     recall_at_1000: Share = Field(0.050, description="Least Recall@1000 on the test items.")
     max_miss_share: Share = Field(
-        0.01, description="Largest share of test users whose best code, found without the trie, is no item's."
+        0.01, description="The share of test users whose best code, found without the trie, is no item's stays below."
     )
 
 

@@ -22,7 +22,9 @@ class TrainingSettings(Settings):
         True, description="Let the encoder read a learned vector of each trained item too."
     )
     epochs: int = Field(24, ge=1, le=10_000, description="Largest number of passes over all training targets.")
-    batch_targets: int = Field(1024, ge=1, le=1_000_000, description="Targets in a training step, over all processes.")
+    batch_targets: int = Field(
+        1024, ge=1, le=1_000_000, description="Targets a training step, about, over all processes."
+    )
     learning_rate: float = Field(1.5e-3, gt=0, le=1, description="Highest learning rate of AdamW.")
     weight_decay: float = Field(0.1, ge=0, le=10, description="Weight decay of AdamW for matrices.")
     warmup_share: Share = Field(0.05, description="Share of all training steps in which the learning rate rises.")
@@ -36,7 +38,10 @@ class TrainingSettings(Settings):
     )
     id_dropout: float = Field(0.5, ge=0, le=0.9, description="Dropout probability of the identity encoders.")
     text_neighbors: int = Field(
-        64, ge=0, le=4096, description="Nearest texts whose items score higher; 0: none, as for a million items."
+        64,
+        ge=0,
+        le=4096,
+        description="Nearest texts whose items score higher; 0: none. Costs time by the items' square.",
     )
     neighbor_weight: float = Field(
         3.0, ge=0, le=100, description="Logits added to items with a text near the history's, if validation gains."

@@ -34,7 +34,7 @@ _SHOWN_ITEMS = 3
     "serving",
     "served_release",
     kinds={"onnx", "csv"},
-    code_version="3",
+    code_version="4",
     pool="inference",
     freshness_policy=fresh_within(FRESHNESS.predictions_hours),
 )
