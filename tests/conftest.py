@@ -15,8 +15,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from genrec_core.data.histories import Histories
-from genrec_core.data.p5 import read_histories
 from genrec_core.data.sample import write_sample
 from genrec_core.data.sources import read_catalog
 from genrec_core.recommend.recommender import Recommender
@@ -61,12 +59,6 @@ def sample_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_catalog(sample_folder: Path) -> pl.DataFrame:
     """The item catalogue of the tiny shop."""
     return read_catalog(sample_folder, CatalogSettings())
-
-
-@pytest.fixture(scope="session")
-def tiny_histories(sample_folder: Path, tiny_catalog: pl.DataFrame) -> Histories:
-    """The user histories of the tiny shop."""
-    return Histories.from_frame(read_histories(sample_folder), tiny_catalog["item_id"].to_numpy())
 
 
 @pytest.fixture(scope="session")

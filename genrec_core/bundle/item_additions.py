@@ -55,8 +55,7 @@ class AdditionSettings(Settings):
         try:
             return cls.model_validate(read_json(path))
         except ValueError as error:  # a GenrecError too
-            fault = f"cannot be read ({error}), so nothing can be added"
-            raise GenrecError(f"{path}: {fault}; export the model again") from error
+            raise GenrecError(f"{path}: missing or damaged, so nothing can be added; export the model again") from error
 
 
 def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path | None = None) -> np.ndarray:

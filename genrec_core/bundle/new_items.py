@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from genrec_core.data.ids import ItemId, item_id_of
 from genrec_core.data.item_text import render_text, template_parts, text_fields
-from genrec_core.data.text_files import csv_header, utf8_lines, without_halves
+from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
 
 
@@ -62,9 +62,9 @@ def read_new_items(path: Path, text_template: str) -> NewItems:
 def read_item_ids(path: Path) -> np.ndarray:
     """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them."""
     try:
-        return np.array(TypeAdapter(list[ItemId]).validate_json(path.read_bytes()), dtype=np.int64)
+        return np.array(TypeAdapter(list[ItemId]).validate_json(utf8_text(path)), dtype=np.int64)
     except (OSError, ValidationError) as error:
-        raise GenrecError(f"{path}: no array of integers of 64 bits ({error}); give one id a vector") from error
+        raise GenrecError(f"{path}: no array of integers of 64 bits ({error!s:.200}); give one id a vector") from error
 
 
 def read_vectors(path: Path) -> np.ndarray:
@@ -104,7 +104,7 @@ def _csv_entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     entry: Any = None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         entry = json.loads(line)
     if not isinstance(entry, dict):
         raise GenrecError(f"{path}, line {number}: no JSON object; write one object with an item_id a line")

@@ -139,7 +139,8 @@ def _unpack(archive: Path, target: Path, names: tuple[str, ...]) -> Path:
                 _write_entries(archive, target, names, _zip_entries(packed_zip))
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as packed_tar:
-                _write_entries(archive, target, names, _tar_entries(packed_tar))
+                files = ((f.name, f.size, f.isreg(), partial(packed_tar.extractfile, f)) for f in packed_tar)
+                _write_entries(archive, target, names, files)  # one by one, as a tar archive has no table of them
         else:
             raise GenrecError(f"{archive}: neither a folder nor a whole zip or tar archive; get it again, or unpack it")
     except (RuntimeError, UnicodeDecodeError) as error:  # another compression, a password, names that are no text
@@ -154,11 +155,6 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[Entry]:
         kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive's writer knew no kinds of files
         is_file = not info.is_dir() and kind in (0, stat.S_IFREG)
         yield info.filename, info.file_size, is_file, partial(archive.open, info)
-
-
-def _tar_entries(archive: tarfile.TarFile) -> Iterator[Entry]:
-    for member in archive:  # one by one, as a tar archive has no table of its entries
-        yield member.name, member.size, member.isreg(), partial(archive.extractfile, member)
 
 
 def _write_entries(archive: Path, target: Path, names: tuple[str, ...], entries: Iterator[Entry]) -> None:
@@ -189,7 +185,7 @@ def _folder_of(folder: Path, shown: str, names: tuple[str, ...]) -> Path:
     complete = [path for path in places if all((path / name).is_file() for name in names)]
     if not complete:
         missing = ", ".join(name for name in names if not (folder / name).is_file())
-        raise GenrecError(f"{shown}: missing {missing}, at its top and in its sub-folders; see README, own data")
+        raise GenrecError(f"{shown}: missing {missing}, at its top and in its sub-folders; README says what it is")
     if complete[0] == folder or len(complete) == 1:
         return complete[0]
     preferred = [path for path in complete if path.name == "beauty"]

@@ -134,7 +134,7 @@ def _meta_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _parse_meta(line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             entry = ast.literal_eval(line)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:

@@ -92,7 +92,13 @@ def export_recommender(
     ids = SemanticIds.load(semantic_ids)
     texts = ItemEmbeddings.load(embeddings)
     vectors = np.asarray(texts.l2norm[vector_rows(texts, ids.item_ids, embeddings)], dtype=np.float32)
-    _require_trained_on(model, checkpoint, ids, semantic_ids, vectors)
+    if list(model.config.level_sizes) != list(ids.level_sizes):
+        raise GenrecError(
+            f"{checkpoint} was trained on level sizes {list(model.config.level_sizes)}, but {semantic_ids} has "
+            f"{list(ids.level_sizes)}; train it on these semantic IDs"
+        )
+    if (dim := model.config.item_vector_dim) not in (0, vectors.shape[1]):
+        raise GenrecError(f"{checkpoint} reads vectors of {dim} columns, not {vectors.shape[1]}; train it on these")
     if popularity.shape != ids.item_ids.shape:
         raise GenrecError(f"popularity has shape {popularity.shape}, but {semantic_ids} has {len(ids.item_ids)} items")
     with atomic_folder(target) as part:
@@ -139,16 +145,6 @@ def _save_what_additions_need(
         neighbor_weight=config.neighbor_weight,
     )
     write_json(folder / ADDITION_SETTINGS, settings.model_dump())
-
-
-def _require_trained_on(
-    model: TigerModel, checkpoint: Path, ids: SemanticIds, semantic_ids: Path, vectors: np.ndarray
-) -> None:
-    if list(model.config.level_sizes) != list(ids.level_sizes):
-        raise GenrecError(
-            f"{checkpoint} was trained on level sizes {list(model.config.level_sizes)}, but {semantic_ids} has "
-            f"{list(ids.level_sizes)}; train it on these semantic IDs"
-        )
 
 
 def export_graphs(model: TigerModel, path: Path) -> None:

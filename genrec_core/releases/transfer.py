@@ -42,7 +42,7 @@ def transfer_release(source: Path, target: Path, version: str | None = None, rea
     if pointer is None:
         raise GenrecError(f"{place_of(source)}: no release is served there to take; run `make run` first")
     if version is not None and version not in pointer.known:
-        passed = ", ".join(pointer.known)
+        passed = f"one of {', '.join(pointer.known)}"
         raise GenrecError(f"{version} was never served in {place_of(source)}, so no gate let it pass; take {passed}")
     version = version or pointer.version
     folder = version_folder(RELEASES, version, source)

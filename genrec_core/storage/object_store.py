@@ -154,7 +154,7 @@ class ObjectStore:
         """Remove objects; names without an object are no error."""
         for first in range(0, len(names), _DELETED_AT_ONCE):
             keys = [{"Key": self.prefix + name} for name in names[first : first + _DELETED_AT_ONCE]]
-            request = partial(self._delete, keys)
+            request = partial(_client().delete_objects, Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
             if failed := self._send(names[first], request).get("Errors"):
                 raise GenrecError(self._refusal(names[first], str(failed[0].get("Code"))))
 
@@ -167,9 +167,6 @@ class ObjectStore:
                 return False
             raise
         return True
-
-    def _delete(self, keys: list[dict[str, str]]) -> Any:
-        return _client().delete_objects(Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True})
 
     def _send(self, name: str, request: Callable[[], Answer]) -> Answer:
         """Send a request, again after pauses while the store is away: the client alone gives up within two seconds."""

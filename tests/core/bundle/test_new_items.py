@@ -1,5 +1,6 @@
 """Files of new items."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ def test_a_ready_text_is_taken_as_it_is(tmp_path: Path) -> None:
         ("a.csv", "item_id,title\n", "no items in it"),
         ("a.jsonl", "{\n", "line 1: no JSON object"),
         ("a.jsonl", "[1]\n", "line 1: no JSON object"),
+        ("a.jsonl", "[" * 100_000 + "\n", "line 1: no JSON object"),
         ("a.csv", "item_id;title\n7;Soap\n".encode("utf-16"), "line 1: UTF-16.*save the file as UTF-8"),
         ("a.csv", "item_id,title\n7,Cr\u00e8me\n".encode("latin-1"), "line 2: not UTF-8; save the file as UTF-8"),
         ("a.jsonl", '{"item_id": 1, "title": "Cr\u00e8me"}\n'.encode("latin-1"), "line 1: not UTF-8"),
@@ -71,6 +73,15 @@ def test_ids_and_vectors_are_checked(tmp_path: Path) -> None:
     assert read_item_ids(tmp_path / "ids.json").tolist() == [3, 4]
     (tmp_path / "ids.json").write_text('[3, "4"]')
     with pytest.raises(GenrecError, match="no array of integers"):
+        read_item_ids(tmp_path / "ids.json")
+    (tmp_path / "ids.json").write_text(json.dumps([str(item) for item in range(10_000)]))
+    with pytest.raises(GenrecError) as caught:
+        read_item_ids(tmp_path / "ids.json")
+    assert len(str(caught.value)) < 500
+    (tmp_path / "ids.json").write_bytes("[3, 4]".encode("utf-8-sig"))
+    assert read_item_ids(tmp_path / "ids.json").tolist() == [3, 4]
+    (tmp_path / "ids.json").write_bytes("[3, 4]".encode("utf-16"))
+    with pytest.raises(GenrecError, match="save the file as UTF-8"):
         read_item_ids(tmp_path / "ids.json")
     (tmp_path / "ids.json").write_text(f"[{10**20}]")
     with pytest.raises(GenrecError, match="no array of integers of 64 bits"):

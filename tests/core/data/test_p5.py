@@ -89,6 +89,12 @@ def test_a_fault_is_named_in_the_file_that_the_user_knows(tmp_path, where):
             receive_raw(source, tmp_path / "received")
 
 
+def test_a_line_that_is_nested_without_end_is_named(tmp_path):
+    folder = write_raw(tmp_path / "raw", ["[" * 100_000])
+    with pytest.raises(GenrecError, match=r"meta.json.gz: line 1: neither JSON nor a Python literal"):
+        read_catalog(folder, CatalogSettings())
+
+
 def test_code_in_the_meta_file_is_not_run(tmp_path):
     trap = tmp_path / "trap"
     folder = write_raw(tmp_path / "raw", [f"__import__('pathlib').Path({str(trap)!r}).touch() or {{'asin': 'A'}}"])
