@@ -106,7 +106,7 @@ def require_numbers(values: np.ndarray, level: int) -> None:
 def keep(beams: Arrays, mask: np.ndarray) -> Arrays:
     """The elements that the mask keeps, of arrays of one length."""
     (kept,) = mask.nonzero()
-    return type(beams)(*[part.take(kept) for part in beams])
+    return beams if len(kept) == len(mask) else type(beams)(*[part.take(kept) for part in beams])
 
 
 def places_by_user(users: np.ndarray, batch: int) -> tuple[np.ndarray, int]:

@@ -101,22 +101,32 @@ class _Filter:
 
     def __init__(self, trie: CodeTrie, allowed: np.ndarray | None, excluded: np.ndarray | None) -> None:
         self.trie = trie
-        leaves = np.ones(trie.n_items, dtype=bool) if allowed is None else allowed.take(trie.leaf_row)
-        self.allowed_before = np.concatenate([[0], leaves.cumsum()])  # of each leaf, and of the end
-        self.excluded = np.zeros(0, dtype=np.int64)  # user * n_items + leaf, ascending
+        self.before = None if allowed is None else np.concatenate([[0], allowed.take(trie.leaf_row).cumsum()])
+        self.user = self.leaf = np.zeros(0, dtype=np.int64)  # the allowed leaves that each user excludes
         if excluded is not None:
             user, column = (excluded >= 0).nonzero()
             leaf = trie.row_leaf.take(excluded[user, column])
-            self.excluded = np.unique((user * trie.n_items + leaf)[leaves.take(leaf)])
+            kept = self._left(trie.depth, leaf) > 0
+            self.user, self.leaf = np.divmod(np.unique((user * trie.n_items + leaf)[kept]), trie.n_items)
+
+    def _left(self, depth: int, nodes: np.ndarray) -> np.ndarray:
+        """Allowed leaves below each of the ``nodes`` of a depth."""
+        starts = self.trie.first_leaf[depth]
+        begin, end = starts.take(nodes), starts.take(nodes + 1)
+        return np.asarray(end - begin if self.before is None else self.before.take(end) - self.before.take(begin))
 
     def apply(self, depth: int, beams: _Beams) -> _Beams:
         """The beams of ``depth`` below which an allowed item is left that the user does not exclude."""
-        starts = self.trie.first_leaf[depth]
-        begin, end = starts.take(beams.node), starts.take(beams.node + 1)
-        allowed = self.allowed_before.take(end) - self.allowed_before.take(begin)
-        of_user = beams.user * self.trie.n_items
-        excluded = self.excluded.searchsorted(of_user + end) - self.excluded.searchsorted(of_user + begin)
-        return keep(beams, allowed > excluded)
+        some = np.ones(len(beams.node), bool) if self.before is None else self._left(depth, beams.node) > 0
+        if len(self.leaf) and len(some):
+            nodes = self.trie.nodes(depth)
+            pairs = self.user * nodes + self.trie.leaf_node[depth].take(self.leaf)
+            pairs, excluded = np.unique(pairs, return_counts=True)
+            closed = pairs[excluded >= self._left(depth, pairs % nodes)]
+            keys = beams.user * nodes + beams.node  # ascending
+            place = keys.searchsorted(closed)
+            some[place[keys.take(place, mode="clip") == closed]] = False
+        return keep(beams, some)
 
 
 def _search_prefixes(session: ScorerSession, allowed: _Filter, batch: int, beams: int, top_k: int) -> Ranked:
