@@ -83,7 +83,7 @@ def run(
         **peers,
         "limit_share": {k: round(rate["median"] * work[k] / matrix, 3) for k, rate in rates.items()},
         "benchmark": "decoding",
-        "model_dir": str(folder),
+        "model_dir": folder.name,
         "items": len(recommender.item_ids),
         "histories": workload.name,
         "users_per_second": rates,

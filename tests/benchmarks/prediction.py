@@ -69,7 +69,7 @@ def run(
         "seconds": round(done.seconds, 1),
         "peak_mb_by_quarter": done.by_part(),
         **sizes,
-        "model_dir": str(folder),
+        "model_dir": folder.name,
         **describe(),
     }
 

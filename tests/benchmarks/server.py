@@ -70,7 +70,7 @@ def run(
         "p99_ms": round(load.percentile(99), 1),
         "errors": load.errors,
         "benchmark": "server",
-        "model_dir": str(folder),
+        "model_dir": folder.name,
         "histories": workload.name,
         "p50_ms": round(load.percentile(50), 1),
         "batch_users_per_s": batch,
