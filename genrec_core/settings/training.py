@@ -44,10 +44,16 @@ class TrainingSettings(Settings):
         description="Most items that one item of a history lifts; 0: none. Costs time by the items' square.",
     )
     neighbor_weight: float = Field(
-        3.0, ge=0, le=100, description="Logits added to items with a text like the history's, if validation gains."
+        3.0,
+        ge=0,
+        le=100,
+        description="Logits added to items with a text like the history's; validation may change it.",
     )
     follower_weight: float = Field(
-        1.0, ge=0, le=100, description="Logits added to items that followed the history's, if validation gains."
+        1.0,
+        ge=0,
+        le=100,
+        description="Logits added to items that followed the history's; validation may change it.",
     )
     dense_full_items: int = Field(
         20_000, ge=0, description="Largest catalogue over which the dense head's loss is computed in full, not sampled."

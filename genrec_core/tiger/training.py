@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -336,19 +335,22 @@ class Trainer:
     def _conclude(self) -> dict[str, float]:
         """Save in the best model the hybrid weight with the best validation recall; of equals the one nearest to even.
 
-        Similar texts and followers each stay if the dense ranking is at least as good with them.
+        Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
+        is better so.
         """
         if not self.settings.dense_weight:
             return {}
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
-        config, tried = best.config, dict[tuple[float, float], float]()
-        for weights in product((config.neighbor_weight, 0.0), (config.follower_weight, 0.0)):
-            if weights not in tried:
-                self.neighbors = self._neighbors(*weights)
-                tried[weights] = self._validation_recall(best, 1.0)
-        config.neighbor_weight, config.follower_weight = weights = max(tried, key=tried.__getitem__)
-        self.neighbors = self._neighbors(*weights)
+        config = best.config
+        for name in ("neighbor_weight", "follower_weight") if self.neighbors else ():
+            recall, weight = dict[float, float](), getattr(config, name)
+            for tried in (weight, 2 * weight, 0.0):
+                setattr(config, name, tried)
+                self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
+                recall[tried] = self._validation_recall(best, 1.0)
+            setattr(config, name, max(recall, key=recall.__getitem__))
+        self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
         recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 10)}
         best.config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
         self._save(best)
