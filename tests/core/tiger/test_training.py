@@ -228,7 +228,8 @@ def test_followers_and_similar_texts_stay_only_if_validation_gains_by_them(tmp_p
     settings = small_settings(epochs=1, learning_rate=1e-5, neighbor_weight=100.0, follower_weight=1.0, neighbors=8)
     best = train(replace(data, vectors=misleading), settings, tmp_path, ALONE)
     scorer = TorchScorer.from_folder(best, data.codes, misleading)
-    assert (scorer.model.config.neighbor_weight, scorer.model.config.follower_weight) == (0.0, 1.0)
+    assert scorer.model.config.neighbor_weight == 0
+    assert scorer.model.config.follower_weight in (1.0, 2.0)
     assert scorer.neighbors is not None
     nearest = scorer.neighbors.rows[np.arange(ITEMS), scorer.neighbors.bonus.argmax(axis=1)]
     assert nearest.tolist() == ((np.arange(ITEMS) + 1) % ITEMS).tolist()
