@@ -27,6 +27,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import extend_ids
+from genrec_core.search.neighbors import Neighbors
 from genrec_core.settings import Settings
 from genrec_core.storage.artifacts import (
     atomic_folder,
@@ -149,8 +150,7 @@ def _write_added(
     popularity = np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)])
     vectors, keys = np.concatenate([items.vectors, new_vectors]), np.concatenate([items.keys, new_keys])
     folder.save_items(ModelItems(extended.item_ids, extended.codes.astype(np.int32), popularity, vectors, keys))
-    neighbors = folder.neighbors(len(known_texts)) if settings.neighbors else None
+    neighbors = Neighbors.load(folder.path, len(known_texts)) if settings.neighbors else None
     if neighbors is not None:
-        weight = settings.neighbor_weight
-        folder.save_neighbors(neighbors.extended(known_texts, new_texts, settings.neighbors, weight))
+        neighbors.extended(known_texts, new_texts, settings.neighbors, settings.neighbor_weight).save(folder.path)
     folder.save_array(f"{NEW_ITEMS}/{TEXT_VECTORS}", texts)

@@ -25,7 +25,6 @@ from genrec_core.storage.folders import refresh_shared, write_shared
 if TYPE_CHECKING:
     import numpy as np
 
-    from genrec_core.search.neighbors import TextNeighbors
 
 FORMAT = 7
 SETTINGS = "recommender.json"  # the format and GraphSettings
@@ -35,7 +34,6 @@ TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"  # what the decoder
 # Five files by catalogue row: see ModelItems.
 ITEM_IDS, CODES, POPULARITY = "item_ids.npy", "codes_with_suffix.npy", "popularity.npy"
 ITEM_VECTORS, ITEM_KEYS = "item_vectors.npy", "item_keys.npy"
-NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"  # absent where the model lifts no neighbours
 ITEMS = "items.json"  # title, brand, categories and price, for rules; absent where exported without a catalogue
 # What adding items needs: a graph, text vectors, settings, and the codebooks of the semantic IDs.
 NEW_ITEMS = "new_items"
@@ -147,21 +145,6 @@ class ModelFolder:
         arrays = (items.item_ids, items.codes, items.popularity, items.vectors, items.keys)
         for name, array in zip(_ITEM_FILES, arrays, strict=True):
             self.save_array(name, array)
-
-    def neighbors(self, n_items: int) -> "TextNeighbors | None":
-        """The text neighbours of ``n_items`` items; None where the model lifts none."""
-        from genrec_core.search.neighbors import TextNeighbors
-
-        if not (self.path / NEIGHBORS).is_file():
-            return None
-        rows, bonus = self.array(NEIGHBORS), self.array(NEIGHBOR_BONUS)
-        if rows.shape != bonus.shape or len(rows) != n_items or rows.max(initial=0) >= n_items:
-            raise GenrecError(f"{self.path}: {NEIGHBORS} does not fit {n_items} items; export it again")
-        return TextNeighbors(rows, bonus)
-
-    def save_neighbors(self, neighbors: "TextNeighbors") -> None:
-        self.save_array(NEIGHBORS, neighbors.rows)
-        self.save_array(NEIGHBOR_BONUS, neighbors.bonus)
 
     def quantization_report(self) -> dict[str, Any] | None:
         """How the model in int8 ranks beside the one in fp32; None for a model in fp32."""

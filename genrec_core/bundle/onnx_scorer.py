@@ -15,6 +15,7 @@ from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import SELF_TEST, open_graph, read_self_test, require_same_answers
 from genrec_core.search.beams import BeamAncestry
+from genrec_core.search.neighbors import Neighbors
 
 # Of a key's largest number as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which
 # saturate: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
@@ -36,7 +37,7 @@ class OnnxScorer:
                 reads = f"the model reads item {name} of {width} columns, found shape {array.shape}"
                 raise GenrecError(f"{folder.path}: {reads}; export it again")
         self.items = np.ascontiguousarray(items.vectors, dtype=np.float32)
-        self.neighbors = folder.neighbors(len(self.items))
+        self.neighbors = Neighbors.load(folder.path, len(self.items))
         self.keys_product = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8)
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.

@@ -2,8 +2,13 @@
 
 import numpy as np
 
+from genrec_core.data.histories import HistoryBatch
 from genrec_core.data.split import HeldOut, popularity_order
+from genrec_core.errors import GenrecError
 from genrec_core.search.held_out import LISTED_ITEMS, first_unseen, in_history, target_ranks
+from genrec_core.search.neighbors import Neighbors
+
+_POPULAR = 1e-3  # logits of popularity: it orders what no neighbour lifts
 
 _CHUNK_USERS = 1024
 
@@ -31,3 +36,31 @@ def popularity(counts: np.ndarray, held_out: HeldOut, depth: int) -> tuple[np.nd
 
 
 BASELINES = {"popularity": popularity}
+
+
+class NeighborScorer:
+    """A ``CodeScorer`` of whole items, with nothing learned: the bonuses of neighbours, and popularity behind them."""
+
+    def __init__(self, neighbors: Neighbors, counts: np.ndarray) -> None:
+        self.neighbors, self.popular = neighbors, (_POPULAR * np.log1p(counts)).astype(np.float32)
+
+    def start(self, histories: HistoryBatch) -> "NeighborSession":
+        return NeighborSession(self, histories)
+
+
+class NeighborSession:
+    """The scores of one batch; see ``ScorerSession``."""
+
+    def __init__(self, scorer: NeighborScorer, histories: HistoryBatch) -> None:
+        self.scorer, self.histories = scorer, histories
+
+    def item_logits(self) -> np.ndarray:
+        logits = np.tile(self.scorer.popular, (len(self.histories.lengths), 1))
+        self.scorer.neighbors.lift(logits, self.histories.flat())
+        return logits
+
+    def first(self) -> np.ndarray:
+        raise GenrecError("neighbours generate no codes; rank with dense_weight 1")
+
+    def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        return self.first()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ from genrec_core.data.histories import Histories, HistoryBatch, padded
 from genrec_core.data.split import HeldOut, test_part, training_counts, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
-from genrec_core.evaluation.baselines import BASELINES
+from genrec_core.evaluation.baselines import BASELINES, NeighborScorer
 from genrec_core.evaluation.metrics import (
     CONFIDENCE,
     RECALL_CUTOFFS,
@@ -33,8 +34,8 @@ from genrec_core.settings import EvaluationSettings, RankingMode
 from genrec_core.storage.artifacts import read_json
 
 METRICS_FILE = "beauty_metrics.json"
-TRAINED_BASELINE = "sasrec"
-RANKINGS = (*get_args(RankingMode), TRAINED_BASELINE, *BASELINES)
+SCORED_BASELINES = ("sasrec", "neighbors")  # ranked as the model's modes are
+RANKINGS = (*get_args(RankingMode), *SCORED_BASELINES, *BASELINES)
 _EXACT_BATCH_USERS = 4
 TIE_ORDER = (
     "Items of the same day keep the order of the raw file. The files hold no dates, so no slice shows what ties do."
@@ -68,9 +69,13 @@ def evaluate_checkpoint(
         raise GenrecError(f"{semantic_ids} and {embeddings} hold different items; give those of one catalogue")
     histories = Histories.from_frame(user_histories, ids.item_ids)
     scorer, max_history, weights = open_checkpoint(checkpoint, ids.codes, vectors.l2norm)
-    baseline = open_checkpoint(Path(settings.baseline), ids.codes, vectors.l2norm)[0] if settings.baseline else None
+    rivals = dict[str, CodeScorer]()
+    if settings.baseline:
+        rivals["sasrec"] = open_checkpoint(Path(settings.baseline), ids.codes, vectors.l2norm)[0]
+    if neighbors := getattr(scorer, "neighbors", None):
+        rivals["neighbors"] = NeighborScorer(neighbors, training_counts(histories, len(ids.codes)))
     with one_thread_an_operator():
-        return evaluate(scorer, ids, histories, settings, max_history, weights, on_progress, split, baseline)
+        return evaluate(scorer, ids, histories, settings, max_history, weights, on_progress, split, rivals)
 
 
 def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) -> tuple[CodeScorer, int, RankingWeights]:
@@ -104,7 +109,7 @@ def evaluate(
     weights: RankingWeights,
     on_progress: OnProgress = lambda done, users: None,
     split: Split = "test",
-    baseline: CodeScorer | None = None,
+    rivals: Mapping[str, CodeScorer] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Measure a model on one held-out item of each user with at least three items.
 
@@ -114,7 +119,7 @@ def evaluate(
         weights: the ranking modes that the model has; all of them are measured.
         on_progress: told the users ranked and all users of all modes, after each batch.
         split: ``validation`` takes the items by which training chose its epoch, and leaves the test items unread.
-        baseline: a trained SASRec, measured on the same users.
+        rivals: baselines of ``SCORED_BASELINES``, measured on the same users.
 
     Returns:
         The content of ``beauty_metrics.json``.
@@ -129,8 +134,8 @@ def evaluate(
             on_progress(before + done, len(modes) * users)
 
         ranked[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
-    if baseline is not None:
-        ranked[TRAINED_BASELINE] = rank_test_items(baseline, trie, held_out, settings, max_history, 1.0)
+    for name, rival in rivals.items():
+        ranked[name] = rank_test_items(rival, trie, held_out, settings, max_history, 1.0)
     counts = training_counts(histories, trie.n_items)
     metrics = {"split": split, **_figures(ranked, weights, held_out, counts, settings)}
     metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
@@ -179,7 +184,7 @@ def _figures(
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
     headline = "hybrid" if "hybrid" in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
-    rivals = [name for name in (*BASELINES, TRAINED_BASELINE) if name in rankings]
+    rivals = [name for name in (*BASELINES, *SCORED_BASELINES) if name in rankings]
     return metrics | {
         "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
         "slices": metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random),

@@ -39,11 +39,10 @@ from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.semantic_ids import SemanticIds
-from genrec_core.search.neighbors import TextNeighbors
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.scorer import item_inputs, item_keys, item_vector_table
+from genrec_core.tiger.scorer import checkpoint_neighbors, item_inputs, item_keys, item_vector_table
 
 # Example sizes. Each is at least 2, and no two of one graph are equal: torch.export takes a 0 or 1 for a constant, and
 # equal sizes for the same axis.
@@ -104,7 +103,11 @@ def export_recommender(
     with atomic_folder(target) as part:
         export_graphs(model, part)
         ModelFolder(part).save_items(_model_items(model, ids, vectors, popularity))
-        _save_what_additions_need(model, vectors, semantic_ids, embeddings, part)
+        neighbors = checkpoint_neighbors(model, checkpoint, vectors)
+        if neighbors is not None:
+            neighbors.save(part)
+        count = 0 if neighbors is None else neighbors.rows.shape[1]
+        _save_what_additions_need(model, vectors, count, semantic_ids, embeddings, part)
         write_self_test(part)
         if catalog is not None:
             ItemTable.of_catalog(catalog, ids.item_ids).save(part)
@@ -124,14 +127,10 @@ def _model_items(model: TigerModel, ids: SemanticIds, vectors: np.ndarray, popul
 
 
 def _save_what_additions_need(
-    model: TigerModel, vectors: np.ndarray, semantic_ids: Path, embeddings: Path, part: Path
+    model: TigerModel, vectors: np.ndarray, neighbors: int, semantic_ids: Path, embeddings: Path, part: Path
 ) -> None:
-    """Write the text neighbours that the dense head lifts, and beside the item encoder what it needs for new items."""
-    config, folder, neighbors = model.config, part / NEW_ITEMS, 0
-    if config.neighbor_weight:
-        nearest = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
-        ModelFolder(part).save_neighbors(nearest)
-        neighbors = nearest.rows.shape[1]
+    """Write beside the item encoder what it needs for new items."""
+    config, folder = model.config, part / NEW_ITEMS
     np.save(folder / TEXT_VECTORS, vectors, allow_pickle=False)
     ResidualQuantizer.load(semantic_ids).save(folder)
     if collaborative := CollaborativeMap.load(semantic_ids):

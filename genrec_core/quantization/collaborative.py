@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.data.histories import Histories
+from genrec_core.data.pairs import pair_counts
 from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, require_finite_rows
 from genrec_core.errors import GenrecError
@@ -73,7 +74,7 @@ def collaborative_vectors(histories: Histories, n_items: int, settings: Semantic
     """
     import torch
 
-    pairs, counts = _neighbours(histories, n_items, settings.collaborative_window)
+    pairs, counts = pair_counts(histories, n_items, settings.collaborative_window)
     first, second = np.divmod(pairs, n_items)
     degree = np.bincount(first, counts, minlength=n_items)
     context = degree**_CONTEXT_POWER
@@ -116,18 +117,3 @@ def with_collaborative_part(
     require_finite_rows(embeddings.raw, "item vectors")
     fitted = fit_map(embeddings.raw, vectors, settings.collaborative_weight)
     return fitted.extend(embeddings.raw, vectors), fitted
-
-
-def _neighbours(histories: Histories, n_items: int, window: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Pairs of different items within ``window`` of each other, as ``first * n_items + second``, and their counts."""
-    rows = histories.rows.astype(np.int64)
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
-    pairs, weights = [], []
-    for distance in range(1, min(window, len(rows) - 1) + 1):
-        near = (user[:-distance] == user[distance:]) & (rows[:-distance] != rows[distance:])
-        one, other = rows[:-distance][near], rows[distance:][near]
-        pairs += [one * n_items + other, other * n_items + one]
-        weights += [np.full(len(one), 1 / distance)] * 2
-    distinct, place = np.unique(np.concatenate([np.zeros(0, np.int64), *pairs]), return_inverse=True)
-    counts = np.bincount(place, np.concatenate([np.zeros(0), *weights]), minlength=len(distinct))
-    return distinct, counts.astype(np.float64)

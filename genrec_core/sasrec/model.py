@@ -113,6 +113,9 @@ class SasRecTrainer(Trainer):
 
     model: SasRecModel
 
+    def _neighbors(self, text_weight: float, follower_weight: float) -> None:
+        """SASRec lifts none."""
+
     def _build_model(self, data: TrainingData) -> SasRecModel:
         sizes = self.settings.model_dump(include=_SIZES)
         return SasRecModel(SasRecConfig(n_items=len(data.codes), layers=self.settings.encoder_layers, **sizes))

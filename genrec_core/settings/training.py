@@ -37,14 +37,23 @@ class TrainingSettings(Settings):
         1, ge=0, le=16, description="Dense head: identity encoders, which know items by a learned vector alone."
     )
     id_dropout: float = Field(0.5, ge=0, le=0.9, description="Dropout probability of the identity encoders.")
-    text_neighbors: int = Field(
+    neighbors: int = Field(
         64,
         ge=0,
         le=4096,
-        description="Nearest texts whose items score higher; 0: none. Costs time by the items' square.",
+        description="Most items that one item of a history lifts; 0: none. Costs time by the items' square.",
     )
     neighbor_weight: float = Field(
-        3.0, ge=0, le=100, description="Logits added to items with a text near the history's, if validation gains."
+        3.0,
+        ge=0,
+        le=100,
+        description="Logits added to items with a text like the history's; validation may change it.",
+    )
+    follower_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Logits added to items that followed the history's; validation may change it.",
     )
     dense_full_items: int = Field(
         20_000, ge=0, description="Largest catalogue over which the dense head's loss is computed in full, not sampled."

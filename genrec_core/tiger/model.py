@@ -53,8 +53,8 @@ class TigerConfig(PretrainedConfig):
     content_views: int = 1  # encoders of the dense head that read the items' content; the decoder reads the first
     id_views: int = 0  # encoders of the dense head that know items by a learned vector alone
     id_dropout: float = 0.5  # dropout probability of the identity encoders
-    text_neighbors: int = 0  # items with the nearest texts that get a higher dense score, for each history item
-    neighbor_weight: float = 0.0  # how much higher, in logits; 0 for not at all
+    neighbor_weight: float = 0.0  # logits of the dense head for items with similar texts; 0 for none
+    follower_weight: float = 0.0  # and for items that followed those of the history; 0 for none
     hybrid_weight: float = 0.5  # share of the dense head in the hybrid ranking, from 0 to 1
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from genrec_core.embedding.item_embeddings import learned_rows
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import BeamAncestry
 from genrec_core.search.generative import RankingWeights
-from genrec_core.search.neighbors import TextNeighbors
+from genrec_core.search.neighbors import NEIGHBORS, Neighbors
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerConfig, TigerModel
 
@@ -21,16 +21,13 @@ class TorchScorer:
     """A ``CodeScorer`` over a :class:`TigerModel`, on its device. The model is put into evaluation mode.
 
     ``codes`` [n_items, L] with suffix and text ``vectors`` [n_items, dim] are by catalogue row; None if the model reads
-    no vectors. ``neighbors`` are those of ``vectors``, if they are computed already.
+    no vectors.
     """
 
     def __init__(
-        self, model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None, neighbors: TextNeighbors | None = None
+        self, model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None, neighbors: Neighbors | None = None
     ) -> None:
-        self.model, config = model.eval(), model.config
-        if config.neighbor_weight and neighbors is None and vectors is not None:
-            neighbors = TextNeighbors.of(vectors, config.text_neighbors, config.neighbor_weight)
-        self.neighbors = neighbors if config.neighbor_weight else None
+        self.model, self.neighbors, config = model.eval(), neighbors, model.config
         table = item_vector_table(config.item_vector_dim, len(codes), vectors).to(model.device)
         self.items = item_inputs(model, torch.as_tensor(codes, dtype=torch.int64, device=model.device), table)
         self.keys = item_keys(model, self.items)
@@ -43,7 +40,8 @@ class TorchScorer:
     @classmethod
     def from_folder(cls, checkpoint: Path, codes: np.ndarray, vectors: np.ndarray | None) -> "TorchScorer":
         """The scorer of a checkpoint's folder, for a catalogue's codes and text vectors."""
-        return cls(TigerModel.from_pretrained(checkpoint), codes, vectors)
+        model = TigerModel.from_pretrained(checkpoint)
+        return cls(model, codes, vectors, checkpoint_neighbors(model, checkpoint, vectors))
 
     def start(self, histories: HistoryBatch) -> "TorchSession":
         return TorchSession(self, histories)
@@ -88,6 +86,19 @@ class TorchSession:
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def checkpoint_neighbors(model: TigerModel, checkpoint: Path, vectors: np.ndarray | None) -> Neighbors | None:
+    """The neighbours that the training left beside the model, and those of items that came later; None for none.
+
+    ``vectors`` are the text vectors of all items, float32 [n_items, dim].
+    """
+    neighbors, weight = Neighbors.load(checkpoint), model.config.neighbor_weight
+    if neighbors is None and (weight or model.config.follower_weight):
+        raise GenrecError(f"{checkpoint}: has no {NEIGHBORS}, as version 0.2 writes it; train the model again")
+    if neighbors is None or vectors is None or len(vectors) == (known := len(neighbors.rows)):
+        return neighbors
+    return neighbors.extended(vectors[:known], vectors[known:], neighbors.rows.shape[1], weight)
 
 
 @torch.inference_mode()

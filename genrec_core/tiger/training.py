@@ -23,7 +23,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
 from genrec_core.search.held_out import recall_at_10
-from genrec_core.search.neighbors import TextNeighbors
+from genrec_core.search.neighbors import Neighbors
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import atomic_folder, recovered, write_json
@@ -145,15 +145,15 @@ class Trainer:
     ) -> None:
         self.settings, self.folder, self.world, self.on_event = settings, folder, world, on_event
         self.recipe = data.identity(settings.model_copy(update={"seed": 0}))  # the same for trainings of other seeds
-        trained = training_part(data.histories)
-        self.sequences = Sequences.cut(trained, settings.max_history)
-        self.counts = np.bincount(trained.rows, minlength=len(data.codes))
+        self.trained = training_part(data.histories)
+        self.sequences = Sequences.cut(self.trained, settings.max_history)
+        self.counts = np.bincount(self.trained.rows, minlength=len(data.codes))
         if self.sequences.targets == 0:
             raise GenrecError("no history has two items before its last two, so there is nothing to train on")
         self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
         self.codes, self.vectors = data.codes, data.vectors if settings.use_item_vectors else None
-        self.neighbors: TextNeighbors | None = None  # computed by the first scorer
+        self.neighbors = self._neighbors(settings.neighbor_weight, settings.follower_weight)
         torch.manual_seed(settings.seed)
         self.model = self._build_model(data)
         nn.Module.to(self.model, world.device)
@@ -251,6 +251,8 @@ class Trainer:
             if best is not None:
                 with atomic_folder(self.folder / "best") as part:
                     best.save_pretrained(part)
+                    if self.neighbors is not None:
+                        self.neighbors.save(part)
             if self.progress.best and recovered(self.folder / "best").is_dir():
                 write_json(self.folder / "best" / "training_history.json", self._history())
             save_state(self.folder / "state", self.model, self.optimizer, self.progress)
@@ -276,7 +278,7 @@ class Trainer:
 
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         settings = self.settings
-        lifts = self.vectors is not None and settings.dense_weight > 0 and settings.text_neighbors > 0
+        lifts = self.neighbors is not None
         config = TigerConfig(
             **settings.model_dump(include=_SIZES),
             level_sizes=data.level_sizes,
@@ -284,8 +286,8 @@ class Trainer:
             known_items=len(data.codes) if settings.learn_item_vectors else 0,
             untrained_items=np.flatnonzero(self.counts == 0).tolist(),
             dense=settings.dense_weight > 0,
-            text_neighbors=settings.text_neighbors if lifts else 0,
             neighbor_weight=settings.neighbor_weight if lifts else 0.0,
+            follower_weight=settings.follower_weight if lifts else 0.0,
         )
         return TigerModel(config)
 
@@ -312,9 +314,15 @@ class Trainer:
 
     def _scorer(self, model: PreTrainedModel) -> CodeScorer:
         assert isinstance(model, TigerModel)
-        scorer = TorchScorer(model, self.codes, self.vectors, self.neighbors)
-        self.neighbors = scorer.neighbors or self.neighbors
-        return scorer
+        return TorchScorer(model, self.codes, self.vectors, self.neighbors)
+
+    def _neighbors(self, text_weight: float, follower_weight: float) -> Neighbors | None:
+        settings, vectors = self.settings, self.vectors
+        if not settings.dense_weight or not settings.neighbors or not (text_weight or follower_weight):
+            return None
+        if vectors is None or not text_weight:
+            vectors = np.zeros((len(self.codes), 0), np.float32)
+        return Neighbors.of(vectors, settings.neighbors, text_weight, self.trained, follower_weight)
 
     def _validate(self) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
@@ -327,22 +335,27 @@ class Trainer:
     def _conclude(self) -> dict[str, float]:
         """Save in the best model the hybrid weight with the best validation recall; of equals the one nearest to even.
 
-        Text neighbours stay if the dense ranking is at least as good with them.
+        Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
+        is better so.
         """
         if not self.settings.dense_weight:
             return {}
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
-        neighbor_weight = best.config.neighbor_weight
-        if neighbor_weight:
-            with_neighbors = self._validation_recall(best, 1.0)
-            best.config.neighbor_weight = 0.0
-            if with_neighbors >= self._validation_recall(best, 1.0):
-                best.config.neighbor_weight = neighbor_weight
+        config = best.config
+        for name in ("neighbor_weight", "follower_weight") if self.neighbors else ():
+            recall, weight = dict[float, float](), getattr(config, name)
+            for tried in (weight, 2 * weight, 0.0):
+                setattr(config, name, tried)
+                self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
+                recall[tried] = self._validation_recall(best, 1.0)
+            setattr(config, name, max(recall, key=recall.__getitem__))
+        self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
         recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 10)}
         best.config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
         self._save(best)
-        return {"hybrid_weight": best.config.hybrid_weight, "neighbor_weight": best.config.neighbor_weight}
+        chosen = ("hybrid_weight", "neighbor_weight", "follower_weight")
+        return {name: getattr(config, name) for name in chosen}
 
 
 def drawn_targets(rows: np.ndarray, share: float, window: int, random: np.random.Generator) -> np.ndarray:

@@ -25,7 +25,7 @@ CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json",
 _WEIGHTS = "*.safetensors"
 
 
-@rebuilt_asset("model", kinds={"pytorch", "huggingface"}, code_version="2", pool="training")
+@rebuilt_asset("model", kinds={"pytorch", "huggingface"}, code_version="3", pool="training")
 @plain_failures
 def tiger_checkpoint(
     context: dg.AssetExecutionContext,
@@ -58,7 +58,7 @@ def tiger_checkpoint(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-@rebuilt_asset("model", kinds={"pytorch", "numpy"}, code_version="1")
+@rebuilt_asset("model", kinds={"pytorch", "numpy"}, code_version="2")
 @plain_failures
 def recall_metrics(
     context: dg.AssetExecutionContext,

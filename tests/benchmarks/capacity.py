@@ -166,7 +166,7 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
         (
             neighbor_hours > scale.deadline_hours * scale.cores, "exact text neighbours, items by items",
             f"{neighbor_hours:,.0f} core-hours",
-            "nothing by itself: set text_neighbors to 0",
+            "nothing by itself: set neighbors to 0",
         ),
         (
             pairs > memory, "what is bought together, counted in one process", f"{_size(pairs)} of pairs",

@@ -366,7 +366,7 @@ def million(job: Job) -> None:
 
 
 def _many(job: Job, data: TrainingData, change: dict[str, Any], steps: int) -> Figures:
-    settings = job.preset.model_copy(update={"distillation_start": 0.0, "text_neighbors": 0, **change})
+    settings = job.preset.model_copy(update={"distillation_start": 0.0, "neighbors": 0, **change})
     began = time.perf_counter()
     one = trainer(data, settings, job.on)
     built = round(time.perf_counter() - began, 1)

@@ -66,7 +66,7 @@ def _of_items() -> dict[str, UnitCost]:
     from genrec_core.quantization.quantizer import find_codes
     from genrec_core.quantization.residual import ResidualQuantizer
     from genrec_core.quantization.semantic_ids import suffixes_of
-    from genrec_core.search.neighbors import TextNeighbors
+    from genrec_core.search.neighbors import Neighbors
     from genrec_core.search.trie import CodeTrie
 
     texts = [_TEXT.format(number) for number in range(_TEXTS)]
@@ -83,7 +83,7 @@ def _of_items() -> dict[str, UnitCost]:
         "suffix": (_timed(lambda: suffixes_of(codes))[0] / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
         "trie": (build_s / _TRIE_ITEMS, f"{_TRIE_ITEMS:,} items"),
         "neighbor_pair": (
-            _timed(lambda: TextNeighbors.of(some, 64, 3.0))[0] / _NEIGHBOR_ITEMS**2,
+            _timed(lambda: Neighbors.of(some, 64, 3.0))[0] / _NEIGHBOR_ITEMS**2,
             f"all pairs of {_NEIGHBOR_ITEMS:,} items",
         ),
     }
@@ -120,9 +120,11 @@ def _of_users(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
 
 
 def _item_arrays(folder: ModelFolder) -> dict[str, np.ndarray]:
+    from genrec_core.search.neighbors import Neighbors
+
     items = folder.items()
     arrays = {"item_vectors": items.vectors, "item_keys": items.keys}
-    if neighbors := folder.neighbors(len(items.item_ids)):
+    if neighbors := Neighbors.load(folder.path):
         arrays |= {"neighbors": neighbors.rows, "neighbor_bonus": neighbors.bonus}
     return arrays
 
@@ -148,7 +150,7 @@ def _of_training() -> dict[str, UnitCost]:
     from tests.benchmarks.training import random_codes, train_epochs
 
     preset = PRESETS["beauty"]
-    settings = preset.training.model_copy(update={"text_neighbors": 0})
+    settings = preset.training.model_copy(update={"neighbors": 0})
     codes, level_sizes = random_codes(preset.semantic_ids, _SAMPLED_ITEMS, seed=0)
     vectors = np.random.default_rng(0).standard_normal((_SAMPLED_ITEMS, DIM), dtype=np.float32)
     histories = random_histories(_TRAINED_USERS, _SAMPLED_ITEMS, seed=0)

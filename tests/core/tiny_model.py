@@ -11,6 +11,7 @@ from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_emb
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
+from genrec_core.search.neighbors import Neighbors
 from genrec_core.settings import SemanticIdSettings
 
 ITEMS, DIM = 90, 6
@@ -68,7 +69,7 @@ def save_random_model(folder: Path, level_sizes: tuple[int, ...], item_vector_di
 
     torch.manual_seed(5)
     sizes = {"d_model": 32, "heads": 4, "encoder_layers": 1, "d_ff": 48, "max_history": 12}
-    views = {"known_items": ITEMS - 5, "content_views": 2, "id_views": 1, "text_neighbors": 5, "neighbor_weight": 2.0}
+    views = {"known_items": ITEMS - 5, "content_views": 2, "id_views": 1, "neighbor_weight": 2.0}
     model = TigerModel(TigerConfig(level_sizes=level_sizes, item_vector_dim=item_vector_dim, **sizes, **views))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -92,6 +93,7 @@ def build_tiny_model(root: Path) -> TinyModel:
     settings = SemanticIdSettings(levels=2, codebook_size=12, iterations=5)
     build_semantic_ids(root / "embeddings", settings, root / "semantic_ids")
     save_random_model(root / "checkpoint", SemanticIds.load(root / "semantic_ids").level_sizes, DIM)
+    Neighbors.of(ItemEmbeddings.load(root / "embeddings").l2norm, 5, 2.0).save(root / "checkpoint")
     popularity = random.permutation(ITEMS).astype(np.int64)
     np.save(root / "popularity.npy", popularity)
     paths = (root / "checkpoint", root / "semantic_ids", root / "embeddings")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genrec_core.cli.main import main
-from genrec_core.embedding.item_embeddings import write_item_embeddings
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.embedding.onnx_text import GRAPH, HEADER, OnnxTextEncoder
 from genrec_core.embedding.text import embed_texts
 from genrec_core.errors import GenrecError
@@ -19,6 +19,7 @@ from genrec_core.graphs import SELF_TEST
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
+from genrec_core.search.neighbors import Neighbors
 from genrec_core.settings import EmbeddingSettings, SemanticIdSettings
 from genrec_core.storage.artifacts import read_json, write_manifest
 from genrec_core.tiger.model import TigerConfig, TigerModel
@@ -110,8 +111,9 @@ def test_items_are_added_to_a_model_without_torch(embeddings: Path, storage: Pat
     build_semantic_ids(embeddings, SemanticIdSettings(levels=2, codebook_size=8, iterations=5), tmp_path / "ids")
     sizes = SemanticIds.load(tmp_path / "ids").level_sizes
     shape = {"d_model": 16, "heads": 2, "encoder_layers": 1, "d_ff": 16, "known_items": 24, "item_vector_dim": 384}
-    config = TigerConfig(level_sizes=sizes, **shape, id_views=1, text_neighbors=4, neighbor_weight=2.0)
+    config = TigerConfig(level_sizes=sizes, **shape, id_views=1, neighbor_weight=2.0)
     TigerModel(config).save_pretrained(tmp_path / "checkpoint")
+    Neighbors.of(ItemEmbeddings.load(embeddings).l2norm, 4, 2.0).save(tmp_path / "checkpoint")
     paths = (tmp_path / "checkpoint", tmp_path / "ids", embeddings)
     export_recommender(*paths, np.zeros(24, np.int64), tmp_path / "model")
     (tmp_path / "items.csv").write_text("item_id,title\n900,red soap\n901,pink nail polish\n")

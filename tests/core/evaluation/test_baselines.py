@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_core.data.histories import Histories
+from genrec_core.data.histories import Histories, padded
 from genrec_core.data.split import HeldOut, popularity_order, training_counts
-from genrec_core.evaluation.baselines import popularity
+from genrec_core.errors import GenrecError
+from genrec_core.evaluation.baselines import NeighborScorer, popularity
 from genrec_core.evaluation.evaluate import repeated_targets
+from genrec_core.search.neighbors import Neighbors
 
 N_ITEMS = 12
 
@@ -72,3 +74,14 @@ def test_of_equally_popular_items_the_lower_row_is_first() -> None:
 
 def test_a_target_in_its_own_history_is_counted() -> None:
     assert repeated_targets(as_held_out([[1, 2, 1], [1, 2, 3], [4, 4, 4]])) == 2
+
+
+def test_neighbours_alone_rank_what_they_lift_before_what_is_popular():
+    rows, bonus = np.zeros((4, 2), dtype=np.int32), np.zeros((4, 2), dtype=np.float32)
+    rows[0], bonus[0] = [2, 3], [1, 2]
+    neighbors = Neighbors(rows, bonus)
+    scorer = NeighborScorer(neighbors, np.array([1, 9, 0, 0]))
+    logits = scorer.start(padded([np.array([0], np.int32), np.array([1], np.int32)], 5)).item_logits()
+    assert (-logits).argsort(axis=1, kind="stable").tolist() == [[3, 2, 1, 0], [1, 0, 2, 3]]
+    with pytest.raises(GenrecError, match="generate no codes"):
+        scorer.start(padded([np.array([0], np.int32)], 5)).first()

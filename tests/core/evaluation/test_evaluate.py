@@ -170,7 +170,9 @@ def test_differences_are_paired_and_an_equal_rival_has_none(whole: dict[str, Any
 
 def test_a_baseline_is_measured_on_the_same_users(table_scorer: MakeScorer) -> None:
     settings, scorer = EvaluationSettings(beams=50, bootstrap_samples=20), table_scorer(LEVEL_SIZES, N_ITEMS, 2)
-    metrics = evaluate(scorer, semantic_ids(), histories_of([5, 6, 7]), settings, 10, WEIGHTS, baseline=scorer)
+    metrics = evaluate(
+        scorer, semantic_ids(), histories_of([5, 6, 7]), settings, 10, WEIGHTS, rivals={"sasrec": scorer}
+    )
     assert metrics["sasrec"] == metrics["dense"]
     assert set(metrics["against"]) == {"popularity", "sasrec"}
 

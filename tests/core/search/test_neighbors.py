@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_core.data.histories import HistoryBatch, padded
+from genrec_core.data.histories import Histories, HistoryBatch, padded
 from genrec_core.search import neighbors
-from genrec_core.search.neighbors import DECAY, UNRELATED, TextNeighbors
+from genrec_core.search.neighbors import DECAY, UNRELATED, Neighbors
 
 
 def vectors(items: int, seed: int = 0) -> np.ndarray:
@@ -19,20 +19,41 @@ def vectors(items: int, seed: int = 0) -> np.ndarray:
 def test_they_are_the_nearest_others(chunk: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(neighbors, "_CHUNK_VALUES", chunk)
     texts = vectors(30)
-    found = TextNeighbors.of(texts, 6, 2.0)
+    found = Neighbors.of(texts, 6, 2.0)
     similarity = texts @ texts.T
     np.fill_diagonal(similarity, -np.inf)
     for row in range(30):
-        nearest = np.sort(np.argsort(-similarity[row])[:6])
-        assert found.rows[row].tolist() == nearest.tolist()
-        wanted = 2.0 * np.maximum(similarity[row, nearest] - UNRELATED, 0)
-        np.testing.assert_allclose(found.bonus[row], wanted, atol=1e-6)
+        wanted = 2.0 * np.maximum(similarity[row] - UNRELATED, 0)
+        assert found.rows[row].tolist() == sorted(set(found.rows[row].tolist()) - {row})
+        np.testing.assert_allclose(found.bonus[row], wanted[found.rows[row]], atol=1e-6)
+        np.testing.assert_allclose(np.sort(found.bonus[row]), np.sort(wanted)[-6:], atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_an_item_that_followed_gets_more_the_more_often_it_did(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "_CHUNK_VALUES", chunk)
+    lists = [[0, 1], [0, 2, 1], [3, 3]]
+    rows = np.array([row for history in lists for row in history], dtype=np.int32)
+    trained = Histories(["a", "b", "c"], rows, np.cumsum([0, *map(len, lists)]))
+    without = Neighbors.of(np.zeros((5, 0), np.float32), 4, 2.0, trained, 1.5)
+    bonus = {
+        (item, row): worth
+        for item in range(5)
+        for row, worth in zip(without.rows[item].tolist(), without.bonus[item].tolist(), strict=True)
+        if worth
+    }
+    assert bonus == pytest.approx({(0, 1): 1.5 * np.log(2.5), (0, 2): 1.5 * np.log(2), (2, 1): 1.5 * np.log(2)})
+    texts = vectors(5)
+    both, alone = (Neighbors.of(texts, 4, 2.0, *given) for given in ((trained, 1.5), ()))
+    for item in range(5):
+        more = [bonus.get((item, row), 0.0) for row in both.rows[item].tolist()]
+        np.testing.assert_allclose(both.bonus[item], alone.bonus[item] + more, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
 def test_added_items_stand_behind_the_neighbours_that_were_there(chunk: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(neighbors, "_CHUNK_VALUES", chunk)
-    texts, before = vectors(40), TextNeighbors.of(vectors(40)[:20], 4, 2.0)
+    texts, before = vectors(40), Neighbors.of(vectors(40)[:20], 4, 2.0)
     found = before
     for first, last in ((20, 25), (25, 40)):
         found = found.extended(texts[:first], texts[first:last], 4, 2.0)
@@ -52,7 +73,7 @@ def test_added_items_stand_behind_the_neighbours_that_were_there(chunk: int, mon
 
 @pytest.mark.parametrize(("items", "count", "left"), [(3, 10, 2), (1, 10, 0)])
 def test_a_small_catalogue_has_fewer(items: int, count: int, left: int):
-    found = TextNeighbors.of(vectors(items), count, 1.0)
+    found = Neighbors.of(vectors(items), count, 1.0)
     assert found.rows.shape == found.bonus.shape == (items, left)
     logits = np.zeros((1, items), dtype=np.float32)
     found.lift(logits, padded([np.array([0], np.int32)], 5).flat())
@@ -62,7 +83,7 @@ def test_a_small_catalogue_has_fewer(items: int, count: int, left: int):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=9), min_size=1, max_size=4))
 def test_an_item_is_lifted_by_its_best_bonus_and_the_newest_item_counts_most(histories: list[list[int]]):
-    found = TextNeighbors.of(vectors(20), 5, 3.0)
+    found = Neighbors.of(vectors(20), 5, 3.0)
     logits = np.random.default_rng(1).normal(size=(len(histories), 20)).astype(np.float32)
     lifted = logits.copy()
     found.lift(lifted, padded([np.array(history, np.int32) for history in histories], 6).flat())
@@ -76,7 +97,7 @@ def test_an_item_is_lifted_by_its_best_bonus_and_the_newest_item_counts_most(his
 
 @pytest.mark.filterwarnings("error")
 def test_any_amount_of_padding_lifts_nothing():
-    lifting = TextNeighbors(np.array([[1], [0], [0]], dtype=np.int32), np.ones((3, 1), dtype=np.float32))
+    lifting = Neighbors(np.array([[1], [0], [0]], dtype=np.int32), np.ones((3, 1), dtype=np.float32))
     rows = np.full((1, 5000), -1, dtype=np.int32)
     rows[0, 0] = 1
     logits = np.zeros((1, 3), dtype=np.float32)

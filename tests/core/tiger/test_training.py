@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import Mock
@@ -23,6 +24,7 @@ from genrec_core.tiger import checkpoint
 from genrec_core.tiger.checkpoint import Progress
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerConfig, TigerModel
+from genrec_core.tiger.scorer import TorchScorer
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_core.tiger.training import TrainingData, TrainingEvent, schedule, train
 
@@ -217,6 +219,23 @@ def test_a_training_killed_while_it_replaces_its_state_goes_on_from_the_state_be
     unbroken = train(cyclic_data(), small_settings(), tmp_path / "unbroken", ALONE)
     first, second = (read_json(folder / "training_history.json")["epochs"] for folder in (unbroken, resumed))
     assert [entry["epoch"] for entry in second] == [entry["epoch"] for entry in first]
+
+
+def test_followers_and_similar_texts_stay_only_if_validation_gains_by_them(tmp_path: Path):
+    data = cyclic_data()
+    misleading = data.vectors[(np.arange(ITEMS) * 7) % ITEMS // 2]  # pairs of items with one text that never meet
+    misleading /= np.linalg.norm(misleading, axis=1, keepdims=True)
+    settings = small_settings(epochs=1, learning_rate=1e-5, neighbor_weight=100.0, follower_weight=1.0, neighbors=8)
+    best = train(replace(data, vectors=misleading), settings, tmp_path, ALONE)
+    scorer = TorchScorer.from_folder(best, data.codes, misleading)
+    assert scorer.model.config.neighbor_weight == 0
+    assert scorer.model.config.follower_weight in (1.0, 2.0)
+    assert scorer.neighbors is not None
+    nearest = scorer.neighbors.rows[np.arange(ITEMS), scorer.neighbors.bonus.argmax(axis=1)]
+    assert nearest.tolist() == ((np.arange(ITEMS) + 1) % ITEMS).tolist()
+    (best / "neighbors.npy").unlink()
+    with pytest.raises(GenrecError, match=r"has no neighbors\.npy, as version 0\.2 writes it; train the model again"):
+        TorchScorer.from_folder(best, data.codes, misleading)
 
 
 def test_a_training_that_begins_again_says_why(tmp_path: Path):
