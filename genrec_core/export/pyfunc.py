@@ -33,8 +33,10 @@ class PyfuncRecommender:
             params: options; ``topk`` must be here or in the request.
 
         Returns:
-            For users, a frame with the columns ``user_id`` and ``predictions``; for requests, a list of such dicts. An
-            invalid input or option raises an MlflowException, and MLflow's server answers it with status 400.
+            A frame with the columns ``user_id`` and ``predictions``, or for requests a list of such dicts.
+
+        Raises:
+            MlflowException: the input or an option is invalid; MLflow's server answers it with status 400.
         """
         from mlflow.exceptions import MlflowException
 

@@ -153,7 +153,7 @@ class Trainer:
         self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
         self.codes, self.vectors = data.codes, data.vectors if settings.use_item_vectors else None
-        self.neighbors = self._neighbors(settings.neighbor_weight, settings.follower_weight)
+        self.neighbors = self._neighbors(*self._bonus_weights())
         torch.manual_seed(settings.seed)
         self.model = self._build_model(data)
         nn.Module.to(self.model, world.device)
@@ -278,7 +278,6 @@ class Trainer:
 
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         settings = self.settings
-        lifts = self.neighbors is not None
         config = TigerConfig(
             **settings.model_dump(include=_SIZES),
             level_sizes=data.level_sizes,
@@ -286,8 +285,8 @@ class Trainer:
             known_items=len(data.codes) if settings.learn_item_vectors else 0,
             untrained_items=np.flatnonzero(self.counts == 0).tolist(),
             dense=settings.dense_weight > 0,
-            neighbor_weight=settings.neighbor_weight if lifts else 0.0,
-            follower_weight=settings.follower_weight if lifts else 0.0,
+            neighbor_weight=self._bonus_weights()[0],
+            follower_weight=self._bonus_weights()[1],
         )
         return TigerModel(config)
 
@@ -316,13 +315,20 @@ class Trainer:
         assert isinstance(model, TigerModel)
         return TorchScorer(model, self.codes, self.vectors, self.neighbors)
 
+    def _bonus_weights(self) -> tuple[float, float]:
+        """The settings' bonuses of similar texts and of followers; 0 where the model cannot have them."""
+        settings = self.settings
+        if not settings.dense_weight or not settings.neighbors:
+            return 0.0, 0.0
+        return settings.neighbor_weight if self.vectors is not None else 0.0, settings.follower_weight
+
     def _neighbors(self, text_weight: float, follower_weight: float) -> Neighbors | None:
-        settings, vectors = self.settings, self.vectors
-        if not settings.dense_weight or not settings.neighbors or not (text_weight or follower_weight):
+        if not (text_weight or follower_weight):
             return None
-        if vectors is None or not text_weight:
-            vectors = np.zeros((len(self.codes), 0), np.float32)
-        return Neighbors.of(vectors, settings.neighbors, text_weight, self.trained, follower_weight)
+        vectors = (
+            self.vectors if self.vectors is not None and text_weight else np.zeros((len(self.codes), 0), np.float32)
+        )
+        return Neighbors.of(vectors, self.settings.neighbors, text_weight, self.trained, follower_weight)
 
     def _validate(self) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
@@ -343,9 +349,10 @@ class Trainer:
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
         config = best.config
-        for name in ("neighbor_weight", "follower_weight") if self.neighbors else ():
-            recall, weight = dict[float, float](), getattr(config, name)
-            for tried in (weight, 2 * weight, 0.0):
+        config.neighbor_weight, config.follower_weight = weights = self._bonus_weights()  # also where this runs again
+        for name, weight in zip(("neighbor_weight", "follower_weight"), weights, strict=True):
+            recall = dict[float, float]()
+            for tried in dict.fromkeys((weight, 2 * weight, 0.0)) if any(weights) else (weight,):
                 setattr(config, name, tried)
                 self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
                 recall[tried] = self._validation_recall(best, 1.0)

@@ -233,6 +233,9 @@ def test_followers_and_similar_texts_stay_only_if_validation_gains_by_them(tmp_p
     assert scorer.neighbors is not None
     nearest = scorer.neighbors.rows[np.arange(ITEMS), scorer.neighbors.bonus.argmax(axis=1)]
     assert nearest.tolist() == ((np.arange(ITEMS) + 1) % ITEMS).tolist()
+    config, history = read_json(best / "config.json"), read_json(best / "training_history.json")
+    train(replace(data, vectors=misleading), settings, tmp_path, ALONE)  # as after a kill at the very end
+    assert (read_json(best / "config.json"), read_json(best / "training_history.json")) == (config, history)
     (best / "neighbors.npy").unlink()
     with pytest.raises(GenrecError, match=r"has no neighbors\.npy, as version 0\.2 writes it; train the model again"):
         TorchScorer.from_folder(best, data.codes, misleading)
