@@ -14,7 +14,7 @@ from genrec_core.bundle.model_folder import ENCODER, ITEM_LOGITS, PREFIXES, TOKE
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import SELF_TEST, open_graph, read_self_test, require_same_answers
-from genrec_core.search.beams import BeamAncestry
+from genrec_core.search.beams import BeamAncestry, Lifted
 from genrec_core.search.neighbors import Neighbors
 
 # Of a key's largest number as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which
@@ -110,6 +110,11 @@ class OnnxSession:
         if self.scorer.neighbors is not None:
             self.scorer.neighbors.lift(logits, self.histories)
         return logits
+
+    def lifted(self) -> Lifted | None:
+        """The items that the histories lift; see ``ScorerSession``."""
+        neighbors = self.scorer.neighbors
+        return None if neighbors is None else neighbors.lifted(self.histories)
 
     def first(self) -> np.ndarray:
         """Logits float32 [B, level size] of level 0; see ``ScorerSession``."""

@@ -31,10 +31,10 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--items", type=int, default=2000, metavar="N", help="items (%(default)s)")
     command.add_argument("--seed", type=int, default=7, metavar="N", help="seed (%(default)s)")
 
-    about = "Train TIGER, or the SASRec baseline, outside the asset graph; run again, it goes on where it was cut off."
+    about = "Train TIGER, or a baseline, outside the asset graph; run again, it goes on where it was cut off."
     command = add_command(commands, "train", _train, about)
     add_inputs(command)
-    command.add_argument("--model", choices=("tiger", "sasrec"), default="tiger", help="what to train (%(default)s)")
+    command.add_argument("--model", choices=("tiger", "sasrec", "bsarec"), default="tiger", help="what to train (%(default)s)")
     command.add_argument(
         "--preset", default="sample", metavar="NAME", help="settings that the options below change (%(default)s)"
     )
@@ -99,12 +99,12 @@ def _train_here(
 ) -> None:
     """Train in this process, alone or as one of torchrun's."""
     from genrec_core.cores import limit_torch_threads
-    from genrec_core.sasrec.model import SasRecTrainer
+    from genrec_core.sasrec.bsarec import TRAINERS
     from genrec_core.tiger.distributed import distributed
     from genrec_core.tiger.training import TrainingData, train
 
     limit_torch_threads()
-    trainer = SasRecTrainer if options.model == "sasrec" else None
+    trainer = TRAINERS.get(options.model)
     data = TrainingData.load(histories, semantic_ids, embeddings)
     with distributed() as world:
         best = train(data, settings, options.output, world, _show_event, trainer)

@@ -59,6 +59,9 @@ class NeighborSession:
         self.scorer.neighbors.lift(logits, self.histories.flat())
         return logits
 
+    def lifted(self) -> None:
+        """None: see ``ScorerSession``; it matters to codes alone."""
+
     def first(self) -> np.ndarray:
         raise GenrecError("neighbours generate no codes; rank with dense_weight 1")
 

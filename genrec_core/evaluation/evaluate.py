@@ -34,7 +34,7 @@ from genrec_core.settings import EvaluationSettings, RankingMode
 from genrec_core.storage.artifacts import read_json
 
 METRICS_FILE = "beauty_metrics.json"
-SCORED_BASELINES = ("sasrec", "neighbors")  # ranked as the model's modes are
+SCORED_BASELINES = ("sasrec", "bsarec", "neighbors")  # ranked as the model's modes are
 RANKINGS = (*get_args(RankingMode), *SCORED_BASELINES, *BASELINES)
 _EXACT_BATCH_USERS = 4
 TIE_ORDER = (
@@ -71,7 +71,8 @@ def evaluate_checkpoint(
     scorer, max_history, weights = open_checkpoint(checkpoint, ids.codes, vectors.l2norm)
     rivals = dict[str, CodeScorer]()
     if settings.baseline:
-        rivals["sasrec"] = open_checkpoint(Path(settings.baseline), ids.codes, vectors.l2norm)[0]
+        kind = read_json(Path(settings.baseline) / "config.json").get("model_type", "").removeprefix("genrec_")
+        rivals[kind] = open_checkpoint(Path(settings.baseline), ids.codes, vectors.l2norm)[0]
     if neighbors := getattr(scorer, "neighbors", None):
         rivals["neighbors"] = NeighborScorer(neighbors, training_counts(histories, len(ids.codes)))
     with one_thread_an_operator():
@@ -79,22 +80,23 @@ def evaluate_checkpoint(
 
 
 def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) -> tuple[CodeScorer, int, RankingWeights]:
-    """Load TIGER or SASRec, with the newest items of a history that it reads and the weights of its ranking modes.
+    """Load TIGER or a baseline, with the newest items of a history that it reads and the weights of its ranking modes.
 
     Args:
         codes: semantic IDs with suffix by catalogue row, int [n_items, L].
         vectors: item text vectors by catalogue row, float32 [n_items, dim].
     """
-    from genrec_core.sasrec.model import SasRecModel, SasRecScorer
+    from genrec_core.sasrec.bsarec import MODELS
+    from genrec_core.sasrec.model import SasRecScorer
     from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
     kind = read_json(checkpoint / "config.json").get("model_type")
     if kind == "genrec_tiger":
         tiger = TorchScorer.from_folder(checkpoint, codes, vectors)
         return tiger, tiger.model.config.max_history, ranking_weights(tiger.model.config)
-    if kind != "genrec_sasrec":
+    if kind not in MODELS:
         raise GenrecError(f"{checkpoint}: holds a model of kind {kind}; give a folder that `genrec train` wrote")
-    model = SasRecModel.from_pretrained(checkpoint)
+    model = MODELS[kind].from_pretrained(checkpoint)
     if model.config.n_items != len(codes):
         raise GenrecError(f"{checkpoint} knows {model.config.n_items} items, but there are {len(codes)}; train again")
     return SasRecScorer(model), model.config.max_history, RankingWeights(True, 1.0, generative=False)

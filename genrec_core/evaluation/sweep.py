@@ -27,7 +27,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.metrics import MAIN_METRIC, SHOWN_FIRST
 from genrec_core.settings import (
     PRESETS,
-    SASREC,
+    BASELINES,
     CatalogSettings,
     EmbeddingSettings,
     EvaluationSettings,
@@ -47,7 +47,7 @@ class Run(Settings):
     """One variant."""
 
     name: str = Field(min_length=1, description="Name of the variant in the table.")
-    model: Literal["tiger", "sasrec"] = Field("tiger", description="Model that is trained.")
+    model: Literal["tiger", "sasrec", "bsarec"] = Field("tiger", description="Model that is trained.")
     set: dict[str, Any] = Field(default_factory=dict, description="Training settings that differ.")
     semantic_ids: dict[str, Any] = Field(default_factory=dict, description="Semantic ID settings that differ.")
     catalog: dict[str, Any] = Field(default_factory=dict, description="Settings of the item texts that differ.")
@@ -139,8 +139,8 @@ def _trial(sweep: Sweep, run: Run, seed: int) -> Trial:
 
 
 def preset_training(preset: str, model: str) -> TrainingSettings:
-    """The training settings of a preset for ``tiger`` or ``sasrec``."""
-    of_model = SASREC if model == "sasrec" else {name: each.training for name, each in PRESETS.items()}
+    """The training settings of a preset for ``tiger`` or a baseline."""
+    of_model = {name: each.training for name, each in PRESETS.items()} if model == "tiger" else BASELINES[model]
     if preset not in of_model:
         raise GenrecError(f"preset {preset}: no such preset of {model}; choose one of {', '.join(of_model)}")
     return of_model[preset]
@@ -180,7 +180,7 @@ def run_trial(trial: Trial, inputs: SweepInputs, folder: Path) -> dict[str, Any]
     import torch
 
     from genrec_core.evaluation.evaluate import evaluate_checkpoint
-    from genrec_core.sasrec.model import SasRecTrainer
+    from genrec_core.sasrec.bsarec import TRAINERS
     from genrec_core.tiger.distributed import World
     from genrec_core.tiger.training import TrainingData, train
 
@@ -189,7 +189,7 @@ def run_trial(trial: Trial, inputs: SweepInputs, folder: Path) -> dict[str, Any]
     semantic_ids = _semantic_ids(trial, inputs, folder, embeddings)
     data = TrainingData.load(inputs.histories, semantic_ids, embeddings)
     world = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    trainer = SasRecTrainer if trial.run.model == "sasrec" else None
+    trainer = TRAINERS.get(trial.run.model)
     best = train(data, trial.settings, folder / "training", world, trainer=trainer)
     histories = pl.read_parquet(inputs.histories)
     metrics = evaluate_checkpoint(best, semantic_ids, embeddings, histories, trial.evaluation, split="validation")

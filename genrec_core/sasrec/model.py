@@ -45,9 +45,12 @@ class SasRecModel(WholeModel):
     def __init__(self, config: SasRecConfig) -> None:
         super().__init__(config)
         self.items = nn.Embedding(config.n_items, config.d_model)
-        sizes = TigerConfig(encoder_layers=config.layers, **{name: getattr(config, name) for name in _SIZES})
-        self.encoder = CausalEncoder(sizes, config.dropout)
+        self.encoder = self._build_encoder(config)
         self.post_init()
+
+    def _build_encoder(self, config: SasRecConfig) -> nn.Module:
+        sizes = TigerConfig(encoder_layers=config.layers, **{name: getattr(config, name) for name in _SIZES})
+        return CausalEncoder(sizes, config.dropout)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of the usual Transformer scale, zero biases."""
@@ -56,10 +59,10 @@ class SasRecModel(WholeModel):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
-    def encode(self, rows: Tensor) -> Tensor:
-        """The prediction after items 0..t, for each position t: rows int64 [B, T] -> [B, T, D]."""
+    def queries(self, rows: Tensor, inside: Tensor) -> Tensor:
+        """The predictions [N, D] after the positions where ``inside``, bool [B, T], of the rows int64 [B, T]."""
         encoded: Tensor = self.encoder(self.items(rows) * self.config.d_model**0.5)
-        return encoded
+        return encoded[inside]
 
 
 class SasRecLoss(nn.Module):
@@ -72,7 +75,7 @@ class SasRecLoss(nn.Module):
     def forward(self, history: Tensor, targets: Tensor) -> Tensor:
         """Catalogue rows and targets int64 [B, T], -1 where there is no target, to a scalar."""
         inside = targets >= 0
-        queries = self.model.encode(history)[inside]
+        queries = self.model.queries(history, inside)
         return catalogue_cross_entropy([queries], [self.model.items.weight], [targets[inside]], self.label_smoothing)
 
 
@@ -93,13 +96,16 @@ class SasRecSession:
     def __init__(self, model: SasRecModel, histories: HistoryBatch) -> None:
         rows = torch.as_tensor(histories.rows, dtype=torch.int64, device=model.device).clamp(min=0)
         newest = torch.as_tensor(histories.lengths, dtype=torch.int64, device=model.device) - 1
+        last = torch.arange(rows.shape[1], device=model.device) == newest.unsqueeze(1)
         with torch.inference_mode():
-            encoded = model.encode(rows)[torch.arange(len(rows), device=model.device), newest]
-            self.logits = (encoded @ model.items.weight.T).float()
+            self.logits = (model.queries(rows, last) @ model.items.weight.T).float()
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items]."""
         return np.asarray(self.logits.cpu())
+
+    def lifted(self) -> None:
+        """None: see ``ScorerSession``; it matters to codes alone."""
 
     def first(self) -> np.ndarray:
         raise GenrecError("SASRec generates no codes; rank with dense_weight 1")
@@ -112,13 +118,16 @@ class SasRecTrainer(Trainer):
     """Trains SASRec by TIGER's own loop. Settings of codes, decoder and dense head have no effect."""
 
     model: SasRecModel
+    model_class: type[SasRecModel] = SasRecModel
+    config_class: type[SasRecConfig] = SasRecConfig
 
     def _neighbors(self, text_weight: float, follower_weight: float) -> None:
         """SASRec lifts none."""
 
     def _build_model(self, data: TrainingData) -> SasRecModel:
         sizes = self.settings.model_dump(include=_SIZES)
-        return SasRecModel(SasRecConfig(n_items=len(data.codes), layers=self.settings.encoder_layers, **sizes))
+        config = self.config_class(n_items=len(data.codes), layers=self.settings.encoder_layers, **sizes)
+        return self.model_class(config)
 
     def _build_objective(self, data: TrainingData) -> nn.Module:
         return SasRecLoss(self.model, self.settings.label_smoothing)

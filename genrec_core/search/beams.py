@@ -5,7 +5,7 @@ The beams of all users stand in one array, ordered by user and then by node or l
 
 from dataclasses import dataclass
 from math import isnan
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,14 @@ from genrec_core.search.trie import CodeTrie
 
 PREFIX_FACTOR = 257  # of the hash of a beam's prefix
 Arrays = TypeVar("Arrays", bound=tuple[Any, ...])  # a NamedTuple of arrays
+
+
+class Lifted(NamedTuple):
+    """The items that the histories of a batch lift, each once a user, ordered by user and then by row."""
+
+    user: np.ndarray  # int64 [n]
+    row: np.ndarray  # of the catalogue, int64 [n]
+    bonus: np.ndarray  # added to the item's logit, above 0, float32 [n]
 
 
 class ScorerSession(Protocol):
@@ -39,7 +47,11 @@ class ScorerSession(Protocol):
         ...
 
     def item_logits(self) -> np.ndarray:
-        """Logits of all items by the dense head, float32 [batch, n_items] by catalogue row."""
+        """Logits of all items by the dense head, bonuses included, float32 [batch, n_items] by catalogue row."""
+        ...
+
+    def lifted(self) -> Lifted | None:
+        """The items that the histories lift; the logits of codes are without it. None if the model lifts none."""
         ...
 
 
@@ -75,11 +87,13 @@ class Ranked:
         return cls(items, ordered)
 
 
-def first_log_probs(session: ScorerSession, trie: CodeTrie, batch: int) -> np.ndarray:
-    """Log-probabilities of all nodes of depth 1, float32 [batch, nodes]."""
+def first_log_probs(session: ScorerSession, trie: CodeTrie, batch: int, lifts: np.ndarray | None = None) -> np.ndarray:
+    """Log-probabilities of all nodes of depth 1, float32 [batch, nodes], with ``lifts`` of that shape on the logits."""
     if trie.n_items == 1:
         return np.zeros((batch, 1), dtype=np.float32)
     log_probs = np.asarray(session.first().take(trie.tokens[0], axis=1))
+    if lifts is not None:
+        log_probs = log_probs + lifts
     log_probs -= log_probs.max(axis=1, keepdims=True)
     log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
     require_numbers(log_probs.max(axis=1), 0)

@@ -2,7 +2,8 @@
 
 The generative score of an item is the sum over levels of log p(token | prefix, history), normalised over the children
 that the prefix has in the catalogue. A filter never changes a score. A prefix with one item below it costs nothing.
-:mod:`genrec_core.search.hybrid` searches by a mix of this score and the dense head's.
+If the history lifts items, each prefix is lifted by what its items get: see :class:`_PrefixLift`.
+:mod:`genrec_core.search.hybrid` searches by a mix of the decoder's score, not lifted, and the dense head's, lifted.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import (
     CodeScorer,
+    Lifted,
     Ranked,
     ScorerSession,
     by_user,
@@ -129,10 +131,47 @@ class _Filter:
         return keep(beams, some)
 
 
+class _PrefixLift:
+    """Adds to the logit of a prefix the logarithm of the mean of exp(bonus) over the items below it.
+
+    If all items below a prefix are equally likely, generation by these logits gives each item its probability times
+    exp(bonus), normalised: what adding the bonus to the logit of an item gives in the dense head.
+    """
+
+    def __init__(self, trie: CodeTrie, lifted: Lifted | None) -> None:
+        none = np.zeros(0, dtype=np.int64)
+        user, row, bonus = lifted or Lifted(none, none, np.zeros(0, dtype=np.float32))
+        leaf = trie.row_leaf.take(row)
+        order = np.lexsort((leaf, user))
+        self.trie, self.user, self.leaf = trie, user.take(order), leaf.take(order)
+        self.gain = np.expm1(bonus.take(order), dtype=np.float64)
+
+    def add(self, depth: int, logits: np.ndarray, users: np.ndarray, nodes: np.ndarray) -> None:
+        """Lift the ``logits`` [n] of ``nodes`` of a depth, which are ordered by user and then by node."""
+        if not len(self.leaf):
+            return
+        count = self.trie.nodes(depth)
+        lifted = self.user * count + self.trie.leaf_node[depth].take(self.leaf)  # ascending
+        (first,) = np.diff(lifted, prepend=-1).nonzero()
+        lifted, gain = lifted.take(first), np.add.reduceat(self.gain, first)
+        keys = users * count + nodes
+        place = keys.searchsorted(lifted)
+        (found,) = (keys.take(place, mode="clip") == lifted).nonzero()
+        below = np.diff(self.trie.first_leaf[depth]).take(lifted.take(found) % count)
+        logits[place.take(found)] += np.log1p(gain.take(found) / below)
+
+    def table(self, depth: int, batch: int) -> np.ndarray:
+        """What each node of a depth gets, float32 [batch, nodes]."""
+        lifts = np.zeros((batch, self.trie.nodes(depth)), dtype=np.float32)
+        self.add(depth, lifts.reshape(-1), *np.divmod(np.arange(lifts.size), lifts.shape[1]))
+        return lifts
+
+
 def _search_prefixes(session: ScorerSession, allowed: _Filter, batch: int, beams: int, top_k: int) -> Ranked:
     """The best items by the generative score alone."""
     trie = allowed.trie
-    scores = first_log_probs(session, trie, batch)
+    lift = _PrefixLift(trie, session.lifted())
+    scores = first_log_probs(session, trie, batch, lift.table(1, batch))
     user, node = np.divmod(np.arange(scores.size), scores.shape[1])
     state = _Beams(user, node, scores.reshape(-1), user, trie.branching[1].take(node))
     state = allowed.apply(1, state)
@@ -140,7 +179,7 @@ def _search_prefixes(session: ScorerSession, allowed: _Filter, batch: int, beams
         if top_k < beams:
             state = keep(state, _reachable(state, batch, top_k))
         state = keep(state, widest(state.score, state.user, batch, beams))
-        state = allowed.apply(level + 1, _advance(session, trie, level, state))
+        state = allowed.apply(level + 1, _advance(session, trie, level, state, lift))
     return Ranked.of(trie, state.user, state.node, state.score, batch, top_k)
 
 
@@ -158,24 +197,25 @@ def _reachable(beams: _Beams, batch: int, top_k: int) -> np.ndarray:
     return beams.score >= np.partition(scores, place, axis=1)[:, place].take(beams.user)
 
 
-def _advance(session: ScorerSession, trie: CodeTrie, level: int, state: _Beams) -> _Beams:
+def _advance(session: ScorerSession, trie: CodeTrie, level: int, state: _Beams, lift: _PrefixLift) -> _Beams:
     """One level down: all children of all beams. Only beams that branch are scored; the others end in one item."""
     child, begins, counts = children(trie, level, state.node)
     (open_,) = state.branches.nonzero()
     slot = np.zeros(len(state.node), dtype=np.int64)
     slot[open_] = np.arange(len(open_))
-    score = state.score.repeat(counts)
+    score, user = state.score.repeat(counts), state.user.repeat(counts)
     if len(open_):
         tokens = trie.tokens[level - 1].take(state.node.take(open_)).astype(np.int64)
         logits = session.advance(tokens, state.slot.take(open_), state.user.take(open_))
         log_probs = logits.take((slot * logits.shape[1]).repeat(counts) + trie.tokens[level].take(child))
         log_probs[~state.branches.repeat(counts)] = 0  # an only child; its slot is not its own
+        lift.add(level + 1, log_probs, user, child)
         log_probs -= np.maximum.reduceat(log_probs, begins).repeat(counts)
         total = np.log(np.add.reduceat(np.exp(log_probs), begins))
         require_numbers(total, level)
         log_probs -= total.repeat(counts)
         score += log_probs
-    return _Beams(state.user.repeat(counts), child, score, slot.repeat(counts), trie.branching[level + 1].take(child))
+    return _Beams(user, child, score, slot.repeat(counts), trie.branching[level + 1].take(child))
 
 
 def unconstrained_top1(
@@ -207,13 +247,16 @@ def exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch) ->
     scores = np.zeros((batch, trie.n_items), dtype=np.float32)
     for begin in range(0, trie.n_items, _EXACT_CHUNK):
         leaves = np.arange(begin, min(begin + _EXACT_CHUNK, trie.n_items))
-        scores[:, trie.leaf_row[leaves]] = _path_scores(scorer.start(histories), trie, leaves, batch)
+        session = scorer.start(histories)
+        lift = _PrefixLift(trie, session.lifted())
+        lifts = [lift.table(depth + 1, batch) for depth in range(trie.depth)]
+        scores[:, trie.leaf_row[leaves]] = _path_scores(session, trie, leaves, lifts)
     return scores
 
 
-def _path_scores(session: ScorerSession, trie: CodeTrie, leaves: np.ndarray, batch: int) -> np.ndarray:
+def _path_scores(session: ScorerSession, trie: CodeTrie, leaves: np.ndarray, lifts: list[np.ndarray]) -> np.ndarray:
     """Scores of some leaves, float32 [batch, len(leaves)]; each leaf is a beam of its own from the first level on."""
-    count = len(leaves)
+    count, batch = len(leaves), len(lifts[0])
     total = np.zeros((batch, count), dtype=np.float32)
     users = np.arange(batch).repeat(count)
     node = np.zeros(count, dtype=np.int64)
@@ -226,8 +269,8 @@ def _path_scores(session: ScorerSession, trie: CodeTrie, leaves: np.ndarray, bat
         child = trie.leaf_node[level + 1][leaves]
         by_leaf = log_probs.reshape(batch, count, -1)
         for column in range(count):
-            siblings = trie.tokens[level][starts[node[column]] : starts[node[column] + 1]]
-            own = by_leaf[:, column, trie.tokens[level][child[column]]]
-            total[:, column] += own - np.logaddexp.reduce(by_leaf[:, column, siblings], axis=1)
+            siblings = slice(starts[node[column]], starts[node[column] + 1])
+            logits = by_leaf[:, column, trie.tokens[level][siblings]] + lifts[level][:, siblings]
+            total[:, column] += logits[:, child[column] - siblings.start] - np.logaddexp.reduce(logits, axis=1)
         node = child
     return total

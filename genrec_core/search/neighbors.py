@@ -1,4 +1,4 @@
-"""Neighbours: an item of the history raises the dense head's logits of items with similar texts, and of its followers.
+"""Neighbours: an item of the history raises the logits of items with similar texts, and of its followers.
 
 Source: Khandelwal et al. 2020, "Generalization through Memorization: Nearest Neighbor Language Models", with item texts
 as keys. The forms of both bonuses were chosen on validation.
@@ -12,7 +12,7 @@ import numpy as np
 from genrec_core.data.histories import FlatHistories, Histories
 from genrec_core.data.pairs import pair_counts
 from genrec_core.errors import GenrecError
-from genrec_core.search.beams import places_by_user
+from genrec_core.search.beams import Lifted, places_by_user
 from genrec_core.storage.artifacts import read_array
 
 UNRELATED = 0.2  # cosine of two unrelated texts
@@ -101,17 +101,24 @@ class Neighbors:
         bonus = np.concatenate([self.bonus[:, :count], own_bonus])
         return Neighbors(np.hstack([rows, added.rows]), np.hstack([bonus, added.bonus]))
 
-    def lift(self, logits: np.ndarray, histories: FlatHistories) -> None:
-        """Add to each logit [batch, n_items] the largest bonus of an item of the history; older items give less."""
+    def lifted(self, histories: FlatHistories) -> Lifted:
+        """The items with a bonus: the largest that an item of the history gives, where older items give less."""
+        items = len(self.rows)
         age = histories.newest.repeat(histories.lengths) - np.arange(len(histories.rows))
-        worth = self.bonus.take(histories.rows, axis=0)  # [items, k]
+        worth = self.bonus.take(histories.rows, axis=0)  # [items of all histories, k]
         worth *= (DECAY**age).astype(np.float32)[:, None]
-        place = self.rows.take(histories.rows, axis=0)
-        user = np.arange(len(logits)).repeat(histories.lengths)
-        place = place + (user * logits.shape[1])[:, None]
-        lifted = np.zeros(logits.size, dtype=np.float32)
-        np.maximum.at(lifted, place.reshape(-1), worth.reshape(-1))
-        logits += lifted.reshape(logits.shape)
+        user = np.arange(len(histories.lengths)).repeat(histories.lengths)
+        keys = self.rows.take(histories.rows, axis=0) + (user * items)[:, None]
+        some = worth > 0
+        pairs, place = np.unique(keys[some], return_inverse=True)
+        bonus = np.zeros(len(pairs), dtype=np.float32)
+        np.maximum.at(bonus, place, worth[some])
+        return Lifted(*np.divmod(pairs, items), bonus)
+
+    def lift(self, logits: np.ndarray, histories: FlatHistories) -> None:
+        """Add to the logits [batch, n_items] what :meth:`lifted` gives."""
+        lifted = self.lifted(histories)
+        logits[lifted.user, lifted.row] += lifted.bonus
 
 
 def _nearest(similarity: np.ndarray, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:

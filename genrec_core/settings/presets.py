@@ -50,12 +50,17 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-# The baseline of `genrec train --model sasrec`, by preset; it has no codes, decoder or dense head.
-SASREC: dict[str, TrainingSettings] = {
-    "sample": TrainingSettings(
-        d_model=64, heads=2, d_ff=256, max_history=30, epochs=8, future_share=0.0, batch_targets=512, learning_rate=1e-3
-    ),
-    "beauty": TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, learning_rate=1e-3),
+_SAMPLE_BASELINE = TrainingSettings(
+    d_model=64, heads=2, d_ff=256, max_history=30, epochs=8, future_share=0.0, batch_targets=512, learning_rate=1e-3
+)
+_BEAUTY_BASELINE = TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, learning_rate=1e-3)
+# The baselines of `genrec train --model NAME`, by model and preset; they have no codes, decoder or dense head.
+BASELINES: dict[str, dict[str, TrainingSettings]] = {
+    "sasrec": {"sample": _SAMPLE_BASELINE, "beauty": _BEAUTY_BASELINE},
+    "bsarec": {
+        "sample": _SAMPLE_BASELINE,
+        "beauty": _BEAUTY_BASELINE.model_copy(update={"d_model": 64, "heads": 1, "d_ff": 256}),
+    },
 }
 
 

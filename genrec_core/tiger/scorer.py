@@ -10,7 +10,7 @@ import torch
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.embedding.item_embeddings import learned_rows
 from genrec_core.errors import GenrecError
-from genrec_core.search.beams import BeamAncestry
+from genrec_core.search.beams import BeamAncestry, Lifted
 from genrec_core.search.generative import RankingWeights
 from genrec_core.search.neighbors import NEIGHBORS, Neighbors
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
@@ -66,6 +66,10 @@ class TorchSession:
         if self.scorer.neighbors is not None:
             self.scorer.neighbors.lift(logits, self.histories)
         return logits
+
+    def lifted(self) -> Lifted | None:
+        neighbors = self.scorer.neighbors
+        return None if neighbors is None else neighbors.lifted(self.histories)
 
     def first(self) -> np.ndarray:
         return np.asarray(self.logits.float().cpu().numpy())

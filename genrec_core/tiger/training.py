@@ -318,7 +318,7 @@ class Trainer:
     def _bonus_weights(self) -> tuple[float, float]:
         """The settings' bonuses of similar texts and of followers; 0 where the model cannot have them."""
         settings = self.settings
-        if not settings.dense_weight or not settings.neighbors:
+        if not settings.neighbors:
             return 0.0, 0.0
         return settings.neighbor_weight if self.vectors is not None else 0.0, settings.follower_weight
 
@@ -339,27 +339,27 @@ class Trainer:
         return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
 
     def _conclude(self) -> dict[str, float]:
-        """Save in the best model the hybrid weight with the best validation recall; of equals the one nearest to even.
+        """Choose by validation, and save in the best model, the weights of the neighbours and of the hybrid ranking.
 
         Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
-        is better so.
+        (the generative one of a model without a dense head) is better so. Of equal hybrid weights the one nearest to
+        even is taken.
         """
-        if not self.settings.dense_weight:
-            return {}
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
-        config = best.config
+        config, ranking = best.config, float(best.config.dense)
         config.neighbor_weight, config.follower_weight = weights = self._bonus_weights()  # also where this runs again
         for name, weight in zip(("neighbor_weight", "follower_weight"), weights, strict=True):
             recall = dict[float, float]()
             for tried in dict.fromkeys((weight, 2 * weight, 0.0)) if any(weights) else (weight,):
                 setattr(config, name, tried)
                 self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
-                recall[tried] = self._validation_recall(best, 1.0)
+                recall[tried] = self._validation_recall(best, ranking)
             setattr(config, name, max(recall, key=recall.__getitem__))
         self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
-        recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 10)}
-        best.config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
+        if config.dense:
+            recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 10)}
+            config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
         self._save(best)
         chosen = ("hybrid_weight", "neighbor_weight", "follower_weight")
         return {name: getattr(config, name) for name in chosen}

@@ -11,7 +11,7 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.search.beams import CodeScorer, ScorerSession
+from genrec_core.search.beams import CodeScorer, Lifted, ScorerSession
 from genrec_core.search.generative import beam_search
 from genrec_core.search.hybrid import DenseGuide, search_items
 from genrec_core.settings import RankingMode, TrainingSettings
@@ -212,6 +212,9 @@ class _Counter:
 
     def item_logits(self) -> np.ndarray:
         return self.session.item_logits()
+
+    def lifted(self) -> Lifted | None:
+        return self.session.lifted()
 
     def first(self) -> np.ndarray:
         self.beams.append(1)

@@ -175,6 +175,9 @@ class TimedSession:
         self.ended: list[float] = []
         self.widths: list[int] = []
 
+    def lifted(self) -> None:
+        """Nothing is lifted."""
+
     def first(self) -> np.ndarray:
         """Scores of level 0; see ``ScorerSession``."""
         return self._answered(np.arange(self._batch))

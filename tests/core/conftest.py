@@ -98,6 +98,9 @@ class TableSession:
         logits = self.scorer.whole[self.newest]
         return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
 
+    def lifted(self) -> None:
+        return None
+
     def first(self) -> np.ndarray:
         return self._scored(self.scorer.by_item[0][self.newest])
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
+from genrec_core.search.beams import Lifted
 from genrec_core.search.generative import Ranked, beam_search, exact_scores, unconstrained_top1
 from genrec_core.search.trie import CodeTrie
 
@@ -18,8 +19,8 @@ from genrec_core.search.trie import CodeTrie
 class HashScorer:
     """Log-probabilities that depend on the history and the whole prefix, so that a wrong parent shows."""
 
-    def __init__(self, level_sizes: tuple[int, ...]) -> None:
-        self.level_sizes = level_sizes
+    def __init__(self, level_sizes: tuple[int, ...], lifted: Lifted | None = None) -> None:
+        self.level_sizes, self.lifted = level_sizes, lifted
         self.calls: list[int] = []
 
     def start(self, histories: HistoryBatch) -> "HashSession":
@@ -42,6 +43,9 @@ class HashSession:
     def item_logits(self) -> np.ndarray:
         assert isinstance(self.scorer, DenseHashScorer)
         return 3 + np.stack([HashSession._log_probs(b"dense" + key, self.scorer.n_items) for key in self.prefixes])
+
+    def lifted(self) -> Lifted | None:
+        return self.scorer.lifted
 
     def first(self) -> np.ndarray:
         assert self.level == 0
@@ -73,12 +77,13 @@ class HashSession:
 class TableScorer:
     """The same log-probabilities for every prefix of a level, given as a table of probabilities."""
 
-    def __init__(self, *levels: list[float]) -> None:
+    def __init__(self, *levels: list[float], lifted: Lifted | None = None) -> None:
+        self.raised = lifted
         with np.errstate(divide="ignore"):
             self.levels = [np.log(np.array(level, dtype=np.float32)) for level in levels]
 
     def start(self, histories: HistoryBatch) -> "TableSession":
-        return TableSession(self.levels, len(histories.lengths))
+        return TableSession(self, len(histories.lengths))
 
 
 class DenseTableScorer(TableScorer):
@@ -106,6 +111,9 @@ class CountingScorer:
         assert isinstance(self.session, DenseTableSession)
         return self.session.item_logits()
 
+    def lifted(self) -> Lifted | None:
+        return self.session.lifted()
+
     def first(self) -> np.ndarray:
         self.widths.append(1)
         return self.session.first()
@@ -116,8 +124,11 @@ class CountingScorer:
 
 
 class TableSession:
-    def __init__(self, levels: list[np.ndarray], batch: int) -> None:
-        self.levels, self.batch = iter(levels), batch
+    def __init__(self, scorer: TableScorer, batch: int) -> None:
+        self.raised, self.levels, self.batch = scorer.raised, iter(scorer.levels), batch
+
+    def lifted(self) -> Lifted | None:
+        return self.raised
 
     def first(self) -> np.ndarray:
         return np.tile(next(self.levels), (self.batch, 1))
@@ -128,7 +139,7 @@ class TableSession:
 
 class DenseTableSession(TableSession):
     def __init__(self, scorer: DenseTableScorer, batch: int) -> None:
-        super().__init__(scorer.levels, batch)
+        super().__init__(scorer, batch)
         self.logits = np.tile(scorer.items, (batch, 1))
 
     def item_logits(self) -> np.ndarray:
@@ -174,6 +185,73 @@ def test_a_beam_as_wide_as_the_catalogue_is_exact_under_any_filter_and_mix(catal
         assert sorted(got) == left
         np.testing.assert_allclose(ranked.scores[user, : len(got)], scores[user, got], atol=1e-5)
         assert (np.diff(ranked.scores[user, : len(got)]) <= 0).all()
+
+
+def lifts(data: st.DataObject, n_items: int) -> Lifted:
+    """Bonuses of some items of each of three users."""
+    pairs = data.draw(st.lists(st.integers(0, 3 * n_items - 1), unique=True))
+    user, row = np.divmod(np.array(sorted(pairs), dtype=np.int64), n_items)
+    bonus = np.array([data.draw(st.floats(0.125, 12, width=32)) for _ in pairs], dtype=np.float32)
+    return Lifted(user, row, bonus)
+
+
+@settings(max_examples=200, deadline=None)
+@given(catalogues(), st.integers(1, 12), st.data())
+def test_lifted_items_are_found_by_their_exact_scores_which_are_those_of_all_items(catalogue, beams, data):
+    trie = CodeTrie.build(*catalogue)
+    scorer = HashScorer(trie.level_sizes, lifts(data, trie.n_items))
+    scores = exact_scores(scorer, trie, HISTORIES)
+    np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, rtol=1e-4)
+    ranked = beam_search(scorer, trie, HISTORIES, beams=trie.n_items, top_k=trie.n_items)
+    np.testing.assert_allclose(ranked.scores, np.take_along_axis(scores, ranked.items, axis=1), atol=1e-4)
+    kept = beam_search(scorer, trie, HISTORIES, beams=beams, top_k=beams)
+    top_k = data.draw(st.integers(1, beams))
+    np.testing.assert_array_equal(
+        beam_search(scorer, trie, HISTORIES, beams=beams, top_k=top_k).items, kept.items[:, :top_k]
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(catalogues(), st.data())
+def test_where_all_items_are_equally_likely_a_bonus_multiplies_an_items_probability(catalogue, data):
+    trie = CodeTrie.build(*catalogue)
+    lifted = lifts(data, trie.n_items)
+    leaves = [np.diff(starts) for starts in trie.first_leaf]
+
+    class Even:
+        """Each token's share of the items below the prefix, so that all items are equally likely."""
+
+        def start(self, histories: HistoryBatch) -> "Even":
+            self.nodes, self.level = np.zeros(len(histories.lengths), dtype=np.int64), 0
+            return self
+
+        def lifted(self) -> Lifted:
+            return lifted
+
+        def first(self) -> np.ndarray:
+            logits = np.zeros((len(self.nodes), trie.level_sizes[self.level]), dtype=np.float32)
+            for row, node in zip(logits, self.nodes, strict=True):
+                child = slice(*trie.child_start[self.level][node : node + 2])
+                row[trie.tokens[self.level][child]] = np.log(leaves[self.level + 1][child])
+            return logits
+
+        def advance(self, tokens: np.ndarray, parents: np.ndarray, users: np.ndarray) -> np.ndarray:
+            starts, before = trie.child_start[self.level], trie.tokens[self.level]
+            above = self.nodes[parents]
+            self.nodes = np.array(
+                [
+                    start + list(before[start:end]).index(token)
+                    for start, end, token in zip(starts[above], starts[above + 1], tokens, strict=True)
+                ]
+            )
+            self.level += 1
+            return self.first()
+
+    ranked = beam_search(Even(), trie, HISTORIES, beams=trie.n_items, top_k=trie.n_items)
+    wanted = np.zeros((3, trie.n_items))
+    wanted[lifted.user, lifted.row] = lifted.bonus
+    wanted -= np.logaddexp.reduce(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(ranked.scores, np.take_along_axis(wanted, ranked.items, axis=1), atol=1e-4)
 
 
 def test_the_dense_head_leads_a_narrow_beam_past_a_prefix_that_the_decoder_prefers():
