@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec_core.errors import GenrecError
+from genrec_core.settings import RankingMode
 from genrec_core.storage.artifacts import (
     MANIFEST,
     locked_place,
@@ -57,6 +58,7 @@ class GraphSettings:
     item_width: int  # of the item vectors and keys
     dense: bool  # whether the dense head was trained
     hybrid_weight: float  # share of the dense head in the hybrid ranking
+    ranking: RankingMode = "hybrid"  # what the ranking ``auto`` means
     int8: bool = False  # whether weights are rounded; then item keys are rounded when the model is opened
 
 

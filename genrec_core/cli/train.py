@@ -34,7 +34,9 @@ def add_commands(commands: Commands) -> None:
     about = "Train TIGER, or a baseline, outside the asset graph; run again, it goes on where it was cut off."
     command = add_command(commands, "train", _train, about)
     add_inputs(command)
-    command.add_argument("--model", choices=("tiger", "sasrec", "bsarec"), default="tiger", help="what to train (%(default)s)")
+    command.add_argument(
+        "--model", choices=("tiger", "sasrec", "bsarec"), default="tiger", help="what to train (%(default)s)"
+    )
     command.add_argument(
         "--preset", default="sample", metavar="NAME", help="settings that the options below change (%(default)s)"
     )

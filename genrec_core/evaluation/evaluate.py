@@ -184,9 +184,9 @@ def _figures(
         if name in ranked:
             metrics[f"{name}_history_kept"] = summarize(ranked[name].history_kept, deepest, *random)
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
-    headline = "hybrid" if "hybrid" in ranked else next(iter(ranked))
+    headline = weights.auto if weights.auto in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
-    rivals = [name for name in (*BASELINES, *SCORED_BASELINES) if name in rankings]
+    rivals = [name for name in RANKINGS if name in rankings and name != headline]
     return metrics | {
         "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
         "slices": metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random),

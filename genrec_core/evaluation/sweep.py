@@ -26,8 +26,8 @@ from genrec_core.data.text_files import utf8_text
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.metrics import MAIN_METRIC, SHOWN_FIRST
 from genrec_core.settings import (
-    PRESETS,
     BASELINES,
+    PRESETS,
     CatalogSettings,
     EmbeddingSettings,
     EvaluationSettings,

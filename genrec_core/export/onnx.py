@@ -42,7 +42,13 @@ from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
-from genrec_core.tiger.scorer import checkpoint_neighbors, item_inputs, item_keys, item_vector_table
+from genrec_core.tiger.scorer import (
+    checkpoint_neighbors,
+    item_inputs,
+    item_keys,
+    item_vector_table,
+    ranking_weights,
+)
 
 # Example sizes. Each is at least 2, and no two of one graph are equal: torch.export takes a 0 or 1 for a constant, and
 # equal sizes for the same axis.
@@ -150,7 +156,8 @@ def export_graphs(model: TigerModel, path: Path) -> None:
     """Write ``recommender.json``, the graphs and the decoder's vectors. Nothing here depends on the items."""
     config, folder = model.config, ModelFolder(path)
     sizes, width = tuple(config.level_sizes), config.d_model * config.views
-    folder.save_settings(GraphSettings(sizes, config.max_history, width, config.dense, config.hybrid_weight))
+    weights = ranking_weights(config)
+    folder.save_settings(GraphSettings(sizes, config.max_history, width, weights.dense, weights.hybrid, weights.auto))
     model = model.cpu().float().eval()
     with torch.no_grad():
         folder.save_array(TOKENS, token_vectors(model).numpy())

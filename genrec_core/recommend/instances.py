@@ -12,7 +12,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr, ValidationError
 
 from genrec_core.data.ids import ItemId
 from genrec_core.errors import GenrecError
-from genrec_core.settings import RankingMode, Settings
+from genrec_core.settings import RankingChoice, Settings
 
 if TYPE_CHECKING:  # the online server reads requests in a process without NumPy and onnxruntime
     from genrec_core.recommend.recommender import Recommender
@@ -33,7 +33,7 @@ class InstancesRequest(Settings):
 
     topk: StrictInt = Field(128, ge=1, le=1000, description="Items a user.")
     instances: list[Instance] = Field(min_length=1, max_length=MOST_INSTANCES, description="The users, in any order.")
-    ranking: RankingMode = Field("hybrid", description="What orders the items.")
+    ranking: RankingChoice = Field("auto", description="What orders the items; auto: what the training chose.")
     exclude_seen: StrictBool = Field(True, description="Never recommend an item of the user's own history.")
     allow: list[ItemId] | None = Field(None, description="The only items to recommend; null for all.")
     deny: list[ItemId] = Field(  # a default would be copied for every request

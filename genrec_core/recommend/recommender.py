@@ -22,7 +22,7 @@ from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selec
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
 from genrec_core.search.trie import CodeTrie
-from genrec_core.settings import RankingMode
+from genrec_core.settings import RankingChoice
 from genrec_core.storage.artifacts import verify_manifest
 
 LEAST_BEAMS = 50
@@ -98,7 +98,7 @@ class Recommender:
         settings, items = folder.settings, folder.items()
         scorer = OnnxScorer(folder, items)
         require_self_test(model_dir, scorer)
-        weights = RankingWeights(settings.dense, settings.hybrid_weight)
+        weights = RankingWeights(settings.dense, settings.hybrid_weight, settings.ranking)
         return cls(
             scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
             attributes=lambda: ItemAttributes(ItemTable.load(model_dir, items.item_ids)),
@@ -111,7 +111,7 @@ class Recommender:
         top_k: int,
         beams: int | None = None,
         exclude_seen: bool = True,
-        ranking: RankingMode = "hybrid",
+        ranking: RankingChoice = "auto",
         allow: Iterable[int] | None = None,
         deny: Iterable[int] | None = None,
         rule: str | None = None,
@@ -128,7 +128,7 @@ class Recommender:
         *,
         beams: int | None = None,
         exclude_seen: bool = True,
-        ranking: RankingMode = "hybrid",
+        ranking: RankingChoice = "auto",
         allowed: np.ndarray | Sequence[np.ndarray | None] | None = None,
         batch_users: int = 64,
         pool: Pool | None = None,
@@ -144,7 +144,7 @@ class Recommender:
                 inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
             exclude_seen: leave out all items of the user's own history.
             ranking: as in :class:`~genrec_core.settings.PredictionSettings`. A model without a dense head knows only
-                ``generative``; ``hybrid`` then means the same.
+                ``generative``; ``hybrid`` and ``auto`` then mean the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             pool: decodes the batches, in parallel if it has several threads; None for one thread a core.

@@ -4,6 +4,8 @@ Source: Shin et al. 2024, "An Attentive Inductive Bias for Sequential Recommenda
 the batches, the loss and the schedule that SASRec has here. Shapes: N targets, M = max_history, D = d_model.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,7 +88,7 @@ class BsaRecModel(SasRecModel):
         places = torch.arange(longest, device=rows.device)
         itself = places == places.unsqueeze(1)
         mask = (known.unsqueeze(1) & (places <= places.unsqueeze(1))) | itself  # without a key, softmax gives no number
-        for layer in self.encoder:
+        for layer in cast("list[BsaRecLayer]", list(self.encoder.children())):
             x = layer(x, mask.unsqueeze(1))
         return x[:, -1]
 

@@ -27,7 +27,7 @@ from genrec_core.search.beams import (
 )
 from genrec_core.search.hybrid import search_mix
 from genrec_core.search.trie import CodeTrie
-from genrec_core.settings import RankingMode
+from genrec_core.settings import RankingChoice, RankingMode
 
 _EXACT_CHUNK = 512  # items that exact_scores scores at once
 
@@ -38,6 +38,7 @@ class RankingWeights:
 
     dense: bool  # whether the model has a trained dense head
     hybrid: float  # weight of the dense head in the hybrid ranking, chosen on validation
+    auto: RankingMode = "hybrid"  # the mode that the training chose
     generative: bool = True  # whether the model generates codes; a baseline may not
 
     def modes(self) -> tuple[RankingMode, ...]:
@@ -46,8 +47,10 @@ class RankingWeights:
             return ("dense",)
         return ("generative", "hybrid", "dense") if self.dense else ("generative",)
 
-    def of(self, mode: RankingMode) -> float:
-        """``dense_weight`` of :func:`beam_search`; without a dense head, ``hybrid`` means ``generative``."""
+    def of(self, mode: RankingChoice) -> float:
+        """``dense_weight`` of :func:`beam_search`; without a dense head, hybrid and auto mean generative."""
+        if mode == "auto":
+            mode = self.auto if self.dense else "generative"
         if mode == "dense" and not self.dense:
             raise GenrecError("ranking dense: this model was trained without a dense head; choose generative")
         return {"generative": 0.0, "hybrid": self.hybrid if self.dense else 0.0, "dense": 1.0}[mode]

@@ -7,6 +7,7 @@ from pydantic import Field
 from genrec_core.settings.base import Settings
 
 RankingMode = Literal["generative", "hybrid", "dense"]
+RankingChoice = Literal["auto", "generative", "hybrid", "dense"]  # auto: what the training chose
 
 
 class PredictionSettings(Settings):
@@ -15,8 +16,10 @@ class PredictionSettings(Settings):
     top_k: int = Field(128, ge=1, le=100_000, description="Items recommended to each user.")
     beams: int | None = Field(None, ge=1, description="Beams of the search; unset: as many as `top_k` needs.")
     batch_users: int = Field(64, ge=1, le=4096, description="Users searched for in one batch.")
-    ranking: RankingMode = Field(
-        "hybrid", description="Score that orders items: `generative` (codes), `dense` (dense head) or `hybrid` (both)."
+    ranking: RankingChoice = Field(
+        "auto",
+        description="Score that orders items: `generative` (codes), `dense` (dense head), `hybrid` (both), or `auto`: "
+        "what the training chose.",
     )
     exclude_seen: bool = Field(True, description="Do not recommend items of the user's own history.")
     rule: str | None = Field(None, description="Rule that all items must meet, such as `brand = OPI`; unset: none.")

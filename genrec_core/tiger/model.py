@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import PREFIX_FACTOR
+from genrec_core.settings import RankingMode
 from genrec_core.tiger.checkpoint import WholeModel
 
 transformers_logging.disable_progress_bar()  # one bar a loaded file buries the training's own log
@@ -56,6 +57,7 @@ class TigerConfig(PretrainedConfig):
     neighbor_weight: float = 0.0  # logits of the dense head for items with similar texts; 0 for none
     follower_weight: float = 0.0  # and for items that followed those of the history; 0 for none
     hybrid_weight: float = 0.5  # share of the dense head in the hybrid ranking, from 0 to 1
+    ranking: RankingMode = "hybrid"  # what the ranking ``auto`` means; chosen on validation
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the sizes; transformers calls this after it has set the fields."""

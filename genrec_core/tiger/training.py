@@ -38,6 +38,7 @@ _PROBE_USERS = 32
 _REPORT_EVERY_SECONDS = 5.0
 _LENGTH_NOISE = 0.15  # share by which lengths are blurred before sorting, so that batches differ between epochs
 _VALIDATION_BATCH_USERS = 128
+_CLEARLY_BETTER = 1.02  # validation recall of the hybrid over the dense head's
 _EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
 _SIZES = {  # settings that are fields of the model's configuration
     "d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "dropout", "max_history",
@@ -343,7 +344,8 @@ class Trainer:
 
         Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
         (the generative one of a model without a dense head) is better so. Of equal hybrid weights the one nearest to
-        even is taken.
+        even is taken. A catalogue whose items are all scored in training is ranked by the dense head unless the hybrid
+        is clearly better; a larger one by the hybrid, which scores few items.
         """
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
@@ -358,8 +360,11 @@ class Trainer:
             setattr(config, name, max(recall, key=recall.__getitem__))
         self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
         if config.dense:
-            recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 10)}
+            recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 11)}
+            dense = recall.pop(1.0)
             config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
+            better = recall[config.hybrid_weight] > _CLEARLY_BETTER * dense
+            config.ranking = "hybrid" if better or len(self.codes) > self.settings.dense_full_items else "dense"
         self._save(best)
         chosen = ("hybrid_weight", "neighbor_weight", "follower_weight")
         return {name: getattr(config, name) for name in chosen}

@@ -174,7 +174,7 @@ def test_a_baseline_is_measured_on_the_same_users(table_scorer: MakeScorer) -> N
         scorer, semantic_ids(), histories_of([5, 6, 7]), settings, 10, WEIGHTS, rivals={"sasrec": scorer}
     )
     assert metrics["sasrec"] == metrics["dense"]
-    assert set(metrics["against"]) == {"popularity", "sasrec"}
+    assert set(metrics["against"]) == {"generative", "dense", "popularity", "sasrec"}
 
 
 def test_a_beam_over_the_whole_catalogue_finds_all_that_exact_scoring_finds(whole: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""SASRec learns, resumes, and is measured like every other model."""
+"""SASRec and BSARec learn, resume, and are measured like every other model."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,8 @@ from genrec_core.data.histories import padded
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import open_checkpoint
-from genrec_core.sasrec.model import SasRecConfig, SasRecModel, SasRecScorer, SasRecTrainer
+from genrec_core.sasrec.bsarec import MODELS, TRAINERS, BsaRecConfig, BsaRecModel, FrequencyFilter
+from genrec_core.sasrec.model import SasRecModel
 from genrec_core.search.generative import beam_search
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 CODES, VECTORS = cyclic_data().codes, cyclic_data().vectors
 SETTINGS = TrainingSettings(
-    d_model=32, heads=2, d_ff=64, dropout=0.1, epochs=20, max_history=10, batch_targets=64, learning_rate=5e-3,
+    d_model=32, heads=2, d_ff=64, dropout=0.1, epochs=40, max_history=10, batch_targets=64, learning_rate=5e-3,
     future_share=0.0, label_smoothing=0.0, validation_users=30,
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(cyclic_data(), SETTINGS, tmp_path_factory.mktemp("sasrec"), ALONE, trainer=SasRecTrainer)
+@pytest.fixture(scope="module", params=TRAINERS.values(), ids=list(TRAINERS))
+def best(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(cyclic_data(), SETTINGS, tmp_path_factory.mktemp("baseline"), ALONE, trainer=request.param)
 
 
 def test_it_learns_what_follows(best: Path):
@@ -45,9 +46,10 @@ def test_it_learns_what_follows(best: Path):
     assert ranked.items[:, 0].tolist() == [6, 0]
 
 
-def test_a_position_sees_nothing_that_comes_after_it():
+@pytest.mark.parametrize("kind", MODELS.values(), ids=list(MODELS))
+def test_a_position_sees_nothing_that_comes_after_it(kind: type[SasRecModel]):
     torch.manual_seed(0)
-    model = SasRecModel(SasRecConfig(n_items=ITEMS, d_model=16, heads=2, d_ff=16, max_history=8)).eval()
+    model = kind(kind.config_class(n_items=ITEMS, d_model=16, heads=2, d_ff=16, max_history=8)).eval()
     rows = torch.arange(6).unsqueeze(0)
     changed = torch.tensor([[0, 1, 2, 30, 31, 32]])
     before, after = (model.queries(inputs, torch.ones_like(inputs, dtype=torch.bool)) for inputs in (rows, changed))
@@ -55,8 +57,27 @@ def test_a_position_sees_nothing_that_comes_after_it():
     assert not torch.allclose(before[3:], after[3:])
 
 
+def test_padding_before_and_after_a_history_changes_no_prediction_of_bsarec():
+    torch.manual_seed(0)
+    model = BsaRecModel(BsaRecConfig(n_items=ITEMS, d_model=16, heads=2, d_ff=16, max_history=8)).eval()
+    alone = model.queries(torch.tensor([[3, 4]]), torch.tensor([[False, True]]))
+    rows = torch.tensor([[3, 4, 0, 0], [1, 2, 3, 4]])
+    beside = model.queries(rows, torch.tensor([[False, True, False, False], [False, False, False, True]]))
+    torch.testing.assert_close(beside[:1], alone)
+
+
+def test_the_filter_keeps_what_is_slow_and_scales_the_rest():
+    config = BsaRecConfig(d_model=1, heads=1, max_history=16, low_frequencies=2)
+    layer = FrequencyFilter(config)
+    layer.root.data.fill_(3.0)
+    steps = torch.arange(16) * 2 * torch.pi / 16
+    slow, fast = 1 + steps.cos(), (5 * steps).sin()
+    filtered = layer((slow + fast).reshape(1, 16, 1)).flatten()
+    torch.testing.assert_close(filtered, slow + 9 * fast)
+
+
 def test_it_generates_no_codes(best: Path):
-    scorer = SasRecScorer(SasRecModel.from_pretrained(best))
+    scorer = open_checkpoint(best, CODES, VECTORS)[0]
     with pytest.raises(GenrecError, match="SASRec generates no codes"):
         scorer.start(padded([np.array([1], np.int32)], 10)).first()
 

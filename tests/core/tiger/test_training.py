@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_core.data.histories import Histories
+from genrec_core.data.histories import Histories, padded
 from genrec_core.errors import GenrecError
+from genrec_core.search.generative import beam_search
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RendezvousSettings, Settings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_core.tiger import checkpoint
@@ -239,6 +241,24 @@ def test_followers_and_similar_texts_stay_only_if_validation_gains_by_them(tmp_p
     (best / "neighbors.npy").unlink()
     with pytest.raises(GenrecError, match=r"has no neighbors\.npy, as version 0\.2 writes it; train the model again"):
         TorchScorer.from_folder(best, data.codes, misleading)
+
+
+@pytest.mark.parametrize(("scored_in_full", "ranking"), [(ITEMS, "dense"), (ITEMS - 1, "hybrid")])
+def test_a_small_catalogue_is_ranked_by_the_dense_head_unless_the_hybrid_is_better(
+    scored_in_full: int, ranking: str, tmp_path: Path
+):
+    settings = small_settings(epochs=1, dense_full_items=scored_in_full, follower_weight=100.0)  # both find all targets
+    config = read_json(train(cyclic_data(), settings, tmp_path, ALONE) / "config.json")
+    assert config["ranking"] == ranking
+
+
+def test_a_model_without_a_dense_head_lifts_followers_too(tmp_path: Path):
+    data = cyclic_data()
+    settings = small_settings(epochs=1, learning_rate=1e-5, dense_weight=0.0, id_views=0, follower_weight=20.0)
+    scorer = TorchScorer.from_folder(train(data, settings, tmp_path, ALONE), data.codes, data.vectors)
+    trie = CodeTrie.build(data.codes, data.level_sizes)
+    histories = padded([np.array([3, 4, 5], np.int32), np.array([38, 39], np.int32)], 10)
+    assert beam_search(scorer, trie, histories, beams=10, top_k=1).items[:, 0].tolist() == [6, 0]
 
 
 def test_a_training_that_begins_again_says_why(tmp_path: Path):
