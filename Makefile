@@ -4,7 +4,7 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 STATE := $(CURDIR)/.genrec
 PYTHON ?=
-PRESET ?= sample
+PRESET ?=
 GENREC_RAW ?=
 IMAGES ?=
 MODEL ?=
@@ -35,7 +35,7 @@ help: ## list the commands
 setup: ## make .venv with the pinned packages, unless it is up to date
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/setup
 
-run: setup ## materialise the whole graph: GENREC_RAW=folder-or-url PRESET=sample|beauty|beauty-best|beauty-gpu
+run: setup ## materialise the whole graph: GENREC_RAW=folder-or-url PRESET=sample|auto|beauty|beauty-best|beauty-gpu
 	@"$(BIN)/python" -m genrec_dagster.run
 
 test: setup ## the default tests, in two processes

@@ -29,12 +29,13 @@ class Reporter:
     """Sends the events of rank 0 to Dagster's log and to MLflow."""
 
     def __init__(self, pipes: PipesContext, job: TrainingJob) -> None:
-        self.log, self.job = pipes.log, job
+        self.log, self.job, self.epochs = pipes.log, job, 0
         self.client = ExperimentTracker(tracking_uri=job.tracking_uri).client()
 
     def __call__(self, event: TrainingEvent) -> None:
         """Report one event."""
-        line = describe(event, self.job.settings.epochs)
+        self.epochs = int(event.values.get("epochs", self.epochs))
+        line = describe(event, self.epochs)
         if event.kind == "step":
             self.log.debug(line)
             return

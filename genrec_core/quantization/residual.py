@@ -48,7 +48,8 @@ class ResidualQuantizer:
         from genrec_core.quantization.kmeans import RowShare, assign, kmeans
 
         require_finite_rows(vectors, "item vectors")
-        _require_distinct(settings.transform, vectors, settings.sizes()[0])
+        sizes = settings.sizes(len(vectors))
+        _require_distinct(settings.transform, vectors, sizes[0])
         share = RowShare.of(len(vectors), group)
         own = torch.from_numpy(_transformed(settings.transform, vectors[share.start : share.stop]))
         residual = own.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,7 +59,7 @@ class ResidualQuantizer:
                 f"item vectors reach {largest:.3g}, beyond {_LARGEST_VALUE:.0e} distances overflow; set transform to l2"
             )
         codebooks = []
-        for level, size in enumerate(settings.sizes()):
+        for level, size in enumerate(sizes):
             rng = np.random.default_rng([settings.seed, level])
             centroids, _ = kmeans(
                 residual, share, size, iterations=settings.iterations, tolerance=settings.tolerance, rng=rng

@@ -1,5 +1,6 @@
 """Settings of the catalogue, the text vectors and the semantic IDs."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -7,6 +8,7 @@ from pydantic import Field
 from genrec_core.errors import GenrecError
 from genrec_core.settings.base import Settings
 
+_LARGEST_CHOSEN = 256  # centroids of a level, where the number of items chooses
 DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}; Price: {price};"
 
 
@@ -35,7 +37,12 @@ class SemanticIdSettings(Settings):
     """How an item vector becomes a semantic ID."""
 
     levels: int = Field(3, ge=1, le=8, description="Levels of residual k-means in a semantic ID, beside the suffix.")
-    codebook_size: int = Field(256, ge=2, le=65536, description="Centroids of a level if `codebook_sizes` is unset.")
+    codebook_size: int | None = Field(
+        256,
+        ge=2,
+        le=65536,
+        description="Centroids of a level if `codebook_sizes` is unset; unset: by the number of items, at most 256.",
+    )
     codebook_sizes: list[int] | None = Field(None, description="Centroids of each level; unset: `codebook_size`.")
     transform: Literal["none", "l2"] = Field(
         "l2", description="Scaling of the text vectors before k-means: `l2` gives each the length 1, `none` keeps them."
@@ -62,10 +69,15 @@ class SemanticIdSettings(Settings):
         0.2, ge=0, description="Share of items changed since the last fit that makes `auto` fit new codebooks."
     )
 
-    def sizes(self) -> list[int]:
-        """Centroids of each level, as many entries as ``levels``."""
+    def sizes(self, items: int) -> list[int]:
+        """Centroids of each level for a catalogue of ``items``, as many entries as ``levels``.
+
+        An unset ``codebook_size`` is the power of two whose square is at least twice ``items``, so that two levels
+        leave few items to a prefix.
+        """
         if self.codebook_sizes is None:
-            return [self.codebook_size] * self.levels
+            by_items = min(_LARGEST_CHOSEN, 2 ** max(1, math.ceil(math.log2(2 * items) / 2)))
+            return [self.codebook_size or by_items] * self.levels
         if len(self.codebook_sizes) != self.levels:
             raise GenrecError(
                 f"codebook_sizes has {len(self.codebook_sizes)} entries but levels is {self.levels}; make them equal"

@@ -44,6 +44,9 @@ PRESETS: dict[str, Preset] = {
             validation_users=1000,
         ),
     ),
+    "auto": Preset(
+        semantic_ids=SemanticIdSettings(codebook_size=None), training=TrainingSettings(epochs=None, batch_targets=None)
+    ),
     "beauty": Preset(),
     "beauty-best": Preset(training=TrainingSettings(content_views=3, id_views=3)),
     "beauty-gpu": Preset(training=TrainingSettings(processes=1)),
@@ -54,19 +57,26 @@ _SAMPLE_BASELINE = TrainingSettings(
     d_model=64, heads=2, d_ff=256, max_history=30, epochs=8, future_share=0.0, batch_targets=512, learning_rate=1e-3
 )
 _BEAUTY_BASELINE = TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, learning_rate=1e-3)
+_FILTERED = {"d_model": 64, "heads": 1, "d_ff": 256}
+_BY_SIZE = {"epochs": None, "batch_targets": None}
 # The baselines of `genrec train --model NAME`, by model and preset; they have no codes, decoder or dense head.
 BASELINES: dict[str, dict[str, TrainingSettings]] = {
-    "sasrec": {"sample": _SAMPLE_BASELINE, "beauty": _BEAUTY_BASELINE},
+    "sasrec": {
+        "sample": _SAMPLE_BASELINE,
+        "auto": _BEAUTY_BASELINE.model_copy(update=_BY_SIZE),
+        "beauty": _BEAUTY_BASELINE,
+    },
     "bsarec": {
         "sample": _SAMPLE_BASELINE,
-        "beauty": _BEAUTY_BASELINE.model_copy(update={"d_model": 64, "heads": 1, "d_ff": 256}),
+        "auto": _BEAUTY_BASELINE.model_copy(update=_FILTERED | _BY_SIZE),
+        "beauty": _BEAUTY_BASELINE.model_copy(update=_FILTERED),
     },
 }
 
 
 def preset_from_environment() -> tuple[str, Preset]:
-    """The preset that ``PRESET`` names (``sample`` where it is unset)."""
-    name = os.environ.get("PRESET") or "sample"
+    """The preset that ``PRESET`` names; where it is unset, ``auto`` for the data of ``GENREC_RAW``, else ``sample``."""
+    name = os.environ.get("PRESET") or ("auto" if os.environ.get("GENREC_RAW") else "sample")
     if name not in PRESETS:
         raise GenrecError(f"PRESET={name}: no such preset; choose one of {', '.join(PRESETS)}")
     return name, PRESETS[name]

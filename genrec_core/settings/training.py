@@ -1,5 +1,6 @@
 """Settings of the model and of its training."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -21,9 +22,17 @@ class TrainingSettings(Settings):
     learn_item_vectors: bool = Field(
         True, description="Let the encoder read a learned vector of each trained item too."
     )
-    epochs: int = Field(24, ge=1, le=10_000, description="Largest number of passes over all training targets.")
-    batch_targets: int = Field(
-        1024, ge=1, le=1_000_000, description="Targets a training step, about, over all processes."
+    epochs: int | None = Field(
+        24,
+        ge=1,
+        le=10_000,
+        description="Largest number of passes over all training targets; unset: 24, fewer beyond 400,000 targets.",
+    )
+    batch_targets: int | None = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="Targets a training step, about, over all processes; unset: 128 to 1024, by their number.",
     )
     learning_rate: float = Field(1.5e-3, gt=0, le=1, description="Highest learning rate of AdamW.")
     weight_decay: float = Field(0.1, ge=0, le=10, description="Weight decay of AdamW for matrices.")
@@ -78,3 +87,11 @@ class TrainingSettings(Settings):
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads of each training process.")
     amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision on CUDA: fp32, or mixed (bf16, fp16).")
     seed: int = Field(42, ge=0, description="Random seed of weights, batches and dropout.")
+
+    def epochs_of(self, targets: int) -> int:
+        """The epochs of a training of so many targets: about as much work as 24 epochs of 400,000, but at least 6."""
+        return self.epochs or max(6, min(24, round(24 * 400_000 / targets)))
+
+    def batch_of(self, targets: int) -> int:
+        """The targets of a step: a power of two that gives an epoch 128 steps or more, from 128 to 1024."""
+        return self.batch_targets or min(1024, max(128, 2 ** int(math.log2(targets / 128))))

@@ -169,22 +169,29 @@ class Trainer:
         self.progress = load_state(folder / "state", self.model, self.optimizer)
         if self.mixed:  # cuDNN's attention plans anew for each shape: on an H100 a step took 138 instead of 52 ms
             torch.backends.cuda.enable_cudnn_sdp(False)
-        self.steps = settings.epochs * len(epoch_batches(self.sequences, settings.batch_targets, settings.seed, 0))
+        self.epochs = settings.epochs_of(self.sequences.targets)
+        self.batch_targets = settings.batch_of(self.sequences.targets)
+        self.steps = self.epochs * len(epoch_batches(self.sequences, self.batch_targets, settings.seed, 0))
 
     def run(self) -> None:
         """Train epoch after epoch until the last, or until ``patience`` validations brought no better model."""
         settings, progress = self.settings, self.progress
-        size: dict[str, float] = {"targets": self.sequences.targets, "parameters": self.model.num_parameters()}
+        size: dict[str, float] = {
+            "targets": self.sequences.targets,
+            "parameters": self.model.num_parameters(),
+            "epochs": self.epochs,
+            "batch_targets": self.batch_targets,
+        }
         best, note = recovered(self.folder / "best"), ""
         if not progress.epoch and best.is_dir():
             note = f"from epoch 0, although {best} is there: {self.folder / 'state'} is missing"
         self._emit("start", size, note)
-        while progress.epoch < settings.epochs and progress.stale < settings.patience:
+        while progress.epoch < self.epochs and progress.stale < settings.patience:
             began = time.monotonic()
             entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
             progress.epoch += 1
             rate = self.sequences.targets / (time.monotonic() - began)
-            if progress.epoch % settings.validate_every == 0 or progress.epoch == settings.epochs:
+            if progress.epoch % settings.validate_every == 0 or progress.epoch == self.epochs:
                 entry |= self._validate()
             seconds = time.monotonic() - began
             progress.history.append(entry)
@@ -200,7 +207,7 @@ class Trainer:
         torch.manual_seed((settings.seed * 1_000_003 + epoch) * self.world.size + self.world.rank)
         random = np.random.default_rng([settings.seed, epoch, 1 + self.world.rank])  # without the 1 as in epoch_batches
         self.model.train()
-        batches = epoch_batches(self.sequences, settings.batch_targets, settings.seed, epoch)
+        batches = epoch_batches(self.sequences, self.batch_targets, settings.seed, epoch)
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)  # not read before the end: a GPU runs on
         reported = time.monotonic()
         for number, batch in enumerate(batches, start=1):

@@ -77,8 +77,9 @@ def run(
 
 def work_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any]]:
     """Core-hours of each piece of work, and the machines that do it in time."""
-    epochs = PRESETS["beauty"].training.epochs
-    targets = scale.users * max(0.0, costs["history_items"].value - 2) * epochs
+    targets = scale.users * max(0.0, costs["history_items"].value - 2)
+    epochs = PRESETS["beauty"].training.epochs_of(round(targets))
+    targets *= epochs
     seconds = {
         "embed the texts": (scale.items, "embed_s", True),
         "find the codes": (scale.items, "codes_s", True),
@@ -126,7 +127,7 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
     """What does not go that far as it is, what it would take, and what the code does or which setting avoids it."""
     settings, items = PRESETS["beauty"], scale.items
     training, ids = settings.training, settings.semantic_ids
-    codes = math.prod(ids.sizes())
+    codes = math.prod(ids.sizes(items))
     memory = scale.memory_gb * 1e9
     logits = _BATCH_USERS * items * _VALUE_BYTES
     pairs = scale.users * costs["history_items"].value * 2 * ids.collaborative_window * 2 * _ID_BYTES
@@ -143,7 +144,7 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
         ),
         (
             items > training.dense_full_items, "full softmax of the dense head in training",
-            f"{_size(training.batch_targets * items * _VALUE_BYTES)} of logits a step and view",
+            f"{_size(training.batch_of(items) * items * _VALUE_BYTES)} of logits a step and view",
             f"training samples {training.dense_negatives} items above dense_full_items = {training.dense_full_items}",
         ),
         (

@@ -156,7 +156,7 @@ def _pair(job: Job, change: dict[str, Any]) -> tuple[Trainer, Trainer]:
 
 def _some_pieces(trained: Trainer, targets: int) -> np.ndarray:
     """The first pieces of a batch, until they have so many targets."""
-    batch = epoch_batches(trained.sequences, trained.settings.batch_targets, 0, 0)[0]
+    batch = epoch_batches(trained.sequences, trained.batch_targets, 0, 0)[0]
     ends = (trained.sequences.lengths[batch] - 1).cumsum()
     return batch[: max(1, int(np.searchsorted(ends, targets)))]
 
@@ -268,7 +268,7 @@ def timed_steps(one: Trainer, warm_up: int, steps: int) -> Figures:
 
 def _endless_batches(one: Trainer) -> Iterator[np.ndarray]:
     for epoch in count():
-        yield from epoch_batches(one.sequences, one.settings.batch_targets, one.settings.seed, epoch)
+        yield from epoch_batches(one.sequences, one.batch_targets, one.settings.seed, epoch)
 
 
 def _take_steps(
@@ -359,7 +359,7 @@ def million(job: Job) -> None:
     """Steps of the same model on a large catalogue, with and without distillation."""
     began = time.perf_counter()
     steps = job.sizes.million_steps
-    data = random_data(_spread_histories(steps * job.preset.batch_targets // 6, job.items), job.items)
+    data = random_data(_spread_histories(steps * job.preset.batch_of(job.items) // 6, job.items), job.items)
     print(f"data: {time.perf_counter() - began:.1f} s", flush=True)
     for name, change, some in (("as_preset", {}, steps), ("without_distillation", {"distillation": 0.0}, steps // 4)):
         measured(name, partial(_many, job, data, change, max(some, 1)))
@@ -389,7 +389,7 @@ def quantizer(job: Job) -> None:
 
 def _quantizers(job: Job) -> Figures:
     settings = PRESET.semantic_ids
-    if len(job.data.vectors) < 2 * max(settings.sizes()):
+    if len(job.data.vectors) < 2 * max(settings.sizes(len(job.data.vectors))):
         settings = settings.model_copy(update={"codebook_size": 16})
     vectors, fitted, figures = np.array(job.data.vectors), [], dict[str, Any]()
     torch.ones(8, 8, device=job.on).matmul(torch.ones(8, 8, device=job.on))  # the first product sets the device up

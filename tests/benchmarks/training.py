@@ -132,7 +132,7 @@ def random_codes(settings: SemanticIdSettings, items: int, seed: int) -> tuple[n
     Raises:
         GenrecError: the levels have too few codes for that many items.
     """
-    sizes = (*settings.sizes(), SUFFIXES)
+    sizes = (*settings.sizes(items), SUFFIXES)
     if float(np.prod(sizes, dtype=np.float64)) < 2 * items:
         raise GenrecError(f"{sizes} codes a level are too few for {items} random items; use fewer items")
     random = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from genrec_core.settings import PRESETS, TrainingSettings
+from genrec_core.settings import PRESETS, TrainingSettings, preset_from_environment
 from genrec_dagster.config import TrainingForm
 from genrec_dagster.definitions import defs
 from genrec_dagster.instance import prepare_home
@@ -133,6 +133,30 @@ def test_launchpad_forms_show_descriptions_and_the_values_of_the_preset() -> Non
     assert set(fields) == set(TrainingSettings.model_fields)
     assert all(field.description for field in fields.values())
     assert TrainingForm().model_dump() == PRESETS["sample"].training.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("preset", "raw", "chosen"),
+    [("", "", "sample"), ("", "/data/shop", "auto"), ("beauty", "/data/shop", "beauty"), ("auto", "", "auto")],
+)
+def test_unset_the_preset_is_auto_for_the_users_own_data(
+    preset: str, raw: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRESET", preset)
+    monkeypatch.setenv("GENREC_RAW", raw)
+    assert preset_from_environment() == (chosen, PRESETS[chosen])
+
+
+def test_the_preset_auto_gives_beauty_the_numbers_of_beauty() -> None:
+    auto, beauty, targets = PRESETS["auto"], PRESETS["beauty"], 131_413
+    assert auto.semantic_ids.sizes(12_101) == beauty.semantic_ids.sizes(12_101)
+    assert auto.training.epochs_of(targets) == beauty.training.epochs
+    assert auto.training.batch_of(targets) == beauty.training.batch_targets
+    assert [auto.semantic_ids.sizes(items)[0] for items in (1, 20, 1_349, 2_000, 9_742, 10**6)] == [
+        *(2, 8, 64, 64, 256, 256)
+    ]
+    assert [auto.training.batch_of(count) for count in (1, 20_000, 40_000, 70_000)] == [128, 128, 256, 512]
+    assert [auto.training.epochs_of(count) for count in (1, 400_000, 800_000, 10**8)] == [24, 24, 12, 6]
 
 
 def test_workspace_and_cloud_files_name_the_definitions() -> None:

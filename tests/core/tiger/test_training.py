@@ -71,6 +71,7 @@ def test_a_model_learns_what_follows_and_the_best_one_is_kept(tmp_path: Path):
     assert history["best_recall@10"] > 0.8
     assert TigerModel.from_pretrained(best).config.level_sizes == [8, 8, 2]
     assert [event.kind for event in events if event.kind != "step"] == ["start"] + ["epoch"] * len(losses) + ["end"]
+    assert (events[0].values["epochs"], events[0].values["batch_targets"]) == (15, 64)
 
 
 NEAR = 1e-6  # to a bound that is excluded
