@@ -25,6 +25,7 @@ from genrec_core.evaluation.metrics import (
     paired_differences,
     summarize,
 )
+from genrec_core.evaluation.reading import examples, item_names, worst_departments
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
 from genrec_core.search.generative import RankingWeights, beam_search, exact_scores
@@ -56,11 +57,13 @@ def evaluate_checkpoint(
     settings: EvaluationSettings,
     on_progress: OnProgress = lambda done, users: None,
     split: Split = "test",
+    catalog: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """:func:`evaluate` a model by its folder, and ``settings.baseline`` on the same users if it is set.
 
     Args:
         user_histories: ``user_id`` and ``item_ids``, oldest first.
+        catalog: ``item_catalog``, for examples by title and for departments; None leaves these out.
     """
     from genrec_core.tiger.scorer import one_thread_an_operator
 
@@ -76,7 +79,7 @@ def evaluate_checkpoint(
     if neighbors := getattr(scorer, "neighbors", None):
         rivals["neighbors"] = NeighborScorer(neighbors, training_counts(histories, len(ids.codes)))
     with one_thread_an_operator():
-        return evaluate(scorer, ids, histories, settings, max_history, weights, on_progress, split, rivals)
+        return evaluate(scorer, ids, histories, settings, max_history, weights, on_progress, split, rivals, catalog)
 
 
 def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) -> tuple[CodeScorer, int, RankingWeights]:
@@ -112,6 +115,7 @@ def evaluate(
     on_progress: OnProgress = lambda done, users: None,
     split: Split = "test",
     rivals: Mapping[str, CodeScorer] = MappingProxyType({}),
+    catalog: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Measure a model on one held-out item of each user with at least three items.
 
@@ -122,6 +126,7 @@ def evaluate(
         on_progress: told the users ranked and all users of all modes, after each batch.
         split: ``validation`` takes the items by which training chose its epoch, and leaves the test items unread.
         rivals: baselines of ``SCORED_BASELINES``, measured on the same users.
+        catalog: as in :func:`evaluate_checkpoint`.
 
     Returns:
         The content of ``beauty_metrics.json``.
@@ -141,6 +146,8 @@ def evaluate(
     counts = training_counts(histories, trie.n_items)
     metrics = {"split": split, **_figures(ranked, weights, held_out, counts, settings)}
     metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
+    if catalog is not None:
+        metrics |= _read(ranked[metrics["ranking"]], held_out, catalog, ids, settings.seed)
     if "generative" in modes:
         metrics["generative"]["miss_share"] = miss_share(scorer, trie, held_out, max_history, settings.workers)
     searched = [mode for mode in modes if mode != "dense" and settings.exact_users]
@@ -148,6 +155,18 @@ def evaluate(
         mode: _beam_agreement(scorer, trie, held_out, settings, max_history, weights.of(mode)) for mode in searched
     }
     return metrics
+
+
+def _read(
+    targets: TargetRanks, held_out: HeldOut, catalog: pl.DataFrame, ids: SemanticIds, seed: int
+) -> dict[str, Any]:
+    """Examples by title and the worst departments of the headline ranking."""
+    items = pl.DataFrame({"item_id": ids.item_ids}).join(catalog, on="item_id", how="left", maintain_order="left")
+    ranks = targets.history_removed
+    return {
+        "examples": examples(ranks, held_out, item_names(items), seed),
+        "worst_departments": worst_departments(ranks, held_out.targets, items["categories"]),
+    }
 
 
 def repeated_targets(held_out: HeldOut) -> int:

@@ -66,6 +66,7 @@ def recall_metrics(
     semantic_ids: Path,
     item_embeddings: Path,
     user_histories: pl.DataFrame,
+    item_catalog: pl.DataFrame,
     config: EvaluationForm,
     work: WorkFolders,
 ) -> dg.MaterializeResult[Path]:
@@ -78,7 +79,9 @@ def recall_metrics(
     from genrec_core.evaluation.pages.metrics import REPORT_FILE, write_metrics
 
     progress = progress_log(context, "users ranked")
-    measured = evaluate_checkpoint(tiger_checkpoint, semantic_ids, item_embeddings, user_histories, config, progress)
+    measured = evaluate_checkpoint(
+        tiger_checkpoint, semantic_ids, item_embeddings, user_histories, config, progress, catalog=item_catalog
+    )
     history = read_json(tiger_checkpoint / HISTORY_FILE)
     training = {name: history[name] for name in ("recipe", "seed")}
     earlier = sorted(Path(work.root).glob(f"recall_metrics/*/{METRICS_FILE}"))
@@ -169,6 +172,7 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
     """The metrics of every ranking mode and of popularity, with intervals, and by slices of users and items."""
     from genrec_core.evaluation.evaluate import RANKINGS
     from genrec_core.evaluation.pages.metrics import RECALL_PLOT, SLICES_PLOT
+    from genrec_core.evaluation.reading import verdict
 
     served, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
     rows: list[Row] = [
@@ -184,8 +188,10 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
         if isinstance(value, float)
     ]
     return {
+        "verdict": verdict(metrics),
         **{name: served[name] for name in ("recall@10", "ndcg@10") if name in served},
         "metrics": table(rows),
+        **_read(metrics),
         "ranking": metrics["ranking"],
         **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
         "generation_miss_share": metrics["generative"]["miss_share"],
@@ -196,6 +202,33 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
         "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
         "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
     }
+
+
+def _read(metrics: Mapping[str, Any]) -> Page:
+    """The other rankings and the baselines beside the served one, the worst departments, and examples by title."""
+    name = "recall@10"
+    against: list[Row] = [
+        {
+            "Recall@10 less that of": rival,
+            "difference": of[name]["difference"],
+            "low": of[name]["low"],
+            "high": of[name]["high"],
+        }
+        for rival, of in metrics["against"].items()
+        if name in of
+    ]
+    found: list[Row] = [
+        {
+            "found": "yes" if kind == "hits" else "no",
+            "newest items of the history": " · ".join(example["history"]),
+            "next item": example["target"],
+            "place": example["rank"] or f"beyond {metrics['beams']:,}",
+        }
+        for kind, chosen in metrics.get("examples", {}).items()
+        for example in chosen
+    ]
+    tables = {"against": against, "worst_departments": metrics.get("worst_departments"), "examples": found}
+    return {title: table(rows) for title, rows in tables.items() if rows}
 
 
 def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> Page:

@@ -109,6 +109,12 @@ def test_checks_of_the_export_show_latency_and_agreement(finished_graph: Any) ->
 
 def test_metrics_are_shown_beside_popularity(metadata: dict[str, dict[str, Any]]) -> None:
     rows = {record.data["metric"]: record.data for record in metadata["recall_metrics"]["metrics"].records}
+    verdict, ranking = metadata["recall_metrics"]["verdict"].value, metadata["recall_metrics"]["ranking"].value
+    assert verdict.startswith(f"The {ranking} ranking finds the next item among its first 10 for ")
+    rivals = {record.data["Recall@10 less that of"] for record in metadata["recall_metrics"]["against"].records}
+    assert {"generative", "hybrid", "dense", "popularity", "neighbors"} == rivals | {ranking}
+    examples = [record.data for record in metadata["recall_metrics"]["examples"].records]
+    assert all(example["next item"] and example["place"] for example in examples)
     assert {"recall@10", "recall@1000", "ndcg@10"} <= set(rows)
     assert {"generative", "interval", "history kept", "popularity"} <= set(rows["recall@10"])
 

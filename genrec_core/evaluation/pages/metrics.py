@@ -13,6 +13,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
 from genrec_core.evaluation.metrics import RECALL_CUTOFFS, SHOWN_FIRST, TITLES
 from genrec_core.evaluation.pages.plotting import GREY, INK, MAIN, PALETTE, as_png, labelled, new_figure
+from genrec_core.evaluation.reading import verdict
 from genrec_core.storage.artifacts import atomic_folder, write_json
 
 REPORT_FILE, RECALL_PLOT, SLICES_PLOT = "report.html", "recall.png", "slices.png"
@@ -59,6 +60,7 @@ def _report_page(metrics: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
     templates = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return templates.get_template("report.html.jinja").render(
         metrics=metrics,
+        verdict=verdict(metrics),
         rankings=rankings,
         names=[name for name in TITLES if any(name in metrics[ranking] for ranking in rankings)],
         titles=TITLES,

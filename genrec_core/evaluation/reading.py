@@ -1,0 +1,66 @@
+"""What the test metrics mean to a reader: a sentence, examples by title, and the departments with the worst lists."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from genrec_core.data.split import HeldOut
+from genrec_core.evaluation.metrics import recall_hits
+from genrec_core.evaluation.pages.catalog import departments
+
+FIRST = 10  # items of a list that someone looks at
+_EXAMPLES, _SHOWN_HISTORY = 10, 3
+_WORST, _LEAST_USERS = 5, 30  # departments, and users of a department whose recall says something
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """One sentence about ``beauty_metrics.json``."""
+    ranking, recall = metrics["ranking"], metrics[metrics["ranking"]].get(f"recall@{FIRST}")
+    if recall is None:
+        return f"The catalogue is too small for lists of {FIRST} items."
+    users = 100 if recall >= 0.1 else 1000
+    popular = metrics["popularity"][f"recall@{FIRST}"]
+    return (
+        f"The {ranking} ranking finds the next item among its first {FIRST} for {recall * users:.0f} of {users:,} "
+        f"users; popularity for {popular * users:.0f}."
+    )
+
+
+def examples(ranks: np.ndarray, held_out: HeldOut, names: Sequence[str], seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Random ``hits`` and ``misses`` of the first ten places, each with the newest items of the history.
+
+    Args:
+        ranks: 0-based rank of each target, int [n]; -1 if it is not in the list.
+        names: what to call each item, by catalogue row.
+    """
+    order, found = np.random.default_rng(seed).permutation(len(ranks)), recall_hits(ranks, FIRST) > 0
+
+    def described(user: int) -> dict[str, Any]:
+        newest = held_out.histories.of(user)[-_SHOWN_HISTORY:]
+        return {
+            "user": held_out.histories.user_ids[user],
+            "history": [names[row] for row in newest.tolist()],
+            "target": names[int(held_out.targets[user])],
+            "rank": int(ranks[user]) + 1 if ranks[user] >= 0 else None,
+        }
+
+    chosen = {"hits": order[found[order]], "misses": order[~found[order]]}
+    return {kind: [described(user) for user in users[:_EXAMPLES].tolist()] for kind, users in chosen.items()}
+
+
+def worst_departments(ranks: np.ndarray, targets: np.ndarray, categories: pl.Series) -> list[dict[str, Any]]:
+    """The departments whose items are found least often, of those with enough users; ``categories`` is by row."""
+    frame = pl.DataFrame({"department": departments(categories).gather(targets), "found": recall_hits(ranks, FIRST)})
+    by_department = frame.group_by("department").agg(
+        pl.len().alias("users"), pl.col("found").mean().alias(f"recall@{FIRST}")
+    )
+    enough = by_department.filter(pl.col("users") >= _LEAST_USERS)
+    return enough.sort(f"recall@{FIRST}", "department").head(_WORST).to_dicts()
+
+
+def item_names(catalog: pl.DataFrame) -> list[str]:
+    """The title of each item, or its id where it has none."""
+    titles = pl.col("title").cast(pl.String).str.strip_chars().replace("", None)
+    return catalog.select(titles.fill_null("item " + pl.col("item_id").cast(pl.String))).to_series().to_list()
