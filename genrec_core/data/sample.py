@@ -8,6 +8,7 @@ and both show in title, brand and category; popularity alone explains little.
 
 import gzip
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,20 @@ def write_sample(folder: Path, users: int = 5000, items: int = 2000, seed: int =
 
     A history has 5 to 40 items (9 on average), but never more than half of ``items``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     histories = _histories(users, items, random)
+    write_raw(folder, histories, [_product(item, f"S{item + 1:06d}", random) for item in range(items)])
+
+
+def write_raw(folder: Path, histories: Sequence[Sequence[int]], products: Sequence[Mapping[str, object]]) -> None:
+    """Write the three raw files of P5: 1-based items of each user, and what ``meta.json.gz`` says of each item."""
+    folder.mkdir(parents=True, exist_ok=True)
     lines = (f"{user} {' '.join(map(str, history))}\n" for user, history in enumerate(histories, 1))
     (folder / "sequential_data.txt").write_text("".join(lines), encoding="utf-8")
-    asins = [f"S{item:06d}" for item in range(1, items + 1)]
-    write_json(folder / "datamaps.json", {"item2id": {asin: str(item) for item, asin in enumerate(asins, 1)}})
-    products = "".join(json.dumps(_product(item, asin, random)) + "\n" for item, asin in enumerate(asins))
-    (folder / "meta.json.gz").write_bytes(gzip.compress(products.encode(), mtime=0))
+    ids = {product["asin"]: str(item) for item, product in enumerate(products, 1)}
+    write_json(folder / "datamaps.json", {"item2id": ids})
+    meta = "".join(json.dumps(product) + "\n" for product in products)
+    (folder / "meta.json.gz").write_bytes(gzip.compress(meta.encode(), mtime=0))
 
 
 def _product(item: int, asin: str, random: np.random.Generator) -> dict[str, object]:

@@ -26,6 +26,7 @@ MODULES = {
     "cluster": "cluster",
     "capacity": "capacity",
     "gpu": "gpu",
+    "catalogues": "catalogues",
 }
 USUAL = ("graph", "train", "decode", "server", "trie")
 RESULTS = Path(__file__).parent / "results"
