@@ -30,3 +30,20 @@ def pair_counts(
     distinct, place = np.unique(np.concatenate([np.zeros(0, np.int64), *pairs]), return_inverse=True)
     counts = np.bincount(place, np.concatenate([np.zeros(0), *weights]), minlength=len(distinct))
     return distinct, counts.astype(np.float64)
+
+
+def order_strength(histories: Histories, n_items: int) -> float:
+    """How much more often two neighbours of a history stand elsewhere in the same order than in the other; 1 for none.
+
+    Infinite where pairs come back, but never the other way round.
+    """
+    rows = histories.rows.astype(np.int64)
+    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    near = (user[:-1] == user[1:]) & (rows[:-1] != rows[1:])
+    pairs, counts = np.unique(rows[:-1][near] * n_items + rows[1:][near], return_counts=True)
+    first, second = np.divmod(pairs, n_items)
+    reverse = second * n_items + first
+    place = pairs.searchsorted(reverse)
+    reversed_counts = np.where(pairs.take(place, mode="clip") == reverse, counts.take(place, mode="clip"), 0)
+    again, other_way = (counts * (counts - 1.0)).sum(), (counts * reversed_counts).sum()
+    return float(again / other_way) if other_way else float("inf") if again else 1.0

@@ -45,7 +45,8 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "auto": Preset(
-        semantic_ids=SemanticIdSettings(codebook_size=None), training=TrainingSettings(epochs=None, batch_targets=None)
+        semantic_ids=SemanticIdSettings(codebook_size=None),
+        training=TrainingSettings(epochs=None, batch_targets=None, future_share=None),
     ),
     "beauty": Preset(),
     "beauty-best": Preset(training=TrainingSettings(content_views=3, id_views=3)),

@@ -38,7 +38,11 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.1, ge=0, le=10, description="Weight decay of AdamW for matrices.")
     warmup_share: Share = Field(0.05, description="Share of all training steps in which the learning rate rises.")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the decoder's loss at each level.")
-    future_share: Share = Field(0.3, description="Share of targets drawn from later items instead of the next one.")
+    future_share: Share | None = Field(
+        0.3,
+        description="Share of targets drawn from later items instead of the next one; unset: 0.3, or 0 where the next "
+        "item follows closely from the last one.",
+    )
     future_window: int = Field(3, ge=1, le=1000, description="Farthest later item drawn, in items after the next one.")
     dense_weight: float = Field(1.0, ge=0, le=100, description="Weight of the dense head's loss; 0: no dense head.")
     content_views: int = Field(1, ge=1, le=16, description="Dense head: encoders that read the items' codes and texts.")

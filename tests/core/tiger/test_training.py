@@ -253,6 +253,14 @@ def test_a_small_catalogue_is_ranked_by_the_dense_head_unless_the_hybrid_is_bett
     assert config["ranking"] == ranking
 
 
+def test_where_the_order_is_strict_only_the_next_item_is_learned(tmp_path: Path):
+    events: list[TrainingEvent] = []
+    settings = small_settings(epochs=None, batch_targets=None, future_share=None, patience=1, validate_every=1)
+    train(cyclic_data(), settings, tmp_path, ALONE, events.append)
+    chosen = {name: events[0].values[name] for name in ("epochs", "batch_targets", "future_share")}
+    assert chosen == {"epochs": 24, "batch_targets": 128, "future_share": 0.0}
+
+
 def test_a_model_without_a_dense_head_lifts_followers_too(tmp_path: Path):
     data = cyclic_data()
     settings = small_settings(epochs=1, learning_rate=1e-5, dense_weight=0.0, id_views=0, follower_weight=20.0)
