@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from genrec_core.data.histories import Histories, HistoryBatch, padded
+from genrec_core.data.histories import Histories, padded
 from genrec_core.data.split import HeldOut, test_part, training_counts, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
@@ -253,21 +253,12 @@ def _beam_agreement(
     for batch in np.array_split(users, max(1, len(users) // _EXACT_BATCH_USERS)):
         histories = padded([held_out.histories.of(int(user)) for user in batch], max_history)
         ranked = beam_search(scorer, trie, histories, beams=width, top_k=width, dense_weight=dense_weight)
-        exact = np.argsort(-_exact_scores(scorer, trie, histories, dense_weight), axis=1, kind="stable")
+        exact = np.argsort(-exact_scores(scorer, trie, histories, dense_weight), axis=1, kind="stable")
         for k in shares:
             for beam_items, exact_items in zip(ranked.items[:, :k], exact[:, :k], strict=True):
                 shares[k].append(len(np.intersect1d(beam_items, exact_items)) / k)
     means = {f"exact@{k}": float(np.mean(values)) for k, values in shares.items()}
     return {"users": len(users), "beams": width, **means}
-
-
-def _exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch, dense_weight: float) -> np.ndarray:
-    """The score of each item for each user, float [users, n_items]."""
-    scores = (1 - dense_weight) * exact_scores(scorer, trie, histories)
-    if dense_weight:
-        logits = scorer.start(histories).item_logits()
-        scores = scores + dense_weight * (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    return np.asarray(scores)
 
 
 def slice_names(by: str, values: np.ndarray) -> np.ndarray:

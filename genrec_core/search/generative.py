@@ -244,16 +244,23 @@ def unconstrained_top1(
     return codes[:, 0].astype(np.int32)
 
 
-def exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch) -> np.ndarray:
-    """Generative scores of all items, each along its whole path, float32 [batch, n_items] by catalogue row."""
+def exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch, dense_weight: float = 0.0) -> np.ndarray:
+    """The scores by which :func:`beam_search` ranks, of all items, float32 [batch, n_items] by catalogue row.
+
+    Each item is scored along its whole path. ``dense_weight`` is as in :func:`beam_search`.
+    """
     batch = len(histories.lengths)
     scores = np.zeros((batch, trie.n_items), dtype=np.float32)
     for begin in range(0, trie.n_items, _EXACT_CHUNK):
         leaves = np.arange(begin, min(begin + _EXACT_CHUNK, trie.n_items))
         session = scorer.start(histories)
-        lift = _PrefixLift(trie, session.lifted())
+        lift = _PrefixLift(trie, None if dense_weight else session.lifted())
         lifts = [lift.table(depth + 1, batch) for depth in range(trie.depth)]
         scores[:, trie.leaf_row[leaves]] = _path_scores(session, trie, leaves, lifts)
+    if dense_weight:
+        logits = scorer.start(histories).item_logits()
+        scores *= 1 - dense_weight
+        scores += dense_weight * (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     return scores
 
 

@@ -189,7 +189,7 @@ def test_the_report_is_one_page_with_its_plots_inside(whole: dict[str, Any], tmp
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert "http://" not in page.replace("http://www.w3.org", "")
-    for text in ("hybrid", "Paired differences", "Over 2 seeds", "Beam against exact", "Gini of exposure"):
+    for text in ("hybrid", "less popularity", "Over 2 seeds", "Beam against exact", "Gini of exposure"):
         assert text in page
     assert f"{whole['hybrid']['recall@10']:.4f}" in page
 

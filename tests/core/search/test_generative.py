@@ -31,8 +31,8 @@ class HashScorer:
 class DenseHashScorer(HashScorer):
     """The same with a dense head whose log-probabilities depend on the history."""
 
-    def __init__(self, level_sizes: tuple[int, ...], n_items: int) -> None:
-        super().__init__(level_sizes)
+    def __init__(self, level_sizes: tuple[int, ...], n_items: int, lifted: Lifted | None = None) -> None:
+        super().__init__(level_sizes, lifted)
         self.n_items = n_items
 
 
@@ -169,30 +169,29 @@ def masks(data: st.DataObject, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     return allowed, np.array([data.draw(rows) for _ in range(3)], dtype=np.int32)
 
 
-@settings(max_examples=200, deadline=None)
-@given(catalogues(), st.data(), st.sampled_from([0.0, 0.3, 0.9, 1.0]))
-def test_a_beam_as_wide_as_the_catalogue_is_exact_under_any_filter_and_mix(catalogue, data, weight):
-    trie = CodeTrie.build(*catalogue)
-    allowed, excluded = masks(data, trie.n_items)
-    scorer = DenseHashScorer(trie.level_sizes, trie.n_items)
-    options = {"beams": trie.n_items, "top_k": trie.n_items, "allowed": allowed, "excluded": excluded}
-    ranked = beam_search(scorer, trie, HISTORIES, dense_weight=weight, **options)
-    dense = scorer.start(HISTORIES).item_logits() - 3  # log-probabilities up to a constant
-    scores = (1 - weight) * exact_scores(HashScorer(trie.level_sizes), trie, HISTORIES) + weight * dense
-    for user in range(3):
-        left = [row for row in range(trie.n_items) if allowed[row] and row not in excluded[user].tolist()]
-        got = [row for row in ranked.items[user].tolist() if row >= 0]
-        assert sorted(got) == left
-        np.testing.assert_allclose(ranked.scores[user, : len(got)], scores[user, got], atol=1e-5)
-        assert (np.diff(ranked.scores[user, : len(got)]) <= 0).all()
-
-
 def lifts(data: st.DataObject, n_items: int) -> Lifted:
     """Bonuses of some items of each of three users."""
     pairs = data.draw(st.lists(st.integers(0, 3 * n_items - 1), unique=True))
     user, row = np.divmod(np.array(sorted(pairs), dtype=np.int64), n_items)
     bonus = np.array([data.draw(st.floats(0.125, 12, width=32)) for _ in pairs], dtype=np.float32)
     return Lifted(user, row, bonus)
+
+
+@settings(max_examples=200, deadline=None)
+@given(catalogues(), st.data(), st.sampled_from([0.0, 0.3, 0.9, 1.0]))
+def test_a_beam_as_wide_as_the_catalogue_is_exact_under_any_filter_and_mix(catalogue, data, weight):
+    trie = CodeTrie.build(*catalogue)
+    allowed, excluded = masks(data, trie.n_items)
+    scorer = DenseHashScorer(trie.level_sizes, trie.n_items, lifts(data, trie.n_items))
+    options = {"beams": trie.n_items, "top_k": trie.n_items, "allowed": allowed, "excluded": excluded}
+    ranked = beam_search(scorer, trie, HISTORIES, dense_weight=weight, **options)
+    scores = exact_scores(scorer, trie, HISTORIES, weight)
+    for user in range(3):
+        left = [row for row in range(trie.n_items) if allowed[row] and row not in excluded[user].tolist()]
+        got = [row for row in ranked.items[user].tolist() if row >= 0]
+        assert sorted(got) == left
+        np.testing.assert_allclose(ranked.scores[user, : len(got)], scores[user, got], atol=1e-5)
+        assert (np.diff(ranked.scores[user, : len(got)]) <= 0).all()
 
 
 @settings(max_examples=200, deadline=None)
