@@ -105,7 +105,7 @@ def first_unseen(items: np.ndarray, seen: np.ndarray, k: int) -> np.ndarray:
     return np.pad(first, ((0, 0), (0, k - first.shape[1])), constant_values=-1).astype(np.int32)
 
 
-def recall_at_10(
+def ranks_in_ten(
     scorer: CodeScorer,
     trie: CodeTrie,
     held_out: HeldOut,
@@ -113,9 +113,9 @@ def recall_at_10(
     batch_users: int,
     max_history: int,
     dense_weight: float = 0.0,
-) -> int:
-    """Number of users whose target is among the first ten items outside their history."""
-    hits = 0
+) -> np.ndarray:
+    """0-based rank of each target among the first ten items outside its user's history, int32 [n]; -1 beyond."""
+    ranks = np.full(len(held_out.targets), -1, dtype=np.int32)
     for batch in length_batches(held_out, batch_users):
         histories = [held_out.histories.of(int(user)) for user in batch]
         seen = padded(histories, max(map(len, histories))).rows
@@ -128,8 +128,8 @@ def recall_at_10(
             excluded=seen,
             dense_weight=dense_weight,
         )
-        hits += int((ranked.items == held_out.targets[batch][:, None]).any(axis=1).sum())
-    return hits
+        ranks[batch] = target_ranks(ranked.items, held_out.targets[batch], 10)
+    return ranks
 
 
 def miss_share(

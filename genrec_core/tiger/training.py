@@ -23,7 +23,7 @@ from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
-from genrec_core.search.held_out import recall_at_10
+from genrec_core.search.held_out import ranks_in_ten
 from genrec_core.search.neighbors import Neighbors
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
@@ -41,7 +41,7 @@ _LENGTH_NOISE = 0.15  # share by which lengths are blurred before sorting, so th
 _VALIDATION_BATCH_USERS = 128
 _STRICT_ORDER = 10.0  # of order_strength: Beauty has 4, MovieLens 2, shops made with a fixed order 90 and more
 _FUTURE_SHARE = 0.3  # where the order is not strict
-_CLEARLY_BETTER = 1.02  # validation recall of the hybrid over the dense head's
+_CLEARLY_BETTER = 1.02  # validation NDCG@10 of the hybrid over the dense head's
 _EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
 _SIZES = {  # settings that are fields of the model's configuration
     "d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "dropout", "max_history",
@@ -255,14 +255,22 @@ class Trainer:
         return loss.detach().double()
 
     def _validation_recall(self, model: PreTrainedModel, dense_weight: float) -> float:
-        """Validation Recall@10, each process ranking its share of the users."""
-        users = len(self.validation.targets)
-        share = self.validation.take(np.arange(users)[self.world.rank :: self.world.size])
+        """Validation Recall@10, by which epochs are compared."""
+        ranks = self._validation_ranks(model, dense_weight)
+        return self.world.sum(float((ranks >= 0).sum())) / max(len(self.validation.targets), 1)
+
+    def _validation_ndcg(self, model: PreTrainedModel, dense_weight: float) -> float:
+        """Validation NDCG@10, by which weights are chosen: chance moves it less than the recall."""
+        ranks = self._validation_ranks(model, dense_weight)
+        return self.world.sum(float((1 / np.log2(ranks[ranks >= 0] + 2)).sum())) / max(len(self.validation.targets), 1)
+
+    def _validation_ranks(self, model: PreTrainedModel, dense_weight: float) -> np.ndarray:
+        """Ranks of the targets as :func:`ranks_in_ten` gives them; each process ranks its share of the users."""
+        share = self.validation.take(np.arange(len(self.validation.targets))[self.world.rank :: self.world.size])
         beams, max_history = self.settings.validation_beams, self.settings.max_history
-        hits = recall_at_10(
+        return ranks_in_ten(
             self._scorer(model), self.trie, share, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight
         )
-        return self.world.sum(hits) / max(users, 1)
 
     def _save(self, best: PreTrainedModel | None) -> None:
         if self.world.rank == 0:
@@ -369,18 +377,18 @@ class Trainer:
         config, ranking = best.config, float(best.config.dense)
         config.neighbor_weight, config.follower_weight = weights = self._bonus_weights()  # also where this runs again
         for name, weight in zip(("neighbor_weight", "follower_weight"), weights, strict=True):
-            recall = dict[float, float]()
+            ndcg = dict[float, float]()
             for tried in dict.fromkeys((weight, 2 * weight, 0.0)) if any(weights) else (weight,):
                 setattr(config, name, tried)
                 self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
-                recall[tried] = self._validation_recall(best, ranking)
-            setattr(config, name, max(recall, key=recall.__getitem__))
+                ndcg[tried] = self._validation_ndcg(best, ranking)
+            setattr(config, name, max(ndcg, key=ndcg.__getitem__))
         self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
         if config.dense:
-            recall = {tenth / 10: self._validation_recall(best, tenth / 10) for tenth in range(1, 11)}
-            dense = recall.pop(1.0)
-            config.hybrid_weight = max(recall, key=lambda weight: (recall[weight], -abs(weight - _EVEN_MIX)))
-            better = recall[config.hybrid_weight] > _CLEARLY_BETTER * dense
+            ndcg = {tenth / 10: self._validation_ndcg(best, tenth / 10) for tenth in range(1, 11)}
+            dense = ndcg.pop(1.0)
+            config.hybrid_weight = max(ndcg, key=lambda weight: (ndcg[weight], -abs(weight - _EVEN_MIX)))
+            better = ndcg[config.hybrid_weight] > _CLEARLY_BETTER * dense
             config.ranking = "hybrid" if better or len(self.codes) > self.settings.dense_full_items else "dense"
         self._save(best)
         chosen = ("hybrid_weight", "neighbor_weight", "follower_weight")

@@ -17,7 +17,7 @@ from genrec_core.search.held_out import (
     length_batches,
     miss_share,
     rank_test_items,
-    recall_at_10,
+    ranks_in_ten,
     target_ranks,
 )
 from genrec_core.search.trie import CodeTrie
@@ -101,15 +101,15 @@ def test_batches_hold_every_user_once_the_longest_histories_first() -> None:
     assert (np.diff(held_out.histories.lengths[order]) <= 0).all()
 
 
-def test_validation_recall_counts_the_targets_among_ten_unseen_items(scorer: CodeScorer, trie: CodeTrie) -> None:
+def test_validation_ranks_the_targets_among_ten_unseen_items(scorer: CodeScorer, trie: CodeTrie) -> None:
     held_out = random_held_out(users=40, longest=30, seed=4)
-    hits = recall_at_10(scorer, trie, held_out, beams=N_ITEMS, batch_users=16, max_history=MAX_HISTORY)
-    expected = 0
+    ranks = ranks_in_ten(scorer, trie, held_out, beams=N_ITEMS, batch_users=16, max_history=MAX_HISTORY)
+    expected = []
     for user, items in enumerate(lists_by_hand(scorer, trie, held_out)):
-        unseen = [row for row in items if row not in held_out.histories.of(user)]
-        expected += held_out.targets[user] in unseen[:10]
-    assert hits == expected
-    assert 0 < hits < 40
+        unseen = [row for row in items if row not in held_out.histories.of(user)][:10]
+        expected.append(unseen.index(held_out.targets[user]) if held_out.targets[user] in unseen else -1)
+    assert ranks.tolist() == expected
+    assert 0 < (ranks >= 0).sum() < 40
 
 
 def test_a_miss_is_a_best_code_that_no_item_has(scorer: CodeScorer, trie: CodeTrie) -> None:
