@@ -120,7 +120,7 @@ def no_text(random: np.random.Generator) -> Shop:
 
 def repeats(random: np.random.Generator) -> Shop:
     """1,500 groceries; 60 to 300 purchases a person, nearly half of them staples that are bought again in turn."""
-    items, users = 1_500, 800
+    items, users = 1_500, 250
     aisle = random.integers(0, 25, items)
     worth = 1 / (1 + random.permutation(items)) ** 0.9
     worth /= worth.sum()
