@@ -17,7 +17,7 @@ from genrec_core.storage.artifacts import read_array
 
 UNRELATED = 0.2  # cosine of two unrelated texts
 DECAY = 0.8  # factor of the bonus for each newer item of the history
-_LEAST_BONUS = 0.05  # logits; a smaller one changes no list and costs time where histories are long
+LEAST_BONUS = 0.05  # logits; a smaller one changes no list and costs time where histories are long
 WINDOW = 5  # items of a history within which an item follows another
 NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"
 _CHUNK_VALUES = 1 << 24  # similarities in memory at once
@@ -110,7 +110,7 @@ class Neighbors:
         worth *= (DECAY**age).astype(np.float32)[:, None]
         user = np.arange(len(histories.lengths)).repeat(histories.lengths)
         keys = self.rows.take(histories.rows, axis=0) + (user * items)[:, None]
-        some = worth > _LEAST_BONUS
+        some = worth > LEAST_BONUS
         pairs, place = np.unique(keys[some], return_inverse=True)
         bonus = np.zeros(len(pairs), dtype=np.float32)
         np.maximum.at(bonus, place, worth[some])

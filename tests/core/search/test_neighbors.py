@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from genrec_core.data.histories import Histories, HistoryBatch, padded
 from genrec_core.search import neighbors
-from genrec_core.search.neighbors import DECAY, UNRELATED, Neighbors
+from genrec_core.search.neighbors import DECAY, LEAST_BONUS, UNRELATED, Neighbors
 
 
 def vectors(items: int, seed: int = 0) -> np.ndarray:
@@ -92,6 +92,7 @@ def test_an_item_is_lifted_by_its_best_bonus_and_the_newest_item_counts_most(his
         for age, item in enumerate(reversed(history[-6:])):
             for row, worth in zip(found.rows[item], found.bonus[item], strict=True):
                 bonus[row] = max(bonus[row], worth * DECAY**age)
+        bonus[bonus <= LEAST_BONUS] = 0
         np.testing.assert_allclose(lifted[user], logits[user] + bonus, atol=1e-5)
 
 
