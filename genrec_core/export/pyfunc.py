@@ -33,7 +33,7 @@ class PyfuncRecommender:
             params: options; ``topk`` must be here or in the request.
 
         Returns:
-            A frame with the columns ``user_id`` and ``predictions``, or for requests a list of such dicts.
+            A frame with the columns ``user_id`` and ``predictions``. Requests get a list of dicts with these keys.
 
         Raises:
             MlflowException: the input or an option is invalid; MLflow's server answers it with status 400.

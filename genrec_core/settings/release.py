@@ -17,7 +17,9 @@ class EvaluationSettings(Settings):
     exact_users: int = Field(
         16, ge=0, description="Random test users whose search is checked by exact scores; 0: none."
     )
-    baseline: str | None = Field(None, description="Folder of `genrec train --model sasrec`, to measure; unset: none.")
+    baseline: str | None = Field(
+        None, description="`best` folder of `genrec train --model sasrec` or `bsarec`, to measure; unset: none."
+    )
     bootstrap_samples: int = Field(1000, ge=10, le=100_000, description="Bootstrap samples for a test interval.")
     seed: int = Field(42, ge=0, description="Random seed of the bootstrap and of the drawn test users.")
 

@@ -54,7 +54,7 @@ class TigerConfig(PretrainedConfig):
     content_views: int = 1  # encoders of the dense head that read the items' content; the decoder reads the first
     id_views: int = 0  # encoders of the dense head that know items by a learned vector alone
     id_dropout: float = 0.5  # dropout probability of the identity encoders
-    neighbor_weight: float = 0.0  # logits of the dense head for items with similar texts; 0 for none
+    neighbor_weight: float = 0.0  # logits added for items with similar texts; 0 for none
     follower_weight: float = 0.0  # and for items that followed those of the history; 0 for none
     hybrid_weight: float = 0.5  # share of the dense head in the hybrid ranking, from 0 to 1
     ranking: RankingMode = "hybrid"  # what the ranking ``auto`` means; chosen on validation
