@@ -43,13 +43,13 @@ def checked_at_launch(form: type[AnyForm]) -> type[AnyForm]:
 
 
 def defaults_from(values: settings.Settings) -> Callable[[type[settings.Form]], type[settings.Form]]:
-    """Class decorator: the fields' defaults become ``values``; bounds and descriptions stay."""
+    """Class decorator: the defaults of the fields that ``values`` has become its values; the rest stays."""
 
     def decorate(form: type[settings.Form]) -> type[settings.Form]:
         fields: dict[str, Any] = {}
         for name, field in form.model_fields.items():
             replaced = copy.copy(field)
-            replaced.default = getattr(values, name)
+            replaced.default = getattr(values, name, field.default)
             fields[name] = (field.annotation, replaced)
         filled = create_model(form.__name__, __base__=form, __module__=form.__module__, __doc__=form.__doc__, **fields)
         return checked_at_launch(filled)
@@ -57,20 +57,20 @@ def defaults_from(values: settings.Settings) -> Callable[[type[settings.Form]], 
     return decorate
 
 
-@checked_at_launch
-class RawBeautyForm(dg.Config):
-    """Where the raw data comes from."""
+@defaults_from(_PRESET.data)
+class RawBeautyForm(settings.DataSettings, dg.Config):
+    """Where the raw data comes from, and what is taken from it."""
 
     source: str | None = Field(
         None,
-        description="Folder, archive, http(s) URL of an archive, or s3:// prefix that holds the three P5 files. If "
-        "unset, the environment variable GENREC_RAW names it; without that, the embedded sample is used. Dagster "
+        description="Folder, file, archive, http(s) URL of a file or an archive, or s3:// prefix that holds the data. "
+        "If unset, the environment variable GENREC_RAW names it; without that, the embedded sample is used. Dagster "
         "stores and shows this value, so put an address with a password into GENREC_RAW.",
     )
     sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-fA-F]{64}$",
-        description="Expected sha256 of the archive. If unset, the environment variable GENREC_RAW_SHA256 gives it; "
+        description="Expected sha256 of the file or archive. If unset, the environment variable GENREC_RAW_SHA256 gives it; "
         "without that, it is not checked.",
     )
 
@@ -79,6 +79,10 @@ class RawBeautyForm(dg.Config):
         if self.source:
             return self.source, self.sha256
         return os.environ.get("GENREC_RAW") or None, self.sha256 or os.environ.get("GENREC_RAW_SHA256") or None
+
+    def data(self) -> settings.DataSettings:
+        """What is taken from the data."""
+        return settings.DataSettings.model_validate(self.model_dump(exclude={"source", "sha256"}))
 
 
 @defaults_from(_PRESET.catalog)

@@ -26,8 +26,9 @@ def content_version(folder: Path) -> dg.DataVersion:
     """A hash of the names and contents of all files, except those that only describe how ``folder`` was made."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in _NOT_CONTENT:
-            digest.update(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n".encode())
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in _NOT_CONTENT:
+            digest.update(f"{name} {sha256_of(path)}\n".encode())
     return dg.DataVersion(digest.hexdigest())
 
 

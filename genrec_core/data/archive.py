@@ -39,24 +39,28 @@ Entry = tuple[str, int, bool, Callable[[], IO[bytes] | None]]  # name, bytes, wh
 
 
 @contextmanager
-def opened_source(source: str, names: tuple[str, ...], sha256: str | None = None) -> Iterator[Path]:
-    """Yield the folder that holds all files ``names``; nothing else is unpacked from an archive.
+def opened_source(
+    source: str, wanted: Callable[[str], bool], lacking: Callable[[Path], str], sha256: str | None = None
+) -> Iterator[Path]:
+    """Yield the folder that holds the data.
 
     Args:
-        source: a folder, a zip or tar archive, an http(s) URL of one, or ``s3://bucket/prefix``. The files lie at its
-            top, in ``beauty/`` or in any one other sub-folder.
-        sha256: sha256 that the archive must have; None: any.
+        source: a folder, a zip or tar archive, one file of data, an http(s) URL of such a file, or
+            ``s3://bucket/prefix``. The data lie at its top, in ``beauty/`` or in any one other sub-folder.
+        wanted: whether a file of this name may be part of the data; nothing else is fetched or unpacked.
+        lacking: what a folder lacks, as an error says it; '' if it holds the data.
+        sha256: sha256 that the file must have; None: any.
     """
     shown = without_secrets(source)
     with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
         fetched, unpacked = Path(scratch) / "fetched", Path(scratch) / "unpacked"
-        with errors_naming(shown, fetched, unpacked):
-            path = _fetch(source, fetched, names)
+        with errors_naming(shown, fetched / _file_name(source), fetched, unpacked):
+            path = _fetch(source, fetched, wanted)
             if not path.exists():
                 raise GenrecError(f"GENREC_RAW={source}: no such folder or archive; check the path")
             _require_sum(path, sha256)
-            folder = path if path.is_dir() else _unpack(path, unpacked, names)
-            yield _folder_of(folder, shown, names)
+            folder = path if path.is_dir() else _unpack(path, unpacked, wanted)
+            yield _folder_of(folder, shown, lacking)
 
 
 @contextmanager
@@ -94,13 +98,15 @@ def fingerprint(source: str) -> str | None:
     return hashlib.sha256(json.dumps([source, state]).encode()).hexdigest()
 
 
-def _fetch(source: str, target: Path, names: tuple[str, ...]) -> Path:
-    """The folder or archive on this machine; what lies elsewhere is fetched to ``target``."""
+def _fetch(source: str, target: Path, wanted: Callable[[str], bool]) -> Path:
+    """The folder or file on this machine; what lies elsewhere is fetched to ``target``, a file into it."""
     if _is_url(source):
-        _download(source, target)
-        return target
+        target.mkdir()
+        file = target / _file_name(source)
+        _download(source, file)
+        return file
     if source.startswith(SCHEME):
-        _fetch_objects(ObjectStore(source), target, names)
+        _fetch_objects(ObjectStore(source), target, wanted)
         return target
     if "://" in source:
         shown = without_secrets(source)
@@ -108,16 +114,22 @@ def _fetch(source: str, target: Path, names: tuple[str, ...]) -> Path:
     return Path(source).expanduser()
 
 
-def _fetch_objects(store: ObjectStore, target: Path, names: tuple[str, ...]) -> None:
+def _file_name(url: str) -> str:
+    """The last part of an address, which says what kind of file it is; never a path."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    return name if name.strip(".") and "\0" not in name else "archive"
+
+
+def _fetch_objects(store: ObjectStore, target: Path, wanted: Callable[[str], bool]) -> None:
     target.mkdir()
     listed = store.listing()
     for name in listed:
         parts = name.split("/")
-        if parts[-1] in names and len(parts) <= _DEEPEST and not {"", ".", ".."} & set(parts):
+        if wanted(parts[-1]) and len(parts) <= _DEEPEST and not {"", ".", ".."} & set(parts):
             store.download(name, target / name)
     if not any(target.iterdir()):
         raise GenrecError(
-            f"GENREC_RAW={store.url}: none of {', '.join(names)} among {len(listed)} objects there; check the address"
+            f"GENREC_RAW={store.url}: no file of data among {len(listed)} objects there; check the address"
         )
 
 
@@ -130,17 +142,22 @@ def _require_sum(path: Path, sha256: str | None) -> None:
         raise GenrecError(f"{path}: its sha256 is {actual}, not the expected {sha256.lower()}; do not use this archive")
 
 
-def _unpack(archive: Path, target: Path, names: tuple[str, ...]) -> Path:
-    """Unpack the files ``names`` and nothing else; a path outside ``target``, a link or a bomb is refused."""
+def _unpack(archive: Path, target: Path, wanted: Callable[[str], bool]) -> Path:
+    """Unpack what is wanted and nothing else; a path outside ``target``, a link or a bomb is refused.
+
+    A file that is no archive but data itself is linked into ``target``.
+    """
     target.mkdir()
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed_zip:
-                _write_entries(archive, target, names, _zip_entries(packed_zip))
+                _write_entries(archive, target, wanted, _zip_entries(packed_zip))
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as packed_tar:
                 files = ((f.name, f.size, f.isreg(), partial(packed_tar.extractfile, f)) for f in packed_tar)
-                _write_entries(archive, target, names, files)  # one by one, as a tar archive has no table of them
+                _write_entries(archive, target, wanted, files)  # one by one, as a tar archive has no table of them
+        elif wanted(archive.name):
+            (target / archive.name).symlink_to(archive.resolve())
         else:
             raise GenrecError(f"{archive}: neither a folder nor a whole zip or tar archive; get it again, or unpack it")
     except (RuntimeError, UnicodeDecodeError) as error:  # another compression, a password, names that are no text
@@ -157,7 +174,7 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[Entry]:
         yield info.filename, info.file_size, is_file, partial(archive.open, info)
 
 
-def _write_entries(archive: Path, target: Path, names: tuple[str, ...], entries: Iterator[Entry]) -> None:
+def _write_entries(archive: Path, target: Path, wanted: Callable[[str], bool], entries: Iterator[Entry]) -> None:
     total = 0
     for number, (name, size, is_file, opened) in enumerate(entries, 1):
         path = target / name
@@ -165,7 +182,7 @@ def _write_entries(archive: Path, target: Path, names: tuple[str, ...], entries:
             raise GenrecError(f"{archive}: more than {_MOST_ENTRIES} entries; unpack it by hand")
         if not path.resolve().is_relative_to(target.resolve()):
             raise GenrecError(f"{archive}: {name} would be written outside the folder; do not use this archive")
-        if path.name not in names or len(PurePosixPath(name).parts) > _DEEPEST:
+        if not wanted(path.name) or len(PurePosixPath(name).parts) > _DEEPEST:
             continue
         if not is_file:
             raise GenrecError(f"{archive}: {name} is no regular file; do not use this archive")
@@ -180,17 +197,15 @@ def _write_entries(archive: Path, target: Path, names: tuple[str, ...], entries:
             shutil.copyfileobj(content, file)
 
 
-def _folder_of(folder: Path, shown: str, names: tuple[str, ...]) -> Path:
-    places = [folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))]
-    complete = [path for path in places if all((path / name).is_file() for name in names)]
-    if not complete:
-        missing = ", ".join(name for name in names if not (folder / name).is_file())
-        raise GenrecError(f"{shown}: missing {missing}, at its top and in its sub-folders; README says what it is")
-    if complete[0] == folder or len(complete) == 1:
-        return complete[0]
-    preferred = [path for path in complete if path.name == "beauty"]
+def _folder_of(folder: Path, shown: str, lacking: Callable[[Path], str]) -> Path:
+    if not (fault := lacking(folder)):
+        return folder
+    found = [path for path in [*sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))] if not lacking(path)]
+    if not found:
+        raise GenrecError(f"{shown}: {fault}, at its top and in its sub-folders; README says what it is")
+    preferred = found if len(found) == 1 else [path for path in found if path.name == "beauty"]
     if not preferred:
-        raise GenrecError(f"{shown}: several folders hold the raw files ({', '.join(map(str, complete))}); name one")
+        raise GenrecError(f"{shown}: several folders hold data ({', '.join(map(str, found))}); name one")
     return preferred[0]
 
 

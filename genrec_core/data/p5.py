@@ -4,7 +4,6 @@
 line (JSON or a Python literal), ``datamaps.json`` the map ``item2id`` from the ``asin`` of a dict to the id.
 """
 
-import ast
 import gzip
 import json
 import zlib
@@ -17,7 +16,7 @@ import polars as pl
 
 from genrec_core.data.ids import item_id_of, item_ids_of
 from genrec_core.data.item_text import TEXT_FIELDS, text_fields
-from genrec_core.data.text_files import require_utf8, utf8_lines, utf8_text, without_halves
+from genrec_core.data.text_files import json_or_literal, require_utf8, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
 
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
@@ -132,14 +131,8 @@ def _meta_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parse_meta(line: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        try:
-            entry = ast.literal_eval(line)
-        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            raise ValueError(f"neither JSON nor a Python literal: {line[:60]!r}") from error
-    if not isinstance(entry, dict) or "asin" not in entry:
+    entry = json_or_literal(line)
+    if "asin" not in entry:
         raise ValueError(f"no dict with an 'asin': {line[:60]!r}")
     return entry
 

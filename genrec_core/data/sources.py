@@ -1,103 +1,136 @@
-"""The forms of raw data, and the two tables that each form gives: items and histories.
+"""The forms of raw data, and the two tables that each gives: items and histories.
 
-A new form is one file like ``p5.py`` and one line in ``SOURCES``.
+The forms are P5's three files (``p5.py``) and tables of any shop (``tables.py``, with the layouts of ``layouts.py``).
 """
 
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from genrec_core.data import p5
+from genrec_core.data import p5, tables
 from genrec_core.data.archive import errors_naming, opened_source
+from genrec_core.data.interactions import clean_histories
 from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
-from genrec_core.settings import CatalogSettings
+from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, CatalogSettings, DataSettings
 from genrec_core.storage.artifacts import atomic_folder, read_json, sha256_of, write_json
 from genrec_core.storage.redact import without_secrets
 
-PROVENANCE, ITEMS, HISTORIES = "provenance.json", "items.parquet", "histories.parquet"
-
-
-class Source(NamedTuple):
-    """A form of raw data: the names of its files, and what reads a folder of them. Errors name the file and the line.
-
-    ``read_items`` gives ``item_id`` Int64 (ascending), the columns of ``TEXT_FIELDS``, ``source_id`` (the text of an
-    item of which nothing else is known) and ``described`` (whether it has a description). ``read_histories`` gives
-    ``user_id`` Utf8 and ``item_ids`` List(Int64), oldest first.
-    """
-
-    files: tuple[str, ...]
-    read_items: Callable[[Path], pl.DataFrame]
-    read_histories: Callable[[Path], pl.DataFrame]
-    require_known_items: Callable[[Path, pl.DataFrame, pl.DataFrame], None]  # refuses unknown items in the histories
-
-
-SOURCES = {"p5": Source(p5.RAW_FILES, p5.read_items, p5.read_histories, p5.require_known_items)}
+PROVENANCE, DATA_SETTINGS, PARSED = "provenance.json", "data_settings.json", "parsed"
+_NAMED_FILES, _SHOWN_ITEMS = 12, 3
+ITEMS, HISTORIES = f"{PARSED}/items.parquet", f"{PARSED}/histories.parquet"
 
 
 class Tables(NamedTuple):
-    """Raw data in the columns that :class:`Source` names."""
+    """Raw data as all forms give it.
+
+    ``items`` has ``item_id`` (Int64 if all ids are whole numbers, else String; ascending), the columns of
+    ``TEXT_FIELDS``, further columns, ``described`` (whether anything but the id is known), and perhaps ``vector``.
+    ``histories`` has ``user_id`` String, ``item_ids`` (a list, oldest first), and ``times`` in seconds if there are any.
+    """
 
     items: pl.DataFrame
     histories: pl.DataFrame
 
 
-def receive_raw(place: str | None, target: Path, sha256: str | None = None, form: str = "p5") -> dict[str, Any]:
+def receive_raw(
+    place: str | None, target: Path, sha256: str | None = None, settings: DataSettings | None = None
+) -> dict[str, Any]:
     """Copy the raw files to the folder ``target`` and store their tables beside them, all or nothing.
 
     ``place`` and ``sha256`` are as for :func:`genrec_core.data.archive.opened_source`; None: the synthetic sample.
-    Returns ``source`` without passwords, ``form``, ``files`` (bytes and sha256 by name), and counts of their content.
+    Returns ``source`` without passwords, ``files`` (bytes and sha256 by name), and what was read, dropped and counted.
     """
-    source = SOURCES[form]
+    settings = settings or DataSettings()
     with atomic_folder(target) as folder:
         if place is None:
             write_sample(folder)
-            return {"source": "embedded sample", **_store_tables(folder, form)}
-        with opened_source(place, source.files, sha256) as opened:
-            for name in source.files:
+            return {"source": "embedded sample", **_store_tables(folder, settings)}
+        with opened_source(place, is_wanted, lacking, sha256) as opened:
+            for name in raw_files(opened):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(opened / name, folder / name)
             with errors_naming(str(opened), folder):
-                return {"source": without_secrets(place), **_store_tables(folder, form)}
+                return {"source": without_secrets(place), **_store_tables(folder, settings)}
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file of this name may be part of raw data."""
+    return name in p5.RAW_FILES or tables.is_wanted(name)
+
+
+def lacking(folder: Path) -> str:
+    """What a folder lacks to be raw data of a known form; '' if it lacks nothing."""
+    if raw_files(folder):
+        return ""
+    missing = [name for name in p5.RAW_FILES if not (folder / name).is_file()]
+    if len(missing) < len(p5.RAW_FILES):
+        return f"missing {', '.join(missing)}"
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:_NAMED_FILES]) or "nothing"
+    return f"neither interactions.csv (or .parquet, .jsonl) nor another known form of data, but {names}"
+
+
+def raw_files(folder: Path) -> list[str]:
+    """The files of the raw data in a folder, relative to it; none if no form is recognised."""
+    there = [name for name in p5.RAW_FILES if (folder / name).is_file()]
+    if there:
+        return there if len(there) == len(p5.RAW_FILES) else []
+    found = tables.recognised(folder)
+    return found.files if found else []
 
 
 def load_tables(raw: Path) -> Tables:
     """The tables of a folder of raw files: stored by :func:`receive_raw`, or parsed if the files are others."""
     stored: dict[str, Any] = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
-    source = SOURCES[stored.get("form", "p5")]
-    if stored and stored["files"] == _file_facts(raw, source):
+    if stored and stored["files"] == _file_facts(raw, list(stored["files"])):
         return Tables(pl.read_parquet(raw / ITEMS), pl.read_parquet(raw / HISTORIES))
-    return Tables(source.read_items(raw), source.read_histories(raw))
+    settings = DataSettings.model_validate(read_json(raw / DATA_SETTINGS)) if stored else DataSettings()
+    parsed = _parse(raw, settings)
+    return Tables(parsed.items, parsed.histories)
 
 
 def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
-    """The item catalogue of a folder of raw files, sorted by id: ``item_id``, the text fields, and ``text``.
+    """The item catalogue of a folder of raw files, sorted by id: ``item_id``, the fields, ``text``, perhaps ``vector``.
 
-    ``text`` is never empty: an item of which nothing is known gets its ``source_id``.
+    ``text`` is never empty: an item of which nothing is known gets its id.
     """
-    items, parts = load_tables(raw).items, template_parts(settings.text_template)
-    rows = [
-        {**row, "text": render_text(parts, row) or f"Item: {row['source_id']};"} for row in items.iter_rows(named=True)
+    items = load_tables(raw).items
+    template = settings.text_template or source_template(raw)
+    fields = [name for name in items.columns if name not in ("item_id", "described", "source_id", "vector")]
+    parts = template_parts(template, fields)
+    named = "source_id" if "source_id" in items.columns else "item_id"
+    texts = [
+        render_text(parts, row) or f"Item: {row[named]};"
+        for row in items.drop("vector", strict=False).iter_rows(named=True)
     ]
-    return pl.DataFrame(rows, schema={**items.drop("source_id", "described").schema, "text": pl.String})
+    text = pl.Series("text", texts, pl.String)
+    return items.select("item_id", *fields, text, *(["vector"] if "vector" in items.columns else []))
+
+
+def source_template(raw: Path) -> str:
+    """The template of item texts that fits the columns of a folder of raw files."""
+    stored: dict[str, Any] = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
+    return str(stored.get("text_template", DEFAULT_TEXT_TEMPLATE))
 
 
 def read_user_histories(path: Path) -> pl.DataFrame:
-    """Read ``user_id`` and ``item_ids`` from a parquet file, a folder with one, or a folder of raw files."""
-    if (path / p5.SEQUENCES).is_file():
-        return p5.read_histories(path)
+    """Read the frame of ``user_histories`` from a parquet file, a folder with one, or a folder of raw files."""
+    if path.is_dir() and raw_files(path):
+        return load_tables(path).histories
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].is_file():
-        raise GenrecError(f"{path}: no user histories; give a parquet file or its folder, or one with {p5.SEQUENCES}")
+        raise GenrecError(f"{path}: no user histories; give a parquet file or its folder, or a folder of raw files")
     try:
-        return pl.read_parquet(files[0]).select(
-            pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(pl.Int64))
-        )
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise GenrecError(f"{files[0]}: not parquet with user_id and lists of integer item_ids ({error})") from error
+        frame = pl.read_parquet(files[0])
+        inner = pl.String if frame.schema["item_ids"] == pl.List(pl.String) else pl.Int64
+        return frame.with_columns(pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(inner)))
+    except (pl.exceptions.PolarsError, OSError, KeyError) as error:
+        raise GenrecError(f"{files[0]}: not parquet with user_id and lists of item_ids ({error})") from error
 
 
 def read_stored_catalog(source: Path) -> pl.DataFrame:
@@ -111,17 +144,61 @@ def read_stored_catalog(source: Path) -> pl.DataFrame:
         raise GenrecError(f"{files[0]}: not a parquet file ({error}); name the item catalogue's") from error
 
 
-def _store_tables(folder: Path, form: str) -> dict[str, Any]:
+def inspected(
+    place: str, settings: DataSettings, show: Callable[[list[dict[str, Any]]], None]
+) -> tuple[dict[str, Any], list[str]]:
+    """What :func:`receive_raw` would understand of the data at ``place``, which it leaves alone.
+
+    ``show`` gets the rows of :func:`genrec_core.data.tables.overview` as soon as the first rows are read. Returns the
+    facts, and the texts of three items.
+    """
+    with opened_source(place, is_wanted, lacking) as opened:
+        if (found := None if (opened / p5.SEQUENCES).is_file() else tables.recognised(opened)) is not None:
+            show(tables.overview(opened, found, settings))
+        with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
+            folder = Path(scratch)
+            for name in raw_files(opened):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).symlink_to((opened / name).resolve())
+            with errors_naming(without_secrets(place), folder):
+                facts = _store_tables(folder, settings)
+                texts = read_catalog(folder, CatalogSettings())["text"]
+    return facts, texts.sample(min(len(texts), _SHOWN_ITEMS), seed=0).to_list()
+
+
+def sentence(facts: Mapping[str, Any]) -> str:
+    """What raw data hold, in one sentence, from the facts of :func:`receive_raw`."""
+    counts = f"{facts['interactions']:,} interactions of {facts['users']:,} users, {facts['items']:,} items"
+    days = f", {facts['first_day']} to {facts['last_day']}" if "first_day" in facts else ", without times"
+    dropped = sum(step["interactions"] for step in facts["cleaning"])
+    left_out = f"; {dropped:,} of {facts['read']:,} interactions were left out" if dropped else ""
+    return f"{facts['layout']}: {counts}{days}{left_out}."
+
+
+def _parse(folder: Path, settings: DataSettings) -> tables.Shop:
+    """The tables of the raw files in a folder, whatever their form is."""
+    if (folder / p5.SEQUENCES).is_file():
+        items, histories = p5.read_items(folder), p5.read_histories(folder)
+        p5.require_known_items(folder, items, histories)
+        histories, read = clean_histories(histories, settings)
+        facts = {"layout": "P5", "text_template": DEFAULT_TEXT_TEMPLATE, "columns": [], **read}
+        return tables.Shop(items, histories, facts)
+    found = tables.recognised(folder)
+    if found is None:
+        raise GenrecError(f"{folder}: holds no raw data of a known form; materialise raw_beauty again")
+    return tables.read_shop(folder, found, settings)
+
+
+def _store_tables(folder: Path, settings: DataSettings) -> dict[str, Any]:
     """Parse the raw files in ``folder``, store their tables beside them, and count their content."""
-    source = SOURCES[form]
-    items, histories = source.read_items(folder), source.read_histories(folder)
-    source.require_known_items(folder, items, histories)
+    files = _file_facts(folder, raw_files(folder))
+    items, histories, read = _parse(folder, settings)
+    (folder / PARSED).mkdir()
     items.write_parquet(folder / ITEMS)
     histories.write_parquet(folder / HISTORIES)
     texts = [name for name in TEXT_FIELDS if items.schema[name] == pl.String]
     facts = {
-        "form": form,
-        "files": _file_facts(folder, source),
+        "files": files,
         "users": histories.height,
         "items": items.height,
         "interactions": int(histories["item_ids"].list.len().sum()),
@@ -129,11 +206,13 @@ def _store_tables(folder: Path, form: str) -> dict[str, Any]:
         "items_with_unreadable_letters": items.filter(
             pl.any_horizontal(pl.col(texts).str.contains("\ufffd", literal=True))  # what replaces such letters
         ).height,
+        **read,
     }
+    write_json(folder / DATA_SETTINGS, settings.model_dump())
     write_json(folder / PROVENANCE, facts)
     return facts
 
 
-def _file_facts(raw: Path, source: Source) -> dict[str, dict[str, Any]]:
-    paths = [raw / name for name in source.files if (raw / name).is_file()]
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths}
+def _file_facts(raw: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    paths = {name: raw / name for name in names if (raw / name).is_file()}
+    return {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in paths.items()}

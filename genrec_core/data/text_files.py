@@ -1,9 +1,12 @@
 """Text files: UTF-8 is read, another encoding is refused by its line; CSV headers and rows. Needs no polars."""
 
+import ast
 import csv
+import json
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from genrec_core.errors import GenrecError
 
@@ -30,6 +33,20 @@ def require_utf8(line: str, path: Path, number: int) -> None:
         raise GenrecError(f"{path}: line {number}: UTF-16, or a NUL byte; {SAVE_AS_UTF8}")
     if line != without_halves(line):
         raise GenrecError(f"{path}: line {number}: not UTF-8; {SAVE_AS_UTF8}")
+
+
+def json_or_literal(line: str) -> dict[str, Any]:
+    """The dict of a line, in JSON or as a Python literal; anything else is a ``ValueError``."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        try:
+            entry = ast.literal_eval(line)
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            raise ValueError(f"neither JSON nor a Python literal: {line[:60]!r}") from error
+    if not isinstance(entry, dict):
+        raise ValueError(f"no dict: {line[:60]!r}")
+    return entry
 
 
 def without_halves(text: str) -> str:

@@ -1,9 +1,11 @@
 """Every setting of the graph, typed and bounded, and the presets that fill them."""
 
 from genrec_core.settings.base import Form, Settings
+from genrec_core.settings.data import DataSettings
 from genrec_core.settings.environment import (
     EngineSettings,
     RendezvousSettings,
+    data_from_environment,
     engine_from_environment,
     freshness_from_environment,
     rendezvous_from_environment,
@@ -16,9 +18,9 @@ from genrec_core.settings.release import EvaluationSettings, ExportSettings, Gat
 from genrec_core.settings.training import TrainingSettings
 
 __all__ = [
-    "BASELINES", "DEFAULT_TEXT_TEMPLATE", "PRESETS", "CatalogSettings", "EmbeddingSettings", "EngineSettings",
-    "EvaluationSettings", "ExportSettings", "Form", "GateSettings", "MonitoringSettings", "PredictionSettings",
+    "BASELINES", "DEFAULT_TEXT_TEMPLATE", "PRESETS", "CatalogSettings", "DataSettings", "EmbeddingSettings",
+    "EngineSettings", "EvaluationSettings", "ExportSettings", "Form", "GateSettings", "MonitoringSettings", "PredictionSettings",
     "Preset", "RankingChoice", "RankingMode", "ReleaseSettings", "RendezvousSettings", "SemanticIdSettings",
-    "ServingSettings", "Settings", "TrainingSettings", "engine_from_environment", "freshness_from_environment",
+    "ServingSettings", "Settings", "TrainingSettings", "data_from_environment", "engine_from_environment", "freshness_from_environment",
     "preset_from_environment", "rendezvous_from_environment",
 ]  # fmt: skip

@@ -4,6 +4,8 @@ import os
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings.base import Settings
+from genrec_core.settings.data import DataSettings
+from genrec_core.settings.environment import data_from_environment
 from genrec_core.settings.items import CatalogSettings, EmbeddingSettings, SemanticIdSettings
 from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import PredictionSettings
@@ -14,6 +16,7 @@ from genrec_core.settings.training import TrainingSettings
 class Preset(Settings):
     """One value for every setting."""
 
+    data: DataSettings = DataSettings()
     catalog: CatalogSettings = CatalogSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     semantic_ids: SemanticIdSettings = SemanticIdSettings()
@@ -80,4 +83,4 @@ def preset_from_environment() -> tuple[str, Preset]:
     name = os.environ.get("PRESET") or ("auto" if os.environ.get("GENREC_RAW") else "sample")
     if name not in PRESETS:
         raise GenrecError(f"PRESET={name}: no such preset; choose one of {', '.join(PRESETS)}")
-    return name, PRESETS[name]
+    return name, PRESETS[name].model_copy(update={"data": data_from_environment()})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from genrec_core.data.sources import load_tables, read_catalog, receive_raw
+from genrec_core.data.sources import load_tables, read_catalog, receive_raw, sentence
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json, verify_manifest
 from genrec_core.storage.folders import all_versions, is_there, latest
@@ -28,6 +28,10 @@ _ITEM_COLUMNS = {
 }
 _USER_COLUMNS = {"user_id": "the data set's own id", "item_ids": "the items that the user bought, oldest first"}
 _SHOWN = ("item_id", "title", "brand", "categories", "price")
+_RAW_FACTS = (
+    *("share_of_repeats", "share_of_ties", "most_interactions_of_a_user", "users_cut_to_their_newest"),
+    *("interactions_with_unlisted_items", "items_listed_twice", "items_without_id", "events"),
+)
 _DEPARTMENTS = 7  # the map has eight colours; one is for all other departments
 
 
@@ -42,15 +46,15 @@ _DEPARTMENTS = 7  # the map has eight colours; one is for all other departments
 def raw_beauty(
     context: dg.AssetExecutionContext, config: RawBeautyForm, work: WorkFolders
 ) -> dg.MaterializeResult[Path]:
-    """The three P5 files as received: histories, item descriptions and id maps, with the sha256 of each.
+    """The files of your data as received, with the sha256 of each, and what was understood, taken and left out.
 
-    `GENREC_RAW` says where they come from: a folder, an archive, a URL or an `s3://` prefix. Without it, they are the
-    sample that the package contains. With it, the sensor `raw_data` looks for changes every 30 s. The tables of items
-    and histories that are read from the files lie beside them.
+    `GENREC_RAW` says where they come from: a folder, a file, an archive, a URL or an `s3://` prefix. Without it, they
+    are the sample that the package contains. With it, the sensor `raw_data` looks for changes every 30 s. Look at
+    `columns`: what each column was taken for. The setting `columns` corrects it.
     """
     with work.new(context) as folder:
         source, sha256 = config.place()
-        metadata = raw_page(receive_raw(source, folder, sha256))
+        metadata = raw_page(receive_raw(source, folder, sha256, config.data()))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
@@ -154,14 +158,19 @@ def _earlier_version(context: dg.AssetExecutionContext, storage: Path, required:
 
 
 def raw_page(provenance: Mapping[str, Any]) -> Page:
-    """Where the files came from, and what is in them."""
+    """What was understood, in one sentence; then the columns, what was left out, the counts and the files."""
     files: list[Row] = [{"file": name, **facts} for name, facts in provenance["files"].items()]
+    steps: list[Row] = provenance["cleaning"]
     return {
-        "source": provenance["source"],
-        "files": table(files),
+        "understood": sentence(provenance),
+        **({"columns": table(provenance["columns"])} if provenance["columns"] else {}),
+        **({"left_out": table(steps)} if steps else {}),
         **{name: provenance[name] for name in ("users", "items", "interactions")},
+        **{name: provenance[name] for name in _RAW_FACTS if name in provenance},
         "items_without_description": provenance["items_without_meta"],
         "items_with_unreadable_letters": provenance["items_with_unreadable_letters"],
+        "source": provenance["source"],
+        "files": table(files),
     }
 
 

@@ -6,8 +6,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from genrec_core.data.p5 import DATAMAPS, META, SEQUENCES
-from genrec_core.data.sources import load_tables
+from genrec_core.data.sources import PROVENANCE, load_tables
 from genrec_core.embedding.item_embeddings import ITEM_IDS, ITEM_TEXT, L2NORM, RAW, rows_not_told_apart
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import CODES_WITH_SUFFIX, SUMMARY
@@ -22,8 +21,8 @@ _SHOWN_TEXT = 80  # characters
 
 @gate(raw_beauty)
 def raw_files_present(raw_beauty: Path) -> dg.AssetCheckResult:
-    """The three raw files exist and none is empty."""
-    names = (SEQUENCES, META, DATAMAPS)
+    """The received files exist and none is empty."""
+    names = list(read_json(raw_beauty / PROVENANCE)["files"])
     missing = [name for name in names if not (raw_beauty / name).is_file() or not (raw_beauty / name).stat().st_size]
     detail = f"missing or empty: {', '.join(missing)}" if missing else None
     return check_result(not missing, f"{len(names) - len(missing)} files", f"{len(names)} files", detail=detail)
@@ -31,7 +30,7 @@ def raw_files_present(raw_beauty: Path) -> dg.AssetCheckResult:
 
 @gate(raw_beauty)
 def raw_lines_parse(raw_beauty: Path) -> dg.AssetCheckResult:
-    """Every line of the histories and the item descriptions can be read."""
+    """Every line of the files can be read."""
     try:
         load_tables(raw_beauty)
     except GenrecError as error:
@@ -41,15 +40,15 @@ def raw_lines_parse(raw_beauty: Path) -> dg.AssetCheckResult:
 
 @gate(raw_beauty)
 def raw_counts(raw_beauty: Path) -> dg.AssetCheckResult:
-    """There are users, items and interactions, and the id map names at least as many items as the histories hold."""
+    """There are users, items and interactions, and the interactions hold no more items than the catalogue."""
     try:
         tables = load_tables(raw_beauty)
     except GenrecError as error:
         return check_result(False, "files that cannot be counted", "users, items and interactions", detail=str(error))
     items, known = tables.histories["item_ids"].explode(), tables.items.height
     distinct = items.drop_nulls().n_unique()
-    measured = f"{items.len():,} interactions with {distinct:,} items, {known:,} items in {DATAMAPS}"
-    return check_result(0 < distinct <= known, measured, f"at least 1 interaction, and no item that {DATAMAPS} lacks")
+    measured = f"{items.len():,} interactions with {distinct:,} items of {known:,}"
+    return check_result(0 < distinct <= known, measured, "at least 1 interaction, and no item that is not listed")
 
 
 @gate(item_catalog)

@@ -17,7 +17,7 @@ import pytest
 from genrec_core.data import archive
 from genrec_core.data.archive import fingerprint
 from genrec_core.data.p5 import RAW_FILES
-from genrec_core.data.sources import receive_raw
+from genrec_core.data.sources import is_wanted, lacking, receive_raw
 from genrec_core.errors import GenrecError
 
 
@@ -174,7 +174,7 @@ def test_only_the_raw_files_are_unpacked(sample_folder: Path, tmp_path: Path, mo
         packed.writestr("zeros", bytes(2 << 20))
         for name in RAW_FILES:
             packed.write(sample_folder / name, f"beauty/{name}")
-    with archive.opened_source(str(path), RAW_FILES) as folder:
+    with archive.opened_source(str(path), is_wanted, lacking) as folder:
         assert sorted(file.name for file in folder.rglob("*")) == sorted(RAW_FILES)
 
 

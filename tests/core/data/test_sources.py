@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from genrec_core.data import p5
-from genrec_core.data.item_text import TEXT_FIELDS
-from genrec_core.data.sources import SOURCES, Source, load_tables, read_catalog, receive_raw
+from genrec_core.data.sources import load_tables, read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
 
@@ -27,7 +25,7 @@ def test_received_files_are_not_parsed_again(
     received: Path, sample_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed, catalog = load_tables(sample_folder), read_catalog(sample_folder, CatalogSettings())
-    monkeypatch.setitem(SOURCES, "p5", SOURCES["p5"]._replace(read_items=not_parsed, read_histories=not_parsed))
+    monkeypatch.setattr(p5, "read_items", not_parsed)
     for stored_table, parsed_table in zip(load_tables(received), parsed, strict=True):
         assert_frame_equal(stored_table, parsed_table)
     assert_frame_equal(read_catalog(received, CatalogSettings()), catalog)
@@ -40,31 +38,3 @@ def test_a_file_that_changed_since_is_parsed_again_and_its_fault_is_named(receiv
         file.write("9999 soap\n")
     with pytest.raises(GenrecError, match=f"^{received / p5.SEQUENCES}: line 201: user 9999: item 'soap' is not"):
         load_tables(received)
-
-
-def read_titles(raw: Path) -> pl.DataFrame:
-    titles = (raw / "titles.txt").read_text().splitlines()
-    item_ids = range(1, len(titles) + 1)
-    return pl.DataFrame(
-        {
-            "item_id": item_ids,
-            **{name: titles if name == "title" else None for name in TEXT_FIELDS},
-            "source_id": [str(item_id) for item_id in item_ids],
-            "described": True,
-        },
-        schema_overrides={"item_id": pl.Int64, "price": pl.Float64}
-        | dict.fromkeys(("brand", "categories", "description"), pl.String),
-    )
-
-
-def test_another_form_is_one_line_in_the_table_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = Source(("titles.txt", p5.SEQUENCES), read_titles, p5.read_histories, p5.require_known_items)
-    monkeypatch.setitem(SOURCES, "shop", shop)
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "titles.txt").write_text("Soap\nBalm\n")
-    (tmp_path / "raw" / p5.SEQUENCES).write_text("1 2 1\n")
-    facts = receive_raw(str(tmp_path / "raw"), tmp_path / "received", form="shop")
-    assert (facts["form"], facts["users"], facts["items"], facts["interactions"]) == ("shop", 1, 2, 2)
-    catalog = read_catalog(tmp_path / "received", CatalogSettings())
-    assert catalog["text"].to_list() == ["Title: Soap;", "Title: Balm;"]
-    assert load_tables(tmp_path / "received").histories["item_ids"].to_list() == [[2, 1]]

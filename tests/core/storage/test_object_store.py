@@ -16,6 +16,7 @@ import pytest
 
 from genrec_core.cli.main import main
 from genrec_core.data.archive import fingerprint, opened_source
+from genrec_core.data.sources import is_wanted, lacking
 from genrec_core.errors import GenrecError
 from genrec_core.releases import pointer as releases
 from genrec_core.releases.pointer import (
@@ -537,14 +538,14 @@ def test_raw_data_come_from_a_bucket(object_server: "ObjectServer", sample_folde
     shutil.copytree(sample_folder, object_server.folder / "shop" / "raw" / "beauty")
     object_server.notice()
     before = fingerprint("s3://shop/raw")
-    with opened_source("s3://shop/raw", wanted) as folder:
+    with opened_source("s3://shop/raw", is_wanted, lacking) as folder:
         assert all((folder / name).read_bytes() == (sample_folder / name).read_bytes() for name in wanted)
     assert fingerprint("s3://shop/raw") == before
     with (object_server.folder / "shop" / "raw" / "beauty" / wanted[0]).open("a") as file:
         file.write("999 1 2 3\n")
     object_server.notice()
     assert fingerprint("s3://shop/raw") != before
-    with pytest.raises(GenrecError, match="none of sequential_data"), opened_source("s3://shop/row", wanted):
+    with pytest.raises(GenrecError, match="no file of data among"), opened_source("s3://shop/row", is_wanted, lacking):
         pass
 
 

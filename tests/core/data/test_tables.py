@@ -1,0 +1,317 @@
+"""Tables of any shop: one small shop in every known layout, and what is wrong with a table is said in one line."""
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from genrec_core.data.sources import load_tables, read_catalog, receive_raw
+from genrec_core.errors import GenrecError
+from genrec_core.settings import CatalogSettings, DataSettings
+
+# user, item, rating, seconds; in file order, which is not the order of time
+BOUGHT = [
+    ("u2", "b-2", 5, 1_400_000_300),
+    ("u1", "b-1", 3, 1_400_000_200),
+    ("u1", "b-3", 4, 1_400_000_100),
+    ("u2", "b-1", 2, 1_400_000_100),
+    ("u1", "b-2", 5, 1_400_000_300),
+]
+HISTORIES = {"u2": ["b-1", "b-2"], "u1": ["b-3", "b-1", "b-2"]}
+TITLES = {"b-1": "Tea & Honey", "b-2": "Cup, blue", "b-3": 'The "Pot"', "b-4": "Never bought"}
+NUMBERS = {"u1": "1", "u2": "2", "b-1": "11", "b-2": "12", "b-3": "13", "b-4": "14"}
+
+
+def csv_lines(rows: Sequence[Sequence[Any]], separator: str = ",") -> str:
+    def cell(value: Any) -> str:
+        text = str(value)
+        return '"' + text.replace('"', '""') + '"' if separator in text or '"' in text else text
+
+    return "".join(separator.join(map(cell, row)) + "\n" for row in rows)
+
+
+def json_lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write(folder: Path, files: dict[str, str | bytes | pl.DataFrame]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, pl.DataFrame):
+            content.write_parquet(path)
+        else:
+            data = content.encode() if isinstance(content, str) else content
+            path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return folder
+
+
+def generic(**more: Any) -> dict[str, str | bytes | pl.DataFrame]:
+    return {
+        "interactions.csv": csv_lines([("user_id", "item_id", "rating", "timestamp"), *BOUGHT]),
+        "items.csv": csv_lines([("item_id", "title"), *TITLES.items()]),
+        **more,
+    }
+
+
+def numbered() -> list[tuple[str, str, int, int]]:
+    return [(NUMBERS[user], NUMBERS[item], rating, time) for user, item, rating, time in BOUGHT]
+
+
+def frames(extra: str = "") -> dict[str, str | bytes | pl.DataFrame]:
+    bought = pl.DataFrame(BOUGHT, schema=["user", "item", "rating", "time"], orient="row")
+    items = pl.DataFrame({"item": list(TITLES), "name": list(TITLES.values())})
+    return {
+        f"interactions/a{extra}.parquet": bought[:2],
+        f"interactions/b{extra}.parquet": bought[2:]
+        .with_columns(pl.from_epoch("time"))
+        .with_columns(pl.col("time").dt.epoch("s")),
+        "items.parquet": items,
+    }
+
+
+LAYOUTS: dict[str, Callable[[], dict[str, str | bytes | pl.DataFrame]]] = {
+    "tables": generic,
+    "tables, semicolons": lambda: {
+        "interactions.csv": csv_lines([("User ID", "Item ID", "when", "Date"), *((u, i, "x", t) for u, i, _, t in BOUGHT)], ";"),
+        "items.tsv.gz": csv_lines([("sku", "name"), *TITLES.items()], "\t"),
+    },
+    "tables, Parquet in parts": frames,
+    "tables, JSON lines": lambda: {
+        "interactions.jsonl.gz": json_lines([{"userId": u, "itemId": i, "ts": t * 1000} for u, i, _, t in BOUGHT]),
+        "items.json": json.dumps([{"id": item, "title": title} for item, title in TITLES.items()]),
+    },
+    "MovieLens (ratings.csv, movies.csv)": lambda: {
+        "ratings.csv": csv_lines([("userId", "movieId", "rating", "timestamp"), *BOUGHT]),
+        "movies.csv": csv_lines([("movieId", "title", "genres"), *((i, t, "Comedy|Drama") for i, t in TITLES.items())]),
+        "tags.csv": "userId,movieId,tag,timestamp\n",
+    },
+    "MovieLens (ratings.dat, movies.dat)": lambda: {
+        "ratings.dat": csv_lines(BOUGHT, "::"),
+        "movies.dat": "".join(f"{i}::{t}::Comedy|Drama\n" for i, t in TITLES.items()).encode("latin-1"),
+    },
+    "MovieLens (u.data, u.item)": lambda: {
+        "u.data": csv_lines(BOUGHT, "\t"),
+        "u.item": "".join(f"{i}|{t}|01-Jan-1995||http://x|0|0|0|0|0|1|0|0|1{'|0' * 10}\n" for i, t in TITLES.items()),
+    },
+    "Amazon reviews 2014 (JSON lines)": lambda: {
+        "reviews_Beauty.json.gz": json_lines(
+            [
+                {"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, "reviewTime": "05 13, 2014", "helpful": [0, 1]}
+                for u, i, r, t in BOUGHT
+            ]
+        ),
+        "meta_Beauty.json.gz": "".join(
+            repr({"asin": i, "title": t, "categories": [["Beauty", "Tea"]], "imUrl": "http://x"}) + "\n" for i, t in TITLES.items()
+        ),
+    },
+    "Amazon reviews 2018 (JSON lines)": lambda: {
+        "All_Beauty_5.json.gz": json_lines(
+            [{"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, "verified": True} for u, i, r, t in BOUGHT]
+        ),
+        "meta_All_Beauty.json.gz": json_lines(
+            [{"asin": i, "title": t, "category": ["Beauty"], "price": "$9.99 - $14.99", "also_buy": ["B01"]} for i, t in TITLES.items()]
+        ),
+    },
+    "Amazon reviews 2023 (JSON lines)": lambda: {
+        "All_Beauty.jsonl": json_lines(
+            [
+                {"user_id": u, "asin": "other", "parent_asin": i, "rating": r, "timestamp": t * 1000, "text": "fine"}
+                for u, i, r, t in BOUGHT
+            ]
+        ),
+        "meta_All_Beauty.jsonl": json_lines(
+            [{"parent_asin": i, "title": t, "store": "Leaf", "details": {"a": 1}, "features": ["x", "y"]} for i, t in TITLES.items()]
+        ),
+    },
+    "RecBole (atomic files)": lambda: {
+        "shop.inter": csv_lines([("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *BOUGHT], "\t").replace('""', '"'),
+        "shop.item": "item_id:token\titem_title:token_seq\tclass:token_seq\n"
+        + "".join(f"{i}\t{t}\tComedy Drama\n" for i, t in TITLES.items()),
+    },
+    "Gorse (feedback, items)": lambda: {
+        "feedback.csv": csv_lines(
+            [("feedback_type", "user_id", "item_id", "time_stamp"), *(("read", u, i, f"2014-05-13T{t % 86400 // 3600:02}:{t % 3600 // 60:02}:{t % 60:02}Z") for u, i, _, t in BOUGHT)]
+        ),
+        "items.csv": csv_lines([("item_id", "is_hidden", "categories", "comment"), *((i, 0, "Tea", t) for i, t in TITLES.items())]),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_shop_reads_alike_in_every_layout(layout: str, tmp_path: Path) -> None:
+    facts = receive_raw(str(write(tmp_path / "shop", LAYOUTS[layout]())), tmp_path / "raw")
+    assert facts["layout"] == layout.partition(",")[0] if layout.startswith("tables") else facts["layout"] == layout
+    tables = load_tables(tmp_path / "raw")
+    assert dict(tables.histories.select("user_id", "item_ids").iter_rows()) == HISTORIES
+    assert tables.histories["times"].to_list() == [
+        [1_400_000_100, 1_400_000_300],
+        [1_400_000_100, 1_400_000_200, 1_400_000_300],
+    ]
+    assert dict(tables.items.select("item_id", "title").iter_rows()) == TITLES
+    assert (facts["users"], facts["items"], facts["interactions"], facts["cleaning"]) == (2, 4, 5, [])
+
+
+def test_a_table_that_asks_for_whole_numbers_gets_them(tmp_path: Path) -> None:
+    rows = csv_lines([("user_id", "item_id", "rating", "timestamp"), *numbered()])
+    receive_raw(str(write(tmp_path / "shop", {"interactions.csv": rows})), tmp_path / "raw")
+    tables = load_tables(tmp_path / "raw")
+    assert tables.histories["item_ids"].to_list() == [[11, 12], [13, 11, 12]]
+    assert tables.items["item_id"].to_list() == [11, 12, 13]
+    assert read_catalog(tmp_path / "raw", CatalogSettings())["text"].to_list() == [
+        "Item: 11;",
+        "Item: 12;",
+        "Item: 13;",
+    ]
+
+
+@pytest.mark.parametrize(
+    "ids", [["007", "7"], ["9223372036854775808", "1"], ["a,b", "c d"], ["1.0", "2"], ["ü/\u4e2d", "-0"], ["1e3", "+5"]]
+)
+def test_ids_come_out_as_they_went_in(ids: list[str], tmp_path: Path) -> None:
+    rows = csv_lines([("user_id", "item_id"), *(("x", item) for item in ids)])
+    receive_raw(str(write(tmp_path / "shop", {"interactions.csv": rows})), tmp_path / "raw")
+    assert load_tables(tmp_path / "raw").histories["item_ids"].to_list() == [ids]
+
+
+def test_numbers_that_pandas_made_floats_are_whole_again(tmp_path: Path) -> None:
+    bought = pl.DataFrame(
+        {"user_id": [1.0, 1.0, None], "item_id": [5.0, 7.0, 5.0], "date": ["2024-01-02", "2024-01-01", "x"]}
+    )
+    with pytest.raises(
+        GenrecError, match=r"interactions.parquet: row 3: column date: 'x' is not seconds since 1970, or a date"
+    ):
+        receive_raw(str(write(tmp_path / "shop", {"interactions.parquet": bought})), tmp_path / "raw")
+    facts = receive_raw(str(write(tmp_path / "shop", {"interactions.parquet": bought.drop("date")})), tmp_path / "raw")
+    assert load_tables(tmp_path / "raw").histories.to_dicts() == [{"user_id": "1", "item_ids": [5, 7]}]
+    assert [step["interactions"] for step in facts["cleaning"]] == [1]
+
+
+def test_the_text_takes_what_describes_an_item(tmp_path: Path) -> None:
+    items = [
+        {
+            "item_id": f"x{n}", "main_category": "Kitchen", "title": f"<b>Pot</b> &amp; lid {n}", "price": "1.299,50 €", "image": "https://a/b.png",
+            "ean": f"40063813339{n}", "also": [f"B0{n}", f"B1{n}"], "details": {"kg": 1}, "tags": ["iron", "black"], "year": 1990 + n, "none": None,
+        }
+        for n in range(4)
+    ]  # fmt: skip
+    shop = write(tmp_path / "shop", generic(**{"items.jsonl": json_lines(items)}))
+    (shop / "items.csv").unlink()
+    facts = receive_raw(str(shop), tmp_path / "raw")
+    uses = {row["column"]: row["taken for"] for row in facts["columns"] if row["table"].startswith("items")}
+    assert uses == {
+        "item_id": "item", "main_category": "text", "title": "title", "price": "price", "image": "left out: addresses", "ean": "left out: ids",
+        "also": "left out: ids", "details": "left out: nested", "tags": "text", "year": "number", "none": "left out: empty",
+    }  # fmt: skip
+    catalog = read_catalog(tmp_path / "raw", CatalogSettings())
+    assert catalog.filter(pl.col("item_id") == "x3")["text"].to_list() == [
+        "Title: Pot & lid 3; Main category: Kitchen; Price: 1299.50; Tags: iron; black; Year: 1993;"
+    ]
+    assert facts["items"] == 7, "three items are bought that the table does not list"
+
+
+def test_each_step_of_cleaning_is_counted(tmp_path: Path) -> None:
+    rows = [("u", f"i{n % 4}", "view" if n % 5 else "buy", n // 2, n) for n in range(40)]
+    rows += [("u", "i3", "buy", 19, 39), ("", "i1", "buy", 3, 1), ("v", "i1", "buy", 9, 5)]
+    table = csv_lines([("user", "item", "event", "rating", "time"), *rows])
+    shop = write(tmp_path / "shop", {"interactions.csv": table})
+    cleaned = DataSettings(events=["buy", "view"], least_rating=2, k_core=2, most_interactions=20, least_interactions=2)
+    facts = receive_raw(str(shop), tmp_path / "raw", settings=cleaned)
+    assert [(step["step"].split()[0], step["interactions"]) for step in facts["cleaning"]] == [
+        ("without", 1), ("rated", 4), ("repeated:", 1), ("outside", 1), ("older", 16),
+    ]  # fmt: skip
+    assert facts["events"] == {"view": 32, "buy": 10}
+    assert load_tables(tmp_path / "raw").histories["times"].to_list() == [list(range(20, 40))]
+    assert receive_raw(str(shop), tmp_path / "raw", settings=DataSettings(events=["buy"]))["interactions"] == 10
+
+
+def test_unlisted_items_are_kept_or_dropped_and_counted(tmp_path: Path) -> None:
+    files = generic(**{"items.csv": csv_lines([("item_id", "title"), ("b-1", "Tea")])})
+    facts = receive_raw(str(write(tmp_path / "shop", files)), tmp_path / "raw")
+    assert (facts["items"], facts["interactions_with_unlisted_items"], facts["items_without_meta"]) == (3, 3, 2)
+    facts = receive_raw(str(tmp_path / "shop"), tmp_path / "raw", settings=DataSettings(unknown_items="drop"))
+    assert (facts["items"], facts["interactions"], facts["cleaning"][0]["interactions"]) == (1, 2, 3)
+
+
+def test_own_vectors_are_read_from_a_column_or_from_an_array(tmp_path: Path) -> None:
+    vectors = np.arange(8, dtype=np.float32).reshape(4, 2)
+    items = pl.DataFrame({"item_id": list(TITLES), "title": list(TITLES.values()), "vector": vectors.tolist()})
+    shop = write(tmp_path / "shop", generic(**{"items.parquet": items}))
+    (shop / "items.csv").unlink()
+    receive_raw(str(shop), tmp_path / "raw")
+    assert load_tables(tmp_path / "raw").items["vector"].to_numpy().tolist() == vectors.tolist()
+    shop = write(tmp_path / "other", generic(**{"vector_ids.txt": "b-3\nb-1\n"}))
+    np.save(shop / "vectors.npy", vectors[:2])
+    receive_raw(str(shop), tmp_path / "raw")
+    assert load_tables(tmp_path / "raw").items["vector"].to_list() == [[2, 3], None, [0, 1], None]
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen", "message"),
+    [
+        ({"interactions.csv": "user_id,customer_id,item_id\na,b,c\n"}, {}, "user_id and customer_id could both be the user; say which"),
+        ({"interactions.csv": "who,item_id\na,c\n"}, {}, r"no column is known as the user; name it.*\{user: who\}.* who, item_id"),
+        ({"interactions.csv": "user_id,item_id\na,b,c\n"}, {}, "line 2: 3 cells, but 2 columns"),
+        ({"interactions.csv": 'user_id,item_id\na,"b\n'}, {}, "interactions.csv: line 2: unexpected end of data"),
+        ({"interactions.csv": b"user_id,item_id\na,b\na,\xff\n"}, {}, "interactions.csv: line 3: not UTF-8"),
+        ({"interactions.csv": ""}, {}, "interactions.csv: is empty"),
+        ({"interactions.csv": "user_id,item_id\n"}, {}, "none of 0 interactions is left"),
+        ({"interactions.jsonl": '{"user_id": 1, "item_id": 2}\n{"user_id": 1\n'}, {}, "interactions.jsonl: line 2: neither JSON"),
+        ({"interactions.parquet": b"PAR1 cut"}, {}, "interactions.parquet: "),
+        ({"interactions.csv": "user_id,item_id,timestamp\na,b,soon\na,b,5\n"}, {}, "row 1: column timestamp: 'soon' is not seconds"),
+        ({"interactions.csv": "user_id,item_id\na,b\n"}, {"columns": {"buyer": "user_id"}}, "buyer is no meaning of a column"),
+        ({"interactions.csv": "user_id,item_id\na,b\n"}, {"columns": {"user": "buyer"}}, "no table has the column buyer"),
+        ({"interactions.csv": "user_id,item_id\na,b\n"}, {"events": ["buy"]}, "events: the interactions have no column for it"),
+        ({"interactions.csv": "a,b,1\n", "items.csv": "item_id\nb\n"}, {"header": ["user", "item"]}, "has 3 columns, not the 2 named"),
+        ({"clicks.csv": "user,item\n", "pages.csv": "a\n"}, {}, r"neither interactions.csv .* but clicks.csv, pages.csv"),
+        ({"interactions.csv": "user_id,item_id\na,b\n", "items.csv": "name\nx\n"}, {}, "items.csv: no column is known as the item"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line(
+    files: dict[str, str | bytes], chosen: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "shop", dict(files))
+    with pytest.raises(GenrecError, match=message) as caught:
+        receive_raw(str(tmp_path / "shop"), tmp_path / "raw", settings=DataSettings(**chosen))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_table_without_a_line_of_names_gets_them_by_a_setting(tmp_path: Path) -> None:
+    shop = write(tmp_path / "shop", {"ratings_Beauty.csv": csv_lines(BOUGHT)})
+    receive_raw(str(shop), tmp_path / "raw", settings=DataSettings(header=["user", "item", "rating", "time"]))
+    assert dict(load_tables(tmp_path / "raw").histories.select("user_id", "item_ids").iter_rows()) == HISTORIES
+    receive_raw(
+        str(shop / "ratings_Beauty.csv"),
+        tmp_path / "raw",
+        settings=DataSettings(header=["user", "item", "rating", "time"]),
+    )
+    assert load_tables(tmp_path / "raw").histories.height == 2
+
+
+CELLS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=6)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=12))
+def test_any_table_is_read_or_refused_in_one_line(rows: list[tuple[str, str]], tmp_path: Path) -> None:
+    """Whatever the cells are, ids are those of the table without white space around them, in its order."""
+    write(tmp_path / "shop", {"interactions.parquet": pl.DataFrame(rows, schema=["user", "item"], orient="row")})
+    wanted: dict[str, list[str]] = {}
+    for user, item in rows:
+        if user.strip() and item.strip():
+            wanted.setdefault(user.strip(), []).append(item.strip())
+    if not wanted:
+        with pytest.raises(GenrecError, match="none of"):
+            receive_raw(str(tmp_path / "shop"), tmp_path / "raw")
+        return
+    receive_raw(str(tmp_path / "shop"), tmp_path / "raw")
+    read = {user: [str(item) for item in items] for user, items in load_tables(tmp_path / "raw").histories.iter_rows()}
+    assert read == wanted
