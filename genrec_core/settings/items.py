@@ -31,6 +31,11 @@ class EmbeddingSettings(Settings):
     )
     batch_size: int = Field(64, ge=1, le=4096, description="Texts that the sentence encoder reads at once.")
     max_tokens: int = Field(128, ge=8, le=8192, description="Tokens of a text that are read; the rest is cut off.")
+    own_vectors: Literal["replace", "join", "ignore"] = Field(
+        "replace",
+        description="Use of the vectors that the raw data bring: `replace` takes them instead of the texts' vectors, `join` "
+        "puts both side by side, `ignore` takes the texts' alone.",
+    )
 
 
 class SemanticIdSettings(Settings):

@@ -91,23 +91,23 @@ def item_embeddings(
     work: WorkFolders,
     engine: ComputeEngine,
 ) -> dg.MaterializeResult[Path]:
-    """One vector for each item, computed from its text; as the model gives it, and L2-normalised.
+    """One vector for each item, computed from its text, or brought by your data; as it is, and L2-normalised.
 
     Only new texts are embedded. Semantic IDs are made from these vectors, so look at `nearest_by_text`: if near items
     are not alike, the model does not understand this catalogue.
     """
     from genrec_core.embedding.item_embeddings import vectors_by_text, write_item_embeddings
-    from genrec_core.embedding.text import embed_new_texts
+    from genrec_core.embedding.text import embed_catalog
 
     texts, item_ids, began = item_catalog["text"].to_list(), item_catalog["item_id"].to_numpy(), time.monotonic()
     earlier = _earlier_version(context, Path(work.root))
     known = vectors_by_text(earlier, config.model, config.max_tokens) if earlier else {}
     with engine.open(context) as computed_by:
         progress = progress_log(context, "texts embedded")
-        vectors, embedded = embed_new_texts(texts, config, known, progress, computed_by)
+        vectors, embedded, model = embed_catalog(item_catalog, config, known, progress, computed_by)
     with work.new(context) as folder:
         seconds = time.monotonic() - began
-        stats = write_item_embeddings(folder, item_ids, texts, vectors, config.model, seconds, config.max_tokens)
+        stats = write_item_embeddings(folder, item_ids, texts, vectors, model, seconds, config.max_tokens)
         metadata = embeddings_page(folder, stats, embedded, item_catalog)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 

@@ -74,8 +74,9 @@ def catalog_picture(catalog: pl.DataFrame) -> bytes:
 
 
 def histories_picture(histories: pl.DataFrame) -> bytes:
-    """Length of the histories in ``user_histories``, and how unevenly items are bought."""
-    figure, (left, right) = new_figure(2, (9.6, 3.4))
+    """Length of the histories in ``user_histories``, how unevenly items are bought, and, with times, when."""
+    timed = "times" in histories.columns
+    figure, (left, right, *later) = new_figure(2 + timed, (9.6 + 4.8 * timed, 3.4))
     lengths = histories["item_ids"].list.len().to_numpy()
     left.loglog(*np.unique(lengths, return_counts=True), ".", color=MAIN, markersize=5)
     _mark_median(left, lengths)
@@ -86,6 +87,11 @@ def histories_picture(histories: pl.DataFrame) -> bytes:
     note = f"the first 10 % of items:\n{share:.0%} of all interactions"
     right.text(0.97, 0.93, note, transform=right.transAxes, ha="right", va="top", fontsize=9, color=INK)
     labelled(right, "Popularity of items", "items, the most bought first", "interactions")
+    if timed:
+        weeks = pl.from_epoch(histories["times"].explode(), time_unit="s").dt.truncate("1w").value_counts().sort("times")
+        later[0].step(weeks["times"].to_numpy(), weeks["count"].to_numpy(), where="post", color=MAIN, linewidth=1.2)
+        later[0].tick_params(axis="x", rotation=30)
+        labelled(later[0], "Interactions a week", "", "interactions")
     return as_png(figure)
 
 
