@@ -12,10 +12,10 @@ import polars as pl
 
 from genrec_core.data import p5
 from genrec_core.data.archive import errors_naming, opened_source
-from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts
+from genrec_core.data.item_text import TEMPLATE, TEXT_FIELDS, render_text, template_parts
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
-from genrec_core.settings import CatalogSettings
+from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, CatalogSettings
 from genrec_core.storage.artifacts import atomic_folder, read_json, sha256_of, write_json
 from genrec_core.storage.redact import without_secrets
 
@@ -66,7 +66,7 @@ def receive_raw(place: str | None, target: Path, sha256: str | None = None, form
 
 def load_tables(raw: Path) -> Tables:
     """The tables of a folder of raw files: stored by :func:`receive_raw`, or parsed if the files are others."""
-    stored: dict[str, Any] = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
+    stored = _provenance(raw)
     source = SOURCES[stored.get("form", "p5")]
     if stored and stored["files"] == _file_facts(raw, source):
         return Tables(pl.read_parquet(raw / ITEMS), pl.read_parquet(raw / HISTORIES))
@@ -74,15 +74,19 @@ def load_tables(raw: Path) -> Tables:
 
 
 def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
-    """The item catalogue of a folder of raw files, sorted by id: ``item_id``, the text fields, and ``text``.
+    """The item catalogue of a folder of raw files, sorted by id: ``item_id``, the fields, ``text`` and its template.
 
-    ``text`` is never empty: an item of which nothing is known gets its ``source_id``.
+    ``text`` is never empty: an item of which nothing is known gets its ``source_id``. ``text_template`` is that of the
+    settings, or else that of the source.
     """
-    items, parts = load_tables(raw).items, template_parts(settings.text_template)
+    items = load_tables(raw).items
+    template = settings.text_template or _provenance(raw).get(TEMPLATE, DEFAULT_TEXT_TEMPLATE)
+    columns = items.drop("source_id", "described").schema
+    parts = template_parts(template, [name for name in columns if name != "item_id"])
     rows = [
         {**row, "text": render_text(parts, row) or f"Item: {row['source_id']};"} for row in items.iter_rows(named=True)
     ]
-    return pl.DataFrame(rows, schema={**items.drop("source_id", "described").schema, "text": pl.String})
+    return pl.DataFrame(rows, schema={**columns, "text": pl.String}).with_columns(pl.lit(template).alias(TEMPLATE))
 
 
 def read_user_histories(path: Path) -> pl.DataFrame:
@@ -132,6 +136,10 @@ def _store_tables(folder: Path, form: str) -> dict[str, Any]:
     }
     write_json(folder / PROVENANCE, facts)
     return facts
+
+
+def _provenance(raw: Path) -> dict[str, Any]:
+    return read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
 
 
 def _file_facts(raw: Path, source: Source) -> dict[str, dict[str, Any]]:

@@ -8,9 +8,10 @@ from polars.testing import assert_frame_equal
 
 from genrec_core.data import p5
 from genrec_core.data.item_text import TEXT_FIELDS
-from genrec_core.data.sources import SOURCES, Source, load_tables, read_catalog, receive_raw
+from genrec_core.data.sources import PROVENANCE, SOURCES, Source, load_tables, read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
+from genrec_core.storage.artifacts import read_json, write_json
 
 
 def not_parsed(*given: object) -> None:
@@ -68,3 +69,11 @@ def test_another_form_is_one_line_in_the_table_of_sources(tmp_path: Path, monkey
     catalog = read_catalog(tmp_path / "received", CatalogSettings())
     assert catalog["text"].to_list() == ["Title: Soap;", "Title: Balm;"]
     assert load_tables(tmp_path / "received").histories["item_ids"].to_list() == [[2, 1]]
+
+
+def test_the_template_is_the_sources_unless_one_is_set(received: Path) -> None:
+    write_json(received / PROVENANCE, read_json(received / PROVENANCE) | {"text_template": "Name: {title};"})
+    catalog = read_catalog(received, CatalogSettings())
+    assert catalog["text"].to_list() == [f"Name: {title};" for title in catalog["title"]]
+    assert catalog["text_template"].unique().to_list() == ["Name: {title};"]
+    assert read_catalog(received, CatalogSettings(text_template="{title};"))["text_template"][0] == "{title};"
