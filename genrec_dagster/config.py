@@ -70,8 +70,8 @@ class RawBeautyForm(settings.DataSettings, dg.Config):
     sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-fA-F]{64}$",
-        description="Expected sha256 of the file or archive. If unset, the environment variable GENREC_RAW_SHA256 gives it; "
-        "without that, it is not checked.",
+        description="Expected sha256 of the file or archive. If unset, the environment variable GENREC_RAW_SHA256 "
+        "gives it; without that, it is not checked.",
     )
 
     def place(self) -> tuple[str | None, str | None]:

@@ -21,7 +21,7 @@ from genrec_core.bundle.model_folder import (
     ModelItems,
 )
 from genrec_core.bundle.new_items import NewItems
-from genrec_core.data.item_text import render_text, template_parts
+from genrec_core.data.item_text import ItemFields, render_text
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, learned_rows, text_model
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph
@@ -43,6 +43,7 @@ class AdditionSettings(Settings):
     """The content of ``new_items.json``: what adding items must know of the model."""
 
     embedding_model: str  # name of the model that embeds the texts
+    item_fields: ItemFields = ItemFields()  # what the texts are made of
     reads_texts: bool  # whether the model reads text vectors
     known_items: int  # for this one and the next see genrec_core.tiger.model.TigerConfig
     untrained_items: tuple[int, ...]
@@ -88,19 +89,18 @@ def add_items(model_dir: Path, new: NewItems, vectors: np.ndarray, target: Path 
     return extended.codes[len(known.codes) :]
 
 
-def texts_of(model_dir: Path, text_template: str) -> tuple[list[str], np.ndarray]:
+def texts_of(model_dir: Path, fields: ItemFields) -> tuple[list[str], np.ndarray]:
     """The texts of a model's items by its table of attributes, and their vectors of length 1, float32 [n, dim].
 
     The table may hold less of an item than the text that was embedded: it has no ready text and no description. There
     are no texts where the model has no table, or the table lacks a field of the template.
     """
     folder, vectors = ModelFolder(model_dir), read_array(model_dir / NEW_ITEMS / TEXT_VECTORS)
-    parts, names = template_parts(text_template), ("title", "brand", "categories", "price")
-    if not folder.takes_rules or any(field not in ("", *names) for _, field in parts):
+    parts = fields.parts()
+    columns = ItemTable.load(model_dir, folder.item_ids).columns if folder.takes_rules else {}
+    if any(field and field not in columns for _, field in parts):
         return [], vectors[:0]
-    table = ItemTable.load(model_dir, folder.item_ids)
-    columns = zip(*(getattr(table, name) for name in names), strict=True)
-    texts = [render_text(parts, dict(zip(names, row, strict=True))) for row in columns]
+    texts = [render_text(parts, dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
     rows = [row for row, text in enumerate(texts) if text]
     return [texts[row] for row in rows], vectors[rows]
 

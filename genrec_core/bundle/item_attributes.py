@@ -1,14 +1,15 @@
-"""What a model folder knows of its items beside the model: title, brand, categories and price, for rules over them."""
+"""What a model folder knows of its items beside the model: the catalogue's columns, for rules over them."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from genrec_core.bundle.model_folder import ITEMS
+from genrec_core.data.item_text import TEXT_FIELDS, ItemFields
 from genrec_core.errors import GenrecError
 from genrec_core.settings import Settings
 from genrec_core.storage.artifacts import atomic_file
@@ -17,34 +18,51 @@ if TYPE_CHECKING:  # inference does without polars, which is large
     import polars as pl
 
 
+_STANDARD = tuple(name for name in TEXT_FIELDS if name != "description")  # long, and no rule compares it
+FIELDS: dict[str, type] = {"brand": str, "category": str, "title": str, "price": float, "item_id": int}
+Column = list[str | None] | list[float | None]
+
+
 class ItemTable(Settings):
-    """The content of ``items.json``: columns in the order of the model's items, null where an item lacks something."""
+    """The content of ``items.json``: columns in the order of the model's items, null where an item lacks something.
 
-    model_config = ConfigDict(allow_inf_nan=False, strict=True)
+    Further columns of the catalogue, texts or numbers, stand beside these.
+    """
 
-    item_id: list[int]
+    model_config = ConfigDict(allow_inf_nan=False, strict=True, extra="allow")
+    __pydantic_extra__: dict[str, Column] = Field(init=False)
+
+    item_id: list[int] | list[str]
     title: list[str | None]
     brand: list[str | None]
     categories: list[str | None]
     price: list[float | None]
 
+    @property
+    def columns(self) -> dict[str, Column]:
+        """All columns but ``item_id``, by name."""
+        standard: dict[str, Column] = {name: getattr(self, name) for name in _STANDARD}
+        return standard | self.__pydantic_extra__
+
     @model_validator(mode="after")
     def _columns_of_one_length(self) -> "ItemTable":
-        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        lengths = {"item_id": len(self.item_id)} | {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of different lengths: {lengths}")
         return self
 
     @classmethod
     def of_catalog(cls, catalog: "pl.DataFrame", item_ids: np.ndarray) -> "ItemTable":
-        """The attributes of ``item_ids`` int64 [n_items], in that order, from the frame of ``item_catalog``.
+        """The attributes of ``item_ids``, int64 or text [n_items], in that order, from the frame of ``item_catalog``.
 
-        An item that the catalogue lacks has no attributes.
+        An item that the catalogue lacks has no attributes. A further column without any value is left out.
         """
         import polars as pl
 
-        types: dict[str, type[pl.DataType]] = dict.fromkeys(cls.model_fields, pl.String)
-        types |= {"item_id": pl.Int64, "price": pl.Float64}
+        items, fields = pl.DataFrame({"item_id": item_ids.tolist()}), ItemFields.of_catalog(catalog)
+        further = [name for name in (*fields.texts, *fields.numbers) if name not in TEXT_FIELDS]
+        types: dict[str, pl.DataType | type[pl.DataType]] = dict.fromkeys((*_STANDARD, *further), pl.String)
+        types |= dict.fromkeys(fields.numbers, pl.Float64) | {"item_id": items.schema["item_id"], "price": pl.Float64}
         try:
             table = catalog.select(pl.col(name).cast(dtype) for name, dtype in types.items())
         except pl.exceptions.PolarsError as error:
@@ -52,12 +70,12 @@ class ItemTable(Settings):
         repeated = table["item_id"].filter(table["item_id"].is_duplicated())
         if len(repeated):
             raise GenrecError(f"the item catalogue holds item {repeated[0]} twice; keep one row an item")
-        items = pl.DataFrame({"item_id": item_ids.astype(np.int64)})
         if items.join(table, on="item_id", how="semi").is_empty():
             raise GenrecError("the item catalogue holds no item of the model; give the catalogue it was trained on")
         rows = items.join(table, on="item_id", how="left", maintain_order="left")
-        finite = pl.when(pl.col("price").is_finite()).then(pl.col("price"))
-        return cls.model_validate(rows.with_columns(finite).to_dict(as_series=False))
+        finite = rows.with_columns(pl.when(pl.col(pl.Float64).is_finite()).then(pl.col(pl.Float64)))
+        empty = [name for name in further if finite[name].null_count() == len(finite)]
+        return cls.model_validate(finite.drop(empty).to_dict(as_series=False))
 
     @classmethod
     def load(cls, model_dir: Path, item_ids: np.ndarray) -> "ItemTable":
@@ -69,23 +87,29 @@ class ItemTable(Settings):
         try:
             table = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, fault["loc"])) or "the file"
-            raise GenrecError(f"{path}: cannot be read ({place}: {fault['msg']}); export the model again") from error
+            raise GenrecError(f"{path}: cannot be read ({_first_fault(error)}); export the model again") from error
         if not np.array_equal(table.item_id, item_ids):
             raise GenrecError(f"{path}: does not hold the items of the model; export it again")
         return table
 
     def with_new(self, item_ids: np.ndarray, fields: list[dict[str, Any]]) -> "ItemTable":
-        """The table with new items at its end; ``fields`` are the columns of each."""
-        rows = [{**row, "item_id": item} for row, item in zip(fields, item_ids.tolist(), strict=True)]
-        columns = {name: getattr(self, name) + [row[name] for row in rows] for name in type(self).model_fields}
-        return ItemTable(**columns)
+        """The table with new items, int64 or text [n], at its end; ``fields`` are the columns of each."""
+        columns = {name: [*column, *(row.get(name) for row in fields)] for name, column in self.columns.items()}
+        try:
+            return ItemTable.model_validate({"item_id": [*self.item_id, *item_ids.tolist()], **columns})
+        except ValidationError as error:
+            place = _first_fault(error)
+            raise GenrecError(f"new items: {place}, unlike the items of the model; give values as theirs") from error
 
     def save(self, model_dir: Path) -> None:
         """Write ``items.json``."""
         with atomic_file(model_dir / ITEMS) as part:
             part.write_text(self.model_dump_json(), encoding="utf-8")
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"
 
 
 def folded(text: str) -> str:
@@ -134,17 +158,33 @@ class ItemAttributes:
     """The attributes that rules compare, by field and catalogue row; each is indexed for the first rule with it."""
 
     def __init__(self, table: ItemTable) -> None:
-        self._table = table
+        self._table, self._columns = table, table.columns
         self.attribute = cache(self._index)
 
+    @cached_property
+    def fields(self) -> dict[str, type]:
+        """The fields, each with the type of its values: ``str``, ``float``, or ``int`` for whole-number ids."""
+        kinds = {name: _kind(column) for name, column in self._columns.items() if name not in FIELDS}
+        del kinds["categories"]  # their field is ``category``
+        return FIELDS | {"item_id": str if isinstance(next(iter(self._table.item_id), 0), str) else int} | kinds
+
     def _index(self, field: str) -> TextAttribute | NumberAttribute:
-        table = self._table
         if field == "item_id":
-            return NumberAttribute(np.array(table.item_id, dtype=np.int64), np.ones(len(table.item_id), dtype=bool))
-        if field == "price":
-            prices = np.array(table.price, dtype=np.float64)  # None becomes NaN
-            return NumberAttribute(prices, np.isfinite(prices))
+            ids = self._table.item_id
+            if self.fields[field] is str:
+                return TextAttribute.of([[str(item)] for item in ids])
+            return NumberAttribute(np.array(ids, dtype=np.int64), np.ones(len(ids), dtype=bool))
+        column = self._columns["categories" if field == "category" else field]
+        if self.fields[field] is float:
+            numbers = np.array(column, dtype=np.float64)  # None becomes NaN
+            return NumberAttribute(numbers, np.isfinite(numbers))
+        texts = [str(text or "") for text in column]
+        if field == "title":  # a title may hold a "; " of its own
+            return TextAttribute.of([[text] for text in texts])
         if field == "category":  # all names of all paths: "Beauty > Nails; Gifts" is Beauty, Nails and Gifts
-            paths = ((categories or "").replace("; ", " > ") for categories in table.categories)
-            return TextAttribute.of([path.split(" > ") for path in paths])
-        return TextAttribute.of([[text] if text else [] for text in getattr(table, field)])
+            texts = [text.replace(" > ", "; ") for text in texts]
+        return TextAttribute.of([text.split("; ") for text in texts])
+
+
+def _kind(column: Column) -> type:
+    return type(next((value for value in column if value is not None), ""))

@@ -35,7 +35,7 @@ TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"  # what the decoder
 # Five files by catalogue row: see ModelItems.
 ITEM_IDS, CODES, POPULARITY = "item_ids.npy", "codes_with_suffix.npy", "popularity.npy"
 ITEM_VECTORS, ITEM_KEYS = "item_vectors.npy", "item_keys.npy"
-ITEMS = "items.json"  # title, brand, categories and price, for rules; absent where exported without a catalogue
+ITEMS = "items.json"  # the columns of the catalogue, for rules; absent where exported without a catalogue
 # What adding items needs: a graph, text vectors, settings, and the codebooks of the semantic IDs.
 NEW_ITEMS = "new_items"
 ITEM_ENCODER, TEXT_VECTORS, ADDITION_SETTINGS = "item_encoder.onnx", "text_vectors.npy", "new_items.json"

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from genrec_core.data.ids import ItemId, item_id_of
-from genrec_core.data.item_text import render_text, template_parts, text_fields
+from genrec_core.data.item_text import ItemFields, render_text, text_fields
 from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
 
@@ -22,9 +22,9 @@ from genrec_core.errors import GenrecError
 class NewItems:
     """Items of a file."""
 
-    item_ids: np.ndarray  # int64 [n]
+    item_ids: np.ndarray  # int64 or text [n]
     texts: list[str]  # what is embedded; '' where nothing is known of an item
-    fields: list[dict[str, Any]]  # title, brand, categories, price and description of each, None where absent
+    fields: list[dict[str, Any]]  # of each item, by their names; None where absent
 
     def texts_or_ids(self) -> list[str]:
         """The texts; an item without one gets its id as text, so that it gets some code."""
@@ -38,33 +38,35 @@ class NewItems:
             raise GenrecError(f"{path}: item {without[0]} has no text {count}; give it a title, or a text")
 
 
-def read_new_items(path: Path, text_template: str) -> NewItems:
+def read_new_items(path: Path, item_fields: ItemFields, text_ids: bool = False) -> NewItems:
     """The items of a file.
 
     Args:
-        path: CSV with a header, or JSON lines if the name ends in ``.jsonl``; ``item_id``, and either ``text`` or the
-            fields of ``text_template`` (title, brand, categories, price, description).
-        text_template: as the catalogue's; see :class:`genrec_core.settings.CatalogSettings`.
+        path: CSV with a header, or JSON lines if the name ends in ``.jsonl``; ``item_id``, and either ``text`` or any
+            of the fields.
+        item_fields: the catalogue's.
+        text_ids: whether the catalogue's ids are texts, so that ``0005`` is no number.
     """
-    parts = template_parts(text_template)
-    item_ids: list[int] = []
+    parts = item_fields.parts()
+    item_ids: list[int | str] = []
     texts: list[str] = []
     fields: list[dict[str, Any]] = []
     for number, entry in _entries(path):
-        item_ids.append(_item_id(entry, path, number))
-        fields.append(text_fields(entry))
+        item_ids.append(_item_id(entry, path, number, text_ids))
+        fields.append(text_fields(entry, item_fields))
         texts.append(without_halves(str(entry.get("text") or "")).strip() or render_text(parts, fields[-1]))
     if not item_ids:
         raise GenrecError(f"{path}: no items in it; give CSV with the columns item_id and title, or JSON lines")
-    return NewItems(np.array(item_ids, dtype=np.int64), texts, fields)
+    return NewItems(np.array(item_ids), texts, fields)
 
 
 def read_item_ids(path: Path) -> np.ndarray:
-    """Ids int64 [n] of a JSON array, as ``item_ids.json`` holds them."""
+    """Ids int64 or text [n] of a JSON array, as ``item_ids.json`` holds them."""
     try:
-        return np.array(TypeAdapter(list[ItemId]).validate_json(utf8_text(path)), dtype=np.int64)
+        return np.array(TypeAdapter(list[ItemId] | list[str]).validate_json(utf8_text(path)))
     except (OSError, ValidationError) as error:
-        raise GenrecError(f"{path}: no array of integers of 64 bits ({error!s:.200}); give one id a vector") from error
+        wanted = "no array of integers of 64 bits, or of texts"
+        raise GenrecError(f"{path}: {wanted} ({error!s:.200}); give one id a vector") from error
 
 
 def read_vectors(path: Path) -> np.ndarray:
@@ -111,8 +113,16 @@ def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     return entry
 
 
-def _item_id(entry: dict[str, Any], path: Path, number: int) -> int:
+def _item_id(entry: dict[str, Any], path: Path, number: int, text_ids: bool) -> int | str:
+    item_id = entry.get("item_id")
     try:
-        return item_id_of(entry.get("item_id"))
+        return _text_id(item_id) if text_ids else item_id_of(item_id)
     except GenrecError as error:
-        raise GenrecError(f"{path}, line {number}: {error}; give each item an integer item_id") from error
+        kind = "item_id" if text_ids else "integer item_id"
+        raise GenrecError(f"{path}, line {number}: {error}; give each item an {kind}") from error
+
+
+def _text_id(value: object) -> str:
+    if (type(value) is int or isinstance(value, str)) and (item_id := str(value).strip()):
+        return item_id
+    raise GenrecError(f"item {value!r:.60} is no id")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from genrec_core.cli.options import Commands, add_command, new_folder
 from genrec_core.errors import GenrecError
-from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, EmbeddingSettings, engine_from_environment
+from genrec_core.settings import EmbeddingSettings, engine_from_environment
 
 if TYPE_CHECKING:
     from genrec_core.engines.engine import Engine
 
-_ITEMS = "CSV or *.jsonl: item_id, and text or title, brand ..."
+_ITEMS = "CSV or *.jsonl: item_id, and text or the catalogue's fields"
 
 
 def add_commands(commands: Commands) -> None:
@@ -52,7 +52,9 @@ def add_commands(commands: Commands) -> None:
 
 def _add_text_encoder(command: argparse.ArgumentParser) -> None:
     """How the texts of ``--items`` become vectors."""
-    command.add_argument("--text_template", metavar="TEXT", help="with --items: the catalogue's template (the default)")
+    command.add_argument(
+        "--text_template", metavar="TEXT", help="with --items: template of the texts (the catalogue's)"
+    )
     command.add_argument(
         "--text_encoder", type=Path, metavar="DIR",
         help="with --items: the folder of export-text-encoder (the newest where torch is absent, else torch embeds)",
@@ -78,16 +80,19 @@ def _withdraw(options: argparse.Namespace) -> None:
 
 def _add_items(options: argparse.Namespace) -> None:
     from genrec_core.bundle.item_additions import AdditionSettings, add_items, texts_of
+    from genrec_core.bundle.model_folder import ModelFolder
     from genrec_core.bundle.new_items import read_new_items
     from genrec_core.releases.pointer import MODEL, RELEASES, add_to_served, require_pointer
     from genrec_core.storage.folders import version_folder
 
     if options.output and not options.model_dir:
         raise GenrecError("--output belongs to --model_dir: the served release gets a successor in the storage")
-    before, template = None if options.model_dir else require_pointer(), options.text_template or DEFAULT_TEXT_TEMPLATE
+    before = None if options.model_dir else require_pointer()
     model_dir = version_folder(RELEASES, before.version) / MODEL if before else options.model_dir
-    settings, known = AdditionSettings.load(model_dir), texts_of(model_dir, template)
-    new = read_new_items(options.items, template)
+    settings = AdditionSettings.load(model_dir)
+    fields = settings.item_fields.with_template(options.text_template)
+    new = read_new_items(options.items, fields, ModelFolder(model_dir).item_ids.dtype.kind == "U")
+    known = texts_of(model_dir, fields)
     new.require_texts(options.items)
     vectors = _text_vectors(new.texts, settings.embedding_model, options.text_encoder, None)
     if before:
@@ -123,15 +128,17 @@ def _assign_ids(options: argparse.Namespace) -> None:
 def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any, Any]:
     """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
     from genrec_core.bundle.new_items import read_new_items
-    from genrec_core.embedding.item_embeddings import ITEM_TEXT, ItemEmbeddings, text_model
+    from genrec_core.embedding.item_embeddings import ITEM_TEXT, ItemEmbeddings, item_fields, text_model
     from genrec_core.storage.artifacts import read_json
     from genrec_core.storage.folders import latest
 
-    new = read_new_items(options.items, options.text_template or DEFAULT_TEXT_TEMPLATE)
     folder = options.embeddings or latest("item_embeddings")
+    known = ItemEmbeddings.load(folder)
+    fields = item_fields(folder).with_template(options.text_template)
+    new = read_new_items(options.items, fields, known.item_ids.dtype.kind == "U")
     texts, model = new.texts_or_ids(), text_model(folder)
     vectors = _text_vectors(texts, model, options.text_encoder, engine)
-    _warn_of_texts_not_told_apart(texts, vectors, read_json(folder / ITEM_TEXT), ItemEmbeddings.load(folder).l2norm)
+    _warn_of_texts_not_told_apart(texts, vectors, read_json(folder / ITEM_TEXT), known.l2norm)
     return new.item_ids, vectors
 
 

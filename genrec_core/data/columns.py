@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from genrec_core.errors import GenrecError
 
 _ITEM = (
-    "itemid", "item", "movieid", "productid", "product", "parentasin", "asin", "articleid", "article", "sku", "isbn", "bookid",
-    "songid", "trackid", "businessid", "gameid", "videoid", "newsid", "recipeid", "productcode", "stockcode",
+    "itemid", "item", "movieid", "productid", "product", "parentasin", "asin", "articleid", "article", "sku", "isbn",
+    "bookid", "songid", "trackid", "businessid", "gameid", "videoid", "newsid", "recipeid", "productcode", "stockcode",
 )  # fmt: skip
 INTERACTION_COLUMNS: dict[str, tuple[str, ...]] = {
     "user": (
-        "userid", "user", "reviewerid", "customerid", "customer", "visitorid", "memberid", "accountid", "buyerid", "uid",
-        "clientid", "sessionid", "session",
+        "userid", "user", "reviewerid", "customerid", "customer", "visitorid", "memberid", "accountid", "buyerid",
+        "uid", "clientid", "sessionid", "session",
     ),
     "item": _ITEM,
     "time": (
@@ -56,8 +56,7 @@ def meanings(
     """
     found = {meaning: column for meaning, column in layout.items() if column in columns and meaning in usual}
     for meaning, names in usual.items():
-        named = chosen.get(meaning)
-        if named in columns:
+        if (named := chosen.get(meaning)) is not None and named in columns:
             found[meaning] = named
         elif meaning not in found:
             candidates = sorted((c for c in columns if _key(c) in names), key=lambda c: names.index(_key(c)))
@@ -91,7 +90,7 @@ def require_meanings(chosen: Mapping[str, str], tables: Sequence[Sequence[str]])
 
 
 def identifier(column: str) -> str:
-    """A column's name as templates and rules can write it: lower case, with ``_`` for all that is no letter or digit."""
+    """A column's name as templates and rules write it: lower case, ``_`` for all that is no letter or digit."""
     name = re.sub(r"\W+", "_", column.partition(":")[0].lower()).strip("_")
     return name if name and not name[0].isdigit() else f"column_{name}".rstrip("_")
 

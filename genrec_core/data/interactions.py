@@ -146,7 +146,7 @@ class _Cleaning:
             raise GenrecError(f"none of {self.facts['read']} interactions is left ({left_out}); clean less")
         if "time" in frame:
             tied = (frame["user"] == frame["user"].shift()) & (frame["time"] == frame["time"].shift())
-            self.facts["share_of_ties"] = round(float(tied.fill_null(value=False).mean() or 0), 4)
+            self.facts["share_of_ties"] = round(int(tied.fill_null(value=False).sum()) / frame.height, 4)
             frame = frame.with_columns(pl.col("time") // self.unit)
             days = frame.select(pl.col("time").min(), pl.col("time").max().alias("last")).row(0)
             self.facts["first_day"], self.facts["last_day"] = (_day(seconds) for seconds in days)

@@ -12,7 +12,7 @@ import polars as pl
 
 from genrec_core.data.columns import identifier, label
 from genrec_core.data.interactions import item_ids
-from genrec_core.data.item_text import TEXT_FIELDS, categories_of, clean_text, price_of
+from genrec_core.data.item_text import TEXT_FIELDS, categories_of, clean_text, price_of, template_of, values_of
 from genrec_core.data.layouts import TableForm
 from genrec_core.data.table_files import read_cells
 from genrec_core.errors import GenrecError
@@ -24,7 +24,6 @@ _URL = re.compile(r"(https?|s3|gs|ftp)://|www\.", re.IGNORECASE)
 _CODE = re.compile(r"(?=\S*\d)\S+")  # one word with a digit in it
 _ID_NAME = re.compile(r"(^|_)(id|ids|asin|isbn|sku|ean|upc|gtin|url|uri|uuid|hash)$")
 _RESERVED = {"item_id", "item_ids", "user_id", "text", "vector", "described", "source_id", "category", *TEXT_FIELDS}
-_RANGE = re.compile(r"(?<=\d)\s*[-\u2013]\s*(?=\D?\d)")  # "$9.99 - $14.99"
 
 
 class Items(NamedTuple):
@@ -139,7 +138,7 @@ def _template(fields: Sequence[_Field]) -> str:
         texts = [len(value) for value in field.values if isinstance(value, str)]
         return field.name != "title", bool(texts) and sum(texts) / len(texts) > _LONG
 
-    return " ".join(f"{field.label}: {{{field.name}}};" for field in sorted(fields, key=place))
+    return template_of({field.name: field.label for field in sorted(fields, key=place)})
 
 
 def _no_description(column: str, values: Sequence[Any]) -> str | None:
@@ -188,7 +187,7 @@ def _share(values: Sequence[Any], fits: Callable[[Any], bool]) -> float:
 
 def _cleaner(meaning: str, column: str) -> Callable[[Any], Any]:
     if meaning == "price":
-        return _least_price
+        return price_of
     if meaning == "categories":
         words = column.endswith(":token_seq")  # RecBole parts values by spaces
         return lambda value: categories_of("|".join(value.split()) if words and isinstance(value, str) else value)
@@ -201,20 +200,8 @@ def _cleaned(values: Sequence[Any], clean: Callable[[Any], Any]) -> list[Any]:
     return [once(value) if isinstance(value, str) else clean(value) for value in values]
 
 
-def _least_price(value: Any) -> float | None:
-    """A price; of a range, its lower end."""
-    price = price_of(value)
-    return price_of(_RANGE.split(value)[0]) if price is None and isinstance(value, str) else price
-
-
 def _several(value: Any) -> str | None:
-    """One text; the values of a list, or parted by ``|``, are joined by "; "."""
-    if isinstance(value, date):
-        return value.isoformat()
-    parts = (
-        value if isinstance(value, list) else re.split(r"(?<=\S)\|(?=\S)", value) if isinstance(value, str) else [value]
-    )
-    return "; ".join(filter(None, map(clean_text, parts))) or None
+    return value.isoformat() if isinstance(value, date) else values_of(value)
 
 
 def _free(name: str, taken: set[str]) -> str:

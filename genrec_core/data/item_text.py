@@ -19,6 +19,7 @@ TEMPLATE = "text_template"  # a column of item_catalog, the same in each row: wh
 _NO_FIELDS = ("item_id", "text", TEMPLATE)  # the other columns of item_catalog
 _CURRENCY = r"(?:[A-Z]{3}|[$£¤¥\u20a0-\u20cf])?"  # a code, or a sign
 _PRICE = re.compile(rf"\s*{_CURRENCY}\s*([+-]?[\d.,]+)\s*{_CURRENCY}\s*")
+_RANGE = re.compile(r"(?<=\d)\s*[-\u2013]\s*(?=\D?\d)")  # "$9.99 - $14.99"
 _NUMBERS = (  # how a number is written, what parts its thousands, and its decimal point
     (re.compile(r"[+-]?\d*\.?\d*"), "", "."),
     (re.compile(r"[+-]?\d*,\d{1,2}"), "", ","),
@@ -81,9 +82,8 @@ def template_parts(template: str, fields: Iterable[str]) -> list[tuple[str, str]
         except ValueError as error:
             raise GenrecError(f"text_template part {part.strip()!r}: {error}") from error
         if len(names) > 1 or any(name not in known for name in names):
-            raise GenrecError(
-                f"text_template part {part.strip()!r}: a part may hold one of the fields {', '.join(known)}"
-            )
+            there = ", ".join(known) or "(there are none)"
+            raise GenrecError(f"text_template part {part.strip()!r}: a part may hold one of the fields {there}")
         parts.append((part.strip() + ";", names[0] if names else ""))
     return parts
 
@@ -139,7 +139,7 @@ def values_of(value: Any) -> str | None:
 
 
 def categories_of(value: Any) -> str | None:
-    """Category paths as "A > B > C", several joined by "; "; a flat list is one path, and ``|`` parts those of a text."""
+    """Category paths as "A > B > C", joined by "; "; a flat list is one path, and ``|`` parts those of a text."""
     if not isinstance(value, list):
         return values_of(value)
     paths = value if any(isinstance(path, list) for path in value) else [value]
@@ -152,8 +152,9 @@ def price_of(value: Any) -> float | None:
     """A number, with or without a currency; None for anything else.
 
     A comma alone is the decimal point before one or two digits; before three it parts thousands, as several points do.
+    Of a range, the lower end counts.
     """
-    text = str(value)
+    text = _RANGE.split(str(value))[0]
     if match := _PRICE.fullmatch(text):
         text = _plain(match[1])
     try:

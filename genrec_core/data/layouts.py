@@ -3,10 +3,10 @@
 A new form is one entry of ``LAYOUTS``. P5's three files are no tables; see ``p5.py``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
 
 COMPRESSIONS = (".gz", ".zst")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -39,8 +39,8 @@ _GENRES = (
 )  # fmt: skip
 _AMAZON_LEFT_OUT = (
     "also_buy", "also_view", "also_viewed", "asin", "bought_together", "date", "details", "fit", "image", "imUrl",
-    "imageURL", "imageURLHighRes", "images", "main_cat", "rank", "related", "salesRank", "similar_item", "tech1", "tech2",
-    "videos", "average_rating", "rating_number", "subtitle", "author",
+    "imageURL", "imageURLHighRes", "images", "main_cat", "rank", "related", "salesRank", "similar_item", "tech1",
+    "tech2", "videos", "average_rating", "rating_number", "subtitle", "author",
 )  # fmt: skip
 _AMAZON_2018 = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "weight": "overall"}
 _AMAZON_2023 = {"user": "user_id", "item": "parent_asin", "time": "timestamp", "weight": "rating"}

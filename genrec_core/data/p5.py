@@ -22,6 +22,7 @@ from genrec_core.errors import GenrecError
 SEQUENCES, META, DATAMAPS = "sequential_data.txt", "meta.json.gz", "datamaps.json"
 RAW_FILES = (SEQUENCES, META, DATAMAPS)
 _LONGEST_LINE = 4 << 20  # characters; a few KB of gzip can hold a line that fills the memory
+_OTHER_NAMES = {"asin": "parent_asin", "brand": "store", "categories": "category"}  # as of Amazon's later data
 _ITEM_COLUMNS = {
     "item_id": pl.Int64,
     **{name: pl.Float64 if name == "price" else pl.String for name in TEXT_FIELDS},
@@ -132,6 +133,9 @@ def _meta_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parse_meta(line: str) -> dict[str, Any]:
     entry = json_or_literal(line)
+    for name, other in _OTHER_NAMES.items():
+        if name not in entry and other in entry:
+            entry[name] = entry[other]
     if "asin" not in entry:
         raise ValueError(f"no dict with an 'asin': {line[:60]!r}")
     return entry

@@ -14,7 +14,7 @@ import polars as pl
 from genrec_core.data import p5, tables
 from genrec_core.data.archive import errors_naming, opened_source
 from genrec_core.data.interactions import clean_histories
-from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts
+from genrec_core.data.item_text import TEMPLATE, TEXT_FIELDS, render_text, template_parts
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
 from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, CatalogSettings, DataSettings
@@ -31,7 +31,8 @@ class Tables(NamedTuple):
 
     ``items`` has ``item_id`` (Int64 if all ids are whole numbers, else String; ascending), the columns of
     ``TEXT_FIELDS``, further columns, ``described`` (whether anything but the id is known), and perhaps ``vector``.
-    ``histories`` has ``user_id`` String, ``item_ids`` (a list, oldest first), and ``times`` in seconds if there are any.
+    ``histories`` has ``user_id`` String, ``item_ids`` (a list, oldest first), and ``times`` in seconds if there are
+    any.
     """
 
     items: pl.DataFrame
@@ -86,7 +87,7 @@ def raw_files(folder: Path) -> list[str]:
 
 def load_tables(raw: Path) -> Tables:
     """The tables of a folder of raw files: stored by :func:`receive_raw`, or parsed if the files are others."""
-    stored: dict[str, Any] = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
+    stored = _provenance(raw)
     if stored and stored["files"] == _file_facts(raw, list(stored["files"])):
         return Tables(pl.read_parquet(raw / ITEMS), pl.read_parquet(raw / HISTORIES))
     settings = DataSettings.model_validate(read_json(raw / DATA_SETTINGS)) if stored else DataSettings()
@@ -95,27 +96,19 @@ def load_tables(raw: Path) -> Tables:
 
 
 def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
-    """The item catalogue of a folder of raw files, sorted by id: ``item_id``, the fields, ``text``, perhaps ``vector``.
+    """The item catalogue of a folder of raw files, sorted by id.
 
-    ``text`` is never empty: an item of which nothing is known gets its id.
+    It has ``item_id``, the fields, ``text``, ``text_template`` (that of the settings, else that of the raw data), and
+    perhaps ``vector``. ``text`` is never empty: an item of which nothing is known gets its id.
     """
-    items = load_tables(raw).items
-    template = settings.text_template or source_template(raw)
+    items, template = load_tables(raw).items, settings.text_template
+    template = _provenance(raw).get(TEMPLATE, DEFAULT_TEXT_TEMPLATE) if template is None else template
     fields = [name for name in items.columns if name not in ("item_id", "described", "source_id", "vector")]
-    parts = template_parts(template, fields)
-    named = "source_id" if "source_id" in items.columns else "item_id"
-    texts = [
-        render_text(parts, row) or f"Item: {row[named]};"
-        for row in items.drop("vector", strict=False).iter_rows(named=True)
-    ]
-    text = pl.Series("text", texts, pl.String)
-    return items.select("item_id", *fields, text, *(["vector"] if "vector" in items.columns else []))
-
-
-def source_template(raw: Path) -> str:
-    """The template of item texts that fits the columns of a folder of raw files."""
-    stored: dict[str, Any] = read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
-    return str(stored.get("text_template", DEFAULT_TEXT_TEMPLATE))
+    parts, named = template_parts(template, fields), "source_id" if "source_id" in items.columns else "item_id"
+    rows = items.drop("vector", strict=False).iter_rows(named=True)
+    texts = pl.Series("text", [render_text(parts, row) or f"Item: {row[named]};" for row in rows], pl.String)
+    vector = ["vector"] if "vector" in items.columns else []
+    return items.select("item_id", *fields, texts, pl.lit(template).alias(TEMPLATE), *vector)
 
 
 def read_user_histories(path: Path) -> pl.DataFrame:
@@ -211,6 +204,10 @@ def _store_tables(folder: Path, settings: DataSettings) -> dict[str, Any]:
     write_json(folder / DATA_SETTINGS, settings.model_dump())
     write_json(folder / PROVENANCE, facts)
     return facts
+
+
+def _provenance(raw: Path) -> dict[str, Any]:
+    return read_json(raw / PROVENANCE) if (raw / PROVENANCE).is_file() else {}
 
 
 def _file_facts(raw: Path, names: list[str]) -> dict[str, dict[str, Any]]:

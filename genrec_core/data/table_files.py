@@ -1,4 +1,4 @@
-"""Reads the files of a table: CSV in all its dialects, JSON lines and Parquet, plain, .gz or .zst, one file or parts."""
+"""Reads the files of a table: CSV in its dialects, JSON lines and Parquet; plain, .gz or .zst; one file or parts."""
 
 import csv
 import gzip
@@ -71,16 +71,17 @@ def read_columns(files: Sequence[Path], form: TableForm, columns: Sequence[str])
 
 
 def read_cells(files: Sequence[Path], form: TableForm) -> dict[str, list[Any]]:
-    """All cells of the files by column: text from CSV, values of any JSON type from JSON lines, Python's from Parquet."""
+    """All cells of the files by column: text from CSV, values of any type from JSON, Python's from Parquet."""
     cells: dict[str, list[Any]] = {}
     rows = 0
     for path in files:
         if _ends(path, _JSON):
-            for rows, entry in enumerate(json_objects(path), rows + 1):  # noqa: B007 - the count goes on over the files
+            for entry in json_objects(path):
                 for name, value in entry.items():
                     column = cells.setdefault(name, [])
-                    column.extend([None] * (rows - 1 - len(column)))
+                    column.extend([None] * (rows - len(column)))
                     column.append(value)
+                rows += 1
         else:
             with _named_faults(path, form):
                 frame = _scan(path, form).collect()
@@ -95,7 +96,7 @@ def read_cells(files: Sequence[Path], form: TableForm) -> dict[str, list[Any]]:
 
 
 def json_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of JSON lines, or of one JSON array of objects. A Python literal, as some data sets have, is read too."""
+    """The objects of JSON lines or of one JSON array. Python literals, which some data sets have, are read too."""
     with _named_faults(path, None):
         if _first_line(path).lstrip().startswith("["):
             text = "\n".join(pl.scan_lines(path).collect()["line"].to_list())
@@ -107,14 +108,13 @@ def json_objects(path: Path) -> Iterator[dict[str, Any]]:
                 raise GenrecError(f"{path}: not an array of JSON objects; write one object a row")
             yield from entries
             return
-        number = 0
-        for batch in pl.scan_lines(path).collect_batches():
-            for number, line in enumerate(batch["line"].to_list(), number + 1):
-                if line.strip():
-                    try:
-                        yield json_or_literal(line.strip().lstrip("\ufeff"))
-                    except ValueError as error:
-                        raise GenrecError(f"{path}: line {number}: {error}; write one JSON object a line") from error
+        lines = (line for batch in pl.scan_lines(path).collect_batches() for line in batch["line"].to_list())
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield json_or_literal(line.strip().lstrip("\ufeff"))
+                except ValueError as error:
+                    raise GenrecError(f"{path}: line {number}: {error}; write one JSON object a line") from error
 
 
 def _scan(path: Path, form: TableForm) -> pl.LazyFrame:
@@ -207,7 +207,7 @@ def _faulty_line(path: Path, form: TableForm | None) -> str | None:
             for record in reader:
                 fields = fields or len(record)
                 if len(record) > fields:
-                    return f"line {reader.line_num}: {len(record)} cells, but {fields} columns; quote cells with separators"
+                    return f"line {reader.line_num}: {len(record)} cells, but {fields} columns"
     except csv.Error as error:
         return f"line {reader.line_num}: {error}"
     except (OSError, EOFError, pl.exceptions.PolarsError):

@@ -78,7 +78,9 @@ def overview(folder: Path, found: TableSet, settings: DataSettings) -> list[dict
         meaning_of = {column: meaning for meaning, column in columns.items()}
         for column in head.columns:
             cells = head[column]
-            examples = dict.fromkeys(str(value)[:_SHOWN_CELL] for value in cells.drop_nulls().head(_LOOKED_AT).to_list())
+            examples = dict.fromkeys(
+                str(value)[:_SHOWN_CELL] for value in cells.drop_nulls().head(_LOOKED_AT).to_list()
+            )
             rows.append(
                 {
                     "table": f"{table}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""),

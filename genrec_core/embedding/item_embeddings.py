@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec_core.data.item_text import ItemFields
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import atomic_folder, read_array, read_json, write_json
 
@@ -44,6 +45,7 @@ def write_item_embeddings(
     model: str,
     seconds: float,
     max_tokens: int | None = None,
+    fields: ItemFields | None = None,
 ) -> dict[str, Any]:
     """Write the item embeddings to ``folder``, which is replaced; returns the content of ``embedding_stats.json``.
 
@@ -52,6 +54,7 @@ def write_item_embeddings(
         vectors: float32 [n, dim], not normalised.
         seconds: how long the embedding took.
         max_tokens: where the model cut the texts; None if unknown, then no later embedding takes vectors from here.
+        fields: what the texts are made of, so that those of new items are made alike; None: as of P5 data.
     """
     ids = require_catalog_order(item_ids, folder / ITEM_IDS)
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -66,6 +69,7 @@ def write_item_embeddings(
         "distinct_texts": len(set(texts)),
         "zero_vectors": int((~vectors.any(axis=1)).sum()),
         "max_tokens": max_tokens,
+        "item_fields": (fields or ItemFields()).model_dump(mode="json"),
     }
     with atomic_folder(folder) as part:
         np.save(part / RAW, vectors, allow_pickle=False)
@@ -79,6 +83,11 @@ def write_item_embeddings(
 def text_model(folder: Path) -> str:
     """The model that made the vectors in ``folder``."""
     return str(read_json(folder / STATS)["model"])
+
+
+def item_fields(folder: Path) -> ItemFields:
+    """What the texts in ``folder`` are made of."""
+    return ItemFields.model_validate(read_json(folder / STATS).get("item_fields", {}))
 
 
 def vectors_by_text(folder: Path, model: str, max_tokens: int) -> dict[str, NDArray[np.float32]]:

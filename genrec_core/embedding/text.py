@@ -121,7 +121,7 @@ def embed_catalog(
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
 ) -> tuple[NDArray[np.float32], int, str]:
-    """Vectors float32 [n, dim] of the items of ``item_catalog``, how many texts were encoded, and what made the vectors.
+    """Vectors float32 [n, dim] of the items of ``item_catalog``, how many texts were encoded, and what made them.
 
     Vectors that the catalogue brings in its column ``vector`` take the place of those of the texts or stand beside
     them, each part L2-normalised then; an item without one has zeros there.
@@ -150,8 +150,8 @@ def load_model(settings: EmbeddingSettings) -> "SentenceTransformer":
     name = settings.model
     if name.startswith(OWN_VECTORS):
         raise GenrecError(
-            "the vectors of this catalogue are the user's own, so no text model gives those of new items; bring them with "
-            "the raw data and build the graph again, or use genrec assign-ids --vectors"
+            "the vectors of this catalogue are the user's own, so no text model gives those of new items; bring them "
+            "with the raw data and build the graph again, or use genrec assign-ids --vectors"
         )
     folder = _model_folder(name)
     try:

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, ValidationError
 
-from genrec_core.data.item_text import render_text, template_parts
+from genrec_core.data.item_text import ItemFields, render_text
 from genrec_core.data.sources import read_stored_catalog
 from genrec_core.data.text_files import utf8_text
 from genrec_core.errors import GenrecError
@@ -134,7 +134,6 @@ def _trial(sweep: Sweep, run: Run, seed: int) -> Trial:
     texts = None
     if run.catalog or run.embedding:
         texts = _changed(preset.catalog, run.catalog), _changed(preset.embedding, run.embedding)
-        template_parts(texts[0].text_template)
     return Trial(run, settings, sweep.evaluation, ids, texts)
 
 
@@ -215,11 +214,13 @@ def _embeddings(trial: Trial, inputs: SweepInputs, folder: Path) -> Path:
     catalog, settings = trial.texts
     embeddings = folder / "item_embeddings"
     if not recovered(embeddings).is_dir():
-        item_ids, texts = _item_texts(inputs, catalog)
+        item_ids, texts, fields = _item_texts(inputs, catalog)
         began = time.perf_counter()
         vectors = embed_texts(texts, settings)
         seconds = time.perf_counter() - began
-        write_item_embeddings(embeddings, item_ids, texts, vectors, settings.model, seconds, settings.max_tokens)
+        write_item_embeddings(
+            embeddings, item_ids, texts, vectors, settings.model, seconds, settings.max_tokens, fields
+        )
     return embeddings
 
 
@@ -236,15 +237,19 @@ def _semantic_ids(trial: Trial, inputs: SweepInputs, folder: Path, embeddings: P
     return semantic_ids
 
 
-def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndarray, list[str]]:
-    """Ids int64 [n_items] and texts of all items of the catalogue."""
+def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndarray, list[str], ItemFields]:
+    """Ids int64 or text [n_items] and texts of all items of the catalogue, and the fields they are made of."""
     assert inputs.catalog is not None
-    parts, items = template_parts(settings.text_template), read_stored_catalog(inputs.catalog)
-    missing = {"item_id", *(field for _, field in parts if field)}.difference(items.columns)
-    if missing:
-        raise GenrecError(f"{inputs.catalog}: has no column {min(missing)}; give the parquet file of item_catalog")
+    items = read_stored_catalog(inputs.catalog)
+    if "item_id" not in items.columns:
+        raise GenrecError(f"{inputs.catalog}: has no column item_id; give the parquet file of item_catalog")
+    fields = ItemFields.of_catalog(items).with_template(settings.text_template)
+    try:
+        parts = fields.parts()
+    except GenrecError as error:
+        raise GenrecError(f"{inputs.catalog}: {error}") from error
     texts = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
-    return items["item_id"].to_numpy(), texts
+    return np.array(items["item_id"].to_list()), texts, fields
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:

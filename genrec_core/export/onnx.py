@@ -34,7 +34,7 @@ from genrec_core.bundle.model_folder import (
     step_graph,
 )
 from genrec_core.bundle.onnx_scorer import write_self_test
-from genrec_core.embedding.item_embeddings import ItemEmbeddings, text_model
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, item_fields, text_model
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
@@ -143,6 +143,7 @@ def _save_what_additions_need(
         collaborative.save(folder)
     settings = AdditionSettings(
         embedding_model=text_model(embeddings),
+        item_fields=item_fields(embeddings),
         reads_texts=config.item_vector_dim > 0,
         known_items=config.known_items,
         untrained_items=tuple(config.untrained_items),

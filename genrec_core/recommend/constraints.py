@@ -140,9 +140,10 @@ class CatalogueMasks:
             if each.deny is not None:
                 mask[self._rows_of(each.deny)] = False
             if each.rule is not None:
-                rule = Rule.parse(each.rule)
-                mask &= rule.holds(self._attributes())
-                warnings += rule.unmatched(self._attributes())
+                attributes = self._attributes()
+                rule = Rule.parse(each.rule, attributes.fields)
+                mask &= rule.holds(attributes)
+                warnings += rule.unmatched(attributes)
         if not mask.any():
             why = f" ({'; '.join(warnings)})" if warnings else ""
             raise GenrecError(f"the allow list, deny list and rule leave no item of the catalogue{why}; widen them")

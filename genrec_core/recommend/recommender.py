@@ -262,4 +262,4 @@ class Recommender:
 
 
 def _no_attributes() -> ItemAttributes:
-    raise GenrecError("this model has no titles, brands, categories and prices, which rules need; export it with them")
+    raise GenrecError("this model has no columns of the catalogue, which rules need; export it with its catalogue")

@@ -11,7 +11,7 @@ at fault, which parser generators do not do by themselves.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
@@ -19,13 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genrec_core.bundle.item_attributes import ItemAttributes, TextAttribute, folded
+from genrec_core.bundle.item_attributes import FIELDS, ItemAttributes, TextAttribute, folded
 from genrec_core.data.ids import item_id_of
 from genrec_core.errors import GenrecError
 
 LONGEST_RULE, DEEPEST_NESTING = 10_000, 50  # characters; brackets and nots inside one another
-TEXT_FIELDS, NUMBER_FIELDS = ("brand", "category", "title"), ("price", "item_id")
-FIELDS = (*TEXT_FIELDS, *NUMBER_FIELDS)
 _KEYWORDS = ("and", "or", "not", "in", "contains")
 _OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "contains")
 _TEXT_OPERATORS, _NUMBER_OPERATORS = ("=", "!=", "in", "contains"), ("=", "!=", "<", "<=", ">", ">=", "in")
@@ -35,7 +33,7 @@ _TOKEN = re.compile(
     r"""|(?P<word>[^\s=!<>(),]+)""",
     re.DOTALL,
 )
-_PRICE = re.compile(r"\$?(-?[0-9]{1,300}(?:\.[0-9]{1,300})?)", re.ASCII)  # a dollar sign may stand before it
+_NUMBER = re.compile(r"\$?(-?[0-9]{1,300}(?:\.[0-9]{1,300})?)", re.ASCII)  # a dollar sign may stand before it
 Value = str | int | float
 Condition = Callable[[ItemAttributes], np.ndarray]  # the items that it holds for, bool [n_items]
 
@@ -81,13 +79,13 @@ class Rule:
     comparisons: tuple[Comparison, ...]
 
     @classmethod
-    def parse(cls, text: str) -> "Rule":
-        """Read a rule; an error names the place of the fault."""
+    def parse(cls, text: str, fields: Mapping[str, type] = FIELDS) -> "Rule":
+        """Read a rule over ``fields``, those of :class:`ItemAttributes`; an error names the place of the fault."""
         if len(text) > LONGEST_RULE:
             raise GenrecError(
                 f"the rule has {len(text)} characters, but {LONGEST_RULE} are the most; list items by allow or deny"
             )
-        parser = _Parser(text)
+        parser = _Parser(text, fields)
         return cls(parser.rule(), tuple(parser.comparisons))
 
     def holds(self, items: ItemAttributes) -> np.ndarray:
@@ -125,8 +123,8 @@ def _tokens(text: str) -> Iterator[_Token]:
 class _Parser:
     """Reads a rule by recursive descent, and notes the comparisons in it."""
 
-    def __init__(self, text: str) -> None:
-        self.tokens, self.place, self.depth = list(_tokens(text)), 0, 0
+    def __init__(self, text: str, fields: Mapping[str, type]) -> None:
+        self.fields, self.tokens, self.place, self.depth = fields, list(_tokens(text)), 0, 0
         self.comparisons: list[Comparison] = []
 
     @property
@@ -199,9 +197,9 @@ class _Parser:
         token = self.next
         if token.kind != "word":
             raise self.fault("a field")
-        if token.text.lower() not in FIELDS:
+        if token.text.lower() not in self.fields:
             raise GenrecError(
-                f"rule, character {token.position}: {token} is no field; the fields are {', '.join(FIELDS)}"
+                f"rule, character {token.position}: {token} is no field; the fields are {', '.join(self.fields)}"
                 " (a value of several words that holds 'and', 'or', 'not', 'in' or 'contains' needs quotes)"
             )
         self.place += 1
@@ -211,7 +209,8 @@ class _Parser:
         token, name = self.next, self.next.text.lower()
         if token.kind not in ("operator", "keyword") or name not in _OPERATORS:
             raise self.fault(f"one of {' '.join(_OPERATORS)} after {field}")
-        kind, takes = ("text", _TEXT_OPERATORS) if field in TEXT_FIELDS else ("a number", _NUMBER_OPERATORS)
+        is_text = self.fields[field] is str
+        kind, takes = ("text", _TEXT_OPERATORS) if is_text else ("a number", _NUMBER_OPERATORS)
         if name not in takes:
             raise GenrecError(
                 f"rule, character {token.position}: {token}, but {field} is {kind} and takes {' '.join(takes)}"
@@ -232,17 +231,18 @@ class _Parser:
             text = " ".join(token.text for token in self.tokens[begin : self.place])
             if not text:
                 raise self.fault(f"a value of {field}")
-        value = folded(text) if field in TEXT_FIELDS else _number(field, text)
+        kind = self.fields[field]
+        value = folded(text) if kind is str else _number(kind, text)
         if value is None or value == "":
-            wanted = {"item_id": "an integer id", "price": "a number such as 19.99"}.get(field, "a text")
+            wanted = {int: "an integer id", float: "a number such as 19.99"}.get(kind, "a text")
             raise GenrecError(f"rule, character {first.position}: {first} is not {wanted}; give {field} another value")
         return value
 
 
-def _number(field: str, text: str) -> int | float | None:
-    if field == "price":
-        price = _PRICE.fullmatch(text.strip())
-        return float(price[1]) if price else None
+def _number(kind: type, text: str) -> int | float | None:
+    if kind is float:
+        number = _NUMBER.fullmatch(text.strip())
+        return float(number[1]) if number else None
     with suppress(GenrecError):
         return item_id_of(text)
     return None

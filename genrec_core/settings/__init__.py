@@ -19,8 +19,8 @@ from genrec_core.settings.training import TrainingSettings
 
 __all__ = [
     "BASELINES", "DEFAULT_TEXT_TEMPLATE", "PRESETS", "CatalogSettings", "DataSettings", "EmbeddingSettings",
-    "EngineSettings", "EvaluationSettings", "ExportSettings", "Form", "GateSettings", "MonitoringSettings", "PredictionSettings",
-    "Preset", "RankingChoice", "RankingMode", "ReleaseSettings", "RendezvousSettings", "SemanticIdSettings",
-    "ServingSettings", "Settings", "TrainingSettings", "data_from_environment", "engine_from_environment", "freshness_from_environment",
-    "preset_from_environment", "rendezvous_from_environment",
+    "EngineSettings", "EvaluationSettings", "ExportSettings", "Form", "GateSettings", "MonitoringSettings",
+    "PredictionSettings", "Preset", "RankingChoice", "RankingMode", "ReleaseSettings", "RendezvousSettings",
+    "SemanticIdSettings", "ServingSettings", "Settings", "TrainingSettings", "data_from_environment",
+    "engine_from_environment", "freshness_from_environment", "preset_from_environment", "rendezvous_from_environment",
 ]  # fmt: skip

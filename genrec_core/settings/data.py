@@ -12,8 +12,8 @@ class DataSettings(Settings):
 
     columns: dict[str, str] = Field(
         {},
-        description="Columns whose meaning their names do not tell, such as {user: buyer, item: article}. Meanings: user, "
-        "item, time, event, weight; of items also title, brand, categories, price, description, vector.",
+        description="Columns whose meaning their names do not tell, such as {user: buyer, item: article}. Meanings: "
+        "user, item, time, event, weight; of items also title, brand, categories, price, description, vector.",
     )
     header: list[str] | None = Field(
         None, description="Names of the columns of the interactions, if their CSV file begins without a line of names."
@@ -39,7 +39,7 @@ class DataSettings(Settings):
     most_interactions: int = Field(
         3000,
         ge=3,
-        description="Interactions of a user that are kept, the newest ones, so that no crawler outweighs the customers.",
+        description="Interactions of a user that are kept, the newest ones, so that no crawler outweighs customers.",
     )
     unknown_items: Literal["keep", "drop"] = Field(
         "keep",

@@ -68,7 +68,7 @@ def freshness_from_environment() -> FreshnessSettings:
 
 
 def data_from_environment(given: str | None = None) -> DataSettings:
-    """Read ``given``, else ``GENREC_DATA``: a JSON object such as ``{"columns": {"user": "buyer"}, "least_rating": 4}``."""
+    """Read ``given``, else ``GENREC_DATA``: JSON such as ``{"columns": {"user": "buyer"}, "least_rating": 4}``."""
     text = given or os.environ.get("GENREC_DATA") or "{}"
     try:
         return DataSettings.model_validate_json(text)

@@ -15,9 +15,10 @@ DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories
 class CatalogSettings(Settings):
     """How an item becomes a line of text."""
 
-    text_template: str = Field(
-        DEFAULT_TEXT_TEMPLATE,
-        description="Template of an item's text. Fields: title, brand, categories, price, description. Each part ends "
+    text_template: str | None = Field(
+        None,
+        description="Template of an item's text, such as `Title: {title}; Brand: {brand};`; unset: the raw data's own. "
+        "Fields: title, brand, categories, price, description, and further columns of the catalogue. Each part ends "
         "with ';' and is left out if an item lacks its field.",
     )
 
@@ -33,8 +34,8 @@ class EmbeddingSettings(Settings):
     max_tokens: int = Field(128, ge=8, le=8192, description="Tokens of a text that are read; the rest is cut off.")
     own_vectors: Literal["replace", "join", "ignore"] = Field(
         "replace",
-        description="Use of the vectors that the raw data bring: `replace` takes them instead of the texts' vectors, `join` "
-        "puts both side by side, `ignore` takes the texts' alone.",
+        description="Use of the vectors that the raw data bring: `replace` takes them instead of the texts' vectors, "
+        "`join` puts both side by side, `ignore` takes the texts' alone.",
     )
 
 

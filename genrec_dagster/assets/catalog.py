@@ -25,9 +25,12 @@ _ITEM_COLUMNS = {
     "item_id": "the data set's own id",
     "categories": "paths from the root, `A > B > C`, joined by `; `",
     "text": "the text that the embedding model reads",
+    "text_template": "what `text` was made by",
 }
 _USER_COLUMNS = {"user_id": "the data set's own id", "item_ids": "the items that the user bought, oldest first"}
 _SHOWN = ("item_id", "title", "brand", "categories", "price")
+_NOT_SHOWN = ("description", "text", "text_template")  # too long for a table
+_SHOWN_FURTHER = 3  # columns of the catalogue beside those
 _RAW_FACTS = (
     *("share_of_repeats", "share_of_ties", "most_interactions_of_a_user", "users_cut_to_their_newest"),
     *("interactions_with_unlisted_items", "items_listed_twice", "items_without_id", "events"),
@@ -63,7 +66,8 @@ def raw_beauty(
 def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[pl.DataFrame]:
     """One row for each item: its id, its fields, and the text that the embedding model reads.
 
-    `text_template` puts the fields together. A part whose field is empty is left out.
+    `text_template` puts the fields together; unset, the raw data's own template does. A part whose field is empty is
+    left out.
     """
     catalog = read_catalog(raw_beauty, config)
     return dg.MaterializeResult(value=catalog, metadata=catalog_page(catalog), data_version=frame_version(catalog))
@@ -96,6 +100,7 @@ def item_embeddings(
     Only new texts are embedded. Semantic IDs are made from these vectors, so look at `nearest_by_text`: if near items
     are not alike, the model does not understand this catalogue.
     """
+    from genrec_core.data.item_text import ItemFields
     from genrec_core.embedding.item_embeddings import vectors_by_text, write_item_embeddings
     from genrec_core.embedding.text import embed_catalog
 
@@ -106,8 +111,8 @@ def item_embeddings(
         progress = progress_log(context, "texts embedded")
         vectors, embedded, model = embed_catalog(item_catalog, config, known, progress, computed_by)
     with work.new(context) as folder:
-        seconds = time.monotonic() - began
-        stats = write_item_embeddings(folder, item_ids, texts, vectors, model, seconds, config.max_tokens)
+        seconds, fields = time.monotonic() - began, ItemFields.of_catalog(item_catalog)
+        stats = write_item_embeddings(folder, item_ids, texts, vectors, model, seconds, config.max_tokens, fields)
         metadata = embeddings_page(folder, stats, embedded, item_catalog)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
@@ -178,10 +183,12 @@ def catalog_page(catalog: pl.DataFrame) -> Page:
     """The columns, some items, how many items have each field, and plots."""
     from genrec_core.evaluation.pages.catalog import catalog_picture, field_coverage, spread
 
+    further = [name for name in catalog.columns if name not in (*_SHOWN, *_NOT_SHOWN)]
+    some_items = catalog[spread(catalog.height, 8)].select(*_SHOWN, *further[:_SHOWN_FURTHER])
     return {
         "dagster/row_count": catalog.height,
         "dagster/column_schema": columns(catalog, _ITEM_COLUMNS),
-        "some_items": markdown(catalog[spread(catalog.height, 8)].select(_SHOWN).to_dicts()),
+        "some_items": markdown(some_items.to_dicts()),
         "filled_fields": table(field_coverage(catalog)),
         "plots": picture(catalog_picture(catalog), "length of the texts, and items by department"),
         "items_with_repeated_text": catalog.height - catalog["text"].n_unique(),

@@ -88,7 +88,8 @@ def histories_picture(histories: pl.DataFrame) -> bytes:
     right.text(0.97, 0.93, note, transform=right.transAxes, ha="right", va="top", fontsize=9, color=INK)
     labelled(right, "Popularity of items", "items, the most bought first", "interactions")
     if timed:
-        weeks = pl.from_epoch(histories["times"].explode(), time_unit="s").dt.truncate("1w").value_counts().sort("times")
+        moments = pl.from_epoch(histories["times"].explode(), time_unit="s")
+        weeks = moments.dt.truncate("1w").value_counts().sort("times")
         later[0].step(weeks["times"].to_numpy(), weeks["count"].to_numpy(), where="post", color=MAIN, linewidth=1.2)
         later[0].tick_params(axis="x", rotation=30)
         labelled(later[0], "Interactions a week", "", "interactions")

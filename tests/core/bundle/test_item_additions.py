@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.bundle.item_additions import add_items
+from genrec_core.bundle.item_additions import AdditionSettings, add_items, texts_of
 from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.model_folder import (
+    ADDITION_SETTINGS,
     NEW_ITEMS,
     PREFIXES,
     SETTINGS,
@@ -25,6 +26,7 @@ from genrec_core.bundle.new_items import NewItems, read_new_items
 from genrec_core.bundle.onnx_scorer import OnnxScorer
 from genrec_core.cli import items
 from genrec_core.cli.main import main
+from genrec_core.data.item_text import ItemFields
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
 from genrec_core.export import onnx
@@ -44,8 +46,7 @@ from genrec_core.releases.pointer import (
     served_pointer,
     served_release,
 )
-from genrec_core.settings import DEFAULT_TEXT_TEMPLATE
-from genrec_core.storage.artifacts import verify_manifest, write_manifest
+from genrec_core.storage.artifacts import read_json, verify_manifest, write_json, write_manifest
 from genrec_core.storage.folders import latest, set_latest, storage_root
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
@@ -62,7 +63,7 @@ MODES = ("generative", "hybrid", "dense")
 def new(tmp_path_factory: pytest.TempPathFactory) -> NewItems:
     path = tmp_path_factory.mktemp("new") / "new.csv"
     path.write_text("item_id,title,brand,price\n" + "".join(f"{item},Soap {item},Fresh,1.5\n" for item in NEW_IDS))
-    return read_new_items(path, DEFAULT_TEXT_TEMPLATE)
+    return read_new_items(path, ItemFields())
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,8 @@ def larger(tiny_model: "TinyModel", vectors: np.ndarray, tmp_path_factory: pytes
     assign_ids(tiny_model.semantic_ids, NEW_IDS, vectors, root / "semantic_ids")
     ids, raw = np.concatenate([known.item_ids, NEW_IDS]), np.concatenate([known.raw, vectors])
     order = ids.argsort()
-    write_item_embeddings(root / "embeddings", ids[order], ["text"] * len(ids), raw[order], "none", 1.0)
+    made = (root / "embeddings", ids[order], ["text"] * len(ids), raw[order], "none", 1.0)
+    write_item_embeddings(*made, fields=ItemFields(text_template="{title};"))
     popularity = np.append(tiny_model.popularity, [0] * len(NEW_IDS))
     np.save(root / "popularity.npy", popularity)
     (root / "checkpoint").symlink_to(tiny_model.checkpoint)
@@ -120,6 +122,7 @@ def test_a_model_holds_what_an_export_with_the_items_gives(added_dir: Path, larg
     for name in ("item_vectors", "item_keys", f"{NEW_ITEMS}/text_vectors"):
         ours, theirs = (np.load(at / f"{name}.npy") for at in (added_dir, larger.model_dir))
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+    assert AdditionSettings.load(larger.model_dir).item_fields.text_template == "{title};"
 
 
 @pytest.mark.parametrize("ranking", MODES)
@@ -292,6 +295,28 @@ def test_the_command_writes_beside_or_in_place(
     assert "item 6 has no text" in capsys.readouterr().err
     assert main(["add-items", "--items", str(items_file), "--output", "x"]) == 2
     assert "--output belongs to --model_dir" in capsys.readouterr().err
+
+
+def test_texts_and_attributes_of_new_items_are_made_of_the_catalogues_own_columns(
+    ruled_dir: Path, vectors: np.ndarray, catalog_of: CatalogOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(ruled_dir, tmp_path / "model")
+    ids = np.load(folder / "item_ids.npy")
+    catalog = catalog_of(ids).with_columns(shelf=pl.lit("Old"), pages=pl.lit(7), text_template=pl.lit("On {shelf};"))
+    fields = ItemFields.of_catalog(catalog)
+    ItemTable.of_catalog(catalog, ids).save(folder)
+    path = folder / NEW_ITEMS / ADDITION_SETTINGS
+    write_json(path, read_json(path) | {"item_fields": fields.model_dump()})
+    write_manifest(folder)
+    assert set(texts_of(folder, fields)[0]) == {"On Old;"}
+    asked: list[str] = []
+    monkeypatch.setattr(items, "_text_vectors", lambda texts, *_: asked.extend(texts) or vectors[: len(texts)])
+    (tmp_path / "new.csv").write_text("item_id,title,shelf,pages\n5,Soap,New|Old,9\n")
+    assert main(["add-items", "--model_dir", str(folder), "--items", str(tmp_path / "new.csv")]) == 0
+    assert asked == ["On New; Old;"]
+    allowed = Recommender.from_folder(folder).allowed(rule="shelf = new and pages > 8")
+    assert allowed is not None
+    assert allowed.nonzero()[0].tolist() == [len(ids)]
 
 
 def test_new_texts_that_the_model_cannot_tell_from_others_are_told(

@@ -6,9 +6,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from genrec_core.data import p5
-from genrec_core.data.sources import load_tables, read_catalog, receive_raw
+from genrec_core.data.sources import PROVENANCE, load_tables, read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import CatalogSettings
+from genrec_core.storage.artifacts import read_json, write_json
 
 
 def not_parsed(*given: object) -> None:
@@ -38,3 +39,11 @@ def test_a_file_that_changed_since_is_parsed_again_and_its_fault_is_named(receiv
         file.write("9999 soap\n")
     with pytest.raises(GenrecError, match=f"^{received / p5.SEQUENCES}: line 201: user 9999: item 'soap' is not"):
         load_tables(received)
+
+
+def test_the_template_is_the_sources_unless_one_is_set(received: Path) -> None:
+    write_json(received / PROVENANCE, read_json(received / PROVENANCE) | {"text_template": "Name: {title};"})
+    catalog = read_catalog(received, CatalogSettings())
+    assert catalog["text"].to_list() == [f"Name: {title};" for title in catalog["title"]]
+    assert catalog["text_template"].unique().to_list() == ["Name: {title};"]
+    assert read_catalog(received, CatalogSettings(text_template="{title};"))["text_template"][0] == "{title};"

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,19 @@ def frames(extra: str = "") -> dict[str, str | bytes | pl.DataFrame]:
     }
 
 
+def reviews(**more: Any) -> str:
+    rows = ({"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, **more} for u, i, r, t in BOUGHT)
+    return json_lines(list(rows))
+
+
+def described(id_name: str, **more: Any) -> list[dict[str, Any]]:
+    return [{id_name: item, "title": title, **more} for item, title in TITLES.items()]
+
+
 LAYOUTS: dict[str, Callable[[], dict[str, str | bytes | pl.DataFrame]]] = {
     "tables": generic,
     "tables, semicolons": lambda: {
-        "interactions.csv": csv_lines([("User ID", "Item ID", "when", "Date"), *((u, i, "x", t) for u, i, _, t in BOUGHT)], ";"),
+        "interactions.csv": csv_lines([("User ID", "Item ID", "stars", "Date"), *BOUGHT], ";"),
         "items.tsv.gz": csv_lines([("sku", "name"), *TITLES.items()], "\t"),
     },
     "tables, Parquet in parts": frames,
@@ -102,47 +112,42 @@ LAYOUTS: dict[str, Callable[[], dict[str, str | bytes | pl.DataFrame]]] = {
         "u.item": "".join(f"{i}|{t}|01-Jan-1995||http://x|0|0|0|0|0|1|0|0|1{'|0' * 10}\n" for i, t in TITLES.items()),
     },
     "Amazon reviews 2014 (JSON lines)": lambda: {
-        "reviews_Beauty.json.gz": json_lines(
-            [
-                {"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, "reviewTime": "05 13, 2014", "helpful": [0, 1]}
-                for u, i, r, t in BOUGHT
-            ]
-        ),
+        "reviews_Beauty.json.gz": reviews(helpful=[0, 1], reviewTime="05 13, 2014"),
         "meta_Beauty.json.gz": "".join(
-            repr({"asin": i, "title": t, "categories": [["Beauty", "Tea"]], "imUrl": "http://x"}) + "\n" for i, t in TITLES.items()
+            f"{entry!r}\n" for entry in described("asin", categories=[["Beauty", "Tea"]], imUrl="http://x")
         ),
     },
     "Amazon reviews 2018 (JSON lines)": lambda: {
-        "All_Beauty_5.json.gz": json_lines(
-            [{"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, "verified": True} for u, i, r, t in BOUGHT]
-        ),
+        "All_Beauty_5.json.gz": reviews(verified=True),
         "meta_All_Beauty.json.gz": json_lines(
-            [{"asin": i, "title": t, "category": ["Beauty"], "price": "$9.99 - $14.99", "also_buy": ["B01"]} for i, t in TITLES.items()]
+            described("asin", category=["Beauty"], price="$9.99 - $14.99", also_buy=["B01"])
         ),
     },
     "Amazon reviews 2023 (JSON lines)": lambda: {
         "All_Beauty.jsonl": json_lines(
-            [
-                {"user_id": u, "asin": "other", "parent_asin": i, "rating": r, "timestamp": t * 1000, "text": "fine"}
-                for u, i, r, t in BOUGHT
-            ]
+            [{"user_id": u, "asin": "x", "parent_asin": i, "rating": r, "timestamp": 1000 * t} for u, i, r, t in BOUGHT]
         ),
         "meta_All_Beauty.jsonl": json_lines(
-            [{"parent_asin": i, "title": t, "store": "Leaf", "details": {"a": 1}, "features": ["x", "y"]} for i, t in TITLES.items()]
+            described("parent_asin", store="Leaf", details={"kg": 1}, features=["soft", "blue"])
         ),
     },
     "RecBole (atomic files)": lambda: {
-        "shop.inter": csv_lines([("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *BOUGHT], "\t").replace('""', '"'),
+        "shop.inter": csv_lines([("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *BOUGHT], "\t"),
         "shop.item": "item_id:token\titem_title:token_seq\tclass:token_seq\n"
         + "".join(f"{i}\t{t}\tComedy Drama\n" for i, t in TITLES.items()),
     },
     "Gorse (feedback, items)": lambda: {
         "feedback.csv": csv_lines(
-            [("feedback_type", "user_id", "item_id", "time_stamp"), *(("read", u, i, f"2014-05-13T{t % 86400 // 3600:02}:{t % 3600 // 60:02}:{t % 60:02}Z") for u, i, _, t in BOUGHT)]
+            [
+                ("feedback_type", "user_id", "item_id", "time_stamp"),
+                *(("read", u, i, datetime.fromtimestamp(t, UTC).isoformat()) for u, i, _, t in BOUGHT),
+            ]
         ),
-        "items.csv": csv_lines([("item_id", "is_hidden", "categories", "comment"), *((i, 0, "Tea", t) for i, t in TITLES.items())]),
+        "items.csv": csv_lines(
+            [("item_id", "is_hidden", "categories", "comment"), *((i, 0, "Tea", t) for i, t in TITLES.items())]
+        ),
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -173,7 +178,8 @@ def test_a_table_that_asks_for_whole_numbers_gets_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "ids", [["007", "7"], ["9223372036854775808", "1"], ["a,b", "c d"], ["1.0", "2"], ["ü/\u4e2d", "-0"], ["1e3", "+5"]]
+    "ids",
+    [["007", "7"], ["9223372036854775808", "1"], ["a,b", "c d"], ["1.0", "2"], ["\u00fc/\u4e2d", "-0"], ["1e3", "+5"]],
 )
 def test_ids_come_out_as_they_went_in(ids: list[str], tmp_path: Path) -> None:
     rows = csv_lines([("user_id", "item_id"), *(("x", item) for item in ids)])
@@ -197,19 +203,37 @@ def test_numbers_that_pandas_made_floats_are_whole_again(tmp_path: Path) -> None
 def test_the_text_takes_what_describes_an_item(tmp_path: Path) -> None:
     items = [
         {
-            "item_id": f"x{n}", "main_category": "Kitchen", "title": f"<b>Pot</b> &amp; lid {n}", "price": "1.299,50 €", "image": "https://a/b.png",
-            "ean": f"40063813339{n}", "also": [f"B0{n}", f"B1{n}"], "details": {"kg": 1}, "tags": ["iron", "black"], "year": 1990 + n, "none": None,
+            "item_id": f"x{n}",
+            "main_category": "Kitchen",
+            "title": f"<b>Pot</b> &amp; lid {n}",
+            "price": "1.299,50 €",
+            "image": "https://a/b.png",
+            "ean": f"40063813339{n}",
+            "also": [f"B0{n}", f"B1{n}"],
+            "details": {"kg": 1},
+            "tags": ["iron", "black"],
+            "year": 1990 + n,
+            "none": None,
         }
         for n in range(4)
-    ]  # fmt: skip
+    ]
     shop = write(tmp_path / "shop", generic(**{"items.jsonl": json_lines(items)}))
     (shop / "items.csv").unlink()
     facts = receive_raw(str(shop), tmp_path / "raw")
     uses = {row["column"]: row["taken for"] for row in facts["columns"] if row["table"].startswith("items")}
     assert uses == {
-        "item_id": "item", "main_category": "text", "title": "title", "price": "price", "image": "left out: addresses", "ean": "left out: ids",
-        "also": "left out: ids", "details": "left out: nested", "tags": "text", "year": "number", "none": "left out: empty",
-    }  # fmt: skip
+        "item_id": "item",
+        "main_category": "text",
+        "title": "title",
+        "price": "price",
+        "tags": "text",
+        "image": "left out: addresses",
+        "ean": "left out: ids",
+        "also": "left out: ids",
+        "details": "left out: nested",
+        "year": "number",
+        "none": "left out: empty",
+    }
     catalog = read_catalog(tmp_path / "raw", CatalogSettings())
     assert catalog.filter(pl.col("item_id") == "x3")["text"].to_list() == [
         "Title: Pot & lid 3; Main category: Kitchen; Price: 1299.50; Tags: iron; black; Year: 1993;"
@@ -225,8 +249,12 @@ def test_each_step_of_cleaning_is_counted(tmp_path: Path) -> None:
     cleaned = DataSettings(events=["buy", "view"], least_rating=2, k_core=2, most_interactions=20, least_interactions=2)
     facts = receive_raw(str(shop), tmp_path / "raw", settings=cleaned)
     assert [(step["step"].split()[0], step["interactions"]) for step in facts["cleaning"]] == [
-        ("without", 1), ("rated", 4), ("repeated:", 1), ("outside", 1), ("older", 16),
-    ]  # fmt: skip
+        ("without", 1),
+        ("rated", 4),
+        ("repeated:", 1),
+        ("outside", 1),
+        ("older", 16),
+    ]
     assert facts["events"] == {"view": 32, "buy": 10}
     assert load_tables(tmp_path / "raw").histories["times"].to_list() == [list(range(20, 40))]
     assert receive_raw(str(shop), tmp_path / "raw", settings=DataSettings(events=["buy"]))["interactions"] == 10
@@ -253,31 +281,34 @@ def test_own_vectors_are_read_from_a_column_or_from_an_array(tmp_path: Path) -> 
     assert load_tables(tmp_path / "raw").items["vector"].to_list() == [[2, 3], None, [0, 1], None]
 
 
+PAIR = "user_id,item_id\na,b\n"
+
+
 @pytest.mark.parametrize(
-    ("files", "chosen", "message"),
+    ("content", "chosen", "message"),
     [
-        ({"interactions.csv": "user_id,customer_id,item_id\na,b,c\n"}, {}, "user_id and customer_id could both be the user; say which"),
-        ({"interactions.csv": "who,item_id\na,c\n"}, {}, r"no column is known as the user; name it.*\{user: who\}.* who, item_id"),
-        ({"interactions.csv": "user_id,item_id\na,b,c\n"}, {}, "line 2: 3 cells, but 2 columns"),
-        ({"interactions.csv": 'user_id,item_id\na,"b\n'}, {}, "interactions.csv: line 2: unexpected end of data"),
-        ({"interactions.csv": b"user_id,item_id\na,b\na,\xff\n"}, {}, "interactions.csv: line 3: not UTF-8"),
-        ({"interactions.csv": ""}, {}, "interactions.csv: is empty"),
-        ({"interactions.csv": "user_id,item_id\n"}, {}, "none of 0 interactions is left"),
-        ({"interactions.jsonl": '{"user_id": 1, "item_id": 2}\n{"user_id": 1\n'}, {}, "interactions.jsonl: line 2: neither JSON"),
+        ("user_id,customer_id,item_id\na,b,c\n", {}, "user_id and customer_id could both be the user; say which"),
+        ("who,item_id\na,c\n", {}, r"no column is known as the user; name it.*\{user: who\}.* who, item_id"),
+        ("user_id,item_id\na,b,c\n", {}, "line 2: 3 cells, but 2 columns"),
+        ('user_id,item_id\na,"b\n', {}, "interactions.csv: line 2: unexpected end of data"),
+        (b"user_id,item_id\na,b\na,\xff\n", {}, "interactions.csv: line 3: not UTF-8"),
+        ("", {}, "interactions.csv: is empty"),
+        ("user_id,item_id\n", {}, "none of 0 interactions is left"),
+        ("user_id,item_id,timestamp\na,b,soon\na,b,5\n", {}, "row 1: column timestamp: 'soon' is not seconds"),
+        (PAIR, {"columns": {"buyer": "user_id"}}, "buyer is no meaning of a column"),
+        (PAIR, {"columns": {"user": "buyer"}}, "no table has the column buyer"),
+        (PAIR, {"events": ["buy"]}, "events: the interactions have no column for it"),
+        ("a,b,1\n", {"header": ["user", "item"]}, "has 3 columns, not the 2 named"),
+        ({"interactions.jsonl": '{"user_id": 1, "item_id": 2}\n{"user_id": 1\n'}, {}, "jsonl: line 2: neither JSON"),
         ({"interactions.parquet": b"PAR1 cut"}, {}, "interactions.parquet: "),
-        ({"interactions.csv": "user_id,item_id,timestamp\na,b,soon\na,b,5\n"}, {}, "row 1: column timestamp: 'soon' is not seconds"),
-        ({"interactions.csv": "user_id,item_id\na,b\n"}, {"columns": {"buyer": "user_id"}}, "buyer is no meaning of a column"),
-        ({"interactions.csv": "user_id,item_id\na,b\n"}, {"columns": {"user": "buyer"}}, "no table has the column buyer"),
-        ({"interactions.csv": "user_id,item_id\na,b\n"}, {"events": ["buy"]}, "events: the interactions have no column for it"),
-        ({"interactions.csv": "a,b,1\n", "items.csv": "item_id\nb\n"}, {"header": ["user", "item"]}, "has 3 columns, not the 2 named"),
-        ({"clicks.csv": "user,item\n", "pages.csv": "a\n"}, {}, r"neither interactions.csv .* but clicks.csv, pages.csv"),
-        ({"interactions.csv": "user_id,item_id\na,b\n", "items.csv": "name\nx\n"}, {}, "items.csv: no column is known as the item"),
+        ({"clicks.csv": PAIR, "pages.csv": "a\n"}, {}, r"neither interactions.csv .* but clicks.csv, pages.csv"),
+        ({"interactions.csv": PAIR, "items.csv": "name\nx\n"}, {}, "items.csv: no column is known as the item"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_in_one_line(
-    files: dict[str, str | bytes], chosen: dict[str, Any], message: str, tmp_path: Path
+    content: str | bytes | dict[str, str | bytes], chosen: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    write(tmp_path / "shop", dict(files))
+    write(tmp_path / "shop", dict(content) if isinstance(content, dict) else {"interactions.csv": content})
     with pytest.raises(GenrecError, match=message) as caught:
         receive_raw(str(tmp_path / "shop"), tmp_path / "raw", settings=DataSettings(**chosen))
     assert "\n" not in str(caught.value)

@@ -163,10 +163,43 @@ def test_attributes_of_another_catalogue_are_refused(tmp_path: Path, catalog_of:
         ItemTable.load(tmp_path, ids[::-1])
 
 
+def test_further_columns_and_ids_of_text_are_kept(tmp_path: Path) -> None:
+    ids = np.array(["b", "a,1"])
+    standard = {name: ["x", None] for name in ("title", "brand", "categories")}
+    catalog = pl.DataFrame(
+        {
+            "item_id": ids,
+            **standard,
+            "price": [1.5, float("nan")],
+            "save": ["y", None],
+            "pages": [7, None],
+            "none": None,
+        }
+    )
+    table = ItemTable.of_catalog(catalog, ids[::-1])
+    assert table.item_id == ["a,1", "b"]
+    further = {"save": [None, "y"], "pages": [None, 7.0]}
+    assert table.columns == {**{name: [None, "x"] for name in standard}, "price": [None, 1.5], **further}
+    table.save(tmp_path)
+    assert ItemTable.load(tmp_path, ids[::-1]) == table
+    for others in (ids, np.array([1, 2])):
+        with pytest.raises(GenrecError, match="does not hold the items of the model"):
+            ItemTable.load(tmp_path, others)
+    more = table.with_new(np.array(["c"]), [{"pages": 9.0, "unknown": "z"}])
+    assert (more.item_id, more.columns["pages"], more.columns["save"]) == (
+        ["a,1", "b", "c"],
+        [None, 7, 9],
+        [None, "y", None],
+    )
+    with pytest.raises(GenrecError, match=r"new items: pages.*unlike the items of the model"):
+        table.with_new(np.array(["c"]), [{"pages": "nine"}])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("no JSON", "Invalid JSON"),
+        ('{"item_id": [4], "title": [""], "brand": [""], "categories": [""], "price": [1], "more": [[1]]}', "more"),
         ('{"item_id": [4], "title": [null], "brand": [], "categories": [null], "price": [1]}', "different lengths"),
         ('{"item_id": [4], "title": [5], "brand": [null], "categories": [null], "price": [1]}', "title.0"),
     ],

@@ -120,6 +120,27 @@ def test_an_attribute_that_no_item_has_is_named() -> None:
     assert not Rule.parse("price < 5").holds(items).any()
 
 
+def test_any_further_column_is_a_field() -> None:
+    further = {"größe": ["S; M", None, "L"], "year": [1994.0, 1999.5, None], "title": ["A; b", "B", "c"]}
+    ids = np.array(["b-1", "0005", "B 2"])
+    catalog = pl.DataFrame({**dict.fromkeys(SCHEMA), "item_id": ids, **further, "empty": None, "text": "x"}).cast(
+        {"brand": pl.String, "categories": pl.String, "price": pl.Float64}
+    )
+    items = ItemAttributes(ItemTable.of_catalog(catalog, ids))
+    for rule, rows in {
+        "Größe = m": [0], "größe contains L": [2], "größe != L": [0], "YEAR >= 1995": [1], "year in (1994, 5)": [0],
+        "item_id = 0005": [1], "item_id = 5": [], "item_id contains b": [0, 2], "title = 'a; B'": [0], "title = b": [1],
+    }.items():  # fmt: skip
+        assert Rule.parse(rule, items.fields).holds(items).nonzero()[0].tolist() == rows, rule
+    for rule, said in {
+        "colour = red": "the fields are brand, category, title, price, item_id, größe, year ",
+        "year = red": "'red' is not a number such as 19.99",
+        "item_id < b": "item_id is text and takes = != in contains",
+    }.items():
+        with pytest.raises(GenrecError, match=said):
+            Rule.parse(rule, items.fields)
+
+
 # --- against plain Python ---------------------------------------------------------------------------------------------
 
 WORDS = st.sampled_from(
