@@ -6,6 +6,7 @@ from genrec_core.settings import PRESETS, Preset, Settings
 
 # Part of a preset: the asset or resource whose launchpad form shows it.
 FORMS = {
+    "data": "raw_beauty",
     "catalog": "item_catalog",
     "embedding": "item_embeddings",
     "semantic_ids": "semantic_ids",

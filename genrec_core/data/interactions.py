@@ -183,7 +183,7 @@ class _Cleaning:
 
     def _longest(self, most: int) -> None:
         counts = self.frame["user"].value_counts()["count"]
-        self.facts["most_interactions_of_a_user"] = int(counts.max() or 0)  # type: ignore[arg-type]
+        self.facts["most_interactions_of_a_user"] = int(counts.to_numpy().max(initial=0))
         self.facts["users_cut_to_their_newest"] = int((counts > most).sum())
 
     def _require(self, meaning: str, setting: str) -> None:
@@ -224,15 +224,15 @@ def _ratings(rows: Rows, values: pl.Series, column: str) -> pl.Series:
 def _times(rows: Rows, values: pl.Series, column: str) -> tuple[pl.Series, int]:
     """Times as Int64, and how many of them make a second. Text may be such numbers, or dates in ISO's form."""
     if values.dtype.is_temporal():
-        return values.cast(pl.Datetime("us")).dt.epoch("us"), _MICROSECONDS
+        return values.dt.epoch("us"), _MICROSECONDS
     wanted = "seconds since 1970, or a date such as 2024-05-31 or 2024-05-31T12:30:00Z"
-    if not values.dtype.is_numeric() and _numbers(_texts(values).head(HEAD_ROWS)).null_count() == len(
-        values.head(HEAD_ROWS)
-    ):
+    head = values.head(HEAD_ROWS)
+    if not values.dtype.is_numeric() and _numbers(_texts(head)).null_count() == len(head):
         return _parsed(rows, values, column, _dates, wanted), _MICROSECONDS
     numbers = _parsed(rows, values, column, _numbers, wanted)
     if numbers.is_between(_EARLIEST_DAY, _LATEST_DAY).all():  # such as 20240531; as seconds, all would be of 1970
-        return _parsed(rows, numbers.cast(pl.String), column, _dates, wanted), _MICROSECONDS
+        days = numbers.cast(pl.String).str.replace(r"^(\d{4})(\d\d)(\d\d)$", "$1-$2-$3")
+        return _parsed(rows, days, column, _dates, wanted), _MICROSECONDS
     return numbers, _unit(numbers)
 
 
@@ -273,7 +273,8 @@ def _day(seconds: int) -> str:
 
 def _unit(times: pl.Series) -> int:
     """How many of the numbers make a second: 1, or a power of a thousand for milliseconds, microseconds and so on."""
-    middle, unit = abs(float(times.median() or 0)), 1  # type: ignore[arg-type]
+    known, unit = times.drop_nulls().to_numpy(), 1
+    middle = abs(float(np.median(known))) if len(known) else 0.0
     while middle > _LATEST_SECONDS:
         middle, unit = middle / 1000, unit * 1000
     return unit

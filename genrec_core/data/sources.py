@@ -113,7 +113,7 @@ def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
 
 def read_user_histories(path: Path) -> pl.DataFrame:
     """Read the frame of ``user_histories`` from a parquet file, a folder with one, or a folder of raw files."""
-    if path.is_dir() and raw_files(path):
+    if any((path / name).is_file() for name in (PROVENANCE, p5.SEQUENCES)):
         return load_tables(path).histories
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].is_file():
