@@ -59,6 +59,7 @@ class GraphSettings:
     dense: bool  # whether the dense head was trained
     hybrid_weight: float  # share of the dense head in the hybrid ranking
     ranking: RankingMode = "hybrid"  # what the ranking ``auto`` means
+    exclude_seen: bool = True  # whether lists leave out the items of the user's history by default
     int8: bool = False  # whether weights are rounded; then item keys are rounded when the model is opened
 
 

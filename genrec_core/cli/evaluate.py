@@ -61,12 +61,16 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 def metrics_table(metrics: dict[str, Any]) -> str:
     """The metrics of each ranking mode side by side, in plain text."""
     from genrec_core.evaluation.evaluate import RANKINGS
+    from genrec_core.evaluation.reading import other_way, seen_choice
 
     modes = [mode for mode in RANKINGS if mode in metrics]
+    other = [metrics.get(f"{mode}_{other_way(metrics)}", {}).get("recall@10") for mode in modes]
     rows = [[str(metrics.get("split", "test")), *modes]]
     for name, value in metrics[modes[0]].items():
         if isinstance(value, float):
             rows.append([name, *(f"{metrics[mode][name]:.4f}" if name in metrics[mode] else "" for mode in modes)])
+    rows.append([f"recall@10, {other_way(metrics)}", *("" if value is None else f"{value:.4f}" for value in other)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, f"{metrics['users']} users, {metrics['beams']} beams"])
+    lines += [f"{metrics['users']} users, {metrics['beams']} beams"]
+    return "\n".join([*lines, seen_choice(metrics["seen_items"])] if "seen_items" in metrics else lines)

@@ -25,18 +25,15 @@ def add_settings(
     command: argparse.ArgumentParser,
     form: type[Settings],
     renamed: Mapping[str, str] | None = None,
-    without: tuple[str, ...] = (),
     show_defaults: bool = True,
 ) -> None:
-    """Add an option for each field of ``form`` that is not in ``without``; :func:`settings_from` reads the values.
+    """Add an option for each field of ``form``; :func:`settings_from` reads the values.
 
     Args:
         renamed: the option's name by field, where it differs.
         show_defaults: whether the help shows the form's defaults; a preset has others.
     """
     for name, field in form.model_fields.items():
-        if name in without:
-            continue
         description = (field.description or "").rstrip(".").replace("%", "%%")
         shown = f" ({field.default})" if show_defaults and field.default is not None else ""
         option = (renamed or {}).get(name, name)
@@ -45,7 +42,7 @@ def add_settings(
 
 def _values(name: str, kind: Any) -> dict[str, Any]:
     """How argparse takes the values of a field: one of a few words, a switch, or any text that pydantic checks."""
-    if kind is bool:
+    if kind in (bool, bool | None):
         return {"nargs": "?", "const": "true", "choices": ("true", "false")}
     words = get_args(kind)
     if words and all(isinstance(word, str) for word in words):

@@ -23,8 +23,10 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     command.add_argument("--model_dir", type=Path, metavar="DIR", help="an exported model (the served release's)")
     names = {"top_k": "topk", "workers": "threads"}
-    add_settings(command, PredictionSettings, renamed=names, without=("exclude_seen",))
-    command.add_argument("--keep_seen", action="store_true", help="also recommend items of the user's own history")
+    add_settings(command, PredictionSettings, renamed=names)
+    command.add_argument(
+        "--keep_seen", dest="exclude_seen", action="store_const", const="false", help="the same as --exclude_seen false"
+    )
     command.add_argument("--allow", type=Path, metavar="FILE", help="the only item ids to recommend, one a line")
     command.add_argument("--deny", type=Path, metavar="FILE", help="item ids never to recommend, one a line")
     command.add_argument(
@@ -50,7 +52,7 @@ def _predict(options: argparse.Namespace) -> None:
     from genrec_core.recommend.request_files import Shard
     from genrec_core.releases.pointer import served_model
 
-    settings = settings_from(options, PredictionSettings, exclude_seen=not options.keep_seen)
+    settings = settings_from(options, PredictionSettings)
     shard = Shard.parse(options.shard) if options.shard is not None else None
     model_dir = options.model_dir or served_model()
     recommender = Recommender.from_folder(model_dir)

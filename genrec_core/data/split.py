@@ -24,6 +24,11 @@ class HeldOut:
         """The held-out items at the indices ``chosen``, int64."""
         return HeldOut(self.histories.take(chosen), self.targets[chosen], self.users[chosen])
 
+    def repeated_targets(self) -> int:
+        """Targets that their user already has, so that no list without the history can hold them."""
+        owner = np.repeat(np.arange(len(self.targets)), self.histories.lengths)
+        return len(np.unique(owner[self.histories.rows == self.targets[owner]]))
+
 
 def training_part(histories: Histories) -> Histories:
     """Everything before the last two items; users of fewer than three items, who are never evaluated, keep all."""

@@ -13,8 +13,10 @@ _POPULAR = 1e-3  # logits of popularity: it orders what no neighbour lifts
 _CHUNK_USERS = 1024
 
 
-def popularity(counts: np.ndarray, held_out: HeldOut, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Recommend the ``depth`` most popular items that the user has not seen.
+def popularity(
+    counts: np.ndarray, held_out: HeldOut, depth: int, exclude_seen: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Recommend the ``depth`` most popular items; with ``exclude_seen``, those that the user does not have.
 
     Args:
         counts: training interactions of each item, int64 [n_items].
@@ -29,7 +31,7 @@ def popularity(counts: np.ndarray, held_out: HeldOut, depth: int) -> tuple[np.nd
         histories = [held_out.histories.of(int(user)) for user in users]
         first = order[: depth + max(len(history) for history in histories)]
         items = np.broadcast_to(first, (len(users), len(first)))
-        seen = in_history(items, histories, len(counts))
+        seen = in_history(items, histories, len(counts)) & exclude_seen
         ranks.append(target_ranks(items, held_out.targets[users], depth, seen))
         lists.append(first_unseen(items, seen, min(LISTED_ITEMS, depth)))
     return np.concatenate(ranks), np.concatenate(lists)

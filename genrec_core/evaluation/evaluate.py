@@ -25,7 +25,7 @@ from genrec_core.evaluation.metrics import (
     paired_differences,
     summarize,
 )
-from genrec_core.evaluation.reading import examples, item_names, worst_departments
+from genrec_core.evaluation.reading import OTHER_WAY, examples, item_names, other_way, worst_departments
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
 from genrec_core.search.generative import RankingWeights, beam_search, exact_scores
@@ -79,7 +79,10 @@ def evaluate_checkpoint(
     if neighbors := getattr(scorer, "neighbors", None):
         rivals["neighbors"] = NeighborScorer(neighbors, training_counts(histories, len(ids.codes)))
     with one_thread_an_operator():
-        return evaluate(scorer, ids, histories, settings, max_history, weights, on_progress, split, rivals, catalog)
+        metrics = evaluate(scorer, ids, histories, settings, max_history, weights, on_progress, split, rivals, catalog)
+    if (history := checkpoint / "training_history.json").is_file():
+        metrics["seen_items"] |= read_json(history).get("seen_items", {})  # what validation found in both ways
+    return metrics
 
 
 def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) -> tuple[CodeScorer, int, RankingWeights]:
@@ -102,7 +105,8 @@ def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) ->
     model = MODELS[kind].from_pretrained(checkpoint)
     if model.config.n_items != len(codes):
         raise GenrecError(f"{checkpoint} knows {model.config.n_items} items, but there are {len(codes)}; train again")
-    return SasRecScorer(model), model.config.max_history, RankingWeights(True, 1.0, generative=False)
+    weights = RankingWeights(True, 1.0, generative=False, exclude_seen=model.config.exclude_seen)
+    return SasRecScorer(model), model.config.max_history, weights
 
 
 def evaluate(
@@ -122,7 +126,7 @@ def evaluate(
     Args:
         histories: whole histories; the last item of each is the test item.
         max_history: newest items of a history that the models read.
-        weights: the ranking modes that the model has; all of them are measured.
+        weights: how the model ranks; all its modes are measured, and with and without seen items.
         on_progress: told the users ranked and all users of all modes, after each batch.
         split: ``validation`` takes the items by which training chose its epoch, and leaves the test items unread.
         rivals: baselines of ``SCORED_BASELINES``, measured on the same users.
@@ -140,14 +144,18 @@ def evaluate(
         def progress(done: int, _: int, before: int = number * users) -> None:
             on_progress(before + done, len(modes) * users)
 
-        ranked[mode] = rank_test_items(scorer, trie, held_out, settings, max_history, weights.of(mode), progress)
+        ranked[mode] = rank_test_items(
+            scorer, trie, held_out, settings, max_history, weights.of(mode), progress, weights.exclude_seen
+        )
     for name, rival in rivals.items():
-        ranked[name] = rank_test_items(rival, trie, held_out, settings, max_history, 1.0)
+        ranked[name] = rank_test_items(
+            rival, trie, held_out, settings, max_history, 1.0, exclude_seen=weights.exclude_seen
+        )
     counts = training_counts(histories, trie.n_items)
     metrics = {"split": split, **_figures(ranked, weights, held_out, counts, settings)}
     metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
     if catalog is not None:
-        metrics |= _read(ranked[metrics["ranking"]], held_out, catalog, ids, settings.seed)
+        metrics |= _read(ranked[metrics["ranking"]].of(weights.exclude_seen), held_out, catalog, ids, settings.seed)
     if "generative" in modes:
         metrics["generative"]["miss_share"] = miss_share(scorer, trie, held_out, max_history, settings.workers)
     searched = [mode for mode in modes if mode != "dense" and settings.exact_users]
@@ -157,22 +165,13 @@ def evaluate(
     return metrics
 
 
-def _read(
-    targets: TargetRanks, held_out: HeldOut, catalog: pl.DataFrame, ids: SemanticIds, seed: int
-) -> dict[str, Any]:
+def _read(ranks: np.ndarray, held_out: HeldOut, catalog: pl.DataFrame, ids: SemanticIds, seed: int) -> dict[str, Any]:
     """Examples by title and the worst departments of the headline ranking."""
     items = pl.DataFrame({"item_id": ids.item_ids}).join(catalog, on="item_id", how="left", maintain_order="left")
-    ranks = targets.history_removed
     return {
         "examples": examples(ranks, held_out, item_names(items), seed),
         "worst_departments": worst_departments(ranks, held_out.targets, items["categories"]),
     }
-
-
-def repeated_targets(held_out: HeldOut) -> int:
-    """Users whose target is in their own history, so that no list without the history can hold it."""
-    users = np.repeat(np.arange(len(held_out.targets)), held_out.histories.lengths)
-    return len(np.unique(users[held_out.histories.rows == held_out.targets[users]]))
 
 
 def _held_out(histories: Histories, settings: EvaluationSettings, split: Split) -> HeldOut:
@@ -193,15 +192,16 @@ def _figures(
     """What follows from the ranks and lists, with counts int64 [n_items] of training interactions."""
     beams, deepest = min(settings.beams, len(counts)), deepest_cutoff(settings.beams, len(counts))
     random = settings.bootstrap_samples, settings.seed
-    rankings, metrics = dict[str, RankingResult](), dict[str, Any]()
+    rankings, metrics, exclude_seen = dict[str, RankingResult](), dict[str, Any](), weights.exclude_seen
     for name, targets in ranked.items():
-        rankings[name] = RankingResult(targets.history_removed, targets.listed, held_out.targets, counts == 0)
+        rankings[name] = RankingResult(targets.of(exclude_seen), targets.listed, held_out.targets, counts == 0)
     for name, rank in BASELINES.items():
-        rankings[name] = RankingResult(*rank(counts, held_out, beams), held_out.targets, counts == 0)
+        rankings[name] = RankingResult(*rank(counts, held_out, beams, exclude_seen), held_out.targets, counts == 0)
     for name, ranking in rankings.items():
         metrics[name] = summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
         if name in ranked:
-            metrics[f"{name}_history_kept"] = summarize(ranked[name].history_kept, deepest, *random)
+            other = ranked[name].of(not exclude_seen)
+            metrics[f"{name}_{OTHER_WAY[exclude_seen]}"] = summarize(other, deepest, *random)
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
     headline = weights.auto if weights.auto in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
@@ -210,23 +210,27 @@ def _figures(
         "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
         "slices": metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random),
         "hybrid_weight": weights.hybrid if "hybrid" in ranked else None,
-        **_description(headline, held_out, counts, settings),
+        **_description(headline, exclude_seen, held_out, counts, settings),
     }
 
 
-def _description(headline: str, held_out: HeldOut, counts: np.ndarray, settings: EvaluationSettings) -> dict[str, Any]:
+def _description(
+    headline: str, exclude_seen: bool, held_out: HeldOut, counts: np.ndarray, settings: EvaluationSettings
+) -> dict[str, Any]:
     """What was measured, and how."""
-    deepest = deepest_cutoff(settings.beams, len(counts))
+    deepest, ways = deepest_cutoff(settings.beams, len(counts)), ("left in the list", "taken out of the list")
     return {
         "ranking": headline,
-        "headline": f"{headline}, the items of the user's whole history taken out of the list; _history_kept: left in.",
+        "headline": f"{headline}, the items of the user's whole history {ways[exclude_seen]}; "
+        f"_{OTHER_WAY[exclude_seen]}: {ways[not exclude_seen]}.",
+        "seen_items": {"lists": "exclude" if exclude_seen else "keep"},
         "new_items": {
             "items": int((counts == 0).sum()),
             "test_users": int((counts[held_out.targets] == 0).sum()),
             "meaning": "items that no training target or history holds",
         },
         "users": len(held_out.targets),
-        "repeated_targets": repeated_targets(held_out),
+        "repeated_targets": held_out.repeated_targets(),
         "items": len(counts),
         "beams": min(settings.beams, len(counts)),
         "cutoffs_not_reported": [k for k in RECALL_CUTOFFS if k > deepest],
@@ -327,12 +331,14 @@ def with_other_seeds(
     """The metrics with ``training`` (``recipe`` and ``seed``), and under ``seeds`` what :func:`over_seeds` gives.
 
     Args:
-        earlier: files ``beauty_metrics.json`` of earlier evaluations; those of other recipes or settings are ignored.
+        earlier: files ``beauty_metrics.json`` of earlier evaluations. Those of other recipes or settings, or of models
+            that treat seen items in the other way, are ignored.
     """
     own = {**metrics, "training": training}
     alike = [
         other
         for other in map(read_json, earlier)
-        if other.get("training", {}).get("recipe") == training["recipe"] and other["settings"] == own["settings"]
+        if other.get("training", {}).get("recipe") == training["recipe"]
+        and (other["settings"], other_way(other)) == (own["settings"], other_way(own))
     ]
     return {**own, "seeds": over_seeds([own, *alike])}

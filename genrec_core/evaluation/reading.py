@@ -11,6 +11,7 @@ from genrec_core.evaluation.metrics import recall_hits
 from genrec_core.evaluation.pages.catalog import departments
 
 FIRST = 10  # items of a list that someone looks at
+OTHER_WAY = ("history_removed", "history_kept")  # what is measured beside the headline, by ``exclude_seen``
 _EXAMPLES, _SHOWN_HISTORY = 10, 3
 _WORST, _LEAST_USERS = 5, 30  # departments, and users of a department whose recall says something
 
@@ -20,11 +21,41 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     ranking, recall = metrics["ranking"], metrics[metrics["ranking"]].get(f"recall@{FIRST}")
     if recall is None:
         return f"The catalogue is too small for lists of {FIRST} items."
-    users = 100 if recall >= 0.1 else 1000
+    users = _counted_users(recall)
     popular = metrics["popularity"][f"recall@{FIRST}"]
     return (
         f"The {ranking} ranking finds the next item among its first {FIRST} for {recall * users:.0f} of {users:,} "
         f"users; popularity for {popular * users:.0f}."
+    )
+
+
+def _counted_users(recall: float) -> int:
+    return 100 if recall >= 0.1 else 1000
+
+
+def other_way(metrics: Mapping[str, Any]) -> str:
+    """The end of the names in ``beauty_metrics.json`` of the figures that are not the headline's."""
+    return OTHER_WAY[metrics.get("seen_items", {}).get("lists") != "keep"]
+
+
+def seen_choice(seen: Mapping[str, Any]) -> str:
+    """Whether lists may hold items that the user already has, and why.
+
+    Args:
+        seen: ``seen_items`` of ``training_history.json`` or of ``beauty_metrics.json``; without figures where the
+            training measured none.
+    """
+    kept = seen["lists"] == "keep"
+    choice = f"Lists {'may hold' if kept else 'leave out'} items that the user already has"
+    if "keep" not in seen:
+        return f"{choice}."
+    this, other = (seen["keep"], seen["exclude"]) if kept else (seen["exclude"], seen["keep"])
+    users = _counted_users(max(this, other))
+    why = "" if seen["setting"] == "auto" else ", as the setting `seen` says"
+    chance = ", which may be chance" if seen["setting"] == "auto" and other > this else ""
+    return (
+        f"{choice}{why}: on validation this finds {this * users:.0f} of {users:,} next items, "
+        f"the other way {other * users:.0f}{chance}."
     )
 
 

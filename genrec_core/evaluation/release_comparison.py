@@ -136,7 +136,7 @@ class ValidationUsers:
         return cls(past, item_ids[held_out.targets], withdrawn, len(item_ids), settings)
 
     def ranks(self, folder: Path) -> np.ndarray:
-        """0-based rank of each target among the items that the user has not seen, int32 [n]; -1 beyond ``top_k``."""
+        """0-based rank of each target in the lists that the model gives, int32 [n]; -1 beyond ``top_k``."""
         model, top_k = Recommender.from_folder(folder), self.settings.top_k
         allowed = model.allowed(deny=self.withdrawn) if len(self.withdrawn) else None
         with ThreadPoolExecutor(available_cores()) as pool:
@@ -178,7 +178,9 @@ class Agreement:
     users: int
     identical: int  # users with the same items in the same places
     alike: int  # those, and users whose lists differ only where scores tie within the tolerance
-    invalid: int  # entries of the exported model's lists that are no item of the catalogue, repeated, or seen before
+    invalid: (
+        int  # entries of the exported model's lists: no item of the catalogue, repeated, or seen and to be excluded
+    )
     shared: float  # mean share of a user's items that both lists hold
 
 
@@ -193,7 +195,7 @@ def compare_with_trained(
     beams: int,
     tolerance: float,
 ) -> Agreement:
-    """Rank unseen items for users with the trained model and with its export.
+    """Rank for users with the trained model and with its export, with or without seen items as the training chose.
 
     Args:
         model, checkpoint, semantic_ids, embeddings: the folders of the exported model and of what it was made from.
@@ -207,7 +209,8 @@ def compare_with_trained(
     popularity, weights = np.zeros(len(ids.item_ids), dtype=np.int64), ranking_weights(scorer.model.config)
     trained = Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, exported.max_history, weights)
     first, second = (recommender.rank(histories, top_k, beams=beams) for recommender in (trained, exported))
-    return _agreement(first, second, histories, exported.item_ids, tolerance)
+    excluded = histories if exported.weights.exclude_seen else [[] for _ in histories]
+    return _agreement(first, second, excluded, exported.item_ids, tolerance)
 
 
 def single_user_milliseconds(model: Path, histories: list[list[int]], top_k: int, beams: int) -> np.ndarray:
@@ -221,14 +224,14 @@ def single_user_milliseconds(model: Path, histories: list[list[int]], top_k: int
 
 
 def _agreement(
-    first: Ranking, second: Ranking, histories: list[list[int]], catalog: np.ndarray, tolerance: float
+    first: Ranking, second: Ranking, excluded: list[list[int]], catalog: np.ndarray, tolerance: float
 ) -> Agreement:
     """Compare place by place: where scores are equal at every place, only ties can have changed places."""
-    lists = [(first.of(user), second.of(user)) for user in range(len(histories))]
+    lists = [(first.of(user), second.of(user)) for user in range(len(excluded))]
     identical = np.array([np.array_equal(a, b) for a, b in lists])
     close = np.isclose(first.scores, second.scores, rtol=0.0, atol=tolerance, equal_nan=True).all(axis=1)
     invalid = 0
-    for (_, items), seen in zip(lists, histories, strict=True):
+    for (_, items), seen in zip(lists, excluded, strict=True):
         invalid += (~np.isin(items, catalog)).sum() + len(items) - len(np.unique(items)) + np.isin(items, seen).sum()
     shared = np.mean([np.isin(a, b).mean() if len(a) else 1.0 for a, b in lists])
     return Agreement(len(lists), int(identical.sum()), int((identical | close).sum()), int(invalid), float(shared))

@@ -158,7 +158,8 @@ def export_graphs(model: TigerModel, path: Path) -> None:
     config, folder = model.config, ModelFolder(path)
     sizes, width = tuple(config.level_sizes), config.d_model * config.views
     weights = ranking_weights(config)
-    folder.save_settings(GraphSettings(sizes, config.max_history, width, weights.dense, weights.hybrid, weights.auto))
+    modes = (weights.dense, weights.hybrid, weights.auto, weights.exclude_seen)
+    folder.save_settings(GraphSettings(sizes, config.max_history, width, *modes))
     model = model.cpu().float().eval()
     with torch.no_grad():
         folder.save_array(TOKENS, token_vectors(model).numpy())

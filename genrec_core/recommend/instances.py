@@ -34,7 +34,9 @@ class InstancesRequest(Settings):
     topk: StrictInt = Field(128, ge=1, le=1000, description="Items a user.")
     instances: list[Instance] = Field(min_length=1, max_length=MOST_INSTANCES, description="The users, in any order.")
     ranking: RankingChoice = Field("auto", description="What orders the items; auto: what the training chose.")
-    exclude_seen: StrictBool = Field(True, description="Never recommend an item of the user's own history.")
+    exclude_seen: StrictBool | None = Field(
+        None, description="Never recommend an item of the user's own history; null: as the training chose."
+    )
     allow: list[ItemId] | None = Field(None, description="The only items to recommend; null for all.")
     deny: list[ItemId] = Field(  # a default would be copied for every request
         default_factory=list, description="Items never to recommend.", json_schema_extra={"default": []}

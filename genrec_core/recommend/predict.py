@@ -48,6 +48,7 @@ class PredictionReport:
     empty_histories: int = 0  # requests without a known item, which got the popular items
     rejected: int = 0  # malformed lines, listed in OUT.rejected
     short_rows: int = 0  # rows with fewer than top_k items; their last cells are empty
+    exclude_seen: bool = True  # whether lists leave out the items of the user's history
     warnings: list[str] = field(default_factory=list)  # values of rules that no item has, the first few
     seconds: float = 0.0  # wall time
 
@@ -123,7 +124,8 @@ def predict_file(
     """
     began = time.monotonic()
     _require_usable(source, output, shard)
-    report = PredictionReport(top_k=settings.top_k)
+    exclude_seen = recommender.excludes_seen(settings.exclude_seen)
+    report = PredictionReport(top_k=settings.top_k, exclude_seen=exclude_seen)
     run = RankingRun(settings, (Constraints.of(rule=settings.rule), constraints or Constraints()))
     recommender.selection(*run.constraints)  # raises before any work if they leave no item
     blocks = _Blocks(source, recommender, run, shard)

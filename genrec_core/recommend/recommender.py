@@ -64,7 +64,7 @@ class Recommender:
         level_sizes: vocabulary by level.
         popularity: training interactions by catalogue row, int64 [n_items].
         max_history: newest items of a history that the model reads.
-        weights: shares of the dense head.
+        weights: how the model ranks.
         attributes, withdrawn: see :class:`~genrec_core.recommend.constraints.CatalogueMasks`; a model without
             attributes takes no rules.
     """
@@ -98,7 +98,9 @@ class Recommender:
         settings, items = folder.settings, folder.items()
         scorer = OnnxScorer(folder, items)
         require_self_test(model_dir, scorer)
-        weights = RankingWeights(settings.dense, settings.hybrid_weight, settings.ranking)
+        weights = RankingWeights(
+            settings.dense, settings.hybrid_weight, settings.ranking, exclude_seen=settings.exclude_seen
+        )
         return cls(
             scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
             attributes=lambda: ItemAttributes(ItemTable.load(model_dir, items.item_ids)),
@@ -110,7 +112,7 @@ class Recommender:
         histories: Sequence[Sequence[int]],
         top_k: int,
         beams: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         ranking: RankingChoice = "auto",
         allow: Iterable[int] | None = None,
         deny: Iterable[int] | None = None,
@@ -127,7 +129,7 @@ class Recommender:
         top_k: int,
         *,
         beams: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         ranking: RankingChoice = "auto",
         allowed: np.ndarray | Sequence[np.ndarray | None] | None = None,
         batch_users: int = 64,
@@ -142,7 +144,7 @@ class Recommender:
             top_k: items a user.
             beams: beams of the search, at least ``top_k``; None for ``top_k``, and at least 50. Filters are exact masks
                 inside the search, so that ``top_k`` beams always find ``top_k`` items if there are as many.
-            exclude_seen: leave out all items of the user's own history.
+            exclude_seen: leave out all items of the user's own history; None for what the training chose.
             ranking: as in :class:`~genrec_core.settings.PredictionSettings`. A model without a dense head knows only
                 ``generative``; ``hybrid`` and ``auto`` then mean the same.
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
@@ -160,7 +162,7 @@ class Recommender:
             known,
             masks,
             alone=alone,
-            exclude_seen=exclude_seen,
+            exclude_seen=self.excludes_seen(exclude_seen),
             beams=beams,
             top_k=min(top_k, self.trie.n_items),
             dense_weight=self.weights.of(ranking),
@@ -176,6 +178,10 @@ class Recommender:
         unknown = np.array([len(history) for history in histories], dtype=np.int64) - lengths
         items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # row -1 stands for no item
         return Ranking(items, scores, counts, unknown, popular)
+
+    def excludes_seen(self, asked: bool | None) -> bool:
+        """Whether lists leave out the items of the user's history; what is asked for goes before the model's choice."""
+        return self.weights.exclude_seen if asked is None else asked
 
     def allowed(
         self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None

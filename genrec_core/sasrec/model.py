@@ -34,6 +34,7 @@ class SasRecConfig(PretrainedConfig):
     d_ff: int = 512
     dropout: float = 0.5
     max_history: int = 50  # newest items of a history that are read
+    exclude_seen: bool = True  # as in ``TigerConfig``
 
 
 class SasRecModel(WholeModel):
@@ -143,8 +144,12 @@ class SasRecTrainer(Trainer):
         assert isinstance(model, SasRecModel)
         return SasRecScorer(model)
 
-    def _validate(self) -> dict[str, float]:
-        return {"validation_recall@10": self._validation_recall(self.model, 1.0)}
+    def _validated(self, exclude_seen: bool) -> dict[str, float]:
+        return {"validation_recall@10": self._validation_recall(self.model, 1.0, exclude_seen)}
 
     def _conclude(self) -> dict[str, float]:
-        return {}
+        best = self.model_class.from_pretrained(self.folder / "best")
+        nn.Module.to(best, self.world.device)
+        self._choose_seen(best, 1.0)
+        self._save(best)
+        return {"exclude_seen": float(best.config.exclude_seen)}

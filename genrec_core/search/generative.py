@@ -34,12 +34,13 @@ _EXACT_CHUNK = 512  # items that exact_scores scores at once
 
 @dataclass(frozen=True)
 class RankingWeights:
-    """The ranking modes of a model."""
+    """How a model ranks: its modes, and whether its lists may hold what the user already has."""
 
     dense: bool  # whether the model has a trained dense head
     hybrid: float  # weight of the dense head in the hybrid ranking, chosen on validation
     auto: RankingMode = "hybrid"  # the mode that the training chose
     generative: bool = True  # whether the model generates codes; a baseline may not
+    exclude_seen: bool = True  # whether lists leave out the items of the user's history; chosen on validation
 
     def modes(self) -> tuple[RankingMode, ...]:
         """The modes that give different lists."""

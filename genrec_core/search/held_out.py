@@ -23,10 +23,14 @@ _MISS_BATCH_USERS = 64
 class TargetRanks:
     """0-based ranks of the targets of n users, int32 [n]; -1 if a target is not among the first ``beams`` items."""
 
-    history_removed: np.ndarray  # in the list without the items of the user's history; the headline figure
+    history_removed: np.ndarray  # in the list without the items of the user's history
     history_kept: np.ndarray  # in the list with these items
-    listed: np.ndarray  # first items of each list without the history, int32 [n, at most LISTED_ITEMS], -1 padded
+    listed: np.ndarray  # first items of each list that users get, int32 [n, at most LISTED_ITEMS], -1 padded
     beams: int  # length of the lists
+
+    def of(self, exclude_seen: bool) -> np.ndarray:
+        """The ranks in the lists without the user's history, or with it."""
+        return self.history_removed if exclude_seen else self.history_kept
 
 
 def rank_test_items(
@@ -37,12 +41,14 @@ def rank_test_items(
     max_history: int,
     dense_weight: float = 0.0,
     on_progress: OnProgress | None = None,
+    exclude_seen: bool = True,
 ) -> TargetRanks:
     """Rank the target of each user by one search without exclusions.
 
     A batch is searched with ``settings.beams`` beams plus one for each item of its longest history. So the list still
     has ``settings.beams`` items after the whole history is removed. ``max_history`` counts the newest items that the
-    model reads. ``on_progress`` is told the users done and all users, after each batch.
+    model reads. ``on_progress`` is told the users done and all users, after each batch. ``exclude_seen`` says whether
+    users get lists without the items of their history.
     """
     users, beams = len(held_out.targets), min(settings.beams, trie.n_items)
     removed, kept = np.full(users, -1, np.int32), np.full(users, -1, np.int32)
@@ -57,7 +63,7 @@ def rank_test_items(
         seen = in_history(ranked.items, histories, trie.n_items)
         removed[batch] = target_ranks(ranked.items, held_out.targets[batch], beams, seen)
         kept[batch] = target_ranks(ranked.items, held_out.targets[batch], beams)
-        listed[batch] = first_unseen(ranked.items, seen, listed.shape[1])
+        listed[batch] = first_unseen(ranked.items, seen & exclude_seen, listed.shape[1])
         return batch
 
     done = 0
@@ -113,8 +119,12 @@ def ranks_in_ten(
     batch_users: int,
     max_history: int,
     dense_weight: float = 0.0,
+    exclude_seen: bool = True,
 ) -> np.ndarray:
-    """0-based rank of each target among the first ten items outside its user's history, int32 [n]; -1 beyond."""
+    """0-based rank of each target among the first ten items, int32 [n]; -1 beyond.
+
+    With ``exclude_seen`` the items of the user's history do not count.
+    """
     ranks = np.full(len(held_out.targets), -1, dtype=np.int32)
     for batch in length_batches(held_out, batch_users):
         histories = [held_out.histories.of(int(user)) for user in batch]
@@ -125,7 +135,7 @@ def ranks_in_ten(
             padded(histories, max_history),
             beams=beams,
             top_k=10,
-            excluded=seen,
+            excluded=seen if exclude_seen else None,
             dense_weight=dense_weight,
         )
         ranks[batch] = target_ranks(ranked.items, held_out.targets[batch], 10)

@@ -21,7 +21,9 @@ class PredictionSettings(Settings):
         description="Score that orders items: `generative` (codes), `dense` (dense head), `hybrid` (both), or `auto`: "
         "what the training chose.",
     )
-    exclude_seen: bool = Field(True, description="Do not recommend items of the user's own history.")
+    exclude_seen: bool | None = Field(
+        None, description="Do not recommend items of the user's own history; unset: as the training chose."
+    )
     rule: str | None = Field(None, description="Rule that all items must meet, such as `brand = OPI`; unset: none.")
     workers: int | None = Field(None, ge=1, le=1024, description="Batches searched at once; unset: one a core.")
 

@@ -89,6 +89,11 @@ class TrainingSettings(Settings):
     )
     processes: int = Field(2, ge=1, le=1024, description="Training processes that torchrun starts on each machine.")
     threads_per_process: int = Field(1, ge=1, le=256, description="CPU threads of each training process.")
+    seen: Literal["auto", "exclude", "keep"] = Field(
+        "auto",
+        description="Items that the user already has: `exclude` leaves them out of all lists, `keep` lets lists hold "
+        "them, and `auto` keeps them where validation finds more so.",
+    )
     amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision on CUDA: fp32, or mixed (bf16, fp16).")
     seed: int = Field(42, ge=0, description="Random seed of weights, batches and dropout.")
 

@@ -130,7 +130,7 @@ def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> tor
 
 def ranking_weights(config: TigerConfig) -> RankingWeights:
     """What the model's ranking modes mean."""
-    return RankingWeights(config.dense, config.hybrid_weight, config.ranking)
+    return RankingWeights(config.dense, config.hybrid_weight, config.ranking, exclude_seen=config.exclude_seen)
 
 
 @contextmanager

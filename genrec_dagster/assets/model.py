@@ -140,6 +140,7 @@ def onnx_encoder(
 def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.MetadataValue) -> Page:
     """How the training went, its settings, and the size of the model. The curves are also written to ``folder``."""
     from genrec_core.evaluation.pages.metrics import training_curves
+    from genrec_core.evaluation.reading import seen_choice
 
     history = read_json(folder / HISTORY_FILE)
     curves = training_curves(history["epochs"], history["best_epoch"])
@@ -147,6 +148,7 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
     return {
         "best_validation_recall@10": history["best_recall@10"],
         "best_epoch": int(history["best_epoch"]),
+        "seen_items": seen_choice(history["seen_items"]),
         "epochs": len(history["epochs"]),
         "training_seconds": history["seconds"],
         "last_loss": history["epochs"][-1]["loss"],
@@ -172,7 +174,7 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
     """The metrics of every ranking mode and of popularity, with intervals, and by slices of users and items."""
     from genrec_core.evaluation.evaluate import RANKINGS
     from genrec_core.evaluation.pages.metrics import RECALL_PLOT, SLICES_PLOT
-    from genrec_core.evaluation.reading import verdict
+    from genrec_core.evaluation.reading import other_way, seen_choice, verdict
 
     served, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
     rows: list[Row] = [
@@ -182,13 +184,14 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
             "interval": "{:.4f} to {:.4f}".format(*served[f"{name}_interval"])
             if f"{name}_interval" in served
             else None,
-            "history kept": metrics[f"{metrics['ranking']}_history_kept"].get(name),
+            other_way(metrics).replace("_", " "): metrics[f"{metrics['ranking']}_{other_way(metrics)}"].get(name),
         }
         for name, value in served.items()
         if isinstance(value, float)
     ]
     return {
         "verdict": verdict(metrics),
+        "seen_items": seen_choice(metrics["seen_items"]),
         **{name: served[name] for name in ("recall@10", "ndcg@10") if name in served},
         "metrics": table(rows),
         **_read(metrics),

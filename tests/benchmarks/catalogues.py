@@ -18,6 +18,7 @@ import numpy as np
 
 from genrec_core.data.sample import write_raw
 from genrec_core.errors import GenrecError
+from genrec_core.evaluation.reading import other_way
 from genrec_core.storage.folders import latest
 from tests.benchmarks.machine import describe
 
@@ -64,7 +65,8 @@ def _measured(kind: str, seed: int, work: Path) -> dict[str, Any]:
         "ranking": metrics["ranking"],
         **{name: {metric: metrics[name].get(metric) for metric in SHOWN} for name in RANKINGS if name in metrics},
         "less_sasrec": metrics["against"]["sasrec"]["recall@10"],
-        "history_kept": metrics[f"{metrics['ranking']}_history_kept"]["recall@10"],
+        "seen_items": metrics["seen_items"],
+        "other_way": metrics[f"{metrics['ranking']}_{other_way(metrics)}"]["recall@10"],
     }
 
 

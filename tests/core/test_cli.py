@@ -165,10 +165,14 @@ def test_evaluate_prints_the_file_or_a_table(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == metrics
     assert main(["evaluate", "--metrics_dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == metrics_table(metrics) + "\n"
-    header, recall, misses, users = metrics_table(metrics).splitlines()
+    seen = {"lists": "keep", "setting": "auto", "keep": 0.31, "exclude": 0.08}
+    assert "recall@10, history_removed" in metrics_table({**metrics, "seen_items": seen})
+    assert metrics_table({**metrics, "seen_items": seen}).endswith("finds 31 of 100 next items, the other way 8.")
+    header, recall, misses, kept, users = metrics_table(metrics).splitlines()
     assert header.split() == ["test", "generative", "hybrid", "popularity"]
     assert recall.split() == ["recall@10", "0.0500", "0.0800", "0.0100"]
     assert misses.split() == ["miss_share", "0.0010"]
+    assert kept.split() == ["recall@10,", "history_kept", "0.0400"]
     assert users == "9 users, 20 beams"
 
 

@@ -14,6 +14,7 @@ import pytest
 from genrec_core.storage.artifacts import MANIFEST, read_json, write_json
 from genrec_core.storage.folders import latest
 from genrec_dagster.assets.model import onnx_encoder
+from genrec_dagster.assets.serving import batch_predictions
 from genrec_dagster.checks.catalog import codebook_use, every_text_told_apart, suffix_depth, texts_told_apart
 from genrec_dagster.checks.check import check_result, skipped
 from genrec_dagster.checks.model import loss_falls, recall_at_1000
@@ -275,6 +276,15 @@ def test_an_int8_export_is_served_where_most_items_are_the_trained_models(
     rankings = {record.data["ranking"] for record in export.materialization.metadata["int8"].records}
     assert rankings == {"generative", "hybrid", "dense"}
     assert bool(after) == passed
+
+
+def test_seen_items_in_predictions_pass_only_where_lists_may_hold_them(finished_graph: Any, tmp_path: Path) -> None:
+    kept = {"batch_predictions": {"exclude_seen": False}}
+    result = finished_graph.rerun_from(batch_predictions, tmp_path, changed=kept)
+    evaluation = next(e for e in result.get_asset_check_evaluations() if e.check_name == "predictions_valid")
+    assert evaluation.passed
+    assert ", 0 seen" not in evaluation.description
+    assert "wanted 0 unknown, 0 repeated; lists may hold seen items" in evaluation.description
 
 
 def test_a_recall_that_was_not_measured_does_not_pass(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE, RANKINGS
 from genrec_core.evaluation.metrics import RECALL_CUTOFFS, SHOWN_FIRST, TITLES
 from genrec_core.evaluation.pages.plotting import GREY, INK, MAIN, PALETTE, as_png, labelled, new_figure
-from genrec_core.evaluation.reading import verdict
+from genrec_core.evaluation.reading import other_way, seen_choice, verdict
 from genrec_core.storage.artifacts import atomic_folder, write_json
 
 REPORT_FILE, RECALL_PLOT, SLICES_PLOT = "report.html", "recall.png", "slices.png"
@@ -61,6 +61,8 @@ def _report_page(metrics: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
     return templates.get_template("report.html.jinja").render(
         metrics=metrics,
         verdict=verdict(metrics),
+        seen_choice=seen_choice(metrics["seen_items"]),
+        other_way=other_way(metrics),
         rankings=rankings,
         names=[name for name in TITLES if any(name in metrics[ranking] for ranking in rankings)],
         titles=TITLES,
@@ -89,7 +91,8 @@ def recall_by_cutoff(metrics: Mapping[str, Any]) -> bytes:
     axes.minorticks_off()
     axes.margins(x=0.08, y=0.15)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    labelled(axes, "Test Recall@K, history taken out", "K", "share of users")
+    history = "taken out" if other_way(metrics) == "history_kept" else "left in"
+    labelled(axes, f"Test Recall@K, history {history}", "K", "share of users")
     axes.legend(frameon=False, loc="upper left")
     return as_png(figure)
 

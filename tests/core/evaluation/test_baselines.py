@@ -9,7 +9,6 @@ from genrec_core.data.histories import Histories, padded
 from genrec_core.data.split import HeldOut, popularity_order, training_counts
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import NeighborScorer, popularity
-from genrec_core.evaluation.evaluate import repeated_targets
 from genrec_core.search.neighbors import Neighbors
 
 N_ITEMS = 12
@@ -73,7 +72,7 @@ def test_of_equally_popular_items_the_lower_row_is_first() -> None:
 
 
 def test_a_target_in_its_own_history_is_counted() -> None:
-    assert repeated_targets(as_held_out([[1, 2, 1], [1, 2, 3], [4, 4, 4]])) == 2
+    assert as_held_out([[1, 2, 1], [1, 2, 3], [4, 4, 4]]).repeated_targets() == 2
 
 
 def test_neighbours_alone_rank_what_they_lift_before_what_is_popular():

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ def semantic_ids() -> SemanticIds:
     return SemanticIds(np.arange(1, N_ITEMS + 1), codes, LEVEL_SIZES)
 
 
-def measured(make_scorer: MakeScorer, beams: int) -> dict[str, Any]:
+def measured(make_scorer: MakeScorer, beams: int, weights: RankingWeights = WEIGHTS) -> dict[str, Any]:
     histories = histories_of([2, *range(3, 28), 40, 9, 9, 1])
     settings = EvaluationSettings(beams=beams, batch_users=8, bootstrap_samples=50, seed=4)
-    return evaluate(make_scorer(LEVEL_SIZES, N_ITEMS, 2), semantic_ids(), histories, settings, 10, WEIGHTS)
+    return evaluate(make_scorer(LEVEL_SIZES, N_ITEMS, 2), semantic_ids(), histories, settings, 10, weights)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,20 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_measured
 def test_a_folder_that_can_no_longer_be_written_is_told_of_in_a_sentence(whole: dict[str, Any]) -> None:
     with pytest.raises(GenrecError, match=r"/proc/new: cannot be written .*; name another folder"):
         write_metrics(Path("/proc/new"), whole)  # access(2) says that root may
+
+
+def test_the_figures_of_a_model_that_keeps_seen_items_are_those_with_them(
+    whole: dict[str, Any], table_scorer: MakeScorer, tmp_path: Path
+) -> None:
+    kept = measured(table_scorer, beams=1000, weights=replace(WEIGHTS, exclude_seen=False))
+    for name in ("recall@10", "ndcg@10", "recall@10_interval"):
+        assert kept["hybrid"][name] == whole["hybrid_history_kept"][name]
+        assert kept["hybrid_history_removed"][name] == whole["hybrid"][name]
+    assert kept["popularity"]["coverage@10"] == 10 / N_ITEMS  # one list for all users
+    write_metrics(tmp_path, kept)
+    page = (tmp_path / "report.html").read_text()
+    assert "Lists may hold items that the user already has." in page
+    assert f"<tr><td>Recall@10, history removed</td><td>{kept['generative_history_removed']['recall@10']:.4f}" in page
 
 
 def test_differences_are_paired_and_an_equal_rival_has_none(whole: dict[str, Any], table_scorer: MakeScorer) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import HeldOut
-from genrec_core.evaluation.reading import examples, item_names, verdict, worst_departments
+from genrec_core.evaluation.reading import examples, item_names, seen_choice, verdict, worst_departments
 
 NAMES = [f"Product {row}" for row in range(40)]
 
@@ -29,6 +29,21 @@ def held_out(users: int) -> HeldOut:
 def test_the_verdict_counts_users(recall: float, popularity: float, said: str) -> None:
     metrics = {"ranking": "dense", "dense": {"recall@10": recall}, "popularity": {"recall@10": popularity}}
     assert verdict(metrics) == f"The dense ranking finds the next item among its first 10 {said}"
+
+
+@pytest.mark.parametrize(
+    ("lists", "setting", "exclude", "keep", "said"),
+    [
+        ("keep", "auto", 0.08, 0.31, "may hold items that the user already has: on validation this finds 31 of 100"),
+        ("exclude", "auto", 0.02, 0.01, "has: on validation this finds 20 of 1,000 next items, the other way 10."),
+        ("exclude", "auto", 0.1, 0.11, "the other way 11, which may be chance."),
+        ("exclude", "exclude", 0.08, 0.31, "leave out items that the user already has, as the setting `seen` says: on"),
+    ],
+)
+def test_the_page_says_whether_lists_hold_seen_items_and_why(
+    lists: str, setting: str, exclude: float, keep: float, said: str
+) -> None:
+    assert said in seen_choice({"lists": lists, "setting": setting, "exclude": exclude, "keep": keep})
 
 
 def test_a_catalogue_of_few_items_has_a_verdict_too() -> None:

@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 import pytest
 
 from genrec_core.bundle.model_folder import NEW_ITEMS, PREFIXES, SETTINGS, TOKENS
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
+from genrec_core.evaluation.release_comparison import compare_with_trained, judge
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
 from genrec_core.quantization.update import assign_ids
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.storage.artifacts import verify_manifest
+from genrec_core.settings import ReleaseSettings
+from genrec_core.storage.artifacts import read_json, verify_manifest, write_json
 from genrec_core.tiger.model import TigerConfig, TigerModel
 
 if TYPE_CHECKING:
@@ -36,6 +39,22 @@ def test_the_export_ranks_like_torch(
     found = tiny_recommender.rank(histories, 20, exclude_seen=exclude_seen)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_array_equal(found.items, expected.items)
+
+
+def test_the_export_keeps_seen_items_in_lists_if_the_training_chose_so(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    checkpoint, model = shutil.copytree(tiny_model.checkpoint, tmp_path / "checkpoint"), tmp_path / "model"
+    write_json(checkpoint / "config.json", {**read_json(checkpoint / "config.json"), "exclude_seen": False})
+    folders = checkpoint, tiny_model.semantic_ids, tiny_model.embeddings
+    export_recommender(*folders, tiny_model.popularity, model)
+    recommender = Recommender.from_folder(model)
+    history = recommender.item_ids[:3].tolist()
+    assert set(history) < set(recommender.recommend([history], top_k=90)[0].tolist())
+    same = compare_with_trained(model, *folders, [history], top_k=90, beams=90, tolerance=1e-3)
+    assert (same.alike, same.invalid) == (1, 0)
+    users = pl.DataFrame({"user_id": ["1", "2"], "item_ids": [[*history, history[2], item] for item in history[:2]]})
+    settings = ReleaseSettings(users=2, samples=100, top_k=90, beams=90)
+    (comparison,) = judge(model, {"served": tiny_model.model_dir}, users, settings).compared.values()
+    assert (comparison.champion["recall@100"], comparison.challenger["recall@100"]) == (0, 1)  # each in its own way
 
 
 def test_every_file_is_in_the_manifest(tiny_model: "TinyModel") -> None:

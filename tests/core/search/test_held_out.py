@@ -71,6 +71,9 @@ def test_ranks_equal_exact_scoring_where_the_beams_hold_the_catalogue(
         assert ranks.history_kept[user] == position(items, held_out.targets[user], N_ITEMS)
         assert ranks.history_removed[user] == position(unseen, held_out.targets[user], N_ITEMS)
         assert ranks.listed[user].tolist() == unseen + [-1] * len(seen)
+    settings = EvaluationSettings(beams=beams, batch_users=7)
+    keeping = rank_test_items(scorer, trie, held_out, settings, MAX_HISTORY, exclude_seen=False)
+    assert keeping.listed.tolist() == lists_by_hand(scorer, trie, held_out)
 
 
 def test_a_narrow_list_is_full_after_the_whole_history_is_taken_out(scorer: CodeScorer, trie: CodeTrie) -> None:
@@ -110,6 +113,9 @@ def test_validation_ranks_the_targets_among_ten_unseen_items(scorer: CodeScorer,
         expected.append(unseen.index(held_out.targets[user]) if held_out.targets[user] in unseen else -1)
     assert ranks.tolist() == expected
     assert 0 < (ranks >= 0).sum() < 40
+    kept = ranks_in_ten(scorer, trie, held_out, N_ITEMS, 16, MAX_HISTORY, exclude_seen=False)
+    lists = lists_by_hand(scorer, trie, held_out)
+    assert kept.tolist() == [position(items, held_out.targets[user], 10) for user, items in enumerate(lists)]
 
 
 def test_a_miss_is_a_best_code_that_no_item_has(scorer: CodeScorer, trie: CodeTrie) -> None:

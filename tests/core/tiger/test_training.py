@@ -18,6 +18,7 @@ import torch
 
 from genrec_core.data.histories import Histories, padded
 from genrec_core.errors import GenrecError
+from genrec_core.sasrec.model import SasRecTrainer
 from genrec_core.search.generative import beam_search
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RendezvousSettings, Settings, TrainingSettings
@@ -28,7 +29,7 @@ from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerConfig, TigerModel
 from genrec_core.tiger.scorer import TorchScorer
 from genrec_core.tiger.torchrun import torchrun_command
-from genrec_core.tiger.training import TrainingData, TrainingEvent, schedule, train
+from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, schedule, train
 
 ALONE = World(0, 1, torch.device("cpu"))
 ITEMS = 40
@@ -242,6 +243,37 @@ def test_followers_and_similar_texts_stay_only_if_validation_gains_by_them(tmp_p
     (best / "neighbors.npy").unlink()
     with pytest.raises(GenrecError, match=r"has no neighbors\.npy, as version 0\.2 writes it; train the model again"):
         TorchScorer.from_folder(best, data.codes, misleading)
+
+
+def repeating_data(users: int = 60) -> TrainingData:
+    """Users go round one of ten groups of four items, so the next item is always one that they have."""
+    group = np.arange(users)[:, None] % 10
+    rows = (4 * group + np.arange(12) % 4).astype(np.int32)
+    histories = Histories([str(user) for user in range(users)], rows.ravel(), np.arange(users + 1) * 12)
+    return replace(cyclic_data(), histories=histories)
+
+
+@pytest.mark.parametrize("trainer", [None, SasRecTrainer])
+@pytest.mark.parametrize(("seen", "exclude_seen"), [("auto", False), ("exclude", True), ("keep", False)])
+def test_users_who_repeat_items_get_lists_with_them_unless_the_setting_says_otherwise(
+    tmp_path: Path, seen: str, exclude_seen: bool, trainer: type[Trainer] | None
+) -> None:
+    best = train(repeating_data(), small_settings(seen=seen), tmp_path, ALONE, trainer=trainer)
+    history = read_json(best / "training_history.json")
+    assert read_json(best / "config.json")["exclude_seen"] is exclude_seen
+    assert history["best_recall@10"] == 0 if exclude_seen else history["best_recall@10"] > 0.6  # by chance 0.25
+    found = history["seen_items"]
+    assert (found["lists"], found["setting"]) == ("exclude" if exclude_seen else "keep", seen)
+    assert found["exclude"] == 0 < found["keep"]
+    assert 0 < found["low"] <= found["keep"] - found["exclude"] <= found["high"]
+
+
+def test_users_who_never_repeat_get_lists_without_what_they_have(tmp_path: Path) -> None:
+    best = train(cyclic_data(), small_settings(epochs=1), tmp_path, ALONE)
+    found = read_json(best / "training_history.json")["seen_items"]
+    assert read_json(best / "config.json")["exclude_seen"] is True
+    assert found["exclude"] >= found["keep"]
+    assert found["low"] <= 0
 
 
 @pytest.mark.parametrize(("scored_in_full", "ranking"), [(ITEMS, "dense"), (ITEMS - 1, "hybrid")])
