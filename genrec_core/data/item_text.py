@@ -27,6 +27,7 @@ _NUMBERS = (  # how a number is written, what parts its thousands, and its decim
     (re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d*"), ".", ","),
     (re.compile(r"[+-]?\d{1,3}(\.\d{3}){2,}"), ".", ","),
 )
+_VALUES = re.compile(r"(?<=\S)\|(?=\S)")
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")  # "Arts&notes" is none
 _INLINE = "a|abbr|b|big|em|font|i|mark|s|small|span|strike|strong|sub|sup|tt|u"  # they stand within words
 _BLOCKS = (
@@ -133,15 +134,15 @@ def clean_text(value: Any) -> str | None:
 
 
 def values_of(value: Any) -> str | None:
-    """The different values of a list, or of a text that parts them by ``|``, cleaned and joined by "; "."""
-    values = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    """The different values of a list, or of a text as ``one|two``, cleaned and joined by "; "; "one | two" is one."""
+    values = _VALUES.split(value) if isinstance(value, str) else value if isinstance(value, list) else [value]
     return "; ".join(dict.fromkeys(filter(None, map(clean_text, values)))) or None
 
 
 def categories_of(value: Any) -> str | None:
     """Category paths as "A > B > C", joined by "; "; a flat list is one path, and ``|`` parts those of a text."""
     if not isinstance(value, list):
-        return values_of(value)
+        return values_of(value.split("|") if isinstance(value, str) else value)
     paths = value if any(isinstance(path, list) for path in value) else [value]
     lists = [path if isinstance(path, list) else [path] for path in paths]
     texts = [" > ".join(text for name in names if (text := clean_text(name))) for names in lists]

@@ -183,13 +183,14 @@ def catalog_page(catalog: pl.DataFrame) -> Page:
     """The columns, some items, how many items have each field, and plots."""
     from genrec_core.evaluation.pages.catalog import catalog_picture, field_coverage, spread
 
-    further = [name for name in catalog.columns if name not in (*_SHOWN, *_NOT_SHOWN)]
-    some_items = catalog[spread(catalog.height, 8)].select(*_SHOWN, *further[:_SHOWN_FURTHER])
+    fields = catalog.select(~pl.selectors.nested())  # no vectors
+    further = [name for name in fields.columns if name not in (*_SHOWN, *_NOT_SHOWN)]
+    some_items = fields[spread(catalog.height, 8)].select(*_SHOWN, *further[:_SHOWN_FURTHER])
     return {
         "dagster/row_count": catalog.height,
         "dagster/column_schema": columns(catalog, _ITEM_COLUMNS),
         "some_items": markdown(some_items.to_dicts()),
-        "filled_fields": table(field_coverage(catalog)),
+        "filled_fields": table(field_coverage(fields)),
         "plots": picture(catalog_picture(catalog), "length of the texts, and items by department"),
         "items_with_repeated_text": catalog.height - catalog["text"].n_unique(),
     }

@@ -9,6 +9,7 @@ import pytest
 
 from genrec_core.storage.artifacts import read_json, verify_manifest
 from genrec_core.storage.folders import latest
+from genrec_dagster.assets.catalog import catalog_page
 from genrec_dagster.definitions import defs
 from genrec_dagster.io_manager import FRAME
 
@@ -53,6 +54,24 @@ def test_frames_are_described_by_rows_and_columns(metadata: dict[str, dict[str, 
     schema = metadata["user_histories"]["dagster/column_schema"].schema
     assert {column.name: column.type for column in schema.columns} == {"user_id": "String", "item_ids": "List(Int64)"}
     assert metadata["raw_beauty"]["users"].value == 200
+
+
+def test_the_catalogues_page_shows_its_further_columns() -> None:
+    empty = pl.DataFrame(schema=dict.fromkeys(("title", "brand", "categories", "description"), pl.String))
+    columns = {
+        "item_id": ["a", "b"],
+        "price": [1.0, 2.0],
+        "year": [1994.0, None],
+        "shelf": ["x", "y"],
+        "size": ["s", "m"],
+    }
+    more = {"cut": ["u", "v"], "text": ["one", "two"], "text_template": ["{shelf};"] * 2, "vector": [[1.0], [2.0]]}
+    catalog = pl.concat([empty, pl.DataFrame(columns | more)], how="diagonal")
+    page = catalog_page(catalog)
+    assert page["some_items"].value.splitlines()[0].split("|")[1:-1][-4:] == [" price ", " year ", " shelf ", " size "]
+    covered = {str(row.data["field"]): row.data["items"] for row in page["filled_fields"].records}
+    assert (covered["year"], covered["cut"], covered["brand"]) == (1, 2, 0)
+    assert "vector" not in covered
 
 
 def test_every_page_has_a_table_and_pictures_small_enough_for_an_event(metadata: dict[str, dict[str, Any]]) -> None:

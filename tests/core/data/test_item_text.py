@@ -85,7 +85,8 @@ def test_several_values_are_told_from_one_path() -> None:
     assert categories_of([["Beauty", "Nails"], ["Gifts"], ["Gifts"]]) == "Beauty > Nails; Gifts"
     assert categories_of("Comedy|Romance|Comedy") == values_of(["Comedy", "Romance", None]) == "Comedy; Romance"
     assert categories_of("Beauty &gt; Nails") == "Beauty > Nails"
-    assert [values_of(value) for value in (None, [], "|", 1994, "Rock")] == [None, None, None, "1994", "Rock"]
+    assert categories_of("Comedy | Romance") == values_of("Comedy|Romance") == "Comedy; Romance"
+    assert [values_of(value) for value in (None, [], 1994, "Soap | red")] == [None, None, "1994", "Soap | red"]
 
 
 def test_the_template_of_any_columns_names_each() -> None:

@@ -1,6 +1,7 @@
 """The exported text encoder gives torch's vectors, and new items the same semantic IDs, where there is no torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,9 +144,10 @@ def test_an_encoder_of_another_model_is_refused(
     folder: Path, embeddings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "items.csv").write_text("item_id,title\n900,soap\n")
+    other = shutil.copytree(embeddings, tmp_path / "embeddings")
     stats = read_json(embeddings / "embedding_stats.json") | {"model": "another"}
-    (tmp_path / "embedding_stats.json").write_text(json.dumps(stats))
-    given = ["--items", str(tmp_path / "items.csv"), "--semantic_ids", "x", "--embeddings", str(tmp_path)]
+    (other / "embedding_stats.json").write_text(json.dumps(stats))
+    given = ["--items", str(tmp_path / "items.csv"), "--semantic_ids", "x", "--embeddings", str(other)]
     assert main(["assign-ids", *given, "--text_encoder", str(folder), "--output", str(tmp_path / "new")]) == 2
     assert "holds all-MiniLM-L6-v2, but another embedded the catalogue" in capsys.readouterr().err
 
