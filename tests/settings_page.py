@@ -8,6 +8,7 @@ from genrec_core.settings import PRESETS, Preset, Settings
 FORMS = {
     "catalog": "item_catalog",
     "embedding": "item_embeddings",
+    "split": "user_histories",
     "semantic_ids": "semantic_ids",
     "training": "tiger_checkpoint",
     "evaluation": "recall_metrics",

@@ -12,6 +12,7 @@ import polars as pl
 
 from genrec_core.data import p5
 from genrec_core.data.archive import errors_naming, opened_source
+from genrec_core.data.histories import OPTIONAL_COLUMNS
 from genrec_core.data.item_text import TEXT_FIELDS, render_text, template_parts
 from genrec_core.data.sample import write_sample
 from genrec_core.errors import GenrecError
@@ -86,16 +87,16 @@ def read_catalog(raw: Path, settings: CatalogSettings) -> pl.DataFrame:
 
 
 def read_user_histories(path: Path) -> pl.DataFrame:
-    """Read ``user_id`` and ``item_ids`` from a parquet file, a folder with one, or a folder of raw files."""
+    """Read ``user_histories`` from a parquet file, a folder with one, or a folder of raw files."""
     if (path / p5.SEQUENCES).is_file():
         return p5.read_histories(path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].is_file():
         raise GenrecError(f"{path}: no user histories; give a parquet file or its folder, or one with {p5.SEQUENCES}")
     try:
-        return pl.read_parquet(files[0]).select(
-            pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(pl.Int64))
-        )
+        frame = pl.read_parquet(files[0])
+        optional = [name for name in OPTIONAL_COLUMNS if name in frame.columns]  # without them the split is another
+        return frame.select(pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(pl.Int64)), *optional)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise GenrecError(f"{files[0]}: not parquet with user_id and lists of integer item_ids ({error})") from error
 

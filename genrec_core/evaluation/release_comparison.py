@@ -129,7 +129,7 @@ class ValidationUsers:
         held_out = validation_part(Histories.from_frame(histories, item_ids))
         users = len(held_out.targets)
         if users == 0:
-            raise GenrecError("no history has three items, so releases cannot be compared; set release.rule to always")
+            raise GenrecError("no user has a validation item and one before it; set release.rule to always")
         held_out = held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
         past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
         withdrawn = np.array(ModelFolder(champion).withdrawn(), dtype=np.int64)

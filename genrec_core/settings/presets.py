@@ -8,6 +8,7 @@ from genrec_core.settings.items import CatalogSettings, EmbeddingSettings, Seman
 from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import PredictionSettings
 from genrec_core.settings.release import EvaluationSettings, ExportSettings, GateSettings, ReleaseSettings
+from genrec_core.settings.split import SplitSettings
 from genrec_core.settings.training import TrainingSettings
 
 
@@ -16,6 +17,7 @@ class Preset(Settings):
 
     catalog: CatalogSettings = CatalogSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+    split: SplitSettings = SplitSettings()
     semantic_ids: SemanticIdSettings = SemanticIdSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
