@@ -83,7 +83,8 @@ class TrainingData:
     def identity(self, settings: TrainingSettings) -> str:
         """A hash of settings and data: two trainings with the same hash give the same model."""
         digest = hashlib.sha256(settings.model_dump_json().encode())
-        for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors):
+        split = [] if self.histories.windows is None else [self.histories.windows]
+        for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors, *split):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
@@ -99,12 +100,11 @@ class Sequences:
     @classmethod
     def cut(cls, histories: Histories, max_history: int) -> "Sequences":
         """Cut histories into pieces that overlap by one item."""
-        starts, lengths = [], []
-        for first, length in zip(histories.offsets[:-1].tolist(), np.diff(histories.offsets).tolist(), strict=True):
-            for begin in range(0, length - 1, max_history):
-                starts.append(first + begin)
-                lengths.append(min(max_history + 1, length - begin))
-        return cls(histories.rows, np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64))
+        pieces = -(-(histories.lengths - 1).clip(min=0) // max_history)  # of each user
+        user = np.repeat(np.arange(len(histories)), pieces)
+        begin = (np.arange(len(user)) - (np.cumsum(pieces) - pieces)[user]) * max_history
+        lengths = np.minimum(max_history + 1, histories.lengths[user] - begin)
+        return cls(histories.rows, histories.offsets[user] + begin, lengths)
 
     @property
     def targets(self) -> int:
@@ -153,7 +153,7 @@ class Trainer:
         self.sequences = Sequences.cut(self.trained, settings.max_history)
         self.counts = np.bincount(self.trained.rows, minlength=len(data.codes))
         if self.sequences.targets == 0:
-            raise GenrecError("no history has two items before its last two, so there is nothing to train on")
+            raise GenrecError("no history has two items before those held out, so there is nothing to train on")
         self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
         self.codes, self.vectors = data.codes, data.vectors if settings.use_item_vectors else None
@@ -477,6 +477,6 @@ def probe_difference(checkpoint: Path, data: TrainingData) -> float:
 def _probe_scores(checkpoint: Path, data: TrainingData) -> np.ndarray:
     """Log-probabilities of the first level, float32 [users, level size]."""
     scorer = TorchScorer.from_folder(checkpoint, data.codes, data.vectors)
-    users = [user for user in range(len(data.histories)) if len(data.histories.of(user))][:_PROBE_USERS]
+    users = np.flatnonzero(data.histories.lengths)[:_PROBE_USERS].tolist()
     histories = padded([data.histories.of(user) for user in users], scorer.model.config.max_history)
     return scorer.start(histories).first()
