@@ -6,7 +6,7 @@ the items before both. The target is then the first item in a window, and the hi
 that was trained at the cut is asked. Popularity counts the training part alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,11 @@ class HeldOut:
 def training_part(histories: Histories) -> Histories:
     """Everything before the validation item or window; a user who is never evaluated keeps all by order."""
     return histories.cut(np.arange(len(histories)), held_out_items(histories.lengths, histories.windows).sum(axis=0))
+
+
+def everything(histories: Histories) -> Histories:
+    """The same histories with nothing held out, so that all of them are the training part."""
+    return replace(histories, windows=np.zeros((2, len(histories)), np.int64))
 
 
 def validation_part(histories: Histories) -> HeldOut:

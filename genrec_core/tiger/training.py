@@ -173,7 +173,7 @@ class Trainer:
         if self.mixed:  # cuDNN's attention plans anew for each shape: on an H100 a step took 138 instead of 52 ms
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.future_share = self._future_share()
-        self.epochs = settings.epochs_of(self.sequences.targets)
+        self.epochs = self.last_epoch = settings.epochs_of(self.sequences.targets)
         self.batch_targets = settings.batch_of(self.sequences.targets)
         self.steps = self.epochs * len(epoch_batches(self.sequences, self.batch_targets, settings.seed, 0))
 
@@ -196,7 +196,7 @@ class Trainer:
         if not progress.epoch and best.is_dir():
             note = f"from epoch 0, although {best} is there: {self.folder / 'state'} is missing"
         self._emit("start", size, note)
-        while progress.epoch < self.epochs and progress.stale < settings.patience:
+        while progress.epoch < self.last_epoch and progress.stale < settings.patience:
             began = time.monotonic()
             entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
             progress.epoch += 1
@@ -206,9 +206,9 @@ class Trainer:
             seconds = time.monotonic() - began
             progress.history.append(entry)
             progress.seconds += seconds
-            self._save(self.model if progress.best is entry else None)
+            self._save(self.model if self._best is entry else None)
             self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
-        end = {"best_epoch": progress.best["epoch"], "seconds": progress.seconds}
+        end = {"best_epoch": self._best["epoch"], "seconds": progress.seconds}
         self._emit("end", end | self._conclude())
 
     def _train_epoch(self) -> float:
@@ -279,21 +279,26 @@ class Trainer:
                     best.save_pretrained(part)
                     if self.neighbors is not None:
                         self.neighbors.save(part)
-            if self.progress.best and recovered(self.folder / "best").is_dir():
+            if self._best and recovered(self.folder / "best").is_dir():
                 write_json(self.folder / "best" / "training_history.json", self._history())
             save_state(self.folder / "state", self.model, self.optimizer, self.progress)
         self.world.wait()
 
     def _history(self) -> dict[str, Any]:
         return {
-            "best_epoch": self.progress.best["epoch"],
-            "best_recall@10": self.progress.best["validation_recall@10"],
+            "best_epoch": self._best["epoch"],
+            "best_recall@10": self._best.get("validation_recall@10"),
             "seconds": self.progress.seconds,
             "epochs": self.progress.history,
             "uniform_loss": self._uniform_loss(),
             "recipe": self.recipe,
             "seed": self.settings.seed,
             "settings": self.settings.model_dump(mode="json"),
+            "plan": {
+                "epochs": self.epochs,
+                "batch_targets": self.batch_targets,
+                "future_share": self.future_share,
+            },
         }
 
     def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
@@ -301,6 +306,11 @@ class Trainer:
             self.on_event(TrainingEvent(kind, self.progress.epoch, values, note))
 
     # --- what a subclass overrides ----------------------------------------------------------------------------------
+
+    @property
+    def _best(self) -> dict[str, float]:
+        """The entry of the epoch whose model is kept; empty before there is one."""
+        return self.progress.best
 
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         settings = self.settings
