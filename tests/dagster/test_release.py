@@ -134,6 +134,8 @@ def test_a_refitted_model_is_served_while_the_measured_one_is_compared(place: "P
     interactions = (
         pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")["item_ids"].list.len().sum()
     )
+    history = read_json(latest("onnx_encoder", place.storage) / "checkpoint" / "training_history.json")
+    assert not any("validation_recall@10" in entry for entry in history["epochs"])
     counts = [np.load(model / "popularity.npy") for model in (first / MODEL, folder / "measured", folder / MODEL)]
     np.testing.assert_array_equal(counts[0], counts[1])
     assert counts[2].sum() == interactions > counts[1].sum()
