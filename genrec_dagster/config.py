@@ -90,6 +90,11 @@ class CatalogForm(settings.CatalogSettings, dg.Config):
     """How the fields of an item become its text."""
 
 
+@defaults_from(_PRESET.split)
+class SplitForm(settings.SplitSettings, dg.Config):
+    """Which interactions are trained on, and which are kept to validate and to test."""
+
+
 @defaults_from(_PRESET.embedding)
 class EmbeddingForm(settings.EmbeddingSettings, dg.Config):
     """How the text of an item becomes a vector."""

@@ -39,6 +39,7 @@ class TrainingJob(BaseModel):
     folder: Path
     tracking_uri: str
     mlflow_run: str
+    measured: Path | None = None  # the checkpoint whose recipe is trained again on everything; None: a new training
 
 
 def training_key(settings: TrainingSettings, data_versions: Mapping[str, str]) -> str:
@@ -62,6 +63,7 @@ def prepare_job(
         folder=work.training(key),
         tracking_uri=tracker.tracking_uri,
         mlflow_run=tracker.open_run(key, tags, settings.model_dump()),
+        measured=inputs.get("tiger_checkpoint"),
     )
 
 
@@ -69,6 +71,7 @@ def new_beside_another(job: TrainingJob) -> str:
     """Why this training starts at epoch 0 although the storage holds another one; empty if it does not."""
     others = [path for path in job.folder.parent.glob(f"*/{JOB_FILE}") if path.parent != job.folder]
     others = [path for path in others if recovered(path.parent / "state").is_dir()]
+    others = [path for path in others if not read_json(path).get("measured")]  # refitted
     if recovered(job.folder / "state").is_dir() or not others:
         return ""
     newest = max(others, key=lambda path: path.stat().st_mtime)
@@ -113,6 +116,24 @@ def only_training(folder: Path, log: Callable[[str], object]) -> Iterator[None]:
             log(str(error))
             stack.enter_context(locked(lock))
         yield
+
+
+def refit(
+    context: dg.AssetExecutionContext,
+    inputs: Mapping[str, Path],
+    work: WorkFolders,
+    tracker: ExperimentTracker,
+    pipes: dg.PipesSubprocessClient | TrainingPods,
+    rendezvous: RendezvousSettings,
+) -> Path:
+    """Train the recipe of ``tiger_checkpoint`` again on all interactions; a retry continues it. Returns the model."""
+    from genrec_core.tiger.refit import refit_settings
+
+    job = prepare_job(context.run.run_id, inputs, refit_settings(inputs["tiger_checkpoint"]), work, tracker)
+    context.log.info(f"training the model again on all interactions, in {job.folder}")
+    with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run):
+        run_torchrun(context, pipes, job, rendezvous)
+    return job.folder / "best"
 
 
 def run_torchrun(

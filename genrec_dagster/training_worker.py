@@ -16,8 +16,9 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler, 
 
 from genrec_core.storage.artifacts import locked, read_json, recovered
 from genrec_core.tiger.distributed import World, distributed
+from genrec_core.tiger.refit import RefitData, RefitTrainer
 from genrec_core.tiger.torchrun import TORCHRUN_PID, end_with_parent
-from genrec_core.tiger.training import TrainingData, TrainingEvent, train, write_probe
+from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, train, write_probe
 from genrec_dagster.experiment import metric_name
 from genrec_dagster.resources import ExperimentTracker
 from genrec_dagster.training import TrainingJob
@@ -69,14 +70,17 @@ def describe(event: TrainingEvent, epochs: int) -> str:
 def run(job: TrainingJob, world: World) -> None:
     """Train. Rank 0 reports, and writes a probe of the best model beside it."""
     data = TrainingData.load(job.histories, job.semantic_ids, job.embeddings)
+    trainer: type[Trainer] | None = None
+    if job.measured:
+        data, trainer = RefitData.of(data, job.measured), RefitTrainer
     if world.rank != 0:
-        train(data, job.settings, job.folder, world)
+        train(data, job.settings, job.folder, world, trainer=trainer)
         return
     with open_dagster_pipes() as pipes:
         reporter = Reporter(pipes, job)
         reporter.catch_up()
         try:
-            best = train(data, job.settings, job.folder, world, reporter)
+            best = train(data, job.settings, job.folder, world, reporter, trainer)
             write_probe(best, data)
         except BaseException:
             # A rank that is stopped may first lose its peer, which looks like a failure. If the step still lives, it

@@ -9,6 +9,7 @@ FORMS = {
     "data": "raw_beauty",
     "catalog": "item_catalog",
     "embedding": "item_embeddings",
+    "split": "user_histories",
     "semantic_ids": "semantic_ids",
     "training": "tiger_checkpoint",
     "evaluation": "recall_metrics",

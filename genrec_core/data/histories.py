@@ -1,7 +1,7 @@
 """User histories as catalogue rows: all users in flat arrays, and padded batches of users."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # inference does without polars, which is large
     import polars as pl
 
 _WIDTH_STEP = 8  # items
+VALIDATION_ITEMS, TEST_ITEMS = "validation_items", "test_items"  # columns that say where the windows begin
+OPTIONAL_COLUMNS = ("times", VALIDATION_ITEMS, TEST_ITEMS)
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,16 @@ class Histories:
     user_ids: list[str]  # the data set's own ids, one a user
     rows: np.ndarray  # catalogue rows of all users one after the other, int32 [n_interactions]
     offsets: np.ndarray  # user u owns rows[offsets[u]:offsets[u + 1]], int64 [n_users + 1]
+    times: np.ndarray | None = None  # when each item was bought, in seconds since 1970, int64 [n_interactions]
+    # Newest items of each user in the validation and in the test window, int64 [2, n_users]; None: split by order
+    windows: np.ndarray | None = None
 
     @classmethod
     def from_frame(cls, frame: "pl.DataFrame", item_ids: np.ndarray) -> "Histories":
-        """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n]."""
+        """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n].
+
+        ``times``, and ``validation_items`` with ``test_items``, are read where the frame has them.
+        """
         lengths = frame["item_ids"].list.len().to_numpy()
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         items = frame["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
@@ -37,7 +45,7 @@ class Histories:
                 f"user {user}: item {items[unknown[0]]} is not in the catalogue ({len(unknown)} such entries); "
                 "add it to the catalogue or take it out of the history"
             )
-        return cls(user_ids, rows.astype(np.int32), offsets)
+        return cls(user_ids, rows.astype(np.int32), offsets, _times(frame), windows_of(frame))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -53,14 +61,35 @@ class Histories:
 
     def take(self, users: np.ndarray) -> "Histories":
         """The histories of ``users``, in their order."""
-        return self.cut(users, np.zeros(len(users), np.int64))
+        whole = self.cut(users, np.zeros(len(users), np.int64))
+        return whole if self.windows is None else replace(whole, windows=self.windows[:, users])
 
     def cut(self, users: np.ndarray, newest: np.ndarray) -> "Histories":
-        """The histories of ``users`` without their last items, ``newest`` of each: int64 [len(users)]."""
+        """The histories of ``users`` without their last items, ``newest`` of each, int64 [len(users)]; not split."""
         lengths = self.lengths[users] - newest
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
-        return Histories([self.user_ids[user] for user in users.tolist()], self.rows[index], offsets)
+        times = None if self.times is None else self.times[index]
+        return Histories([self.user_ids[user] for user in users.tolist()], self.rows[index], offsets, times)
+
+
+def _times(frame: "pl.DataFrame") -> np.ndarray | None:
+    if "times" not in frame.columns:
+        return None
+    times = frame["times"].explode(empty_as_null=False)
+    if (frame["times"].list.len() != frame["item_ids"].list.len()).any() or times.null_count():
+        raise GenrecError("user_histories: a list of times is not as long as its list of items; build it again")
+    return times.to_numpy().astype(np.int64)
+
+
+def windows_of(frame: "pl.DataFrame") -> np.ndarray | None:
+    """The windows of ``user_histories``, int64 [2, n_users]; None if it is split by order."""
+    if TEST_ITEMS not in frame.columns:
+        return None
+    windows = frame.select(VALIDATION_ITEMS, TEST_ITEMS).to_numpy().T.astype(np.int64)
+    if (windows < 0).any() or (windows.sum(axis=0) > frame["item_ids"].list.len().to_numpy()).any():
+        raise GenrecError(f"user_histories: {VALIDATION_ITEMS} and {TEST_ITEMS} exceed a history; build it again")
+    return windows
 
 
 @dataclass(frozen=True)

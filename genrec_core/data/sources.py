@@ -13,6 +13,7 @@ import polars as pl
 
 from genrec_core.data import p5, tables
 from genrec_core.data.archive import errors_naming, opened_source
+from genrec_core.data.histories import OPTIONAL_COLUMNS
 from genrec_core.data.interactions import clean_histories
 from genrec_core.data.item_text import TEMPLATE, TEXT_FIELDS, render_text, template_parts
 from genrec_core.data.sample import write_sample
@@ -121,7 +122,8 @@ def read_user_histories(path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(files[0])
         inner = pl.String if frame.schema["item_ids"] == pl.List(pl.String) else pl.Int64
-        return frame.with_columns(pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(inner)))
+        optional = [name for name in OPTIONAL_COLUMNS if name in frame.columns]  # without them the split is another
+        return frame.select(pl.col("user_id").cast(pl.String), pl.col("item_ids").cast(pl.List(inner)), *optional)
     except (pl.exceptions.PolarsError, OSError, KeyError) as error:
         raise GenrecError(f"{files[0]}: not parquet with user_id and lists of item_ids ({error})") from error
 

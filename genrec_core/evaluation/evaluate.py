@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.data.histories import Histories, padded
-from genrec_core.data.split import HeldOut, test_part, training_counts, validation_part
+from genrec_core.data.split import HeldOut, new_users, test_part, tied_targets, training_counts, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES, NeighborScorer
@@ -38,9 +38,7 @@ METRICS_FILE = "beauty_metrics.json"
 SCORED_BASELINES = ("sasrec", "bsarec", "neighbors")  # ranked as the model's modes are
 RANKINGS = (*get_args(RankingMode), *SCORED_BASELINES, *BASELINES)
 _EXACT_BATCH_USERS = 4
-TIE_ORDER = (
-    "Items of the same day keep the order of the raw file. The files hold no dates, so no slice shows what ties do."
-)
+TIE_ORDER = "Items of the same time keep the order of the raw data."
 Split = Literal["test", "validation"]
 # What users are sliced by: the largest value of each slice but the last, and the names of the slices.
 SLICES = {
@@ -62,7 +60,7 @@ def evaluate_checkpoint(
     """:func:`evaluate` a model by its folder, and ``settings.baseline`` on the same users if it is set.
 
     Args:
-        user_histories: ``user_id`` and ``item_ids``, oldest first.
+        user_histories: the frame of that asset, oldest item first.
         catalog: ``item_catalog``, for examples by title and for departments; None leaves these out.
     """
     from genrec_core.tiger.scorer import one_thread_an_operator
@@ -121,10 +119,10 @@ def evaluate(
     rivals: Mapping[str, CodeScorer] = MappingProxyType({}),
     catalog: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Measure a model on one held-out item of each user with at least three items.
+    """Measure a model on one held-out item of each user who has one and items before it.
 
     Args:
-        histories: whole histories; the last item of each is the test item.
+        histories: whole histories; they say how they are split, see :mod:`genrec_core.data.split`.
         max_history: newest items of a history that the models read.
         weights: how the model ranks; all its modes are measured, and with and without seen items.
         on_progress: told the users ranked and all users of all modes, after each batch.
@@ -154,6 +152,9 @@ def evaluate(
     counts = training_counts(histories, trie.n_items)
     metrics = {"split": split, **_figures(ranked, weights, held_out, counts, settings)}
     metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
+    metrics |= {"tie_order": _tie_order(tied_targets(histories, held_out))}
+    if split == "test" and histories.windows is not None:
+        metrics["new_users"] = _new_users(new_users(histories), counts, settings)
     if catalog is not None:
         metrics |= _read(ranked[metrics["ranking"]].of(weights.exclude_seen), held_out, catalog, ids, settings.seed)
     if "generative" in modes:
@@ -178,7 +179,8 @@ def _held_out(histories: Histories, settings: EvaluationSettings, split: Split) 
     held_out = test_part(histories) if split == "test" else validation_part(histories)
     users = len(held_out.targets)
     if users == 0:
-        raise GenrecError(f"none of {len(histories)} histories has three items, so there is nothing to test on")
+        needed = "three items" if histories.windows is None else f"an item in the {split} window and one before it"
+        raise GenrecError(f"none of {len(histories)} histories has {needed}, so there is nothing to test on")
     return held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
 
 
@@ -238,8 +240,24 @@ def _description(
         "seed": settings.seed,
         "settings": settings.model_dump(),
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over users, {settings.bootstrap_samples} resamples",
-        "tie_order": TIE_ORDER,
     }
+
+
+def _tie_order(tied: float | None) -> str:
+    """What is known of targets whose order is arbitrary; ``tied`` is their share, as of :func:`tied_targets`."""
+    if tied is None:
+        return f"{TIE_ORDER} It holds no times, so the share of such targets is not known."
+    return f"{TIE_ORDER} The targets of {tied:.1%} of the users have the time of the item before or after them."
+
+
+def _new_users(held_out: HeldOut, counts: np.ndarray, settings: EvaluationSettings) -> dict[str, Any]:
+    """The users of the test window without an earlier item, whom only the list of the most popular items can serve."""
+    users = len(held_out.targets)
+    if not users:
+        return {"users": 0}
+    beams = min(settings.beams, len(counts))
+    ranks, _ = BASELINES["popularity"](counts, held_out, beams)
+    return {"users": users, "popularity": mean_metrics(ranks, deepest_cutoff(settings.beams, len(counts)))}
 
 
 def _beam_agreement(

@@ -86,7 +86,11 @@ class Judgement:
 
 
 def judge(
-    challenger: Path, served: Mapping[str, Path], histories: pl.DataFrame, settings: ReleaseSettings
+    challenger: Path,
+    served: Mapping[str, Path],
+    histories: pl.DataFrame,
+    settings: ReleaseSettings,
+    withdrawn_from: Path | None = None,
 ) -> Judgement:
     """Compare a challenger with the champion and with the best earlier model, by the same users' validation items.
 
@@ -97,9 +101,10 @@ def judge(
         served: exported models by name: first the champion, then models that were served before it.
         histories: ``user_id`` and ``item_ids``, oldest first, of today. A model cannot find a target that its
             catalogue lacks.
+        withdrawn_from: the exported model from which items are withdrawn, if it is not the champion's measured one.
     """
     (champion, folder), *earlier = served.items()
-    users = ValidationUsers.drawn(folder, histories, settings)
+    users = ValidationUsers.drawn(withdrawn_from or folder, histories, settings)
     challenger_ranks = users.ranks(challenger)
     try:
         champion_ranks = users.ranks(folder)
@@ -123,16 +128,16 @@ class ValidationUsers:
     settings: ReleaseSettings
 
     @classmethod
-    def drawn(cls, champion: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> "ValidationUsers":
-        """Draw ``settings.users`` users; no model recommends what is withdrawn from ``champion``."""
+    def drawn(cls, withdrawn_from: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> "ValidationUsers":
+        """Draw ``settings.users`` users; no model recommends what that model must not."""
         item_ids = np.unique(histories["item_ids"].explode(empty_as_null=False).to_numpy())
         held_out = validation_part(Histories.from_frame(histories, item_ids))
         users = len(held_out.targets)
         if users == 0:
-            raise GenrecError("no history has three items, so releases cannot be compared; set release.rule to always")
+            raise GenrecError("no user has a validation item and one before it; set release.rule to always")
         held_out = held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
         past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
-        withdrawn = np.array(ModelFolder(champion).withdrawn(), dtype=np.int64)
+        withdrawn = np.array(ModelFolder(withdrawn_from).withdrawn(), dtype=np.int64)
         return cls(past, item_ids[held_out.targets], withdrawn, len(item_ids), settings)
 
     def ranks(self, folder: Path) -> np.ndarray:

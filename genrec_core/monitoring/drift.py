@@ -9,7 +9,7 @@ import polars as pl
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_counts
-from genrec_core.releases.pointer import MODEL, PROFILE
+from genrec_core.releases.pointer import PROFILE, measured_in
 from genrec_core.storage.artifacts import read_fields, write_json
 
 _LENGTH_BINS = 10
@@ -45,7 +45,7 @@ def read_profile(release: Path) -> Profile:
     counts = {int(length): users for length, users in by_length.items()}
     lengths = np.zeros(max(counts, default=0) + 1, np.int64)
     lengths[list(counts)] = list(counts.values())
-    model = ModelFolder(release / MODEL)
+    model = ModelFolder(measured_in(release))
     ids, popularity = model.item_ids, model.popularity
     order = np.argsort(ids)  # items that were added later come last
     return Profile(ids[order], popularity[order], lengths)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RELEASES, SERVED = "model_release", "served_release"
 MODEL, CHECKPOINT, SEMANTIC_IDS, METRICS = "model", "checkpoint", "semantic_ids", "metrics"
+MEASURED = "measured"  # the exported model that was measured, where the served one was trained again on everything
 FACTS, POINTER, PROFILE = "release.json", "pointer.json", "profile.json"
 
 
@@ -115,6 +116,16 @@ def served_release(root: Path | None = None) -> Path:
 def served_model(root: Path | None = None) -> Path:
     """The exported model in :func:`served_release`."""
     return served_release(root) / MODEL
+
+
+def served_in(folder: Path) -> Path:
+    """The exported model that is served, in a release or in ``onnx_encoder``."""
+    return folder / MODEL if (folder / MODEL).is_dir() else folder
+
+
+def measured_in(folder: Path) -> Path:
+    """The exported model that was measured, in a release or in ``onnx_encoder``; others are compared with it."""
+    return folder / MEASURED if (folder / MEASURED).is_dir() else served_in(folder)
 
 
 def serve(pointer: Pointer, root: Path) -> None:
@@ -212,6 +223,8 @@ def _write_successor(new: "NewItems", vectors: "np.ndarray", release: Path, targ
     added = new.item_ids.tolist()
     with atomic_folder(target) as part:
         codes = add_items(release / MODEL, new, vectors, part / MODEL)
+        if (release / MEASURED).is_dir():
+            add_items(release / MEASURED, new, vectors, part / MEASURED)
         assign_ids(release / SEMANTIC_IDS, added, vectors, part / SEMANTIC_IDS)
         if (release / PROFILE).is_file():
             shutil.copyfile(release / PROFILE, part / PROFILE)

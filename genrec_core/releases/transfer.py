@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genrec_core.errors import GenrecError
-from genrec_core.releases.pointer import CHECKPOINT, MODEL, RELEASES, Pointer, first_pointer, serve, served_pointer
+from genrec_core.releases.pointer import (
+    CHECKPOINT,
+    RELEASES,
+    Pointer,
+    first_pointer,
+    measured_in,
+    serve,
+    served_pointer,
+)
 from genrec_core.storage.artifacts import atomic_folder, verify_manifest
 from genrec_core.storage.folders import (
     all_assets,
@@ -94,18 +102,18 @@ def clean(root: Path, keep: int, least_age: timedelta) -> list[Removed]:
 
 
 def compared_models(served: Pointer, root: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """What a new release is compared with: models by version, and by version why an earlier one cannot be fetched.
+    """What a new release is compared with: measured models by version, and why an earlier one cannot be fetched.
 
     These are the served release first, the newest releases before it, and the one whose training reached the best
     validation recall. Others are left out, as each model is opened and ranks items for all users of the comparison.
     """
     whole = {version.version for version in all_versions(RELEASES, root) if version.whole}
     before = [version for version in served.known if version != served.version and version in whole]
-    models = {served.version: version_folder(RELEASES, served.version, root) / MODEL}
+    models = {served.version: measured_in(version_folder(RELEASES, served.version, root))}
     damaged: dict[str, str] = {}
     for version in dict.fromkeys([*before[-_COMPARED:], *_best_trained(before, root)]):
         try:
-            models[version] = version_folder(RELEASES, version, root) / MODEL
+            models[version] = measured_in(version_folder(RELEASES, version, root))
         except GenrecError as error:
             damaged[version] = str(error)
     return models, damaged

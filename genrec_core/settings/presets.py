@@ -10,6 +10,7 @@ from genrec_core.settings.items import CatalogSettings, EmbeddingSettings, Seman
 from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import PredictionSettings
 from genrec_core.settings.release import EvaluationSettings, ExportSettings, GateSettings, ReleaseSettings
+from genrec_core.settings.split import SplitSettings
 from genrec_core.settings.training import TrainingSettings
 
 
@@ -19,6 +20,7 @@ class Preset(Settings):
     data: DataSettings = DataSettings()
     catalog: CatalogSettings = CatalogSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+    split: SplitSettings = SplitSettings()
     semantic_ids: SemanticIdSettings = SemanticIdSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -62,6 +62,11 @@ class ReleaseSettings(Settings):
     accept_undecided: bool = Field(
         False, description="Serve a new release even if the interval is too wide to tell whether it is not worse."
     )
+    refit: bool = Field(
+        False,
+        description="After the gates of `recall_metrics`, train the model again on all interactions, also the held-out "
+        "ones, and serve that one. Metrics and comparisons stay those of the measured model.",
+    )
     users: int = Field(20_000, ge=2, description="Most validation users in the comparison of releases; random.")
     top_k: int = Field(10, ge=10, le=1000, description="Length of the lists in the comparison of releases.")
     beams: int = Field(50, ge=10, description="Beams of both models in the comparison of releases.")

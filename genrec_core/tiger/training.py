@@ -84,7 +84,8 @@ class TrainingData:
     def identity(self, settings: TrainingSettings) -> str:
         """A hash of settings and data: two trainings with the same hash give the same model."""
         digest = hashlib.sha256(settings.model_dump_json().encode())
-        for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors):
+        split = [] if self.histories.windows is None else [self.histories.windows]
+        for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors, *split):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
@@ -100,12 +101,11 @@ class Sequences:
     @classmethod
     def cut(cls, histories: Histories, max_history: int) -> "Sequences":
         """Cut histories into pieces that overlap by one item."""
-        starts, lengths = [], []
-        for first, length in zip(histories.offsets[:-1].tolist(), np.diff(histories.offsets).tolist(), strict=True):
-            for begin in range(0, length - 1, max_history):
-                starts.append(first + begin)
-                lengths.append(min(max_history + 1, length - begin))
-        return cls(histories.rows, np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64))
+        pieces = -(-(histories.lengths - 1).clip(min=0) // max_history)  # of each user
+        user = np.repeat(np.arange(len(histories)), pieces)
+        begin = (np.arange(len(user)) - (np.cumsum(pieces) - pieces)[user]) * max_history
+        lengths = np.minimum(max_history + 1, histories.lengths[user] - begin)
+        return cls(histories.rows, histories.offsets[user] + begin, lengths)
 
     @property
     def targets(self) -> int:
@@ -154,7 +154,7 @@ class Trainer:
         self.sequences = Sequences.cut(self.trained, settings.max_history)
         self.counts = np.bincount(self.trained.rows, minlength=len(data.codes))
         if self.sequences.targets == 0:
-            raise GenrecError("no history has two items before its last two, so there is nothing to train on")
+            raise GenrecError("no history has two items before those held out, so there is nothing to train on")
         self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
         self.ways = self._ways_with_seen_items()
         self.seen_items = dict[str, float | str]()  # what `_choose_seen` measured
@@ -176,7 +176,7 @@ class Trainer:
         if self.mixed:  # cuDNN's attention plans anew for each shape: on an H100 a step took 138 instead of 52 ms
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.future_share = self._future_share()
-        self.epochs = settings.epochs_of(self.sequences.targets)
+        self.epochs = self.last_epoch = settings.epochs_of(self.sequences.targets)
         self.batch_targets = settings.batch_of(self.sequences.targets)
         self.steps = self.epochs * len(epoch_batches(self.sequences, self.batch_targets, settings.seed, 0))
 
@@ -205,7 +205,7 @@ class Trainer:
         if not progress.epoch and best.is_dir():
             note = f"from epoch 0, although {best} is there: {self.folder / 'state'} is missing"
         self._emit("start", size, note)
-        while progress.epoch < self.epochs and progress.stale < settings.patience:
+        while progress.epoch < self.last_epoch and progress.stale < settings.patience:
             began = time.monotonic()
             entry = {"epoch": progress.epoch + 1, "loss": self._train_epoch()}
             progress.epoch += 1
@@ -215,9 +215,9 @@ class Trainer:
             seconds = time.monotonic() - began
             progress.history.append(entry)
             progress.seconds += seconds
-            self._save(self.model if progress.best is entry else None)
+            self._save(self.model if self._best is entry else None)
             self._emit("epoch", {**entry, "targets_per_second": rate, "seconds": seconds})
-        end = {"best_epoch": progress.best["epoch"], "seconds": progress.seconds}
+        end = {"best_epoch": self._best["epoch"], "seconds": progress.seconds}
         self._emit("end", end | self._conclude())
 
     def _train_epoch(self) -> float:
@@ -310,15 +310,15 @@ class Trainer:
                     best.save_pretrained(part)
                     if self.neighbors is not None:
                         self.neighbors.save(part)
-            if self.progress.best and recovered(self.folder / "best").is_dir():
+            if self._best and recovered(self.folder / "best").is_dir():
                 write_json(self.folder / "best" / "training_history.json", self._history())
             save_state(self.folder / "state", self.model, self.optimizer, self.progress)
         self.world.wait()
 
     def _history(self) -> dict[str, Any]:
         return {
-            "best_epoch": self.progress.best["epoch"],
-            "best_recall@10": self.progress.best["validation_recall@10"],
+            "best_epoch": self._best["epoch"],
+            "best_recall@10": self._best.get("validation_recall@10"),
             "seconds": self.progress.seconds,
             "epochs": self.progress.history,
             "uniform_loss": self._uniform_loss(),
@@ -326,6 +326,11 @@ class Trainer:
             "recipe": self.recipe,
             "seed": self.settings.seed,
             "settings": self.settings.model_dump(mode="json"),
+            "plan": {
+                "epochs": self.epochs,
+                "batch_targets": self.batch_targets,
+                "future_share": self.future_share,
+            },
         }
 
     def _emit(self, kind: str, values: dict[str, float], note: str = "") -> None:
@@ -333,6 +338,11 @@ class Trainer:
             self.on_event(TrainingEvent(kind, self.progress.epoch, values, note))
 
     # --- what a subclass overrides ----------------------------------------------------------------------------------
+
+    @property
+    def _best(self) -> dict[str, float]:
+        """The entry of the epoch whose model is kept; empty before there is one."""
+        return self.progress.best
 
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         settings = self.settings
@@ -511,6 +521,6 @@ def probe_difference(checkpoint: Path, data: TrainingData) -> float:
 def _probe_scores(checkpoint: Path, data: TrainingData) -> np.ndarray:
     """Log-probabilities of the first level, float32 [users, level size]."""
     scorer = TorchScorer.from_folder(checkpoint, data.codes, data.vectors)
-    users = [user for user in range(len(data.histories)) if len(data.histories.of(user))][:_PROBE_USERS]
+    users = np.flatnonzero(data.histories.lengths)[:_PROBE_USERS].tolist()
     histories = padded([data.histories.of(user) for user in users], scorer.model.config.max_history)
     return scorer.start(histories).first()

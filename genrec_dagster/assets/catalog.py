@@ -9,11 +9,12 @@ import dagster as dg
 import polars as pl
 
 from genrec_core.data.sources import load_tables, read_catalog, receive_raw, sentence
+from genrec_core.data.temporal import split_by_time, split_sentence
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_json, verify_manifest
 from genrec_core.storage.folders import all_versions, is_there, latest
 from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
-from genrec_dagster.config import CatalogForm, ComputeEngine, EmbeddingForm, RawBeautyForm, SemanticIdForm
+from genrec_dagster.config import CatalogForm, ComputeEngine, EmbeddingForm, RawBeautyForm, SemanticIdForm, SplitForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import Page, Row, columns, content_version, frame_version, markdown, picture, table
 from genrec_dagster.resources import WorkFolders, progress_log
@@ -27,7 +28,13 @@ _ITEM_COLUMNS = {
     "text": "the text that the embedding model reads",
     "text_template": "what `text` was made by",
 }
-_USER_COLUMNS = {"user_id": "the data set's own id", "item_ids": "the items that the user bought, oldest first"}
+_USER_COLUMNS = {
+    "user_id": "the data set's own id",
+    "item_ids": "the items that the user bought, oldest first",
+    "times": "when each item was bought, in seconds since 1970",
+    "validation_items": "how many of the newest items before the test window lie in the validation window",
+    "test_items": "how many of the newest items lie in the test window",
+}
 _SHOWN = ("item_id", "title", "brand", "categories", "price")
 _NOT_SHOWN = ("description", "text", "text_template")  # too long for a table
 _SHOWN_FURTHER = 3  # columns of the catalogue beside those
@@ -75,12 +82,13 @@ def item_catalog(raw_beauty: Path, config: CatalogForm) -> dg.MaterializeResult[
 
 @rebuilt_asset("catalog", kinds={"polars", "parquet"}, code_version="1")
 @plain_failures
-def user_histories(raw_beauty: Path) -> dg.MaterializeResult[pl.DataFrame]:
+def user_histories(raw_beauty: Path, config: SplitForm) -> dg.MaterializeResult[pl.DataFrame]:
     """One row for each user: the items that the user bought, oldest first.
 
-    The last item of each user is the test item, the one before it the validation item. Training uses neither.
+    The last item of each user is the test item, the one before it the validation item. Training uses neither. With
+    `split: temporal`, all that was bought after one point in time is held out instead.
     """
-    histories = load_tables(raw_beauty).histories
+    histories = split_by_time(load_tables(raw_beauty).histories, config)
     return dg.MaterializeResult(
         value=histories, metadata=histories_page(histories), data_version=frame_version(histories)
     )
@@ -203,8 +211,9 @@ def histories_page(histories: pl.DataFrame) -> Page:
     return {
         "dagster/row_count": histories.height,
         "dagster/column_schema": columns(histories, _USER_COLUMNS),
-        "some_users": markdown(histories.head(5).to_dicts()),
+        "some_users": markdown(histories.head(5).drop("times", strict=False).to_dicts()),
         "interactions": int(histories["item_ids"].list.len().sum()),
+        "split": split_sentence(histories),
         "different_items_bought": len(interactions_by_item(histories)),
         "plots": picture(histories_picture(histories), "history length, and popularity of items"),
     }

@@ -10,16 +10,18 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from genrec_core.releases.pointer import CHECKPOINT, MEASURED, MODEL, served_in
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_dagster import experiment
 from genrec_dagster.automation import rebuilt_asset
-from genrec_dagster.config import EvaluationForm, ExportForm, Rendezvous, TrainingForm
+from genrec_dagster.config import EvaluationForm, ExportForm, ReleaseRule, Rendezvous, TrainingForm
 from genrec_dagster.failures import plain_failures
+from genrec_dagster.io_manager import FRAME
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
-from genrec_dagster.training import new_beside_another, only_training, prepare_job, run_torchrun, tracked_run
+from genrec_dagster.training import new_beside_another, only_training, prepare_job, refit, run_torchrun, tracked_run
 
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
@@ -96,43 +98,59 @@ def recall_metrics(
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
-# The export does not read the metrics, but their gates hold it back.
-@rebuilt_asset("model", kinds={"onnx"}, code_version="3", deps=[recall_metrics])
+# The export does not read the metrics, but their gates hold it back. A refit is a training, hence the pool.
+@rebuilt_asset("model", kinds={"onnx"}, code_version="3", deps=[recall_metrics], pool="training")
 @plain_failures
 def onnx_encoder(
     context: dg.AssetExecutionContext,
     tiger_checkpoint: Path,
     semantic_ids: Path,
     item_embeddings: Path,
-    user_histories: pl.DataFrame,
+    user_histories: Path,
     item_catalog: pl.DataFrame,
     config: ExportForm,
+    release: ReleaseRule,
     work: WorkFolders,
+    tracker: ExperimentTracker,
+    pipes: dg.ResourceParam[dg.PipesSubprocessClient | TrainingPods],
+    rendezvous: Rendezvous,
 ) -> dg.MaterializeResult[Path]:
     """The exported model: history encoder and decoder as ONNX graphs, and all other files that serving needs.
 
     It runs without torch. Its checks measure the time to serve a single user, and compare its lists with those of the
-    trained model.
+    trained model. With `release.refit`, the model is first trained again on all interactions. The result is in `model`,
+    which is served, and the model that was measured in `measured`.
     """
     from genrec_core.data.histories import Histories
-    from genrec_core.data.split import training_counts
+    from genrec_core.data.split import everything, training_counts
     from genrec_core.export.onnx import export_recommender
     from genrec_core.export.quantize import ValidationUsers, quantize_recommender
     from genrec_core.quantization.semantic_ids import SemanticIds
 
     began, item_ids = time.monotonic(), SemanticIds.load(semantic_ids).item_ids
-    histories = Histories.from_frame(user_histories, item_ids)
-    popularity = training_counts(histories, len(item_ids))
+    frame = pl.read_parquet(user_histories / FRAME)
+    histories, refitted = Histories.from_frame(frame, item_ids), None
+    inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
+    if release.refit:
+        meeting = RendezvousSettings(**rendezvous.model_dump())
+        refitted = refit(context, {**inputs, "tiger_checkpoint": tiger_checkpoint}, work, tracker, pipes, meeting)
     with work.new(context) as folder:
-        export_recommender(tiger_checkpoint, semantic_ids, item_embeddings, popularity, folder, item_catalog)
-        if config.int8:
-            users = ValidationUsers.of_validation(histories, item_ids, config.users)
-            report = quantize_recommender(folder, folder, users, largest_loss=config.largest_loss)
-            context.log.info("\n".join(report.lines()))
-        metadata = export_page(folder, tiger_checkpoint, len(item_ids), time.monotonic() - began)
+        exports = {folder / MEASURED if refitted else folder: (tiger_checkpoint, histories)}
+        if refitted:
+            exports[folder / MODEL] = shutil.copytree(refitted, folder / CHECKPOINT), everything(histories)
+        for target, (checkpoint, trained) in exports.items():
+            popularity = training_counts(trained, len(item_ids))
+            export_recommender(checkpoint, semantic_ids, item_embeddings, popularity, target, item_catalog)
+            if config.int8:
+                users = ValidationUsers.of_validation(histories, item_ids, config.users)
+                report = quantize_recommender(target, target, users, largest_loss=config.largest_loss)
+                context.log.info("\n".join(report.lines()))
+        served = served_in(folder)
+        metadata = export_page(served, tiger_checkpoint, len(item_ids), time.monotonic() - began)
+        metadata["trained_on"] = "all interactions" if refitted else "the training part"
         with experiment.mlflow_may_be_away(context):
-            example = user_histories["item_ids"][0].to_list()
-            metadata["mlflow_model"] = experiment.log_recommender(tiger_checkpoint, folder, example)
+            example = frame["item_ids"][0].to_list()
+            metadata["mlflow_model"] = experiment.log_recommender(tiger_checkpoint, served, example)
             metadata["mlflow_page"] = experiment.training_link(tiger_checkpoint, experiment.MODEL_NAME)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 

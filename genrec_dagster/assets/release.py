@@ -15,6 +15,7 @@ from genrec_core.monitoring.drift import write_profile
 from genrec_core.releases.pointer import (
     CHECKPOINT,
     FACTS,
+    MEASURED,
     METRICS,
     MODEL,
     RELEASES,
@@ -22,6 +23,7 @@ from genrec_core.releases.pointer import (
     Pointer,
     first_pointer,
     require_served,
+    served_in,
     served_pointer,
     withdrawn_too,
     write_pointer,
@@ -77,18 +79,21 @@ def model_release(
         "recall_metrics": recall_metrics,
         "onnx_encoder": onnx_encoder,
     }
-    run, code = context.run.run_id, code_revision()
+    run, code, served = context.run.run_id, code_revision(), served_in(onnx_encoder)
     registered: str | None = None
     with experiment.mlflow_may_be_away(context):
         example, tags = user_histories["item_ids"][0].to_list(), {"dagster_run": run, "code": code}
-        registered = experiment.register_release(tiger_checkpoint, onnx_encoder, run, example, tags)
+        registered = experiment.register_release(tiger_checkpoint, served, run, example, tags)
     origins = trace(context.instance, {name: part.name for name, part in parts.items()})
     facts = _facts(run, code, registered, parts, origins)
+    folders = {_FOLDERS[name]: part for name, part in parts.items()} | {MODEL: served}
+    if (onnx_encoder / MEASURED).is_dir():
+        folders[MEASURED] = onnx_encoder / MEASURED
     with work.new(context) as folder:
-        write_release(folder, {_FOLDERS[name]: part for name, part in parts.items()}, facts)
+        write_release(folder, folders, facts)
         write_profile(folder, user_histories)
-        served = served_pointer(work.storage)
-        champion = version_folder(RELEASES, served.version, work.storage) if served else None
+        pointer = served_pointer(work.storage)
+        champion = version_folder(RELEASES, pointer.version, work.storage) if pointer else None
         metadata = release_page(folder, facts, champion)
         metadata["mlflow_page"] = experiment.version_link(tiger_checkpoint, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
@@ -104,6 +109,7 @@ def _facts(
         "code": code,
         "preset": PRESET_NAME,
         "parts": {name: part.name for name, part in parts.items()},
+        "models": _models(parts["onnx_encoder"]),
         "made_from": {
             name: [{"run": origin.run_id, "data_version": origin.data_version} for origin in sources]
             for name, sources in sorted(origins.items())
@@ -116,6 +122,15 @@ def _facts(
         },
         "mlflow": {"model": experiment.REGISTERED_MODEL, "version": registered},
     }
+
+
+def _models(export: Path) -> dict[str, str]:
+    """Which exported model was measured and which is served, by folder, and what each was trained on."""
+    refitted = export / CHECKPOINT
+    if not refitted.is_dir():
+        return {"measured": MODEL, "served": MODEL, "served_trained_on": "the training part"}
+    epochs = read_json(refitted / HISTORY_FILE)["best_epoch"]
+    return {"measured": MEASURED, "served": MODEL, "served_trained_on": f"all interactions, {epochs:.0f} epochs"}
 
 
 @rebuilt_asset(
@@ -223,6 +238,7 @@ def release_page(folder: Path, facts: Mapping[str, Any], champion: Path | None) 
     """``release.json`` and a table that compares the test metrics with those of ``champion``, the served release."""
     return {
         **_headline(folder),
+        "served_model_trained_on": facts["models"]["served_trained_on"],
         "beside_the_served_one": table(_compared(folder, champion)),
         "facts": dict(facts),
     }

@@ -57,7 +57,8 @@ def batch_predictions(
         _write_requests(user_histories, requests)
         report, exposure = predict(requests, output, model, config, computed_by)
         requests.unlink()
-        examples = [(str(user), items) for user, items in user_histories.head(SHOWN_USERS).iter_rows()]
+        shown = user_histories.select("user_id", "item_ids").head(SHOWN_USERS)
+        examples = [(str(user), items) for user, items in shown.iter_rows()]
         metadata = predictions_page(report, exposure, served_release, model, output, examples)
         metadata["dagster/row_count"] = report.users
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))

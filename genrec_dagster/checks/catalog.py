@@ -6,7 +6,9 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from genrec_core.data.histories import windows_of
 from genrec_core.data.sources import PROVENANCE, load_tables
+from genrec_core.data.split import SHORTEST_EVALUATED, askable
 from genrec_core.embedding.item_embeddings import ITEM_IDS, ITEM_TEXT, L2NORM, RAW, rows_not_told_apart, text_model
 from genrec_core.embedding.text import OWN_VECTORS
 from genrec_core.errors import GenrecError
@@ -16,7 +18,6 @@ from genrec_dagster.assets.catalog import item_catalog, item_embeddings, raw_bea
 from genrec_dagster.checks.check import WARN, check_result, gate, warning
 from genrec_dagster.config import CodebookForm, TextVectorForm
 
-_LEAST_LENGTH = 3  # one item to train from, one to validate on, one to test on
 _SHOWN_TEXT = 80  # characters
 
 
@@ -79,11 +80,15 @@ def histories_know_items(user_histories: pl.DataFrame, item_catalog: pl.DataFram
 
 @gate(user_histories)
 def histories_long_enough(user_histories: pl.DataFrame) -> dg.AssetCheckResult:
-    """At least one user has three items or more. Users with fewer are trained on, but not evaluated."""
-    short = int((user_histories["item_ids"].list.len() < _LEAST_LENGTH).sum())
-    enough = user_histories.height - short
-    measured = f"{enough} users with {_LEAST_LENGTH} items or more, {short} with fewer"
-    return check_result(enough > 0, measured, f"at least 1 user with {_LEAST_LENGTH} items or more")
+    """At least one user has three items or more. Users with fewer are trained on, but not evaluated.
+
+    Split by time, at least one user has an item before the validation window and one in it; so too for the test window.
+    """
+    by_time = windows_of(user_histories)
+    enough = int(askable(user_histories["item_ids"].list.len().to_numpy().astype(np.int64), by_time).min())
+    needed = f"{SHORTEST_EVALUATED} items or more" if by_time is None else "an item in each window and before it"
+    measured = f"{enough} users with {needed}, {user_histories.height - enough} with fewer"
+    return check_result(enough > 0, measured, f"at least 1 user with {needed}")
 
 
 @gate(item_embeddings)

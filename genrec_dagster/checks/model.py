@@ -9,6 +9,7 @@ import polars as pl
 
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_core.releases.pointer import CHECKPOINT, served_in
 from genrec_core.storage.artifacts import read_json
 from genrec_dagster.assets.model import HISTORY_FILE, onnx_encoder, recall_metrics, tiger_checkpoint
 from genrec_dagster.checks.check import check_result, gate
@@ -105,15 +106,17 @@ def onnx_ranks_like_torch(
 
     Nor a seen item, unless validation showed that lists are better with them.
 
+    If a refitted model is served, that one is compared.
     With int8 weights, most items are the same. The export itself checks that recall does not fall.
     """
     from genrec_core.bundle.model_folder import ModelFolder
     from genrec_core.evaluation.release_comparison import compare_with_trained
 
     histories = user_histories["item_ids"].head(config.users).to_list()
+    exported, refitted = served_in(onnx_encoder), onnx_encoder / CHECKPOINT
     result = compare_with_trained(
-        onnx_encoder,
-        tiger_checkpoint,
+        exported,
+        refitted if refitted.is_dir() else tiger_checkpoint,
         semantic_ids,
         item_embeddings,
         histories,
@@ -126,7 +129,7 @@ def onnx_ranks_like_torch(
         f"{result.invalid} invalid items"
     )
     same, wanted = result.alike == result.users, f"{result.users} of {result.users} users and 0 invalid items"
-    if ModelFolder(onnx_encoder).settings.int8:
+    if ModelFolder(exported).settings.int8:
         measured = f"{result.shared:.1%} of the items shared in int8; {measured}"
         same = result.shared >= config.least_shared
         wanted = f"{config.least_shared:.0%} of the items and 0 invalid items"
@@ -140,7 +143,7 @@ def onnx_latency(onnx_encoder: Path, user_histories: pl.DataFrame, config: Servi
     from genrec_core.evaluation.release_comparison import single_user_milliseconds
 
     histories = user_histories["item_ids"].head(config.timed_users).to_list()
-    times = single_user_milliseconds(onnx_encoder, histories, config.top_k, config.beams)
+    times = single_user_milliseconds(served_in(onnx_encoder), histories, config.top_k, config.beams)
     p95 = float(np.quantile(times, 0.95))
     quantiles: list[Row] = [
         {"users": f"{q} %", "served within ms": float(np.quantile(times, q / 100))} for q in _QUANTILES

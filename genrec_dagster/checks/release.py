@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, read_pointer, served_pointer
+from genrec_core.releases.pointer import CHECKPOINT, FACTS, MODEL, RELEASES, measured_in, read_pointer, served_pointer
 from genrec_core.releases.transfer import compared_models
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import version_folder
@@ -70,8 +70,9 @@ def not_worse_than_current(
         return skipped("no release is served yet", noted)
     if release.rule == "always":
         return skipped("release.rule is always", noted)
+    champion = version_folder(RELEASES, served.version, root) / MODEL
     models, damaged = compared_models(served, root)
-    comparison = judge(model_release / MODEL, models, user_histories, release)
+    comparison = judge(measured_in(model_release), models, user_histories, release, champion)
     reasons = comparison.held_back_by(release)
     wanted = f"no loss of more than {release.margin:.1%} within an interval"
     if release.rule == "better":

@@ -182,15 +182,19 @@ class Place:
         checked: bool = True,
         rule: str = "not_worse",
         config: dict[str, Any] | None = None,
+        refit: bool = False,
     ) -> dg.ExecuteInProcessResult:
         """Run some assets of which only ``served_release`` has config, with their checks or without."""
         selection = dg.AssetSelection.assets(*assets)
         job = dg.define_asset_job("some", selection=selection if checked else selection.without_checks())
         definitions = dg.Definitions.merge(definitions_in(self.folder, replacement), dg.Definitions(jobs=[job]))
-        release = {"release": {"config": {"rule": rule, "users": 100, "samples": 100}}}
+        release = {"release": {"config": {"rule": rule, "users": 100, "samples": 100, "refit": refit}}}
+        ops = {"served_release": {"config": config}} if config else {}
+        if "onnx_encoder" in assets and checked:
+            ops["onnx_encoder_onnx_latency"] = {"config": {"p95_milliseconds": 60_000.0, "timed_users": 10}}
         return definitions.resolve_job_def("some").execute_in_process(
             run_config={
-                "ops": {"served_release": {"config": config}} if config else {},
+                "ops": ops,
                 "resources": release if checked and "model_release" in assets else {},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },

@@ -15,7 +15,13 @@ from genrec_core.storage.artifacts import MANIFEST, read_json, write_json
 from genrec_core.storage.folders import latest
 from genrec_dagster.assets.model import onnx_encoder
 from genrec_dagster.assets.serving import batch_predictions
-from genrec_dagster.checks.catalog import codebook_use, every_text_told_apart, suffix_depth, texts_told_apart
+from genrec_dagster.checks.catalog import (
+    codebook_use,
+    every_text_told_apart,
+    histories_long_enough,
+    suffix_depth,
+    texts_told_apart,
+)
 from genrec_dagster.checks.check import check_result, skipped
 from genrec_dagster.checks.model import loss_falls, recall_at_1000
 from genrec_dagster.config import CodebookForm, Gates, TextVectorForm
@@ -353,3 +359,12 @@ def test_the_loss_of_a_single_epoch_is_held_against_a_guess_at_all_that_the_loss
 def test_a_single_epoch_of_an_earlier_version_is_to_be_trained_again(tmp_path: Path) -> None:
     write_json(tmp_path / "training_history.json", {"epochs": [{"epoch": 1, "loss": 20.4}]})
     assert "train it again" in str(loss_falls(tmp_path).description)
+
+
+@pytest.mark.parametrize(("tested", "passed"), [([2, 1], True), ([2, 3], False)])
+def test_a_temporal_split_needs_a_user_with_an_item_before_each_window(tested: list[int], passed: bool) -> None:
+    lists = pl.Series("item_ids", [[1, 2], [1, 2, 3]], pl.List(pl.Int64))
+    frame = pl.DataFrame({"user_id": ["a", "b"], "item_ids": lists, "validation_items": [0, 3 - tested[1] - passed]})
+    result = histories_long_enough(frame.with_columns(pl.Series("test_items", tested)))
+    assert result.passed == passed
+    assert "users with an item in each window and before it" in str(result.description)

@@ -122,6 +122,36 @@ def test_a_new_release_moves_the_pointer_and_rolling_back_moves_it_back(place: "
     assert place.served == again.run_id
 
 
+def test_a_refitted_model_is_served_while_the_measured_one_is_compared(place: "Place") -> None:
+    first = served_release(place.storage)
+    result = place.materialize("onnx_encoder", *RELEASE, refit=True)
+    assert result.success
+    folder = served_release(place.storage)
+    assert folder.name == result.run_id
+    assert read_json(folder / "release.json")["models"]["measured"] == "measured"
+    assert metadata(result, "model_release")["served_model_trained_on"].startswith("all interactions, ")
+    assert "recall@10 +0.0000" in said(result, "not_worse_than_current")  # the same measured model
+    interactions = (
+        pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")["item_ids"].list.len().sum()
+    )
+    history = read_json(latest("onnx_encoder", place.storage) / "checkpoint" / "training_history.json")
+    assert not any("validation_recall@10" in entry for entry in history["epochs"])
+    counts = [np.load(model / "popularity.npy") for model in (first / MODEL, folder / "measured", folder / MODEL)]
+    np.testing.assert_array_equal(counts[0], counts[1])
+    assert counts[2].sum() == interactions > counts[1].sum()
+    vectors = [np.load(model / "item_vectors.npy") for model in (first / MODEL, folder / "measured", folder / MODEL)]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert not np.array_equal(vectors[1], vectors[2])
+
+    item = int(ModelFolder(folder / MODEL).item_ids[0])
+    withdraw_from_served(np.array([item]), root=place.storage)
+    again = place.materialize("onnx_encoder", *RELEASE)
+    assert again.success
+    assert "recall@10 +0.0000" in said(again, "not_worse_than_current")
+    assert not (served_release(place.storage) / "measured").exists()
+    assert ModelFolder(served_model(place.storage)).withdrawn() == [item]
+
+
 def test_there_is_nothing_before_the_first_release(place: "Place") -> None:
     first = place.served
     result = place.run_job("roll_back")

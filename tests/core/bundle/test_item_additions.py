@@ -46,6 +46,7 @@ from genrec_core.releases.pointer import (
     served_pointer,
     served_release,
 )
+from genrec_core.releases.transfer import compared_models
 from genrec_core.storage.artifacts import read_json, verify_manifest, write_json, write_manifest
 from genrec_core.storage.folders import latest, set_latest, storage_root
 from genrec_core.tiger.scorer import TorchScorer, ranking_weights
@@ -442,6 +443,17 @@ def test_a_release_that_was_served_while_items_were_added_stays_served(
     version, _ = add_to_served(new, vectors, pointer, tmp_path)
     after = require_pointer(tmp_path)
     assert (after.version, after.before) == (version, ("one", "two"))
+
+
+def test_the_measured_model_of_a_refitted_release_gets_the_items_too(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    release = release_in(tmp_path, tiny_model)
+    shutil.copytree(tiny_model.model_dir, release / "measured")
+    new, vectors = NewItems(np.array([5]), ["a"], [{}]), ItemEmbeddings.load(tiny_model.embeddings).raw[:1]
+    version, _ = add_to_served(new, vectors, require_pointer(tmp_path), tmp_path)
+    models, _ = compared_models(require_pointer(tmp_path), tmp_path)
+    assert [folder.name for folder in models.values()] == ["measured", "measured"]
+    assert ModelFolder(models[version]).item_ids[-1] == 5
+    assert ModelFolder(models["one"]).item_ids[-1] != 5
 
 
 @pytest.mark.usefixtures("embedded", "object_server")

@@ -63,7 +63,7 @@ def test_the_report_says_what_was_measured(whole: dict[str, Any]) -> None:
     assert (metrics["users"], metrics["skipped_users"]) == (28, 2)
     assert (metrics["items"], metrics["beams"], metrics["seed"], metrics["max_history"]) == (N_ITEMS, N_ITEMS, 4, 10)
     assert metrics["settings"]["bootstrap_samples"] == 50
-    assert metrics["tie_order"] == TIE_ORDER
+    assert metrics["tie_order"] == f"{TIE_ORDER} It holds no times, so the share of such targets is not known."
     assert metrics["repeated_targets"] == 0
     assert metrics["cutoffs_over_all_items"] == [1000]
     assert metrics["cutoffs_not_reported"] == []
@@ -220,6 +220,17 @@ def test_the_mean_over_seeds_needs_two_of_them() -> None:
     at = seeds["metrics"]["generative"]["recall@10"]
     assert at["values"] == [0.3, 0.1]
     assert (at["mean"], at["spread"]) == (pytest.approx(0.2), pytest.approx(0.02**0.5))
+
+
+def test_users_without_an_item_before_the_test_window_are_measured_apart(table_scorer: MakeScorer) -> None:
+    histories = histories_of([5, 6, 2, 4])
+    windows = np.array([[1, 1, 0, 1], [2, 1, 2, 3]])
+    by_time = Histories(histories.user_ids, histories.rows, histories.offsets, np.zeros(17, np.int64), windows)
+    settings, scorer = EvaluationSettings(beams=1000, bootstrap_samples=20), table_scorer(LEVEL_SIZES, N_ITEMS, 2)
+    metrics = evaluate(scorer, semantic_ids(), by_time, settings, 10, WEIGHTS)
+    assert (metrics["users"], metrics["skipped_users"], metrics["new_users"]["users"]) == (3, 1, 1)
+    assert metrics["new_users"]["popularity"]["recall@1000"] == 1.0  # the list holds every item
+    assert metrics["tie_order"].endswith("100.0% of the users have the time of the item before or after them.")
 
 
 def test_histories_too_short_to_test_on_are_an_error(table_scorer: MakeScorer) -> None:

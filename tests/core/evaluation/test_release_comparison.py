@@ -173,7 +173,7 @@ def test_what_is_withdrawn_from_the_champion_counts_against_neither(
 
 def test_histories_that_are_too_short_are_refused(tiny_model: "TinyModel") -> None:
     short = pl.DataFrame({"user_id": ["1"], "item_ids": [[1, 2]]})
-    with pytest.raises(GenrecError, match=r"no history has three items.*release.rule"):
+    with pytest.raises(GenrecError, match=r"no user has a validation item.*release.rule"):
         compared(tiny_model.model_dir, tiny_model.model_dir, short, SETTINGS)
 
 
