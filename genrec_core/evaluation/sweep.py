@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, ValidationError
 
+from genrec_core.data.ids import id_array
 from genrec_core.data.item_text import render_text, template_parts
 from genrec_core.data.sources import read_stored_catalog
 from genrec_core.data.text_files import utf8_text
@@ -237,14 +238,14 @@ def _semantic_ids(trial: Trial, inputs: SweepInputs, folder: Path, embeddings: P
 
 
 def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndarray, list[str]]:
-    """Ids int64 [n_items] and texts of all items of the catalogue."""
+    """Ids, int64 or text [n_items], and texts of all items of the catalogue."""
     assert inputs.catalog is not None
     parts, items = template_parts(settings.text_template), read_stored_catalog(inputs.catalog)
     missing = {"item_id", *(field for _, field in parts if field)}.difference(items.columns)
     if missing:
         raise GenrecError(f"{inputs.catalog}: has no column {min(missing)}; give the parquet file of item_catalog")
     texts = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
-    return items["item_id"].to_numpy(), texts
+    return id_array(items["item_id"], inputs.catalog), texts
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:
