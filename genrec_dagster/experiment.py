@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import dagster as dg
 
+from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.data.ids import AnyId, are_text
 from genrec_core.evaluation.evaluate import RANKINGS
 from genrec_core.export import pyfunc
 from genrec_core.export.torchserve import inference_requirements, package_code
@@ -84,7 +86,7 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
     client.log_artifact(run_id, str(report))
 
 
-def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name: str = MODEL_NAME) -> str:
+def log_recommender(checkpoint: Path, model_dir: Path, example: list[AnyId], name: str = MODEL_NAME) -> str:
     """Add the exported model as a pyfunc model to the MLflow run of ``checkpoint``, and return its address.
 
     ``example`` has the item ids of a history, for the model's input example. A model of the same ``name`` is replaced.
@@ -102,19 +104,20 @@ def log_recommender(checkpoint: Path, model_dir: Path, example: list[int], name:
             data_path=str(data),
             code_paths=[str(package_code())],
             pip_requirements=[*inference_requirements(), f"mlflow=={mlflow.__version__}"],
-            signature=_recommender_signature(),
+            signature=_recommender_signature(are_text(ModelFolder(model_dir).item_ids)),
             input_example={"topk": 4, "instances": [{"user_id": "1", "item_ids": example}]},
         )
         client.log_artifacts(run_id, folder)
     return f"runs:/{run_id}/{name}"
 
 
-def _recommender_signature() -> "ModelSignature":
-    """The inputs and options of :meth:`genrec_core.export.pyfunc.PyfuncRecommender.predict`."""
+def _recommender_signature(text_ids: bool) -> "ModelSignature":
+    """The inputs and options of :meth:`genrec_core.export.pyfunc.PyfuncRecommender.predict`; item ids may be text."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
 
-    user_id, items = AnyType(), Array(DataType.long)  # type: ignore[no-untyped-call]  # MLflow's, without types
+    item = DataType.string if text_ids else DataType.long
+    user_id, items = AnyType(), Array(item)  # type: ignore[no-untyped-call]  # MLflow's, without types
     user_columns: dict[str, Any] = {"user_id": user_id, "item_ids": items}
     user = Object([Property(name, kind) for name, kind in user_columns.items()])
     options = {
@@ -126,12 +129,12 @@ def _recommender_signature() -> "ModelSignature":
     columns: dict[str, Any] = {**user_columns, "instances": Array(user), **options, "allow": items, "deny": items}
     inputs = Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
     params = [ParamSpec(name, kind, None) for name, kind in options.items()]
-    params += [ParamSpec(name, DataType.long, [], (-1,)) for name in ("allow", "deny")]
+    params += [ParamSpec(name, item, [], (-1,)) for name in ("allow", "deny")]
     return ModelSignature(inputs=inputs, params=ParamSchema(params))
 
 
 def register_release(
-    checkpoint: Path, model_dir: Path, release: str, example: list[int], tags: Mapping[str, str]
+    checkpoint: Path, model_dir: Path, release: str, example: list[AnyId], tags: Mapping[str, str]
 ) -> str:
     """Add a release to the registry, or find it there after a retry, and return the number of its version.
 

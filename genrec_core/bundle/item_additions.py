@@ -21,6 +21,7 @@ from genrec_core.bundle.model_folder import (
     ModelItems,
 )
 from genrec_core.bundle.new_items import NewItems
+from genrec_core.data.ids import id_array
 from genrec_core.data.item_text import ItemFields, render_text
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, learned_rows, text_model
 from genrec_core.errors import GenrecError
@@ -122,8 +123,9 @@ def new_in_catalog(model: Path, catalog: Path, embeddings: Path) -> tuple[NewIte
     """
     import polars as pl
 
-    new = pl.read_parquet(catalog).filter(~pl.col("item_id").is_in(ModelFolder(model).item_ids))
-    ids, vectors = new["item_id"].to_numpy().astype(np.int64), ItemEmbeddings.load(embeddings)
+    known, frame = set(ModelFolder(model).item_ids.tolist()), pl.read_parquet(catalog)
+    new = frame.filter([item not in known for item in frame["item_id"]])
+    ids, vectors = id_array(new["item_id"]), ItemEmbeddings.load(embeddings)
     rows = vector_rows(vectors, ids, embeddings)
     needed, present = AdditionSettings.load(model).embedding_model, text_model(embeddings)
     if needed != present:

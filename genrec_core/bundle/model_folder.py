@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genrec_core.data.ids import AnyId
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RankingMode
 from genrec_core.storage.artifacts import (
@@ -67,7 +68,7 @@ class GraphSettings:
 class ModelItems:
     """What a model holds of its items, by catalogue row."""
 
-    item_ids: "np.ndarray"  # the data set's ids, int64 [n]
+    item_ids: "np.ndarray"  # the data set's ids, int64 or text [n]
     codes: "np.ndarray"  # semantic IDs with suffix, int32 [n, depth]
     popularity: "np.ndarray"  # training interactions, int64 [n]
     vectors: "np.ndarray"  # what the encoder reads of each item, float32 [n, item_width]
@@ -128,7 +129,7 @@ class ModelFolder:
 
     @property
     def item_ids(self) -> "np.ndarray":
-        """The data set's ids by catalogue row, int64 [n]."""
+        """The data set's ids by catalogue row, int64 or text [n]."""
         return self.array(ITEM_IDS)
 
     @property
@@ -164,7 +165,7 @@ class ModelFolder:
         """The file that lists the withdrawn items; absent where none ever was."""
         return self.path / WITHDRAWN
 
-    def withdrawn(self) -> list[int]:
+    def withdrawn(self) -> list[Any]:
         """Ids of the withdrawn items, ascending."""
         path = self.withdrawn_list
         if not path.is_file():
@@ -172,7 +173,7 @@ class ModelFolder:
         content = read_json(path)
         items = content.get("item_ids") if isinstance(content, dict) else None
         again = "remove it and withdraw the items again"
-        if not isinstance(items, list) or not all(type(item) is int for item in items):
+        if not isinstance(items, list) or not all(type(item) in (int, str) for item in items):
             raise GenrecError(f"{path}: no list of item ids; {again}")
         if content.get("sha256") != _digest(items):
             raise GenrecError(f"{path}: differs from its own sha256; {again}")
@@ -182,7 +183,7 @@ class ModelFolder:
         return items
 
     def withdraw(self, items: "np.ndarray", restore: bool = False) -> Withdrawal:
-        """Add ``items``, ids int64 [n], to the withdrawn ones, or with ``restore`` take them off that list.
+        """Add ``items``, ids int64 or text [n], to the withdrawn ones, or with ``restore`` take them off that list.
 
         A recommender that is opened afterwards never recommends withdrawn items; one that is open does not change.
         Changes of one folder wait for each other.
@@ -208,5 +209,5 @@ class ModelFolder:
         return Withdrawal(len(after ^ before), len(after), len(known) - len(after))
 
 
-def _digest(items: list[int]) -> str:
+def _digest(items: list[AnyId]) -> str:
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()

@@ -63,10 +63,12 @@ def _add_text_encoder(command: argparse.ArgumentParser) -> None:
 
 def _withdraw(options: argparse.Namespace) -> None:
     from genrec_core.bundle.model_folder import ModelFolder
+    from genrec_core.data.ids import are_text
     from genrec_core.recommend.constraints import read_item_list
-    from genrec_core.releases.pointer import withdraw_from_served
+    from genrec_core.releases.pointer import served_model, withdraw_from_served
 
-    items, folder = read_item_list(options.items), options.model_dir
+    folder = options.model_dir
+    items = read_item_list(options.items, are_text(ModelFolder(folder or served_model()).item_ids))
     if folder:
         done = ModelFolder(folder).withdraw(items, options.restore)
     else:

@@ -56,7 +56,8 @@ def _predict(options: argparse.Namespace) -> None:
     shard = Shard.parse(options.shard) if options.shard is not None else None
     model_dir = options.model_dir or served_model()
     recommender = Recommender.from_folder(model_dir)
-    allow, deny = (read_item_list(path).tolist() if path else None for path in (options.allow, options.deny))
+    paths = (options.allow, options.deny)
+    allow, deny = (read_item_list(path, recommender.text_ids).tolist() if path else None for path in paths)
     constraints = Constraints.of(allow, deny)
     selection = recommender.selection(constraints, Constraints.of(rule=settings.rule))
     for warning in selection.warnings:

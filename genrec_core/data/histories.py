@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genrec_core.data.ids import are_text, id_array
 from genrec_core.errors import GenrecError
 
 if TYPE_CHECKING:  # inference does without polars, which is large
@@ -29,23 +30,14 @@ class Histories:
 
     @classmethod
     def from_frame(cls, frame: "pl.DataFrame", item_ids: np.ndarray) -> "Histories":
-        """Map a frame of ``user_id`` and ``item_ids`` to rows of the sorted catalogue ``item_ids``, int64 [n].
+        """Map a frame of ``user_id`` and ``item_ids`` to rows of the catalogue ``item_ids``, int64 or text [n].
 
         ``times``, and ``validation_items`` with ``test_items``, are read where the frame has them.
         """
-        lengths = frame["item_ids"].list.len().to_numpy()
+        lengths = frame["item_ids"].list.len().fill_null(1).to_numpy()  # a null list becomes one null item
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        items = frame["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
-        rows = np.searchsorted(item_ids, items).clip(max=max(len(item_ids) - 1, 0))
-        unknown = np.flatnonzero(item_ids[rows] != items) if len(item_ids) else np.arange(len(items))
-        user_ids = frame["user_id"].to_list()
-        if len(unknown):
-            user = user_ids[int(np.searchsorted(offsets, unknown[0], side="right")) - 1]
-            raise GenrecError(
-                f"user {user}: item {items[unknown[0]]} is not in the catalogue ({len(unknown)} such entries); "
-                "add it to the catalogue or take it out of the history"
-            )
-        return cls(user_ids, rows.astype(np.int32), offsets, _times(frame), windows_of(frame))
+        rows = _rows_of_items(frame, offsets, item_ids)
+        return cls(frame["user_id"].to_list(), rows, offsets, _times(frame), windows_of(frame))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -90,6 +82,28 @@ def windows_of(frame: "pl.DataFrame") -> np.ndarray | None:
     if (windows < 0).any() or (windows.sum(axis=0) > frame["item_ids"].list.len().to_numpy()).any():
         raise GenrecError(f"user_histories: {VALIDATION_ITEMS} and {TEST_ITEMS} exceed a history; build it again")
     return windows
+
+
+def items_of(frame: "pl.DataFrame") -> np.ndarray:
+    """The distinct items of a frame of histories, int64 or text [n], ascending."""
+    return id_array(frame["item_ids"].explode(empty_as_null=False).drop_nulls().unique().sort(), "the histories")
+
+
+def _rows_of_items(frame: "pl.DataFrame", offsets: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+    """The row of each item of all histories, int32 [n_interactions]; an error names an unknown item and its user."""
+    items = frame["item_ids"].explode(empty_as_null=False)
+    if items.dtype.is_float():
+        raise GenrecError(f"the histories hold items as {items.dtype}; make item_ids lists of integers or of text")
+    wanted = items.cast(str if are_text(item_ids) else int, strict=False)
+    rows = wanted.replace_strict(item_ids, np.arange(len(item_ids)), default=None)
+    if unknown := rows.null_count():
+        first = int(rows.is_null().arg_max() or 0)
+        user = frame["user_id"][int(np.searchsorted(offsets, first, side="right")) - 1]
+        raise GenrecError(
+            f"user {user}: item {items[first]} is not in the catalogue ({unknown} such entries); "
+            "add it to the catalogue or take it out of the history"
+        )
+    return rows.to_numpy().astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec_core.data.ids import id_array
 from genrec_core.data.item_text import ItemFields
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import atomic_folder, read_array, read_json, write_json
@@ -23,7 +24,7 @@ _SAME = 1e-5  # largest difference of components of the same vector; padding alo
 class ItemEmbeddings:
     """Item vectors in the order of the catalogue."""
 
-    item_ids: NDArray[np.int64]  # [n], ascending
+    item_ids: NDArray[Any]  # int64 or text [n], ascending
     raw: NDArray[np.float32]  # [n, dim], as the model gives them
     l2norm: NDArray[np.float32]  # [n, dim], each of length 1 (a zero vector stays zero)
 
@@ -39,7 +40,7 @@ class ItemEmbeddings:
 
 def write_item_embeddings(
     folder: Path,
-    item_ids: NDArray[np.int64],
+    item_ids: NDArray[Any],
     texts: Sequence[str],
     vectors: NDArray[np.float32],
     model: str,
@@ -50,7 +51,7 @@ def write_item_embeddings(
     """Write the item embeddings to ``folder``, which is replaced; returns the content of ``embedding_stats.json``.
 
     Args:
-        item_ids: int64 [n], ascending.
+        item_ids: int64 or text [n], ascending.
         vectors: float32 [n, dim], not normalised.
         seconds: how long the embedding took.
         max_tokens: where the model cut the texts; None if unknown, then no later embedding takes vectors from here.
@@ -149,13 +150,12 @@ def learned_rows(vectors: np.ndarray, known_items: int, untrained_items: Collect
     return rows
 
 
-def require_catalog_order(item_ids: Any, source: Path) -> NDArray[np.int64]:
-    """``item_ids`` as int64 [n]; they must be integers in ascending order without repeats."""
-    ids = np.asarray(item_ids)
-    if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
-        raise GenrecError(f"{source}: item ids are not a list of integers; rebuild it from the catalogue")
-    ids = ids.astype(np.int64)
-    wrong = np.flatnonzero(np.diff(ids) <= 0)
+def require_catalog_order(item_ids: Any, source: Path) -> NDArray[Any]:
+    """``item_ids`` as int64 or text [n]; they must be in ascending order without repeats."""
+    if not isinstance(item_ids, list | np.ndarray):
+        raise GenrecError(f"{source}: item ids are not a list; rebuild it from the catalogue")
+    ids = id_array(item_ids, source)
+    wrong = np.flatnonzero(ids[1:] <= ids[:-1])
     if wrong.size:
         at = int(wrong[0]) + 1
         raise GenrecError(f"{source}: item {ids[at]} in row {at} follows item {ids[at - 1]}; ids must strictly ascend")

@@ -15,7 +15,8 @@ import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
-from genrec_core.data.histories import Histories
+from genrec_core.data.histories import Histories, items_of
+from genrec_core.data.ids import AnyId, are_text, id_array
 from genrec_core.data.split import validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
@@ -121,33 +122,38 @@ def judge(
 class ValidationUsers:
     """The users by whom models are compared."""
 
-    past: list[list[int]]  # each user's items before the validation item, oldest first
-    targets: np.ndarray  # each user's validation item, int64 [n]
-    withdrawn: np.ndarray  # items that no model may recommend, int64 [m]
+    past: list[list[AnyId]]  # each user's items before the validation item, oldest first
+    targets: np.ndarray  # each user's validation item, int64 or text [n]
+    withdrawn: np.ndarray  # items that no model may recommend, int64 or text [m]
     n_items: int  # different items in all histories
     settings: ReleaseSettings
 
     @classmethod
     def drawn(cls, withdrawn_from: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> "ValidationUsers":
         """Draw ``settings.users`` users; no model recommends what that model must not."""
-        item_ids = np.unique(histories["item_ids"].explode(empty_as_null=False).to_numpy())
+        item_ids = items_of(histories)
         held_out = validation_part(Histories.from_frame(histories, item_ids))
         users = len(held_out.targets)
         if users == 0:
             raise GenrecError("no user has a validation item and one before it; set release.rule to always")
         held_out = held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
         past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
-        withdrawn = np.array(ModelFolder(withdrawn_from).withdrawn(), dtype=np.int64)
+        withdrawn = id_array(ModelFolder(withdrawn_from).withdrawn())
         return cls(past, item_ids[held_out.targets], withdrawn, len(item_ids), settings)
 
     def ranks(self, folder: Path) -> np.ndarray:
         """0-based rank of each target in the lists that the model gives, int32 [n]; -1 beyond ``top_k``."""
         model, top_k = Recommender.from_folder(folder), self.settings.top_k
+        if model.text_ids != are_text(self.targets):
+            raise GenrecError(
+                f"{folder}: item ids of the model and of the histories are of two kinds, text and integers"
+            )
         allowed = model.allowed(deny=self.withdrawn) if len(self.withdrawn) else None
         with ThreadPoolExecutor(available_cores()) as pool:
             ranking = model.rank(self.past, top_k, beams=max(self.settings.beams, top_k), allowed=allowed, pool=pool)
         listed = np.arange(top_k) < ranking.counts[:, None]
-        return target_ranks(np.where(listed, ranking.items, -1), self.targets, top_k)
+        others = np.where(listed, ranking.items != self.targets[:, None], -1)  # 0 where the target is
+        return target_ranks(others, np.zeros(len(others), np.int64), top_k)
 
     def compare(self, champion: np.ndarray, challenger: np.ndarray) -> Comparison:
         """Compare two models by their :meth:`ranks`."""
@@ -194,7 +200,7 @@ def compare_with_trained(
     checkpoint: Path,
     semantic_ids: Path,
     embeddings: Path,
-    histories: list[list[int]],
+    histories: list[list[AnyId]],
     *,
     top_k: int,
     beams: int,
@@ -218,7 +224,7 @@ def compare_with_trained(
     return _agreement(first, second, excluded, exported.item_ids, tolerance)
 
 
-def single_user_milliseconds(model: Path, histories: list[list[int]], top_k: int, beams: int) -> np.ndarray:
+def single_user_milliseconds(model: Path, histories: list[list[AnyId]], top_k: int, beams: int) -> np.ndarray:
     """Time of each user served alone, after a few to warm up, float64 [users]."""
     recommender, milliseconds = Recommender.from_folder(model), []
     for history in [*histories[:_WARM_UP_USERS], *histories]:
@@ -229,7 +235,7 @@ def single_user_milliseconds(model: Path, histories: list[list[int]], top_k: int
 
 
 def _agreement(
-    first: Ranking, second: Ranking, excluded: list[list[int]], catalog: np.ndarray, tolerance: float
+    first: Ranking, second: Ranking, excluded: list[list[AnyId]], catalog: np.ndarray, tolerance: float
 ) -> Agreement:
     """Compare place by place: where scores are equal at every place, only ties can have changed places."""
     lists = [(first.of(user), second.of(user)) for user in range(len(excluded))]

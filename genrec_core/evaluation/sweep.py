@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, ValidationError
 
+from genrec_core.data.ids import id_array
 from genrec_core.data.item_text import ItemFields, render_text
 from genrec_core.data.sources import read_stored_catalog
 from genrec_core.data.text_files import utf8_text
@@ -249,7 +250,7 @@ def _item_texts(inputs: SweepInputs, settings: CatalogSettings) -> tuple[np.ndar
     except GenrecError as error:
         raise GenrecError(f"{inputs.catalog}: {error}") from error
     texts = [render_text(parts, item) or f"Item: {item['item_id']};" for item in items.iter_rows(named=True)]
-    return np.array(items["item_id"].to_list()), texts, fields
+    return id_array(items["item_id"], inputs.catalog), texts, fields
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:

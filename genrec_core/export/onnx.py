@@ -124,7 +124,7 @@ def _model_items(model: TigerModel, ids: SemanticIds, vectors: np.ndarray, popul
     table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
     items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
     return ModelItems(
-        ids.item_ids.astype(np.int64),
+        ids.item_ids,
         ids.codes.astype(np.int32),
         popularity.astype(np.int64),
         items.numpy(),

@@ -55,7 +55,7 @@ class PyfuncRecommender:
                 'topk is missing; give {"inputs": {"topk": 4, "instances": [...]}} to a server (it drops a topk beside '
                 "inputs), or params={'topk': 4} to predict"
             )
-        (answer,) = answer_instances(self.recommender, [read_instances(request)])
+        (answer,) = answer_instances(self.recommender, [read_instances(request, self.recommender.text_ids)])
         return answer["predictions"]
 
 

@@ -19,6 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from genrec_core.bundle.model_folder import ENCODER, ITEM_LOGITS, REPORT, WITHDRAWN, ModelFolder, step_graph
 from genrec_core.bundle.onnx_scorer import OnnxScorer, write_self_test
 from genrec_core.data.histories import Histories
+from genrec_core.data.ids import AnyId
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
 from genrec_core.export.onnx import without_advice, write_item_logits
@@ -36,12 +37,12 @@ _OBSERVED_USERS, _OBSERVED_ITEMS = 128, 100  # users whose ranges are taken, and
 class ValidationUsers:
     """Users by whose lists the model in int8 is judged."""
 
-    histories: list[list[int]]  # item ids of each, oldest first
-    targets: list[int]  # the item id that each bought next
+    histories: list[list[AnyId]]  # item ids of each, oldest first
+    targets: list[AnyId]  # the item id that each bought next
 
     @classmethod
     def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int) -> "ValidationUsers":
-        """Draw at most ``users`` users; ``item_ids`` int64 [n_items] are the ids of the rows."""
+        """Draw at most ``users`` users; ``item_ids`` [n_items] are the ids of the rows."""
         validation = validation_part(histories)
         drawn = np.random.default_rng(_SEED).permutation(len(validation.targets))[:users]
         held_out = validation.take(np.sort(drawn))
@@ -120,7 +121,7 @@ class _Observer:
         return list(self.session.run(outputs, inputs))
 
 
-def _observed_inputs(model_dir: Path, histories: list[list[int]]) -> dict[str, list[Inputs]]:
+def _observed_inputs(model_dir: Path, histories: list[list[AnyId]]) -> dict[str, list[Inputs]]:
     """The inputs of each graph when some users are ranked, by the graph's file name."""
     recommender = Recommender.from_folder(model_dir)
     scorer = recommender.scorer

@@ -30,11 +30,11 @@ class RecommenderHandler:
             context: TorchServe's ``Context``, which takes status and content type of each response.
         """
         answers: dict[int, dict[str, Any]] = {}
-        alike: dict[str, dict[int, InstancesRequest]] = defaultdict(dict)  # by options, then by place in the batch
+        alike: dict[str, dict[int, InstancesRequest[Any]]] = defaultdict(dict)  # by options, then by place in the batch
         for place, row in enumerate(data):
             context.set_response_content_type(place, "application/json")
             try:
-                request = _request(row)
+                request = _request(row, self.recommender.text_ids)
                 alike[request.options()][place] = request
             except InvalidRequestError as error:
                 answers[place] = _refusal(error, place, context)
@@ -46,11 +46,11 @@ class RecommenderHandler:
         return [answers[place] for place in range(len(data))]
 
 
-def _request(row: dict[str, Any]) -> InstancesRequest:
+def _request(row: dict[str, Any], text_ids: bool) -> InstancesRequest[Any]:
     if "body" not in row:
         reason = "no JSON body; send one with the header Content-Type: application/json"
         raise InvalidRequestError([{"field": "request", "reason": reason}])
-    return read_instances(row["body"])
+    return read_instances(row["body"], text_ids)
 
 
 def _refusal(error: GenrecError, place: int, context: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a file of predictions looks like: how much of the catalogue it shows, wrong entries, and who got worse lists."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import polars as pl
 
 from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.data.ids import AnyId
 from genrec_core.evaluation.metrics import gini
 from genrec_core.recommend.predict import PredictionReport
 from genrec_core.recommend.prediction_files import is_parquet
@@ -54,10 +55,11 @@ def scan_predictions(predictions: Path) -> pl.LazyFrame:
 
 
 def exposure_of(predictions: Path, item_ids: np.ndarray) -> Exposure:
-    """Read a prediction file, without holding it in memory; ``item_ids`` are those of the model, int64 [n_items]."""
-    cells = scan_predictions(predictions).select(pl.col("^pred_[0-9]+$").cast(pl.Int64, strict=False))
+    """Read a prediction file, without holding it in memory; ``item_ids`` are those of the model, [n_items]."""
+    items = pl.DataFrame({"item_id": item_ids})
+    cells = scan_predictions(predictions).select(pl.col("^pred_[0-9]+$").cast(items.schema["item_id"], strict=False))
     counts = cells.unpivot(value_name="item_id").group_by("item_id").len().collect(engine="streaming")
-    aligned = pl.DataFrame({"item_id": item_ids}).join(counts, on="item_id", how="left", maintain_order="left")
+    aligned = items.join(counts, on="item_id", how="left", maintain_order="left")
     return Exposure(aligned["len"].fill_null(0).to_numpy().astype(np.int64))
 
 
@@ -73,20 +75,23 @@ def miss_shares(report: PredictionReport) -> dict[str, float]:
 
 
 def count_listed_items(predictions: Path, known: np.ndarray, histories: pl.DataFrame | None = None) -> ListedItems:
-    """Read a prediction file and count its entries; ``known`` item ids are int64 [n]."""
+    """Read a prediction file and count its entries; ``known`` item ids are int64 or text [n]."""
+    items = pl.DataFrame({"item_id": known})
     frame = scan_predictions(predictions).with_row_index("row").collect()
     cells = frame.unpivot(index=["row", "user_id"], value_name="cell").drop_nulls("cell")
-    listed = cells.select("row", "user_id", pl.col("cell").cast(pl.Int64, strict=False).fill_null(-1).alias("item_id"))
-    unknown = listed.height - int(np.isin(listed["item_id"].to_numpy(), known).sum())
+    item = pl.col("cell").cast(items.schema["item_id"], strict=False).alias("item_id")
+    listed = cells.select("row", "user_id", item)
+    unknown = listed.join(items, on="item_id", how="anti").height
     repeated = listed.height - listed.unique(["row", "item_id"]).height
     seen = 0
     if histories is not None:
         bought = histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id")
+        bought = bought.cast({"item_id": items.schema["item_id"]}, strict=False)
         seen = listed.join(bought, on=["user_id", "item_id"], how="semi").height
     return ListedItems(listed.height, unknown, repeated, seen)
 
 
-def item_names(model_dir: Path) -> dict[int, str]:
+def item_names(model_dir: Path) -> dict[AnyId, str]:
     """The title of each item of an exported model, or its id if it has none or the model has no catalogue."""
     folder = ModelFolder(model_dir)
     item_ids = folder.item_ids
@@ -95,7 +100,7 @@ def item_names(model_dir: Path) -> dict[int, str]:
 
 
 def lists_by_title(
-    names: dict[int, str], histories: Sequence[tuple[str, Sequence[int]]], predictions: Path, items: int
+    names: Mapping[AnyId, str], histories: Sequence[tuple[str, Sequence[AnyId]]], predictions: Path, items: int
 ) -> list[dict[str, str]]:
     """For each user with predictions the newest and the first recommended items, ``items`` of each, by name.
 
@@ -104,10 +109,11 @@ def lists_by_title(
     """
     users = [user for user, _ in histories]
     rows = scan_predictions(predictions).filter(pl.col("user_id").cast(pl.String).is_in(users)).collect()
-    lists = {str(user): [int(item) for item in row[:items] if item is not None] for user, *row in rows.iter_rows()}
+    lists = {str(user): [item for item in row[:items] if item is not None] for user, *row in rows.iter_rows()}
+    by_text = {str(item): name for item, name in names.items()}  # cells of CSV are text
 
-    def named(ids: Sequence[int]) -> str:
-        return "; ".join(names.get(item, f"item {item}, unknown") for item in ids)
+    def named(ids: Sequence[AnyId]) -> str:
+        return "; ".join(by_text.get(str(item), f"item {item}, unknown") for item in ids)
 
     return [
         {"user": user, "bought, newest first": named(bought[-items:][::-1]), "recommended": named(lists[user])}

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
-from genrec_core.data.histories import Histories
+from genrec_core.data.histories import Histories, items_of
+from genrec_core.data.ids import are_text
 from genrec_core.data.split import training_counts
 from genrec_core.releases.pointer import PROFILE, measured_in
 from genrec_core.storage.artifacts import read_fields, write_json
@@ -20,14 +21,13 @@ _PRIOR = 0.5  # users added to each bin, so that an empty bin gives no infinity
 class Profile:
     """The data that a release was trained on: items, their popularity, and the lengths of histories."""
 
-    item_ids: np.ndarray  # the data set's own ids, ascending, int64 [n]
+    item_ids: np.ndarray  # the data set's own ids, ascending, int64 or text [n]
     popularity: np.ndarray  # interactions of each in the training part, int64 [n]
     lengths: np.ndarray  # users by length of their history, int64 [longest + 1]
 
     @classmethod
     def of(cls, histories: pl.DataFrame) -> "Profile":
-        items = histories["item_ids"].explode(empty_as_null=False).to_numpy().astype(np.int64)
-        item_ids = np.unique(items)
+        item_ids = items_of(histories)
         popularity = training_counts(Histories.from_frame(histories, item_ids), len(item_ids))
         return cls(item_ids, popularity, _lengths(histories))
 
@@ -55,9 +55,10 @@ def _lengths(histories: pl.DataFrame) -> np.ndarray:
     return np.bincount(histories["item_ids"].list.len().to_numpy()).astype(np.int64)
 
 
-def unknown_entries(entries: np.ndarray, known: np.ndarray) -> tuple[int, float]:
-    """How many of the item ids ``entries``, int64 [n], are not among ``known``, and their share."""
-    unknown = int(np.isin(entries, known, invert=True).sum())
+def unknown_entries(entries: pl.Series, known: pl.Series) -> tuple[int, float]:
+    """How many of the item ids ``entries`` are not among ``known``, and their share; no integer is among text."""
+    alike = entries.dtype == known.dtype
+    unknown = len(entries) - int(entries.is_in(known.implode()).sum() if alike else 0)
     return unknown, unknown / max(len(entries), 1)
 
 
@@ -85,6 +86,8 @@ def stability_index(expected: np.ndarray, actual: np.ndarray) -> float:
 
 def popularity_shift(trained: Profile, present: Profile) -> float:
     """Jensen-Shannon distance of the items' shares of all training interactions, over the items of both."""
+    if are_text(trained.item_ids) != are_text(present.item_ids):
+        return 1.0
     item_ids = np.union1d(trained.item_ids, present.item_ids)
     first, second = np.zeros((2, len(item_ids)), np.int64)
     first[np.searchsorted(item_ids, trained.item_ids)] = trained.popularity

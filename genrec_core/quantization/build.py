@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrec_core.data.histories import Histories
+from genrec_core.data.histories import Histories, items_of
+from genrec_core.data.ids import are_text
 from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, text_model
 from genrec_core.engines.engine import Engine
@@ -85,8 +86,10 @@ def histories_version(histories: "pl.DataFrame | None", settings: SemanticIdSett
     """A hash of the part of the histories that the codes depend on; None if they depend on none."""
     if histories is None or not settings.collaborative_weight:
         return None
-    items = histories["item_ids"].explode().drop_nulls().unique().sort().to_numpy()
+    items = items_of(histories)
     trained = training_part(Histories.from_frame(histories, items))
-    digest = hashlib.sha256(items[trained.rows].astype("<i8").tobytes())
+    bought = items[trained.rows]
+    content = "\n".join(bought.tolist()).encode() if are_text(bought) else bought.astype("<i8").tobytes()
+    digest = hashlib.sha256(content)
     digest.update(trained.offsets.astype("<i8").tobytes())
     return digest.hexdigest()

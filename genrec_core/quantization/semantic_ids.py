@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec_core.data.ids import id_array
 from genrec_core.embedding.item_embeddings import ITEM_IDS
 from genrec_core.errors import GenrecError
 from genrec_core.settings import SemanticIdSettings
@@ -37,7 +38,7 @@ METHOD = 1  # increase it when the same settings and data give other codes than 
 class SemanticIds:
     """The code of every item. Catalogue items come first and ascend; items assigned later follow."""
 
-    item_ids: NDArray[np.int64]  # [n], the data set's ids
+    item_ids: NDArray[Any]  # the data set's ids, int64 or text [n]
     codes: NDArray[np.int32]  # [n, levels + 1]; the last level is the suffix, which tells items with equal codes apart
     level_sizes: tuple[int, ...]  # vocabulary size of each level; that of the suffix has room for new items
 
@@ -46,10 +47,10 @@ class SemanticIds:
         """Read a folder of semantic IDs, and check it."""
         level_sizes, fitted = read_fields(folder / SUMMARY, "level_sizes", "fitted_items")
         item_ids = read_json(folder / ITEM_IDS)
-        if not isinstance(item_ids, list) or not all(type(item) is int for item in item_ids):
-            raise GenrecError(f"{folder / ITEM_IDS}: not a list of integer item ids; build the semantic IDs again")
+        if not isinstance(item_ids, list):
+            raise GenrecError(f"{folder / ITEM_IDS}: not a list of item ids; build the semantic IDs again")
         codes = read_array(folder / CODES_WITH_SUFFIX).astype(np.int32)
-        ids = cls(np.array(item_ids, dtype=np.int64), codes, tuple(level_sizes))
+        ids = cls(id_array(item_ids, folder / ITEM_IDS), codes, tuple(level_sizes))
         ids._validate(folder, fitted)
         return ids
 
@@ -76,7 +77,7 @@ class SemanticIds:
             )
         require_once(self.item_ids[:, None], self.item_ids, folder / ITEM_IDS, "item id")
         require_once(self.codes, self.item_ids, folder / CODES_WITH_SUFFIX, "code")
-        if (np.diff(self.item_ids[:fitted]) < 0).any():
+        if (self.item_ids[1:fitted] < self.item_ids[: max(fitted - 1, 0)]).any():
             raise GenrecError(f"{folder / ITEM_IDS}: items do not ascend as in the catalogue; build them again")
 
 
@@ -103,13 +104,13 @@ def suffix_vocabulary(largest: int) -> int:
 
 
 def next_suffixes(
-    known: NDArray[np.int32], codes: NDArray[np.int32], item_ids: NDArray[np.int64], vocabulary: int
+    known: NDArray[np.int32], codes: NDArray[np.int32], item_ids: NDArray[Any], vocabulary: int
 ) -> NDArray[np.int32]:
     """The next free suffix of each new code, in order, int32 [m].
 
     Args:
         known: codes with suffix of the known items, int32 [n, levels + 1].
-        codes, item_ids: of the new items, int32 [m, levels] and int64 [m].
+        codes, item_ids: of the new items, int32 [m, levels], and int64 or text [m].
         vocabulary: number of suffixes that there are.
     """
     free: dict[tuple[int, ...], int] = {}
@@ -179,7 +180,7 @@ def write_updated(
     return summary
 
 
-def require_once(keys: NDArray[Any], item_ids: NDArray[np.int64], source: Path | str, what: str) -> None:
+def require_once(keys: NDArray[Any], item_ids: NDArray[Any], source: Path | str, what: str) -> None:
     """Raise GenrecError if two rows of ``keys`` [n, m] are equal."""
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     again = np.flatnonzero(first[inverse.ravel()] != np.arange(len(keys)))

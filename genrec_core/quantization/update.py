@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrec_core.data.ids import AnyId, are_text, id_array
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, text_model
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 def assign_ids(
     folder: Path,
-    item_ids: Sequence[int],
+    item_ids: Sequence[AnyId],
     vectors: NDArray[np.float32],
     target: Path | None = None,
     engine: Engine | None = None,
@@ -64,7 +65,7 @@ def assign_ids(
 
 def extend_ids(
     known: SemanticIds,
-    item_ids: Sequence[int],
+    item_ids: Sequence[AnyId],
     vectors: NDArray[np.float32],
     codebooks: Path,
     source: Path,
@@ -86,8 +87,13 @@ def extend_ids(
     )
 
 
-def _require_new(known: SemanticIds, item_ids: Sequence[int], folder: Path) -> NDArray[np.int64]:
-    new_ids = np.asarray(item_ids, dtype=np.int64)
+def _require_new(known: SemanticIds, item_ids: Sequence[AnyId], folder: Path) -> NDArray[Any]:
+    if not item_ids:
+        return known.item_ids[:0]
+    new_ids = id_array(item_ids, "the new items")
+    if new_ids.dtype.kind != known.item_ids.dtype.kind:
+        forms = "text" if are_text(known.item_ids) else "integers"
+        raise GenrecError(f"the new item {new_ids[0]!s:.60}: the ids in {folder} are {forms}; give the new ids so too")
     existing = np.intersect1d(new_ids, known.item_ids)
     if existing.size:
         raise GenrecError(

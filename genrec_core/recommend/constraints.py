@@ -1,5 +1,6 @@
 """Which items may be recommended: allow and deny lists and a rule, as masks on the catalogue."""
 
+import csv
 import hashlib
 import threading
 from collections import OrderedDict
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes
-from genrec_core.data.ids import item_ids_of
-from genrec_core.data.text_files import utf8_lines
+from genrec_core.data.ids import AnyId, id_array, item_ids_of
+from genrec_core.data.text_files import csv_row, utf8_lines
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.rules import Rule
 
@@ -23,13 +24,13 @@ _MASK_BYTES = 64 << 20  # of all masks that are kept
 class Constraints:
     """What restricts the list of a request, or all lists of a run; build one with :meth:`of`."""
 
-    allow: tuple[int, ...] | None = None  # the only items, distinct ids in ascending order; None for all
-    deny: tuple[int, ...] | None = None  # items that are left out, distinct ids in ascending order
+    allow: tuple[AnyId, ...] | None = None  # the only items, distinct ids in ascending order; None for all
+    deny: tuple[AnyId, ...] | None = None  # items that are left out, distinct ids in ascending order
     rule: str | None = None  # see genrec_core.recommend.rules
 
     @classmethod
     def of(
-        cls, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
+        cls, allow: Iterable[AnyId] | None = None, deny: Iterable[AnyId] | None = None, rule: str | None = None
     ) -> "Constraints":
         """Constraints that are equal if their lists hold the same ids."""
         return cls(_distinct(allow), _distinct(deny) or None, rule)
@@ -42,36 +43,67 @@ class Constraints:
         """A digest of the content, so that caches need not keep the lists."""
         digest = hashlib.sha256()
         for items in (self.allow, self.deny):
-            digest.update(b"-" if items is None else b"%d " % len(items) + np.array(items, dtype=np.int64).tobytes())
-        digest.update(b"-" if self.rule is None else b"=" + self.rule.encode("utf-8", errors="surrogatepass"))
+            digest.update(b"-" if items is None else b"%d " % len(items) + _content(items))
+        digest.update(b"-" if self.rule is None else b"=" + _encoded(self.rule))
         return digest.hexdigest()
 
 
-def _distinct(items: Iterable[int] | None) -> tuple[int, ...] | None:
+def _content(items: tuple[AnyId, ...]) -> bytes:
+    texts = [_encoded(item) for item in items if isinstance(item, str)]
+    return b"".join(b"%d " % len(text) + text for text in texts) or np.array(items, dtype=np.int64).tobytes()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def _distinct(items: Iterable[AnyId] | None) -> tuple[AnyId, ...] | None:
     if items is None:
         return None
+    chosen = list(items)
+    if chosen and all(isinstance(item, str) for item in chosen):
+        return tuple(sorted(set(map(str, chosen))))
     try:
-        return tuple(np.unique(np.fromiter(items, dtype=np.int64)).tolist())
+        return tuple(np.unique(np.fromiter(chosen, dtype=np.int64)).tolist())
     except (OverflowError, TypeError, ValueError) as error:
         raise GenrecError(f"a list of items holds no integer id of 64 bits ({error}); give item ids") from error
 
 
-def read_item_list(path: Path) -> np.ndarray:
-    """Item ids separated by spaces or line ends, int64 [n]; an ``item_id`` header is skipped."""
-    items: list[int] = []
+def read_item_list(path: Path, text_ids: bool) -> np.ndarray:
+    """Item ids of a file, int64 or text [n].
+
+    Integers are separated by spaces or line ends. Where the ids of the catalogue are text (``text_ids``), a line is one
+    id, without the white space around it. A file that begins with the header ``item_id`` is CSV: ids may be quoted.
+    """
+    items: list[AnyId] = []
+    csv_rows = False
     try:
         for number, line in utf8_lines(path):
             if number == 1 and line.strip().strip('"').lower() == "item_id":
+                csv_rows = True
                 continue
             try:
-                items += item_ids_of(line.split())
+                items += item_ids_of(_words(line.strip(), csv_rows) if text_ids else line.split(), text_ids)
             except GenrecError as error:
                 raise GenrecError(f"{path}, line {number}: {error}; write one id a line") from error
     except OSError as error:
         raise GenrecError(f"{path}: cannot be read ({error}); give a text file with one item id a line") from error
     if not items:
         raise GenrecError(f"{path}: no item id in it; write one a line, or leave the option out")
-    return np.array(items, dtype=np.int64)
+    return id_array(items, path)
+
+
+def _words(line: str, csv_rows: bool) -> list[str]:
+    """The text id of a line, if it holds one."""
+    if not csv_rows or not line:
+        return [line] if line else []
+    try:
+        cells = csv_row(line, ",")
+    except csv.Error as error:
+        raise GenrecError(f"{line!r:.60} is not a CSV row ({error})") from error
+    if len(cells) != 1:
+        raise GenrecError(f"{line!r:.60} holds {len(cells)} values; put quotes around an id that holds a comma")
+    return cells
 
 
 @dataclass(frozen=True)
@@ -96,9 +128,9 @@ class CatalogueMasks:
     def __init__(
         self,
         n_items: int,
-        rows_of: Callable[[Sequence[int]], np.ndarray],
+        rows_of: Callable[[Sequence[AnyId]], np.ndarray],
         attributes: Callable[[], ItemAttributes],
-        withdrawn: Sequence[int] = (),
+        withdrawn: Sequence[AnyId] = (),
     ) -> None:
         self.n_items, self._rows_of, self._attributes = n_items, rows_of, cache(attributes)
         self.available: np.ndarray | None = None

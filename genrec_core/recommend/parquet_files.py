@@ -1,14 +1,15 @@
 """Reads requests from Parquet and writes predictions to it.
 
-Requests have the columns ``user_id`` (text or integers), ``item_ids`` (lists of integers), and optionally ``allow``,
-``deny`` (lists of integers, or text with ids separated by spaces) and ``rule`` (text). Null or an empty list is an
-empty history, or no constraint.
+Requests have the columns ``user_id`` (text or integers), ``item_ids`` (lists of integers or of text), and optionally
+``allow``, ``deny`` (such lists, or text as in CSV) and ``rule`` (text). Null or an empty list is an empty history, or
+no constraint.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -16,11 +17,14 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.prediction_files import Write, csv_predictions, prediction_columns
 from genrec_core.recommend.request_files import CONSTRAINT_COLUMNS, Check, Rejected, Request, request_of
 
+if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
+
 _WANTED = {
     "user_id": "text or integers",
-    "item_ids": "lists of integers",
-    "allow": "lists of integers or text",
-    "deny": "lists of integers or text",
+    "item_ids": "lists of integers or lists of text",
+    "allow": "lists of integers or lists of text or text",
+    "deny": "lists of integers or lists of text or text",
     "rule": "text",
 }
 SLICE_ROWS = 1 << 15  # rows read at once; memory grows with these and with the file's row groups, not with the file
@@ -40,7 +44,7 @@ def count_rows(path: Path) -> int:
         return int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
 
-def read_parquet(path: Path, check: Check | None, lines: range | None) -> Iterator[Request | Rejected]:
+def read_parquet(path: Path, check: Check | None, lines: range | None, text_ids: bool) -> Iterator[Request | Rejected]:
     """See :func:`genrec_core.recommend.request_files.read_requests`; a request's line is its row, from 1."""
     optional = [name for name in CONSTRAINT_COLUMNS if name in _schema(path)]
     rows = pl.scan_parquet(path).select(pl.col("user_id").cast(pl.String), "item_ids", *optional)
@@ -51,7 +55,7 @@ def read_parquet(path: Path, check: Check | None, lines: range | None) -> Iterat
             frame = rows.slice(first, min(SLICE_ROWS, lines.stop - 1 - first)).collect()
         for number, row in enumerate(frame.iter_rows(named=True), first + 1):
             try:
-                yield request_of(number, row, check)
+                yield request_of(number, row, check, text_ids)
             except GenrecError as error:
                 yield Rejected(number, str(error), " ".join(str(cell) for cell in row.values() if cell))
 
@@ -76,21 +80,21 @@ def _schema(path: Path) -> pl.Schema:
     return schema
 
 
-def _kind(dtype: pl.DataType) -> str:
+def _kind(dtype: "PolarsDataType") -> str:
     if isinstance(dtype, pl.List):
-        return "lists of integers" if dtype.inner.is_integer() or dtype.inner == pl.Null else ""
+        inner = _kind(dtype.inner)
+        return f"lists of {inner}" if inner in ("integers", "text") else ""
     return "integers" if dtype.is_integer() else "text" if dtype in (pl.String, pl.Null) else ""
 
 
 @contextmanager
-def parquet_predictions(path: Path, top_k: int, integer_users: bool) -> Iterator[Write]:
+def parquet_predictions(path: Path, top_k: int, integer_users: bool, text_ids: bool) -> Iterator[Write]:
     """See :func:`genrec_core.recommend.prediction_files.open_predictions`; a cell is null where no item is left.
 
     The rows go to a CSV file first, because they need not fit in memory.
     """
-    types: dict[str, type[pl.DataType]] = dict.fromkeys(["user_id", *prediction_columns(top_k)], pl.Int64)
-    if not integer_users:
-        types["user_id"] = pl.String
+    types: dict[str, type[pl.DataType]] = {"user_id": pl.Int64 if integer_users else pl.String}
+    types |= dict.fromkeys(prediction_columns(top_k), pl.String if text_ids else pl.Int64)
     try:
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".rows") as folder:
             rows = Path(folder, "rows.csv")

@@ -133,7 +133,7 @@ def predict_file(
     try:
         with _rejected_lines(rejected) as reject, atomic_file(output) as part:
             header = shard is None or shard.number == 1
-            with open_predictions(part, output, settings.top_k, header, source) as write:
+            with open_predictions(part, output, settings.top_k, header, source, recommender.text_ids) as write:
                 for block, ranking in _progress(_ranked(recommender, run, blocks, remote), blocks, show_progress):
                     for line in block.malformed:
                         first = first or f"line {line.line}: {line.reason}"
@@ -243,7 +243,7 @@ class _Blocks:
     def __iter__(self) -> Iterator[_Block]:
         """A block of lines each, or a part of one if it has many history items or masks."""
         block, number = _Block(), 0
-        for outcome in read_requests(self.source, self._check, self.lines):
+        for outcome in read_requests(self.source, self._check, self.lines, text_ids=self._recommender.text_ids):
             full = block.items >= _BLOCK_ITEMS or len(block.masks) * self._mask_bytes >= _BLOCK_MASK_BYTES
             number_before, number = number, (outcome.line - 1) // self._block_lines
             if len(block) and (full or number != number_before):

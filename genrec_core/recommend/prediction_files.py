@@ -9,7 +9,7 @@ import numpy as np
 
 from genrec_core.storage.artifacts import opened_text
 
-# Adds rows in the order of the requests: users, item ids int64 [users, k], and the length of each list, int64 [users].
+# Adds rows in the order of the requests: users, item ids [users, k], and the length of each list, int64 [users].
 Write = Callable[[list[str], np.ndarray, np.ndarray], None]
 
 
@@ -21,16 +21,19 @@ def prediction_columns(top_k: int) -> list[str]:
     return [f"pred_{rank}" for rank in range(1, top_k + 1)]
 
 
-def open_predictions(part: Path, name: Path, top_k: int, header: bool, requests: Path) -> AbstractContextManager[Write]:
+def open_predictions(
+    part: Path, name: Path, top_k: int, header: bool, requests: Path, text_ids: bool
+) -> AbstractContextManager[Write]:
     """Open a file of predictions; it is complete at the end of the block.
 
     ``part`` is the file to write, or a descriptor such as ``/dev/stdout``; its final ``name`` decides its form. CSV
-    begins with column names if ``header`` is set. Parquet holds user ids as integers where the ``requests`` do.
+    begins with column names if ``header`` is set. Parquet holds user ids as integers where the ``requests`` do, and
+    item ids as text where the model does (``text_ids``).
     """
     if is_parquet(name):
         from genrec_core.recommend.parquet_files import has_integer_users, parquet_predictions  # needs polars
 
-        return parquet_predictions(part, top_k, is_parquet(requests) and has_integer_users(requests))
+        return parquet_predictions(part, top_k, is_parquet(requests) and has_integer_users(requests), text_ids)
     return csv_predictions(part, top_k, header)
 
 

@@ -15,6 +15,7 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.bundle.onnx_scorer import OnnxScorer, require_self_test
 from genrec_core.cores import available_cores
 from genrec_core.data.histories import padded
+from genrec_core.data.ids import AnyId, are_text
 from genrec_core.data.lengths import length_class
 from genrec_core.data.split import popularity_order
 from genrec_core.errors import GenrecError
@@ -43,14 +44,14 @@ Pool = Executor | InTurn
 class Ranking:
     """The list of each user."""
 
-    items: np.ndarray  # item ids int64 [users, k], best first; entries from ``counts`` on mean nothing
+    items: np.ndarray  # item ids, int64 or text [users, k], best first; entries from ``counts`` on mean nothing
     scores: np.ndarray  # log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items
     counts: np.ndarray  # items of each user's list, int64 [users]; fewer than k where no more are allowed and unseen
     unknown: np.ndarray  # items of each history that the catalogue does not hold and that were dropped, int64 [users]
     popular: np.ndarray  # users without any known item, who get the most popular ones, bool [users]
 
     def of(self, user: int) -> np.ndarray:
-        """The item ids of one user, best first, int64 [at most k]."""
+        """The item ids of one user, best first, int64 or text [at most k]."""
         return self.items[user, : self.counts[user]]
 
 
@@ -59,7 +60,7 @@ class Recommender:
 
     Args:
         scorer: the ONNX or torch model.
-        item_ids: the data set's id by catalogue row, int64 [n_items], in any order.
+        item_ids: the data set's id by catalogue row, int64 or text [n_items], in any order.
         codes: semantic IDs with suffix by catalogue row, int [n_items, depth].
         level_sizes: vocabulary by level.
         popularity: training interactions by catalogue row, int64 [n_items].
@@ -79,13 +80,16 @@ class Recommender:
         max_history: int,
         weights: RankingWeights,
         attributes: Callable[[], ItemAttributes] | None = None,
-        withdrawn: Sequence[int] = (),
+        withdrawn: Sequence[AnyId] = (),
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
         self.trie = CodeTrie.build(codes, level_sizes)
         self.popular_rows = popularity_order(popularity)
+        self.text_ids = are_text(item_ids)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
+        # A search among texts is slow, and NumPy copies them all where their widths differ.
+        self._row_of_text = {item: row for row, item in enumerate(item_ids.tolist())} if self.text_ids else {}
         # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, withdrawn)
@@ -109,23 +113,23 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Sequence[Sequence[int]],
+        histories: Sequence[Sequence[AnyId]],
         top_k: int,
         beams: int | None = None,
         exclude_seen: bool | None = None,
         ranking: RankingChoice = "auto",
-        allow: Iterable[int] | None = None,
-        deny: Iterable[int] | None = None,
+        allow: Iterable[AnyId] | None = None,
+        deny: Iterable[AnyId] | None = None,
         rule: str | None = None,
     ) -> list[np.ndarray]:
-        """Item ids for each history, best first, int64 [at most ``top_k``]; see :meth:`rank` and :meth:`allowed`."""
+        """Item ids for each history, best first, [at most ``top_k``]; see :meth:`rank` and :meth:`allowed`."""
         allowed = self.allowed(allow, deny, rule)
         lists = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
         return [lists.of(user) for user in range(len(histories))]
 
     def rank(
         self,
-        histories: Sequence[Sequence[int]],
+        histories: Sequence[Sequence[AnyId]],
         top_k: int,
         *,
         beams: int | None = None,
@@ -184,7 +188,7 @@ class Recommender:
         return self.weights.exclude_seen if asked is None else asked
 
     def allowed(
-        self, allow: Iterable[int] | None = None, deny: Iterable[int] | None = None, rule: str | None = None
+        self, allow: Iterable[AnyId] | None = None, deny: Iterable[AnyId] | None = None, rule: str | None = None
     ) -> np.ndarray | None:
         """The mask of catalogue rows that may be recommended; equal constraints give the same. Skips unknown ids."""
         return self.selection(Constraints.of(allow, deny, rule)).mask
@@ -213,17 +217,27 @@ class Recommender:
             raise GenrecError(f"{beams} beams cannot find {top_k} items; give at least as many beams as top_k")
         return min(beams or max(top_k, LEAST_BEAMS), self.trie.n_items)
 
-    def _rows_of(self, items: Sequence[int]) -> np.ndarray:
+    def _rows_of(self, items: Sequence[AnyId]) -> np.ndarray:
         return self._known([items])[0]
 
-    def _known(self, histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def _known(self, histories: Sequence[Sequence[AnyId]]) -> list[np.ndarray]:
         """Catalogue rows int64 of the known items of each history, in order."""
         ends = np.cumsum([0, *map(len, histories)])
+        rows = self._text_rows(histories, int(ends[-1])) if self.text_ids else self._integer_rows(histories)
+        known = rows >= 0
+        rows, bounds = rows[known], np.concatenate([[0], known.cumsum()]).take(ends).tolist()
+        return [rows[begin:end] for begin, end in pairwise(bounds)]
+
+    def _integer_rows(self, histories: Sequence[Sequence[AnyId]]) -> np.ndarray:
+        """The catalogue row of each item of all histories, int64 [items]; -1 for an unknown one."""
         items = np.concatenate([np.empty(0, np.int64), *(np.asarray(history, dtype=np.int64) for history in histories)])
         place = np.minimum(self._sorted_ids.searchsorted(items), len(self._sorted_ids) - 1)
-        known = self._sorted_ids.take(place) == items
-        rows, bounds = self._by_id.take(place[known]), np.concatenate([[0], known.cumsum()]).take(ends).tolist()
-        return [rows[begin:end] for begin, end in pairwise(bounds)]
+        return np.where(self._sorted_ids.take(place) == items, self._by_id.take(place), -1)
+
+    def _text_rows(self, histories: Sequence[Sequence[AnyId]], count: int) -> np.ndarray:
+        """The same where ids are text."""
+        row_of = self._row_of_text.get
+        return np.fromiter((row_of(item, -1) for history in histories for item in history), np.int64, count)
 
     def _batches(self, lengths: np.ndarray, masks: list[np.ndarray | None], users: int) -> list[np.ndarray]:
         """Users with a history, by mask and similar length; the slowest batches first, the longest history last."""

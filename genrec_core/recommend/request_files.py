@@ -1,9 +1,10 @@
 """Requests, and how a file of them is read or divided among independent runs.
 
 Text has lines ``user item item ...``, or is CSV with the columns ``user_id`` and ``item_ids``. CSV may also hold the
-columns ``allow``, ``deny`` (item ids) and ``rule``, which restrict that user's list. The header shows what separates
-the columns: a comma, a semicolon, a tab or a bar. The first line that is not blank decides the form. Blank lines are
-skipped; a byte-order mark and CRLF line ends are accepted. For Parquet see ``parquet_files.py``.
+columns ``allow``, ``deny`` (item ids) and ``rule``, which restrict that user's list. For lists of ids in a cell see
+:func:`genrec_core.data.ids.item_ids_of`. The header shows what separates the columns: a comma, a semicolon, a tab or a
+bar. The first line that is not blank decides the form. Blank lines are skipped; a byte-order mark and CRLF line ends
+are accepted. For Parquet see ``parquet_files.py``.
 """
 
 import csv
@@ -38,7 +39,7 @@ class Request:
 
     line: int  # in the file, from 1
     user_id: str
-    item_ids: list[int]  # the history, oldest first; may be empty
+    item_ids: list[Any]  # the history, int or str, oldest first; may be empty
     constraints: Constraints = field(default_factory=Constraints)
 
 
@@ -51,7 +52,9 @@ class Rejected:
     content: str
 
 
-def read_requests(path: Path, check: Check | None = None, lines: range | None = None) -> Iterator[Request | Rejected]:
+def read_requests(
+    path: Path, check: Check | None = None, lines: range | None = None, *, text_ids: bool = False
+) -> Iterator[Request | Rejected]:
     """Read a request file in its order without holding it in memory: text, CSV, or Parquet by its name.
 
     It is an error if the file lacks a column, or holds no request although all lines are read.
@@ -61,13 +64,14 @@ def read_requests(path: Path, check: Check | None = None, lines: range | None = 
         check: called with the constraints of each request that has some. If it raises a ``GenrecError``, that is the
             reason why the line is rejected.
         lines: line numbers to read, from 1, in Parquet those of rows; None for all.
+        text_ids: whether the ids of the model's items are text.
     """
     if is_parquet(path):
         from genrec_core.recommend.parquet_files import read_parquet  # needs polars
 
-        outcomes = read_parquet(path, check, lines)
+        outcomes = read_parquet(path, check, lines, text_ids)
     else:
-        outcomes = _read_text(path, check, lines)
+        outcomes = _read_text(path, check, lines, text_ids)
     empty = True
     for outcome in outcomes:
         empty = False
@@ -93,12 +97,13 @@ def count_lines(path: Path) -> int:
     return count
 
 
-def request_of(line: int, cells: _Cells, check: Check | None) -> Request:
+def request_of(line: int, cells: _Cells, check: Check | None, text_ids: bool) -> Request:
     """The request of a row: ids and lists as text or as lists of ids; cells of constraints may be absent."""
-    user_id, item_ids = user_id_of(cells["user_id"] or ""), item_ids_of(cells["item_ids"] or ())
+    user_id, item_ids = user_id_of(cells["user_id"] or ""), item_ids_of(cells["item_ids"] or (), text_ids)
     if not any(cells.get(name) for name in CONSTRAINT_COLUMNS):
         return Request(line, user_id, item_ids)
-    allow, deny = (item_ids_of(cell) if (cell := _stripped(cells.get(name))) else None for name in ("allow", "deny"))
+    lists = (_stripped(cells.get(name)) for name in ("allow", "deny"))
+    allow, deny = (item_ids_of(cell, text_ids) if cell else None for cell in lists)
     constraints = Constraints.of(allow, deny, _stripped(cells.get("rule")) or None)
     if check is not None and constraints:
         check(constraints)
@@ -113,7 +118,7 @@ def _stripped(cell: Any) -> Any:
     return cell.strip() if isinstance(cell, str) else cell
 
 
-def _read_text(path: Path, check: Check | None, lines: range | None) -> Iterator[Request | Rejected]:
+def _read_text(path: Path, check: Check | None, lines: range | None, text_ids: bool) -> Iterator[Request | Rejected]:
     parse: Callable[[str], _Cells] | None = None
     for number, raw in _lines(path):
         if lines is not None and number >= lines.stop:
@@ -124,12 +129,14 @@ def _read_text(path: Path, check: Check | None, lines: range | None) -> Iterator
             if header is not None:
                 continue
         if lines is None or number in lines:
-            yield _outcome(number, raw, parse, check)
+            yield _outcome(number, raw, parse, check, text_ids)
 
 
-def _outcome(number: int, raw: bytes, parse: Callable[[str], _Cells], check: Check | None) -> Request | Rejected:
+def _outcome(
+    number: int, raw: bytes, parse: Callable[[str], _Cells], check: Check | None, text_ids: bool
+) -> Request | Rejected:
     try:
-        return request_of(number, parse(_decoded(raw)), check)
+        return request_of(number, parse(_decoded(raw)), check, text_ids)
     except GenrecError as error:
         return Rejected(number, str(error), raw.decode("utf-8", errors="replace"))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec_core.bundle.model_folder import ModelFolder, Withdrawal
+from genrec_core.data.ids import AnyId, id_array
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import LOCK, atomic_folder, locked, read_json, write_json, write_manifest
 from genrec_core.storage.folders import (
@@ -249,15 +250,13 @@ def write_release(folder: Path, parts: Mapping[str, Path], facts: Mapping[str, A
 
 def carry_withdrawn(source: Path, target: Path) -> int:
     """Withdraw from one exported model its items that are withdrawn from another; returns how many."""
-    import numpy as np
-
     items = withdrawn_too(source, target)
     if items:
-        ModelFolder(target).withdraw(np.array(items, dtype=np.int64))
+        ModelFolder(target).withdraw(id_array(items))
     return len(items)
 
 
-def withdrawn_too(source: Path, target: Path) -> list[int]:
+def withdrawn_too(source: Path, target: Path) -> list[AnyId]:
     """The items that :func:`carry_withdrawn` would withdraw from ``target``; nothing is written."""
     known = set(ModelFolder(target).item_ids.tolist())
     return [item for item in ModelFolder(source).withdrawn() if item in known]

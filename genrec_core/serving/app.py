@@ -49,8 +49,9 @@ class Server:
         self._model()
         body = await self._body(request)
         large = len(body) > _LARGE_BODY
-        wanted = await asyncio.to_thread(parse, body, self.settings) if large else parse(body, self.settings)
         with self.holder.lease() as model:
+            content = (body, self.settings, model.text_ids)
+            wanted = await asyncio.to_thread(parse, *content) if large else parse(*content)
             histories = [instance.item_ids for instance in wanted.instances]
             answers = await self.batcher.decode(Task(wanted.options(), model), histories)
         predictions = [

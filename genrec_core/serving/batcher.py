@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from genrec_core.data.ids import AnyId
 from genrec_core.data.lengths import length_class
 from genrec_core.serving.decoders import CORES, Answer, DecoderLostError, keep_to
 from genrec_core.serving.metrics import Metrics
@@ -33,7 +34,7 @@ class _User:
     """One user in the queue, since a time of ``time.monotonic``."""
 
     task: Task
-    history: list[int]
+    history: list[AnyId]
     since: float
     answer: asyncio.Future[Answer]
 
@@ -71,7 +72,7 @@ class Batcher:
         self.timer: asyncio.TimerHandle | None = None
         metrics.queue.set_function(lambda: len(self.queue))
 
-    async def decode(self, task: Task, histories: list[list[int]]) -> list[Answer]:
+    async def decode(self, task: Task, histories: list[list[AnyId]]) -> list[Answer]:
         """Rank for the users of a request; errors as of :meth:`~genrec_core.serving.decoders.Decoder.decode`.
 
         It is a RefusedError too if the queue is full or closed, and a DecoderLostError if a user waited for too long.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.data.ids import AnyId
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Recommender
@@ -24,6 +25,7 @@ def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
         return
     facts = {
         "items": len(recommender.item_ids),
+        "item_ids": "text" if recommender.text_ids else "integers",
         "max_history": recommender.max_history,
         "rankings": list(recommender.weights.modes()),
     }
@@ -49,11 +51,11 @@ def open_warm(model_dir: Path) -> Recommender:
     for users in (1, 2):
         recommender.rank([history] * users, 1)
     if ModelFolder(model_dir).takes_rules:  # what rules compare; the folder may be gone when the first rule comes
-        recommender.allowed(rule="item_id >= 0 or item_id < 0")
+        recommender.allowed(rule="item_id = 0 or not item_id = 0")
     return recommender
 
 
-def decode(recommender: Recommender, options: dict[str, Any], histories: list[list[int]]) -> dict[str, Any]:
+def decode(recommender: Recommender, options: dict[str, Any], histories: list[list[AnyId]]) -> dict[str, Any]:
     """Rank for users who share all options.
 
     Returns:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genrec_core.data.ids import AnyId
 from genrec_core.errors import GenrecError
 from genrec_core.serving.request_body import RETRY, RefusedError
 
@@ -30,7 +31,7 @@ _KILL_SECONDS = 5  # until a killed process has ended
 class Answer:
     """What one user gets."""
 
-    items: list[int]  # best first
+    items: list[AnyId]  # best first
     unknown: int  # items of the history that the catalogue does not hold
     popular: bool  # the history has no known item, so these are the most popular items
     warnings: list[str]  # values in the request's rule that no item has
@@ -103,7 +104,7 @@ class Decoder:
             raise GenrecError(answer["refused"])
         return answer
 
-    async def decode(self, options: str, histories: list[list[int]]) -> list[Answer]:
+    async def decode(self, options: str, histories: list[list[AnyId]]) -> list[Answer]:
         """Rank for users who share all options; see :func:`genrec_core.serving.decoder_process.decode`.
 
         Raises:

@@ -43,7 +43,7 @@ class ServedModel:
         except GenrecError:
             self._close()
             raise
-        self.max_history = int(self.facts["max_history"])
+        self.max_history, self.text_ids = int(self.facts["max_history"]), self.facts["item_ids"] == "text"
         self.loaded_at, self.load_seconds = time.time(), time.perf_counter() - began
         self._lock, self._requests, self.retired = threading.Lock(), 0, False
 

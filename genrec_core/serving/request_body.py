@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import Field, StrictInt, ValidationError
 
-from genrec_core.recommend.instances import InstancesRequest
+from genrec_core.data.ids import ItemId, TextId
+from genrec_core.recommend.instances import Id, InstancesRequest
 from genrec_core.settings import ServingSettings
 
 RETRY = {"Retry-After": "1"}
@@ -13,7 +14,7 @@ _EXAMPLE = {"topk": 4, "instances": [{"user_id": "1", "item_ids": [1, 2, 3, 4]}]
 _NAME_CHARACTERS = 60  # of a name from outside that an error quotes
 
 
-class PredictionRequest(InstancesRequest):
+class PredictionRequest(InstancesRequest[Id]):
     """TorchServe's request: users, and options for all of them. The server's settings bound it."""
 
     topk: StrictInt = Field(128, ge=1, description="Items a user.")
@@ -41,7 +42,7 @@ class RefusedError(Exception):
 
 def body_schema() -> dict[str, Any]:
     """The body as OpenAPI describes it, without references."""
-    schema = PredictionRequest.model_json_schema()
+    schema = PredictionRequest[ItemId | TextId].model_json_schema()
     definitions = schema.pop("$defs")
 
     def resolved(part: dict[str, Any]) -> dict[str, Any]:
@@ -51,14 +52,15 @@ def body_schema() -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema, "example": _EXAMPLE}}}
 
 
-def parse(body: bytes, limits: ServingSettings) -> PredictionRequest:
-    """Check a request's body.
+def parse(body: bytes, limits: ServingSettings, text_ids: bool = False) -> PredictionRequest[Any]:
+    """Check a request's body; ``text_ids`` is as for :func:`~genrec_core.recommend.instances.read_instances`.
 
     Raises:
         RefusedError: the body is not JSON (400), or a field is missing, of another type or beyond a limit (422).
     """
     try:
-        request = PredictionRequest.model_validate(_json_content(body))
+        form: type[PredictionRequest[Any]] = PredictionRequest[TextId] if text_ids else PredictionRequest[ItemId]
+        request = form.model_validate(_json_content(body))
     except ValidationError as error:
         raise _refused(error) from error
     _check_size("instances", len(request.instances), min(limits.max_instances, limits.queue))

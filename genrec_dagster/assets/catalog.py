@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
+from genrec_core.data.ids import id_array
 from genrec_core.data.sources import load_tables, read_catalog, receive_raw, sentence
 from genrec_core.data.temporal import split_by_time, split_sentence
 from genrec_core.errors import GenrecError
@@ -112,7 +113,7 @@ def item_embeddings(
     from genrec_core.embedding.item_embeddings import vectors_by_text, write_item_embeddings
     from genrec_core.embedding.text import embed_catalog
 
-    texts, item_ids, began = item_catalog["text"].to_list(), item_catalog["item_id"].to_numpy(), time.monotonic()
+    texts, item_ids, began = item_catalog["text"].to_list(), id_array(item_catalog["item_id"]), time.monotonic()
     earlier = _earlier_version(context, Path(work.root))
     known = vectors_by_text(earlier, config.model, config.max_tokens) if earlier else {}
     with engine.open(context) as computed_by:

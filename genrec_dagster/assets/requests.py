@@ -11,6 +11,8 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
+from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.data.ids import are_text
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.predict import rejected_path, require_request_file
 from genrec_core.recommend.prediction_files import is_parquet
@@ -106,7 +108,10 @@ def request_predictions(
             require_request_file(report, rejected_path(output), config.max_rejected)
         except GenrecError as error:
             raise _file_failure(context.partition_key, error) from None
-        examples = [(user.user_id, user.item_ids) for user in islice(readable_requests(requests), SHOWN_USERS)]
+        text_ids = are_text(ModelFolder(model).item_ids)
+        examples = [
+            (user.user_id, user.item_ids) for user in islice(readable_requests(requests, text_ids), SHOWN_USERS)
+        ]
         metadata = predictions_page(report, exposure, served_release, model, output, examples)
         metadata["dagster/partition_row_count"] = report.users
         metadata["rejected_lines"] = report.rejected
@@ -114,7 +119,7 @@ def request_predictions(
             first_rejected = pl.read_csv(rejected_path(output), n_rows=_SHOWN_REJECTED, infer_schema=False)
             metadata["rejected"] = markdown(first_rejected.to_dicts())
         results = {
-            "requests_answered": requests_answered(output, requests),
+            "requests_answered": requests_answered(output, requests, text_ids),
             "lists_valid": lists_valid(output, model),
             "catalogue_shown": shows_enough(exposure, monitoring),
             "served_as_asked": misses_are_few(report, monitoring),

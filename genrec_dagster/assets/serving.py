@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.data.ids import AnyId
 from genrec_core.monitoring.answers import Exposure, exposure_of, miss_shares
 from genrec_core.recommend.predict import PredictionReport, predict_file
 from genrec_core.releases.pointer import MODEL, RELEASES, read_pointer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 PREDICTIONS, REPORT = "predictions.csv", "report.json"
 SHOWN_USERS = 5
-_REQUESTS = "requests.txt"
+_REQUESTS = "requests.parquet"  # holds ids of any letters
 _SHOWN_ITEMS = 3
 
 
@@ -54,7 +55,7 @@ def batch_predictions(
     model = pointed_model(served_release, work)
     with work.new(context) as folder, engine.open(context) as computed_by:
         requests, output = folder / _REQUESTS, folder / PREDICTIONS
-        _write_requests(user_histories, requests)
+        user_histories.select("user_id", "item_ids").write_parquet(requests)
         report, exposure = predict(requests, output, model, config, computed_by)
         requests.unlink()
         shown = user_histories.select("user_id", "item_ids").head(SHOWN_USERS)
@@ -83,20 +84,13 @@ def predict(
     return report, exposure_of(output, recommender.item_ids)
 
 
-def _write_requests(histories: pl.DataFrame, path: Path) -> None:
-    """Write histories as a request file in the text form: ``user item item ...``."""
-    items = pl.col("item_ids").list.eval(pl.element().cast(pl.Utf8)).list.join(" ")
-    lines = histories.select(pl.concat_str("user_id", items, separator=" ").str.strip_chars_end())
-    lines.write_csv(path, include_header=False, quote_style="never")
-
-
 def predictions_page(
     report: PredictionReport,
     exposure: Exposure,
     served_release: Path,
     model: Path,
     output: Path,
-    examples: Sequence[tuple[str, Sequence[int]]],
+    examples: Sequence[tuple[str, Sequence[AnyId]]],
 ) -> Page:
     """The lists of some users, the share of items that appear in lists, and the counts of served requests.
 

@@ -49,14 +49,14 @@ def _drift_check(
 @_drift_check(item_catalog, "max_new_items", "share of new items")
 def new_items(catalog: pl.DataFrame, trained: Profile) -> Drift:
     """The served release knows almost all items of the catalogue."""
-    new, share = unknown_entries(catalog["item_id"].to_numpy(), trained.item_ids)
+    new, share = unknown_entries(catalog["item_id"], pl.Series(trained.item_ids))
     return share, f"{new} of {catalog.height} items are new; add them (job add_items), or {_RETRAIN}"
 
 
 @_drift_check(item_catalog, "max_gone_items", "share of the release's items that are gone")
 def gone_items(catalog: pl.DataFrame, trained: Profile) -> Drift:
     """Almost all items that the served release recommends are still in the catalogue."""
-    gone, share = unknown_entries(trained.item_ids, catalog["item_id"].to_numpy())
+    gone, share = unknown_entries(pl.Series(trained.item_ids), catalog["item_id"])
     advice = f"{gone} of {len(trained.item_ids)} items are gone; withdraw them (genrec withdraw), or {_RETRAIN}"
     return share, advice
 
@@ -64,8 +64,10 @@ def gone_items(catalog: pl.DataFrame, trained: Profile) -> Drift:
 @_drift_check(user_histories, "max_unknown_items", "share of unknown history items")
 def unknown_items(histories: pl.DataFrame, trained: Profile) -> Drift:
     """The served release knows almost every item that users bought."""
-    items = histories["item_ids"].explode(empty_as_null=False).to_numpy()
-    return unknown_entries(items, trained.item_ids)[1], f"serving drops these items from histories; {_RETRAIN}"
+    items = histories["item_ids"].explode(empty_as_null=False)
+    return unknown_entries(items, pl.Series(trained.item_ids))[
+        1
+    ], f"serving drops these items from histories; {_RETRAIN}"
 
 
 @_drift_check(user_histories, "max_length_shift", "population stability index of history lengths")

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.data.ids import id_array
 from genrec_core.monitoring.answers import Exposure, count_listed_items, exposure_of, miss_shares, scan_predictions
 from genrec_core.recommend.predict import PredictionReport, rejected_path
 from genrec_core.recommend.request_files import Request, read_requests
@@ -38,7 +39,7 @@ def predictions_valid(
     work: WorkFolders,
 ) -> dg.AssetCheckResult:
     """Every list holds items of the catalogue or the release, each once, and none that is to be left out as seen."""
-    known = np.union1d(item_catalog["item_id"].to_numpy(), ModelFolder(pointed_model(served_release, work)).item_ids)
+    known = np.union1d(id_array(item_catalog["item_id"]), ModelFolder(pointed_model(served_release, work)).item_ids)
     lists = count_listed_items(batch_predictions / PREDICTIONS, known, user_histories)
     measured = f"{lists.items} items, of which {lists.unknown} unknown, {lists.repeated} repeated, {lists.seen} seen"
     passed = lists.items > 0 and lists.unknown == lists.repeated == 0
@@ -62,11 +63,11 @@ def served_as_asked(batch_predictions: Path, monitoring: Monitoring) -> dg.Asset
     return misses_are_few(PredictionReport(**read_json(batch_predictions / REPORT)), monitoring)
 
 
-def requests_answered(predictions: Path, requests: Path) -> dg.AssetCheckResult:
+def requests_answered(predictions: Path, requests: Path, text_ids: bool) -> dg.AssetCheckResult:
     """The answer holds one row for each request, in their order. Rejected lines are left out."""
     rejected_file = rejected_path(predictions)
     rejected = set(pl.read_csv(rejected_file, columns=["line"])["line"]) if rejected_file.is_file() else set()
-    wanted = [request.user_id for request in readable_requests(requests) if request.line not in rejected]
+    wanted = [request.user_id for request in readable_requests(requests, text_ids) if request.line not in rejected]
     users = scan_predictions(predictions).select(pl.col("user_id").cast(pl.String)).collect()
     return _same_users(users["user_id"].to_list(), wanted)
 
@@ -105,9 +106,9 @@ def misses_are_few(report: PredictionReport, monitoring: Monitoring) -> dg.Asset
     return check_result(not over, measured, wanted, severity=severity_of(monitoring), detail=detail, metadata=shares)
 
 
-def readable_requests(requests: Path) -> Iterator[Request]:
+def readable_requests(requests: Path, text_ids: bool) -> Iterator[Request]:
     """The requests of a file that can be read, whether or not their constraints can be met."""
-    return (outcome for outcome in read_requests(requests) if isinstance(outcome, Request))
+    return (outcome for outcome in read_requests(requests, text_ids=text_ids) if isinstance(outcome, Request))
 
 
 def _same_users(users: list[str], wanted: list[str]) -> dg.AssetCheckResult:

@@ -78,8 +78,8 @@ def save_random_model(folder: Path, level_sizes: tuple[int, ...], item_vector_di
     model.save_pretrained(folder)
 
 
-def build_tiny_model(root: Path) -> TinyModel:
-    """Build everything in ``root``; needs torch."""
+def build_tiny_model(root: Path, text_ids: list[str] | None = None) -> TinyModel:
+    """Build everything in ``root``; needs torch. The model is the same whether ids are integers or the given texts."""
     import torch
 
     from genrec_core.export.onnx import export_recommender
@@ -87,6 +87,8 @@ def build_tiny_model(root: Path) -> TinyModel:
     torch.set_num_threads(1)
     random = np.random.default_rng(3)
     item_ids = np.sort(random.choice(np.arange(100, 1000), ITEMS, replace=False)).astype(np.int64)
+    if text_ids is not None:
+        item_ids = np.array(sorted(text_ids))
     vectors = random.normal(size=(ITEMS, DIM)).astype(np.float32)
     vectors[1] = vectors[0]  # two items that only the suffix tells apart
     write_item_embeddings(root / "embeddings", item_ids, [f"Title: {item};" for item in item_ids], vectors, "none", 1.0)

@@ -53,6 +53,24 @@ def test_an_unknown_item_is_named_with_its_user():
         histories_of([[10, 20], [30, 35]])
 
 
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([["a b"], ["c"]], "user v: item c is not in the catalogue"),
+        ([[5], ["0005"]], "user u: item 5 is not"),
+        ([["a b"], None], "user v: item None is not"),
+        ([["a b"], [None]], "user v: item None is not"),
+        ([[1.0], [2.0]], "hold items as Float64"),
+    ],
+)
+def test_histories_of_text_ids_are_mapped_letter_by_letter(items, said):
+    ids = np.array(["0005", "a b", "é"])
+    frame = pl.DataFrame({"user_id": ["u", "v"], "item_ids": [["é", "0005"], ["a b"]]})
+    assert Histories.from_frame(frame, ids).rows.tolist() == [2, 0, 1]
+    with pytest.raises(GenrecError, match=said):
+        Histories.from_frame(pl.DataFrame({"user_id": ["u", "v"], "item_ids": items}, strict=False), ids)
+
+
 def test_users_are_taken_in_the_order_asked():
     taken = histories_of([[10], [20, 30], [40, 10, 20]]).take(np.array([2, 0]))
     assert [taken.of(0).tolist(), taken.of(1).tolist(), taken.user_ids] == [[3, 0, 1], [0], ["u2", "u0"]]

@@ -32,9 +32,12 @@ def test_the_same_data_have_not_drifted() -> None:
 
 
 def test_unknown_entries_are_counted() -> None:
-    assert unknown_entries(np.array([1, 7, 8, 2, 3, 3]), np.array([1, 2, 3])) == (2, 2 / 6)
-    assert unknown_entries(np.array([1, 2]), np.array([1, 2, 3])) == (0, 0)
-    assert unknown_entries(np.array([], np.int64), np.array([1])) == (0, 0)
+    known = pl.Series([1, 2, 3])
+    assert unknown_entries(pl.Series([1, 7, 8, 2, 3, 3]), known) == (2, 2 / 6)
+    assert unknown_entries(pl.Series([1, 2]), known) == (0, 0)
+    assert unknown_entries(pl.Series([], dtype=pl.Int64), known) == (0, 0)
+    assert unknown_entries(pl.Series(["b c", "1", "b c"]), pl.Series(["b c"])) == (1, 1 / 3)
+    assert unknown_entries(pl.Series(["1", "2"]), known) == (2, 1)
 
 
 def test_the_stability_index_has_its_textbook_value() -> None:

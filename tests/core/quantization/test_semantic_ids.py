@@ -295,7 +295,8 @@ def _leave_the_vocabulary(folder: Path) -> None:
         (_leave_the_vocabulary, r"code 12 of item 11 at level 1 is outside 0\.\.11"),
         (lambda folder: (folder / "summary.json").unlink(), r"summary.json: no such file"),
         (lambda folder: (folder / "summary.json").write_text("{}"), r"summary.json: has no 'level_sizes'"),
-        (lambda folder: (folder / "item_ids.json").write_text('["1"]'), r"item_ids.json: not a list of integer"),
+        (lambda folder: (folder / "item_ids.json").write_text('["1", 2]'), r"item_ids.json: ids are neither"),
+        (lambda folder: (folder / "item_ids.json").write_text('{"1": 2}'), r"item_ids.json: not a list of item ids"),
     ],
 )
 def test_a_damaged_folder_is_refused_by_name(folder: Path, damage: Any, message: str) -> None:

@@ -272,7 +272,7 @@ def test_integer_users_stay_integers_and_missing_items_are_null(ruled: Recommend
         (pl.DataFrame({"user_id": [1], "item_ids": [5]}), "column item_ids is Int64; make it lists of integers"),
         (pl.DataFrame({"user_id": [1.5], "item_ids": [[5]]}), "column user_id is Float64; make it text or integers"),
         (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "rule": [3]}), "column rule is Int64; make it text"),
-        (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "deny": [[0.5]]}), "lists of integers or text"),
+        (pl.DataFrame({"user_id": [1], "item_ids": [[5]], "deny": [[0.5]]}), "lists of integers or lists of text"),
         (pl.DataFrame({"user_id": [1], "item_ids": [[5]]}).clear(), "no requests"),
     ],
 )  # fmt: skip

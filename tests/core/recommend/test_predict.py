@@ -21,6 +21,8 @@ from genrec_core.settings import PredictionSettings
 class Echo:
     """Recommends a user's own items backwards: the output tells who was served what."""
 
+    text_ids = False
+
     def __init__(self) -> None:
         self.calls: list[int] = []
 
@@ -116,6 +118,7 @@ from genrec_core.recommend.predict import predict_file
 from genrec_core.settings import PredictionSettings
 
 class Killed:
+    text_ids = False
     def selection(self, *constraints):
         return Selection(None, 1)
 
@@ -244,18 +247,18 @@ def test_the_rows_do_not_depend_on_the_batch_size(tmp_path: Path, tiny_recommend
 def test_an_item_list_is_read_and_its_faults_named(tmp_path: Path) -> None:
     path = tmp_path / "items"
     path.write_text("item_id\n3\n5 7\n\n")
-    assert read_item_list(path).tolist() == [3, 5, 7]
+    assert read_item_list(path, text_ids=False).tolist() == [3, 5, 7]
     path.write_text("3\nfive\n")
     with pytest.raises(GenrecError, match="line 2: item 'five' is not an integer id"):
-        read_item_list(path)
+        read_item_list(path, text_ids=False)
     path.write_bytes("item_id\r\n3\r\n".encode("utf-8-sig"))
-    assert read_item_list(path).tolist() == [3]
+    assert read_item_list(path, text_ids=False).tolist() == [3]
     for encoding in ("utf-16", "utf-16-le"):
         path.write_bytes("3\n5\n".encode(encoding))
         with pytest.raises(GenrecError, match=r"items: line 1: UTF-16.*save the file as UTF-8"):
-            read_item_list(path)
+            read_item_list(path, text_ids=False)
     path.write_text("\n")
     with pytest.raises(GenrecError, match="no item id"):
-        read_item_list(path)
+        read_item_list(path, text_ids=False)
     with pytest.raises(GenrecError, match="cannot be read"):
-        read_item_list(tmp_path / "absent")
+        read_item_list(tmp_path / "absent", text_ids=False)

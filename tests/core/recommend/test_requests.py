@@ -102,7 +102,9 @@ def test_a_malformed_text_line_is_numbered_and_explained(tmp_path: Path, line: s
         ("a\rb,5", "a carriage return that does not end it"),
         ("1,[5", "does not end with ]"),
         ('1,"5 6', "not a CSV row"),
-        ('1,"[5,,6]"', "item '' is not an integer id"),
+        ('1,"[5,,6]"', "'5,,6' is no list of items that can be read; write a JSON array"),
+        ('1,"5, 6"', "'5, 6' is no list of items that can be read; write a JSON array"),
+        ("1,nan", "item 'nan' is not an integer id"),
     ],
 )
 def test_a_malformed_csv_line_is_numbered_and_explained(tmp_path: Path, line: str, reason: str) -> None:
