@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from genrec_core.data.ids import ItemId, item_id_of
+from genrec_core.data.ids import ItemId, item_id_of, text_id_of
 from genrec_core.data.item_text import ItemFields, render_text, text_fields
 from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
 from genrec_core.errors import GenrecError
@@ -116,13 +116,7 @@ def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
 def _item_id(entry: dict[str, Any], path: Path, number: int, text_ids: bool) -> int | str:
     item_id = entry.get("item_id")
     try:
-        return _text_id(item_id) if text_ids else item_id_of(item_id)
+        return text_id_of(item_id.strip() if isinstance(item_id, str) else item_id) if text_ids else item_id_of(item_id)
     except GenrecError as error:
         kind = "item_id" if text_ids else "integer item_id"
         raise GenrecError(f"{path}, line {number}: {error}; give each item an {kind}") from error
-
-
-def _text_id(value: object) -> str:
-    if (type(value) is int or isinstance(value, str)) and (item_id := str(value).strip()):
-        return item_id
-    raise GenrecError(f"item {value!r:.60} is no id")

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from genrec_core.data.columns import INTERACTION_COLUMNS, ITEM_COLUMNS, meanings, require_meanings
+from genrec_core.data.ids import id_array
 from genrec_core.data.interactions import histories_of, read_interactions, same_kind
 from genrec_core.data.item_table import Items, read_item_table, vector_column
 from genrec_core.data.item_text import TEXT_FIELDS
@@ -113,6 +114,7 @@ def read_shop(folder: Path, found: TableSet, settings: DataSettings) -> Shop:
     items = _with_unlisted(listed.frame if listed else _no_items(), frame["item"], settings)
     if found.vectors:
         items = _with_vectors(items, folder, found.vectors)
+    id_array(items["item_id"], f"{folder / found.interactions[0]}: column {columns['interactions']['item']}")
     kind = items["item_id"].dtype
     frame = frame.with_columns(frame["item"].cast(kind), frame["user"].cast(pl.String))
     facts = {
