@@ -26,7 +26,7 @@ _HEAD = """# Settings
 A setting is a field of its asset's form in Dagster's launchpad. Those of `tiger_checkpoint`, `recall_metrics` and
 `onnx_encoder` are also options of `genrec train`, `evaluate` and `export`. `PRESET` fills all of them; unset, it is
 `auto` for the data of `GENREC_RAW`, else `sample`. The defaults are those of `beauty`, made for two CPU cores.
-`auto` is `beauty` with four numbers that follow from the data; `beauty-gpu` is `beauty` in one process.
+`auto` is `beauty` with five numbers that follow from the data; `beauty-gpu` is `beauty` in one process.
 """
 
 

@@ -51,7 +51,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "auto": Preset(
         semantic_ids=SemanticIdSettings(codebook_size=None),
-        training=TrainingSettings(epochs=None, batch_targets=None, future_share=None),
+        training=TrainingSettings(max_history=None, epochs=None, batch_targets=None, future_share=None),
     ),
     "beauty": Preset(),
     "beauty-best": Preset(training=TrainingSettings(content_views=3, id_views=3)),
@@ -64,7 +64,7 @@ _SAMPLE_BASELINE = TrainingSettings(
 )
 _BEAUTY_BASELINE = TrainingSettings(heads=2, dropout=0.5, label_smoothing=0.0, future_share=0.0, learning_rate=1e-3)
 _FILTERED = {"d_model": 64, "heads": 1, "d_ff": 256}
-_BY_SIZE = {"epochs": None, "batch_targets": None}
+_BY_SIZE = {"max_history": None, "epochs": None, "batch_targets": None}
 # The baselines of `genrec train --model NAME`, by model and preset; they have no codes, decoder or dense head.
 BASELINES: dict[str, dict[str, TrainingSettings]] = {
     "sasrec": {

@@ -7,6 +7,8 @@ from pydantic import Field
 
 from genrec_core.settings.base import Settings, Share
 
+_TARGETS_A_MINUTE = 100_000  # of two cores: 24 epochs of Beauty's 131,413 targets take 29 to 45 minutes
+
 
 class TrainingSettings(Settings):
     """The TIGER model and how it is trained."""
@@ -17,7 +19,13 @@ class TrainingSettings(Settings):
     decoder_layers: int = Field(1, ge=1, le=48, description="Layers of the decoder, which writes the semantic ID.")
     d_ff: int = Field(512, ge=8, le=65536, description="Hidden width of the feed-forward blocks.")
     dropout: float = Field(0.3, ge=0, le=0.9, description="Dropout probability, except in the identity encoders.")
-    max_history: int = Field(50, ge=1, le=4096, description="Items of a history that the model reads, the newest ones.")
+    max_history: int | None = Field(
+        50,
+        ge=1,
+        le=4096,
+        description="Items of a history that the model reads, the newest ones; unset: 50 to 200, as many as 95 of 100 "
+        "users have at most.",
+    )
     use_item_vectors: bool = Field(True, description="Let the encoder read each item's text vector beside its codes.")
     learn_item_vectors: bool = Field(
         True, description="Let the encoder read a learned vector of each trained item too."
@@ -26,7 +34,13 @@ class TrainingSettings(Settings):
         24,
         ge=1,
         le=10_000,
-        description="Largest number of passes over all training targets; unset: 24, fewer beyond 400,000 targets.",
+        description="Largest number of passes over all training targets; unset: as many as `minutes` allow, 3 to 24.",
+    )
+    minutes: float = Field(
+        45,
+        gt=0,
+        le=100_000,
+        description="Time of two CPU cores, about, that the training may take if `epochs` is unset.",
     )
     batch_targets: int | None = Field(
         1024,
@@ -98,8 +112,12 @@ class TrainingSettings(Settings):
     seed: int = Field(42, ge=0, description="Random seed of weights, batches and dropout.")
 
     def epochs_of(self, targets: int) -> int:
-        """The epochs of a training of so many targets: about as much work as 24 epochs of 400,000, but at least 6."""
-        return self.epochs or max(6, min(24, round(24 * 400_000 / targets)))
+        """The epochs of a training of so many targets, in about ``minutes`` minutes of two cores."""
+        return self.epochs or max(3, min(24, round(self.minutes * _TARGETS_A_MINUTE / targets)))
+
+    def history_of(self, percentile: float) -> int:
+        """The items of a history that are read, where 95 of 100 users have at most ``percentile`` items."""
+        return self.max_history or max(50, min(200, 10 * math.ceil(percentile / 10)))
 
     def batch_of(self, targets: int) -> int:
         """The targets of a step: a power of two that gives an epoch 128 steps or more, from 128 to 1024."""

@@ -43,6 +43,7 @@ _STRICT_ORDER = 10.0  # of order_strength: Beauty has 4, MovieLens 2, shops made
 _FUTURE_SHARE = 0.3  # where the order is not strict
 _CLEARLY_BETTER = 1.02  # validation NDCG@10 of the hybrid over the dense head's
 _INTERVAL = 1.96  # standard errors to each side of the mean of a 95 % interval
+_USUAL_PERCENTILE = 95  # of the lengths of histories
 _EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
 _SIZES = {  # settings that are fields of the model's configuration
     "d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "dropout", "max_history",
@@ -148,10 +149,12 @@ class Trainer:
     def __init__(
         self, data: TrainingData, settings: TrainingSettings, folder: Path, world: World, on_event: OnEvent
     ) -> None:
-        self.settings, self.folder, self.world, self.on_event = settings, folder, world, on_event
+        self.folder, self.world, self.on_event = folder, world, on_event
         self.recipe = data.identity(settings.model_copy(update={"seed": 0}))  # the same for trainings of other seeds
         self.trained = training_part(data.histories)
-        self.sequences = Sequences.cut(self.trained, settings.max_history)
+        longest = settings.history_of(float(np.percentile(self.trained.lengths, _USUAL_PERCENTILE)))
+        self.settings = settings.model_copy(update={"max_history": longest})
+        self.sequences = Sequences.cut(self.trained, longest)
         self.counts = np.bincount(self.trained.rows, minlength=len(data.codes))
         if self.sequences.targets == 0:
             raise GenrecError("no history has two items before those held out, so there is nothing to train on")
@@ -276,7 +279,7 @@ class Trainer:
     def _validation_ranks(self, model: PreTrainedModel, dense_weight: float, exclude_seen: bool) -> np.ndarray:
         """Ranks of the targets as :func:`ranks_in_ten` gives them; each process ranks its share of the users."""
         share = self.validation.take(np.arange(len(self.validation.targets))[self.world.rank :: self.world.size])
-        beams, max_history = self.settings.validation_beams, self.settings.max_history
+        beams, max_history = self.settings.validation_beams, self.model.config.max_history
         return ranks_in_ten(
             self._scorer(model), self.trie, share, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight,
             exclude_seen,

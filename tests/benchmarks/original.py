@@ -42,7 +42,7 @@ def targets_per_second(
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     tokens = codes + 1 + np.cumsum(level_sizes) - np.asarray(level_sizes)  # 0 is padding; every level its own range
     batches = [
-        batch_of(histories, tokens, range(first, min(first + BATCH_USERS, users)), settings.max_history)
+        batch_of(histories, tokens, range(first, min(first + BATCH_USERS, users)), settings.history_of(0))
         for first in range(0, users, BATCH_USERS)
     ]
     _step(model, optimizer, batches[0])

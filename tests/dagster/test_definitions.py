@@ -156,7 +156,8 @@ def test_the_preset_auto_gives_beauty_the_numbers_of_beauty() -> None:
         *(2, 8, 64, 64, 256, 256)
     ]
     assert [auto.training.batch_of(count) for count in (1, 20_000, 40_000, 70_000)] == [128, 128, 256, 512]
-    assert [auto.training.epochs_of(count) for count in (1, 400_000, 800_000, 10**8)] == [24, 24, 12, 6]
+    assert [auto.training.epochs_of(count) for count in (1, 400_000, 800_000, 10**8)] == [24, 11, 6, 3]
+    assert [auto.training.history_of(length) for length in (9, 51, 10**6)] == [50, 60, 200]
 
 
 def test_workspace_and_cloud_files_name_the_definitions() -> None:
