@@ -26,6 +26,7 @@ def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
         "items": len(recommender.item_ids),
         "max_history": recommender.max_history,
         "rankings": list(recommender.weights.modes()),
+        "exclude_seen": recommender.weights.exclude_seen,
     }
     _send(lines, facts)
     for line in lines:

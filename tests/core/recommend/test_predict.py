@@ -36,6 +36,9 @@ class Echo:
     def selection(self, *constraints: Constraints) -> Selection:
         return Selection(None, 10**6)
 
+    def excludes_seen(self, asked: bool | None) -> bool:
+        return True
+
 
 def served(tmp_path: Path, content: str, top_k: int = 2, recommender: Echo | Recommender | None = None, batch: int = 3):
     (tmp_path / "requests").write_text(content)
@@ -118,6 +121,9 @@ from genrec_core.settings import PredictionSettings
 class Killed:
     def selection(self, *constraints):
         return Selection(None, 1)
+
+    def excludes_seen(self, asked):
+        return True
 
     def rank(self, *arguments, **options):
         os.kill(os.getpid(), 9)
