@@ -189,9 +189,7 @@ class Agreement:
     users: int
     identical: int  # users with the same items in the same places
     alike: int  # those, and users whose lists differ only where scores tie within the tolerance
-    invalid: (
-        int  # entries of the exported model's lists: no item of the catalogue, repeated, or seen and to be excluded
-    )
+    invalid: int  # entries of the exported model's lists: unknown, repeated, or seen although the lists exclude these
     shared: float  # mean share of a user's items that both lists hold
 
 

@@ -46,7 +46,7 @@ class Ranking:
 
     items: np.ndarray  # item ids, int64 or text [users, k], best first; entries from ``counts`` on mean nothing
     scores: np.ndarray  # log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items
-    counts: np.ndarray  # items of each user's list, int64 [users]; fewer than k where no more are allowed and unseen
+    counts: np.ndarray  # items of each user's list, int64 [users]; fewer than k where no more may be recommended
     unknown: np.ndarray  # items of each history that the catalogue does not hold and that were dropped, int64 [users]
     popular: np.ndarray  # users without any known item, who get the most popular ones, bool [users]
 

@@ -155,7 +155,7 @@ def _prediction(user_id: str | int, answer: Answer, topk: int) -> dict[str, Any]
     """One user's items, and what the client should know about them."""
     content: dict[str, Any] = {"user_id": user_id, "predictions": answer.items}
     if len(answer.items) < topk:
-        content["note"] = f"{len(answer.items)} of {topk}: no more items are allowed and unseen"
+        content["note"] = f"{len(answer.items)} of {topk}: no more items may be recommended"
     if answer.popular:
         content["popular"] = True
     if answer.unknown:

@@ -28,6 +28,7 @@ def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
         "item_ids": "text" if recommender.text_ids else "integers",
         "max_history": recommender.max_history,
         "rankings": list(recommender.weights.modes()),
+        "exclude_seen": recommender.weights.exclude_seen,
     }
     _send(lines, facts)
     for line in lines:

@@ -88,6 +88,9 @@ class Echo:
                 Rule.parse(each.rule)
         return Selection(None, 1)
 
+    def excludes_seen(self, asked: bool | None) -> bool:
+        return True
+
 
 def malformed(draw: random.Random, forms: Sequence[int] = range(4)) -> bytes:
     """A small request file in one of the forms, with some faults; now and then nothing but faults."""

@@ -38,6 +38,9 @@ class Echo:
     def selection(self, *constraints: Constraints) -> Selection:
         return Selection(None, 10**6)
 
+    def excludes_seen(self, asked: bool | None) -> bool:
+        return True
+
 
 def served(tmp_path: Path, content: str, top_k: int = 2, recommender: Echo | Recommender | None = None, batch: int = 3):
     (tmp_path / "requests").write_text(content)
@@ -121,6 +124,9 @@ class Killed:
     text_ids = False
     def selection(self, *constraints):
         return Selection(None, 1)
+
+    def excludes_seen(self, asked):
+        return True
 
     def rank(self, *arguments, **options):
         os.kill(os.getpid(), 9)

@@ -52,7 +52,7 @@ def test_lists_narrow_the_answer_and_a_short_one_says_so(client_of: ClientOf, ti
     client = client_of()
     allowed = client.post(PATH, json={**body, "allow": [history, *others[:3]]}).json()["predictions"][0]
     assert set(allowed["predictions"]) == set(others[:3])
-    assert (allowed["user_id"], allowed["note"]) == (7, "3 of 4: no more items are allowed and unseen")
+    assert (allowed["user_id"], allowed["note"]) == (7, "3 of 4: no more items may be recommended")
     seen = client.post(PATH, json={**body, "allow": [history, *others[:3]], "exclude_seen": False}).json()
     assert set(seen["predictions"][0]["predictions"]) == {history, *others[:3]}
     denied = client.post(PATH, json={**body, "deny": others[:3]}).json()["predictions"][0]
@@ -251,7 +251,8 @@ def test_paths_methods_and_facts(client_of: ClientOf, tiny_recommender: Recommen
     wrong = client.get("/predictions/shop")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     facts = client.get("/model").json()
-    assert (facts["name"], facts["items"], facts["rankings"]) == ("shop", 90, ["generative", "hybrid", "dense"])
+    shown = facts["name"], facts["items"], facts["rankings"], facts["exclude_seen"]
+    assert shown == ("shop", 90, ["generative", "hybrid", "dense"], True)
     body = client.get("/openapi.json").json()["paths"]["/predictions/shop"]["post"]["requestBody"]
     assert "instances" in body["content"]["application/json"]["schema"]["required"]
 
