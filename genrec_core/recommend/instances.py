@@ -58,6 +58,9 @@ class InstancesRequest(Settings, Generic[Id]):
         return self.model_dump_json(exclude={"instances"})
 
 
+_FORMS: dict[bool, type[InstancesRequest[Any]]] = {False: InstancesRequest[ItemId], True: InstancesRequest[TextId]}
+
+
 class InvalidRequestError(GenrecError):
     """A request that cannot be answered; ``faults`` are like ``{"field": "instances.0.item_ids", "reason": "..."}``."""
 
@@ -73,8 +76,7 @@ def read_instances(body: object, text_ids: bool = False) -> InstancesRequest[Any
     """
     try:
         text = body if isinstance(body, str | bytes | bytearray) else json.dumps(body)
-        form: type[InstancesRequest[Any]] = InstancesRequest[TextId] if text_ids else InstancesRequest[ItemId]
-        return form.model_validate_json(text)
+        return _FORMS[text_ids].model_validate_json(text)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False, include_context=False)[:_SHOWN_FAULTS]
         faults = [{"field": ".".join(map(str, fault["loc"])) or "request", "reason": fault["msg"]} for fault in errors]

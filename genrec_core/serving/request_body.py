@@ -20,6 +20,9 @@ class PredictionRequest(InstancesRequest[Id]):
     topk: StrictInt = Field(128, ge=1, description="Items a user.")
 
 
+_FORMS: dict[bool, type[PredictionRequest[Any]]] = {False: PredictionRequest[ItemId], True: PredictionRequest[TextId]}
+
+
 class RefusedError(Exception):
     """A request that is answered with an error.
 
@@ -59,8 +62,7 @@ def parse(body: bytes, limits: ServingSettings, text_ids: bool = False) -> Predi
         RefusedError: the body is not JSON (400), or a field is missing, of another type or beyond a limit (422).
     """
     try:
-        form: type[PredictionRequest[Any]] = PredictionRequest[TextId] if text_ids else PredictionRequest[ItemId]
-        request = form.model_validate(_json_content(body))
+        request = _FORMS[text_ids].model_validate(_json_content(body))
     except ValidationError as error:
         raise _refused(error) from error
     _check_size("instances", len(request.instances), min(limits.max_instances, limits.queue))
