@@ -74,7 +74,7 @@ gpu-check: setup ## compare model, losses and k-means on a CUDA device with the 
 soak: setup ## kill parts of the running system at random, KILLS times, and check what is left each time: SOAK="--s3"
 	@"$(BIN)/python" -m tests.benchmarks.soak --kills $(KILLS) $(SOAK)
 
-fuzz: setup ## feed INPUTS malformed inputs to the text file's, the CSV's and the HTTP door of the newest model, or MODEL=folder
+fuzz: setup ## feed INPUTS malformed inputs to the doors (text, CSV, HTTP, tables) of the newest model, or MODEL=folder
 	@"$(BIN)/python" -m tests.benchmarks.fuzz --inputs $(INPUTS) $(if $(MODEL),--model_dir "$(MODEL)")
 
 images: ## build the images, by docker or by buildah and podman: IMAGES="inference serve torchserve dagster"

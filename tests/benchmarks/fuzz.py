@@ -1,8 +1,9 @@
-"""Feed malformed input to the three doors (text file, CSV, HTTP) and say what became of it.
+"""Feed malformed input to the four doors (text file, CSV, HTTP, tables of raw data) and say what became of it.
 
     python tests/benchmarks/fuzz.py [--inputs 100000] [--seed 0] [--model_dir DIR]
 
-A third of the inputs goes to each door. Files are read and checked line by line, every twentieth also served as by
+A third of the inputs goes to each of the first three; the door of raw data gets one for each twenty of the others, as
+tests/core/data/test_table_fuzz.py does. Files are read and checked line by line, every twentieth also served as by
 ``genrec predict``, as tests/core/recommend/test_fuzz.py does; bodies go to a real ``genrec serve`` and each answer is
 compared with the recommender's, as tests/core/serving/test_app.py does; every tenth request has a malformed head.
 Prints one JSON object; the exit code is 1 where something crashed, took five seconds or gave a wrong answer.
@@ -52,9 +53,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="genrec-fuzz-") as folder:
         text = _files(Tried(faults), third, options.seed, Path(folder), forms=(0,))
         table = _files(Tried(faults), third, options.seed + third, Path(folder), forms=(1, 2, 3))
+        tables = _tables(Tried(faults), options.inputs // 20, options.seed, Path(folder))
     over_http = _requests(Tried(faults), options.inputs - 2 * third, options.seed, model_dir)
     summary = {
         "inputs": options.inputs, "faults": len(faults), "text": text, "csv": table, "http": over_http,
+        "tables": tables,
         "first_faults": faults[:_SHOWN_FAULTS], "seconds": round(time.monotonic() - began, 1), **describe(),
     }  # fmt: skip
     print(json.dumps(summary))
@@ -95,6 +98,19 @@ def _files(tried: Tried, count: int, first: int, folder: Path, forms: tuple[int,
 
     for seed in range(first, first + count):
         tried.one(f"file {seed} of forms {forms}", lambda seed=seed: attempt(seed))
+    return tried.summary(count)
+
+
+def _tables(tried: Tried, count: int, first: int, folder: Path) -> dict[str, Any]:
+    """Malformed tables of raw data."""
+    door = _module(TESTS / "data" / "test_table_fuzz.py")
+
+    def attempt(seed: int) -> dict[str, int]:
+        read = door.check(seed, folder)
+        return {"read": read, "refused": not read}
+
+    for seed in range(first, first + count):
+        tried.one(f"tables {seed}", lambda seed=seed: attempt(seed))
     return tried.summary(count)
 
 

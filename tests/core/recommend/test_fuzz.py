@@ -250,7 +250,7 @@ def test_the_command_counts_what_became_of_each_input(tiny_model: "TinyModel") -
         "-m",
         "tests.benchmarks.fuzz",
         "--inputs",
-        "90",
+        "90",  # and four tables
         "--model_dir",
         str(tiny_model.model_dir),
     ]
@@ -263,6 +263,7 @@ def test_the_command_counts_what_became_of_each_input(tiny_model: "TinyModel") -
         30,
         30,
     )
+    assert found["tables"]["inputs"] == 4
     for door, outcome in (("text", "requests"), ("csv", "rejected_lines"), ("http", "400"), ("http", "200")):
         assert found[door][outcome] > 0
 
