@@ -199,11 +199,11 @@ def _figures(
         rankings[name] = RankingResult(targets.of(exclude_seen), targets.listed, held_out.targets, counts == 0)
     for name, rank in BASELINES.items():
         rankings[name] = RankingResult(*rank(counts, held_out, beams, exclude_seen), held_out.targets, counts == 0)
+    others = {name: targets.of(not exclude_seen) for name, targets in ranked.items()}
+    others |= {name: rank(counts, held_out, beams, not exclude_seen)[0] for name, rank in BASELINES.items()}
     for name, ranking in rankings.items():
         metrics[name] = summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
-        if name in ranked:
-            other = ranked[name].of(not exclude_seen)
-            metrics[f"{name}_{OTHER_WAY[exclude_seen]}"] = summarize(other, deepest, *random)
+        metrics[f"{name}_{OTHER_WAY[exclude_seen]}"] = summarize(others[name], deepest, *random)
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
     headline = weights.auto if weights.auto in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}

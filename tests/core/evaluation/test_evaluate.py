@@ -166,6 +166,7 @@ def test_the_figures_of_a_model_that_keeps_seen_items_are_those_with_them(
     for name in ("recall@10", "ndcg@10", "recall@10_interval"):
         assert kept["hybrid"][name] == whole["hybrid_history_kept"][name]
         assert kept["hybrid_history_removed"][name] == whole["hybrid"][name]
+    assert kept["popularity_history_removed"]["ndcg@10"] == whole["popularity"]["ndcg@10"]
     assert kept["popularity"]["coverage@10"] == 10 / N_ITEMS  # one list for all users
     write_metrics(tmp_path, kept)
     page = (tmp_path / "report.html").read_text()
