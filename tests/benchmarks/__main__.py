@@ -27,6 +27,7 @@ MODULES = {
     "capacity": "capacity",
     "gpu": "gpu",
     "catalogues": "catalogues",
+    "tables": "tables",
 }
 USUAL = ("graph", "train", "decode", "server", "trie")
 RESULTS = Path(__file__).parent / "results"
