@@ -106,7 +106,7 @@ def test_files_give_back_the_ids_of_the_catalogue(
 def test_words_of_a_text_file_are_ids_and_lists_of_a_request_narrow_it(
     recommender: Recommender, tmp_path: Path
 ) -> None:
-    (tmp_path / "in.txt").write_text("u 0005 5 naïve\n", encoding="utf-8")
+    (tmp_path / "in.txt").write_text("u 0005 5 naïve\nu;0005 5\nu,0005 5\n", encoding="utf-8")
     predict_file(
         recommender, tmp_path / "in.txt", tmp_path / "out.csv", PredictionSettings(top_k=3), show_progress=False
     )
