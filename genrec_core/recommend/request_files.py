@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,8 @@ LONGEST_LINE = 16 << 20  # bytes; a longer line is rejected, so that a file with
 _BLOCK_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _NAMES = re.compile(r"\b(user_id|item_ids)\b", re.IGNORECASE)
-_SEMICOLON = re.compile(r"\s*\S*;-?[0-9]+(\s|$)")  # a CSV row without a header: the first item follows the user
+# A CSV row without a header: the first item follows the user.
+_SEMICOLON, _TEXT_SEMICOLON = re.compile(r"\s*\S*;-?[0-9]+(\s|$)"), re.compile(r"\s*\S*;\S+(\s|$)")
 _MOST_SHARDS = 100_000
 Check = Callable[[Constraints], object]  # raises a GenrecError for constraints that cannot be met
 _Cells = Mapping[str, Any]  # of one request, by column
@@ -125,7 +127,7 @@ def _read_text(path: Path, check: Check | None, lines: range | None, text_ids: b
             return
         if parse is None:
             header = _csv_header(raw, f"{path}: line {number}")
-            parse = _text_row if header is None else _csv_parser(*header)
+            parse = partial(_text_row, text_ids) if header is None else _csv_parser(*header)
             if header is not None:
                 continue
         if lines is None or number in lines:
@@ -208,8 +210,8 @@ def _csv_parser(delimiter: str, header: list[str]) -> Callable[[str], _Cells]:
     return parse
 
 
-def _text_row(line: str) -> _Cells:
-    if "," in line or _SEMICOLON.match(line):
+def _text_row(text_ids: bool, line: str) -> _Cells:
+    if "," in line or (_TEXT_SEMICOLON if text_ids else _SEMICOLON).match(line):
         raise GenrecError(
             f"a {'comma' if ',' in line else 'semicolon'} in the form `user item item ...`; separate by spaces, or "
             "begin the file with the CSV header user_id,item_ids"

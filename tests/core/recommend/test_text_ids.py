@@ -106,7 +106,7 @@ def test_files_give_back_the_ids_of_the_catalogue(
 def test_words_of_a_text_file_are_ids_and_lists_of_a_request_narrow_it(
     recommender: Recommender, tmp_path: Path
 ) -> None:
-    (tmp_path / "in.txt").write_text("u 0005 5 naïve\n", encoding="utf-8")
+    (tmp_path / "in.txt").write_text("u 0005 5 naïve\nu;0005 5\nu,0005 5\n", encoding="utf-8")
     predict_file(
         recommender, tmp_path / "in.txt", tmp_path / "out.csv", PredictionSettings(top_k=3), show_progress=False
     )
@@ -221,3 +221,27 @@ def test_pages_name_items_by_their_ids(text_model: TinyModel, tmp_path: Path) ->
     (tmp_path / "lists.csv").write_text('user_id,pred_1,pred_2\nu,0005,"a,b"\n')
     (row,) = lists_by_title(item_names(text_model.model_dir), [("u", ["5", "gone"])], tmp_path / "lists.csv", 2)
     assert (row["bought, newest first"], row["recommended"]) == ("item gone, unknown; item 5", "item 0005; item a,b")
+
+
+def test_training_measuring_and_comparing_read_text_ids(
+    text_model: TinyModel, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    from genrec_core.evaluation.evaluate import evaluate_checkpoint
+    from genrec_core.evaluation.release_comparison import ValidationUsers, judge
+    from genrec_core.settings import EvaluationSettings, ReleaseSettings
+    from genrec_core.tiger.training import TrainingData
+
+    draw = np.random.default_rng(2)
+    items = [draw.choice(IDS, 5, replace=False).tolist() for _ in range(30)]
+    histories = pl.DataFrame({"user_id": list(map(str, range(30))), "item_ids": items})
+    histories.write_parquet(tmp_path / "histories.parquet")
+    inputs = (text_model.semantic_ids, text_model.embeddings)
+    assert TrainingData.load(tmp_path / "histories.parquet", *inputs)
+    metrics = evaluate_checkpoint(
+        text_model.checkpoint, *inputs, histories, EvaluationSettings(beams=90, exact_users=5)
+    )
+    assert metrics["users"] == 30
+    settings, served = ReleaseSettings(users=30, beams=90, top_k=90), {"same": text_model.model_dir}
+    assert judge(text_model.model_dir, served, histories, settings).compared["same"].outcome(0.01) == "not worse"
+    with pytest.raises(GenrecError, match="of two kinds, text and integers"):
+        ValidationUsers.drawn(text_model.model_dir, histories, settings).ranks(tiny_model.model_dir)
