@@ -16,7 +16,8 @@ from genrec_core.tiger.model import TigerConfig, TigerModel
 from genrec_core.tiger.training import OnEvent, Trainer, TrainingData
 
 _CONFIG, _HISTORY = "config.json", "training_history.json"
-_CHOSEN = ("neighbor_weight", "follower_weight", "hybrid_weight", "ranking")  # by the measured model's validation
+# What the measured model's validation chose.
+_CHOSEN = ("neighbor_weight", "follower_weight", "hybrid_weight", "ranking", "exclude_seen")
 
 
 @dataclass(frozen=True)
