@@ -24,8 +24,9 @@ _HEAD = """# Settings
 `python -m tests.settings_page` writes this page from the settings models; a test compares them.
 
 A setting is a field of its asset's form in Dagster's launchpad. Those of `tiger_checkpoint`, `recall_metrics` and
-`onnx_encoder` are also options of `genrec train`, `evaluate` and `export`. `PRESET` fills all of them; unset, it is
-`auto` for the data of `GENREC_RAW`, else `sample`. The defaults are those of `beauty`, made for two CPU cores.
+`onnx_encoder` are also options of `genrec train`, `evaluate` and `export`. `GENREC_SETTINGS` changes their defaults, by
+part and name: `GENREC_SETTINGS='{"training": {"minutes": 90}, "release": {"refit": true}}'`. `PRESET` fills all;
+unset, it is `auto` for the data of `GENREC_RAW`, else `sample`. The defaults are those of `beauty`, for two CPU cores.
 `auto` is `beauty` with five numbers that follow from the data; `beauty-gpu` is `beauty` in one process.
 """
 
@@ -42,7 +43,7 @@ def page() -> str:
             if len(set(values)) > 1:
                 lines.append(_row(f"`{form}.{name}`", *values))
     for part, form in FORMS.items():
-        lines += ["", f"## {form}", "", *_table(getattr(Preset(), part))]
+        lines += ["", f"## {form}", "", f"Part `{part}` of a preset.", "", *_table(getattr(Preset(), part))]
     return "\n".join(lines)
 
 

@@ -15,15 +15,16 @@ def add_commands(commands: Commands) -> None:
     command = add_command(commands, "inspect", _inspect, about)
     command.add_argument("place", metavar="PATH", help="folder, file, archive, URL or s3:// prefix, as for GENREC_RAW")
     command.add_argument(
-        "--data", metavar="JSON", help='settings of the data, as in GENREC_DATA: \'{"columns": {"user": "buyer"}}\''
+        "--settings", metavar="JSON", help='as in GENREC_SETTINGS: \'{"data": {"columns": {"user": "buyer"}}}\''
     )
 
 
 def _inspect(options: argparse.Namespace) -> None:
     from genrec_core.data.sources import inspected, sentence
-    from genrec_core.settings import data_from_environment
+    from genrec_core.settings import changed_preset, preset_from_environment
 
-    facts, texts = inspected(options.place, data_from_environment(options.data), _print_table)
+    preset = changed_preset(preset_from_environment()[1], options.settings or "{}")
+    facts, texts = inspected(options.place, preset.data, _print_table)
     for column in facts["columns"]:
         if column["table"].startswith("items"):
             print(f"item column {column['column']}: {column['taken for']}")

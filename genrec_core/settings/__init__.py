@@ -5,7 +5,6 @@ from genrec_core.settings.data import DataSettings
 from genrec_core.settings.environment import (
     EngineSettings,
     RendezvousSettings,
-    data_from_environment,
     engine_from_environment,
     freshness_from_environment,
     rendezvous_from_environment,
@@ -13,7 +12,7 @@ from genrec_core.settings.environment import (
 from genrec_core.settings.items import DEFAULT_TEXT_TEMPLATE, CatalogSettings, EmbeddingSettings, SemanticIdSettings
 from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import PredictionSettings, RankingChoice, RankingMode, ServingSettings
-from genrec_core.settings.presets import BASELINES, PRESETS, Preset, preset_from_environment
+from genrec_core.settings.presets import BASELINES, PRESETS, Preset, changed_preset, preset_from_environment
 from genrec_core.settings.release import EvaluationSettings, ExportSettings, GateSettings, ReleaseSettings
 from genrec_core.settings.split import SplitSettings
 from genrec_core.settings.training import TrainingSettings
@@ -22,6 +21,7 @@ __all__ = [
     "BASELINES", "DEFAULT_TEXT_TEMPLATE", "PRESETS", "CatalogSettings", "DataSettings", "EmbeddingSettings",
     "EngineSettings", "EvaluationSettings", "ExportSettings", "Form", "GateSettings", "MonitoringSettings",
     "PredictionSettings", "Preset", "RankingChoice", "RankingMode", "ReleaseSettings", "RendezvousSettings",
-    "SemanticIdSettings", "ServingSettings", "Settings", "SplitSettings", "TrainingSettings", "data_from_environment",
+    "SemanticIdSettings", "ServingSettings", "Settings", "SplitSettings", "TrainingSettings",
+    "changed_preset",
     "engine_from_environment", "freshness_from_environment", "preset_from_environment", "rendezvous_from_environment",
 ]  # fmt: skip

@@ -7,7 +7,6 @@ from pydantic import Field, ValidationError
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings.base import Form, Settings
-from genrec_core.settings.data import DataSettings
 
 _RENDEZVOUS = {
     "nodes": "GENREC_NODES",
@@ -65,17 +64,6 @@ def freshness_from_environment() -> FreshnessSettings:
     """Read ``GENREC_FRESH_RAW_HOURS`` and so on."""
     variables = {name: f"GENREC_FRESH_{name.upper()}" for name in FreshnessSettings.model_fields}
     return settings_from_environment(FreshnessSettings, variables)
-
-
-def data_from_environment(given: str | None = None) -> DataSettings:
-    """Read ``given``, else ``GENREC_DATA``: JSON such as ``{"columns": {"user": "buyer"}, "least_rating": 4}``."""
-    text = given or os.environ.get("GENREC_DATA") or "{}"
-    try:
-        return DataSettings.model_validate_json(text)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise GenrecError(f"GENREC_DATA={text:.200}: {place or 'the whole'}: {fault['msg']}") from error
 
 
 def settings_from_environment(form: type[Form], variables: dict[str, str]) -> Form:

@@ -1,11 +1,13 @@
 """The presets: one value for every setting."""
 
 import os
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings.base import Settings
 from genrec_core.settings.data import DataSettings
-from genrec_core.settings.environment import data_from_environment
 from genrec_core.settings.items import CatalogSettings, EmbeddingSettings, SemanticIdSettings
 from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import PredictionSettings
@@ -81,8 +83,23 @@ BASELINES: dict[str, dict[str, TrainingSettings]] = {
 
 
 def preset_from_environment() -> tuple[str, Preset]:
-    """The preset that ``PRESET`` names; where it is unset, ``auto`` for the data of ``GENREC_RAW``, else ``sample``."""
+    """The preset that ``PRESET`` names, with the changes of ``GENREC_SETTINGS``.
+
+    Where ``PRESET`` is unset, it is ``auto`` for the data of ``GENREC_RAW``, else ``sample``.
+    """
     name = os.environ.get("PRESET") or ("auto" if os.environ.get("GENREC_RAW") else "sample")
     if name not in PRESETS:
         raise GenrecError(f"PRESET={name}: no such preset; choose one of {', '.join(PRESETS)}")
-    return name, PRESETS[name].model_copy(update={"data": data_from_environment()})
+    return name, changed_preset(PRESETS[name], os.environ.get("GENREC_SETTINGS") or "{}")
+
+
+def changed_preset(preset: Preset, changes: str) -> Preset:
+    """A preset with other values: JSON such as ``{"data": {"least_rating": 4}, "release": {"refit": true}}``."""
+    try:
+        values = TypeAdapter(dict[str, dict[str, Any]]).validate_json(changes)
+        parts = preset.model_dump()
+        return Preset.model_validate({**parts, **{part: parts.get(part, {}) | given for part, given in values.items()}})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "the whole"
+        raise GenrecError(f"GENREC_SETTINGS={changes:.200}: {place}: {fault['msg']}") from error

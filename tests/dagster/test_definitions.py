@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from genrec_core.errors import GenrecError
 from genrec_core.settings import PRESETS, TrainingSettings, preset_from_environment
 from genrec_dagster.config import TrainingForm
 from genrec_dagster.definitions import defs
@@ -145,6 +146,23 @@ def test_unset_the_preset_is_auto_for_the_users_own_data(
     monkeypatch.setenv("PRESET", preset)
     monkeypatch.setenv("GENREC_RAW", raw)
     assert preset_from_environment() == (chosen, PRESETS[chosen])
+
+
+def test_the_environment_changes_a_preset_by_part_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRESET", "beauty")
+    monkeypatch.setenv("GENREC_SETTINGS", '{"data": {"k_core": 5}, "release": {"refit": true}}')
+    preset = preset_from_environment()[1]
+    assert (preset.data.k_core, preset.release.refit, preset.training) == (5, True, PRESETS["beauty"].training)
+    for changes, place in (
+        ('{"data": {"k_core": -1}}', "data.k_core"),
+        ('{"data": {"core": 5}}', "data.core"),
+        ('{"parts": {}}', "parts"),
+        ("[]", "the whole"),
+        ("{", "the whole"),
+    ):
+        monkeypatch.setenv("GENREC_SETTINGS", changes)
+        with pytest.raises(GenrecError, match=f"^GENREC_SETTINGS=.*: {place}: "):
+            preset_from_environment()
 
 
 def test_the_preset_auto_gives_beauty_the_numbers_of_beauty() -> None:

@@ -77,7 +77,7 @@ def test_the_address_of_raw_data_is_kept_without_its_secrets(
 def test_the_launchpad_does_not_show_what_the_environment_says(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_RAW", address)
     monkeypatch.setenv("GENREC_RAW_SHA256", "0" * 64)
-    assert RawBeautyForm().model_dump() == {"source": None, "sha256": None}
+    assert RawBeautyForm().model_dump(include={"source", "sha256"}) == {"source": None, "sha256": None}
     assert RawBeautyForm().place() == (address, "0" * 64)
     assert RawBeautyForm(source="/shop").place() == ("/shop", None)
 

@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from genrec_core.embedding import text as embedding_text
 from genrec_core.embedding.item_embeddings import l2_normalized, rows_not_told_apart
-from genrec_core.embedding.text import embed_texts, load_model, packaged_model_folder
+from genrec_core.embedding.text import OWN_VECTORS, embed_catalog, embed_texts, load_model, packaged_model_folder
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
 
@@ -146,3 +147,20 @@ def test_weights_that_torch_would_unpickle_are_not_read(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(GenrecError, match=r"no file named model\.safetensors"):
         load_model(EmbeddingSettings(model=str(folder)))
+
+
+def test_own_vectors_replace_those_of_texts_or_stand_beside_them() -> None:
+    own = pl.Series("vector", [[3.0, 4.0], None, [0.0, 2.0]], pl.Array(pl.Float32, 2))
+    catalog = pl.DataFrame({"item_id": [1, 2, 3], "text": ["soap", "balm", "tea"], "vector": own})
+    known = {text: np.full(3, 2.0, np.float32) for text in catalog["text"]}
+    vectors, embedded, made_by = embed_catalog(catalog, EmbeddingSettings(), known)
+    assert (vectors.tolist(), embedded, made_by) == ([[3, 4], [0, 0], [0, 2]], 0, OWN_VECTORS)
+    vectors, _, made_by = embed_catalog(catalog, EmbeddingSettings(own_vectors="join"), known)
+    assert vectors[:, 3:].tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0], [0, 1]]
+    assert np.linalg.norm(vectors[:, :3], axis=1) == pytest.approx(1)
+    assert made_by == f"{OWN_VECTORS} and {EmbeddingSettings().model}"
+    for plain in (catalog.drop("vector"), catalog):
+        vectors, _, made_by = embed_catalog(plain, EmbeddingSettings(own_vectors="ignore"), known)
+        assert (vectors.shape, made_by) == ((3, 3), EmbeddingSettings().model)
+    with pytest.raises(GenrecError, match="are the user's own, so no text model gives those of new items"):
+        load_model(EmbeddingSettings(model=OWN_VECTORS))
