@@ -30,6 +30,12 @@ class GateSettings(Settings):
     recall_at_10: Share = Field(0.020, description="Least Recall@10 on the test items.")
     recall_at_100: Share = Field(0.035, description="Least Recall@100 on the test items.")
     recall_at_1000: Share = Field(0.050, description="Least Recall@1000 on the test items.")
+    over_popularity: float = Field(
+        1.2,
+        ge=0,
+        le=1000,
+        description="Least Recall@10 of the served ranking, as a multiple of that of the most popular items.",
+    )
     max_miss_share: Share = Field(
         0.01, description="The share of test users whose best code, found without the trie, is no item's stays below."
     )

@@ -87,6 +87,16 @@ def _recall_gate(recall_metrics: Path, k: int, least: float) -> dg.AssetCheckRes
 
 
 @gate(recall_metrics)
+def beats_popularity(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
+    """Recall@10 of the served ranking is at least `gates.over_popularity` times that of the most popular items."""
+    metrics = read_json(recall_metrics / METRICS_FILE)
+    served, popular = (metrics[name]["recall@10"] for name in (metrics["ranking"], "popularity"))
+    least = gates.over_popularity * popular
+    wanted = f"Recall@10 of at least {gates.over_popularity:g} times popularity's {popular:.4g}, {least:.4g}"
+    return check_result(served >= least, served, wanted, detail=f"{metrics['ranking']} ranking")
+
+
+@gate(recall_metrics)
 def generation_misses(recall_metrics: Path, gates: Gates) -> dg.AssetCheckResult:
     """Without the trie, the model almost always generates the code of an item. A miss is a code of no item."""
     share = read_json(recall_metrics / METRICS_FILE)["generative"]["miss_share"]
