@@ -1,4 +1,4 @@
-"""The whole graph on a shop's own tables, whose ids are text of every kind."""
+"""The whole graph on a shop's own tables, whose ids are text of every kind, and on every known layout."""
 
 import csv
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from genrec_core.data.archive import fingerprint
 from genrec_core.data.sources import load_tables
 from genrec_core.storage.folders import latest
+from tests.core.data.test_tables import LAYOUTS, write
 from tests.dagster.conftest import FinishedGraph
 
 ODD = ["{:05d}", "a,{}", 'the "{}"', "\u00fc {}", "978-{}-x"]  # leading noughts, comma, quotes, space and letters
@@ -89,3 +90,21 @@ def test_new_rows_in_a_folder_of_parts_are_new_data(tmp_path: Path, monkeypatch:
     assert fingerprint(str(tmp_path)) == before is not None
     part.write_parquet(tmp_path / "interactions" / "2.parquet")
     assert fingerprint(str(tmp_path)) != before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gets_predictions_in_its_own_ids(layout: str, sample_folder: Path, tmp_path: Path) -> None:
+    items, histories = load_tables(sample_folder)
+    titles = {f"B{item:04d}": title for item, title in items.select("item_id", "title").iter_rows()}
+    bought = [
+        (f"u{user}", f"B{item:04d}", 1 + place % 5, 1_700_000_000 + place)
+        for user, listed in histories.select("user_id", "item_ids").iter_rows()
+        for place, item in enumerate(listed)
+    ]
+    graph = FinishedGraph(tmp_path, write(tmp_path / "shop", LAYOUTS[layout](bought, titles)))
+    assert graph.result.success
+    with (latest("batch_predictions", graph.storage) / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [row[0] for row in rows] == [f"u{user}" for user in histories["user_id"]]
+    assert {item for row in rows for item in row[1:] if item} <= set(titles)

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ from hypothesis import strategies as st
 from genrec_core.data.sources import load_tables, read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, CatalogSettings, DataSettings
+
+Bought = Sequence[tuple[str, str, int, int]]
+Titles = dict[str, str]
+Files = dict[str, str | bytes | pl.DataFrame]
 
 # user, item, rating, seconds; in file order, which is not the order of time
 BOUGHT = [
@@ -42,7 +46,7 @@ def json_lines(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def write(folder: Path, files: dict[str, str | bytes | pl.DataFrame]) -> Path:
+def write(folder: Path, files: Mapping[str, str | bytes | pl.DataFrame]) -> Path:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,97 +58,94 @@ def write(folder: Path, files: dict[str, str | bytes | pl.DataFrame]) -> Path:
     return folder
 
 
-def generic(**more: Any) -> dict[str, str | bytes | pl.DataFrame]:
-    return {
-        "interactions.csv": csv_lines([("user_id", "item_id", "rating", "timestamp"), *BOUGHT]),
-        "items.csv": csv_lines([("item_id", "title"), *TITLES.items()]),
-        **more,
-    }
+def generic(**more: str | bytes | pl.DataFrame) -> Files:
+    return LAYOUTS["tables"](BOUGHT, TITLES) | more
 
 
 def numbered() -> list[tuple[str, str, int, int]]:
     return [(NUMBERS[user], NUMBERS[item], rating, time) for user, item, rating, time in BOUGHT]
 
 
-def frames(extra: str = "") -> dict[str, str | bytes | pl.DataFrame]:
-    bought = pl.DataFrame(BOUGHT, schema=["user", "item", "rating", "time"], orient="row")
-    items = pl.DataFrame({"item": list(TITLES), "name": list(TITLES.values())})
+def frames(bought: Bought, titles: Titles) -> Files:
+    rows = pl.DataFrame(bought, schema=["user", "item", "rating", "time"], orient="row")
+    items = pl.DataFrame({"item": list(titles), "name": list(titles.values())})
     return {
-        f"interactions/a{extra}.parquet": bought[:2],
-        f"interactions/b{extra}.parquet": bought[2:]
-        .with_columns(pl.from_epoch("time"))
-        .with_columns(pl.col("time").dt.epoch("s")),
+        "interactions/a.parquet": rows[:2],
+        "interactions/b.parquet": rows[2:],
         "items.parquet": items,
     }
 
 
-def reviews(**more: Any) -> str:
-    rows = ({"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, **more} for u, i, r, t in BOUGHT)
+def reviews(bought: Bought, **more: Any) -> str:
+    rows = ({"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, **more} for u, i, r, t in bought)
     return json_lines(list(rows))
 
 
-def described(id_name: str, **more: Any) -> list[dict[str, Any]]:
-    return [{id_name: item, "title": title, **more} for item, title in TITLES.items()]
+def described(titles: Titles, id_name: str, **more: Any) -> list[dict[str, Any]]:
+    return [{id_name: item, "title": title, **more} for item, title in titles.items()]
 
 
-LAYOUTS: dict[str, Callable[[], dict[str, str | bytes | pl.DataFrame]]] = {
-    "tables": generic,
-    "tables, semicolons": lambda: {
-        "interactions.csv": csv_lines([("User ID", "Item ID", "stars", "Date"), *BOUGHT], ";"),
-        "items.tsv.gz": csv_lines([("sku", "name"), *TITLES.items()], "\t"),
+LAYOUTS: dict[str, Callable[[Bought, Titles], Files]] = {
+    "tables": lambda bought, titles: {
+        "interactions.csv": csv_lines([("user_id", "item_id", "rating", "timestamp"), *bought]),
+        "items.csv": csv_lines([("item_id", "title"), *titles.items()]),
+    },
+    "tables, semicolons": lambda bought, titles: {
+        "interactions.csv": csv_lines([("User ID", "Item ID", "stars", "Date"), *bought], ";"),
+        "items.tsv.gz": csv_lines([("sku", "name"), *titles.items()], "\t"),
     },
     "tables, Parquet in parts": frames,
-    "tables, JSON lines": lambda: {
-        "interactions.jsonl.gz": json_lines([{"userId": u, "itemId": i, "ts": t * 1000} for u, i, _, t in BOUGHT]),
-        "items.json": json.dumps([{"id": item, "title": title} for item, title in TITLES.items()]),
+    "tables, JSON lines": lambda bought, titles: {
+        "interactions.jsonl.gz": json_lines([{"userId": u, "itemId": i, "ts": t * 1000} for u, i, _, t in bought]),
+        "items.json": json.dumps([{"id": item, "title": title} for item, title in titles.items()]),
     },
-    "MovieLens (ratings.csv, movies.csv)": lambda: {
-        "ratings.csv": csv_lines([("userId", "movieId", "rating", "timestamp"), *BOUGHT]),
-        "movies.csv": csv_lines([("movieId", "title", "genres"), *((i, t, "Comedy|Drama") for i, t in TITLES.items())]),
+    "MovieLens (ratings.csv, movies.csv)": lambda bought, titles: {
+        "ratings.csv": csv_lines([("userId", "movieId", "rating", "timestamp"), *bought]),
+        "movies.csv": csv_lines([("movieId", "title", "genres"), *((i, t, "Comedy|Drama") for i, t in titles.items())]),
         "tags.csv": "userId,movieId,tag,timestamp\n",
     },
-    "MovieLens (ratings.dat, movies.dat)": lambda: {
-        "ratings.dat": csv_lines(BOUGHT, "::"),
-        "movies.dat": "".join(f"{i}::{t}::Comedy|Drama\n" for i, t in TITLES.items()).encode("latin-1"),
+    "MovieLens (ratings.dat, movies.dat)": lambda bought, titles: {
+        "ratings.dat": csv_lines(bought, "::"),
+        "movies.dat": "".join(f"{i}::{t}::Comedy|Drama\n" for i, t in titles.items()).encode("latin-1"),
     },
-    "MovieLens (u.data, u.item)": lambda: {
-        "u.data": csv_lines(BOUGHT, "\t"),
-        "u.item": "".join(f"{i}|{t}|01-Jan-1995||http://x|0|0|0|0|0|1|0|0|1{'|0' * 10}\n" for i, t in TITLES.items()),
+    "MovieLens (u.data, u.item)": lambda bought, titles: {
+        "u.data": csv_lines(bought, "\t"),
+        "u.item": "".join(f"{i}|{t}|01-Jan-1995||http://x|0|0|0|0|0|1|0|0|1{'|0' * 10}\n" for i, t in titles.items()),
     },
-    "Amazon reviews 2014 (JSON lines)": lambda: {
-        "reviews_Beauty.json.gz": reviews(helpful=[0, 1], reviewTime="05 13, 2014"),
+    "Amazon reviews 2014 (JSON lines)": lambda bought, titles: {
+        "reviews_Beauty.json.gz": reviews(bought, helpful=[0, 1], reviewTime="05 13, 2014"),
         "meta_Beauty.json.gz": "".join(
-            f"{entry!r}\n" for entry in described("asin", categories=[["Beauty", "Tea"]], imUrl="http://x")
+            f"{entry!r}\n" for entry in described(titles, "asin", categories=[["Beauty", "Tea"]], imUrl="http://x")
         ),
     },
-    "Amazon reviews 2018 (JSON lines)": lambda: {
-        "All_Beauty_5.json.gz": reviews(verified=True),
+    "Amazon reviews 2018 (JSON lines)": lambda bought, titles: {
+        "All_Beauty_5.json.gz": reviews(bought, verified=True),
         "meta_All_Beauty.json.gz": json_lines(
-            described("asin", category=["Beauty"], price="$9.99 - $14.99", also_buy=["B01"])
+            described(titles, "asin", category=["Beauty"], price="$9.99 - $14.99", also_buy=["B01"])
         ),
     },
-    "Amazon reviews 2023 (JSON lines)": lambda: {
+    "Amazon reviews 2023 (JSON lines)": lambda bought, titles: {
         "All_Beauty.jsonl": json_lines(
-            [{"user_id": u, "asin": "x", "parent_asin": i, "rating": r, "timestamp": 1000 * t} for u, i, r, t in BOUGHT]
+            [{"user_id": u, "asin": "x", "parent_asin": i, "rating": r, "timestamp": 1000 * t} for u, i, r, t in bought]
         ),
         "meta_All_Beauty.jsonl": json_lines(
-            described("parent_asin", store="Leaf", details={"kg": 1}, features=["soft", "blue"])
+            described(titles, "parent_asin", store="Leaf", details={"kg": 1}, features=["soft", "blue"])
         ),
     },
-    "RecBole (atomic files)": lambda: {
-        "shop.inter": csv_lines([("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *BOUGHT], "\t"),
+    "RecBole (atomic files)": lambda bought, titles: {
+        "shop.inter": csv_lines([("user_id:token", "item_id:token", "rating:float", "timestamp:float"), *bought], "\t"),
         "shop.item": "item_id:token\titem_title:token_seq\tclass:token_seq\n"
-        + "".join(f"{i}\t{t}\tComedy Drama\n" for i, t in TITLES.items()),
+        + "".join(f"{i}\t{t}\tComedy Drama\n" for i, t in titles.items()),
     },
-    "Gorse (feedback, items)": lambda: {
+    "Gorse (feedback, items)": lambda bought, titles: {
         "feedback.csv": csv_lines(
             [
                 ("feedback_type", "user_id", "item_id", "time_stamp"),
-                *(("read", u, i, datetime.fromtimestamp(t, UTC).isoformat()) for u, i, _, t in BOUGHT),
+                *(("read", u, i, datetime.fromtimestamp(t, UTC).isoformat()) for u, i, _, t in bought),
             ]
         ),
         "items.csv": csv_lines(
-            [("item_id", "is_hidden", "categories", "comment"), *((i, 0, "Tea", t) for i, t in TITLES.items())]
+            [("item_id", "is_hidden", "categories", "comment"), *((i, 0, "Tea", t) for i, t in titles.items())]
         ),
     },
 }
@@ -152,7 +153,7 @@ LAYOUTS: dict[str, Callable[[], dict[str, str | bytes | pl.DataFrame]]] = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_shop_reads_alike_in_every_layout(layout: str, tmp_path: Path) -> None:
-    facts = receive_raw(str(write(tmp_path / "shop", LAYOUTS[layout]())), tmp_path / "raw")
+    facts = receive_raw(str(write(tmp_path / "shop", LAYOUTS[layout](BOUGHT, TITLES))), tmp_path / "raw")
     assert facts["layout"] == layout.partition(",")[0] if layout.startswith("tables") else facts["layout"] == layout
     tables = load_tables(tmp_path / "raw")
     assert dict(tables.histories.select("user_id", "item_ids").iter_rows()) == HISTORIES
@@ -308,7 +309,7 @@ PAIR = "user_id,item_id\na,b\n"
 def test_what_is_wrong_is_said_in_one_line(
     content: str | bytes | dict[str, str | bytes], chosen: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    write(tmp_path / "shop", dict(content) if isinstance(content, dict) else {"interactions.csv": content})
+    write(tmp_path / "shop", content if isinstance(content, dict) else {"interactions.csv": content})
     with pytest.raises(GenrecError, match=message) as caught:
         receive_raw(str(tmp_path / "shop"), tmp_path / "raw", settings=DataSettings(**chosen))
     assert "\n" not in str(caught.value)
