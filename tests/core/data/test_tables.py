@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genrec_core.data.sources import load_tables, read_catalog, receive_raw
+from genrec_core.data.sources import Tables, load_tables, read_catalog, receive_raw
 from genrec_core.errors import GenrecError
 from genrec_core.settings import DEFAULT_TEXT_TEMPLATE, CatalogSettings, DataSettings
 
@@ -349,12 +349,9 @@ def test_any_table_is_read_or_refused_in_one_line(rows: list[tuple[str, str]], t
     assert read == wanted
 
 
-@pytest.mark.parametrize("numbered", [True, False])
-def test_the_same_shop_through_reviews_and_through_p5(sample_folder: Path, tmp_path: Path, numbered: bool) -> None:
-    """Reviews with rising times give the histories and texts of the P5 files; with their numbers as ids, all of it."""
-    p5, catalog = load_tables(sample_folder), read_catalog(sample_folder, CatalogSettings())
-    asin = {row: str(row) if numbered else name for row, name in p5.items.select("item_id", "source_id").iter_rows()}
-    reviews = [
+def through_reviews(p5: Tables, folder: Path, asin: Mapping[int, str]) -> Tables:
+    """The shop of P5's files, written as Amazon's reviews of 2014 with rising times, and read again."""
+    rows = [
         {"reviewerID": user, "asin": asin[item], "overall": 5.0, "unixReviewTime": 1_400_000_000 + 60 * place}
         for user, items in p5.histories.iter_rows()
         for place, item in enumerate(items)
@@ -363,17 +360,36 @@ def test_the_same_shop_through_reviews_and_through_p5(sample_folder: Path, tmp_p
         {
             "asin": asin[row["item_id"]],
             **{name: row[name] for name in ("title", "brand", "price") if row[name] is not None},
-            "categories": [path.split(" > ") for path in row["categories"].split("; ")],
+            "categories": [path.split(" > ") for path in (row["categories"] or "").split("; ") if path],
         }
         for row in p5.items.iter_rows(named=True)
     ]
-    shop = {"reviews_Shop_5.json.gz": json_lines(reviews), "meta_Shop.json.gz": json_lines(meta)}
-    receive_raw(str(write(tmp_path / "shop", shop)), tmp_path / "raw")
-    tables = load_tables(tmp_path / "raw")
-    assert tables.histories["user_id"].to_list() == p5.histories["user_id"].to_list()
+    write(folder / "shop", {"reviews_Shop_5.json.gz": json_lines(rows), "meta_Shop.json.gz": json_lines(meta)})
+    receive_raw(str(folder / "shop"), folder / "raw")
+    return load_tables(folder / "raw")
+
+
+def require_same_shop(raw: Path, folder: Path, numbered: bool) -> None:
+    """With their numbers as ids, all is equal, so that codes, training and figures are; else all but the ids."""
+    p5, catalog = load_tables(raw), read_catalog(raw, CatalogSettings())
+    asin = {row: str(row) if numbered else name for row, name in p5.items.select("item_id", "source_id").iter_rows()}
+    tables = through_reviews(p5, folder, asin)
+    assert tables.histories["user_id"].equals(p5.histories["user_id"])
     histories = p5.histories["item_ids"].to_list()
     wanted = histories if numbered else [[asin[item] for item in items] for items in histories]
     assert tables.histories["item_ids"].to_list() == wanted
     texts = {asin[item]: text for item, text in catalog.select("item_id", "text").iter_rows()}
-    read = read_catalog(tmp_path / "raw", CatalogSettings(text_template=DEFAULT_TEXT_TEMPLATE))
+    read = read_catalog(folder / "raw", CatalogSettings(text_template=DEFAULT_TEXT_TEMPLATE))
     assert {str(item): text for item, text in read.select("item_id", "text").iter_rows()} == texts
+    if numbered:
+        assert read.drop("description").equals(catalog.drop("description"))
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_the_same_shop_through_reviews_and_through_p5(sample_folder: Path, tmp_path: Path, numbered: bool) -> None:
+    require_same_shop(sample_folder, tmp_path, numbered)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_beauty_through_reviews_and_through_p5(beauty_folder: Path, tmp_path: Path, numbered: bool) -> None:
+    require_same_shop(beauty_folder, tmp_path, numbered)
