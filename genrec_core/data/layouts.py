@@ -107,5 +107,9 @@ def plain_name(path: str) -> str:
 
 
 def matching(form: TableForm, paths: Iterable[str]) -> list[str]:
-    """The paths, relative to the data's folder, that belong to a table, sorted."""
-    return sorted(path for path in paths if any(fnmatchcase(plain_name(path), name) for name in form.names))
+    """The paths, relative to the data's folder, that belong to a table, sorted; below it only by a name with ``/``."""
+    return sorted(
+        path
+        for path in paths
+        if any(fnmatchcase(plain_name(path), name) and ("/" in name or "/" not in path) for name in form.names)
+    )

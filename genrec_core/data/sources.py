@@ -6,6 +6,7 @@ The forms are P5's three files (``p5.py``) and tables of any shop (``tables.py``
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,8 +54,8 @@ def receive_raw(
         if place is None:
             write_sample(folder)
             return {"source": "embedded sample", **_store_tables(folder, settings)}
-        with opened_source(place, is_wanted, lacking, sha256) as opened:
-            for name in raw_files(opened):
+        with opened_source(place, is_wanted, partial(lacking, settings=settings), sha256) as opened:
+            for name in raw_files(opened, settings):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(opened / name, folder / name)
             with errors_naming(str(opened), folder):
@@ -66,23 +67,28 @@ def is_wanted(name: str) -> bool:
     return name in p5.RAW_FILES or tables.is_wanted(name)
 
 
-def lacking(folder: Path) -> str:
+def lacking(folder: Path, settings: DataSettings) -> str:
     """What a folder lacks to be raw data of a known form; '' if it lacks nothing."""
-    if raw_files(folder):
+    if raw_files(folder, settings):
         return ""
     missing = [name for name in p5.RAW_FILES if not (folder / name).is_file()]
     if len(missing) < len(p5.RAW_FILES):
         return f"missing {', '.join(missing)}"
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:_NAMED_FILES]) or "nothing"
-    return f"neither interactions.csv (or .parquet, .jsonl) nor another known form of data, but {names}"
+    if settings.interactions:
+        return f"no {settings.interactions}, as the setting interactions says, but {names}"
+    return (
+        f"neither interactions.csv (or .parquet, .jsonl) nor another known form of data, but {names}; name the file in "
+        "the setting interactions, and that of the items in items"
+    )
 
 
-def raw_files(folder: Path) -> list[str]:
+def raw_files(folder: Path, settings: DataSettings) -> list[str]:
     """The files of the raw data in a folder, relative to it; none if no form is recognised."""
     there = [name for name in p5.RAW_FILES if (folder / name).is_file()]
     if there:
         return there if len(there) == len(p5.RAW_FILES) else []
-    found = tables.recognised(folder)
+    found = tables.recognised(folder, settings)
     return found.files if found else []
 
 
@@ -147,12 +153,12 @@ def inspected(
     ``show`` gets the rows of :func:`genrec_core.data.tables.overview` as soon as the first rows are read. Returns the
     facts, and the texts of three items.
     """
-    with opened_source(place, is_wanted, lacking) as opened:
-        if (found := None if (opened / p5.SEQUENCES).is_file() else tables.recognised(opened)) is not None:
+    with opened_source(place, is_wanted, partial(lacking, settings=settings)) as opened:
+        if (found := None if (opened / p5.SEQUENCES).is_file() else tables.recognised(opened, settings)) is not None:
             show(tables.overview(opened, found, settings))
         with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
             folder = Path(scratch)
-            for name in raw_files(opened):
+            for name in raw_files(opened, settings):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).symlink_to((opened / name).resolve())
             with errors_naming(without_secrets(place), folder):
@@ -178,7 +184,7 @@ def _parse(folder: Path, settings: DataSettings) -> tables.Shop:
         histories, read = clean_histories(histories, settings)
         facts = {"layout": "P5", "text_template": DEFAULT_TEXT_TEMPLATE, "columns": [], **read}
         return tables.Shop(items, histories, facts)
-    found = tables.recognised(folder)
+    found = tables.recognised(folder, settings)
     if found is None:
         raise GenrecError(f"{folder}: holds no raw data of a known form; materialise raw_beauty again")
     return tables.read_shop(folder, found, settings)
@@ -186,7 +192,7 @@ def _parse(folder: Path, settings: DataSettings) -> tables.Shop:
 
 def _store_tables(folder: Path, settings: DataSettings) -> dict[str, Any]:
     """Parse the raw files in ``folder``, store their tables beside them, and count their content."""
-    files = _file_facts(folder, raw_files(folder))
+    files = _file_facts(folder, raw_files(folder, settings))
     items, histories, read = _parse(folder, settings)
     (folder / PARSED).mkdir()
     items.write_parquet(folder / ITEMS)

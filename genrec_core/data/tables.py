@@ -13,7 +13,7 @@ from genrec_core.data.ids import id_array
 from genrec_core.data.interactions import histories_of, read_interactions, same_kind
 from genrec_core.data.item_table import Items, read_item_table, vector_column
 from genrec_core.data.item_text import TEXT_FIELDS
-from genrec_core.data.layouts import LAYOUTS, ONE_TABLE, Layout, matching
+from genrec_core.data.layouts import LAYOUTS, ONE_TABLE, Layout, TableForm, matching, plain_name
 from genrec_core.data.table_files import is_data, read_head
 from genrec_core.data.text_files import utf8_text
 from genrec_core.errors import GenrecError
@@ -51,15 +51,21 @@ def is_wanted(name: str) -> bool:
     return (is_data(name) and not name.lower().startswith(_NO_DATA)) or name in (VECTORS, *VECTOR_IDS)
 
 
-def recognised(folder: Path) -> TableSet | None:
+def recognised(folder: Path, settings: DataSettings) -> TableSet | None:
     """The data set that lies in a folder, not below it but for folders of parts; None if there is none.
 
     A folder with one table alone holds interactions, whatever their name is.
     """
-    paths = [path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.is_file() and is_wanted(path.name)]
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    paths = [path for at in ("*", "*/*", "*/*/*") for path in folder.glob(at) if path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in paths if is_wanted(path.name))
     vectors = [name for name in (VECTORS, *VECTOR_IDS) if name in names]
     tables = [name for name in names if name not in vectors]
+    if settings.interactions:
+        sales, goods = (
+            TableForm((plain_name(name),) if name else ()) for name in (settings.interactions, settings.items)
+        )
+        named = TableSet(Layout("tables", sales, goods), matching(sales, tables), matching(goods, tables), vectors)
+        return named if named.interactions else None
     for layout in LAYOUTS:
         items = matching(layout.items, tables)
         interactions = [name for name in matching(layout.interactions, tables) if name not in items]

@@ -10,6 +10,12 @@ from genrec_core.settings.base import Settings
 class DataSettings(Settings):
     """Which columns of the raw tables mean what, and which interactions are left out."""
 
+    interactions: str | None = Field(
+        None,
+        description="Name of the file of interactions, such as transactions_train.csv, or of its folder of parts, such "
+        "as events/*; unset: found by the usual names.",
+    )
+    items: str | None = Field(None, description="Name of the file or folder of items, as for `interactions`.")
     columns: dict[str, str] = Field(
         {},
         description="Columns whose meaning their names do not tell, such as {user: buyer, item: article}. Meanings: "

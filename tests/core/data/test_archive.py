@@ -9,6 +9,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from genrec_core.data.archive import fingerprint
 from genrec_core.data.p5 import RAW_FILES
 from genrec_core.data.sources import is_wanted, lacking, receive_raw
 from genrec_core.errors import GenrecError
+from genrec_core.settings import DataSettings
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ def test_only_the_raw_files_are_unpacked(sample_folder: Path, tmp_path: Path, mo
         packed.writestr("zeros", bytes(2 << 20))
         for name in RAW_FILES:
             packed.write(sample_folder / name, f"beauty/{name}")
-    with archive.opened_source(str(path), is_wanted, lacking) as folder:
+    with archive.opened_source(str(path), is_wanted, partial(lacking, settings=DataSettings())) as folder:
         assert sorted(file.name for file in folder.rglob("*")) == sorted(RAW_FILES)
 
 

@@ -328,6 +328,25 @@ def test_a_table_without_a_line_of_names_gets_them_by_a_setting(tmp_path: Path) 
     assert load_tables(tmp_path / "raw").histories.height == 2
 
 
+def test_files_of_any_name_are_named_by_settings(tmp_path: Path) -> None:
+    files = LAYOUTS["tables"](BOUGHT, TITLES)
+    named = {
+        "2024/Sales.csv": files["interactions.csv"],
+        "2024/articles.csv": files["items.csv"],
+        "customers.csv": "a\n",
+        "stores.csv": "a\n",
+    }
+    shop = write(tmp_path / "shop", named)
+    with pytest.raises(
+        GenrecError, match=r"but 2024, customers.csv, stores.csv; name the file in the setting interactions"
+    ):
+        receive_raw(str(shop), tmp_path / "raw")
+    chosen = DataSettings(interactions="2024/sales.csv", items="2024/articles.csv")
+    assert receive_raw(str(shop), tmp_path / "raw", settings=chosen)["items"] == 4
+    with pytest.raises(GenrecError, match=r"no sold.csv, as the setting interactions says, but 2024, customers.csv"):
+        receive_raw(str(shop), tmp_path / "raw", settings=DataSettings(interactions="sold.csv"))
+
+
 CELLS = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), max_size=6)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from genrec_core.releases.pointer import (
     write_pointer,
 )
 from genrec_core.releases.transfer import clean, transfer_release
+from genrec_core.settings import DataSettings
 from genrec_core.storage import folders as storage
 from genrec_core.storage import object_store
 from genrec_core.storage.artifacts import MANIFEST, atomic_folder, verify_manifest, write_json, write_manifest
@@ -538,14 +540,17 @@ def test_raw_data_come_from_a_bucket(object_server: "ObjectServer", sample_folde
     shutil.copytree(sample_folder, object_server.folder / "shop" / "raw" / "beauty")
     object_server.notice()
     before = fingerprint("s3://shop/raw")
-    with opened_source("s3://shop/raw", is_wanted, lacking) as folder:
+    with opened_source("s3://shop/raw", is_wanted, partial(lacking, settings=DataSettings())) as folder:
         assert all((folder / name).read_bytes() == (sample_folder / name).read_bytes() for name in wanted)
     assert fingerprint("s3://shop/raw") == before
     with (object_server.folder / "shop" / "raw" / "beauty" / wanted[0]).open("a") as file:
         file.write("999 1 2 3\n")
     object_server.notice()
     assert fingerprint("s3://shop/raw") != before
-    with pytest.raises(GenrecError, match="no file of data among"), opened_source("s3://shop/row", is_wanted, lacking):
+    with (
+        pytest.raises(GenrecError, match="no file of data among"),
+        opened_source("s3://shop/row", is_wanted, partial(lacking, settings=DataSettings())),
+    ):
         pass
 
 
