@@ -10,6 +10,7 @@ import polars as pl
 
 from genrec_core.data.sources import load_tables, receive_raw
 from genrec_core.errors import GenrecError
+from tests.core.broken_bytes import broken
 
 PIECES = [
     *(b",", b'"', b'""', b"'", b"[", b"]", b"{", b"}", b":", b" ", b"\t", b"\n", b"\r\n", b"\r", b"\0", b"|", b";"),
@@ -33,22 +34,6 @@ def table(draw: random.Random, rows: list[dict[str, object]], form: str) -> byte
     return content.getvalue()
 
 
-def broken(draw: random.Random, content: bytes) -> bytes:
-    changed = bytearray(content)
-    for _ in range(draw.choice([0, 1, 1, 2, 5, 20])):
-        place = draw.randrange(len(changed) + 1)
-        match draw.randrange(4):
-            case 0:
-                changed[place:place] = draw.choice(PIECES)
-            case 1:
-                changed[place : place + 1] = bytes([draw.randrange(256)])
-            case 2:
-                del changed[place : place + draw.randrange(1, 9)]
-            case _:
-                changed[place:place] = changed[draw.randrange(len(changed) + 1) :][: draw.randrange(1, 30)]
-    return bytes(changed)
-
-
 def shop(draw: random.Random, folder: Path) -> list[Path]:
     """Write two small tables in any forms, one or both of them malformed."""
     drawn = [(draw.choice(USERS), draw.choice(ITEMS), draw.randrange(6), 1_400_000_000 + n) for n in range(8)]
@@ -59,7 +44,7 @@ def shop(draw: random.Random, folder: Path) -> list[Path]:
         form = draw.choice(FORMS)
         paths.append(folder / f"{name}.{form}")
         content = table(draw, rows, form)
-        paths[-1].write_bytes(broken(draw, content) if draw.random() < 0.7 else content)
+        paths[-1].write_bytes(broken(draw, content, PIECES) if draw.random() < 0.7 else content)
     return paths
 
 

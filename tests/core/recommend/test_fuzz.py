@@ -22,6 +22,7 @@ from genrec_core.recommend.recommender import Ranking
 from genrec_core.recommend.request_files import Rejected, Request, read_requests
 from genrec_core.recommend.rules import Rule
 from genrec_core.settings import PredictionSettings
+from tests.core.broken_bytes import broken
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
@@ -96,19 +97,7 @@ def malformed(draw: random.Random, forms: Sequence[int] = range(4)) -> bytes:
     """A small request file in one of the forms, with some faults; now and then nothing but faults."""
     if draw.random() < 0.05:
         return b"".join(draw.choices(PIECES, k=draw.randrange(40)))
-    content = bytearray("\n".join(_lines(draw, draw.choice(forms))).encode())
-    for _ in range(draw.choice([0, 1, 1, 2, 5, 20])):
-        place = draw.randrange(len(content) + 1)
-        match draw.randrange(4):
-            case 0:
-                content[place:place] = draw.choice(PIECES)
-            case 1:
-                content[place : place + 1] = bytes([draw.randrange(256)])
-            case 2:
-                del content[place : place + draw.randrange(1, 9)]
-            case _:
-                content[place:place] = content[draw.randrange(len(content) + 1) :][: draw.randrange(1, 30)]
-    return bytes(content)
+    return broken(draw, "\n".join(_lines(draw, draw.choice(forms))).encode(), PIECES)
 
 
 def _lines(draw: random.Random, form: int) -> list[str]:
