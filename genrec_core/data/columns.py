@@ -31,8 +31,8 @@ ITEM_COLUMNS: dict[str, tuple[str, ...]] = {
     "description": ("description", "desc", "detaildesc"),
     "vector": ("vector", "embedding"),
 }
-_NEEDED = {"user", "item"}  # two columns that could both be meant are an error; elsewhere the first one is taken
-_DECISIVE = {"user", "item", "time"}
+_NEEDED = {"user", "item"}
+_DECISIVE = {"user", "item", "time"}  # two columns that could both be meant are an error; else the likelier is taken
 
 
 def meanings(

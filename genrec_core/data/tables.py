@@ -117,7 +117,7 @@ def read_shop(folder: Path, found: TableSet, settings: DataSettings) -> Shop:
         listed.frame["item_id"] if listed else None,
     )
     frame = interactions.frame
-    items = _with_unlisted(listed.frame if listed else _no_items(), frame["item"], settings)
+    items = _with_unlisted(listed.frame if listed else _no_items(), frame["item"])
     if found.vectors:
         items = _with_vectors(items, folder, found.vectors)
     id_array(items["item_id"], f"{folder / found.interactions[0]}: column {columns['interactions']['item']}")
@@ -170,17 +170,9 @@ def _no_items() -> pl.DataFrame:
     return pl.DataFrame(schema={"item_id": pl.Int64, **fields, "described": pl.Boolean})
 
 
-def _with_unlisted(items: pl.DataFrame, bought: pl.Series, settings: DataSettings) -> pl.DataFrame:
+def _with_unlisted(items: pl.DataFrame, bought: pl.Series) -> pl.DataFrame:
     """The items, and those that only the interactions know; ids of one kind."""
-    listed, bought = (
-        same_kind(items["item_id"], bought.unique(maintain_order=True)) if items.height else (None, bought.unique())
-    )
-    if listed is None:
-        return (
-            pl.DataFrame({"item_id": bought})
-            .join(items.cast({"item_id": bought.dtype}), "item_id", "left", maintain_order="left")
-            .with_columns(pl.col("described").fill_null(value=False))
-        )
+    listed, bought = same_kind(items["item_id"], bought.unique(maintain_order=True))
     items = items.with_columns(listed)
     unlisted = pl.DataFrame({"item_id": bought}).join(items, "item_id", "anti", maintain_order="left")
     return pl.concat([items, unlisted], how="diagonal").with_columns(pl.col("described").fill_null(value=False))
