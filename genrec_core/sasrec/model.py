@@ -122,7 +122,7 @@ class SasRecTrainer(Trainer):
     model_class: type[SasRecModel] = SasRecModel
     config_class: type[SasRecConfig] = SasRecConfig
 
-    def _neighbors(self, text_weight: float, follower_weight: float, habit: float = 0.0) -> None:
+    def _neighbors(self, text_weight: float, follower_weight: float) -> None:
         """SASRec lifts none."""
 
     def _build_model(self, data: TrainingData) -> SasRecModel:

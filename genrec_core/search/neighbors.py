@@ -1,4 +1,4 @@
-"""Neighbours: an item of the history raises the logits of items with similar texts, of its followers, and its own.
+"""Neighbours: an item of the history raises the logits of items with similar texts, and of its followers.
 
 Source: Khandelwal et al. 2020, "Generalization through Memorization: Nearest Neighbor Language Models", with item texts
 as keys. The forms of both bonuses were chosen on validation.
@@ -19,7 +19,7 @@ UNRELATED = 0.2  # cosine of two unrelated texts
 DECAY = 0.8  # factor of the bonus for each newer item of the history
 LEAST_BONUS = 0.05  # logits; a smaller one changes no list and costs time where histories are long
 WINDOW = 5  # items of a history within which an item follows another
-NEIGHBORS, NEIGHBOR_BONUS, HABIT = "neighbors.npy", "neighbor_bonus.npy", "habit.npy"
+NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"
 _CHUNK_VALUES = 1 << 24  # similarities in memory at once
 
 
@@ -29,17 +29,10 @@ class Neighbors:
 
     rows: np.ndarray  # catalogue rows of the neighbours, int32 [n_items, k]
     bonus: np.ndarray  # added to their logits, float32 [n_items, k]
-    habit: float = 0.0  # times log(1 + c), added to an item that the user has c times
 
     @classmethod
     def of(
-        cls,
-        vectors: np.ndarray,
-        count: int,
-        weight: float,
-        trained: Histories | None = None,
-        follower: float = 0.0,
-        habit: float = 0.0,
+        cls, vectors: np.ndarray, count: int, weight: float, trained: Histories | None = None, follower: float = 0.0
     ) -> "Neighbors":
         """The ``count`` other items with the largest bonus; time grows with the square of the catalogue.
 
@@ -50,7 +43,6 @@ class Neighbors:
             trained: histories of the training part.
             follower: an item that followed ``c`` times in ``trained``, further away by the inverse of the distance,
                 gets ``follower * log(1 + c)`` more.
-            habit: as the field.
         """
         items = len(vectors)
         count = min(count, items - 1)
@@ -66,7 +58,7 @@ class Neighbors:
             its = slice(*pairs.searchsorted([chunk.start * items, chunk.stop * items]))
             worth.reshape(-1)[pairs[its] - chunk.start * items] += follower * np.log1p(follows[its])
             rows[chunk], bonus[chunk] = _nearest(worth, chunk.start, count)
-        return cls(rows, bonus, habit)
+        return cls(rows, bonus)
 
     @classmethod
     def load(cls, folder: Path, n_items: int | None = None) -> "Neighbors | None":
@@ -77,14 +69,12 @@ class Neighbors:
         items = len(rows) if n_items is None else n_items
         if rows.shape != bonus.shape or len(rows) != items or rows.max(initial=0) >= items:
             raise GenrecError(f"{folder}: {NEIGHBORS} does not fit {items} items; build it again")
-        return cls(rows, bonus, float(read_array(folder / HABIT)) if (folder / HABIT).is_file() else 0.0)
+        return cls(rows, bonus)
 
     def save(self, folder: Path) -> None:
-        """Write the arrays into a folder that is not whole yet."""
+        """Write two files into a folder that is not whole yet."""
         np.save(folder / NEIGHBORS, self.rows, allow_pickle=False)
         np.save(folder / NEIGHBOR_BONUS, self.bonus, allow_pickle=False)
-        if self.habit:
-            np.save(folder / HABIT, np.float32(self.habit), allow_pickle=False)
 
     def extended(self, vectors: np.ndarray, new: np.ndarray, count: int, weight: float) -> "Neighbors":
         """The neighbours after items with L2-normalised text vectors ``new`` [m, dim] were added; the rest as in `of`.
@@ -110,10 +100,10 @@ class Neighbors:
         added = _ragged(owner, row, worth, len(texts), count)
         rows = np.concatenate([self.rows[:, :count], own_rows])
         bonus = np.concatenate([self.bonus[:, :count], own_bonus])
-        return Neighbors(np.hstack([rows, added.rows]), np.hstack([bonus, added.bonus]), self.habit)
+        return Neighbors(np.hstack([rows, added.rows]), np.hstack([bonus, added.bonus]))
 
     def lifted(self, histories: FlatHistories) -> Lifted:
-        """The items with a bonus: the largest that an item of the history gives, older ones less; and their own."""
+        """The items with a bonus: the largest that an item of the history gives, where older items give less."""
         items = len(self.rows)
         age = histories.newest.repeat(histories.lengths) - np.arange(len(histories.rows))
         worth = self.bonus.take(histories.rows, axis=0)  # [items of all histories, k]
@@ -124,11 +114,6 @@ class Neighbors:
         pairs, place = np.unique(keys[some], return_inverse=True)
         bonus = np.zeros(len(pairs), dtype=np.float32)
         np.maximum.at(bonus, place, worth[some])
-        if self.habit:
-            own, counts = np.unique(user * items + histories.rows, return_counts=True)
-            bonus = np.concatenate([bonus, (self.habit * np.log1p(counts)).astype(np.float32)])
-            pairs, place = np.unique(np.concatenate([pairs, own]), return_inverse=True)
-            bonus = np.bincount(place, bonus, len(pairs)).astype(np.float32)
         return Lifted(*np.divmod(pairs, items), bonus)
 
     def lift(self, logits: np.ndarray, histories: FlatHistories) -> None:

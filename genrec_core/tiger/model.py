@@ -56,7 +56,6 @@ class TigerConfig(PretrainedConfig):
     id_dropout: float = 0.5  # dropout probability of the identity encoders
     neighbor_weight: float = 0.0  # logits added for items with similar texts; 0 for none
     follower_weight: float = 0.0  # and for items that followed those of the history; 0 for none
-    habit_weight: float = 0.0  # and for items that the user has had, by how often; 0 for none
     hybrid_weight: float = 0.5  # share of the dense head in the hybrid ranking, from 0 to 1
     ranking: RankingMode = "hybrid"  # what the ranking ``auto`` means; chosen on validation
     exclude_seen: bool = True  # whether lists leave out the items of the user's history; chosen on validation

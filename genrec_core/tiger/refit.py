@@ -17,7 +17,7 @@ from genrec_core.tiger.training import OnEvent, Trainer, TrainingData
 
 _CONFIG, _HISTORY = "config.json", "training_history.json"
 # What the measured model's validation chose.
-_CHOSEN = ("neighbor_weight", "follower_weight", "habit_weight", "hybrid_weight", "ranking", "exclude_seen")
+_CHOSEN = ("neighbor_weight", "follower_weight", "hybrid_weight", "ranking", "exclude_seen")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ class RefitTrainer(Trainer):
         nn.Module.to(best, self.world.device)
         for name in _CHOSEN:
             setattr(best.config, name, getattr(self.chosen, name))
-        weights = (getattr(self.chosen, name) for name in _CHOSEN[:3])
-        self.neighbors = self._neighbors(*weights)
+        self.neighbors = self._neighbors(best.config.neighbor_weight, best.config.follower_weight)
         self._save(best)
         return {}

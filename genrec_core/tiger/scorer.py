@@ -98,7 +98,7 @@ def checkpoint_neighbors(model: TigerModel, checkpoint: Path, vectors: np.ndarra
     ``vectors`` are the text vectors of all items, float32 [n_items, dim].
     """
     neighbors, weight = Neighbors.load(checkpoint), model.config.neighbor_weight
-    if neighbors is None and (weight or model.config.follower_weight or model.config.habit_weight):
+    if neighbors is None and (weight or model.config.follower_weight):
         raise GenrecError(f"{checkpoint}: has no {NEIGHBORS}, as version 0.2 writes it; train the model again")
     if neighbors is None or vectors is None or len(vectors) == (known := len(neighbors.rows)):
         return neighbors

@@ -44,7 +44,6 @@ _FUTURE_SHARE = 0.3  # where the order is not strict
 _CLEARLY_BETTER = 1.02  # validation NDCG@10 of the hybrid over the dense head's
 _INTERVAL = 1.96  # standard errors to each side of the mean of a 95 % interval
 _USUAL_PERCENTILE = 95  # of the lengths of histories
-_HABITS = (0.0, 0.5, 1.0, 2.0)
 _EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
 _SIZES = {  # settings that are fields of the model's configuration
     "d_model", "heads", "encoder_layers", "decoder_layers", "d_ff", "dropout", "max_history",
@@ -394,13 +393,13 @@ class Trainer:
             return 0.0, 0.0
         return settings.neighbor_weight if self.vectors is not None else 0.0, settings.follower_weight
 
-    def _neighbors(self, text_weight: float, follower_weight: float, habit: float = 0.0) -> Neighbors | None:
-        if not (text_weight or follower_weight or habit):
+    def _neighbors(self, text_weight: float, follower_weight: float) -> Neighbors | None:
+        if not (text_weight or follower_weight):
             return None
         vectors = (
             self.vectors if self.vectors is not None and text_weight else np.zeros((len(self.codes), 0), np.float32)
         )
-        return Neighbors.of(vectors, self.settings.neighbors, text_weight, self.trained, follower_weight, habit)
+        return Neighbors.of(vectors, self.settings.neighbors, text_weight, self.trained, follower_weight)
 
     def _validated(self, exclude_seen: bool) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
@@ -410,24 +409,14 @@ class Trainer:
         hybrid = self._validation_recall(self.model, _EVEN_MIX, exclude_seen)
         return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
 
-    def _choose(self, best: TigerModel, ranking: float, name: str, values: tuple[float, ...]) -> None:
-        """Give a model that one of some values of a bonus's weight by which its validation NDCG@10 is highest."""
-        config, ndcg = best.config, dict[float, float]()
-        for value in dict.fromkeys(values):
-            setattr(config, name, value)
-            self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight, config.habit_weight)
-            ndcg[value] = self._validation_ndcg(best, ranking) if len(values) > 1 else 0.0
-        setattr(config, name, max(ndcg, key=ndcg.__getitem__))
-
     def _conclude(self) -> dict[str, float]:
         """Choose by validation, and save in the best model, the weights of the neighbours and of the hybrid ranking.
 
         Before that, whether lists may hold seen items is chosen in the same way; see :meth:`_choose_seen`.
         Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
-        (the generative one of a model without a dense head) is better so. Where lists may hold seen items, those that
-        the user often had get a bonus of ``_HABITS``. Of equal hybrid weights the one nearest to even is taken. A
-        catalogue whose items are all scored in training is ranked by the dense head unless the hybrid is clearly
-        better; a larger one by the hybrid, which scores few items.
+        (the generative one of a model without a dense head) is better so. Of equal hybrid weights the one nearest to
+        even is taken. A catalogue whose items are all scored in training is ranked by the dense head unless the hybrid
+        is clearly better; a larger one by the hybrid, which scores few items.
         """
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
@@ -435,9 +424,13 @@ class Trainer:
         config.neighbor_weight, config.follower_weight = weights = self._bonus_weights()  # also where this runs again
         self._choose_seen(best, ranking)
         for name, weight in zip(("neighbor_weight", "follower_weight"), weights, strict=True):
-            self._choose(best, ranking, name, (weight, 2 * weight, 0.0) if any(weights) else (weight,))
-        self._choose(best, ranking, "habit_weight", (0.0,) if config.exclude_seen else _HABITS)
-        self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight, config.habit_weight)
+            ndcg = dict[float, float]()
+            for tried in dict.fromkeys((weight, 2 * weight, 0.0)) if any(weights) else (weight,):
+                setattr(config, name, tried)
+                self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
+                ndcg[tried] = self._validation_ndcg(best, ranking)
+            setattr(config, name, max(ndcg, key=ndcg.__getitem__))
+        self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
         if config.dense:
             ndcg = {tenth / 10: self._validation_ndcg(best, tenth / 10) for tenth in range(1, 11)}
             dense = ndcg.pop(1.0)
@@ -445,7 +438,7 @@ class Trainer:
             better = ndcg[config.hybrid_weight] > _CLEARLY_BETTER * dense
             config.ranking = "hybrid" if better or len(self.codes) > self.settings.dense_full_items else "dense"
         self._save(best)
-        chosen = ("hybrid_weight", "neighbor_weight", "follower_weight", "habit_weight", "exclude_seen")
+        chosen = ("hybrid_weight", "neighbor_weight", "follower_weight", "exclude_seen")
         return {name: float(getattr(config, name)) for name in chosen}
 
 

@@ -1,7 +1,5 @@
 """Text neighbours are the nearest others, and lift an item by the best bonus that the history has for it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,27 +104,3 @@ def test_any_amount_of_padding_lifts_nothing():
     logits = np.zeros((1, 3), dtype=np.float32)
     lifting.lift(logits, HistoryBatch(rows, np.array([1], dtype=np.int32)).flat())
     assert logits.tolist() == [[1, 0, 0]]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=9), min_size=1, max_size=4))
-def test_a_habit_lifts_what_the_user_often_had(histories: list[list[int]]):
-    vectors = np.eye(6, dtype=np.float32)
-    vectors[1] = vectors[0]
-    plain, habit = Neighbors.of(vectors, 3, weight=2.0), Neighbors.of(vectors, 3, weight=2.0, habit=0.5)
-    batch = padded([np.array(history) for history in histories], 50).flat()
-    lifted, wanted = np.zeros((len(histories), 6)), np.zeros((len(histories), 6))
-    habit.lift(lifted, batch)
-    plain.lift(wanted, batch)
-    for user, history in enumerate(histories):
-        wanted[user] += 0.5 * np.log1p(np.bincount(history, minlength=6))
-    np.testing.assert_allclose(lifted, wanted, rtol=1e-6)
-
-
-def test_a_habit_is_kept_with_the_neighbours(tmp_path: Path):
-    neighbors = Neighbors.of(np.eye(3, dtype=np.float32), 2, weight=1.0, habit=0.5)
-    neighbors.save(tmp_path)
-    kept = Neighbors.load(tmp_path)
-    assert kept is not None
-    assert kept.habit == 0.5
-    assert kept.extended(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:1], 2, 1.0).habit == 0.5
