@@ -45,7 +45,7 @@ def opened_source(
     """Yield the folder that holds the data.
 
     Args:
-        source: a folder, a zip or tar archive, one file of data, an http(s) URL of such a file, or
+        source: a folder, a zip or tar archive, a file of data, an http(s) URL of an archive or a file, or
             ``s3://bucket/prefix``. The data lie at its top, in ``beauty/`` or in any one other sub-folder.
         wanted: whether a file of this name may be part of the data; nothing else is fetched or unpacked.
         lacking: what a folder lacks, as an error says it; '' if it holds the data.

@@ -89,7 +89,7 @@ def popularity_order(counts: np.ndarray) -> np.ndarray:
 def tied_targets(histories: Histories, held_out: HeldOut) -> float | None:
     """Share of users whose target has the time of the item before or after it; None where times are unknown.
 
-    The order of such items says nothing, so another one could as well be the target.
+    Their order in the file is arbitrary, so either item could be the target.
     """
     if histories.times is None:
         return None

@@ -202,7 +202,7 @@ def _with_vectors(items: pl.DataFrame, folder: Path, names: Sequence[str]) -> pl
 
 
 def _with_uses(rows: list[dict[str, Any]], uses: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The overview with what became of the columns of the items, which takes reading them all."""
+    """The overview with the use of each column of the items, known once all items are read."""
     return [
         row
         | {"taken for": row["taken for"] or (uses.get(row["column"], "") if row["table"].startswith("items") else "")}

@@ -38,7 +38,7 @@ _USER_COLUMNS = {
 }
 _SHOWN = ("item_id", "title", "brand", "categories", "price")
 _NOT_SHOWN = ("description", "text", "text_template")  # too long for a table
-_SHOWN_FURTHER = 3  # columns of the catalogue beside those
+_SHOWN_FURTHER = 3  # columns of the user's own
 _RAW_FACTS = (
     *("share_of_repeats", "share_of_ties", "most_interactions_of_a_user", "users_cut_to_their_newest"),
     *("interactions_with_unlisted_items", "items_listed_twice", "items_without_id", "events"),
