@@ -202,7 +202,7 @@ def _folder_of(folder: Path, shown: str, lacking: Callable[[Path], str]) -> Path
         return folder
     found = [path for path in [*sorted(folder.glob("*/")), *sorted(folder.glob("*/*/"))] if not lacking(path)]
     if not found:
-        raise GenrecError(f"{shown}: {fault}, at its top and in its sub-folders; README says what it is")
+        raise GenrecError(f"{shown}: at its top and in its sub-folders: {fault}; README describes the forms of data")
     preferred = found if len(found) == 1 else [path for path in found if path.name == "beauty"]
     if not preferred:
         raise GenrecError(f"{shown}: several folders hold data ({', '.join(map(str, found))}); name one")

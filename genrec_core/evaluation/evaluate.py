@@ -246,7 +246,7 @@ def _description(
 def _tie_order(tied: float | None) -> str:
     """What is known of targets whose order is arbitrary; ``tied`` is their share, as of :func:`tied_targets`."""
     if tied is None:
-        return f"{TIE_ORDER} The data have no times, so the share of such targets is unknown."
+        return f"{TIE_ORDER} No times are known here."
     return f"{TIE_ORDER} The targets of {tied:.1%} of the users have the time of the item before or after them."
 
 

@@ -1,4 +1,4 @@
-"""Feed malformed input to the four doors (text file, CSV, HTTP, tables of raw data) and say what became of it.
+"""Feed malformed input to text files, CSV, HTTP and tables of raw data, and count how each answered.
 
     python tests/benchmarks/fuzz.py [--inputs 100000] [--seed 0] [--model_dir DIR]
 

@@ -63,7 +63,7 @@ def test_the_report_says_what_was_measured(whole: dict[str, Any]) -> None:
     assert (metrics["users"], metrics["skipped_users"]) == (28, 2)
     assert (metrics["items"], metrics["beams"], metrics["seed"], metrics["max_history"]) == (N_ITEMS, N_ITEMS, 4, 10)
     assert metrics["settings"]["bootstrap_samples"] == 50
-    assert metrics["tie_order"] == f"{TIE_ORDER} The data have no times, so the share of such targets is unknown."
+    assert metrics["tie_order"] == f"{TIE_ORDER} No times are known here."
     assert metrics["repeated_targets"] == 0
     assert metrics["cutoffs_over_all_items"] == [1000]
     assert metrics["cutoffs_not_reported"] == []
