@@ -9,7 +9,14 @@ import numpy as np
 import polars as pl
 
 from genrec_core.data.histories import Histories, padded
-from genrec_core.data.split import HeldOut, new_users, test_part, tied_targets, training_counts, validation_part
+from genrec_core.data.split import (
+    HeldOut,
+    held_out_test_part,
+    new_users,
+    tied_targets,
+    training_counts,
+    validation_part,
+)
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.baselines import BASELINES, NeighborScorer
@@ -119,13 +126,13 @@ def evaluate(
     rivals: Mapping[str, CodeScorer] = MappingProxyType({}),
     catalog: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """Measure a model on one held-out item of each user who has one and items before it.
+    """Measure a model on the held-out items of each user that have an item before them.
 
     Args:
         histories: whole histories; they say how they are split, see :mod:`genrec_core.data.split`.
         max_history: newest items of a history that the models read.
         weights: how the model ranks; all its modes are measured, and with and without seen items.
-        on_progress: told the users ranked and all users of all modes, after each batch.
+        on_progress: told the targets ranked and all targets of all modes, after each batch.
         split: ``validation`` takes the items by which training chose its epoch, and leaves the test items unread.
         rivals: baselines of ``SCORED_BASELINES``, measured on the same users.
         catalog: as in :func:`evaluate_checkpoint`.
@@ -135,12 +142,12 @@ def evaluate(
     """
     held_out = _held_out(histories, settings, split)
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
-    modes, users = weights.modes(), len(held_out.targets)
+    modes, targets = weights.modes(), len(held_out.targets)
     ranked: dict[str, TargetRanks] = {}
     for number, mode in enumerate(modes):
 
-        def progress(done: int, _: int, before: int = number * users) -> None:
-            on_progress(before + done, len(modes) * users)
+        def progress(done: int, _: int, before: int = number * targets) -> None:
+            on_progress(before + done, len(modes) * targets)
 
         ranked[mode] = rank_test_items(
             scorer, trie, held_out, settings, max_history, weights.of(mode), progress, weights.exclude_seen
@@ -151,7 +158,7 @@ def evaluate(
         )
     counts = training_counts(histories, trie.n_items)
     metrics = {"split": split, **_figures(ranked, weights, held_out, counts, settings)}
-    metrics |= {"skipped_users": len(histories) - users, "max_history": max_history}
+    metrics |= {"skipped_users": len(histories) - held_out.n_users, "max_history": max_history}
     metrics |= {"tie_order": _tie_order(tied_targets(histories, held_out))}
     if split == "test" and histories.windows is not None:
         metrics["new_users"] = _new_users(new_users(histories), counts, settings)
@@ -171,17 +178,17 @@ def _read(ranks: np.ndarray, held_out: HeldOut, catalog: pl.DataFrame, ids: Sema
     items = pl.DataFrame({"item_id": ids.item_ids}).join(catalog, on="item_id", how="left", maintain_order="left")
     return {
         "examples": examples(ranks, held_out, item_names(items), seed),
-        "worst_departments": worst_departments(ranks, held_out.targets, items["categories"]),
+        "worst_departments": worst_departments(ranks, held_out, items["categories"]),
     }
 
 
 def _held_out(histories: Histories, settings: EvaluationSettings, split: Split) -> HeldOut:
-    held_out = test_part(histories) if split == "test" else validation_part(histories)
-    users = len(held_out.targets)
-    if users == 0:
+    part = held_out_test_part if split == "test" else validation_part
+    held_out = part(histories, settings.users, settings.seed)
+    if not len(held_out.targets):
         needed = "three items" if histories.windows is None else f"an item in the {split} window and one before it"
         raise GenrecError(f"none of {len(histories)} histories has {needed}, so there is nothing to test on")
-    return held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
+    return held_out
 
 
 def _figures(
@@ -193,7 +200,7 @@ def _figures(
 ) -> dict[str, Any]:
     """What follows from the ranks and lists, with counts int64 [n_items] of training interactions."""
     beams, deepest = min(settings.beams, len(counts)), deepest_cutoff(settings.beams, len(counts))
-    random = settings.bootstrap_samples, settings.seed
+    random, users = (settings.bootstrap_samples, settings.seed), held_out.users
     rankings, metrics, exclude_seen = dict[str, RankingResult](), dict[str, Any](), weights.exclude_seen
     for name, targets in ranked.items():
         rankings[name] = RankingResult(targets.of(exclude_seen), targets.listed, held_out.targets, counts == 0)
@@ -202,15 +209,15 @@ def _figures(
     others = {name: targets.of(not exclude_seen) for name, targets in ranked.items()}
     others |= {name: rank(counts, held_out, beams, not exclude_seen)[0] for name, rank in BASELINES.items()}
     for name, ranking in rankings.items():
-        metrics[name] = summarize(ranking.ranks, deepest, *random) | list_metrics(ranking, deepest)
-        metrics[f"{name}_{OTHER_WAY[exclude_seen]}"] = summarize(others[name], deepest, *random)
+        metrics[name] = summarize(ranking.ranks, users, deepest, *random) | list_metrics(ranking, deepest)
+        metrics[f"{name}_{OTHER_WAY[exclude_seen]}"] = summarize(others[name], users, deepest, *random)
     ranks = {name: ranking.ranks for name, ranking in rankings.items()}
     headline = weights.auto if weights.auto in ranked else next(iter(ranked))
     sliced_by = {"history_length": held_out.histories.lengths, "target_popularity": counts[held_out.targets]}
     rivals = [name for name in RANKINGS if name in rankings and name != headline]
     return metrics | {
-        "against": {name: paired_differences(ranks[headline], ranks[name], deepest, *random) for name in rivals},
-        "slices": metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], deepest, *random),
+        "against": {name: paired_differences(ranks[headline], ranks[name], users, deepest, *random) for name in rivals},
+        "slices": metrics_by_slice(sliced_by, ranks[headline], ranks["popularity"], users, deepest, *random),
         "hybrid_weight": weights.hybrid if "hybrid" in ranked else None,
         **_description(headline, exclude_seen, held_out, counts, settings),
     }
@@ -228,10 +235,11 @@ def _description(
         "seen_items": {"lists": "exclude" if exclude_seen else "keep"},
         "new_items": {
             "items": int((counts == 0).sum()),
-            "test_users": int((counts[held_out.targets] == 0).sum()),
+            "test_targets": int((counts[held_out.targets] == 0).sum()),
             "meaning": "items that no training target or history holds",
         },
-        "users": len(held_out.targets),
+        "users": held_out.n_users,
+        "targets": len(held_out.targets),
         "repeated_targets": held_out.repeated_targets(),
         "items": len(counts),
         "beams": min(settings.beams, len(counts)),
@@ -239,6 +247,7 @@ def _description(
         "cutoffs_over_all_items": [k for k in RECALL_CUTOFFS if len(counts) < k <= deepest],
         "seed": settings.seed,
         "settings": settings.model_dump(),
+        "mean": "over users; a user with several targets counts with the mean over these",
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap over users, {settings.bootstrap_samples} resamples",
     }
 
@@ -247,17 +256,20 @@ def _tie_order(tied: float | None) -> str:
     """What is known of targets whose order is arbitrary; ``tied`` is their share, as of :func:`tied_targets`."""
     if tied is None:
         return f"{TIE_ORDER} No times are known here."
-    return f"{TIE_ORDER} The targets of {tied:.1%} of the users have the time of the item before or after them."
+    return f"{TIE_ORDER} Of the targets, {tied:.1%} have the time of the item before or after them."
 
 
 def _new_users(held_out: HeldOut, counts: np.ndarray, settings: EvaluationSettings) -> dict[str, Any]:
-    """The users of the test window without an earlier item, whom only the list of the most popular items can serve."""
-    users = len(held_out.targets)
+    """The first items of users whom the model does not know, so that only the most popular items can be listed."""
+    users = held_out.n_users
     if not users:
         return {"users": 0}
     beams = min(settings.beams, len(counts))
     ranks, _ = BASELINES["popularity"](counts, held_out, beams)
-    return {"users": users, "popularity": mean_metrics(ranks, deepest_cutoff(settings.beams, len(counts)))}
+    return {
+        "users": users,
+        "popularity": mean_metrics(ranks, held_out.users, deepest_cutoff(settings.beams, len(counts))),
+    }
 
 
 def _beam_agreement(
@@ -284,7 +296,7 @@ def _beam_agreement(
 
 
 def slice_names(by: str, values: np.ndarray) -> np.ndarray:
-    """The slice of each user, str [n_users]."""
+    """The slice of each target, str [n_targets]."""
     edges, names = SLICES[by]
     return np.array(names)[np.searchsorted(edges, values)]
 
@@ -293,26 +305,29 @@ def metrics_by_slice(
     values: Mapping[str, np.ndarray],
     ranks: np.ndarray,
     popularity_ranks: np.ndarray,
+    users: np.ndarray,
     deepest: float,
     samples: int,
     seed: int,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The metrics of each slice of users, those that cannot be computed as None.
+    """The metrics of each slice of targets, those that cannot be computed as None.
 
     Args:
-        values: numbers to slice by, int [n_users], under the names of ``SLICES``.
-        ranks: ranks that the model gives, int [n_users]; ``popularity_ranks`` are those of the popularity baseline.
+        values: numbers to slice by, int [n_targets], under the names of ``SLICES``.
+        ranks: ranks that the model gives, int [n_targets]; ``popularity_ranks`` are those of the popularity baseline.
+        users: whose target each is, int [n_targets].
     """
     rows: dict[str, list[dict[str, Any]]] = {by: [] for by in values}
     for by, numbers in values.items():
         slices = slice_names(by, numbers)
         for name in SLICES[by][1]:
             inside = slices == name
-            summary = summarize(ranks[inside], deepest, samples, seed) if inside.any() else {}
-            popularity = mean_metrics(popularity_ranks[inside], deepest) if inside.any() else {}
+            own = users[inside]
+            summary = summarize(ranks[inside], own, deepest, samples, seed) if len(own) else {}
+            popularity = mean_metrics(popularity_ranks[inside], own, deepest) if len(own) else {}
             low, high = summary.get("recall@10_interval", (None, None))
             rows[by].append(
-                {"slice": name, "users": int(inside.sum())}
+                {"slice": name, "users": len(np.unique(own))}
                 | {metric: summary.get(metric) for metric in SLICED}
                 | {"recall@10_low": low, "recall@10_high": high, "popularity_recall@10": popularity.get("recall@10")}
             )

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from genrec_core.data.split import mean_of_each_user
+
 RECALL_CUTOFFS = (5, 10, 50, 100, 1000)
 CONFIDENCE = 0.95
 _CHUNK_DRAWS = 2_000_000  # users drawn at once: 32 MB
@@ -17,11 +19,11 @@ _CHUNK_DRAWS = 2_000_000  # users drawn at once: 32 MB
 
 @dataclass(frozen=True)
 class RankingResult:
-    """The ranks and lists that one ranking gives to the users."""
+    """The ranks and lists that one ranking gives for the targets."""
 
-    ranks: np.ndarray  # 0-based rank of each user's target, int32 [n_users]; -1 where it is not in the list
-    lists: np.ndarray  # first items of each list, int32 [n_users, LISTED_ITEMS or fewer]; -1 where it is shorter
-    targets: np.ndarray  # catalogue row of each user's target, int32 [n_users]
+    ranks: np.ndarray  # 0-based rank of each target, int32 [n]; -1 where it is not in the list
+    lists: np.ndarray  # first items of each list, int32 [n, LISTED_ITEMS or fewer]; -1 where it is shorter
+    targets: np.ndarray  # catalogue rows, int32 [n]
     is_new: np.ndarray  # whether training never saw the item, bool [n_items]
 
 
@@ -36,18 +38,18 @@ class Metric:
 
 
 def recall_hits(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Whether each target is among the first ``k``: float64 [n_users], 0 or 1."""
+    """Whether each target is among the first ``k``: float64 [n_targets], 0 or 1."""
     return ((ranks >= 0) & (ranks < k)).astype(np.float64)
 
 
 def ndcg_gains(ranks: np.ndarray, k: int) -> np.ndarray:
-    """NDCG@``k`` of each user, float64 [n_users]; the ideal gain is 1, as there is one relevant item."""
+    """NDCG@``k`` of each target, float64 [n_targets]; the ideal gain is 1, as there is one relevant item."""
     inside = recall_hits(ranks, k) > 0
     return np.where(inside, 1.0 / np.log2(np.where(inside, ranks, 0) + 2.0), 0.0)
 
 
 def exposure(ranking: RankingResult, k: int) -> np.ndarray:
-    """How many users have each item among the first ``k`` of their list, int64 [n_items]."""
+    """How many lists hold each item among their first ``k``, int64 [n_items]."""
     shown = ranking.lists[:, :k]
     return np.bincount(shown[shown >= 0], minlength=len(ranking.is_new)).astype(np.int64)
 
@@ -61,7 +63,7 @@ def gini(shown: np.ndarray) -> float:
 
 
 def coverage(ranking: RankingResult, k: int) -> float:
-    """Share of the catalogue that at least one user is shown."""
+    """Share of the catalogue that at least one list shows."""
     return float((exposure(ranking, k) > 0).mean())
 
 
@@ -72,12 +74,13 @@ def new_item_share(ranking: RankingResult, k: int) -> float:
 
 
 def new_item_recall(ranking: RankingResult, k: int) -> float | None:
-    """Recall over the users whose target is a new item; None without such users."""
+    """Recall over the targets that are new items; None without such targets."""
     ranks = ranking.ranks[ranking.is_new[ranking.targets]]
     return float(recall_hits(ranks, k).mean()) if len(ranks) else None
 
 
-# Computed from ranks and K: one value for each user. The mean over users is reported with an interval.
+# Computed from ranks and K: one value for each target, from these one for each user, whose mean is reported with an
+# interval.
 USER_METRICS = (
     Metric("recall", "Recall@{k}", RECALL_CUTOFFS, recall_hits),
     Metric("ndcg", "NDCG@{k}", (5, 10), ndcg_gains),
@@ -105,9 +108,15 @@ def deepest_cutoff(beams: int, n_items: int) -> float:
     return beams if beams < n_items else math.inf
 
 
-def user_metrics(ranks: np.ndarray, deepest: float) -> dict[str, np.ndarray]:
-    """Each user metric by name for all K up to ``deepest``, float64 [n_users]."""
-    return {name: compute(ranks, k) for name, k, compute in _named(USER_METRICS) if k <= deepest}
+def user_metrics(ranks: np.ndarray, users: np.ndarray, deepest: float) -> dict[str, np.ndarray]:
+    """Each user metric by name for all K up to ``deepest``: the mean over a user's targets, float64 [n_users].
+
+    Args:
+        ranks: 0-based rank of each target, int [n_targets]; -1 where it is not in the list.
+        users: whose target each is, int [n_targets].
+    """
+    by_target = {name: compute(ranks, k) for name, k, compute in _named(USER_METRICS) if k <= deepest}
+    return {name: mean_of_each_user(values, users) for name, values in by_target.items()}
 
 
 def list_metrics(ranking: RankingResult, deepest: float) -> dict[str, float]:
@@ -116,9 +125,9 @@ def list_metrics(ranking: RankingResult, deepest: float) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def mean_metrics(ranks: np.ndarray, deepest: float) -> dict[str, float]:
+def mean_metrics(ranks: np.ndarray, users: np.ndarray, deepest: float) -> dict[str, float]:
     """The mean over users of each of :func:`user_metrics`."""
-    return {name: float(values.mean()) for name, values in user_metrics(ranks, deepest).items()}
+    return {name: float(values.mean()) for name, values in user_metrics(ranks, users, deepest).items()}
 
 
 def _named(metrics: tuple[Metric, ...]) -> list[tuple[str, int, Callable[..., Any]]]:
@@ -152,22 +161,22 @@ def bootstrap_intervals(values: np.ndarray, samples: int, seed: int) -> np.ndarr
     return bounds.T
 
 
-def summarize(ranks: np.ndarray, deepest: float, samples: int, seed: int) -> dict[str, Any]:
+def summarize(ranks: np.ndarray, users: np.ndarray, deepest: float, samples: int, seed: int) -> dict[str, Any]:
     """Means over users and their intervals: ``recall@10``, ``recall@10_interval`` ([low, high]), and so on."""
-    by_user = user_metrics(ranks, deepest)
+    by_user = user_metrics(ranks, users, deepest)
     intervals = bootstrap_intervals(np.column_stack(list(by_user.values())), samples, seed)
     named = {f"{name}_interval": bounds.tolist() for name, bounds in zip(by_user, intervals, strict=True)}
-    return mean_metrics(ranks, deepest) | named
+    return mean_metrics(ranks, users, deepest) | named
 
 
 def paired_differences(
-    ours: np.ndarray, theirs: np.ndarray, deepest: float, samples: int, seed: int
+    ours: np.ndarray, theirs: np.ndarray, users: np.ndarray, deepest: float, samples: int, seed: int
 ) -> dict[str, dict[str, float]]:
     """For each metric the ``difference`` of two rankings of the same users, and its interval ``low`` to ``high``.
 
     Each draw takes a user with both ranks, so what is hard for both rankings cancels out.
     """
-    first, second = user_metrics(ours, deepest), user_metrics(theirs, deepest)
+    first, second = user_metrics(ours, users, deepest), user_metrics(theirs, users, deepest)
     values = np.column_stack([first[name] - second[name] for name in first])
     bounds = bootstrap_intervals(values, samples, seed)
     return {

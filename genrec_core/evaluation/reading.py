@@ -68,23 +68,25 @@ def examples(ranks: np.ndarray, held_out: HeldOut, names: Sequence[str], seed: i
     """
     order, found = np.random.default_rng(seed).permutation(len(ranks)), recall_hits(ranks, FIRST) > 0
 
-    def described(user: int) -> dict[str, Any]:
-        newest = held_out.histories.of(user)[-_SHOWN_HISTORY:]
+    def described(number: int) -> dict[str, Any]:
+        newest = held_out.histories.of(number)[-_SHOWN_HISTORY:]
         return {
-            "user": held_out.histories.user_ids[user],
+            "user": held_out.histories.user_ids[number],
             "history": [names[row] for row in newest.tolist()],
-            "target": names[int(held_out.targets[user])],
-            "rank": int(ranks[user]) + 1 if ranks[user] >= 0 else None,
+            "target": names[int(held_out.targets[number])],
+            "rank": int(ranks[number]) + 1 if ranks[number] >= 0 else None,
         }
 
     chosen = {"hits": order[found[order]], "misses": order[~found[order]]}
-    return {kind: [described(user) for user in users[:_EXAMPLES].tolist()] for kind, users in chosen.items()}
+    return {kind: [described(number) for number in numbers[:_EXAMPLES].tolist()] for kind, numbers in chosen.items()}
 
 
-def worst_departments(ranks: np.ndarray, targets: np.ndarray, categories: pl.Series) -> list[dict[str, Any]]:
+def worst_departments(ranks: np.ndarray, held_out: HeldOut, categories: pl.Series) -> list[dict[str, Any]]:
     """The departments whose items are found least often, of those with enough users; ``categories`` is by row."""
-    frame = pl.DataFrame({"department": departments(categories).gather(targets), "found": recall_hits(ranks, FIRST)})
-    by_department = frame.group_by("department").agg(
+    found, department = recall_hits(ranks, FIRST), departments(categories).gather(held_out.targets)
+    frame = pl.DataFrame({"department": department, "user": held_out.users, "found": found})
+    by_user = frame.group_by("department", "user").agg(pl.col("found").mean())
+    by_department = by_user.group_by("department").agg(
         pl.len().alias("users"), pl.col("found").mean().alias(f"recall@{FIRST}")
     )
     enough = by_department.filter(pl.col("users") >= _LEAST_USERS)

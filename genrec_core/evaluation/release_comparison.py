@@ -120,10 +120,11 @@ def judge(
 
 @dataclass(frozen=True)
 class ValidationUsers:
-    """The users by whom models are compared."""
+    """The validation items by which models are compared."""
 
-    past: list[list[AnyId]]  # each user's items before the validation item, oldest first
-    targets: np.ndarray  # each user's validation item, int64 or text [n]
+    past: list[list[AnyId]]  # the user's items before each validation item, oldest first
+    targets: np.ndarray  # validation items, int64 or text [n]
+    users: np.ndarray  # whose target each is, int64 [n]
     withdrawn: np.ndarray  # items that no model may recommend, int64 or text [m]
     n_items: int  # different items in all histories
     settings: ReleaseSettings
@@ -132,14 +133,12 @@ class ValidationUsers:
     def drawn(cls, withdrawn_from: Path, histories: pl.DataFrame, settings: ReleaseSettings) -> "ValidationUsers":
         """Draw ``settings.users`` users; no model recommends what that model must not."""
         item_ids = items_of(histories)
-        held_out = validation_part(Histories.from_frame(histories, item_ids))
-        users = len(held_out.targets)
-        if users == 0:
+        held_out = validation_part(Histories.from_frame(histories, item_ids), settings.users, settings.seed)
+        if not len(held_out.targets):
             raise GenrecError("no user has a validation item and one before it; set release.rule to always")
-        held_out = held_out.take(np.sort(np.random.default_rng(settings.seed).permutation(users)[: settings.users]))
-        past = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
+        past = [item_ids[held_out.histories.of(number)].tolist() for number in range(len(held_out.targets))]
         withdrawn = id_array(ModelFolder(withdrawn_from).withdrawn())
-        return cls(past, item_ids[held_out.targets], withdrawn, len(item_ids), settings)
+        return cls(past, item_ids[held_out.targets], held_out.users, withdrawn, len(item_ids), settings)
 
     def ranks(self, folder: Path) -> np.ndarray:
         """0-based rank of each target in the lists that the model gives, int32 [n]; -1 beyond ``top_k``."""
@@ -158,9 +157,9 @@ class ValidationUsers:
     def compare(self, champion: np.ndarray, challenger: np.ndarray) -> Comparison:
         """Compare two models by their :meth:`ranks`."""
         settings, deepest = self.settings, deepest_cutoff(self.settings.top_k, self.n_items)
-        differences = paired_differences(challenger, champion, deepest, settings.samples, settings.seed)
-        means = mean_metrics(champion, deepest), mean_metrics(challenger, deepest)
-        return Comparison(len(self.targets), *means, differences)
+        differences = paired_differences(challenger, champion, self.users, deepest, settings.samples, settings.seed)
+        means = mean_metrics(champion, self.users, deepest), mean_metrics(challenger, self.users, deepest)
+        return Comparison(len(np.unique(self.users)), *means, differences)
 
 
 def _best_earlier(
@@ -168,7 +167,7 @@ def _best_earlier(
 ) -> tuple[str | None, dict[str, str]]:
     """The earlier model with the highest NDCG@10, None if the champion's is as high; and why others did not open."""
     step = -(-len(users.targets) // _SEARCH_USERS)
-    sample = replace(users, past=users.past[::step], targets=users.targets[::step])
+    sample = replace(users, past=users.past[::step], targets=users.targets[::step], users=users.users[::step])
     best, highest = None, ndcg_gains(champion_ranks[::step], 10).mean()
     not_opened = {}
     for name, folder in earlier.items():

@@ -35,18 +35,16 @@ _OBSERVED_USERS, _OBSERVED_ITEMS = 128, 100  # users whose ranges are taken, and
 
 @dataclass(frozen=True)
 class ValidationUsers:
-    """Users by whose lists the model in int8 is judged."""
+    """Validation items by whose places in the lists the model in int8 is judged."""
 
-    histories: list[list[AnyId]]  # item ids of each, oldest first
-    targets: list[AnyId]  # the item id that each bought next
+    histories: list[list[AnyId]]  # item ids before each, oldest first
+    targets: list[AnyId]  # the item id that the user bought next
 
     @classmethod
     def of_validation(cls, histories: Histories, item_ids: np.ndarray, users: int) -> "ValidationUsers":
         """Draw at most ``users`` users; ``item_ids`` [n_items] are the ids of the rows."""
-        validation = validation_part(histories)
-        drawn = np.random.default_rng(_SEED).permutation(len(validation.targets))[:users]
-        held_out = validation.take(np.sort(drawn))
-        read = [item_ids[held_out.histories.of(user)].tolist() for user in range(len(held_out.targets))]
+        held_out = validation_part(histories, users, _SEED)
+        read = [item_ids[held_out.histories.of(number)].tolist() for number in range(len(held_out.targets))]
         return cls(read, item_ids[held_out.targets].tolist())
 
 
@@ -62,7 +60,7 @@ class Agreement:
 class QuantizationReport:
     """What ``quantization.json`` holds."""
 
-    users: int  # validation users that were ranked
+    targets: int  # validation items that were ranked
     rankings: dict[RankingMode, Agreement]
     method: str = f"static int8, weights of 7 bits, a scale a column, ranges of {_OBSERVED_USERS} users"
 
@@ -181,7 +179,7 @@ def _require_as_good(report: QuantizationReport, largest_loss: float, model_dir:
         if ranking.recall_int8 < (1 - largest_loss) * ranking.recall_fp32:
             raise GenrecError(
                 f"{model_dir}: in int8 Recall@10 of {mode} falls from {ranking.recall_fp32:.4f} to "
-                f"{ranking.recall_int8:.4f} on {report.users} validation users, more than {largest_loss:.1%}; "
+                f"{ranking.recall_int8:.4f} on {report.targets} validation items, more than {largest_loss:.1%}; "
                 "keep the model in fp32"
             )
 

@@ -15,7 +15,8 @@ class SplitSettings(Settings):
     split: Literal["leave_one_out", "temporal"] = Field(
         "leave_one_out",
         description="`leave_one_out`: each user's last item is tested, the one before it validated. `temporal`: one "
-        "point in time for everybody; train before it, validate in the window after it, test in the last window.",
+        "point in time for everybody; train before it, validate in the window after it, test in the last window, and "
+        "measure the mean over each user's items of a window.",
     )
     validation_from: str | None = Field(
         None,

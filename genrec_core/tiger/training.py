@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from genrec_core.data.histories import Histories, padded
 from genrec_core.data.pairs import order_strength
-from genrec_core.data.split import HeldOut, training_part, validation_part
+from genrec_core.data.split import mean_of_each_user, training_part, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -158,7 +158,9 @@ class Trainer:
         self.counts = np.bincount(self.trained.rows, minlength=len(data.codes))
         if self.sequences.targets == 0:
             raise GenrecError("no history has two items before those held out, so there is nothing to train on")
-        self.validation = _drawn(validation_part(data.histories), settings.validation_users, settings.seed)
+        validation = validation_part(data.histories, settings.validation_users, settings.seed)
+        self.validated_users = max(validation.n_users, 1)  # by all processes; this one ranks the targets of its share
+        self.validation = validation.take(np.flatnonzero(validation.users % world.size == world.rank))
         self.ways = self._ways_with_seen_items()
         self.seen_items = dict[str, float | str]()  # what `_choose_seen` measured
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
@@ -191,7 +193,7 @@ class Trainer:
     def _ways_with_seen_items(self) -> tuple[bool, ...]:
         """The values of ``exclude_seen`` by which epochs are compared; two where ``auto`` has something to gain."""
         if self.settings.seen == "auto":
-            return (True, False) if self.validation.repeated_targets() else (True,)
+            return (True, False) if self.world.sum(self.validation.repeated_targets()) else (True,)
         return (self.settings.seen == "exclude",)
 
     def run(self) -> None:
@@ -269,19 +271,23 @@ class Trainer:
     def _validation_recall(self, model: PreTrainedModel, dense_weight: float, exclude_seen: bool) -> float:
         """Validation Recall@10, by which epochs are compared."""
         ranks = self._validation_ranks(model, dense_weight, exclude_seen)
-        return self.world.sum(float((ranks >= 0).sum())) / max(len(self.validation.targets), 1)
+        return self._validation_mean(ranks >= 0)
 
     def _validation_ndcg(self, model: PreTrainedModel, dense_weight: float) -> float:
         """Validation NDCG@10, by which weights are chosen: chance moves it less than the recall."""
         ranks = self._validation_ranks(model, dense_weight, model.config.exclude_seen)
-        return self.world.sum(float((1 / np.log2(ranks[ranks >= 0] + 2)).sum())) / max(len(self.validation.targets), 1)
+        return self._validation_mean(np.where(ranks >= 0, 1 / np.log2(ranks.clip(min=0) + 2), 0.0))
+
+    def _validation_mean(self, values: np.ndarray, power: int = 1) -> float:
+        """The mean over all users, of all processes, of a power of the mean over each user's targets."""
+        of_users = mean_of_each_user(values, self.validation.users)
+        return self.world.sum(float((of_users**power).sum())) / self.validated_users
 
     def _validation_ranks(self, model: PreTrainedModel, dense_weight: float, exclude_seen: bool) -> np.ndarray:
-        """Ranks of the targets as :func:`ranks_in_ten` gives them; each process ranks its share of the users."""
-        share = self.validation.take(np.arange(len(self.validation.targets))[self.world.rank :: self.world.size])
+        """Ranks of this process's share of the targets, as :func:`ranks_in_ten` gives them."""
         beams, max_history = self.settings.validation_beams, self.model.config.max_history
         return ranks_in_ten(
-            self._scorer(model), self.trie, share, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight,
+            self._scorer(model), self.trie, self.validation, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight,
             exclude_seen,
         )  # fmt: skip
 
@@ -294,11 +300,10 @@ class Trainer:
 
         Surely: the paired 95 % interval of the difference in Recall@10 is above 0. The history keeps both figures.
         """
-        found = {way: self._validation_ranks(model, dense_weight, way) >= 0 for way in (True, False)}
-        users = max(len(self.validation.targets), 1)
-        exclude, keep = (self.world.sum(float(hits.sum())) / users for hits in found.values())
-        differ = self.world.sum(float((found[True] != found[False]).sum())) / users
-        error = math.sqrt(max(differ - (keep - exclude) ** 2, 0.0) / users)
+        removed, kept = (self._validation_ranks(model, dense_weight, way) >= 0 for way in (True, False))
+        exclude, keep = self._validation_mean(removed), self._validation_mean(kept)
+        square = self._validation_mean(kept.astype(float) - removed, power=2)
+        error = math.sqrt(max(square - (keep - exclude) ** 2, 0.0) / self.validated_users)
         low, high = keep - exclude - _INTERVAL * error, keep - exclude + _INTERVAL * error
         setting, surely = self.settings.seen, "keep" if low > 0 else "exclude"
         lists = surely if setting == "auto" else setting
@@ -500,14 +505,6 @@ def _adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def _drawn(held_out: HeldOut, users: int, seed: int) -> HeldOut:
-    """At most ``users`` users, drawn with ``seed``, shortest history first so that batches hold little padding."""
-    random = np.random.default_rng(seed)
-    chosen = random.permutation(len(held_out.targets))[:users]
-    lengths = np.diff(held_out.histories.offsets)[chosen]
-    return held_out.take(chosen[np.argsort(lengths, kind="stable")])
 
 
 def write_probe(checkpoint: Path, data: TrainingData) -> None:

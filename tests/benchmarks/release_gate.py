@@ -10,6 +10,7 @@ share of the figure. As no model is better than another in truth, `worse` and `c
 import argparse
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def comparisons(users: ValidationUsers, ranks: list[np.ndarray], count: int, dra
     found = []
     for _ in range(draws):
         drawn = random.permutation(len(users.targets))[:count]
-        some = ValidationUsers([], users.targets[drawn], users.withdrawn, users.n_items, users.settings)
+        some = replace(users, past=[], targets=users.targets[drawn], users=users.users[drawn])
         found += [some.compare(theirs[drawn], ours[drawn]) for theirs, ours in permutations(ranks, 2)]
     return found
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_core.data.histories import Histories, padded
-from genrec_core.data.split import test_part as held_out_test_part
-from genrec_core.data.split import training_part, validation_part
+from genrec_core.data.split import held_out_test_part, training_part, validation_part
 from genrec_core.errors import GenrecError
 
 ITEM_IDS = np.array([10, 20, 30, 40])

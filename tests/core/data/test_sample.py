@@ -6,8 +6,7 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.p5 import RAW_FILES, read_histories
 from genrec_core.data.sample import write_sample
 from genrec_core.data.sources import read_catalog
-from genrec_core.data.split import test_part as held_out_test_part
-from genrec_core.data.split import training_part
+from genrec_core.data.split import held_out_test_part, training_part
 from genrec_core.settings import CatalogSettings
 
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_core.data.histories import Histories
-from genrec_core.data.split import new_users, tied_targets, training_part, validation_part
-from genrec_core.data.split import test_part as held_out_test_part
+from genrec_core.data.split import held_out_test_part, new_users, tied_targets, training_part, validation_part
 from genrec_core.data.temporal import split_by_time, split_sentence
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.build import histories_version
@@ -58,9 +57,10 @@ def test_the_dates_split_each_user_as_a_loop_over_interactions_does(shop: list[l
     for number, first, end in ((1, 4, 7), (2, 7, 10)):
         for pairs in shop:
             read = [item for item, day in pairs if day < first]
-            window = [item for item, day in pairs if first <= day < end]
-            if read and window:
-                expected[number].append([*read, window[0]])
+            for item in (item for item, day in pairs if first <= day < end):
+                if read:
+                    expected[number].append([*read, item])
+                read = [*read, item]
     assert parts(frame) == expected
     unseen = [pairs[0][0] for pairs in shop if pairs and pairs[0][1] >= 7]
     assert new_users(Histories.from_frame(frame, ITEM_IDS)).targets.tolist() == unseen
@@ -79,6 +79,28 @@ def test_a_share_never_divides_an_instant(shop: list[list[tuple[int, int]]]) -> 
         after = [day for user, count in zip(days, newest, strict=True) for day in user[len(user) - count :]]
         assert max(before) < min(after)
     assert held_out[:, 1].sum() >= round(0.2 * sum(map(len, days)))
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=8), st.integers(1, 200))
+def test_targets_are_spread_evenly_over_a_window_and_no_more_than_asked_for(items: list[int], most: int) -> None:
+    """Each user has one item before the window and 0 to 60 in it."""
+    windows = np.array([np.zeros(len(items), int), items])
+    lengths = np.array(items) + 1
+    rows = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
+    histories = Histories(
+        [f"u{user}" for user in range(len(items))], rows, np.append(0, lengths.cumsum()), None, windows
+    )
+    held_out = held_out_test_part(histories, most, seed=1)
+    asked = sum(count > 0 for count in items)
+    assert held_out.n_users == min(most, asked)
+    assert len(held_out.targets) <= most
+    share = min(max(most // max(held_out.n_users, 1), 1), 20)
+    for user in np.unique(held_out.users).tolist():
+        places = held_out.histories.lengths[held_out.users == user]
+        assert len(places) == min(items[user], share)
+        steps = np.diff(np.append(places, items[user] + 1))
+        assert places[0] == 1
+        assert steps.max() - steps.min() <= 1
 
 
 def random_shop(n_users: int = 60) -> list[list[tuple[int, int]]]:

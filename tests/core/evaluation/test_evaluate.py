@@ -102,7 +102,7 @@ def test_a_model_without_a_dense_head_is_measured_by_generating_alone(table_scor
 
 def test_items_new_since_training_are_measured_apart(whole: dict[str, Any]) -> None:
     new = whole["new_items"]
-    assert 0 < new["test_users"] < 28
+    assert 0 < new["test_targets"] < 28
     assert 0 < whole["hybrid"]["new_item_share@10"] < 1
     assert whole["dense"]["new_item_recall@1000"] == 1.0  # the list holds every item
     assert whole["popularity"]["new_item_share@10"] == 0.0
@@ -180,7 +180,7 @@ def test_differences_are_paired_and_an_equal_rival_has_none(whole: dict[str, Any
     assert against["difference"] == pytest.approx(difference)
     assert against["low"] <= against["difference"] <= against["high"]
     ranks = np.array([0, 3, -1, 12])
-    same = paired_differences(ranks, ranks, math.inf, 20, 0)["recall@10"]
+    same = paired_differences(ranks, ranks, np.arange(4), math.inf, 20, 0)["recall@10"]
     assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
 
 
@@ -223,15 +223,16 @@ def test_the_mean_over_seeds_needs_two_of_them() -> None:
     assert (at["mean"], at["spread"]) == (pytest.approx(0.2), pytest.approx(0.02**0.5))
 
 
-def test_users_without_an_item_before_the_test_window_are_measured_apart(table_scorer: MakeScorer) -> None:
+def test_the_first_items_of_users_of_the_test_window_are_measured_apart(table_scorer: MakeScorer) -> None:
     histories = histories_of([5, 6, 2, 4])
     windows = np.array([[1, 1, 0, 1], [2, 1, 2, 3]])
     by_time = Histories(histories.user_ids, histories.rows, histories.offsets, np.zeros(17, np.int64), windows)
     settings, scorer = EvaluationSettings(beams=1000, bootstrap_samples=20), table_scorer(LEVEL_SIZES, N_ITEMS, 2)
     metrics = evaluate(scorer, semantic_ids(), by_time, settings, 10, WEIGHTS)
-    assert (metrics["users"], metrics["skipped_users"], metrics["new_users"]["users"]) == (3, 1, 1)
+    assert (metrics["users"], metrics["targets"], metrics["skipped_users"]) == (4, 2 + 1 + 1 + 3, 0)
+    assert metrics["new_users"]["users"] == 1  # the third: one of its two items in the window has an item before it
     assert metrics["new_users"]["popularity"]["recall@1000"] == 1.0  # the list holds every item
-    assert metrics["tie_order"].endswith("100.0% of the users have the time of the item before or after them.")
+    assert metrics["tie_order"].endswith("100.0% have the time of the item before or after them.")
 
 
 def test_histories_too_short_to_test_on_are_an_error(table_scorer: MakeScorer) -> None:

@@ -16,9 +16,11 @@ from genrec_core.evaluation.metrics import (
     deepest_cutoff,
     exposure,
     gini,
+    mean_metrics,
     ndcg_gains,
     recall_hits,
     summarize,
+    user_metrics,
 )
 
 DEEP = deepest_cutoff(beams=1000, n_items=12_101)
@@ -39,7 +41,7 @@ def test_recall_and_ndcg_equal_a_loop_over_users(ranks: list[int], k: int) -> No
 @given(ranks_of_users)
 @settings(max_examples=25)
 def test_summary_holds_every_mean_within_its_interval_range(ranks: list[int]) -> None:
-    summary = summarize(np.array(ranks), DEEP, samples=50, seed=1)
+    summary = summarize(np.array(ranks), np.arange(len(ranks)), DEEP, samples=50, seed=1)
     names = [f"recall@{k}" for k in RECALL_CUTOFFS] + [f"ndcg@{k}" for k in (5, 10)]
     assert sorted(summary) == sorted([*names, *(f"{name}_interval" for name in names)])
     recalls = [summary[f"recall@{k}"] for k in RECALL_CUTOFFS]
@@ -48,6 +50,20 @@ def test_summary_holds_every_mean_within_its_interval_range(ranks: list[int]) ->
         low, high = summary[f"{name}_interval"]
         assert 0 <= low <= high <= 1
         assert summary[name] == pytest.approx(np.mean(_by_hand(ranks, name)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 12)), min_size=1, max_size=40))
+def test_a_user_with_many_targets_counts_as_one_with_a_single_target(pairs: list[tuple[int, int]]) -> None:
+    users, ranks = np.array(pairs).T
+    by_user = [np.mean(_by_hand(ranks[users == user].tolist(), "ndcg@10")) for user in sorted(set(users.tolist()))]
+    np.testing.assert_allclose(user_metrics(ranks, users, DEEP)["ndcg@10"], by_user)
+    assert mean_metrics(ranks, users, DEEP)["ndcg@10"] == pytest.approx(np.mean(by_user))
+
+
+def test_the_interval_is_over_users_and_many_targets_of_one_do_not_narrow_it() -> None:
+    ranks = np.where(np.random.default_rng(0).random(40) < 0.5, 0, -1)
+    once = summarize(ranks, np.arange(40), DEEP, samples=200, seed=0)
+    assert summarize(np.repeat(ranks, 50), np.repeat(np.arange(40), 50), DEEP, samples=200, seed=0) == once
 
 
 def _by_hand(ranks: list[int], name: str) -> list[float]:
@@ -93,18 +109,18 @@ def test_intervals_repeat_for_a_seed_and_differ_for_another() -> None:
 def test_a_thousand_resamples_of_beautys_users_take_seconds() -> None:
     ranks = np.random.default_rng(0).integers(-1, 12_101, 22_363)
     began = time.process_time()
-    summarize(ranks, DEEP, samples=1000, seed=0)
+    summarize(ranks, np.arange(len(ranks)), DEEP, samples=1000, seed=0)
     assert time.process_time() - began < 10
 
 
 def test_cutoffs_beyond_the_beams_are_left_out() -> None:
-    summary = summarize(np.array([3]), deepest_cutoff(beams=60, n_items=5000), samples=10, seed=0)
+    summary = summarize(np.array([3]), np.arange(1), deepest_cutoff(beams=60, n_items=5000), samples=10, seed=0)
     names = [name for name in summary if name.startswith("recall") and "interval" not in name]
     assert names == ["recall@5", "recall@10", "recall@50"]
 
 
 def test_a_ranking_of_a_whole_small_catalogue_has_every_metric() -> None:
-    summary = summarize(np.array([79, 0]), deepest_cutoff(beams=80, n_items=80), samples=10, seed=0)
+    summary = summarize(np.array([79, 0]), np.arange(2), deepest_cutoff(beams=80, n_items=80), samples=10, seed=0)
     assert {f"recall@{k}" for k in RECALL_CUTOFFS} < set(summary)
     assert summary["recall@1000"] == 1.0
 

@@ -69,10 +69,13 @@ def test_the_worst_departments_are_those_with_enough_users() -> None:
     categories = pl.Series(["Beauty > Hair", "Beauty > Nails", None, "Beauty > Soap"])
     targets = np.repeat([0, 1, 2, 3], [40, 40, 40, 3])
     ranks = np.concatenate([np.tile([0, 20], 20), np.full(40, -1), np.zeros(40), np.full(3, -1)]).astype(np.int32)
-    rows = worst_departments(ranks, targets, categories)
+    histories = Histories([], targets, np.arange(len(targets) + 1))
+    rows = worst_departments(ranks, HeldOut(histories, targets, np.arange(len(targets))), categories)
     assert [(row["department"], row["users"], row["recall@10"]) for row in rows] == [
         ("Nails", 40, 0.0), ("Hair", 40, 0.5), ("unknown", 40, 1.0),
     ]  # fmt: skip
+    of_pairs = worst_departments(ranks, HeldOut(histories, targets, np.arange(len(targets)) // 2), categories)
+    assert of_pairs == []  # each department has 20 users with two targets
 
 
 def test_an_item_without_a_title_is_called_by_its_id() -> None:

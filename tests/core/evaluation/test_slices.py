@@ -23,7 +23,7 @@ def test_a_target_falls_into_the_slice_that_names_its_count(count: int, name: st
 
 def test_each_row_has_the_means_of_its_users_and_an_empty_one_has_none() -> None:
     lengths, ranks, popular = np.array([3, 4, 8, 30]), np.array([0, -1, 50, 2]), np.array([-1, 3, 4, 5])
-    slices = metrics_by_slice({"history_length": lengths}, ranks, popular, 1000, samples=20, seed=0)
+    slices = metrics_by_slice({"history_length": lengths}, ranks, popular, np.arange(4), 1000, samples=20, seed=0)
     rows = slices["history_length"]
     assert [row["slice"] for row in rows] == ["<=5", "6-10", "11-20", ">20"]
     assert [row["users"] for row in rows] == [2, 1, 0, 1]
@@ -36,5 +36,5 @@ def test_each_row_has_the_means_of_its_users_and_an_empty_one_has_none() -> None
 
 def test_metrics_that_the_beams_cannot_give_are_none() -> None:
     one = np.array([0])
-    slices = metrics_by_slice({"history_length": np.array([3])}, one, one, 50, samples=20, seed=0)
+    slices = metrics_by_slice({"history_length": np.array([3])}, one, one, one, 50, samples=20, seed=0)
     assert [row["recall@100"] for row in slices["history_length"]] == [None] * 4
