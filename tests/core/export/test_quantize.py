@@ -51,7 +51,7 @@ def test_the_lists_stay_nearly_the_same(
     tiny_recommender: Recommender, quantized: Path, validation_users: ValidationUsers
 ) -> None:
     report = read_json(quantized / REPORT)
-    assert report["users"] == 60
+    assert report["targets"] == 60
     assert set(report["rankings"]) == set(tiny_recommender.weights.modes())
     for found in report["rankings"].values():
         assert found["recall_int8"] > 0.9 * found["recall_fp32"] > 0
@@ -140,4 +140,4 @@ def test_export_int8_quantises_what_was_exported(
     inputs += ["--histories", str(tmp_path / "users.parquet"), "--checkpoint", str(tiny_model.checkpoint)]
     assert main(["export", "--int8", "--users", "20", *inputs, "--output", str(tmp_path / "model")]) == 0
     assert "hybrid: Recall@10 1.0000 in fp32, 1.0000 in int8" in capsys.readouterr().err
-    assert read_json(tmp_path / "model" / REPORT)["users"] == 20
+    assert read_json(tmp_path / "model" / REPORT)["targets"] == 20
