@@ -28,6 +28,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import extend_ids
+from genrec_core.search.key_cells import RoundedKeys
 from genrec_core.search.neighbors import Neighbors
 from genrec_core.settings import Settings
 from genrec_core.storage.artifacts import (
@@ -150,8 +151,12 @@ def _write_added(
     new_inputs = {name: array[len(known_texts) :] for name, array in inputs.items()}
     new_vectors, new_keys = encoder.run(["items", "keys"], new_inputs)
     popularity = np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)])
-    vectors, keys = np.concatenate([items.vectors, new_vectors]), np.concatenate([items.keys, new_keys])
-    folder.save_items(ModelItems(extended.item_ids, extended.codes.astype(np.int32), popularity, vectors, keys))
+    vectors = np.concatenate([items.vectors, new_vectors.astype(items.vectors.dtype)])
+    keys, scales = (new_keys, None) if items.scales is None else RoundedKeys.of(new_keys)
+    keys = np.concatenate([items.keys, keys])
+    scales = None if items.scales is None else np.concatenate([items.scales, scales])
+    codes = extended.codes.astype(np.int32)
+    folder.save_items(ModelItems(extended.item_ids, codes, popularity, vectors, keys, scales))
     neighbors = Neighbors.load(folder.path, len(known_texts)) if settings.neighbors else None
     if neighbors is not None:
         neighbors.extended(known_texts, new_texts, settings.neighbors, settings.neighbor_weight).save(folder.path)

@@ -33,9 +33,10 @@ SETTINGS = "recommender.json"  # the format and GraphSettings
 ENCODER = "history_encoder.onnx"  # with level 0 of the decoder
 ITEM_LOGITS = "item_logits.onnx"  # the dense head's product of queries and item keys
 TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"  # what the decoder adds for a token and for a prefix
-# Five files by catalogue row: see ModelItems.
+# By catalogue row: see ModelItems.
 ITEM_IDS, CODES, POPULARITY = "item_ids.npy", "codes_with_suffix.npy", "popularity.npy"
 ITEM_VECTORS, ITEM_KEYS = "item_vectors.npy", "item_keys.npy"
+KEY_SCALES = "item_key_scales.npy"  # of a large catalogue
 ITEMS = "items.json"  # the columns of the catalogue, for rules; absent where exported without a catalogue
 # What adding items needs: a graph, text vectors, settings, and the codebooks of the semantic IDs.
 NEW_ITEMS = "new_items"
@@ -71,8 +72,13 @@ class ModelItems:
     item_ids: "np.ndarray"  # the data set's ids, int64 or text [n]
     codes: "np.ndarray"  # semantic IDs with suffix, int32 [n, depth]
     popularity: "np.ndarray"  # training interactions, int64 [n]
-    vectors: "np.ndarray"  # what the encoder reads of each item, float32 [n, item_width]
-    keys: "np.ndarray"  # what the dense head compares its query with, float32 [n, item_width]
+    vectors: (
+        "np.ndarray"  # what the encoder reads of each item, [n, item_width]; float16 in a large catalogue, or float32
+    )
+    # What the dense head compares its query with, float32 [n, item_width]. In a catalogue too large to score every item
+    # for every user int16: see RoundedKeys, to which the scales float32 [n] belong.
+    keys: "np.ndarray"
+    scales: "np.ndarray | None" = None
 
 
 _ITEM_FILES = (ITEM_IDS, CODES, POPULARITY, ITEM_VECTORS, ITEM_KEYS)  # in the order of ModelItems
@@ -138,17 +144,21 @@ class ModelFolder:
         return self.array(POPULARITY)
 
     def items(self) -> ModelItems:
-        """What the model holds of its items."""
-        arrays = [self.array(name) for name in _ITEM_FILES]
-        rows = {name: len(array) for name, array in zip(_ITEM_FILES, arrays, strict=True)}
+        """What the model holds of its items, mapped, so that processes share the memory."""
+        import numpy as np
+
+        names = [*_ITEM_FILES, KEY_SCALES] if (self.path / KEY_SCALES).is_file() else _ITEM_FILES
+        arrays = [np.asarray(read_array(self.path / name, "r")) for name in names]
+        rows = {name: len(array) for name, array in zip(names, arrays, strict=True)}
         if len(set(rows.values())) != 1:
             raise GenrecError(f"{self.path}: the files differ in items ({rows}); export it again")
         return ModelItems(*arrays)
 
     def save_items(self, items: ModelItems) -> None:
-        arrays = (items.item_ids, items.codes, items.popularity, items.vectors, items.keys)
-        for name, array in zip(_ITEM_FILES, arrays, strict=True):
-            self.save_array(name, array)
+        arrays = (items.item_ids, items.codes, items.popularity, items.vectors, items.keys, items.scales)
+        for name, array in zip((*_ITEM_FILES, KEY_SCALES), arrays, strict=True):
+            if array is not None:
+                self.save_array(name, array)
 
     def quantization_report(self) -> dict[str, Any] | None:
         """How the model in int8 ranks beside the one in fp32; None for a model in fp32."""

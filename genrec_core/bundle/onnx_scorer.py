@@ -15,7 +15,9 @@ from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import SELF_TEST, open_graph, read_self_test, require_same_answers
 from genrec_core.search.beams import BeamAncestry, Lifted
+from genrec_core.search.key_cells import KeyCells, Matches, RoundedKeys
 from genrec_core.search.neighbors import Neighbors
+from genrec_core.search.trie import CodeTrie
 
 # Of a key's largest number as int8. Processors without VNNI add two products of uint8 and int8 in 16 bits, which
 # saturate: 2 * 255 * 64 fits, 2 * 255 * 127 does not.
@@ -36,9 +38,14 @@ class OnnxScorer:
             if array.ndim != 2 or array.shape[1] != width:
                 reads = f"the model reads item {name} of {width} columns, found shape {array.shape}"
                 raise GenrecError(f"{folder.path}: {reads}; export it again")
-        self.items = np.ascontiguousarray(items.vectors, dtype=np.float32)
+        self.items = items.vectors
         self.neighbors = Neighbors.load(folder.path, len(self.items))
-        self.keys_product = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8)
+        self.cells: KeyCells | None = None
+        self.keys: KeysProduct | RoundedKeys
+        if items.scales is None:
+            self.keys = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8)
+        else:
+            self.keys = RoundedKeys(items.keys, items.scales)
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
@@ -68,13 +75,17 @@ class KeysProduct:
         self.graph, self.int8 = open_graph(graph, threads=1), int8
         self.keys = rounded_keys(keys) if int8 else {"keys": np.ascontiguousarray(keys, dtype=np.float32)}
 
-    def __call__(self, queries: np.ndarray) -> np.ndarray:
+    def all_logits(self, queries: np.ndarray) -> np.ndarray:
         """Logits float32 [users, n_items] of queries float32 [users, width]."""
         # In fp32 onnxruntime sums one row in another order than several. So a user alone is computed as two.
         alone = len(queries) == 1 and not self.int8
         rows = np.repeat(queries, 2, axis=0) if alone else queries
         logits = np.asarray(self.graph.run(["logits"], {"queries": rows, **self.keys})[0])
         return logits[: len(queries)]
+
+    def logits(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The same of the items at catalogue rows int [n], float32 [users, n]."""
+        return self.all_logits(queries)[:, rows]
 
 
 def rounded_keys(keys: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,7 +104,7 @@ class OnnxSession:
         self.scorer = scorer
         self.histories = flat = histories.flat()
         inputs = {
-            "items": scorer.items.take(flat.rows, axis=0),
+            "items": scorer.items.take(flat.rows, axis=0).astype(np.float32, copy=False),
             "lengths": flat.lengths,
             "places": flat.places,
             "own": flat.own,
@@ -106,10 +117,19 @@ class OnnxSession:
 
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items] by the dense head; see ``ScorerSession``."""
-        logits = self.scorer.keys_product(self.query)
+        logits = self.scorer.keys.all_logits(self.query)
         if self.scorer.neighbors is not None:
             self.scorer.neighbors.lift(logits, self.histories)
         return logits
+
+    def matches(self, trie: CodeTrie) -> Matches | None:
+        """What finds the best items of a large catalogue; see ``ScorerSession``."""
+        scorer = self.scorer
+        if isinstance(scorer.keys, KeysProduct):
+            return None
+        if scorer.cells is None:
+            scorer.cells = KeyCells(trie, scorer.keys)
+        return Matches(scorer.cells, self.query, self.lifted())
 
     def lifted(self) -> Lifted | None:
         """The items that the histories lift; see ``ScorerSession``."""
@@ -165,5 +185,5 @@ def _logits(scorer: OnnxScorer, rows: np.ndarray, targets: np.ndarray, items: np
     session = scorer.start(padded(list(rows), scorer.settings.max_history))
     logits = [session.first()]
     logits += [session.advance(targets[:, level], users, users) for level in range(len(scorer.steps))]
-    logits.append(scorer.keys_product(session.query)[:, items])
+    logits.append(scorer.keys.logits(session.query, items))
     return np.concatenate([level.ravel() for level in logits])

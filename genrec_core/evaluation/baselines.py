@@ -7,6 +7,7 @@ from genrec_core.data.split import HeldOut, popularity_order
 from genrec_core.errors import GenrecError
 from genrec_core.search.held_out import LISTED_ITEMS, first_unseen, in_history, target_ranks
 from genrec_core.search.neighbors import Neighbors
+from genrec_core.search.trie import CodeTrie
 
 _POPULAR = 1e-3  # logits of popularity: it orders what no neighbour lifts
 
@@ -60,6 +61,9 @@ class NeighborSession:
         logits = np.tile(self.scorer.popular, (len(self.histories.lengths), 1))
         self.scorer.neighbors.lift(logits, self.histories.flat())
         return logits
+
+    def matches(self, trie: CodeTrie) -> None:
+        """None: see ``ScorerSession``; all items are scored."""
 
     def lifted(self) -> None:
         """None: see ``ScorerSession``; it matters to codes alone."""

@@ -44,9 +44,7 @@ from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vector
 from genrec_core.tiger.model import TigerModel
 from genrec_core.tiger.scorer import (
     checkpoint_neighbors,
-    item_inputs,
-    item_keys,
-    item_vector_table,
+    item_tables,
     ranking_weights,
 )
 
@@ -121,15 +119,10 @@ def export_recommender(
 
 
 def _model_items(model: TigerModel, ids: SemanticIds, vectors: np.ndarray, popularity: np.ndarray) -> ModelItems:
-    table = item_vector_table(model.config.item_vector_dim, len(ids.codes), vectors)
-    items = item_inputs(model, torch.from_numpy(ids.codes.astype(np.int64)), table)
-    return ModelItems(
-        ids.item_ids,
-        ids.codes.astype(np.int32),
-        popularity.astype(np.int64),
-        items.numpy(),
-        item_keys(model, items).numpy(),
-    )
+    items, keys = item_tables(model, ids.codes, vectors)
+    stored = (keys.numpy(),) if isinstance(keys, Tensor) else keys
+    popular = popularity.astype(np.int64)
+    return ModelItems(ids.item_ids, ids.codes.astype(np.int32), popular, items.numpy(), *stored)
 
 
 def _save_what_additions_need(

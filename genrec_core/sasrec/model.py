@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import CodeScorer
+from genrec_core.search.trie import CodeTrie
 from genrec_core.tiger.checkpoint import WholeModel
 from genrec_core.tiger.losses import catalogue_cross_entropy
 from genrec_core.tiger.model import CausalEncoder, TigerConfig
@@ -104,6 +105,9 @@ class SasRecSession:
     def item_logits(self) -> np.ndarray:
         """Logits float32 [B, n_items]."""
         return np.asarray(self.logits.cpu())
+
+    def matches(self, trie: CodeTrie) -> None:
+        """None: see ``ScorerSession``; all items are scored."""
 
     def lifted(self) -> None:
         """None: see ``ScorerSession``; it matters to codes alone."""

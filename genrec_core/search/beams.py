@@ -5,13 +5,16 @@ The beams of all users stand in one array, ordered by user and then by node or l
 
 from dataclasses import dataclass
 from math import isnan
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
 from genrec_core.search.trie import CodeTrie
+
+if TYPE_CHECKING:
+    from genrec_core.search.key_cells import Matches
 
 PREFIX_FACTOR = 257  # of the hash of a beam's prefix
 Arrays = TypeVar("Arrays", bound=tuple[Any, ...])  # a NamedTuple of arrays
@@ -48,6 +51,10 @@ class ScorerSession(Protocol):
 
     def item_logits(self) -> np.ndarray:
         """Logits of all items by the dense head, bonuses included, float32 [batch, n_items] by catalogue row."""
+        ...
+
+    def matches(self, trie: CodeTrie) -> "Matches | None":
+        """What finds the best items where :meth:`item_logits` would score too many; None where it would not."""
         ...
 
     def lifted(self) -> Lifted | None:

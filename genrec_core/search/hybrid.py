@@ -9,11 +9,12 @@ The end of the list is guessed first. If a user's list ends below the guess, the
 so the result is exact.
 
 If there are more than ``beams`` prefixes, those with the highest bound are kept. With as many beams as items, the
-search is exact.
+search is exact. In a catalogue too large to score every item, the dense head scores those below the prefixes that match
+best: see :mod:`genrec_core.search.key_cells`. Then the search is exact among these.
 """
 
 from math import isfinite
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from genrec_core.search.beams import (
     CodeScorer,
     Ranked,
     ScorerSession,
+    by_user,
     children,
     first_log_probs,
     keep,
@@ -30,6 +32,7 @@ from genrec_core.search.beams import (
     require_numbers,
     widest,
 )
+from genrec_core.search.key_cells import Matches
 from genrec_core.search.trie import CodeTrie
 
 _LEAST_ODDS = np.float32(1e-30)
@@ -52,11 +55,17 @@ def search_mix(
 
     ``list_end`` is a score float32 [batch] that the last item of each list does not fall below; None to guess it.
     """
-    session = scorer.start(histories)
-    guide = DenseGuide(trie, session.item_logits(), weight, allowed, excluded)
+    session, batch = scorer.start(histories), len(histories.lengths)
+    scores = first_log_probs(session, trie, batch) if weight < 1 else np.zeros((batch, trie.nodes(1)), np.float32)
+    matches = session.matches(trie)
+    guide: Guide
+    if matches is None:
+        guide = DenseGuide(trie, session.item_logits(), weight, allowed, excluded)
+    else:
+        guide = ShortGuide(matches, scores, top_k, weight, allowed, excluded)
     if weight == 1:
         return guide.best(top_k)
-    ranked, unproven = search_items(session, guide, beams, top_k, list_end)
+    ranked, unproven = search_items(session, guide, scores, beams, top_k, list_end)
     if list_end is None and len(unproven):
         part = HistoryBatch(histories.rows[unproven], histories.lengths[unproven])
         list_end = ranked.scores[unproven, -1] - _ROUNDING
@@ -66,8 +75,42 @@ def search_mix(
     return ranked
 
 
+class _Candidates(NamedTuple):
+    """Items that can still reach a list, [candidates] each, ordered by user and then by leaf."""
+
+    user: np.ndarray  # int64
+    leaf: np.ndarray  # int64
+    dense: np.ndarray  # float32, the dense head's part of the mix
+    score: np.ndarray  # float32, generative score of the prefix at the last level that was scored
+    bound: np.ndarray  # float32, upper bound of the mix
+    beam: np.ndarray  # int64, index of the prefix in the last call that scored it; meaningless where no call did
+
+
+class Guide(Protocol):
+    """What the dense head says of the items. The ``scores`` are of the nodes of depth 1, float32 [batch, nodes]."""
+
+    trie: CodeTrie
+    weight: np.float32
+
+    def best(self, top_k: int) -> Ranked:
+        """The best items by the dense head alone."""
+        ...
+
+    def likely_list_end(self, scores: np.ndarray, top_k: int) -> np.ndarray:
+        """A score that the last item of a list rarely falls below, float32 [batch]; minus infinity for short lists.
+
+        The probability of a prefix is shared among its items: by the geometric mean of equal and of the dense head's
+        shares. On Beauty one user in a hundred falls below.
+        """
+        ...
+
+    def candidates(self, scores: np.ndarray, list_end: np.ndarray) -> _Candidates:
+        """The items whose bound after level 0 is at least ``list_end``."""
+        ...
+
+
 class DenseGuide:
-    """The dense head's log-probability of each leaf, float32 [batch, n_items]; -inf for items that are left out.
+    """A :class:`Guide` by all items: the log-probability of each leaf, float32 [batch, n_items]; -inf if left out.
 
     ``logits`` are float32 [batch, n_items] by catalogue row; ``allowed`` and ``excluded`` as in ``beam_search``.
     """
@@ -101,49 +144,99 @@ class DenseGuide:
         return Ranked.of(self.trie, user, leaf, self.leaves[user, leaf], len(self.leaves), top_k)
 
     def likely_list_end(self, scores: np.ndarray, top_k: int) -> np.ndarray:
-        """A score that the last item of a list rarely falls below, float32 [batch]; minus infinity for short lists.
-
-        ``scores`` are of the nodes of depth 1, [batch, nodes]. The probability of a prefix is shared among its items:
-        by the geometric mean of equal and of the dense head's shares. On Beauty one user in a hundred falls below.
-        """
         if top_k > self.trie.n_items:
             return np.full(len(scores), -np.inf, dtype=np.float32)
         starts = self.trie.first_leaf[1]
-        counts = np.diff(starts)
-        odds = np.add.reduceat(self.odds, starts[:-1], axis=1)
-        odds /= odds.sum(axis=1, keepdims=True)
-        shares = np.log(np.maximum(odds * counts.astype(np.float32), _LEAST_ODDS))
-        shares *= np.float32(-0.5)
-        shares += scores - np.float32(_LIKELY_NATS)
-        likely = ((1 - self.weight) * shares).repeat(counts, axis=1)
+        shares = _shares(self.trie, np.add.reduceat(self.odds, starts[:-1], axis=1), scores)
+        likely = ((1 - self.weight) * shares).repeat(np.diff(starts), axis=1)
         likely += (np.float32(0.5) * (1 + self.weight)) * self.leaves
         place = self.trie.n_items - top_k
         return np.asarray(np.partition(likely, place, axis=1)[:, place])
 
+    def candidates(self, scores: np.ndarray, list_end: np.ndarray) -> _Candidates:
+        bounds = ((1 - self.weight) * scores).repeat(np.diff(self.trie.first_leaf[1]), axis=1)
+        bounds += self.weight * self.leaves
+        (place,) = ((bounds >= list_end[:, None]) & (self.leaves > -np.inf)).reshape(-1).nonzero()
+        user, leaf = np.divmod(place, self.trie.n_items)
+        node = user * scores.shape[1] + self.trie.leaf_node[1].take(leaf)
+        dense = self.weight * self.leaves.reshape(-1).take(place)
+        return _Candidates(user, leaf, dense, scores.reshape(-1).take(node), bounds.reshape(-1).take(place), user)
 
-class _Candidates(NamedTuple):
-    """Items that can still reach a list, [candidates] each, ordered by user and then by leaf."""
 
-    user: np.ndarray  # int64
-    leaf: np.ndarray  # int64
-    dense: np.ndarray  # float32, the dense head's part of the mix
-    score: np.ndarray  # float32, generative score of the prefix at the last level that was scored
-    bound: np.ndarray  # float32, upper bound of the mix
-    beam: np.ndarray  # int64, index of the prefix in the last call that scored it; meaningless where no call did
+class ShortGuide:
+    """A :class:`Guide` by the items that :meth:`Matches.shortlist` scores; their log-probabilities are among these."""
+
+    def __init__(
+        self,
+        matches: Matches,
+        scores: np.ndarray,
+        top_k: int,
+        weight: float,
+        allowed: np.ndarray | None = None,
+        excluded: np.ndarray | None = None,
+    ) -> None:
+        self.trie, self.weight, self.batch = matches.cells.trie, np.float32(weight), len(scores)
+        prefixes = scores * np.float32((1 - weight) / weight)
+        self.user, self.leaf, self.logit = matches.shortlist(top_k, prefixes, allowed, excluded)
+        require_numbers(self.logit, 0)
+        self.node = self.user * scores.shape[1] + self.trie.leaf_node[1].take(self.leaf)
+        highest = np.full(self.batch, -np.inf, dtype=np.float32)
+        np.maximum.at(highest, self.user, self.logit)
+        self.logit = self.logit - highest.take(self.user)
+        self.odds = np.exp(self.logit)
+        self.logit -= np.log(np.bincount(self.user, self.odds, self.batch).astype(np.float32).take(self.user))
+
+    def best(self, top_k: int) -> Ranked:
+        mask = widest(self.logit, self.user, self.batch, top_k)
+        return Ranked.of(self.trie, self.user[mask], self.leaf[mask], self.logit[mask], self.batch, top_k)
+
+    def likely_list_end(self, scores: np.ndarray, top_k: int) -> np.ndarray:
+        odds = np.bincount(self.node, self.odds, scores.size).astype(np.float32).reshape(scores.shape)
+        likely = (1 - self.weight) * _shares(self.trie, odds, scores).reshape(-1).take(self.node)
+        likely += (np.float32(0.5) * (1 + self.weight)) * self.logit
+        padded, _ = by_user(likely, self.user, self.batch)
+        place = padded.shape[1] - top_k
+        return np.partition(padded, max(place, 0), axis=1)[:, place] if place >= 0 else np.full(self.batch, -np.inf)
+
+    def candidates(self, scores: np.ndarray, list_end: np.ndarray) -> _Candidates:
+        score, dense = scores.reshape(-1).take(self.node), self.weight * self.logit
+        bound = (1 - self.weight) * score + dense
+        (place,) = (bound >= list_end.take(self.user)).nonzero()
+        user, leaf = self.user.take(place), self.leaf.take(place)
+        return _Candidates(user, leaf, dense.take(place), score.take(place), bound.take(place), user)
+
+
+def _shares(trie: CodeTrie, odds: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The likely score of an item below each node of depth 1 beside the dense head's part, float32 [batch, nodes].
+
+    ``odds`` are the dense head's of the nodes, and become shares.
+    """
+    odds /= odds.sum(axis=1, keepdims=True)
+    counts = np.diff(trie.first_leaf[1]).astype(np.float32)
+    shares = np.log(np.maximum(odds * counts, _LEAST_ODDS))
+    shares *= np.float32(-0.5)
+    shares += scores - np.float32(_LIKELY_NATS)
+    return shares
 
 
 def search_items(
-    session: ScorerSession, guide: DenseGuide, beams: int, top_k: int, list_end: np.ndarray | None = None
+    session: ScorerSession,
+    guide: Guide,
+    scores: np.ndarray,
+    beams: int,
+    top_k: int,
+    list_end: np.ndarray | None = None,
 ) -> tuple[Ranked, np.ndarray]:
     """The best items of each user by the mix, and the users whose list falls below its end: it may lack items.
 
-    ``list_end`` is a score that the user's list does not fall below, float32 [batch]; None to guess it.
+    Args:
+        scores: of the nodes of depth 1, as :func:`first_log_probs` gives them.
+        list_end: a score that the user's list does not fall below, float32 [batch]; None to guess it.
     """
-    trie, batch = guide.trie, len(guide.leaves)
-    scores = first_log_probs(session, trie, batch)
+    trie, batch = guide.trie, len(scores)
     if list_end is None:
         list_end = guide.likely_list_end(scores, top_k)
-    candidates = _candidates(guide, scores, list_end)
+    candidates = guide.candidates(scores, list_end)
     for level in range(1, trie.depth):
         if len(candidates.leaf) > beams < trie.nodes(level):
             candidates = _below_widest(candidates, trie, level, batch, beams)
@@ -155,18 +248,6 @@ def search_items(
             candidates = keep(candidates, candidates.bound >= list_end.take(candidates.user))
     ranked = Ranked.of(trie, candidates.user, candidates.leaf, candidates.bound, batch, top_k)
     return ranked, (ranked.scores[:, -1] < list_end).nonzero()[0]
-
-
-def _candidates(guide: DenseGuide, scores: np.ndarray, list_end: np.ndarray) -> _Candidates:
-    """The items whose bound after level 0 is at least ``list_end``."""
-    trie = guide.trie
-    bounds = ((1 - guide.weight) * scores).repeat(np.diff(trie.first_leaf[1]), axis=1)
-    bounds += guide.weight * guide.leaves
-    (place,) = ((bounds >= list_end[:, None]) & (guide.leaves > -np.inf)).reshape(-1).nonzero()
-    user, leaf = np.divmod(place, trie.n_items)
-    node = user * scores.shape[1] + trie.leaf_node[1].take(leaf)
-    dense = guide.weight * guide.leaves.reshape(-1).take(place)
-    return _Candidates(user, leaf, dense, scores.reshape(-1).take(node), bounds.reshape(-1).take(place), user)
 
 
 def _below_widest(candidates: _Candidates, trie: CodeTrie, level: int, batch: int, beams: int) -> _Candidates:

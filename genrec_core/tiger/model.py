@@ -58,6 +58,7 @@ class TigerConfig(PretrainedConfig):
     follower_weight: float = 0.0  # and for items that followed those of the history; 0 for none
     hybrid_weight: float = 0.5  # share of the dense head in the hybrid ranking, from 0 to 1
     ranking: RankingMode = "hybrid"  # what the ranking ``auto`` means; chosen on validation
+    exact_items: int = 100_000  # largest catalogue of which every item is scored for every user
     exclude_seen: bool = True  # whether lists leave out the items of the user's history; chosen on validation
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -12,9 +12,13 @@ from genrec_core.embedding.item_embeddings import learned_rows
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import BeamAncestry, Lifted
 from genrec_core.search.generative import RankingWeights
+from genrec_core.search.key_cells import KeyCells, Matches, RoundedKeys
 from genrec_core.search.neighbors import NEIGHBORS, Neighbors
+from genrec_core.search.trie import CodeTrie
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerConfig, TigerModel
+
+_PIECE = 1 << 16  # items encoded at once, where they are many
 
 
 class TorchScorer:
@@ -28,9 +32,8 @@ class TorchScorer:
         self, model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None, neighbors: Neighbors | None = None
     ) -> None:
         self.model, self.neighbors, config = model.eval(), neighbors, model.config
-        table = item_vector_table(config.item_vector_dim, len(codes), vectors).to(model.device)
-        self.items = item_inputs(model, torch.as_tensor(codes, dtype=torch.int64, device=model.device), table)
-        self.keys = item_keys(model, self.items)
+        self.items, self.keys = item_tables(model, codes, vectors)
+        self.cells: KeyCells | None = None
         with torch.inference_mode():
             self.encoder = HistoryEncoder(model)
             self.steps = [DecoderStep(model, level) for level in range(1, len(config.level_sizes))]
@@ -56,16 +59,28 @@ class TorchSession:
         rows, *where = map(self._on_device, (flat.rows, flat.lengths, flat.places, flat.own, flat.newest))
         self.ancestry = BeamAncestry(len(flat.lengths), scorer.model.config.prefix_buckets)
         with torch.inference_mode():
-            self.context, self.query, self.logits, *rest = scorer.encoder(scorer.items[rows], *where)
+            self.context, self.query, self.logits, *rest = scorer.encoder(scorer.items[rows].float(), *where)
         layers = scorer.model.config.decoder_layers
         self.crossed, self.earlier = rest[: 3 * layers], [rest[3 * layers :]]
 
     def item_logits(self) -> np.ndarray:
+        keys = self.scorer.keys
         with torch.inference_mode():
-            logits: np.ndarray = (self.query @ self.scorer.keys.T).float().cpu().numpy()
+            if isinstance(keys, torch.Tensor):
+                logits: np.ndarray = (self.query @ keys.T).float().cpu().numpy()
+            else:
+                logits = keys.all_logits(self.query.float().cpu().numpy())
         if self.scorer.neighbors is not None:
             self.scorer.neighbors.lift(logits, self.histories)
         return logits
+
+    def matches(self, trie: CodeTrie) -> Matches | None:
+        scorer = self.scorer
+        if isinstance(scorer.keys, torch.Tensor):
+            return None
+        if scorer.cells is None:
+            scorer.cells = KeyCells(trie, scorer.keys)
+        return Matches(scorer.cells, self.query.float().cpu().numpy(), self.lifted())
 
     def lifted(self) -> Lifted | None:
         neighbors = self.scorer.neighbors
@@ -106,16 +121,31 @@ def checkpoint_neighbors(model: TigerModel, checkpoint: Path, vectors: np.ndarra
 
 
 @torch.inference_mode()
-def item_inputs(model: TigerModel, codes: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """What the encoders read of each item [n_items, V x D], from codes [n_items, L] and text vectors [n_items, dim]."""
-    rows = learned_rows(vectors.cpu().numpy(), model.config.known_items, model.config.untrained_items)
-    return model.item_encoder(torch.from_numpy(rows).to(vectors.device), codes, vectors)
+def item_tables(
+    model: TigerModel, codes: np.ndarray, vectors: np.ndarray | None
+) -> tuple[torch.Tensor, torch.Tensor | RoundedKeys]:
+    """What the encoders read of each item, and the dense head's keys, [n_items, V x D] both, on the model's device.
 
+    A catalogue of more than ``exact_items`` is read in pieces; its items are float16, and its keys are rounded.
 
-@torch.inference_mode()
-def item_keys(model: TigerModel, items: torch.Tensor) -> torch.Tensor:
-    """Keys of the dense head float32 [n_items, V x D], from the result of :func:`item_inputs`."""
-    return model.dense.joined(model.dense.keys(items.split(model.config.d_model, dim=-1)))
+    Args:
+        codes: semantic IDs with suffix, int [n_items, L].
+        vectors: text vectors, float [n_items, dim]; None if the model reads none.
+    """
+    config = model.config
+    large = len(codes) > config.exact_items
+    table = item_vector_table(config.item_vector_dim, len(codes), vectors)
+    rows = torch.from_numpy(learned_rows(table.numpy(), config.known_items, config.untrained_items))
+    inputs = rows, torch.as_tensor(codes, dtype=torch.int64), table
+    read, rounded = [], []
+    for piece in zip(*(part.split(_PIECE if large else len(codes)) for part in inputs), strict=True):
+        items = model.item_encoder(*(part.to(model.device) for part in piece))
+        keys = model.dense.joined(model.dense.keys(items.split(config.d_model, dim=-1)))
+        if not large:
+            return items, keys
+        read.append(items.half())
+        rounded.append(RoundedKeys.of(keys.cpu().numpy()))
+    return torch.cat(read), RoundedKeys(*(np.concatenate(parts) for parts in zip(*rounded, strict=True)))
 
 
 def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> torch.Tensor:

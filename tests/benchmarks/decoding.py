@@ -11,9 +11,11 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.recommend.recommender import Recommender
-from genrec_core.search.beams import CodeScorer, Lifted, ScorerSession
+from genrec_core.search.beams import CodeScorer, Lifted, ScorerSession, first_log_probs
 from genrec_core.search.generative import beam_search
 from genrec_core.search.hybrid import DenseGuide, search_items
+from genrec_core.search.key_cells import Matches
+from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RankingMode, TrainingSettings
 from genrec_core.storage.folders import latest
 from tests.benchmarks.machine import describe, peak_mb, spread
@@ -193,8 +195,8 @@ def _scored(recommender: Recommender, history: np.ndarray, width: int) -> list[i
     batch, trie = padded([history], recommender.max_history), recommender.trie
     if weight := recommender.weights.of("hybrid"):
         session = counter.start(batch)
-        guide = DenseGuide(trie, session.item_logits(), weight)
-        search_items(session, guide, width, width, list_end=np.full(1, -np.inf, dtype=np.float32))
+        guide, scores = DenseGuide(trie, session.item_logits(), weight), first_log_probs(session, trie, 1)
+        search_items(session, guide, scores, width, width, list_end=np.full(1, -np.inf, dtype=np.float32))
     else:
         beam_search(counter, trie, batch, beams=width, top_k=width)
     return counter.beams + [0] * (trie.depth - len(counter.beams))
@@ -212,6 +214,9 @@ class _Counter:
 
     def item_logits(self) -> np.ndarray:
         return self.session.item_logits()
+
+    def matches(self, trie: CodeTrie) -> Matches | None:
+        return self.session.matches(trie)
 
     def lifted(self) -> Lifted | None:
         return self.session.lifted()

@@ -175,6 +175,9 @@ class TimedSession:
         self.ended: list[float] = []
         self.widths: list[int] = []
 
+    def matches(self, trie: CodeTrie) -> None:
+        """Every item is scored."""
+
     def lifted(self) -> None:
         """Nothing is lifted."""
 

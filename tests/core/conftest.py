@@ -13,6 +13,7 @@ import pytest
 from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.recommend.recommender import Recommender
+from genrec_core.search.trie import CodeTrie
 from genrec_core.storage.artifacts import write_manifest
 from tests.core.tiny_model import TinyModel
 
@@ -97,6 +98,9 @@ class TableSession:
     def item_logits(self) -> np.ndarray:
         logits = self.scorer.whole[self.newest]
         return (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+
+    def matches(self, trie: CodeTrie) -> None:
+        return None
 
     def lifted(self) -> None:
         return None

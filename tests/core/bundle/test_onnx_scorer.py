@@ -30,7 +30,7 @@ def normal(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("users", [0, 1, 2, 5, 64])
 def test_it_is_the_product(product_of: ProductOf, users: int, items: int) -> None:
     keys, queries = normal(items, 200), normal(users, 200)
-    np.testing.assert_allclose(product_of(keys)(queries), queries @ keys.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(product_of(keys).all_logits(queries), queries @ keys.T, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("users", [0, 1, 5])
@@ -38,7 +38,7 @@ def test_rounded_it_is_nearly_the_product(product_of: ProductOf, users: int) -> 
     keys = normal(300, 200) * np.logspace(-3, 3, 300, dtype=np.float32)[:, None]
     keys[7] = 0
     queries = normal(users, 200)
-    logits, exact = product_of(keys, int8=True)(queries), queries @ keys.T
+    logits, exact = product_of(keys, int8=True).all_logits(queries), queries @ keys.T
     assert not logits[:, 7].any()
     error = np.abs(logits - exact) / np.maximum(np.linalg.norm(keys, axis=1), 1e-9)
     assert error.max(initial=0) < 0.07
@@ -61,8 +61,8 @@ def test_a_row_is_the_same_beside_any_others(product_of: ProductOf, int8: bool) 
     product = product_of(normal(40, 64), int8=int8)
     queries = normal(6, 64) * np.logspace(-2, 2, 6, dtype=np.float32)[:, None]
     queries[2] = 0
-    together = product(queries)
-    np.testing.assert_array_equal(np.concatenate([product(row[None]) for row in queries]), together)
+    together = product.all_logits(queries)
+    np.testing.assert_array_equal(np.concatenate([product.all_logits(row[None]) for row in queries]), together)
     assert not together[2].any()
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.bundle.model_folder import NEW_ITEMS, PREFIXES, SETTINGS, TOKENS
+from genrec_core.bundle.item_additions import add_items
+from genrec_core.bundle.model_folder import NEW_ITEMS, PREFIXES, SETTINGS, TOKENS, ModelFolder
+from genrec_core.bundle.new_items import NewItems
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.errors import GenrecError
@@ -143,3 +145,27 @@ def test_an_item_assigned_later_is_served_without_training(
         export_recommender(
             tiny_model.checkpoint, tmp_path / "semantic_ids", tiny_model.embeddings, popularity, tmp_path / "model"
         )
+
+
+def test_a_large_catalogue_is_exported_in_half_precision_and_ranks_alike(
+    tiny_model: "TinyModel", tiny_recommender: Recommender, tmp_path: Path
+) -> None:
+    checkpoint, model = shutil.copytree(tiny_model.checkpoint, tmp_path / "checkpoint"), tmp_path / "model"
+    write_json(checkpoint / "config.json", {**read_json(checkpoint / "config.json"), "exact_items": 10})
+    folders = checkpoint, tiny_model.semantic_ids, tiny_model.embeddings
+    export_recommender(*folders, tiny_model.popularity, model)
+    items, whole = ModelFolder(model).items(), ModelFolder(tiny_model.model_dir).items()
+    assert (items.vectors.dtype, items.keys.dtype) == (np.float16, np.int16)
+    assert (whole.vectors.dtype, whole.keys.dtype, whole.scales) == (np.float32, np.float32, None)
+    recommender, histories = Recommender.from_folder(model), random_histories(tiny_recommender.item_ids, 40)
+    for ranking in ("hybrid", "dense", "generative"):
+        found, expected = (of.rank(histories, 10, ranking=ranking) for of in (recommender, tiny_recommender))
+        shared = [len(np.intersect1d(*lists)) / 10 for lists in zip(found.items, expected.items, strict=True)]
+        assert np.mean(shared) > 0.99
+    same = compare_with_trained(model, *folders, histories, top_k=10, beams=90, tolerance=1e-2)
+    assert (same.alike, same.invalid) == (40, 0)
+    dim = ItemEmbeddings.load(tiny_model.embeddings).raw.shape[1]
+    add_items(model, NewItems(np.array([10**9]), ["a soap"], [{}]), np.ones((1, dim), np.float32), tmp_path / "more")
+    more = ModelFolder(tmp_path / "more").items()
+    assert (len(more.keys), len(more.scales), more.vectors.dtype) == (len(items.keys) + 1,) * 2 + (np.float16,)
+    Recommender.from_folder(tmp_path / "more").recommend(histories, 10)

@@ -44,6 +44,9 @@ class HashSession:
         assert isinstance(self.scorer, DenseHashScorer)
         return 3 + np.stack([HashSession._log_probs(b"dense" + key, self.scorer.n_items) for key in self.prefixes])
 
+    def matches(self, trie: CodeTrie) -> None:
+        return None
+
     def lifted(self) -> Lifted | None:
         return self.scorer.lifted
 
@@ -111,6 +114,9 @@ class CountingScorer:
         assert isinstance(self.session, DenseTableSession)
         return self.session.item_logits()
 
+    def matches(self, trie: CodeTrie) -> None:
+        return None
+
     def lifted(self) -> Lifted | None:
         return self.session.lifted()
 
@@ -126,6 +132,9 @@ class CountingScorer:
 class TableSession:
     def __init__(self, scorer: TableScorer, batch: int) -> None:
         self.raised, self.levels, self.batch = scorer.raised, iter(scorer.levels), batch
+
+    def matches(self, trie: CodeTrie) -> None:
+        return None
 
     def lifted(self) -> Lifted | None:
         return self.raised
