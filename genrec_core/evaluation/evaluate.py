@@ -45,6 +45,7 @@ METRICS_FILE = "beauty_metrics.json"
 SCORED_BASELINES = ("sasrec", "bsarec", "neighbors")  # ranked as the model's modes are
 RANKINGS = (*get_args(RankingMode), *SCORED_BASELINES, *BASELINES)
 _EXACT_BATCH_USERS = 4
+_LARGE_ITEMS, _LARGE_USERS = 100_000, 5_000  # where the catalogue has more items, so many users are ranked if unset
 TIE_ORDER = "Items of the same time keep the order of the raw data."
 Split = Literal["test", "validation"]
 # What users are sliced by: the largest value of each slice but the last, and the names of the slices.
@@ -140,7 +141,7 @@ def evaluate(
     Returns:
         The content of ``beauty_metrics.json``.
     """
-    held_out = _held_out(histories, settings, split)
+    held_out = _held_out(histories, settings, split, len(ids.codes))
     trie = CodeTrie.build(ids.codes, ids.level_sizes)
     modes, targets = weights.modes(), len(held_out.targets)
     ranked: dict[str, TargetRanks] = {}
@@ -166,7 +167,8 @@ def evaluate(
         metrics |= _read(ranked[metrics["ranking"]].of(weights.exclude_seen), held_out, catalog, ids, settings.seed)
     if "generative" in modes:
         metrics["generative"]["miss_share"] = miss_share(scorer, trie, held_out, max_history, settings.workers)
-    searched = [mode for mode in modes if mode != "dense" and settings.exact_users]
+    # In a large catalogue the dense ranking searches too, and scoring all codes of all items would take hours.
+    searched = [mode for mode in modes if (mode == "dense") == (trie.n_items > _LARGE_ITEMS) and settings.exact_users]
     metrics["beam_against_exact"] = {
         mode: _beam_agreement(scorer, trie, held_out, settings, max_history, weights.of(mode)) for mode in searched
     }
@@ -182,9 +184,9 @@ def _read(ranks: np.ndarray, held_out: HeldOut, catalog: pl.DataFrame, ids: Sema
     }
 
 
-def _held_out(histories: Histories, settings: EvaluationSettings, split: Split) -> HeldOut:
+def _held_out(histories: Histories, settings: EvaluationSettings, split: Split, n_items: int) -> HeldOut:
     part = held_out_test_part if split == "test" else validation_part
-    held_out = part(histories, settings.users, settings.seed)
+    held_out = part(histories, settings.users or (_LARGE_USERS if n_items > _LARGE_ITEMS else None), settings.seed)
     if not len(held_out.targets):
         needed = "three items" if histories.windows is None else f"an item in the {split} window and one before it"
         raise GenrecError(f"none of {len(histories)} histories has {needed}, so there is nothing to test on")

@@ -252,7 +252,7 @@ def exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch, de
     """
     batch = len(histories.lengths)
     scores = np.zeros((batch, trie.n_items), dtype=np.float32)
-    for begin in range(0, trie.n_items, _EXACT_CHUNK):
+    for begin in range(0, trie.n_items if dense_weight < 1 else 0, _EXACT_CHUNK):
         leaves = np.arange(begin, min(begin + _EXACT_CHUNK, trie.n_items))
         session = scorer.start(histories)
         lift = _PrefixLift(trie, None if dense_weight else session.lifted())

@@ -12,7 +12,9 @@ class EvaluationSettings(Settings):
 
     beams: int = Field(1000, ge=10, description="Beams of the test's search: the largest K of Recall@K.")
     batch_users: int = Field(16, ge=1, le=4096, description="Test users ranked in one batch.")
-    users: int | None = Field(None, ge=1, description="Random test users to rank; unset: all.")
+    users: int | None = Field(
+        None, ge=1, description="Random test users to rank; unset: all, or 5,000 of a catalogue of over 100,000 items."
+    )
     workers: int | None = Field(None, ge=1, description="Batches of test users ranked at once; unset: one a core.")
     exact_users: int = Field(
         16, ge=0, description="Random test users whose search is checked by exact scores; 0: none."

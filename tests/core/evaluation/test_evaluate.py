@@ -12,6 +12,7 @@ import pytest
 
 from genrec_core.data.histories import Histories
 from genrec_core.errors import GenrecError
+from genrec_core.evaluation import evaluate as evaluation
 from genrec_core.evaluation.evaluate import TIE_ORDER, evaluate, over_seeds
 from genrec_core.evaluation.metrics import paired_differences
 from genrec_core.evaluation.pages.metrics import require_room_for_metrics, write_metrics
@@ -239,3 +240,13 @@ def test_histories_too_short_to_test_on_are_an_error(table_scorer: MakeScorer) -
     scorer = table_scorer(LEVEL_SIZES, N_ITEMS, 2)
     with pytest.raises(GenrecError, match="none of 2 histories has three items"):
         evaluate(scorer, semantic_ids(), histories_of([2, 1]), EvaluationSettings(), 10, WEIGHTS)
+
+
+def test_in_a_large_catalogue_some_users_are_ranked_and_the_dense_ranking_is_checked(
+    table_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_LARGE_ITEMS", N_ITEMS - 1)
+    monkeypatch.setattr(evaluation, "_LARGE_USERS", 7)
+    metrics = measured(table_scorer, beams=50)
+    assert (metrics["users"], list(metrics["beam_against_exact"])) == (7, ["dense"])
+    assert metrics["beam_against_exact"]["dense"]["exact@10"] == 1.0
