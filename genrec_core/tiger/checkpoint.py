@@ -17,6 +17,7 @@ from genrec_core.storage.artifacts import atomic_folder, read_json, recovered, w
 
 _MODEL, _OPTIMIZER, _PROGRESS = "model.safetensors", "optimizer.safetensors", "progress.json"
 _RANKINGS = ("validation_recall@10", "validation_generative_recall@10")
+_NEARLY = 0.98  # of the highest recall
 _SHOWN = 200  # characters of the names that an error lists
 
 
@@ -68,20 +69,27 @@ class Progress:
 
     @property
     def best(self) -> dict[str, float]:
-        """The first epoch with the highest mean Recall@10 over the rankings; empty before the first validation.
+        """The newest epoch whose mean Recall@10 over the rankings is nearly the highest; empty before a validation.
 
-        The mean, because the dense ranking is at its best some epochs before the generative one.
+        The mean, because the dense ranking is at its best some epochs before the generative one. Nearly, because some
+        thousand users do not tell such epochs apart, and the learning rate falls: of such epochs the newest is better.
         """
-        return max(self._validations, key=lambda of: fmean(of[name] for name in _RANKINGS if name in of), default={})
+        least = _NEARLY * max(map(_mean_recall, self._validations), default=0.0)
+        return next((of for of in reversed(self._validations) if _mean_recall(of) >= least), {})
 
     @property
     def stale(self) -> int:
-        """Validations since the best one."""
-        return sum(entry["epoch"] > self.best["epoch"] for entry in self._validations)
+        """Validations since the first one with the highest mean."""
+        highest = max(self._validations, key=_mean_recall, default={})
+        return sum(entry["epoch"] > highest["epoch"] for entry in self._validations)
 
     @property
     def _validations(self) -> list[dict[str, float]]:
         return [entry for entry in self.history if _RANKINGS[0] in entry]
+
+
+def _mean_recall(entry: dict[str, float]) -> float:
+    return fmean(entry[name] for name in _RANKINGS if name in entry)
 
 
 def save_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -162,13 +162,13 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path):
     assert len(history["epochs"]) == 3
 
 
-def test_the_epoch_that_is_kept_is_the_best_of_both_rankings_together():
+def test_the_epoch_that_is_kept_is_the_newest_of_the_best_by_both_rankings_together():
     progress = Progress()
     assert (progress.best, progress.stale) == ({}, 0)
     for epoch, recalls in ((1, None), (2, (0.12, 0.06)), (4, (0.13, 0.09)), (6, (0.12, 0.10)), (8, (0.11, 0.10))):
         names = ("validation_recall@10", "validation_generative_recall@10")
         progress.history.append({"epoch": epoch, **dict(zip(names, recalls or (), strict=False))})
-    assert (progress.best["epoch"], progress.stale) == (4, 2)
+    assert (progress.best["epoch"], progress.stale) == (6, 2)  # as good as epoch 4, after which nothing was better
     progress.history.append({"epoch": 10, "validation_recall@10": 0.12, "validation_generative_recall@10": 0.11})
     assert (progress.best["epoch"], progress.stale) == (10, 0)
 
