@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from genrec_core.data.columns import identifier
 from genrec_core.data.ids import ItemId, item_id_of, text_id_of
 from genrec_core.data.item_text import ItemFields, render_text, text_fields
 from genrec_core.data.text_files import csv_header, utf8_lines, utf8_text, without_halves
@@ -43,7 +44,7 @@ def read_new_items(path: Path, item_fields: ItemFields, text_ids: bool = False) 
 
     Args:
         path: CSV with a header, or JSON lines if the name ends in ``.jsonl``; ``item_id``, and either ``text`` or any
-            of the fields.
+            of the fields, in any spelling that their columns may have.
         item_fields: the catalogue's.
         text_ids: whether the catalogue's ids are texts, so that ``0005`` is no number.
     """
@@ -51,7 +52,8 @@ def read_new_items(path: Path, item_fields: ItemFields, text_ids: bool = False) 
     item_ids: list[int | str] = []
     texts: list[str] = []
     fields: list[dict[str, Any]] = []
-    for number, entry in _entries(path):
+    for number, named in _entries(path):
+        entry = {identifier(name): value for name, value in named.items()}  # as the catalogue's columns are named
         item_ids.append(_item_id(entry, path, number, text_ids))
         fields.append(text_fields(entry, item_fields))
         texts.append(without_halves(str(entry.get("text") or "")).strip() or render_text(parts, fields[-1]))

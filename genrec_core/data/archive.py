@@ -51,6 +51,8 @@ def opened_source(
         lacking: what a folder lacks, as an error says it; '' if it holds the data.
         sha256: sha256 that the file must have; None: any.
     """
+    if not source.strip():
+        raise GenrecError("no place of data is given; name a folder, a file, an archive, a URL or an s3:// prefix")
     shown = without_secrets(source)
     with tempfile.TemporaryDirectory(prefix="genrec-raw-") as scratch:
         fetched, unpacked = Path(scratch) / "fetched", Path(scratch) / "unpacked"

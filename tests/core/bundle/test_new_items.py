@@ -68,7 +68,7 @@ def test_the_catalogues_own_fields_and_ids_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"item_id": 7, "shelf": ["Old", "New"]}\n{"item_id": 1.5}\n')
     with pytest.raises(GenrecError, match=r"line 2: item 1\.5 is neither text nor an integer; give"):
         read_new_items(tmp_path / "a.jsonl", fields, text_ids=True)
-    (tmp_path / "a.jsonl").write_text('{"item_id": 7, "shelf": ["Old", "New"]}\n')
+    (tmp_path / "a.jsonl").write_text('{"item_id": 7, "Shelf:token": ["Old", "New"]}\n')
     assert read_new_items(tmp_path / "a.jsonl", fields, text_ids=True).texts == ["Shelf: Old; New;"]
     with pytest.raises(
         GenrecError, match=r"'\{colour\}': a part may hold one of the fields title, shelf, blurb, price"

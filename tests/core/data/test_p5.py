@@ -184,6 +184,8 @@ def test_the_files_arrive_from_anywhere_unchanged(sample_folder, tmp_path, kind)
 
 
 def test_a_missing_source_or_file_is_named(tmp_path):
+    with pytest.raises(GenrecError, match="no place of data is given; name a folder"):
+        receive_raw("", tmp_path / "out")
     with pytest.raises(GenrecError, match="nowhere: no such folder or archive"):
         receive_raw(str(tmp_path / "nowhere"), tmp_path / "out")
     (tmp_path / "sequential_data.txt").write_text("1 1\n")
