@@ -4,6 +4,8 @@ import numpy as np
 
 from genrec_core.data.histories import Histories
 
+_CHUNK_PLACES = 1 << 19  # items of histories whose pairs are in memory at once
+
 
 def pair_counts(
     histories: Histories, n_items: int, window: int, both_ways: bool = True
@@ -18,18 +20,31 @@ def pair_counts(
     Returns:
         The pairs as ``first * n_items + second``, int64 [m] ascending, and their counts, float64 [m].
     """
-    rows = histories.rows.astype(np.int64)
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    user = np.repeat(np.arange(len(histories), dtype=np.int32), histories.lengths)
+    steps = [distance * way for distance in range(1, window + 1) for way in ((1, -1) if both_ways else (1,))]
+    places = histories.rows.argsort(kind="stable")  # all of an item's pairs are counted at once
+    ends = np.bincount(histories.rows, minlength=n_items).cumsum()
+    parts, first = [(np.zeros(0, np.int64), np.zeros(0))], 0
+    while first < len(places):
+        last = int(ends[ends.searchsorted(min(first + _CHUNK_PLACES, len(places)))])
+        parts.append(_counted(np.sort(places[first:last]), histories.rows, user, n_items, steps))
+        first = last
+    distinct, counts = map(np.concatenate, zip(*parts, strict=True))
+    return distinct, counts
+
+
+def _counted(
+    places: np.ndarray, rows: np.ndarray, user: np.ndarray, n_items: int, steps: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs whose first item stands at one of the ascending ``places`` in ``rows``, and their counts."""
     pairs, weights = [], []
-    for distance in range(1, min(window, len(rows) - 1) + 1):
-        near = (user[:-distance] == user[distance:]) & (rows[:-distance] != rows[distance:])
-        one, other = rows[:-distance][near], rows[distance:][near]
-        ways = [one * n_items + other, other * n_items + one] if both_ways else [one * n_items + other]
-        pairs += ways
-        weights += [np.full(len(one), 1 / distance)] * len(ways)
-    distinct, place = np.unique(np.concatenate([np.zeros(0, np.int64), *pairs]), return_inverse=True)
-    counts = np.bincount(place, np.concatenate([np.zeros(0), *weights]), minlength=len(distinct))
-    return distinct, counts.astype(np.float64)
+    for step in steps:
+        near = places[slice(*places.searchsorted([-step, len(rows) - step]))]
+        near = near[(user[near] == user[near + step]) & (rows[near] != rows[near + step])]
+        pairs.append(rows[near].astype(np.int64) * n_items + rows[near + step])
+        weights.append(np.full(len(near), 1 / abs(step)))
+    distinct, place = np.unique(np.concatenate(pairs), return_inverse=True)
+    return distinct, np.bincount(place, np.concatenate(weights), minlength=len(distinct))
 
 
 def order_strength(histories: Histories, n_items: int) -> float:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.beams import CodeScorer
 from genrec_core.search.held_out import ranks_in_ten
-from genrec_core.search.neighbors import Neighbors
+from genrec_core.search.neighbors import Neighbors, Related
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import atomic_folder, recovered, write_json
@@ -398,13 +399,13 @@ class Trainer:
             return 0.0, 0.0
         return settings.neighbor_weight if self.vectors is not None else 0.0, settings.follower_weight
 
+    @cached_property
+    def _related(self) -> Related:
+        texts = np.zeros((len(self.codes), 0), np.float32) if self.vectors is None else self.vectors
+        return Related(texts, self.settings.neighbors, self.trained, self.settings.dense_full_items)
+
     def _neighbors(self, text_weight: float, follower_weight: float) -> Neighbors | None:
-        if not (text_weight or follower_weight):
-            return None
-        vectors = (
-            self.vectors if self.vectors is not None and text_weight else np.zeros((len(self.codes), 0), np.float32)
-        )
-        return Neighbors.of(vectors, self.settings.neighbors, text_weight, self.trained, follower_weight)
+        return self._related.neighbors(text_weight, follower_weight) if text_weight or follower_weight else None
 
     def _validated(self, exclude_seen: bool) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""

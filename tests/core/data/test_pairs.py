@@ -1,15 +1,36 @@
-"""Whether the order of purchases means something."""
+"""Which items stand near each other, and whether the order of purchases means something."""
 
 import numpy as np
 import pytest
 
+from genrec_core.data import pairs
 from genrec_core.data.histories import Histories
-from genrec_core.data.pairs import order_strength
+from genrec_core.data.pairs import order_strength, pair_counts
 
 
 def histories_of(rows: np.ndarray) -> Histories:
     users, length = rows.shape
     return Histories([str(user) for user in range(users)], rows.reshape(-1), np.arange(users + 1) * length)
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_pairs_count_by_the_inverse_of_their_distance(
+    chunk: int, both_ways: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "_CHUNK_PLACES", chunk)
+    walks = np.random.default_rng(0).integers(0, 9, (6, 8))  # items come back, and item 9 is nobody's
+    wanted: dict[int, float] = {}
+    for walk in walks.tolist():
+        for place, first in enumerate(walk):
+            for other, second in enumerate(walk):
+                distance = other - place if other > place or not both_ways else place - other
+                if 0 < distance <= 3 and first != second:
+                    wanted[first * 10 + second] = wanted.get(first * 10 + second, 0) + 1 / distance
+    found, counts = pair_counts(histories_of(walks), 10, 3, both_ways)
+    assert found.tolist() == sorted(wanted)
+    assert counts == pytest.approx([wanted[pair] for pair in sorted(wanted)])
+    assert pair_counts(histories_of(walks[:0]), 10, 3)[0].tolist() == []
 
 
 def test_the_order_is_strong_where_an_item_has_few_successors_and_absent_where_purchases_are_shuffled() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from genrec_core.data.histories import Histories, HistoryBatch, padded
 from genrec_core.search import neighbors
-from genrec_core.search.neighbors import DECAY, LEAST_BONUS, UNRELATED, Neighbors
+from genrec_core.search.neighbors import DECAY, LEAST_BONUS, UNRELATED, Neighbors, Related, nearest_texts
 
 
 def vectors(items: int, seed: int = 0) -> np.ndarray:
@@ -48,6 +48,44 @@ def test_an_item_that_followed_gets_more_the_more_often_it_did(chunk: int, monke
     for item in range(5):
         more = [bonus.get((item, row), 0.0) for row in both.rows[item].tolist()]
         np.testing.assert_allclose(both.bonus[item], alone.bonus[item] + more, atol=1e-6)
+
+
+def walks(items: int) -> Histories:
+    drawn = np.random.default_rng(3).integers(0, items, (items, 6)).astype(np.int32)
+    return Histories(list(map(str, range(items))), drawn.reshape(-1), np.arange(items + 1) * 6)
+
+
+@pytest.mark.parametrize(("weight", "follower"), [(2.0, 0.0), (2.0, 1.5), (0.0, 1.5), (4.0, 0.0)])
+def test_a_large_catalogue_has_the_same_neighbours_where_all_cells_are_near(
+    weight: float, follower: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(neighbors, "_CELL_ITEMS", 8)
+    monkeypatch.setattr(neighbors, "_CHUNK_ITEMS", 70)
+    every = Related(vectors(300), 299, walks(300)).neighbors(weight, follower)
+    worth = np.zeros((300, 300))
+    np.put_along_axis(worth, every.rows, every.bonus, axis=1)
+    large = Related(vectors(300), 12, walks(300), exact_items=299).neighbors(weight, follower)
+    np.testing.assert_allclose(large.bonus, -np.sort(-worth, axis=1)[:, :12], atol=1e-5)
+    owner, place = np.nonzero(large.bonus)
+    np.testing.assert_allclose(large.bonus[owner, place], worth[owner, large.rows[owner, place]], atol=1e-5)
+    pairs = np.unique(owner * 300 + large.rows[owner, place])
+    assert len(pairs) == len(owner)  # each neighbour once
+
+
+def test_cells_find_nearly_all_neighbours_also_of_many_equal_texts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "_CELL_ITEMS", 16)
+    monkeypatch.setattr(neighbors, "_NEAREST_CELLS", 16)
+    texts = vectors(4000)
+    texts[:500], texts[500:600] = texts[0], 0  # one text for many, and items without any
+    rows, cosines = nearest_texts(texts, 10)
+    similarity = texts @ texts.T
+    np.fill_diagonal(similarity, -np.inf)
+    assert (rows != np.arange(4000)[:, None]).all()
+    np.testing.assert_allclose(cosines, np.take_along_axis(similarity, rows, axis=1), atol=1e-5)
+    furthest = np.sort(similarity, axis=1)[:, -10]
+    assert (cosines > furthest[:, None] - 1e-5).mean() > 0.95
+    again = nearest_texts(texts, 10)
+    np.testing.assert_array_equal(rows, again[0])
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
