@@ -9,7 +9,7 @@ Source: Levy & Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factoriz
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Float32s = NDArray[np.float32]
 COLLABORATIVE = "collaborative.npy"
 _CONTEXT_POWER = 0.75  # smooths the share of popular neighbours; Levy & Goldberg, after word2vec
+_BLOCK_ROWS = 1 << 16  # items whose vectors are in float64 at once
 _SPARE_DIMS, _POWER_ITERATIONS = 8, 6  # of the randomised decomposition
 
 
@@ -44,11 +45,15 @@ class CollaborativeMap:
 
         ``known`` are collaborative vectors float32 [n, dims], of length 1 or 0 if unknown; None: all are unknown.
         """
-        text = l2_normalized(text)
-        part = l2_normalized((text.astype(np.float64) @ self.weights).astype(np.float32))
-        if known is not None:
-            part = np.where(known.any(axis=1, keepdims=True), known, part)
-        return np.concatenate([text, np.float32(self.length) * part], axis=1)
+        dim = text.shape[1]
+        extended = np.empty((len(text), dim + self.weights.shape[1]), dtype=np.float32)
+        for rows in _blocks(text):
+            extended[rows, :dim] = l2_normalized(text[rows])
+            part = l2_normalized((extended[rows, :dim].astype(np.float64) @ self.weights).astype(np.float32))
+            if known is not None:
+                part = np.where(known[rows].any(axis=1, keepdims=True), known[rows], part)
+            extended[rows, dim:] = np.float32(self.length) * part
+        return extended
 
     def save(self, folder: Path) -> None:
         """Write ``collaborative.npy``: the weights, and the length as one more row."""
@@ -74,31 +79,45 @@ def collaborative_vectors(histories: Histories, n_items: int, settings: Semantic
     """
     import torch
 
-    pairs, counts = pair_counts(histories, n_items, settings.collaborative_window)
-    first, second = np.divmod(pairs, n_items)
-    degree = np.bincount(first, counts, minlength=n_items)
-    context = degree**_CONTEXT_POWER
-    information = np.log(counts * context.sum() / (degree[first] * context[second]))
-    positive = information > 0
+    places, information = _information(histories, n_items, settings.collaborative_window)
     dims = min(settings.collaborative_dims, n_items)
-    if not positive.any():
+    if not len(information):
         return np.zeros((n_items, dims), dtype=np.float32)
-    places = torch.from_numpy(np.stack([first[positive], second[positive]]))
-    values = torch.from_numpy(information[positive])
-    matrix = torch.sparse_coo_tensor(places, values, (n_items, n_items), check_invariants=True).coalesce()
+    matrix = torch.sparse_coo_tensor(
+        torch.from_numpy(places), torch.from_numpy(information), (n_items, n_items),
+        check_invariants=True, is_coalesced=True,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         left, scales, _ = torch.svd_lowrank(matrix, q=min(dims + _SPARE_DIMS, n_items), niter=_POWER_ITERATIONS)
     return l2_normalized((left * scales.sqrt())[:, :dims].float().numpy())
 
 
+def _information(histories: Histories, n_items: int, window: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The pairs with positive information, int64 [2, m] in ascending order, and how much, float64 [m]."""
+    pairs, counts = pair_counts(histories, n_items, window)
+    first, second = np.divmod(pairs, n_items)
+    degree = np.bincount(first, counts, minlength=n_items)
+    context = degree**_CONTEXT_POWER
+    information = np.log(counts * context.sum() / (degree[first] * context[second]))
+    positive = np.flatnonzero(information > 0)
+    return np.stack([first[positive], second[positive]]), information[positive]
+
+
 def fit_map(text: Float32s, known: Float32s, length: float) -> CollaborativeMap:
     """Regress collaborative vectors float32 [n, dims] on text vectors float32 [n, dim], where they are not 0."""
-    has = known.any(axis=1)
-    inputs, wanted = l2_normalized(text[has]).astype(np.float64), known[has].astype(np.float64)
-    ridge = max(len(inputs), 1) / text.shape[1]
-    weights = np.linalg.solve(inputs.T @ inputs + ridge * np.eye(text.shape[1]), inputs.T @ wanted)
-    return CollaborativeMap(weights, length)
+    has = np.asarray(known.any(axis=1))
+    squares, products = np.zeros((text.shape[1],) * 2), np.zeros((text.shape[1], known.shape[1]))
+    for rows in _blocks(text):
+        inputs, wanted = l2_normalized(text[rows][has[rows]]).astype(np.float64), known[rows][has[rows]]
+        squares += inputs.T @ inputs
+        products += inputs.T @ wanted.astype(np.float64)
+    ridge = max(int(has.sum()), 1) / text.shape[1]
+    return CollaborativeMap(np.linalg.solve(squares + ridge * np.eye(text.shape[1]), products), length)
+
+
+def _blocks(rows: NDArray[Any]) -> list[slice]:
+    return [slice(first, first + _BLOCK_ROWS) for first in range(0, len(rows), _BLOCK_ROWS)]
 
 
 def with_collaborative_part(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 QUANTIZER, TRANSFORM = "quantizer.json", "transform.json"
 _BLOCK_ROWS = 1024
+_FIT_ROWS, _FIT_ROWS_A_CENTROID = 1 << 17, 64
 _LARGEST_VALUE = 1e15  # squared distances beyond it leave float32
 
 
@@ -37,6 +38,8 @@ class ResidualQuantizer:
     ) -> "ResidualQuantizer":
         """Fit the codebooks, on CUDA if there is a GPU. The result does not depend on the number of processes.
 
+        Beyond 131,072 vectors, or 64 a centroid if that is more, a random sample of as many is clustered.
+
         Args:
             vectors: float32 [n, dim], the whole array on each process; each process clusters its own share of the rows.
             group: processes that share the work, all of which call this; None: this process alone.
@@ -49,6 +52,9 @@ class ResidualQuantizer:
 
         require_finite_rows(vectors, "item vectors")
         sizes = settings.sizes(len(vectors))
+        if len(vectors) > (most := max(_FIT_ROWS, _FIT_ROWS_A_CENTROID * max(sizes))):
+            drawn = np.random.default_rng(settings.seed).permutation(len(vectors))[:most]
+            vectors = vectors[np.sort(drawn)]
         _require_distinct(settings.transform, vectors, sizes[0])
         share = RowShare.of(len(vectors), group)
         own = torch.from_numpy(_transformed(settings.transform, vectors[share.start : share.stop]))
@@ -90,12 +96,19 @@ class ResidualQuantizer:
 
     def errors_by_level(self, vectors: NDArray[np.float32], codes: NDArray[np.int32]) -> list[float]:
         """Mean over the vectors of the squared error, before the first level (around the mean) and after each level."""
-        residual = _transformed(self.transform, vectors)
-        errors = [_mean_square(residual - residual.mean(axis=0, dtype=np.float64).astype(np.float32))]
-        for level, codebook in enumerate(self.codebooks):
-            residual = residual - codebook[codes[:, level]]
-            errors.append(_mean_square(residual))
-        return errors
+        starts = range(0, len(vectors), _BLOCK_ROWS)
+        blocks = [slice(start, start + _BLOCK_ROWS) for start in starts]
+        total, squares = np.zeros((1, self.dim)), np.zeros(len(self.codebooks) + 1)
+        for rows in blocks:  # one row after the other, so that the block size does not change the sum
+            total = np.concatenate([total, _transformed(self.transform, vectors[rows])]).sum(axis=0, keepdims=True)
+        mean = (total / len(vectors)).astype(np.float32)
+        for rows in blocks:
+            residual = _transformed(self.transform, vectors[rows])
+            squares[0] += np.square(residual - mean, dtype=np.float64).sum()
+            for level, codebook in enumerate(self.codebooks):
+                residual -= codebook[codes[rows, level]]
+                squares[level + 1] += np.square(residual, dtype=np.float64).sum()
+        return [float(square) / len(vectors) for square in squares]
 
     def save(self, folder: Path) -> None:
         """Write ``centroids_<level>.npy``, ``quantizer.json`` and ``transform.json``."""
@@ -142,8 +155,3 @@ def _require_distinct(transform: str, vectors: NDArray[np.float32], wanted: int)
         f"codebook size {wanted} exceeds the {len(seen)} distinct item vectors; "
         f"set codebook_size to {max(2, len(seen))} or less, or give the items texts that differ"
     )
-
-
-def _mean_square(residual: NDArray[np.float32]) -> float:
-    blocks = (residual[start : start + _BLOCK_ROWS] for start in range(0, len(residual), _BLOCK_ROWS))
-    return float(sum(np.square(block, dtype=np.float64).sum() for block in blocks)) / len(residual)

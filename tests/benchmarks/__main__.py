@@ -28,6 +28,7 @@ MODULES = {
     "gpu": "gpu",
     "catalogues": "catalogues",
     "tables": "tables",
+    "neighbors": "neighbors",
 }
 USUAL = ("graph", "train", "decode", "server", "trie")
 RESULTS = Path(__file__).parent / "results"

@@ -11,6 +11,7 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import write_item_embeddings
 from genrec_core.errors import GenrecError
+from genrec_core.quantization import collaborative
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.collaborative import CollaborativeMap, collaborative_vectors, fit_map
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -106,6 +107,18 @@ def test_a_text_that_says_what_is_bought_with_the_item_is_enough_for_a_new_one()
     assert found.shape == (100, DIM + 3)
     np.testing.assert_allclose(np.linalg.norm(found[:, :DIM], axis=1), 1, rtol=1e-5)
     assert np.sum(found[:, DIM:] * known[200:], axis=1).min() > 1.6  # of 2.0
+
+
+def test_the_map_is_the_same_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = np.eye(3, dtype=np.float32)[np.arange(ITEMS) % 3] * (np.arange(ITEMS) % 7 > 0)[:, None].astype(np.float32)
+    whole = fit_map(texts(), known, length=2.0)
+    monkeypatch.setattr(collaborative, "_BLOCK_ROWS", 9)
+    blocks = fit_map(texts(), known, length=2.0)
+    np.testing.assert_allclose(blocks.weights, whole.weights, rtol=1e-9)
+    extended = blocks.extend(texts(), known)
+    np.testing.assert_array_equal(extended[known.any(axis=1), DIM:], 2 * known[known.any(axis=1)])
+    monkeypatch.undo()
+    np.testing.assert_allclose(extended, whole.extend(texts(), known), atol=1e-6)
 
 
 def test_new_items_get_codes_from_their_text_alone_and_old_ones_keep_theirs(built: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from genrec_core.errors import GenrecError
+from genrec_core.quantization import residual
 from genrec_core.quantization.quantizer import find_codes
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.settings import SemanticIdSettings
@@ -37,6 +38,21 @@ def test_each_level_lowers_the_error(vectors: np.ndarray, kind: str) -> None:
 
     assert len(errors) == 4
     assert all(later < 0.9 * earlier for earlier, later in pairwise(errors))
+
+
+def test_many_vectors_are_clustered_by_a_sample_of_them(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ResidualQuantizer.fit(vectors, settings())
+    monkeypatch.setattr(residual, "_FIT_ROWS", 700)
+    monkeypatch.setattr(residual, "_FIT_ROWS_A_CENTROID", 40)
+    sampled, again, all_rows = (ResidualQuantizer.fit(vectors, settings(codebook_size=size)) for size in (16, 16, 33))
+    np.testing.assert_array_equal(sampled.codebooks, again.codebooks)
+    assert not np.array_equal(sampled.codebooks, whole.codebooks)
+    error, of_sample = (fit.errors_by_level(vectors, fit.encode(vectors))[-1] for fit in (whole, sampled))
+    assert error < of_sample < 1.2 * error
+    monkeypatch.undo()
+    np.testing.assert_array_equal(
+        all_rows.codebooks, ResidualQuantizer.fit(vectors, settings(codebook_size=33)).codebooks
+    )
 
 
 def test_the_first_error_is_the_variance_and_the_last_what_decoding_leaves(vectors: np.ndarray) -> None:
