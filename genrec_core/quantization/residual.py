@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 QUANTIZER, TRANSFORM = "quantizer.json", "transform.json"
 _BLOCK_ROWS = 1024
-_FIT_ROWS, _FIT_ROWS_A_CENTROID = 1 << 17, 64
+FIT_ROWS = 1 << 17  # vectors that are clustered, of a larger catalogue
+_FIT_ROWS_A_CENTROID = 64  # more of them for large codebooks
 _LARGEST_VALUE = 1e15  # squared distances beyond it leave float32
 
 
@@ -52,7 +53,7 @@ class ResidualQuantizer:
 
         require_finite_rows(vectors, "item vectors")
         sizes = settings.sizes(len(vectors))
-        if len(vectors) > (most := max(_FIT_ROWS, _FIT_ROWS_A_CENTROID * max(sizes))):
+        if len(vectors) > (most := max(FIT_ROWS, _FIT_ROWS_A_CENTROID * max(sizes))):
             drawn = np.random.default_rng(settings.seed).permutation(len(vectors))[:most]
             vectors = vectors[np.sort(drawn)]
         _require_distinct(settings.transform, vectors, sizes[0])

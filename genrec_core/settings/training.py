@@ -68,7 +68,8 @@ class TrainingSettings(Settings):
         64,
         ge=0,
         le=4096,
-        description="Most items that one item of a history lifts; 0: none. Costs time by the items' square.",
+        description="Most items that one item of a history lifts; 0: none. The nearest texts are exact up to "
+        "`dense_full_items` items; beyond, nearly all of them are found.",
     )
     neighbor_weight: float = Field(
         3.0,

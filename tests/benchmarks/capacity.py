@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from genrec_core.quantization.residual import FIT_ROWS
 from genrec_core.settings import PRESETS
 from genrec_core.storage.folders import latest
 from tests.benchmarks.machine import describe
@@ -83,7 +84,8 @@ def work_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any]]
     seconds = {
         "embed the texts": (scale.items, "embed_s", True),
         "find the codes": (scale.items, "codes_s", True),
-        "fit the codebooks (k-means)": (scale.items, "kmeans_s", True),
+        "fit the codebooks (k-means)": (min(scale.items, FIT_ROWS), "kmeans_s", True),
+        "find the nearest texts": (scale.items, "nearest_s", False),
         "count the suffixes": (scale.items, "suffix_s", False),
         "build the trie": (scale.items, "trie_s", False),
         f"train {epochs} epochs, sampled softmax": (targets, "target_s", True),
@@ -134,7 +136,6 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
     vectors = items * DIM * _VALUE_BYTES
     exported = items * (costs["item_vectors_bytes"].value + costs["item_keys_bytes"].value)
     learned = items * training.d_model * (training.content_views + training.id_views) * _VALUE_BYTES * _ADAM_COPIES
-    neighbor_hours = items**2 * costs["neighbor_pair_s"].value / 3600
     generated_hours = scale.users * costs["decode_s"].value / 3600
     dense_hours = scale.users * items * costs["dense_item_s"].value / 3600
     found = [
@@ -163,11 +164,6 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
             dense_hours > generated_hours, "dense and hybrid ranking",
             f"{dense_hours:,.0f} core-hours more for all users; {_size(logits)} of logits a batch of {_BATCH_USERS}",
             "nothing by itself: set ranking to generative, which no longer scores every item",
-        ),
-        (
-            neighbor_hours > scale.deadline_hours * scale.cores, "exact text neighbours, items by items",
-            f"{neighbor_hours:,.0f} core-hours",
-            "nothing by itself: set neighbors to 0",
         ),
         (
             pairs > memory, "what is bought together, counted in one process", f"{_size(pairs)} of pairs",

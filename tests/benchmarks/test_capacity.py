@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COSTS = {
     name: UnitCost(value, "of one", "a test")
     for name, value in {
-        "embed_s": 0.01, "codes_s": 1e-5, "kmeans_s": 1e-3, "suffix_s": 1e-6, "trie_s": 1e-6, "neighbor_pair_s": 1e-8,
+        "embed_s": 0.01, "codes_s": 1e-5, "kmeans_s": 1e-3, "suffix_s": 1e-6, "trie_s": 1e-6, "nearest_s": 1e-4,
         "trie_bytes": 10.0, "decode_s": 0.002, "dense_item_s": 1e-9, "write_s": 1e-5, "csv_bytes": 1000.0,
         "history_items": 9.0, "target_s": 1e-3, "item_vectors_bytes": 1536.0, "item_keys_bytes": 1024.0,
     }.items()
@@ -60,7 +60,6 @@ def test_unit_costs_are_measured_and_the_page_names_where_each_comes_from(
         "_TEXTS": 4,
         "_VECTORS": 300,
         "_TRIE_ITEMS": 1000,
-        "_NEIGHBOR_ITEMS": 100,
         "_USERS": 40,
     }.items():
         monkeypatch.setattr(unit_costs, name, value)

@@ -42,7 +42,7 @@ def test_each_level_lowers_the_error(vectors: np.ndarray, kind: str) -> None:
 
 def test_many_vectors_are_clustered_by_a_sample_of_them(vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ResidualQuantizer.fit(vectors, settings())
-    monkeypatch.setattr(residual, "_FIT_ROWS", 700)
+    monkeypatch.setattr(residual, "FIT_ROWS", 700)
     monkeypatch.setattr(residual, "_FIT_ROWS_A_CENTROID", 40)
     sampled, again, all_rows = (ResidualQuantizer.fit(vectors, settings(codebook_size=size)) for size in (16, 16, 33))
     np.testing.assert_array_equal(sampled.codebooks, again.codebooks)
