@@ -175,7 +175,7 @@ def require_finite_rows(vectors: NDArray[np.float32], source: Path | str, texts:
 
 
 def _read_vectors(path: Path, rows: int) -> NDArray[np.float32]:
-    vectors: NDArray[np.float32] = read_array(path, "r")
+    vectors: NDArray[np.float32] = read_array(path, "c")
     if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32:
         shape = f"{vectors.dtype} {vectors.shape}, but {ITEM_IDS} lists {rows} items"
         raise GenrecError(f"{path}: {shape} and float32 [items, dim] is wanted; embed the items again")

@@ -148,12 +148,12 @@ class SasRecTrainer(Trainer):
         assert isinstance(model, SasRecModel)
         return SasRecScorer(model)
 
-    def _validated(self, exclude_seen: bool) -> dict[str, float]:
-        return {"validation_recall@10": self._validation_recall(self.model, 1.0, exclude_seen)}
+    def _validated(self, scorer: CodeScorer, exclude_seen: bool) -> dict[str, float]:
+        return {"validation_recall@10": self._validation_recall(scorer, 1.0, exclude_seen)}
 
     def _conclude(self) -> dict[str, float]:
         best = self.model_class.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
-        self._choose_seen(best, 1.0)
+        self._choose_seen(best, self._scorer(best), 1.0)
         self._save(best)
         return {"exclude_seen": float(best.config.exclude_seen)}

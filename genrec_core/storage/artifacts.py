@@ -62,8 +62,8 @@ def read_fields(path: Path, *names: str) -> list[Any]:
     return [stored[name] for name in names]
 
 
-def read_array(path: Path, mmap_mode: Literal["r"] | None = None) -> "np.ndarray":
-    """Read a ``.npy`` file, whatever its dtype; mode ``r`` maps it instead of copying it."""
+def read_array(path: Path, mmap_mode: Literal["r", "c"] | None = None) -> "np.ndarray":
+    """Read a ``.npy`` file, whatever its dtype; modes ``r`` and ``c`` map it instead of copying it."""
     import numpy as np
 
     try:

@@ -24,6 +24,11 @@ class World:
     size: int
     device: torch.device
 
+    @property
+    def sums_sparse(self) -> bool:
+        """Whether gradients may be sparse: gloo sums them over processes, nccl does not."""
+        return self.size == 1 or dist.get_backend() != "nccl"
+
     def sum(self, value: float) -> float:
         """Sum a number over all processes, in float64."""
         total = torch.tensor(value, dtype=torch.float64, device=self.device)

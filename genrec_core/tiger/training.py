@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from genrec_core.settings import TrainingSettings
 from genrec_core.storage.artifacts import atomic_folder, recovered, write_json
 from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.distributed import World
+from genrec_core.tiger.item_rows import RowwiseAdamW, clip_gradients
 from genrec_core.tiger.losses import NextItemLoss
-from genrec_core.tiger.model import TigerConfig, TigerModel
-from genrec_core.tiger.scorer import TorchScorer, item_vector_table
+from genrec_core.tiger.model import LearnedItems, TigerConfig, TigerModel
+from genrec_core.tiger.scorer import TorchScorer
 
 PROBE = "probe.npz"
 _PROBE_USERS = 32
@@ -88,7 +89,7 @@ class TrainingData:
         digest = hashlib.sha256(settings.model_dump_json().encode())
         split = [] if self.histories.windows is None else [self.histories.windows]
         for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors, *split):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()[:16]
 
 
@@ -166,6 +167,7 @@ class Trainer:
         self.seen_items = dict[str, float | str]()  # what `_choose_seen` measured
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
         self.codes, self.vectors = data.codes, data.vectors if settings.use_item_vectors else None
+        self.large = len(data.codes) > settings.dense_full_items  # then no step touches all items
         self.neighbors = self._neighbors(*self._bonus_weights())
         torch.manual_seed(settings.seed)
         self.model = self._build_model(data)
@@ -262,21 +264,21 @@ class Trainer:
             # DDP averages gradients over processes, so scale the sum to a mean over the whole batch.
             self.scaler.scale(loss * (self.world.size / batch_targets)).backward()
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        clip_gradients(self.model.parameters(), settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.progress.step += 1
         return loss.detach().double()
 
-    def _validation_recall(self, model: PreTrainedModel, dense_weight: float, exclude_seen: bool) -> float:
+    def _validation_recall(self, scorer: CodeScorer, dense_weight: float, exclude_seen: bool) -> float:
         """Validation Recall@10, by which epochs are compared."""
-        ranks = self._validation_ranks(model, dense_weight, exclude_seen)
+        ranks = self._validation_ranks(scorer, dense_weight, exclude_seen)
         return self._validation_mean(ranks >= 0)
 
-    def _validation_ndcg(self, model: PreTrainedModel, dense_weight: float) -> float:
+    def _validation_ndcg(self, scorer: CodeScorer, dense_weight: float, exclude_seen: bool) -> float:
         """Validation NDCG@10, by which weights are chosen: chance moves it less than the recall."""
-        ranks = self._validation_ranks(model, dense_weight, model.config.exclude_seen)
+        ranks = self._validation_ranks(scorer, dense_weight, exclude_seen)
         return self._validation_mean(np.where(ranks >= 0, 1 / np.log2(ranks.clip(min=0) + 2), 0.0))
 
     def _validation_mean(self, values: np.ndarray, power: int = 1) -> float:
@@ -284,24 +286,24 @@ class Trainer:
         of_users = mean_of_each_user(values, self.validation.users)
         return self.world.sum(float((of_users**power).sum())) / self.validated_users
 
-    def _validation_ranks(self, model: PreTrainedModel, dense_weight: float, exclude_seen: bool) -> np.ndarray:
+    def _validation_ranks(self, scorer: CodeScorer, dense_weight: float, exclude_seen: bool) -> np.ndarray:
         """Ranks of this process's share of the targets, as :func:`ranks_in_ten` gives them."""
         beams, max_history = self.settings.validation_beams, self.model.config.max_history
         return ranks_in_ten(
-            self._scorer(model), self.trie, self.validation, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight,
-            exclude_seen,
-        )  # fmt: skip
+            scorer, self.trie, self.validation, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight, exclude_seen
+        )
 
     def _validate(self) -> dict[str, float]:
         """The validation Recall@10 of each ranking, with or without seen items: what finds more."""
-        return max(map(self._validated, self.ways), key=lambda recalls: sum(recalls.values()))
+        scorer = self._scorer(self.model)  # it encodes all items, so it is made once
+        return max((self._validated(scorer, way) for way in self.ways), key=lambda recalls: sum(recalls.values()))
 
-    def _choose_seen(self, model: PreTrainedModel, dense_weight: float) -> None:
+    def _choose_seen(self, model: PreTrainedModel, scorer: CodeScorer, dense_weight: float) -> None:
         """Let the model's lists hold seen items if the settings say so, or if validation surely finds more with them.
 
         Surely: the paired 95 % interval of the difference in Recall@10 is above 0. The history keeps both figures.
         """
-        removed, kept = (self._validation_ranks(model, dense_weight, way) >= 0 for way in (True, False))
+        removed, kept = (self._validation_ranks(scorer, dense_weight, way) >= 0 for way in (True, False))
         exclude, keep = self._validation_mean(removed), self._validation_mean(kept)
         square = self._validation_mean(kept.astype(float) - removed, power=2)
         error = math.sqrt(max(square - (keep - exclude) ** 2, 0.0) / self.validated_users)
@@ -365,12 +367,17 @@ class Trainer:
             neighbor_weight=self._bonus_weights()[0],
             follower_weight=self._bonus_weights()[1],
         )
-        return TigerModel(config)
+        model = TigerModel(config)
+        for module in model.modules():
+            if isinstance(module, LearnedItems):
+                module.sparse = self.large and self.world.sums_sparse
+        return model
 
     def _build_objective(self, data: TrainingData) -> nn.Module:
         assert isinstance(self.model, TigerModel)
         codes = torch.from_numpy(data.codes.astype(np.int64))
-        vectors = item_vector_table(self.model.config.item_vector_dim, len(data.codes), self.vectors)
+        read = np.zeros((len(data.codes), 0), np.float32) if self.vectors is None else self.vectors
+        vectors = torch.from_numpy(np.require(read, np.float32, "W"))  # what is mapped stays on disk
         frequency = torch.from_numpy((self.counts / self.counts.sum()).astype(np.float32))
         codes, vectors, frequency = (table.to(self.world.device) for table in (codes, vectors, frequency))
         return NextItemLoss(self.model, codes, vectors, frequency, self.trie, self.settings)
@@ -407,12 +414,12 @@ class Trainer:
     def _neighbors(self, text_weight: float, follower_weight: float) -> Neighbors | None:
         return self._related.neighbors(text_weight, follower_weight) if text_weight or follower_weight else None
 
-    def _validated(self, exclude_seen: bool) -> dict[str, float]:
+    def _validated(self, scorer: CodeScorer, exclude_seen: bool) -> dict[str, float]:
         """Validation Recall@10 of generating and, with a dense head, of an even mix; their mean compares epochs."""
-        generative = self._validation_recall(self.model, 0.0, exclude_seen)
+        generative = self._validation_recall(scorer, 0.0, exclude_seen)
         if not self.settings.dense_weight:
             return {"validation_recall@10": generative}
-        hybrid = self._validation_recall(self.model, _EVEN_MIX, exclude_seen)
+        hybrid = self._validation_recall(scorer, _EVEN_MIX, exclude_seen)
         return {"validation_recall@10": hybrid, "validation_generative_recall@10": generative}
 
     def _conclude(self) -> dict[str, float]:
@@ -421,28 +428,32 @@ class Trainer:
         Before that, whether lists may hold seen items is chosen in the same way; see :meth:`_choose_seen`.
         Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
         (the generative one of a model without a dense head) is better so. Of equal hybrid weights the one nearest to
-        even is taken. A catalogue whose items are all scored in training is ranked by the dense head unless the hybrid
+        even is taken. Where training does not touch all items, doubled weights and every second hybrid weight are left out.
+        A catalogue whose items are all scored in training is ranked by the dense head unless the hybrid
         is clearly better; a larger one by the hybrid, which scores few items.
         """
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
         config, ranking = best.config, float(best.config.dense)
         config.neighbor_weight, config.follower_weight = weights = self._bonus_weights()  # also where this runs again
-        self._choose_seen(best, ranking)
+        scorer = TorchScorer(best, self.codes, self.vectors, self.neighbors)
+        self._choose_seen(best, scorer, ranking)
+        ndcg = partial(self._validation_ndcg, scorer, exclude_seen=config.exclude_seen)
         for name, weight in zip(("neighbor_weight", "follower_weight"), weights, strict=True):
-            ndcg = dict[float, float]()
-            for tried in dict.fromkeys((weight, 2 * weight, 0.0)) if any(weights) else (weight,):
+            by_weight = dict[float, float]()
+            others = (0.0,) if self.large else (2 * weight, 0.0)
+            for tried in dict.fromkeys((weight, *others)) if any(weights) else (weight,):
                 setattr(config, name, tried)
-                self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
-                ndcg[tried] = self._validation_ndcg(best, ranking)
-            setattr(config, name, max(ndcg, key=ndcg.__getitem__))
-        self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
+                scorer.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
+                by_weight[tried] = ndcg(ranking)
+            setattr(config, name, max(by_weight, key=by_weight.__getitem__))
+        scorer.neighbors = self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
         if config.dense:
-            ndcg = {tenth / 10: self._validation_ndcg(best, tenth / 10) for tenth in range(1, 11)}
-            dense = ndcg.pop(1.0)
-            config.hybrid_weight = max(ndcg, key=lambda weight: (ndcg[weight], -abs(weight - _EVEN_MIX)))
-            better = ndcg[config.hybrid_weight] > _CLEARLY_BETTER * dense
-            config.ranking = "hybrid" if better or len(self.codes) > self.settings.dense_full_items else "dense"
+            by_weight = {tenth / 10: ndcg(tenth / 10) for tenth in range(1 + self.large, 11, 1 + self.large)}
+            dense = by_weight.pop(1.0)
+            config.hybrid_weight = max(by_weight, key=lambda weight: (by_weight[weight], -abs(weight - _EVEN_MIX)))
+            better = by_weight[config.hybrid_weight] > _CLEARLY_BETTER * dense
+            config.ranking = "hybrid" if better or self.large else "dense"
         self._save(best)
         chosen = ("hybrid_weight", "neighbor_weight", "follower_weight", "exclude_seen")
         return {name: float(getattr(config, name)) for name in chosen}
@@ -500,12 +511,12 @@ def _tensor_float(wanted: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+def _adamw(model: nn.Module, settings: TrainingSettings) -> RowwiseAdamW:
     """AdamW that decays matrices only."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+    return RowwiseAdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def write_probe(checkpoint: Path, data: TrainingData) -> None:

@@ -159,7 +159,7 @@ def train_steps(folder: Path, steps: int, **changes: Any) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     rows, offsets, codes, sizes = (np.load(folder / f"{name}.npy") for name in ("rows", "offsets", "codes", "sizes"))
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+    vectors = np.load(folder / "vectors.npy", mmap_mode="c")
     histories = Histories([str(user) for user in range(len(offsets) - 1)], rows, offsets)
     data = TrainingData(histories, codes, tuple(sizes.tolist()), vectors)
     # Neighbours lift items when lists are searched and take no part in a step.

@@ -24,6 +24,7 @@ from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RendezvousSettings, Settings, TrainingSettings
 from genrec_core.storage.artifacts import read_json
 from genrec_core.tiger import checkpoint
+from genrec_core.tiger import model as tiger_model
 from genrec_core.tiger.checkpoint import Progress
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerConfig, TigerModel
@@ -59,6 +60,11 @@ def steady_settings() -> TrainingSettings:
     return small_settings(dropout=0.0, learn_item_vectors=False, id_views=0, future_share=0.0, epochs=3)
 
 
+def large_settings(**changes: object) -> TrainingSettings:
+    """As for a catalogue that no step may touch as a whole, but so many negatives that a sample holds all items."""
+    return small_settings(**{"dense_full_items": 0, "dense_negatives": 2000, **changes})
+
+
 class KilledError(Exception):
     """Stands for the end of the process."""
 
@@ -73,6 +79,18 @@ def test_a_model_learns_what_follows_and_the_best_one_is_kept(tmp_path: Path):
     assert TigerModel.from_pretrained(best).config.level_sizes == [8, 8, 2]
     assert [event.kind for event in events if event.kind != "step"] == ["start"] + ["epoch"] * len(losses) + ["end"]
     assert (events[0].values["epochs"], events[0].values["batch_targets"]) == (15, 64)
+
+
+def test_a_large_catalogue_is_learned_as_a_small_one_is(tmp_path: Path) -> None:
+    data, changes = cyclic_data(), {"epochs": 12, "future_share": 0.0, "dense_label_smoothing": 0.0, "neighbors": 0}
+    histories = []
+    for settings in (small_settings(**changes), large_settings(**changes)):
+        best = train(data, settings, tmp_path / str(settings.dense_full_items), ALONE)
+        histories.append(read_json(best / "training_history.json"))
+    exact, large = histories
+    for name in ("validation_recall@10", "validation_generative_recall@10"):
+        assert large["epochs"][-1][name] == pytest.approx(exact["epochs"][-1][name], abs=0.1)
+    assert large["best_recall@10"] > 0.8
 
 
 NEAR = 1e-6  # to a bound that is excluded
@@ -124,9 +142,10 @@ def test_one_epoch_is_better_than_a_uniform_guess(tmp_path: Path) -> None:
     assert history["epochs"][0]["loss"] < history["uniform_loss"]
 
 
-@pytest.mark.parametrize("killed_after", [1, 3])
-def test_a_killed_training_ends_with_the_history_of_an_unbroken_one(tmp_path: Path, killed_after: int):
-    settings = small_settings()
+@pytest.mark.parametrize(("killed_after", "settings"), [(1, small_settings()), (3, large_settings())])
+def test_a_killed_training_ends_with_the_history_of_an_unbroken_one(
+    tmp_path: Path, killed_after: int, settings: TrainingSettings
+):
 
     def kill(event: TrainingEvent) -> None:
         if event.kind == "epoch" and event.epoch == killed_after:
@@ -371,25 +390,33 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 import test_training
+from genrec_core.settings import TrainingSettings
+from genrec_core.tiger import model as tiger_model
 from genrec_core.tiger.distributed import distributed
 from genrec_core.tiger.training import train
 
 with distributed() as world:
     assert world.size == 2
-    train(test_training.cyclic_data(), test_training.steady_settings(), Path(sys.argv[2]), world)
+    tiger_model.HIDDEN_SHARE = 0.0
+    settings = TrainingSettings.model_validate_json(sys.argv[3])
+    train(test_training.cyclic_data(), settings, Path(sys.argv[2]), world)
 """
 
 
-def test_two_processes_train_the_same_model_as_one(tmp_path: Path):
+@pytest.mark.parametrize("settings", [steady_settings(), large_settings(dropout=0.0, id_dropout=0.0, future_share=0.0, epochs=3)])
+def test_two_processes_train_the_same_model_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: TrainingSettings
+):
+    monkeypatch.setattr(tiger_model, "HIDDEN_SHARE", 0.0)  # nothing may be drawn
     script = tmp_path / "worker.py"
     script.write_text(TORCHRUN)
     together = tmp_path / "together"
-    program = [str(script), str(Path(__file__).parent), str(together)]
+    program = [str(script), str(Path(__file__).parent), str(together), settings.model_dump_json()]
     command, variables = torchrun_command(TrainingSettings(processes=2), RendezvousSettings(), program)
     environment = {**os.environ, **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    alone = train(cyclic_data(), steady_settings(), tmp_path / "alone", ALONE)
+    alone = train(cyclic_data(), settings, tmp_path / "alone", ALONE)
     one, two = (
         json.loads((folder / "training_history.json").read_text())["epochs"] for folder in (alone, together / "best")
     )
