@@ -155,5 +155,5 @@ class SasRecTrainer(Trainer):
         best = self.model_class.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
         self._choose_seen(best, self._scorer(best), 1.0)
-        self._save(best)
+        self._save_best(best)
         return {"exclude_seen": float(best.config.exclude_seen)}

@@ -75,5 +75,5 @@ class RefitTrainer(Trainer):
         for name in _CHOSEN:
             setattr(best.config, name, getattr(self.chosen, name))
         self.neighbors = self._neighbors(best.config.neighbor_weight, best.config.follower_weight)
-        self._save(best)
+        self._save_best(best)
         return {}

@@ -89,7 +89,7 @@ class TrainingData:
         digest = hashlib.sha256(settings.model_dump_json().encode())
         split = [] if self.histories.windows is None else [self.histories.windows]
         for array in (self.histories.rows, self.histories.offsets, self.codes, self.vectors, *split):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 
@@ -315,6 +315,12 @@ class Trainer:
         self.seen_items = {"lists": lists, "setting": setting, **figures}
 
     def _save(self, best: PreTrainedModel | None) -> None:
+        self._save_best(best)
+        if self.world.rank == 0:
+            save_state(self.folder / "state", self.model, self.optimizer, self.progress)
+        self.world.wait()
+
+    def _save_best(self, best: PreTrainedModel | None) -> None:
         if self.world.rank == 0:
             if best is not None:
                 with atomic_folder(self.folder / "best") as part:
@@ -323,7 +329,6 @@ class Trainer:
                         self.neighbors.save(part)
             if self._best and recovered(self.folder / "best").is_dir():
                 write_json(self.folder / "best" / "training_history.json", self._history())
-            save_state(self.folder / "state", self.model, self.optimizer, self.progress)
         self.world.wait()
 
     def _history(self) -> dict[str, Any]:
@@ -428,9 +433,9 @@ class Trainer:
         Before that, whether lists may hold seen items is chosen in the same way; see :meth:`_choose_seen`.
         Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
         (the generative one of a model without a dense head) is better so. Of equal hybrid weights the one nearest to
-        even is taken. Where training does not touch all items, doubled weights and every second hybrid weight are left out.
-        A catalogue whose items are all scored in training is ranked by the dense head unless the hybrid
-        is clearly better; a larger one by the hybrid, which scores few items.
+        even is taken. A catalogue whose items are all scored in training is ranked by the dense head unless the hybrid
+        is clearly better; a larger one by the hybrid, which scores few items. A larger one also tries fewer weights,
+        because each try costs minutes: none doubled, and every second hybrid weight.
         """
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
@@ -454,7 +459,7 @@ class Trainer:
             config.hybrid_weight = max(by_weight, key=lambda weight: (by_weight[weight], -abs(weight - _EVEN_MIX)))
             better = by_weight[config.hybrid_weight] > _CLEARLY_BETTER * dense
             config.ranking = "hybrid" if better or self.large else "dense"
-        self._save(best)
+        self._save_best(best)
         chosen = ("hybrid_weight", "neighbor_weight", "follower_weight", "exclude_seen")
         return {name: float(getattr(config, name)) for name in chosen}
 

@@ -29,6 +29,7 @@ MODULES = {
     "catalogues": "catalogues",
     "tables": "tables",
     "neighbors": "neighbors",
+    "scale": "scale",
 }
 USUAL = ("graph", "train", "decode", "server", "trie")
 RESULTS = Path(__file__).parent / "results"

@@ -172,7 +172,7 @@ def _results(one: Trainer, pieces: np.ndarray, kind: torch.dtype) -> dict[str, T
     with mixed(), _same_candidates():
         loss = objective(history, following, following, one.settings.distillation)
     loss.backward()
-    gradients = [parameter.grad.flatten() for parameter in one.model.parameters() if parameter.grad is not None]
+    gradients = [own.grad.to_dense().flatten() for own in one.model.parameters() if own.grad is not None]
     with mixed(), torch.no_grad():
         model, codes = objective.model, objective.codes[following.clamp(min=0)]
         items = model.item_encoder(history, objective.codes[history], objective.vectors[history])
@@ -204,7 +204,7 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 def _worst_gradients(there: Trainer, here: Trainer) -> dict[str, float]:
     """The parameters with the largest relative difference, among those with a gradient that counts."""
     pairs = {
-        name: (parameter.grad.double().cpu(), own.grad.double())
+        name: (parameter.grad.to_dense().double().cpu(), own.grad.to_dense().double())
         for (name, parameter), own in zip(there.model.named_parameters(), here.model.parameters(), strict=True)
         if parameter.grad is not None and own.grad is not None
     }

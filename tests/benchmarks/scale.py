@@ -63,10 +63,10 @@ def run(
 def catalogue(items: int, users: int, dim: int = 384, seed: int = 0) -> tuple[Histories, np.ndarray]:
     """Histories of ``users`` and L2-normalised item vectors float32 [items, dim] with structure that can be learned.
 
-    Items belong to topics of about 50, and topics to groups of 20. An item's vector is the sum of its group's,
-    its topic's and its brand's, and a little noise. The items of a topic form a ring, and each has a worth (Zipf). From an item a user goes to the next
-    one of the ring (half of the steps), to an item of the topic by worth (0.3), to one of another topic of the group
-    (0.1), or anywhere. A history holds no item twice.
+    Items belong to topics of about 50, and topics to groups of 20. An item's vector is the sum of its group's, its
+    topic's and its brand's, and a little noise. The items of a topic form a ring, and each has a worth (Zipf). From an
+    item a user goes to the next one of the ring (half of the steps), to an item of the topic by worth (0.3), to one of
+    another topic of the group (0.1), or anywhere. A history holds no item twice.
     """
     random = np.random.default_rng(seed)
     topics = max(2, items // _TOPIC_ITEMS)

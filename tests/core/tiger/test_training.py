@@ -403,7 +403,9 @@ with distributed() as world:
 """
 
 
-@pytest.mark.parametrize("settings", [steady_settings(), large_settings(dropout=0.0, id_dropout=0.0, future_share=0.0, epochs=3)])
+@pytest.mark.parametrize(
+    "settings", [steady_settings(), large_settings(dropout=0.0, id_dropout=0.0, future_share=0.0, epochs=3)]
+)
 def test_two_processes_train_the_same_model_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: TrainingSettings
 ):
