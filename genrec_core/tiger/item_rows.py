@@ -45,7 +45,7 @@ class RowwiseAdamW(torch.optim.AdamW):
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> None:
-    """Scale all gradients down to the norm ``most``, as ``clip_grad_norm_`` of torch does; that takes no sparse ones."""
+    """Scale all gradients down to the norm ``most`` as torch's ``clip_grad_norm_`` does, which takes no sparse ones."""
     gradients = []
     for parameter in parameters:
         if parameter.grad is not None:
