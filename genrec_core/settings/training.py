@@ -89,14 +89,20 @@ class TrainingSettings(Settings):
         description="Largest catalogue over which the dense head's loss is computed in full. In a larger one it is "
         "sampled, the decoder is not taught by the dense head, and a training step touches few items.",
     )
+    exact_items: int = Field(
+        100_000,
+        ge=0,
+        description="Largest catalogue of which every item is scored for every user. In a larger one those below the "
+        "prefixes that match best are.",
+    )
     dense_negatives: int = Field(
         4096, ge=1, description="Random items in the dense head's sampled loss, beside the batch's targets."
     )
     dense_label_smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing of the dense head's full loss.")
     distillation: Share = Field(
         0.8,
-        description="Share of the decoder's targets taken from the dense head, up to `dense_full_items` items; the rest "
-        "is the true code.",
+        description="Share of the decoder's targets taken from the dense head, up to `dense_full_items` items; the "
+        "rest is the true code.",
     )
     distillation_start: Share = Field(0.1, description="Share of all training steps after which distillation starts.")
     distillation_temperature: float = Field(1.0, ge=0.2, le=100, description="Divisor of the distilled logits.")

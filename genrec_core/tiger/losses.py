@@ -37,7 +37,7 @@ class NextItemLoss(nn.Module):
         self.codes, self.vectors, self.frequency = codes, vectors, frequency
         self.leaf_rows = torch.from_numpy(trie.leaf_row.astype(np.int64)).to(codes.device)  # rows in the trie's order
         self.row_leaves = torch.from_numpy(trie.row_leaf.astype(np.int64)).to(codes.device)
-        # No step touches all items of a large catalogue. Distilling from the sample instead made recall 4 to 10 % worse.
+        # No step touches all items of a large catalogue. Distilling from the sample made recall 4 to 10 % worse.
         self.large = len(codes) > settings.dense_full_items
         self.subtrees = SubtreeShares(trie, codes.device) if settings.distillation and not self.large else None
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from genrec_core.data.histories import Histories, padded
 from genrec_core.data.pairs import order_strength
-from genrec_core.data.split import mean_of_each_user, training_part, validation_part
+from genrec_core.data.split import HeldOut, mean_of_each_user, training_part, validation_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -43,6 +43,7 @@ _LENGTH_NOISE = 0.15  # share by which lengths are blurred before sorting, so th
 _VALIDATION_BATCH_USERS = 128
 _STRICT_ORDER = 10.0  # of order_strength: Beauty has 4, MovieLens 2, shops made with a fixed order 90 and more
 _FUTURE_SHARE = 0.3  # where the order is not strict
+_WEIGHING_USERS = 10_000  # 4,000 users chose other weights by chance for one seed of three
 _CLEARLY_BETTER = 1.02  # validation NDCG@10 of the hybrid over the dense head's
 _INTERVAL = 1.96  # standard errors to each side of the mean of a 95 % interval
 _USUAL_PERCENTILE = 95  # of the lengths of histories
@@ -143,6 +144,13 @@ def train(
     return folder / "best"
 
 
+class _Asked(NamedTuple):
+    """Validation users."""
+
+    own: HeldOut  # the targets of this process's share of them
+    users: int  # of all processes; at least 1
+
+
 class Trainer:
     """One training of TIGER in one process; a subclass trains another model."""
 
@@ -151,7 +159,7 @@ class Trainer:
     def __init__(
         self, data: TrainingData, settings: TrainingSettings, folder: Path, world: World, on_event: OnEvent
     ) -> None:
-        self.folder, self.world, self.on_event = folder, world, on_event
+        self.folder, self.world, self.on_event, self.histories = folder, world, on_event, data.histories
         self.recipe = data.identity(settings.model_copy(update={"seed": 0}))  # the same for trainings of other seeds
         self.trained = training_part(data.histories)
         longest = settings.history_of(float(np.percentile(self.trained.lengths, _USUAL_PERCENTILE)))
@@ -160,9 +168,7 @@ class Trainer:
         self.counts = np.bincount(self.trained.rows, minlength=len(data.codes))
         if self.sequences.targets == 0:
             raise GenrecError("no history has two items before those held out, so there is nothing to train on")
-        validation = validation_part(data.histories, settings.validation_users, settings.seed)
-        self.validated_users = max(validation.n_users, 1)  # by all processes; this one ranks the targets of its share
-        self.validation = validation.take(np.flatnonzero(validation.users % world.size == world.rank))
+        self.validation = self._asked(data.histories, settings.validation_users)
         self.ways = self._ways_with_seen_items()
         self.seen_items = dict[str, float | str]()  # what `_choose_seen` measured
         self.trie = CodeTrie.build(data.codes, data.level_sizes)
@@ -188,6 +194,12 @@ class Trainer:
         self.batch_targets = settings.batch_of(self.sequences.targets)
         self.steps = self.epochs * len(epoch_batches(self.sequences, self.batch_targets, settings.seed, 0))
 
+    def _asked(self, histories: Histories, most: int) -> "_Asked":
+        """At most ``most`` users of the validation part; each process ranks the targets of its share of them."""
+        part = validation_part(histories, most, self.settings.seed)
+        own = part.take(np.flatnonzero(part.users % self.world.size == self.world.rank))
+        return _Asked(own, max(part.n_users, 1))
+
     def _future_share(self) -> float:
         if self.settings.future_share is not None:
             return self.settings.future_share
@@ -196,7 +208,7 @@ class Trainer:
     def _ways_with_seen_items(self) -> tuple[bool, ...]:
         """The values of ``exclude_seen`` by which epochs are compared; two where ``auto`` has something to gain."""
         if self.settings.seen == "auto":
-            return (True, False) if self.world.sum(self.validation.repeated_targets()) else (True,)
+            return (True, False) if self.world.sum(self.validation.own.repeated_targets()) else (True,)
         return (self.settings.seen == "exclude",)
 
     def run(self) -> None:
@@ -273,24 +285,24 @@ class Trainer:
 
     def _validation_recall(self, scorer: CodeScorer, dense_weight: float, exclude_seen: bool) -> float:
         """Validation Recall@10, by which epochs are compared."""
-        ranks = self._validation_ranks(scorer, dense_weight, exclude_seen)
-        return self._validation_mean(ranks >= 0)
+        ranks = self._ranks(scorer, self.validation, dense_weight, exclude_seen)
+        return self._mean(ranks >= 0, self.validation)
 
-    def _validation_ndcg(self, scorer: CodeScorer, dense_weight: float, exclude_seen: bool) -> float:
+    def _validation_ndcg(self, scorer: CodeScorer, asked: "_Asked", dense_weight: float, exclude_seen: bool) -> float:
         """Validation NDCG@10, by which weights are chosen: chance moves it less than the recall."""
-        ranks = self._validation_ranks(scorer, dense_weight, exclude_seen)
-        return self._validation_mean(np.where(ranks >= 0, 1 / np.log2(ranks.clip(min=0) + 2), 0.0))
+        ranks = self._ranks(scorer, asked, dense_weight, exclude_seen)
+        return self._mean(np.where(ranks >= 0, 1 / np.log2(ranks.clip(min=0) + 2), 0.0), asked)
 
-    def _validation_mean(self, values: np.ndarray, power: int = 1) -> float:
+    def _mean(self, values: np.ndarray, asked: "_Asked", power: int = 1) -> float:
         """The mean over all users, of all processes, of a power of the mean over each user's targets."""
-        of_users = mean_of_each_user(values, self.validation.users)
-        return self.world.sum(float((of_users**power).sum())) / self.validated_users
+        of_users = mean_of_each_user(values, asked.own.users)
+        return self.world.sum(float((of_users**power).sum())) / asked.users
 
-    def _validation_ranks(self, scorer: CodeScorer, dense_weight: float, exclude_seen: bool) -> np.ndarray:
+    def _ranks(self, scorer: CodeScorer, asked: "_Asked", dense_weight: float, exclude_seen: bool) -> np.ndarray:
         """Ranks of this process's share of the targets, as :func:`ranks_in_ten` gives them."""
         beams, max_history = self.settings.validation_beams, self.model.config.max_history
         return ranks_in_ten(
-            scorer, self.trie, self.validation, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight, exclude_seen
+            scorer, self.trie, asked.own, beams, _VALIDATION_BATCH_USERS, max_history, dense_weight, exclude_seen
         )
 
     def _validate(self) -> dict[str, float]:
@@ -303,10 +315,11 @@ class Trainer:
 
         Surely: the paired 95 % interval of the difference in Recall@10 is above 0. The history keeps both figures.
         """
-        removed, kept = (self._validation_ranks(scorer, dense_weight, way) >= 0 for way in (True, False))
-        exclude, keep = self._validation_mean(removed), self._validation_mean(kept)
-        square = self._validation_mean(kept.astype(float) - removed, power=2)
-        error = math.sqrt(max(square - (keep - exclude) ** 2, 0.0) / self.validated_users)
+        asked = self.validation
+        removed, kept = (self._ranks(scorer, asked, dense_weight, way) >= 0 for way in (True, False))
+        exclude, keep = self._mean(removed, asked), self._mean(kept, asked)
+        square = self._mean(kept.astype(float) - removed, asked, power=2)
+        error = math.sqrt(max(square - (keep - exclude) ** 2, 0.0) / asked.users)
         low, high = keep - exclude - _INTERVAL * error, keep - exclude + _INTERVAL * error
         setting, surely = self.settings.seen, "keep" if low > 0 else "exclude"
         lists = surely if setting == "auto" else setting
@@ -365,6 +378,7 @@ class Trainer:
         config = TigerConfig(
             **settings.model_dump(include=_SIZES),
             level_sizes=data.level_sizes,
+            exact_items=settings.exact_items,
             item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
             known_items=len(data.codes) if settings.learn_item_vectors else 0,
             untrained_items=np.flatnonzero(self.counts == 0).tolist(),
@@ -432,10 +446,10 @@ class Trainer:
 
         Before that, whether lists may hold seen items is chosen in the same way; see :meth:`_choose_seen`.
         Similar texts, and then followers, get the weight of the settings, or twice as much or none if the dense ranking
-        (the generative one of a model without a dense head) is better so. Of equal hybrid weights the one nearest to
-        even is taken. A catalogue whose items are all scored in training is ranked by the dense head unless the hybrid
-        is clearly better; a larger one by the hybrid, which scores few items. A larger one also tries fewer weights,
-        because each try costs minutes: none doubled, and every second hybrid weight.
+        (the generative one of a model without a dense head) is better so; ranking by the dense head costs little, so
+        more users than in a validation are asked. Of equal hybrid weights the one nearest to
+        even is taken. The ranking is the dense head's unless the hybrid is clearly better. A large catalogue tries
+        fewer weights, because each try costs minutes: none doubled, and every second hybrid weight.
         """
         best = TigerModel.from_pretrained(self.folder / "best")
         nn.Module.to(best, self.world.device)
@@ -443,6 +457,7 @@ class Trainer:
         config.neighbor_weight, config.follower_weight = weights = self._bonus_weights()  # also where this runs again
         scorer = TorchScorer(best, self.codes, self.vectors, self.neighbors)
         self._choose_seen(best, scorer, ranking)
+        more = self.validation if self.large or not ranking else self._asked(self.histories, _WEIGHING_USERS)
         ndcg = partial(self._validation_ndcg, scorer, exclude_seen=config.exclude_seen)
         for name, weight in zip(("neighbor_weight", "follower_weight"), weights, strict=True):
             by_weight = dict[float, float]()
@@ -450,15 +465,16 @@ class Trainer:
             for tried in dict.fromkeys((weight, *others)) if any(weights) else (weight,):
                 setattr(config, name, tried)
                 scorer.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
-                by_weight[tried] = ndcg(ranking)
+                by_weight[tried] = ndcg(more, ranking)
             setattr(config, name, max(by_weight, key=by_weight.__getitem__))
         scorer.neighbors = self.neighbors = self._neighbors(config.neighbor_weight, config.follower_weight)
         if config.dense:
-            by_weight = {tenth / 10: ndcg(tenth / 10) for tenth in range(1 + self.large, 11, 1 + self.large)}
+            tenths = range(2, 11, 2) if self.large else range(1, 11)
+            by_weight = {tenth / 10: ndcg(self.validation, tenth / 10) for tenth in tenths}
             dense = by_weight.pop(1.0)
             config.hybrid_weight = max(by_weight, key=lambda weight: (by_weight[weight], -abs(weight - _EVEN_MIX)))
             better = by_weight[config.hybrid_weight] > _CLEARLY_BETTER * dense
-            config.ranking = "hybrid" if better or self.large else "dense"
+            config.ranking = "hybrid" if better else "dense"
         self._save_best(best)
         chosen = ("hybrid_weight", "neighbor_weight", "follower_weight", "exclude_seen")
         return {name: float(getattr(config, name)) for name in chosen}

@@ -295,13 +295,18 @@ def test_users_who_never_repeat_get_lists_without_what_they_have(tmp_path: Path)
     assert found["low"] <= 0
 
 
-@pytest.mark.parametrize(("scored_in_full", "ranking"), [(ITEMS, "dense"), (ITEMS - 1, "hybrid")])
-def test_a_small_catalogue_is_ranked_by_the_dense_head_unless_the_hybrid_is_better(
-    scored_in_full: int, ranking: str, tmp_path: Path
-):
-    settings = small_settings(epochs=1, dense_full_items=scored_in_full, follower_weight=100.0)  # both find all targets
+def test_the_dense_head_ranks_unless_the_hybrid_is_better(tmp_path: Path):
+    settings = small_settings(epochs=1, follower_weight=100.0)  # both find all targets
     config = read_json(train(cyclic_data(), settings, tmp_path, ALONE) / "config.json")
-    assert config["ranking"] == ranking
+    assert config["ranking"] == "dense"
+
+
+def test_the_path_of_large_catalogues_learns_and_ranks_a_small_one(tmp_path: Path):
+    settings = small_settings(epochs=15, future_share=0.0, dense_full_items=0, exact_items=0)
+    best = train(cyclic_data(), settings, tmp_path, ALONE)
+    assert read_json(best / "training_history.json")["best_recall@10"] > 0.9
+    scorer = TorchScorer.from_folder(best, cyclic_data().codes, cyclic_data().vectors)
+    assert scorer.items.dtype == torch.float16
 
 
 def test_where_the_order_is_strict_only_the_next_item_is_learned(tmp_path: Path):
