@@ -142,14 +142,14 @@ def _write_added(
     known_texts = folder.array(f"{NEW_ITEMS}/{TEXT_VECTORS}")
     texts = np.concatenate([known_texts, new_texts])
     read_texts = texts if settings.reads_texts else texts[:, :0]
+    first = len(known_texts)
     inputs = {
-        "rows": learned_rows(read_texts, settings.known_items, settings.untrained_items),
-        "codes": extended.codes.astype(np.int64),
-        "vectors": read_texts,
+        "rows": learned_rows(read_texts, settings.known_items, settings.untrained_items, first=first),
+        "codes": extended.codes[first:].astype(np.int64),
+        "vectors": read_texts[first:],
     }
     encoder = open_graph(folder.path / NEW_ITEMS / ITEM_ENCODER, threads=None)
-    new_inputs = {name: array[len(known_texts) :] for name, array in inputs.items()}
-    new_vectors, new_keys = encoder.run(["items", "keys"], new_inputs)
+    new_vectors, new_keys = encoder.run(["items", "keys"], inputs)
     popularity = np.concatenate([items.popularity, np.zeros(len(new_texts), dtype=items.popularity.dtype)])
     vectors = np.concatenate([items.vectors, new_vectors.astype(items.vectors.dtype)])
     keys, scales = (new_keys, None) if items.scales is None else RoundedKeys.of(new_keys)

@@ -47,7 +47,7 @@ class Neighbors:
         """What :meth:`save` wrote, checked to be of ``n_items`` items; None where the model lifts no neighbours."""
         if not (folder / NEIGHBORS).is_file():
             return None
-        rows, bonus = read_array(folder / NEIGHBORS), read_array(folder / NEIGHBOR_BONUS)
+        rows, bonus = (np.asarray(read_array(folder / name, "r")) for name in (NEIGHBORS, NEIGHBOR_BONUS))
         items = len(rows) if n_items is None else n_items
         if rows.shape != bonus.shape or len(rows) != items or rows.max(initial=0) >= items:
             raise GenrecError(f"{folder}: {NEIGHBORS} does not fit {items} items; build it again")

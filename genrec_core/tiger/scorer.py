@@ -135,7 +135,8 @@ def item_tables(
     config = model.config
     large = len(codes) > config.exact_items
     table = item_vector_table(config.item_vector_dim, len(codes), vectors)
-    rows = torch.from_numpy(learned_rows(table.numpy(), config.known_items, config.untrained_items))
+    of_codes = codes if large else None
+    rows = torch.from_numpy(learned_rows(table.numpy(), config.known_items, config.untrained_items, of_codes))
     inputs = rows, torch.as_tensor(codes, dtype=torch.int64), table
     read, rounded = [], []
     for piece in zip(*(part.split(_PIECE if large else len(codes)) for part in inputs), strict=True):
@@ -155,7 +156,7 @@ def item_vector_table(dim: int, n_items: int, vectors: np.ndarray | None) -> tor
     if vectors is None or vectors.shape != (n_items, dim):
         shape = "none" if vectors is None else f"{vectors.shape}"
         raise GenrecError(f"the model reads item vectors of shape {(n_items, dim)} but was given {shape}")
-    return torch.from_numpy(np.array(vectors, dtype=np.float32))
+    return torch.from_numpy(np.require(vectors, np.float32, "W"))  # what is mapped stays on disk
 
 
 def ranking_weights(config: TigerConfig) -> RankingWeights:

@@ -23,3 +23,13 @@ def test_an_item_without_training_stands_on_the_trained_item_of_the_nearest_text
 def test_without_texts_it_has_what_unknown_items_have() -> None:
     assert learned_rows(np.zeros((8, 0), dtype=np.float32), 6, [2]).tolist() == [0, 1, 6, 3, 4, 5, 6, 6]
     assert learned_rows(text(8)[:3], 0, []).tolist() == [0, 0, 0]
+
+
+def test_only_the_newest_rows_are_found_if_no_others_are_asked_for() -> None:
+    assert learned_rows(text(8), 6, [2], first=6).tolist() == learned_rows(text(8), 6, [2])[6:].tolist()
+
+
+def test_in_a_large_catalogue_it_stands_on_the_trained_item_of_the_nearest_code() -> None:
+    codes = np.array([[3, 0], [0, 1], [0, 2], [1, 1], [2, 0], [1, 0], [3, 9], [0, 0]])
+    # In the order of codes: 7, 1, 2, 5, 3, 4, 0, 6, of which 7, 2 and 6 are not trained.
+    assert learned_rows(text(8), 6, [2], codes).tolist() == [0, 1, 5, 3, 4, 5, 0, 1]
