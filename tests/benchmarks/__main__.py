@@ -30,6 +30,7 @@ MODULES = {
     "tables": "tables",
     "neighbors": "neighbors",
     "scale": "scale",
+    "large_graph": "large_graph",
 }
 USUAL = ("graph", "train", "decode", "server", "trie")
 RESULTS = Path(__file__).parent / "results"

@@ -51,3 +51,8 @@ def test_a_catalogue_of_any_size_is_drawn(items: int, assert_picture: Callable[[
 def test_zero_vectors_are_drawn(assert_picture: Callable[[bytes], None]) -> None:
     zero = np.zeros((4, 3), dtype=np.float32)
     assert_picture(embedding_picture(ItemEmbeddings(np.arange(4), zero, zero), ["a"] * 4))
+
+
+def test_vectors_of_one_length_are_drawn(assert_picture: Callable[[bytes], None]) -> None:
+    vectors = l2_normalized(np.random.default_rng(0).normal(size=(2000, 64)).astype(np.float32))
+    assert_picture(embedding_picture(ItemEmbeddings(np.arange(2000), vectors, vectors), ["a"] * 2000))

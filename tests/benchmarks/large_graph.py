@@ -1,0 +1,177 @@
+"""The whole graph on the generated catalogue of :mod:`tests.benchmarks.scale`, and what its exported model costs.
+
+The shop is what a user would bring: interactions and items as Parquet, and vectors of one's own. Two sizes are run one
+after the other, and the larger is compared with the smaller. A million items take more than an hour on two cores.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import psutil
+
+from genrec_core.data.histories import HistoryBatch, padded
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.search.beams import CodeScorer, ScorerSession
+from genrec_core.search.generative import beam_search
+from genrec_core.search.trie import CodeTrie
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import latest
+from tests.benchmarks.machine import describe
+from tests.benchmarks.scale import catalogue
+
+_TIMED_USERS, _TOP_K = 40, 100
+_SHOWN = ("recall@10", "ndcg@10", "recall@100")
+
+
+def run(
+    items: tuple[int, ...] = (12_101, 1_000_000),
+    users: tuple[int, ...] = (20_000, 200_000),
+    epochs: int = 2,
+    dim: int = 384,
+    agreement_users: int = 200,
+    work: Path | None = None,
+) -> dict[str, Any]:
+    """Materialise the graph on each catalogue, and measure the exported models.
+
+    Args:
+        items: sizes of the catalogues; the last is compared with the first.
+        users: as many numbers.
+        epochs: of each training.
+        dim: width of the vectors.
+        agreement_users: users for whom the search is compared with exact scores of all items.
+        work: the folder to keep everything in, so that a broken run goes on; a temporary one where None.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        sizes = {
+            str(size): _measured((work or Path(temporary)) / str(size), size, count, epochs, dim, agreement_users)
+            for size, count in zip(items, users, strict=True)
+        }
+    first, last = (sizes[str(size)]["ms"] for size in (items[0], items[-1]))
+    ratios = {f"{mode}_ratio": round(last[mode] / first[mode], 2) for mode in first}
+    return {**ratios, "benchmark": "large_graph", "sizes": sizes, "epochs": epochs, **describe()}
+
+
+def _measured(folder: Path, items: int, users: int, epochs: int, dim: int, agreement_users: int) -> dict[str, Any]:
+    if not (folder / "raw" / "vector_ids.txt").is_file():
+        write_shop(folder / "raw", items, users, dim)
+    settings = {"training": {"epochs": epochs}}
+    environment = {
+        **os.environ, "GENREC_RAW": str(folder / "raw"), "GENREC_STORAGE": str(folder / "storage"),
+        "DAGSTER_HOME": str(folder / "home"), "PRESET": "auto", "GENREC_SETTINGS": json.dumps(settings),
+    }  # fmt: skip
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "genrec_dagster.run"], env=environment, stdout=sys.stderr)
+    peak = _Peak(process.pid)
+    status = process.wait()
+    figures: dict[str, Any] = {
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "peak_gb": peak.stop(),
+        "status": status,
+    }
+    storage = folder / "storage"
+    metrics = read_json(latest("recall_metrics", storage) / "beauty_metrics.json")
+    rankings = ("generative", "hybrid", "dense", "neighbors", "popularity")
+    figures |= {name: {of: metrics[name].get(of) for of in _SHOWN} for name in rankings if name in metrics}
+    histories = latest("user_histories", storage) / "frame.parquet"
+    call = f"decode(Path({str(latest('onnx_encoder', storage))!r}), Path({str(histories)!r}), {agreement_users})"
+    program = (
+        f"import json\nfrom pathlib import Path\nfrom tests.benchmarks.large_graph import *\nprint(json.dumps({call}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    figures |= json.loads(ran.stdout)
+    return figures
+
+
+def write_shop(folder: Path, items: int, users: int, dim: int) -> None:
+    """Write the generated catalogue as tables; an item's text is its category, a user's seconds are an hour apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    histories, vectors = catalogue(items, users, dim)
+    owner = np.repeat(np.arange(users), histories.lengths)
+    step = np.arange(len(owner)) - histories.offsets[owner]
+    bought = pl.DataFrame({"user_id": owner, "item_id": histories.rows, "timestamp": 1_600_000_000 + 3600 * step})
+    bought.with_columns("u" + pl.col("user_id").cast(str)).write_parquet(folder / "interactions.parquet")
+    rows = np.arange(items)
+    names = pl.DataFrame({"item_id": rows}).with_columns(title="Item " + pl.col("item_id").cast(str))
+    names.write_parquet(folder / "items.parquet")
+    np.save(folder / "vectors.npy", vectors)
+    (folder / "vector_ids.txt").write_text("\n".join(map(str, rows.tolist())) + "\n")
+
+
+def decode(model: Path, histories: Path, agreement_users: int) -> dict[str, Any]:
+    """What the exported model costs in this process, and the share of the exact top 100 of the hybrid that is found."""
+    began = time.perf_counter()
+    recommender = Recommender.from_folder(model)
+    load_s = time.perf_counter() - began
+    lists = pl.read_parquet(histories, columns=["item_ids"])["item_ids"].head(max(agreement_users, _TIMED_USERS) * 4)
+    read = [history[:-1] for history in lists.to_list() if len(history) > 1]
+    ms: dict[str, float] = {}
+    for mode in recommender.weights.modes():
+        seconds = []
+        for history in read[:_TIMED_USERS]:
+            began = time.process_time()
+            recommender.rank([history], _TOP_K, ranking=mode)
+            seconds.append(time.process_time() - began)
+        ms[mode] = round(1000 * float(np.median(seconds)), 2)
+    own_mb = round(psutil.Process().memory_full_info().uss / 2**20)
+    found = {"load_s": round(load_s, 2), "ms": ms, "own_mb": own_mb}
+    return found | {"agreement_100": _agreement(recommender, read[:agreement_users])}
+
+
+def _agreement(recommender: Recommender, read: list[list[Any]]) -> float:
+    weight, trie = recommender.weights.of("hybrid"), recommender.trie
+    shares = []
+    for history in read:
+        batch = padded([recommender._rows_of(history)], recommender.max_history)
+        found = beam_search(recommender.scorer, trie, batch, beams=_TOP_K, top_k=_TOP_K, dense_weight=weight)
+        exact = beam_search(
+            _Exact(recommender.scorer), trie, batch, beams=trie.n_items, top_k=_TOP_K, dense_weight=weight
+        )
+        shares.append(len(np.intersect1d(found.items, exact.items)) / _TOP_K)
+    return round(float(np.mean(shares)), 4)
+
+
+class _Exact:
+    """A scorer whose every item is scored, however large the catalogue."""
+
+    def __init__(self, scorer: CodeScorer) -> None:
+        self.scorer = scorer
+
+    def start(self, histories: HistoryBatch) -> ScorerSession:
+        session = self.scorer.start(histories)
+        session.matches = _nothing  # type: ignore[method-assign]
+        return session
+
+
+def _nothing(trie: CodeTrie) -> None:
+    """Every item is scored."""
+
+
+class _Peak:
+    """The largest memory of a process and its children together, in GB; what they share counts once for each."""
+
+    def __init__(self, pid: int) -> None:
+        self.process, self.most, self.ended = psutil.Process(pid), 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(2):
+            try:
+                family = [self.process, *self.process.children(recursive=True)]
+                self.most = max(self.most, sum(one.memory_info().rss for one in family) / 1e9)
+            except psutil.Error:
+                continue
+
+    def stop(self) -> float:
+        self.ended.set()
+        self.thread.join()
+        return round(self.most, 2)
