@@ -63,7 +63,8 @@ def run(
 def _measured(folder: Path, items: int, users: int, epochs: int, dim: int, agreement_users: int) -> dict[str, Any]:
     if not (folder / "raw" / "vector_ids.txt").is_file():
         write_shop(folder / "raw", items, users, dim)
-    settings = {"training": {"epochs": epochs}}
+    # Two epochs teach a decoder too little to do without the trie, which `max_miss_share` asks for.
+    settings = {"training": {"epochs": epochs}, "gates": {"max_miss_share": 1.0}}
     environment = {
         **os.environ, "GENREC_RAW": str(folder / "raw"), "GENREC_STORAGE": str(folder / "storage"),
         "DAGSTER_HOME": str(folder / "home"), "PRESET": "auto", "GENREC_SETTINGS": json.dumps(settings),
