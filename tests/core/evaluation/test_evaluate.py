@@ -224,7 +224,9 @@ def test_the_mean_over_seeds_needs_two_of_them() -> None:
     assert (at["mean"], at["spread"]) == (pytest.approx(0.2), pytest.approx(0.02**0.5))
 
 
-def test_the_first_items_of_users_of_the_test_window_are_measured_apart(table_scorer: MakeScorer) -> None:
+def test_the_first_items_of_users_of_the_test_window_are_measured_apart(
+    table_scorer: MakeScorer, tmp_path: Path
+) -> None:
     histories = histories_of([5, 6, 2, 4])
     windows = np.array([[1, 1, 0, 1], [2, 1, 2, 3]])
     by_time = Histories(histories.user_ids, histories.rows, histories.offsets, np.zeros(17, np.int64), windows)
@@ -234,6 +236,9 @@ def test_the_first_items_of_users_of_the_test_window_are_measured_apart(table_sc
     assert metrics["new_users"]["users"] == 1  # the third: one of its two items in the window has an item before it
     assert metrics["new_users"]["popularity"]["recall@1000"] == 1.0  # the list holds every item
     assert metrics["tie_order"].endswith("100.0% have the time of the item before or after them.")
+    write_metrics(tmp_path, metrics)
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert "4 users of the test split with 7 targets, and each user counts alike," in page
 
 
 def test_histories_too_short_to_test_on_are_an_error(table_scorer: MakeScorer) -> None:
