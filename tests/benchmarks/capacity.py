@@ -17,8 +17,6 @@ from tests.benchmarks.machine import describe
 from tests.benchmarks.unit_costs import DIM, UnitCost, measure
 
 _VALUE_BYTES, _ID_BYTES = 4, 8
-_ADAM_COPIES = 4  # weights, gradients and AdamW's two moments
-_BATCH_USERS = 64
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,10 @@ def work_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any]]
         "decode a list a user, generative": (scale.users, "decode_s", True),
         "write the predictions as CSV": (scale.users, "write_s", True),
     }
+    a_unit = {name: cost.value for name, cost in costs.items()}
+    a_unit["target_s"] += scale.items * costs["target_item_s"].value
     return [
-        _machines({"work": name, "units": count, "core_seconds_a_unit": costs[cost].value}, scale, shared)
+        _machines({"work": name, "units": count, "core_seconds_a_unit": a_unit[cost]}, scale, shared)
         for name, (count, cost, shared) in seconds.items()
     ]
 
@@ -116,10 +116,10 @@ def bytes_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any]
         "histories (stored, an id an item)": interactions * _ID_BYTES,
         "predictions as CSV (stored)": users * costs["csv_bytes"].value,
         "trie (memory of each decoding process)": items * costs["trie_bytes"].value,
-        "what the exported encoder reads of items (memory of each)": items * costs["item_vectors_bytes"].value,
-        "dense keys of the exported model (memory of each)": items * costs["item_keys_bytes"].value,
-        "learned vectors, gradients and moments (memory of each training process)": (
-            items * training.d_model * views * _VALUE_BYTES * _ADAM_COPIES
+        "what the exported encoder reads of items (shared by processes)": items * costs["item_vectors_bytes"].value / 2,
+        "dense keys of the exported model (shared by processes)": items * costs["item_keys_bytes"].value / 2,
+        "learned vectors and one moment each (memory of each training process)": (
+            items * (training.d_model + 1) * views * _VALUE_BYTES
         ),
     }
     return [{"what": name, "bytes": count} for name, count in stored.items()]
@@ -131,13 +131,9 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
     training, ids = settings.training, settings.semantic_ids
     codes = math.prod(ids.sizes(items))
     memory = scale.memory_gb * 1e9
-    logits = _BATCH_USERS * items * _VALUE_BYTES
     pairs = scale.users * costs["history_items"].value * 2 * ids.collaborative_window * 2 * _ID_BYTES
     vectors = items * DIM * _VALUE_BYTES
-    exported = items * (costs["item_vectors_bytes"].value + costs["item_keys_bytes"].value)
-    learned = items * training.d_model * (training.content_views + training.id_views) * _VALUE_BYTES * _ADAM_COPIES
-    generated_hours = scale.users * costs["decode_s"].value / 3600
-    dense_hours = scale.users * items * costs["dense_item_s"].value / 3600
+    learned = items * (training.d_model + 1) * (training.content_views + training.id_views) * _VALUE_BYTES
     found = [
         (
             items > codes, f"codes of {ids.levels} x {ids.codebook_size}", f"{items / codes:.1f} items a code",
@@ -153,17 +149,8 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
             "nothing by itself, they are not divided among processes: set learn_item_vectors to false, id_views to 0",
         ),
         (
-            vectors > memory, "text vectors in training", f"{_size(vectors)} in every process",
-            "nothing by itself: set use_item_vectors to false",
-        ),
-        (
-            exported > memory, "the exported model's tables of items", f"{_size(exported)} in every decoding process",
-            "nothing, and no setting: they are read whole, neither mapped nor divided",
-        ),
-        (
-            dense_hours > generated_hours, "dense and hybrid ranking",
-            f"{dense_hours:,.0f} core-hours more for all users; {_size(logits)} of logits a batch of {_BATCH_USERS}",
-            "nothing by itself: set ranking to generative, which no longer scores every item",
+            vectors > memory, "text vectors in training", f"{_size(vectors)} mapped by every process",
+            "what does not fit is read from disk again: set use_item_vectors to false",
         ),
         (
             pairs > memory, "what is bought together, counted in one process", f"{_size(pairs)} of pairs",

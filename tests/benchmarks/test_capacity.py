@@ -16,7 +16,7 @@ COSTS = {
     name: UnitCost(value, "of one", "a test")
     for name, value in {
         "embed_s": 0.01, "codes_s": 1e-5, "kmeans_s": 1e-3, "suffix_s": 1e-6, "trie_s": 1e-6, "nearest_s": 1e-4,
-        "trie_bytes": 10.0, "decode_s": 0.002, "dense_item_s": 1e-9, "write_s": 1e-5, "csv_bytes": 1000.0,
+        "trie_bytes": 10.0, "decode_s": 0.002, "write_s": 1e-5, "csv_bytes": 1000.0, "target_item_s": 0.0,
         "history_items": 9.0, "target_s": 1e-3, "item_vectors_bytes": 1536.0, "item_keys_bytes": 1024.0,
     }.items()
 }  # fmt: skip
@@ -46,7 +46,6 @@ def test_what_breaks_depends_on_the_size() -> None:
     broken = {row["what"]: row["then"] for row in breaks_of(COSTS, LARGE)}
     assert "training samples 4096 items" in broken["full softmax of the dense head in training"]
     assert "set semantic_ids.levels to 4" in broken["codes of 3 x 256"]
-    assert "set ranking to generative" in broken["dense and hybrid ranking"]
     middling = {row["what"] for row in breaks_of(COSTS, Scale(10**6, 10**6, 24, 16, 64))}
     assert "full softmax of the dense head in training" in middling
     assert "text vectors in training" not in middling
@@ -63,7 +62,9 @@ def test_unit_costs_are_measured_and_the_page_names_where_each_comes_from(
         "_USERS": 40,
     }.items():
         monkeypatch.setattr(unit_costs, name, value)
-    monkeypatch.setattr(unit_costs, "_of_training", lambda: {"target_s": COSTS["target_s"]})
+    monkeypatch.setattr(
+        unit_costs, "_of_training", lambda: {"target_s": COSTS["target_s"], "target_item_s": COSTS["target_item_s"]}
+    )
     figures: dict[str, Any] = capacity.run(items=10**7, users=10**6, model_dir=Path(tiny_model.model_dir), top_k=20)
     assert figures["unit_costs"].keys() >= COSTS.keys()
     assert all(cost["value"] >= 0 for cost in figures["unit_costs"].values())
