@@ -148,7 +148,7 @@ class _Exact:
 
     def start(self, histories: HistoryBatch) -> ScorerSession:
         session = self.scorer.start(histories)
-        session.matches = _nothing  # type: ignore[method-assign]
+        vars(session)["matches"] = _nothing
         return session
 
 
