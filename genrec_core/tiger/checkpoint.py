@@ -71,8 +71,9 @@ class Progress:
     def best(self) -> dict[str, float]:
         """The newest epoch whose mean Recall@10 over the rankings is nearly the highest; empty before a validation.
 
-        The mean, because the dense ranking is at its best some epochs before the generative one. Nearly, because some
-        thousand users do not tell such epochs apart, and the learning rate falls: of such epochs the newest is better.
+        The mean, because the dense ranking is at its best some epochs before the generative one. Some thousand users do
+        not tell epochs apart whose recall is nearly the same. Of these the newest is taken, because the learning rate
+        has fallen furthest.
         """
         least = _NEARLY * max(map(_mean_recall, self._validations), default=0.0)
         return next((of for of in reversed(self._validations) if _mean_recall(of) >= least), {})
