@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genrec_core.errors import GenrecError
 from genrec_core.search.beams import Lifted
 from genrec_core.search.trie import CodeTrie
 
@@ -36,8 +37,10 @@ class RoundedKeys(NamedTuple):
 
     @classmethod
     def of(cls, keys: np.ndarray) -> "RoundedKeys":
-        """Round keys float32 [n_items, width]."""
+        """Round keys float32 [n_items, width]. Raises ``GenrecError`` for keys that are not numbers."""
         scales = np.abs(keys).max(axis=1) / _MOST_STEPS
+        if not np.isfinite(scales).all():
+            raise GenrecError("keys of the dense head are not numbers; train the model again")
         scales = np.where(scales > 0, scales, 1).astype(np.float32)
         return cls(np.rint(keys / scales[:, None]).astype(np.int16), scales)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrec_core.errors import GenrecError
 from genrec_core.search import key_cells
 from genrec_core.search.beams import Lifted
 from genrec_core.search.hybrid import DenseGuide, ShortGuide
@@ -57,6 +58,12 @@ def test_rounded_keys_give_nearly_the_same_logits() -> None:
     error = np.abs(logits - exact) / np.maximum(np.linalg.norm(keys, axis=1), 1e-9)
     assert error.max() < 1e-3
     assert not logits[:, 5].any()
+
+
+def test_keys_that_are_no_numbers_are_refused() -> None:
+    for value in (np.nan, np.inf):
+        with pytest.raises(GenrecError, match="are not numbers; train the model again"):
+            RoundedKeys.of(np.array([[1.0, value], [0.0, 1.0]], dtype=np.float32))
 
 
 def test_the_mean_keys_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
