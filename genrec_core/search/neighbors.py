@@ -21,9 +21,9 @@ DECAY = 0.8  # factor of the bonus for each newer item of the history
 LEAST_BONUS = 0.05  # logits; a smaller one changes no list and costs time where histories are long
 WINDOW = 5  # items of a history within which an item follows another
 NEIGHBORS, NEIGHBOR_BONUS = "neighbors.npy", "neighbor_bonus.npy"
-EXACT_ITEMS = 20_000  # largest catalogue in which all pairs of texts are compared
+ALL_PAIRS_ITEMS = 20_000  # largest catalogue in which all pairs of texts are compared
 _CHUNK_VALUES = 1 << 24  # similarities in memory at once
-_CHUNK_ITEMS = 1 << 12  # beyond EXACT_ITEMS, items whose candidates are in memory at once
+_CHUNK_ITEMS = 1 << 12  # beyond ALL_PAIRS_ITEMS, items whose candidates are in memory at once
 _CELL_ITEMS, _NEAREST_CELLS = 256, 64  # the exact neighbours found grow with both, and so does the time
 _CELL_SAMPLE, _CELL_ITERATIONS = 32, 5  # vectors a cell that place its centre
 
@@ -107,20 +107,20 @@ class Neighbors:
 class Related:
     """What neighbours are chosen from, for any weights of texts and followers.
 
-    Up to ``exact_items`` items, all pairs of texts are compared for each choice. Beyond, each item's nearest texts are
-    found once, by :func:`nearest_texts`; then time grows with the items, not with their square.
+    Up to ``all_pairs_items`` items, all pairs of texts are compared for each choice. Beyond, each item's nearest texts
+    are found once, by :func:`nearest_texts`; then time grows with the items, not with their square.
 
     Args:
         vectors: L2-normalised text vectors, float32 [n_items, dim]; no columns: only followers count.
         count: neighbours of each item; fewer if the catalogue has fewer.
         trained: histories of the training part, which say what follows an item.
-        exact_items: largest catalogue in which all pairs of texts are compared.
+        all_pairs_items: largest catalogue in which all pairs of texts are compared.
     """
 
     def __init__(
-        self, vectors: np.ndarray, count: int, trained: Histories | None = None, exact_items: int = EXACT_ITEMS
+        self, vectors: np.ndarray, count: int, trained: Histories | None = None, all_pairs_items: int = ALL_PAIRS_ITEMS
     ) -> None:
-        self._vectors, self._count, self._exact = vectors, min(count, len(vectors) - 1), len(vectors) <= exact_items
+        self._vectors, self._count, self._exact = vectors, min(count, len(vectors) - 1), len(vectors) <= all_pairs_items
         self._pairs, self._follows = np.zeros(0, np.int64), np.zeros(0)
         if trained is not None:
             self._pairs, self._follows = pair_counts(trained, len(vectors), WINDOW, both_ways=False)

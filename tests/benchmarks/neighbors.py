@@ -65,7 +65,7 @@ def recall_of(rows: np.ndarray, vectors: np.ndarray) -> float:
 def _measured(vectors: np.ndarray, count: int) -> tuple[str, dict[str, float]]:
     histories = random_histories(len(vectors) // _ITEMS_A_USER, len(vectors), seed=0)
     began = time.process_time()
-    related = Related(vectors, count, histories, exact_items=0)
+    related = Related(vectors, count, histories, all_pairs_items=0)
     related.neighbors(3.0, 1.0)
     chosen = time.process_time()
     by_text = related.neighbors(6.0, 0.0)

@@ -64,7 +64,7 @@ def test_a_large_catalogue_has_the_same_neighbours_where_all_cells_are_near(
     every = Related(vectors(300), 299, walks(300)).neighbors(weight, follower)
     worth = np.zeros((300, 300))
     np.put_along_axis(worth, every.rows, every.bonus, axis=1)
-    large = Related(vectors(300), 12, walks(300), exact_items=299).neighbors(weight, follower)
+    large = Related(vectors(300), 12, walks(300), all_pairs_items=299).neighbors(weight, follower)
     np.testing.assert_allclose(large.bonus, -np.sort(-worth, axis=1)[:, :12], atol=1e-5)
     owner, place = np.nonzero(large.bonus)
     np.testing.assert_allclose(large.bonus[owner, place], worth[owner, large.rows[owner, place]], atol=1e-5)
