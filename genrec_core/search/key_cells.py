@@ -148,8 +148,11 @@ class Matches(NamedTuple):
         trie, batch = self.cells.trie, len(self.queries)
         open_ = None if allowed is None else allowed.take(trie.leaf_row)
         raised, bonus = _by_user(self.lifted, trie, batch)
+        wanted = np.full(batch, max(LEAST_SCORED, _SCORED_OF_LIST * top_k))
+        if excluded is not None:
+            wanted += (excluded >= 0).sum(axis=1)  # a long history may hold all that match best
         leaves, logits = [], []
-        for user, own in enumerate(self._leaves(max(LEAST_SCORED, _SCORED_OF_LIST * top_k), prefixes, open_)):
+        for user, own in enumerate(self._leaves(wanted, prefixes, open_)):
             also = raised[user] if open_ is None else raised[user][open_[raised[user]]]
             scored = np.sort(np.concatenate([own, also[_places(own, also) < 0]]), kind="stable")
             if excluded is not None:
@@ -162,19 +165,19 @@ class Matches(NamedTuple):
         users = np.arange(batch).repeat([len(own) for own in leaves])
         return Shortlist(users, np.concatenate(leaves), np.concatenate(logits))
 
-    def _leaves(self, wanted: int, prefixes: np.ndarray, open_: np.ndarray | None) -> Iterator[np.ndarray]:
-        """For each user ascending leaves, about as many as ``wanted``, of those that are open: bool [n_items]."""
+    def _leaves(self, wanted: np.ndarray, prefixes: np.ndarray, open_: np.ndarray | None) -> Iterator[np.ndarray]:
+        """For each user ascending leaves, about ``wanted`` int [batch] of those that are open, bool [n_items]."""
         cells = self.cells
         if open_ is None:
             counts = cells.sizes
         else:
             before = np.concatenate([[0], open_.cumsum()])
-            if before[-1] <= wanted:
+            if before[-1] <= wanted.min():
                 yield from [np.flatnonzero(open_)] * len(self.queries)
                 return
             counts = [np.diff(before.take(starts)) for starts in cells.starts]
-        for query, own in zip(self.queries, prefixes, strict=True):
-            nodes = cells.best(query, wanted, own, counts)
+        for query, own, scored in zip(self.queries, prefixes, wanted.tolist(), strict=True):
+            nodes = cells.best(query, scored, own, counts)
             leaves = ranges(cells.starts[-1].take(nodes), cells.starts[-1].take(nodes + 1))
             yield leaves if open_ is None else leaves[open_[leaves]]
 

@@ -13,12 +13,14 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from filelock import FileLock, Timeout
 
+from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
 
 if TYPE_CHECKING:
@@ -253,11 +255,19 @@ def verify_manifest(folder: Path) -> None:
     """Check every file of ``folder`` against its manifest."""
     if not (recovered(folder) / MANIFEST).is_file():
         raise GenrecError(f"{folder}: no {MANIFEST}, so it was never finished; build it again")
-    for name, expected in read_json(folder / MANIFEST)["files"].items():
+    files = read_json(folder / MANIFEST)["files"]
+    for name, expected in files.items():
         if name.startswith("/") or ".." in Path(name).parts:
             raise GenrecError(f"{folder / MANIFEST} names {name}, which lies outside the folder; do not use it")
-        path = folder / name
-        if not path.is_file():
-            raise GenrecError(f"{path}: listed in {MANIFEST} but missing; build it again")
-        if path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
-            raise GenrecError(f"{path}: differs from the sha256 in {MANIFEST}; build it again")
+        if not (folder / name).is_file():
+            raise GenrecError(f"{folder / name}: listed in {MANIFEST} but missing; build it again")
+        if (folder / name).stat().st_size != expected["bytes"]:
+            raise _differs(folder / name)
+    with ThreadPoolExecutor(available_cores()) as pool:  # hashing releases the interpreter
+        for name, sha256 in zip(files, pool.map(lambda name: sha256_of(folder / name), files), strict=True):
+            if sha256 != files[name]["sha256"]:
+                raise _differs(folder / name)
+
+
+def _differs(path: Path) -> GenrecError:
+    return GenrecError(f"{path}: differs from the sha256 in {MANIFEST}; build it again")

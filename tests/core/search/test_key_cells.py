@@ -120,3 +120,12 @@ def test_few_allowed_items_are_all_scored(rows: set[int]) -> None:
         assert sorted(TRIE.leaf_row[shortlist.leaf[shortlist.user == user]].tolist()) == sorted(rows)
     ranked = ShortGuide(Matches(CELLS, QUERIES, LIFTED), NOTHING, 10, 1.0, allowed).best(10)
     assert ((ranked.items >= 0).sum(axis=1) == min(10, len(rows))).all()
+
+
+def test_a_user_who_had_all_that_matches_best_gets_a_full_list(scores_few: Callable[[int], None]) -> None:
+    scores_few(100)
+    seen = np.sort(np.argsort(-exact_logits(), axis=1)[:, :1000], axis=1)
+    short = ShortGuide(Matches(CELLS, QUERIES, LIFTED), NOTHING, 5, 0.5, None, seen)
+    listed = short.best(5)
+    assert (listed.items >= 0).all()
+    assert not any(np.isin(items, own).any() for items, own in zip(listed.items, seen, strict=True))
