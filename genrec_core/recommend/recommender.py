@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
-from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.bundle.model_folder import ITEMS, ModelFolder
 from genrec_core.bundle.onnx_scorer import OnnxScorer, require_self_test
 from genrec_core.cores import available_cores
 from genrec_core.data.histories import padded
-from genrec_core.data.ids import AnyId, are_text
+from genrec_core.data.ids import AnyId, are_text, item_ids_of
 from genrec_core.data.lengths import length_class
 from genrec_core.data.split import popularity_order
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
+from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
 from genrec_core.search.trie import CodeTrie
@@ -66,8 +68,8 @@ class Recommender:
         popularity: training interactions by catalogue row, int64 [n_items].
         max_history: newest items of a history that the model reads.
         weights: how the model ranks.
-        attributes, withdrawn: see :class:`~genrec_core.recommend.constraints.CatalogueMasks`; a model without
-            attributes takes no rules.
+        table: reads the catalogue's columns, once, for rules, titles and searches; a model without takes no rules.
+        withdrawn: see :class:`~genrec_core.recommend.constraints.CatalogueMasks`.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Recommender:
         popularity: np.ndarray,
         max_history: int,
         weights: RankingWeights,
-        attributes: Callable[[], ItemAttributes] | None = None,
+        table: Callable[[], ItemTable] | None = None,
         withdrawn: Sequence[AnyId] = (),
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
@@ -92,7 +94,8 @@ class Recommender:
         self._row_of_text = {item: row for row, item in enumerate(item_ids.tolist())} if self.text_ids else {}
         # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
-        self.masks = CatalogueMasks(len(item_ids), self._rows_of, attributes or _no_attributes, withdrawn)
+        self._table = table and cache(table)
+        self.masks = CatalogueMasks(len(item_ids), self._rows_of, self._attributes, withdrawn)
 
     @classmethod
     def from_folder(cls, model_dir: Path) -> "Recommender":
@@ -107,7 +110,7 @@ class Recommender:
         )
         return cls(
             scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
-            attributes=lambda: ItemAttributes(ItemTable.load(model_dir, items.item_ids)),
+            table=partial(ItemTable.load, model_dir, items.item_ids) if folder.takes_rules else None,
             withdrawn=folder.withdrawn(),
         )  # fmt: skip
 
@@ -197,6 +200,45 @@ class Recommender:
         """See :meth:`genrec_core.recommend.constraints.CatalogueMasks.selection`."""
         return self.masks.selection(*constraints)
 
+    def describe(self, items: Sequence[AnyId]) -> list[ItemFacts]:
+        """Title, brand, categories and price of each item; of one that the model does not hold, a title from its id."""
+        rows = self._each_row([items]).tolist()
+        return [
+            self._facts.of(row) if row >= 0 else ItemFacts(item, title_without(item))
+            for item, row in zip(items, rows, strict=True)
+        ]
+
+    def find(self, query: str, k: int, *, allowed: np.ndarray | None = None) -> list[AnyId]:
+        """The ids of at most ``k`` items that a query names, best first.
+
+        Each word of the query begins a word of the title; case and accents do not matter. Of these items the more
+        popular come first. An item whose id the query is comes before all. An empty query gives the most popular items.
+
+        Args:
+            allowed: see :meth:`allowed`; None for every item, withdrawn ones too, as histories hold them.
+        """
+        if k < 1:
+            raise GenrecError(f"k is {k}; ask for at least one item")
+        rows = self._facts.find(query, k, self._row_named(query.strip()), allowed)
+        ids: list[AnyId] = self.item_ids.take(rows).tolist()
+        return ids
+
+    def _row_named(self, text: str) -> int:
+        """The row of the item whose id is ``text``; -1 if there is none."""
+        with suppress(GenrecError):  # no id
+            return int(self._each_row([item_ids_of([text], self.text_ids)])[0])
+        return -1
+
+    @cached_property
+    def _facts(self) -> FactsByRow:
+        return FactsByRow(self.item_ids, self._table() if self._table else None, self.popular_rows)
+
+    def _attributes(self) -> ItemAttributes:
+        if self._table is None:
+            again = "export the model again with its catalogue (genrec export --catalog, or the asset onnx_encoder)"
+            raise GenrecError(f"the model holds no {ITEMS}, which rules need; {again}")
+        return ItemAttributes(self._table())
+
     @cached_property
     def _pool(self) -> Executor:
         return ThreadPoolExecutor(available_cores(), thread_name_prefix="decode")
@@ -223,13 +265,19 @@ class Recommender:
     def _known(self, histories: Sequence[Sequence[AnyId]]) -> list[np.ndarray]:
         """Catalogue rows int64 of the known items of each history, in order."""
         ends = np.cumsum([0, *map(len, histories)])
-        rows = self._text_rows(histories, int(ends[-1])) if self.text_ids else self._integer_rows(histories)
+        rows = self._each_row(histories)
         known = rows >= 0
         rows, bounds = rows[known], np.concatenate([[0], known.cumsum()]).take(ends).tolist()
         return [rows[begin:end] for begin, end in pairwise(bounds)]
 
-    def _integer_rows(self, histories: Sequence[Sequence[AnyId]]) -> np.ndarray:
+    def _each_row(self, histories: Sequence[Sequence[AnyId]]) -> np.ndarray:
         """The catalogue row of each item of all histories, int64 [items]; -1 for an unknown one."""
+        if self.text_ids:
+            return self._text_rows(histories, sum(map(len, histories)))
+        return self._integer_rows(histories)
+
+    def _integer_rows(self, histories: Sequence[Sequence[AnyId]]) -> np.ndarray:
+        """See :meth:`_each_row`."""
         items = np.concatenate([np.empty(0, np.int64), *(np.asarray(history, dtype=np.int64) for history in histories)])
         place = np.minimum(self._sorted_ids.searchsorted(items), len(self._sorted_ids) - 1)
         return np.where(self._sorted_ids.take(place) == items, self._by_id.take(place), -1)
@@ -279,7 +327,3 @@ class Recommender:
             first = candidates[: rows.shape[1]]
             rows[user, : len(first)] = first
             scores[user, : len(first)] = np.nan
-
-
-def _no_attributes() -> ItemAttributes:
-    raise GenrecError("this model has no columns of the catalogue, which rules need; export it with its catalogue")
