@@ -51,6 +51,11 @@ class WorkFolders(dg.ConfigurableResource[None]):
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    @property
+    def embedding(self) -> Path:
+        """Where unfinished embeddings keep their vectors, so that a later run continues."""
+        return self.storage / ".embedding"
+
     def training(self, key: str) -> Path:
         """The folder of a training. It stays after the run, so that a retry continues in it."""
         folder = self.storage / ".training" / key

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from genrec_core.cores import limit_torch_threads
 from genrec_core.embedding.item_embeddings import l2_normalized, require_finite_rows
+from genrec_core.embedding.pieces import EmbeddingPieces
 from genrec_core.engines.engine import Engine
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
@@ -32,12 +33,14 @@ def embed_texts(
     settings: EmbeddingSettings,
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
+    pieces: EmbeddingPieces | None = None,
 ) -> NDArray[np.float32]:
     """Vectors float32 [n, dim] of texts, not normalised. Texts of one batch have about the same length.
 
     Args:
         on_progress: called after each batch with the number of encoded texts and the number of all texts.
         engine: computes the batches, which it pads as this process would; None: a batch on each of torch's threads.
+        pieces: keeps the vectors on disk while they are computed.
     """
     order = np.argsort([-len(text) for text in texts], kind="stable")
     batches = [order[start : start + settings.batch_size] for start in range(0, len(texts), settings.batch_size)]
@@ -48,6 +51,8 @@ def embed_texts(
     done = 0
     try:
         for encoded in engine.map(encode_batch, plain, shards) if engine else _encode_by_threads(plain, shards):
+            if pieces is not None:
+                pieces.add([texts[row] for row in batches[len(vectors)]], encoded)
             vectors.append(encoded)
             done += len(encoded)
             if on_progress is not None and done:
@@ -102,6 +107,7 @@ def embed_new_texts(
     known: Mapping[str, NDArray[np.float32]],
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
+    pieces: EmbeddingPieces | None = None,
 ) -> tuple[NDArray[np.float32], int]:
     """Vectors float32 [n, dim] of texts, and how many of these were encoded by :func:`embed_texts`.
 
@@ -109,8 +115,8 @@ def embed_new_texts(
     """
     new = [row for row, text in enumerate(texts) if text not in known]
     if len(new) == len(texts):
-        return embed_texts(texts, settings, on_progress, engine), len(new)
-    encoded = iter(embed_texts([texts[row] for row in new], settings, on_progress, engine) if new else ())
+        return embed_texts(texts, settings, on_progress, engine, pieces), len(new)
+    encoded = iter(embed_texts([texts[row] for row in new], settings, on_progress, engine, pieces) if new else ())
     return np.stack([known[text] if text in known else next(encoded) for text in texts]), len(new)
 
 
@@ -120,17 +126,20 @@ def embed_catalog(
     known: Mapping[str, NDArray[np.float32]],
     on_progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
+    pieces: EmbeddingPieces | None = None,
 ) -> tuple[NDArray[np.float32], int, str]:
     """Vectors float32 [n, dim] of the items of ``item_catalog``, how many texts were encoded, and what made them.
 
     Vectors that the catalogue brings in its column ``vector`` take the place of those of the texts or stand beside
-    them, each part L2-normalised then; an item without one has zeros there.
+    them, each part L2-normalised then; an item without one has zeros there. What the ``pieces`` of an embedding that
+    was killed hold is not computed again.
     """
     use = settings.own_vectors if "vector" in catalog.columns else "ignore"
     own = _own_vectors(catalog["vector"]) if use != "ignore" else None
     if own is not None and use == "replace":
         return own, 0, OWN_VECTORS
-    vectors, embedded = embed_new_texts(catalog["text"].to_list(), settings, known, on_progress, engine)
+    known = {**known, **pieces.load()} if pieces is not None else known
+    vectors, embedded = embed_new_texts(catalog["text"].to_list(), settings, known, on_progress, engine, pieces)
     if own is None:
         return vectors, embedded, settings.model
     return np.hstack([l2_normalized(vectors), l2_normalized(own)]), embedded, f"{OWN_VECTORS} and {settings.model}"

@@ -106,11 +106,12 @@ def item_embeddings(
 ) -> dg.MaterializeResult[Path]:
     """One vector for each item, computed from its text, or brought by your data; as it is, and L2-normalised.
 
-    Only new texts are embedded. Semantic IDs are made from these vectors, so look at `nearest_by_text`: if near items
-    are not alike, the model does not understand this catalogue.
+    Only new texts are embedded, and a run that was killed goes on where it stopped. Semantic IDs are made from these
+    vectors, so look at `nearest_by_text`: if near items are not alike, the model does not understand this catalogue.
     """
     from genrec_core.data.item_text import ItemFields
     from genrec_core.embedding.item_embeddings import vectors_by_text, write_item_embeddings
+    from genrec_core.embedding.pieces import EmbeddingPieces
     from genrec_core.embedding.text import embed_catalog
 
     texts, item_ids, began = item_catalog["text"].to_list(), id_array(item_catalog["item_id"]), time.monotonic()
@@ -118,10 +119,12 @@ def item_embeddings(
     known = vectors_by_text(earlier, config.model, config.max_tokens) if earlier else {}
     with engine.open(context) as computed_by:
         progress = progress_log(context, "texts embedded")
-        vectors, embedded, model = embed_catalog(item_catalog, config, known, progress, computed_by)
+        pieces = EmbeddingPieces(work.embedding, config)
+        vectors, embedded, model = embed_catalog(item_catalog, config, known, progress, computed_by, pieces)
     with work.new(context) as folder:
         seconds, fields = time.monotonic() - began, ItemFields.of_catalog(item_catalog)
         stats = write_item_embeddings(folder, item_ids, texts, vectors, model, seconds, config.max_tokens, fields)
+        pieces.discard()
         metadata = embeddings_page(folder, stats, embedded, item_catalog)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 

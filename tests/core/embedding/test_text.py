@@ -8,8 +8,10 @@ import polars as pl
 import pytest
 import torch
 
+from genrec_core.embedding import pieces as embedding_pieces
 from genrec_core.embedding import text as embedding_text
 from genrec_core.embedding.item_embeddings import l2_normalized, rows_not_told_apart
+from genrec_core.embedding.pieces import EmbeddingPieces
 from genrec_core.embedding.text import OWN_VECTORS, embed_catalog, embed_texts, load_model, packaged_model_folder
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
@@ -164,3 +166,42 @@ def test_own_vectors_replace_those_of_texts_or_stand_beside_them() -> None:
         assert (vectors.shape, made_by) == ((3, 3), EmbeddingSettings().model)
     with pytest.raises(GenrecError, match="are the user's own, so no text model gives those of new items"):
         load_model(EmbeddingSettings(model=OWN_VECTORS))
+
+
+def test_a_killed_embedding_goes_on_where_it_stopped(
+    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_pieces, "PIECE_TEXTS", 2)
+    settings = EmbeddingSettings(batch_size=1)
+    catalog = pl.DataFrame({"text": TEXTS})
+
+    def killed(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_catalog(catalog, settings, {}, killed, pieces=EmbeddingPieces(tmp_path, settings))
+    (tmp_path / "half").write_text("no piece")
+    pieces = EmbeddingPieces(tmp_path, settings)
+    assert sorted(pieces.load()) == sorted(sorted(TEXTS, key=len, reverse=True)[:4])
+    again, embedded, _ = embed_catalog(catalog, settings, {}, pieces=pieces)
+    np.testing.assert_allclose(again, vectors, atol=1e-5)
+    assert embedded == 1
+    pieces.discard()
+    assert not pieces.folder.exists()
+
+
+def test_pieces_belong_to_a_model_and_a_cut_and_damaged_ones_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_pieces, "PIECE_TEXTS", 1)
+    pieces = EmbeddingPieces(tmp_path, EmbeddingSettings())
+    pieces.add(["soap"], np.ones((1, 3), np.float32))
+    pieces.add(["balm"], np.ones((1, 3), np.float32))
+    assert set(EmbeddingPieces(tmp_path, EmbeddingSettings()).load()) == {"soap", "balm"}
+    assert not EmbeddingPieces(tmp_path, EmbeddingSettings(max_tokens=64)).load()
+    damaged = min(pieces.folder.iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    assert len(EmbeddingPieces(tmp_path, EmbeddingSettings()).load()) == 1
+    with pytest.raises(GenrecError, match=r"1 rows are not finite, the first is row 0 \('tea'\)"):
+        pieces.add(["tea"], np.full((1, 3), np.nan, np.float32))
