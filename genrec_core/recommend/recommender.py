@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
+from genrec_core.bundle.item_details import ItemDetails
 from genrec_core.bundle.model_folder import ITEMS, ModelFolder
 from genrec_core.bundle.onnx_scorer import OnnxScorer, require_self_test
 from genrec_core.cores import available_cores
@@ -21,6 +22,7 @@ from genrec_core.data.lengths import length_class
 from genrec_core.data.split import popularity_order
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
+from genrec_core.recommend.explain import Explanation, Model, explain_rows
 from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
@@ -70,6 +72,7 @@ class Recommender:
         weights: how the model ranks.
         table: reads the catalogue's columns, once, for rules, titles and searches; a model without takes no rules.
         withdrawn: see :class:`~genrec_core.recommend.constraints.CatalogueMasks`.
+        details: what explanations show beside the model's scores.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Recommender:
         weights: RankingWeights,
         table: Callable[[], ItemTable] | None = None,
         withdrawn: Sequence[AnyId] = (),
+        details: ItemDetails | None = None,
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
         self.trie = CodeTrie.build(codes, level_sizes)
@@ -94,7 +98,7 @@ class Recommender:
         self._row_of_text = {item: row for row, item in enumerate(item_ids.tolist())} if self.text_ids else {}
         # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
-        self._table = table and cache(table)
+        self._table, self.details = table and cache(table), details or ItemDetails()
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, self._attributes, withdrawn)
 
     @classmethod
@@ -111,7 +115,7 @@ class Recommender:
         return cls(
             scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
             table=partial(ItemTable.load, model_dir, items.item_ids) if folder.takes_rules else None,
-            withdrawn=folder.withdrawn(),
+            withdrawn=folder.withdrawn(), details=ItemDetails.load(model_dir, len(items.item_ids)),
         )  # fmt: skip
 
     def recommend(
@@ -199,6 +203,41 @@ class Recommender:
     def selection(self, *constraints: Constraints) -> Selection:
         """See :meth:`genrec_core.recommend.constraints.CatalogueMasks.selection`."""
         return self.masks.selection(*constraints)
+
+    def explain(
+        self,
+        history: Sequence[AnyId],
+        items: Sequence[AnyId],
+        *,
+        ranking: RankingChoice = "auto",
+        reasons: int = 3,
+        exclude_seen: bool | None = None,
+    ) -> list[Explanation]:
+        """Why each of ``items`` is recommended to a user with this history, whether or not it is in the list.
+
+        Scores are those of :meth:`rank` with the same options, and effects are their differences. In a catalogue of
+        which not every item is scored, they are the scores of lists of up to 256 items without a mask.
+
+        Args:
+            history: item ids, oldest first; unknown ones are dropped. If none is left, there are neither scores nor
+                reasons: the user gets a list that does not depend on the user.
+            items: ids of the model's items; an unknown one is an error.
+            ranking, exclude_seen: as in :meth:`rank`.
+            reasons: items of the history in each explanation, at most.
+        """
+        if reasons < 0:
+            raise GenrecError(f"reasons is {reasons}; ask for 0 or more")
+        rows = self._each_row([items])
+        if (rows < 0).any():
+            unknown = items[int((rows < 0).argmax())]
+            raise GenrecError(
+                f"item {unknown} is not in the model, so nothing explains it; ask for an item of the model"
+            )
+        model = Model(self.scorer, self.trie, self.weights, self.max_history, self.item_ids, self.details)
+        return explain_rows(
+            model, self._rows_of(history), rows, mode=self.weights.mode(ranking), reasons=reasons,
+            allowed=self.masks.available, exclude_seen=self.excludes_seen(exclude_seen),
+        )  # fmt: skip
 
     def describe(self, items: Sequence[AnyId]) -> list[ItemFacts]:
         """Title, brand, categories and price of each item; of one that the model does not hold, a title from its id."""

@@ -2,7 +2,7 @@
 
 The generative score of an item is the sum over levels of log p(token | prefix, history), normalised over the children
 that the prefix has in the catalogue. A filter never changes a score. A prefix with one item below it costs nothing.
-If the history lifts items, each prefix is lifted by what its items get: see :class:`_PrefixLift`.
+If the history lifts items, each prefix is lifted by what its items get: see :class:`PrefixLift`.
 :mod:`genrec_core.search.hybrid` searches by a mix of the decoder's score, not lifted, and the dense head's, lifted.
 """
 
@@ -48,13 +48,17 @@ class RankingWeights:
             return ("dense",)
         return ("generative", "hybrid", "dense") if self.dense else ("generative",)
 
-    def of(self, mode: RankingChoice) -> float:
-        """``dense_weight`` of :func:`beam_search`; without a dense head, hybrid and auto mean generative."""
-        if mode == "auto":
-            mode = self.auto if self.dense else "generative"
-        if mode == "dense" and not self.dense:
+    def mode(self, choice: RankingChoice) -> RankingMode:
+        """What a choice means for this model; without a dense head, hybrid and auto mean generative."""
+        if choice == "dense" and not self.dense:
             raise GenrecError("ranking dense: this model was trained without a dense head; choose generative")
-        return {"generative": 0.0, "hybrid": self.hybrid if self.dense else 0.0, "dense": 1.0}[mode]
+        if not self.dense:
+            return "generative"
+        return self.auto if choice == "auto" else choice
+
+    def of(self, choice: RankingChoice) -> float:
+        """``dense_weight`` of :func:`beam_search`."""
+        return {"generative": 0.0, "hybrid": self.hybrid, "dense": 1.0}[self.mode(choice)]
 
 
 def beam_search(
@@ -135,7 +139,7 @@ class _Filter:
         return keep(beams, some)
 
 
-class _PrefixLift:
+class PrefixLift:
     """Adds to the logit of a prefix the logarithm of the mean of exp(bonus) over the items below it.
 
     If all items below a prefix are equally likely, generation by these logits gives each item its probability times
@@ -174,7 +178,7 @@ class _PrefixLift:
 def _search_prefixes(session: ScorerSession, allowed: _Filter, batch: int, beams: int, top_k: int) -> Ranked:
     """The best items by the generative score alone."""
     trie = allowed.trie
-    lift = _PrefixLift(trie, session.lifted())
+    lift = PrefixLift(trie, session.lifted())
     scores = first_log_probs(session, trie, batch, lift.table(1, batch))
     user, node = np.divmod(np.arange(scores.size), scores.shape[1])
     state = _Beams(user, node, scores.reshape(-1), user, trie.branching[1].take(node))
@@ -201,7 +205,7 @@ def _reachable(beams: _Beams, batch: int, top_k: int) -> np.ndarray:
     return beams.score >= np.partition(scores, place, axis=1)[:, place].take(beams.user)
 
 
-def _advance(session: ScorerSession, trie: CodeTrie, level: int, state: _Beams, lift: _PrefixLift) -> _Beams:
+def _advance(session: ScorerSession, trie: CodeTrie, level: int, state: _Beams, lift: PrefixLift) -> _Beams:
     """One level down: all children of all beams. Only beams that branch are scored; the others end in one item."""
     child, begins, counts = children(trie, level, state.node)
     (open_,) = state.branches.nonzero()
@@ -255,7 +259,7 @@ def exact_scores(scorer: CodeScorer, trie: CodeTrie, histories: HistoryBatch, de
     for begin in range(0, trie.n_items if dense_weight < 1 else 0, _EXACT_CHUNK):
         leaves = np.arange(begin, min(begin + _EXACT_CHUNK, trie.n_items))
         session = scorer.start(histories)
-        lift = _PrefixLift(trie, None if dense_weight else session.lifted())
+        lift = PrefixLift(trie, None if dense_weight else session.lifted())
         lifts = [lift.table(depth + 1, batch) for depth in range(trie.depth)]
         scores[:, trie.leaf_row[leaves]] = _path_scores(session, trie, leaves, lifts)
     if dense_weight:
