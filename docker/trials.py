@@ -55,7 +55,7 @@ def serve(model: Path) -> None:
         _wait(partial(inside, *HEALTH, f"{url}/health/ready"))
         found = _post(f"{url}/predictions/mymodel", body, token)
         assert _status(f"{url}/predictions/mymodel", body) == 401, "it does not ask for its token"
-    expected = Recommender.from_folder(model).recommend(histories, 4)
+    expected = Recommender.open(model).recommend(histories, 4)
     assert [user["predictions"] for user in found["predictions"]] == [items.tolist() for items in expected]
     _require_absent("serve", "torch", "dagster", "polars")
 
@@ -74,7 +74,7 @@ def torchserve(model: Path) -> None:
             ask = partial(_post, "http://127.0.0.1:8080/predictions/mymodel", body, keys["inference"]["key"])
             found = _wait(ask)
             inside(*HEALTH, "http://127.0.0.1:8080/ping")
-    expected = Recommender.from_folder(model).recommend(histories, 4)
+    expected = Recommender.open(model).recommend(histories, 4)
     assert [user["predictions"] for user in found["predictions"]] == [items.tolist() for items in expected]
 
 
@@ -121,7 +121,7 @@ def _publish(port: int) -> list[str]:
 
 def _histories(model: Path, users: int) -> list[list[int]]:
     """Histories of 0, 1, 2, ... items of the catalogue."""
-    items = Recommender.from_folder(model).item_ids.tolist()
+    items = Recommender.open(model).item_ids.tolist()
     return [items[user : 2 * user] for user in range(users)]
 
 

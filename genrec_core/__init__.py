@@ -1,11 +1,25 @@
 """Generative retrieval: semantic IDs, a TIGER-style model, constrained decoding, evaluation and inference.
 
-Importing it switches off the usage reports of other libraries. Most of them read a variable once, at import.
+Importing it switches off the usage reports of other libraries. Most of them read a variable once, at import. What a
+notebook needs is imported when it is first named: ``genrec_core.Recommender`` needs NumPy and onnxruntime.
 """
 
 import os
 import sys
 import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genrec_core.errors import GenrecError
+    from genrec_core.recommend.recommender import Ranking, Recommender
+
+__all__ = ["GenrecError", "Ranking", "Recommender"]
+_MODULES = {
+    "GenrecError": "genrec_core.errors",
+    "Ranking": "genrec_core.recommend.recommender",
+    "Recommender": "genrec_core.recommend.recommender",
+}
 
 _REPORTS_OFF = {
     "ORT_DISABLE_TELEMETRY": "1",
@@ -29,3 +43,17 @@ def switch_reports_off() -> None:
 
 
 switch_reports_off()
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of ``__all__`` when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value  # so that the next use finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    """The names of the module, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

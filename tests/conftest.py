@@ -292,4 +292,4 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 @pytest.fixture(scope="session")
 def tiny_recommender(tiny_model: TinyModel) -> Recommender:
-    return Recommender.from_folder(tiny_model.model_dir)
+    return Recommender.open(tiny_model.model_dir)

@@ -50,12 +50,12 @@ def _predict(options: argparse.Namespace) -> None:
     from genrec_core.recommend.recommender import Recommender
     from genrec_core.recommend.remote_ranking import RemoteRanking
     from genrec_core.recommend.request_files import Shard
-    from genrec_core.releases.pointer import served_model
+    from genrec_core.releases.pointer import release_in
 
     settings = settings_from(options, PredictionSettings)
     shard = Shard.parse(options.shard) if options.shard is not None else None
-    model_dir = options.model_dir or served_model()
-    recommender = Recommender.from_folder(model_dir)
+    model_dir = release_in(options.model_dir)
+    recommender = Recommender.open(model_dir)
     paths = (options.allow, options.deny)
     allow, deny = (read_item_list(path, recommender.text_ids).tolist() if path else None for path in paths)
     constraints = Constraints.of(allow, deny)

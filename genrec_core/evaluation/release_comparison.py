@@ -142,7 +142,7 @@ class ValidationUsers:
 
     def ranks(self, folder: Path) -> np.ndarray:
         """0-based rank of each target in the lists that the model gives, int32 [n]; -1 beyond ``top_k``."""
-        model, top_k = Recommender.from_folder(folder), self.settings.top_k
+        model, top_k = Recommender.open(folder), self.settings.top_k
         if model.text_ids != are_text(self.targets):
             raise GenrecError(
                 f"{folder}: item ids of the model and of the histories are of two kinds, text and integers"
@@ -212,7 +212,7 @@ def compare_with_trained(
     """
     from genrec_core.tiger.scorer import TorchScorer, ranking_weights
 
-    ids, exported = SemanticIds.load(semantic_ids), Recommender.from_folder(model)
+    ids, exported = SemanticIds.load(semantic_ids), Recommender.open(model)
     scorer = TorchScorer.from_folder(checkpoint, ids.codes, ItemEmbeddings.load(embeddings).l2norm)
     popularity, weights = np.zeros(len(ids.item_ids), dtype=np.int64), ranking_weights(scorer.model.config)
     trained = Recommender(scorer, ids.item_ids, ids.codes, ids.level_sizes, popularity, exported.max_history, weights)
@@ -223,7 +223,7 @@ def compare_with_trained(
 
 def single_user_milliseconds(model: Path, histories: list[list[AnyId]], top_k: int, beams: int) -> np.ndarray:
     """Time of each user served alone, after a few to warm up, float64 [users]."""
-    recommender, milliseconds = Recommender.from_folder(model), []
+    recommender, milliseconds = Recommender.open(model), []
     for history in [*histories[:_WARM_UP_USERS], *histories]:
         began = time.perf_counter()
         recommender.recommend([history], top_k, beams)

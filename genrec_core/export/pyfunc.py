@@ -81,4 +81,4 @@ def _plain(value: Any) -> Any:
 
 def _load_pyfunc(data_path: str) -> PyfuncRecommender:
     """MLflow's loader interface: ``data_path`` is the model folder."""
-    return PyfuncRecommender(Recommender.from_folder(Path(data_path)))
+    return PyfuncRecommender(Recommender.open(Path(data_path)))

@@ -88,7 +88,7 @@ def quantize_recommender(
     """
     if (model_dir / REPORT).is_file():
         raise GenrecError(f"{model_dir}: quantised already; give the model in fp32")
-    exact = Recommender.from_folder(model_dir)
+    exact = Recommender.open(model_dir)
     with atomic_folder(target) as part:
         shutil.copytree(model_dir, part, dirs_exist_ok=True)
         for name, inputs in _observed_inputs(model_dir, users.histories[:_OBSERVED_USERS]).items():
@@ -98,7 +98,7 @@ def quantize_recommender(
         folder.save_settings(replace(folder.settings, int8=True))
         write_self_test(part)
         write_manifest(part, unlisted=WITHDRAWN)
-        rounded = Recommender.from_folder(part)
+        rounded = Recommender.open(part)
         recalls = ((mode, _recall(exact, users, mode), _recall(rounded, users, mode)) for mode in exact.weights.modes())
         rankings = {mode: Agreement(fp32, int8) for mode, fp32, int8 in recalls}
         report = QuantizationReport(len(users.targets), rankings)
@@ -121,7 +121,7 @@ class _Observer:
 
 def _observed_inputs(model_dir: Path, histories: list[list[AnyId]]) -> dict[str, list[Inputs]]:
     """The inputs of each graph when some users are ranked, by the graph's file name."""
-    recommender = Recommender.from_folder(model_dir)
+    recommender = Recommender.open(model_dir)
     scorer = recommender.scorer
     assert isinstance(scorer, OnnxScorer)
     observers = [_Observer(session) for session in (scorer.encoder, *scorer.steps)]

@@ -20,7 +20,7 @@ class RecommenderHandler:
 
     def initialize(self, context: Any) -> None:
         """Open the model that lies unpacked beside this file; a damaged file ends the worker, and its log says so."""
-        self.recommender = Recommender.from_folder(Path(context.system_properties["model_dir"]) / MODEL_FOLDER)
+        self.recommender = Recommender.open(Path(context.system_properties["model_dir"]) / MODEL_FOLDER)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
         """Answer a batch of requests, those with the same options together.

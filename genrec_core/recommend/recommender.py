@@ -24,6 +24,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.recommend.explain import Explanation, Model, explain_rows
 from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
+from genrec_core.releases.pointer import release_in
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
 from genrec_core.search.trie import CodeTrie
@@ -102,8 +103,16 @@ class Recommender:
         self.masks = CatalogueMasks(len(item_ids), self._rows_of, self._attributes, withdrawn)
 
     @classmethod
-    def from_folder(cls, model_dir: Path) -> "Recommender":
-        """Open a model folder, and verify its files and that this processor computes the answers stored in it."""
+    def open(cls, model_dir: Path | str | None = None) -> "Recommender":
+        """Open an exported model; verify its files, and that this processor computes the answers stored in it.
+
+        Args:
+            model_dir: see :func:`genrec_core.releases.pointer.release_in`; None: the release that is served.
+
+        Raises:
+            GenrecError: there is no such model, it is damaged, or this processor computes other answers.
+        """
+        model_dir = release_in(model_dir)
         verify_manifest(model_dir)
         folder = ModelFolder(model_dir)
         settings, items = folder.settings, folder.items()

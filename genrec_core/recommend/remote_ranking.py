@@ -90,4 +90,4 @@ def _opened(model: ModelFiles) -> "tuple[Recommender, TemporaryDirectory[str]]":
         path = Path(folder.name, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         content.tofile(path)
-    return Recommender.from_folder(Path(folder.name)), folder
+    return Recommender.open(Path(folder.name)), folder

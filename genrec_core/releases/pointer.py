@@ -124,6 +124,18 @@ def served_in(folder: Path) -> Path:
     return folder / MODEL if (folder / MODEL).is_dir() else folder
 
 
+def release_in(place: Path | str | None) -> Path:
+    """Where the exported model of a place is now.
+
+    ``place`` is a model folder, a link to one, a release, or the folder of an asset such as ``onnx_encoder``, which
+    stands for its newest version; None for the release that is served.
+    """
+    if place is None:
+        return served_model()
+    folder = Path(place).expanduser()
+    return served_in(latest(folder.name, folder.parent) if (folder / LATEST).is_file() else folder)
+
+
 def measured_in(folder: Path) -> Path:
     """The exported model that was measured, in a release or in ``onnx_encoder``; others are compared with it."""
     return folder / MEASURED if (folder / MEASURED).is_dir() else served_in(folder)

@@ -47,7 +47,7 @@ def _send(lines: BufferedIOBase, message: dict[str, Any]) -> None:
 
 def open_warm(model_dir: Path) -> Recommender:
     """Verify and open a model folder, and use it once, so that the first request finds everything in memory."""
-    recommender = Recommender.from_folder(model_dir)
+    recommender = Recommender.open(model_dir)
     history = recommender.item_ids[:1].tolist()
     for users in (1, 2):
         recommender.rank([history] * users, 1)

@@ -10,10 +10,9 @@ from pathlib import Path
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.cores import available_cores
 from genrec_core.errors import GenrecError
-from genrec_core.releases.pointer import served_model
+from genrec_core.releases.pointer import release_in
 from genrec_core.serving.decoders import CORES, Decoder, kill_all
 from genrec_core.serving.metrics import Metrics
-from genrec_core.storage.folders import LATEST, latest
 
 LOG = logging.getLogger("genrec.serving")
 _OPENING_SECONDS = 8  # for a model that is being opened when the server stops
@@ -78,22 +77,11 @@ class ServedModel:
             decoder.close()
 
 
-def release_in(model_dir: Path | None) -> Path:
-    """Where the model is now.
-
-    ``model_dir`` is a model folder, a link to one, or an asset's folder, which stands for its newest version; None for
-    the release that is served.
-    """
-    if model_dir is None:
-        return served_model()
-    return latest(model_dir.name, model_dir.parent) if (model_dir / LATEST).is_file() else model_dir
-
-
 class ModelHolder:
     """Holds the model that serves; a request keeps the model that it began with.
 
     Args:
-        model_dir: see :func:`release_in`.
+        model_dir: see :func:`~genrec_core.releases.pointer.release_in`.
         threads: number of decoding processes; None for one a core.
         metrics: gets the result of every load.
         open_model: opens a folder in that number of processes.

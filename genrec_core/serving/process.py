@@ -11,10 +11,11 @@ from pathlib import Path
 import uvicorn
 
 from genrec_core.errors import GenrecError
+from genrec_core.releases.pointer import release_in
 from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.decoders import kill_all
 from genrec_core.serving.metrics import Metrics
-from genrec_core.serving.models import ModelHolder, ServedModel, release_in
+from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
@@ -27,7 +28,7 @@ def serve(model_dir: Path | None, settings: ServingSettings, token: str | None) 
     """Serve until SIGTERM or SIGINT. The server listens at once, and is ready when the model is.
 
     Args:
-        model_dir: see :func:`genrec_core.serving.models.release_in`.
+        model_dir: see :func:`genrec_core.releases.pointer.release_in`.
         settings: where to listen, and limits.
         token: clients must send it as ``Authorization: Bearer``; None for no token.
     """

@@ -78,7 +78,7 @@ def predict(
     from genrec_core.recommend.recommender import Recommender
     from genrec_core.recommend.remote_ranking import RemoteRanking
 
-    recommender, remote = Recommender.from_folder(model), RemoteRanking.of(computed_by, model)
+    recommender, remote = Recommender.open(model), RemoteRanking.of(computed_by, model)
     report = predict_file(recommender, requests, output, settings, show_progress=False, remote=remote)
     write_json(output.with_name(REPORT), asdict(report))
     return report, exposure_of(output, recommender.item_ids)

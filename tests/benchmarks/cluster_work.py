@@ -87,7 +87,7 @@ def predictions(work: Work, engine: Engine | None, folder: Path) -> dict[str, An
     from genrec_core.recommend.recommender import Recommender
 
     settings, output = PredictionSettings(top_k=work.top_k), folder / "predictions.csv"
-    recommender, remote = Recommender.from_folder(work.model_dir), RemoteRanking.of(engine, work.model_dir)
+    recommender, remote = Recommender.open(work.model_dir), RemoteRanking.of(engine, work.model_dir)
     warm = remote or RemoteRanking(Engine(), ModelFiles.of(work.model_dir))
     blocks = [[Request(1, "1", [])]] * _WARMING
     first_s, _ = _timed(lambda: list(warm.rankings(RankingRun(settings, ()), blocks)))

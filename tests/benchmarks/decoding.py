@@ -63,7 +63,7 @@ def run(
     folder = model_dir or latest("onnx_encoder")
     model = TigerModel.from_pretrained(checkpoint or latest("tiger_checkpoint"))
     model.train(False)
-    recommender = Recommender.from_folder(folder)
+    recommender = Recommender.open(folder)
     workload = Workload.of(recommender.item_ids, histories)
     alone = workload.drawn(10 * repeats + _WARM, seed=0)
     asked = [k for k in SINGLE if k <= len(recommender.item_ids)]

@@ -118,7 +118,7 @@ def _requests(tried: Tried, count: int, seed: int, model_dir: Path) -> dict[str,
     """Malformed bodies and heads."""
     door, recommender, draw = (
         _module(TESTS / "serving" / "test_app.py"),
-        Recommender.from_folder(model_dir),
+        Recommender.open(model_dir),
         random.Random(seed),
     )
     items = recommender.item_ids.tolist()

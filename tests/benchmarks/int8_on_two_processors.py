@@ -54,7 +54,7 @@ def main() -> None:
 def write_lists(model: Path, users: int, target: Path) -> None:
     """Rank for random histories by every ranking; items and scores go to ``target``."""
     try:
-        recommender = Recommender.from_folder(model)
+        recommender = Recommender.open(model)
     except GenrecError as error:
         sys.exit(str(error))
     random = np.random.default_rng(1)

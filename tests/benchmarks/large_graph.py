@@ -110,7 +110,7 @@ def write_shop(folder: Path, items: int, users: int, dim: int) -> None:
 def decode(model: Path, histories: Path, agreement_users: int) -> dict[str, Any]:
     """What the exported model costs in this process, and the share of the exact top 100 of the hybrid that is found."""
     began = time.perf_counter()
-    recommender = Recommender.from_folder(model)
+    recommender = Recommender.open(model)
     load_s = time.perf_counter() - began
     lists = pl.read_parquet(histories, columns=["item_ids"])["item_ids"].head(max(agreement_users, _TIMED_USERS) * 4)
     read = [history[:-1] for history in lists.to_list() if len(history) > 1]

@@ -55,7 +55,7 @@ def run(
         GenrecError: there is no model, or the server does not start or ends with an error.
     """
     folder = model_dir or latest("onnx_encoder")
-    recommender = Recommender.from_folder(folder)
+    recommender = Recommender.open(folder)
     workload = Workload.of(recommender.item_ids, histories)
     users = [recommender.item_ids[rows].tolist() for rows in workload.drawn(USERS, seed=0)]
     before = _batch_rates(recommender, users, repeats)

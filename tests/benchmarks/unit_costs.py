@@ -95,7 +95,7 @@ def _of_items() -> dict[str, UnitCost]:
 
 
 def _of_users(model_dir: Path, top_k: int) -> dict[str, UnitCost]:
-    recommender = Recommender.from_folder(model_dir)
+    recommender = Recommender.open(model_dir)
     items = len(recommender.item_ids)
     drawn = random_histories(2 * _USERS, items, seed=0)
     histories = [recommender.item_ids[drawn.of(user)].tolist() for user in range(2 * _USERS)]

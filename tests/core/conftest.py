@@ -72,7 +72,7 @@ def ruled_dir(tiny_model: TinyModel, catalog_of: CatalogOf, tmp_path_factory: py
 @pytest.fixture(scope="session")
 def ruled(ruled_dir: Path) -> Recommender:
     """The model, opened."""
-    return Recommender.from_folder(ruled_dir)
+    return Recommender.open(ruled_dir)
 
 
 class TableScorer:

@@ -53,7 +53,7 @@ def model(finished_graph: Any, tracking: dict[str, str], tmp_path_factory: pytes
 
 @pytest.fixture(scope="module")
 def recommender(finished_graph: Any) -> Recommender:
-    return Recommender.from_folder(latest("onnx_encoder", finished_graph.storage))
+    return Recommender.open(latest("onnx_encoder", finished_graph.storage))
 
 
 def request(recommender: Recommender) -> dict[str, Any]:

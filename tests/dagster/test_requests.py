@@ -118,7 +118,7 @@ def test_each_file_is_served_once_and_a_bad_one_fails_alone(counter: Counter) ->
     }  # fmt: skip
 
     text = pl.read_csv(counter.lists(runs["text.txt"][0]))
-    recommender = Recommender.from_folder(served_model(counter.place.storage))
+    recommender = Recommender.open(served_model(counter.place.storage))
     wanted = recommender.recommend([[1, 2, 9], [4], []], 5)
     assert text["user_id"].to_list() == [17, 18, 19]
     assert text.drop("user_id").rows() == [tuple(items.tolist()) for items in wanted]

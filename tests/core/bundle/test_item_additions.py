@@ -84,7 +84,7 @@ def added_dir(ruled_dir: Path, new: NewItems, vectors: np.ndarray, tmp_path_fact
 
 @pytest.fixture(scope="module")
 def added(added_dir: Path) -> Recommender:
-    return Recommender.from_folder(added_dir)
+    return Recommender.open(added_dir)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_withdrawn_items_stay_withdrawn(ruled_dir: Path, new: NewItems, vectors:
     ModelFolder(folder).withdraw(gone)
     add_items(folder, new, vectors)
     ModelFolder(folder).withdraw(np.array(NEW_IDS[:1]))
-    left = Recommender.from_folder(folder).recommend([[NEW_IDS[1]]], 93, exclude_seen=False)[0]
+    left = Recommender.open(folder).recommend([[NEW_IDS[1]]], 93, exclude_seen=False)[0]
     assert len(left) == 90
     assert not {*gone.tolist(), NEW_IDS[0]} & set(left.tolist())
 
@@ -315,7 +315,7 @@ def test_texts_and_attributes_of_new_items_are_made_of_the_catalogues_own_column
     (tmp_path / "new.csv").write_text("item_id,title,shelf,pages\n5,Soap,New|Old,9\n")
     assert main(["add-items", "--model_dir", str(folder), "--items", str(tmp_path / "new.csv")]) == 0
     assert asked == ["On New; Old;"]
-    allowed = Recommender.from_folder(folder).allowed(rule="shelf = new and pages > 8")
+    allowed = Recommender.open(folder).allowed(rule="shelf = new and pages > 8")
     assert allowed is not None
     assert allowed.nonzero()[0].tolist() == [len(ids)]
 

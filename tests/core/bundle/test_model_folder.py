@@ -26,12 +26,12 @@ def model_dir(tiny_model: "TinyModel", tmp_path: Path) -> Path:
 
 
 def test_withdrawn_items_are_recommended_to_nobody_until_restored(model_dir: Path) -> None:
-    before = Recommender.from_folder(model_dir)
+    before = Recommender.open(model_dir)
     ids = before.item_ids
     histories = [ids[[3, 50]].tolist(), []]
     gone = before.rank(histories, 3).items.ravel()
     assert ModelFolder(model_dir).withdraw(gone) == Withdrawal(len(set(gone)), len(set(gone)), 90 - len(set(gone)))
-    after = Recommender.from_folder(model_dir)
+    after = Recommender.open(model_dir)
     every = np.ones(90, dtype=bool)
     for allowed in (None, every, after.allowed(deny=[int(ids[9])]), [None, every]):
         for items in (found := after.rank(histories, 90, allowed=allowed)).items:
@@ -40,14 +40,14 @@ def test_withdrawn_items_are_recommended_to_nobody_until_restored(model_dir: Pat
         after.allowed(allow=gone.tolist())
     assert ModelFolder(model_dir).withdraw(gone, restore=True).withdrawn == 0
     np.testing.assert_array_equal(
-        Recommender.from_folder(model_dir).rank(histories, 90).items, before.rank(histories, 90).items
+        Recommender.open(model_dir).rank(histories, 90).items, before.rank(histories, 90).items
     )
 
 
 def test_a_withdrawn_item_still_tells_of_the_users_taste(model_dir: Path, tiny_recommender: Recommender) -> None:
     history = [tiny_recommender.item_ids[[3, 50, 7]].tolist()]
     ModelFolder(model_dir).withdraw(tiny_recommender.item_ids[[3]])
-    found = Recommender.from_folder(model_dir).rank(history, 20)
+    found = Recommender.open(model_dir).rank(history, 20)
     assert found.unknown.tolist() == [0]
     np.testing.assert_array_equal(found.items, tiny_recommender.rank(history, 20).items)
 
@@ -72,7 +72,7 @@ def test_the_list_leaves_the_released_model_as_it_is(model_dir: Path, tiny_recom
 def test_a_damaged_list_is_never_passed_over(model_dir: Path, content: str, said: str) -> None:
     (model_dir / WITHDRAWN).write_text(content)
     with pytest.raises(GenrecError, match=said):
-        Recommender.from_folder(model_dir)
+        Recommender.open(model_dir)
 
 
 def test_a_list_of_another_model_is_refused(model_dir: Path, tiny_recommender: Recommender) -> None:

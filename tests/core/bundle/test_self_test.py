@@ -28,7 +28,7 @@ import numpy as np
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
 try:
-    recommender = Recommender.from_folder(Path(sys.argv[1]))
+    recommender = Recommender.open(Path(sys.argv[1]))
 except GenrecError as error:
     sys.exit(str(error))
 ids = recommender.item_ids.tolist()
@@ -67,13 +67,13 @@ def test_a_model_that_computes_other_answers_is_refused(tiny_model: "TinyModel",
     folder = copy_of(tiny_model.model_dir, tmp_path / "model")
     changed_answers(folder, 0.2)
     with pytest.raises(GenrecError, match=r"does not compute the answers .* 20\.\d% of their range.* without int8"):
-        Recommender.from_folder(folder)
+        Recommender.open(folder)
 
 
 def test_rounding_in_the_last_places_is_no_fault(tiny_model: "TinyModel", tmp_path: Path) -> None:
     folder = copy_of(tiny_model.model_dir, tmp_path / "model")
     changed_answers(folder, 0.001)
-    Recommender.from_folder(folder)
+    Recommender.open(folder)
 
 
 def test_an_answer_that_is_no_number_is_refused() -> None:
@@ -86,13 +86,13 @@ def test_a_model_without_stored_answers_is_refused(tiny_model: "TinyModel", tmp_
     (folder / SELF_TEST).unlink()
     write_manifest(folder)
     with pytest.raises(GenrecError, match=r"self_test\.npz: cannot be read .* export the model again"):
-        Recommender.from_folder(folder)
+        Recommender.open(folder)
 
 
 def test_withdrawn_items_change_no_answer(tiny_model: "TinyModel", tmp_path: Path) -> None:
     folder = copy_of(tiny_model.model_dir, tmp_path / "model")
-    ModelFolder(folder).withdraw(Recommender.from_folder(folder).item_ids[:40])
-    Recommender.from_folder(folder)
+    ModelFolder(folder).withdraw(Recommender.open(folder).item_ids[:40])
+    Recommender.open(folder)
 
 
 def ranked(folder: Path, *emulator: str) -> "subprocess.CompletedProcess[str]":

@@ -125,7 +125,7 @@ def test_items_are_added_to_a_model_without_torch(embeddings: Path, storage: Pat
     )
     assert without.returncode == 0, without.stderr
     assert [line.split()[0] for line in without.stdout.splitlines()] == ["900", "901"]
-    found = Recommender.from_folder(tmp_path / "larger").recommend([[900, 1]], 26, allow=[900, 901, 2])
+    found = Recommender.open(tmp_path / "larger").recommend([[900, 1]], 26, allow=[900, 901, 2])
     assert sorted(found[0].tolist()) == [2, 901]
 
 

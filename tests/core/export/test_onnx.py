@@ -48,7 +48,7 @@ def test_the_export_keeps_seen_items_in_lists_if_the_training_chose_so(tiny_mode
     write_json(checkpoint / "config.json", {**read_json(checkpoint / "config.json"), "exclude_seen": False})
     folders = checkpoint, tiny_model.semantic_ids, tiny_model.embeddings
     export_recommender(*folders, tiny_model.popularity, model)
-    recommender = Recommender.from_folder(model)
+    recommender = Recommender.open(model)
     history = recommender.item_ids[:3].tolist()
     assert set(history) < set(recommender.recommend([history], top_k=90)[0].tolist())
     same = compare_with_trained(model, *folders, [history], top_k=90, beams=90, tolerance=1e-3)
@@ -138,7 +138,7 @@ def test_an_item_assigned_later_is_served_without_training(
     export_recommender(
         tiny_model.checkpoint, tmp_path / "semantic_ids", tmp_path / "embeddings", popularity, tmp_path / "model"
     )
-    recommender = Recommender.from_folder(tmp_path / "model")
+    recommender = Recommender.open(tmp_path / "model")
     (every,) = recommender.recommend([[new_id, int(known.item_ids[5])]], top_k=len(ids), exclude_seen=False)
     assert sorted(every.tolist()) == sorted(ids.tolist())
     with pytest.raises(GenrecError, match="no vector of item 1"):
@@ -157,7 +157,7 @@ def test_a_large_catalogue_is_exported_in_half_precision_and_ranks_alike(
     items, whole = ModelFolder(model).items(), ModelFolder(tiny_model.model_dir).items()
     assert (items.vectors.dtype, items.keys.dtype) == (np.float16, np.int16)
     assert (whole.vectors.dtype, whole.keys.dtype, whole.scales) == (np.float32, np.float32, None)
-    recommender, histories = Recommender.from_folder(model), random_histories(tiny_recommender.item_ids, 40)
+    recommender, histories = Recommender.open(model), random_histories(tiny_recommender.item_ids, 40)
     for ranking in ("hybrid", "dense", "generative"):
         found, expected = (of.rank(histories, 10, ranking=ranking) for of in (recommender, tiny_recommender))
         shared = [len(np.intersect1d(*lists)) / 10 for lists in zip(found.items, expected.items, strict=True)]
@@ -168,4 +168,4 @@ def test_a_large_catalogue_is_exported_in_half_precision_and_ranks_alike(
     add_items(model, NewItems(np.array([10**9]), ["a soap"], [{}]), np.ones((1, dim), np.float32), tmp_path / "more")
     more = ModelFolder(tmp_path / "more").items()
     assert (len(more.keys), len(more.scales), more.vectors.dtype) == (len(items.keys) + 1,) * 2 + (np.float16,)
-    Recommender.from_folder(tmp_path / "more").recommend(histories, 10)
+    Recommender.open(tmp_path / "more").recommend(histories, 10)

@@ -55,7 +55,7 @@ def test_the_lists_stay_nearly_the_same(
     assert set(report["rankings"]) == set(tiny_recommender.weights.modes())
     for found in report["rankings"].values():
         assert found["recall_int8"] > 0.9 * found["recall_fp32"] > 0
-    models = (tiny_recommender, Recommender.from_folder(quantized))
+    models = (tiny_recommender, Recommender.open(quantized))
     rankings = [model.rank(validation_users.histories, 10) for model in models]
     shared = [len(np.intersect1d(*(ranking.of(user) for ranking in rankings))) for user in range(60)]
     assert np.mean(shared) > 8
@@ -64,7 +64,7 @@ def test_the_lists_stay_nearly_the_same(
 
 
 def test_a_list_does_not_depend_on_who_is_ranked_together(quantized: Path, validation_users: ValidationUsers) -> None:
-    recommender = Recommender.from_folder(quantized)
+    recommender = Recommender.open(quantized)
     together = recommender.rank(validation_users.histories, 10)
     alone = np.concatenate([recommender.rank([history], 10).scores for history in validation_users.histories])
     # Where errors of rounding in fp32 move a number over the edge between two steps of int8, a score moves by a trifle.
@@ -96,14 +96,12 @@ def test_withdrawn_items_stay_withdrawn_and_can_be_restored(
     tiny_model: "TinyModel", validation_users: ValidationUsers, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
-    gone = Recommender.from_folder(folder).item_ids[:3]
+    gone = Recommender.open(folder).item_ids[:3]
     ModelFolder(folder).withdraw(gone)
     quantize_recommender(folder, folder, validation_users, largest_loss=1)
-    assert not np.isin(
-        np.concatenate(Recommender.from_folder(folder).recommend(validation_users.histories, 50)), gone
-    ).any()
+    assert not np.isin(np.concatenate(Recommender.open(folder).recommend(validation_users.histories, 50)), gone).any()
     assert ModelFolder(folder).withdraw(gone, restore=True).withdrawn == 0
-    Recommender.from_folder(folder)
+    Recommender.open(folder)
 
 
 def test_a_quantised_model_is_not_quantised_again(quantized: Path, validation_users: ValidationUsers) -> None:

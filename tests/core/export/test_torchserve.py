@@ -44,7 +44,7 @@ def test_the_command_writes_the_folder_and_prints_the_call(
     assert capsys.readouterr().out.strip() == archiver_command()
     assert archiver_command() in (target / "archive.sh").read_text()
     assert os.access(target / "archive.sh", os.X_OK)
-    assert Recommender.from_folder(target / "extra" / "model")
+    assert Recommender.open(target / "extra" / "model")
     assert "onnxruntime==" in (target / "requirements.txt").read_text()
     assert "torch" not in (target / "requirements.txt").read_text()
 

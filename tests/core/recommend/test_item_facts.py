@@ -41,7 +41,7 @@ def shop(ruled_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Recommend
     table.title[: len(TITLES)] = TITLES
     table.save(folder)
     write_manifest(folder)
-    return Recommender.from_folder(folder)
+    return Recommender.open(folder)
 
 
 def rows(recommender: Recommender, items: list[int | str]) -> list[int]:

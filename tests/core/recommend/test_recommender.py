@@ -58,7 +58,7 @@ def test_a_model_without_a_dense_head_generates_and_says_so_when_asked_for_more(
     settings = json.loads((folder / "recommender.json").read_text())
     (folder / "recommender.json").write_text(json.dumps({**settings, "dense": False}))
     write_manifest(folder)
-    recommender = Recommender.from_folder(folder)
+    recommender = Recommender.open(folder)
     history = [recommender.item_ids[[3, 50, 7]].tolist()]
     generative, hybrid = (recommender.recommend(history, 9, ranking=mode)[0] for mode in ("generative", "hybrid"))
     assert generative.tolist() == hybrid.tolist()
@@ -191,10 +191,10 @@ def test_a_damaged_or_unfinished_model_folder_is_refused(tiny_model: "TinyModel"
     with (folder / "popularity.npy").open("ab") as file:
         file.write(b"x")
     with pytest.raises(GenrecError, match=r"popularity\.npy: differs from the sha256"):
-        Recommender.from_folder(folder)
+        Recommender.open(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(GenrecError, match="never finished"):
-        Recommender.from_folder(folder)
+        Recommender.open(folder)
 
 
 def test_only_who_is_ranked_alone_has_other_cores_used(

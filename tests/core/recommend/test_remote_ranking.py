@@ -51,17 +51,15 @@ def test_workers_write_the_file_that_this_process_writes(
 def test_withdrawn_items_travel_with_the_model(tmp_path: Path, tiny_model: "TinyModel") -> None:
     model = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
     before = ModelFiles.of(model)
-    gone = Recommender.from_folder(model).popular_rows[:3]
-    items = Recommender.from_folder(model).item_ids[gone]
+    gone = Recommender.open(model).popular_rows[:3]
+    items = Recommender.open(model).item_ids[gone]
     ModelFolder(model).withdraw(items)
     assert ModelFiles.of(model) != before
     (tmp_path / "requests").write_text("1\n")
     output = tmp_path / "out.csv"
     remote = RemoteRanking.of(Engine(), model)
     settings = PredictionSettings(top_k=40)
-    predict_file(
-        Recommender.from_folder(model), tmp_path / "requests", output, settings, show_progress=False, remote=remote
-    )
+    predict_file(Recommender.open(model), tmp_path / "requests", output, settings, show_progress=False, remote=remote)
     listed = output.read_text().splitlines()[1].split(",")[1:]
     assert len(listed) == 40
     assert not {str(item) for item in items} & set(listed)

@@ -33,7 +33,7 @@ def keeping_dir(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def keeping(keeping_dir: Path) -> Recommender:
-    return Recommender.from_folder(keeping_dir)
+    return Recommender.open(keeping_dir)
 
 
 @pytest.mark.parametrize(("asked", "listed"), [({}, ITEMS), ({"exclude_seen": True}, ITEMS - 3)])

@@ -46,7 +46,7 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 @pytest.fixture(scope="module")
 def recommender(text_model: TinyModel) -> Recommender:
-    return Recommender.from_folder(text_model.model_dir)
+    return Recommender.open(text_model.model_dir)
 
 
 def rows_of(path: Path) -> list[list[str]]:
@@ -211,7 +211,7 @@ def test_new_items_have_text_ids_too(text_model: TinyModel, tmp_path: Path) -> N
     assert SemanticIds.load(tmp_path / "ids").item_ids.tolist() == [*IDS, *ids] == extended.item_ids.tolist()
     new = NewItems(np.array(ids), ["one", "two"], [{}, {}])
     add_items(text_model.model_dir, new, vectors, tmp_path / "larger")
-    larger = Recommender.from_folder(tmp_path / "larger")
+    larger = Recommender.open(tmp_path / "larger")
     assert set(larger.recommend([["0006"]], ITEMS + 2)[0]) == {*IDS, "a new, item"}
     with pytest.raises(GenrecError, match=r"item 7: the ids in .* are text"):
         assign_ids(text_model.semantic_ids, [7], vectors[:1], tmp_path / "wrong")
