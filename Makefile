@@ -17,11 +17,15 @@ OPTIONS ?=
 SHOWN ?= $(STATE)
 UI_PORT ?= 3000
 MLFLOW_PORT ?= 5000
+PAGES_PORT ?= 3001
+DEMO_PORT ?= 8080
 
 export PRESET
 export GENREC_RAW
 export UI_PORT
 export MLFLOW_PORT
+export PAGES_PORT
+export DEMO_PORT
 export MLFLOW_DISABLE_TELEMETRY = true
 export DAGSTER_DISABLE_TELEMETRY = yes
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION = false
@@ -56,7 +60,7 @@ lint: setup ## ruff, mypy and the contracts of imports
 	@"$(BIN)/mypy"
 	@"$(BIN)/lint-imports"
 
-ui: setup ## the Dagster UI on http://127.0.0.1:3000 (UI_PORT), MLflow and its reports on :5000 (MLFLOW_PORT)
+ui: setup ## the Dagster UI on http://127.0.0.1:3000 (UI_PORT), with MLflow, reports and the demo page beside it
 	@exec "$(BIN)/python" -m genrec_dagster.ui
 
 mlflow: setup ## the MLflow UI alone, on http://127.0.0.1:5000 (MLFLOW_PORT)

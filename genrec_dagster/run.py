@@ -31,6 +31,7 @@ from genrec_dagster.failures import INTERRUPTED, failure_reason, is_failed_gate
 from genrec_dagster.instance import prepare_home
 from genrec_dagster.metadata import markdown_table
 from genrec_dagster.training import code_revision
+from genrec_dagster.ui import address_list
 
 CODE, LOCATION = "genrec_dagster.definitions", "genrec"  # as in workspace.yaml
 LAST_RUN = "last_run.json"
@@ -201,6 +202,7 @@ def _conclude(record: dict[str, Any]) -> int:
     rows = [{"test": name, **{ranking: metrics[ranking][name] for ranking in rankings}} for name in names]
     say(markdown_table(rows))
     say(f"\npredictions: {latest('batch_predictions') / PREDICTIONS}")
+    say(f"after `make ui`:\n{address_list(storage_root())}")
     return 0
 
 

@@ -20,6 +20,7 @@ from genrec_dagster.failures import plain_failures
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
+from genrec_dagster.pages import page_link
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
 from genrec_dagster.training import new_beside_another, only_training, prepare_job, refit, run_torchrun, tracked_run
 
@@ -91,10 +92,11 @@ def recall_metrics(
     with work.new(context) as folder:
         write_metrics(folder, metrics)
         metadata = metrics_page(folder, metrics)
+        metadata["report"] = page_link(folder, REPORT_FILE)
         with experiment.mlflow_may_be_away(context):
             experiment.log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
             metadata["mlflow_run"] = experiment.training_link(tiger_checkpoint)
-            metadata["report"] = experiment.training_link(tiger_checkpoint, REPORT_FILE)
+            metadata["report_in_mlflow"] = experiment.training_link(tiger_checkpoint, REPORT_FILE)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 

@@ -283,16 +283,18 @@ def small_run() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the two UIs are."""
+    """Where the UIs are, and the pages in the storage."""
 
     dagster: str
     mlflow: str
+    pages: str
 
 
 @pytest.fixture(scope="module")
 def built(chromium: Path, sample_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     """``make ui`` over a finished run of the tiny shop."""
-    folder, ports = tmp_path_factory.mktemp("links"), {"UI_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
+    folder, shown = tmp_path_factory.mktemp("links"), ("UI_PORT", "MLFLOW_PORT", "PAGES_PORT")
+    ports = {name: str(free_port()) for name in (*shown, "DEMO_PORT")}
     environment = {**environment_in(folder, sample_folder), **ports}
     (folder / "config.json").write_text(json.dumps(SMALL_RUN))
     job = ["-m", "genrec_dagster.definitions", "-j", "full_graph", "-c", str(folder / "config.json")]
@@ -304,7 +306,7 @@ def built(chromium: Path, sample_folder: Path, tmp_path_factory: pytest.TempPath
             preexec_fn=heed_interrupts,
         )  # fmt: skip
     try:
-        addresses = Addresses(*(f"http://127.0.0.1:{port}" for port in ports.values()))
+        addresses = Addresses(*(f"http://127.0.0.1:{ports[name]}" for name in shown))
         wait_until_loaded(addresses.dagster, server, folder / "log")
         yield addresses
     finally:

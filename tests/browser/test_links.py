@@ -1,4 +1,4 @@
-"""The links on asset pages open the page of MLflow's UI that they name, both as ``make ui`` serves them."""
+"""The links on asset pages open the page of MLflow's UI or of the storage that they name, under ``make ui``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,3 +31,17 @@ def test_a_link_opens_its_page(
     expect(shown.get_by_text(says).first).to_be_visible()
     assert shown.url.startswith(f"{built.mlflow}/#/")
     shown.screenshot(path=screenshots / f"link_of_{asset}.png")
+
+
+@pytest.mark.slow
+def test_the_report_opens_by_itself_and_fills_the_window(built: "Addresses", page: Page, screenshots: Path) -> None:
+    page.goto(f"{built.dagster}/assets/recall_metrics")
+    with page.context.expect_page() as opened:
+        page.locator(f"a[href^='{built.pages}/recall_metrics/']").first.click()
+    shown = opened.value
+    refused: list[str] = []
+    shown.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
+    shown.reload()
+    expect(shown.get_by_text("Recall@10").first).to_be_visible()
+    assert refused == []
+    shown.screenshot(path=screenshots / "report.png")

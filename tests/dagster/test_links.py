@@ -1,4 +1,4 @@
-"""Every link on a page of the graph opens: it is an http address of MLflow's UI, and what it names is there."""
+"""Every link on a page of the graph opens: it leads to MLflow's UI or to a page in the storage, which is there."""
 
 import json
 import os
@@ -17,6 +17,7 @@ import dagster as dg
 import psutil
 import pytest
 
+from genrec_dagster.pages import read_page
 from genrec_dagster.resources import mlflow_ui
 
 START_SECONDS = 120
@@ -40,8 +41,11 @@ def test_every_link_is_an_http_address(finished_graph: Any) -> None:
     links = links_of(finished_graph)
     assert set(links) == {
         *("tiger_checkpoint mlflow_run", "recall_metrics mlflow_run", "recall_metrics report"),
+        "recall_metrics report_in_mlflow",
         *("onnx_encoder mlflow_page", "model_release mlflow_page", "served_release mlflow_page"),
     }
+    report = links.pop("recall_metrics report")
+    assert report == f"http://127.0.0.1:3001/recall_metrics/{finished_graph.result.run_id}/report.html"
     assert all(link.startswith("http://127.0.0.1:5000/#/") for link in links.values())
     for name, value in metadata_of(finished_graph):
         if isinstance(value, dg.UrlMetadataValue | dg.MarkdownMetadataValue | dg.TextMetadataValue):
@@ -120,8 +124,11 @@ def content_behind(server: str, link: str) -> str:
 
 
 def test_each_link_opens_what_it_names(finished_graph: Any, server: str) -> None:
-    contents = {name: content_behind(server, link) for name, link in links_of(finished_graph).items()}
-    assert "<html" in contents["recall_metrics report"]
+    links = links_of(finished_graph)
+    page = read_page(urlsplit(links.pop("recall_metrics report")).path, finished_graph.storage)
+    contents = {name: content_behind(server, link) for name, link in links.items()}
+    assert page
+    assert contents["recall_metrics report_in_mlflow"].encode() == page
     assert json.loads(contents["tiger_checkpoint mlflow_run"])["run"]["info"]["run_name"].startswith("tiger-")
     assert contents["recall_metrics mlflow_run"] == contents["tiger_checkpoint mlflow_run"]
     assert "model/MLmodel" in contents["onnx_encoder mlflow_page"]
