@@ -1,12 +1,13 @@
-"""What a model folder holds to explain its lists: text vectors, and what is bought together. No ranking needs it."""
+"""What a model folder holds of its items beside what ranks them: to explain lists, and to compare items."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from genrec_core.bundle.model_folder import NEW_ITEMS, PARTNER_COUNTS, PARTNERS, TEXT_VECTORS
+from genrec_core.bundle.model_folder import NEW_ITEMS, PARTNER_COUNTS, PARTNERS, TEXT_VECTORS, ModelItems
 from genrec_core.errors import GenrecError
+from genrec_core.search.key_cells import RoundedKeys
 from genrec_core.storage.artifacts import read_array
 
 
@@ -34,17 +35,24 @@ class BoughtTogether:
 class ItemDetails:
     """The arrays by catalogue row, mapped; None for what the model lacks."""
 
+    keys: np.ndarray | RoundedKeys | None = None  # of the dense head, float32 [n_items, width], or rounded
     texts: np.ndarray | None = None  # text vectors of length 1, float32 [n_items, dim]
     together: BoughtTogether | None = None
 
     @classmethod
-    def load(cls, folder: Path, n_items: int) -> "ItemDetails":
-        """Read them from a model folder. Raises ``GenrecError`` for an array of another number of items."""
+    def load(cls, folder: Path, items: ModelItems) -> "ItemDetails":
+        """Read them from the folder of a model with these ``items``.
+
+        Raises:
+            GenrecError: an array holds another number of items.
+        """
         texts, partners, counts = (
-            _mapped(folder / name, n_items) for name in (f"{NEW_ITEMS}/{TEXT_VECTORS}", PARTNERS, PARTNER_COUNTS)
+            _mapped(folder / name, len(items.item_ids))
+            for name in (f"{NEW_ITEMS}/{TEXT_VECTORS}", PARTNERS, PARTNER_COUNTS)
         )
         together = None if partners is None or counts is None else BoughtTogether(partners, counts)
-        return cls(texts if texts is not None and texts.shape[1] else None, together)
+        keys = items.keys if items.scales is None else RoundedKeys(items.keys, items.scales)
+        return cls(keys, texts if texts is not None and texts.shape[1] else None, together)
 
 
 def _mapped(path: Path, n_items: int) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.recommend.explain import Explanation, Model, explain_rows
 from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
+from genrec_core.recommend.similar import Directions, Similar, SimilarBy, best_rows, most_shared_levels
 from genrec_core.releases.pointer import release_in
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
@@ -73,7 +74,7 @@ class Recommender:
         weights: how the model ranks.
         table: reads the catalogue's columns, once, for rules, titles and searches; a model without takes no rules.
         withdrawn: see :class:`~genrec_core.recommend.constraints.CatalogueMasks`.
-        details: what explanations show beside the model's scores.
+        details: what explanations show beside the model's scores, and what similar items are compared by.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Recommender:
         return cls(
             scorer, items.item_ids, items.codes, settings.level_sizes, items.popularity, settings.max_history, weights,
             table=partial(ItemTable.load, model_dir, items.item_ids) if folder.takes_rules else None,
-            withdrawn=folder.withdrawn(), details=ItemDetails.load(model_dir, len(items.item_ids)),
+            withdrawn=folder.withdrawn(), details=ItemDetails.load(model_dir, items),
         )  # fmt: skip
 
     def recommend(
@@ -247,6 +248,52 @@ class Recommender:
             model, self._rows_of(history), rows, mode=self.weights.mode(ranking), reasons=reasons,
             allowed=self.masks.available, exclude_seen=self.excludes_seen(exclude_seen),
         )  # fmt: skip
+
+    def similar(
+        self, items: Sequence[AnyId], k: int, *, by: SimilarBy = "model", allowed: np.ndarray | None = None
+    ) -> Similar:
+        """The items most like ``items``, without these and without withdrawn ones; unknown ids are dropped.
+
+        All items are compared, so time grows with the catalogue. Of equals the earlier item comes first.
+
+        Args:
+            k: items of the answer; fewer if not so many are left.
+            by: ``model`` compares the keys of the dense head: items that follow the same histories; ``text`` compares
+                the texts. Both take the cosine with the mean direction of ``items``. ``codes`` counts how many first
+                numbers of the semantic ID are the same as one of ``items`` has; of equals those like the dense head's
+                keys come first, where the model has a dense head.
+            allowed: see :meth:`allowed`; None for all.
+        """
+        if k < 1:
+            raise GenrecError(f"k is {k}; ask for at least one item")
+        rows = self._rows_of(items)
+        if not len(rows):
+            raise GenrecError("none of the items is in the model, so nothing is similar; give the ids of its items")
+        scores, order = self._similarities(rows, by)
+        mask = self.masks.without_withdrawn(allowed)
+        open_ = np.ones(len(self.item_ids), dtype=bool) if mask is None else mask.copy()
+        open_[rows] = False
+        best = best_rows(order, open_, k)
+        return Similar(self.item_ids.take(best), scores.take(best).astype(np.float32))
+
+    def _similarities(self, rows: np.ndarray, by: SimilarBy) -> tuple[np.ndarray, np.ndarray]:
+        """The score of each item, and what orders the items: both floats [n_items]."""
+        compared = self._directions.get("text" if by == "text" else "model")
+        if by == "codes":
+            shared = most_shared_levels(self.trie, rows)
+            return shared, shared + (0 if compared is None else compared.cosines(rows) / 4)  # a cosine is 1 at most
+        if compared is None:
+            missing = "text vectors; choose by model" if by == "text" else "dense head; choose by text or by codes"
+            raise GenrecError(f"similar by {by}: this model has no {missing}")
+        cosines = compared.cosines(rows)
+        return cosines, cosines
+
+    @cached_property
+    def _directions(self) -> dict[SimilarBy, Directions]:
+        """What items are compared by."""
+        keys = self.details.keys if self.weights.dense else None
+        vectors: dict[SimilarBy, Any] = {"model": keys, "text": self.details.texts}
+        return {by: Directions(of_items) for by, of_items in vectors.items() if of_items is not None}
 
     def describe(self, items: Sequence[AnyId]) -> list[ItemFacts]:
         """Title, brand, categories and price of each item; of one that the model does not hold, a title from its id."""

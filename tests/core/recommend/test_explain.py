@@ -119,7 +119,7 @@ def test_pairs_are_counted_where_either_item_stores_them() -> None:
 
 
 def test_a_model_of_one_ranking_says_so(tiny_model: TinyModel) -> None:
-    recommender = Recommender.from_folder(tiny_model.model_dir)
+    recommender = Recommender.open(tiny_model.model_dir)
     recommender.weights = RankingWeights(dense=False, hybrid=0.5)
     (each,) = recommender.explain(history_of(recommender, 3, 50), history_of(recommender, 9))
     assert (each.ranking, each.dense_rank) == ("generative", None)
@@ -132,7 +132,7 @@ def test_a_large_catalogue_is_explained_by_the_scores_of_its_lists(
 ) -> None:
     monkeypatch.setattr("genrec_core.search.key_cells.LEAST_SCORED", 40)
     monkeypatch.setattr("genrec_core.search.key_cells._SCORED_OF_LIST", 1)
-    recommender = Recommender.from_folder(tiny_model.model_dir)
+    recommender = Recommender.open(tiny_model.model_dir)
     scorer = recommender.scorer
     scorer.keys = RoundedKeys.of(np.load(tiny_model.model_dir / "item_keys.npy"))
     scorer.cells = KeyCells(recommender.trie, scorer.keys)
@@ -146,10 +146,10 @@ def test_a_large_catalogue_is_explained_by_the_scores_of_its_lists(
 
 def test_withdrawn_items_have_no_place_and_leave_theirs_to_the_next(ruled_dir: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(ruled_dir, tmp_path / "model")
-    before = Recommender.from_folder(folder)
+    before = Recommender.open(folder)
     history = history_of(before, 3, 50, 7)
     first, second = before.recommend([history], 2, ranking="dense")[0].tolist()
     ModelFolder(folder).withdraw(np.array([first]))
-    gone, best = Recommender.from_folder(folder).explain(history, [first, second], ranking="dense")
+    gone, best = Recommender.open(folder).explain(history, [first, second], ranking="dense")
     assert (gone.dense_rank, best.dense_rank) == (None, 1)
     assert gone.score > best.score
