@@ -59,7 +59,9 @@ def meanings(
         if (named := chosen.get(meaning)) is not None and named in columns:
             found[meaning] = named
         elif meaning not in found:
-            candidates = sorted((c for c in columns if _key(c) in names), key=lambda c: names.index(_key(c)))
+            candidates = sorted(
+                (c for c in columns if column_key(c) in names), key=lambda c: names.index(column_key(c))
+            )
             if len(candidates) > 1 and meaning in _DECISIVE:
                 both = " and ".join(candidates[:2])
                 raise GenrecError(
@@ -101,5 +103,6 @@ def label(column: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _key(column: str) -> str:
+def column_key(column: str) -> str:
+    """A column's name as the usual names are written: ``User_ID`` is ``userid``."""
     return re.sub(r"[\W_]+", "", column.partition(":")[0].lower())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from genrec_core.data.ids import AnyId, are_text, item_ids_of
 from genrec_core.data.lengths import length_class
 from genrec_core.data.split import popularity_order
 from genrec_core.errors import GenrecError
+from genrec_core.recommend import frames
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.recommend.explain import Explanation, Model, explain_rows
+from genrec_core.recommend.frames import Frame
 from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
 from genrec_core.recommend.similar import Directions, Similar, SimilarBy, best_rows, most_shared_levels
 from genrec_core.releases.pointer import release_in
@@ -128,21 +130,71 @@ class Recommender:
             withdrawn=folder.withdrawn(), details=ItemDetails.load(model_dir, items),
         )  # fmt: skip
 
+    @overload
     def recommend(
         self,
-        histories: Sequence[Sequence[AnyId]],
-        top_k: int,
+        histories: Frame,
+        k: int = 10,
         beams: int | None = None,
         exclude_seen: bool | None = None,
         ranking: RankingChoice = "auto",
         allow: Iterable[AnyId] | None = None,
         deny: Iterable[AnyId] | None = None,
         rule: str | None = None,
-    ) -> list[np.ndarray]:
-        """Item ids for each history, best first, [at most ``top_k``]; see :meth:`rank` and :meth:`allowed`."""
+    ) -> Frame: ...
+
+    @overload
+    def recommend(
+        self,
+        histories: Sequence[Sequence[AnyId]],
+        k: int = 10,
+        beams: int | None = None,
+        exclude_seen: bool | None = None,
+        ranking: RankingChoice = "auto",
+        allow: Iterable[AnyId] | None = None,
+        deny: Iterable[AnyId] | None = None,
+        rule: str | None = None,
+    ) -> list[np.ndarray]: ...
+
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        beams: int | None = None,
+        exclude_seen: bool | None = None,
+        ranking: RankingChoice = "auto",
+        allow: Iterable[AnyId] | None = None,
+        deny: Iterable[AnyId] | None = None,
+        rule: str | None = None,
+    ) -> Any:
+        """At most ``k`` items for each history, best first.
+
+        Args:
+            histories: a list of item ids for each user, oldest first; or a frame of polars or pandas, for which see
+                :func:`genrec_core.recommend.frames.read_histories`.
+            beams, exclude_seen, ranking: see :meth:`rank`.
+            allow, deny, rule: see :meth:`allowed`.
+
+        Returns:
+            An array of item ids for each list [at most k]. For a frame, a frame of the same kind with ``user_id``,
+            ``rank`` (from 1), ``item_id``, ``score`` (log-probability; missing for popular items, which users without a
+            known item get), and ``title`` if the model holds its catalogue.
+        """
+        table = frames.read_histories(histories, self.text_ids) if frames.is_frame(histories) else None
+        lists_of = table.histories if table else histories
+        frames.require_lists(lists_of)
         allowed = self.allowed(allow, deny, rule)
-        lists = self.rank(histories, top_k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
-        return [lists.of(user) for user in range(len(histories))]
+        lists = self.rank(lists_of, k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
+        if table is None:
+            return [lists.of(user) for user in range(len(lists_of))]
+        columns = frames.list_columns(table.users, lists.items, lists.scores, lists.counts)
+        return frames.frame_of(self._with_titles(columns), frames.kind_of(histories))
+
+    def _with_titles(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Columns that have ``item_id``, and ``title`` beside them if the model holds its catalogue."""
+        if self._table is None:
+            return columns
+        return {**columns, "title": [facts.title for facts in self.describe(columns["item_id"])]}
 
     def rank(
         self,

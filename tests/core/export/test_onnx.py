@@ -50,8 +50,8 @@ def test_the_export_keeps_seen_items_in_lists_if_the_training_chose_so(tiny_mode
     export_recommender(*folders, tiny_model.popularity, model)
     recommender = Recommender.open(model)
     history = recommender.item_ids[:3].tolist()
-    assert set(history) < set(recommender.recommend([history], top_k=90)[0].tolist())
-    same = compare_with_trained(model, *folders, [history], top_k=90, beams=90, tolerance=1e-3)
+    assert set(history) < set(recommender.recommend([history], 90)[0].tolist())
+    same = compare_with_trained(model, *folders, [history], 90, beams=90, tolerance=1e-3)
     assert (same.alike, same.invalid) == (1, 0)
     users = pl.DataFrame({"user_id": ["1", "2"], "item_ids": [[*history, history[2], item] for item in history[:2]]})
     settings = ReleaseSettings(users=2, samples=100, top_k=90, beams=90)
@@ -139,7 +139,7 @@ def test_an_item_assigned_later_is_served_without_training(
         tiny_model.checkpoint, tmp_path / "semantic_ids", tmp_path / "embeddings", popularity, tmp_path / "model"
     )
     recommender = Recommender.open(tmp_path / "model")
-    (every,) = recommender.recommend([[new_id, int(known.item_ids[5])]], top_k=len(ids), exclude_seen=False)
+    (every,) = recommender.recommend([[new_id, int(known.item_ids[5])]], len(ids), exclude_seen=False)
     assert sorted(every.tolist()) == sorted(ids.tolist())
     with pytest.raises(GenrecError, match="no vector of item 1"):
         export_recommender(
