@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import dagster as dg
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from genrec_core.engines.engine import Engine
 
 PRESET_NAME, _PRESET = settings.preset_from_environment()
+MAIN_MARK = "Main setting. "
 AnyForm = TypeVar("AnyForm", bound=BaseModel)
 
 
@@ -36,10 +37,22 @@ def checked_at_launch(form: type[AnyForm]) -> type[AnyForm]:
         return values
 
     assert issubclass(form, dg.Config)
+    _mark_main(form)
     # Dagster keeps one shape for equal fields, so this is the one that the steps and resources get.
     shape = form.to_config_schema().as_field().config_type
     object.__setattr__(shape, "post_process", check)
     return form
+
+
+def _mark_main(form: type[BaseModel]) -> None:
+    """Name a form's main settings in its description and mark each: Dagster sorts the fields of a form by name."""
+    main: tuple[str, ...] = getattr(form, "main", ())
+    for name in main:
+        field = form.model_fields[name]
+        text = (field.description or "").removeprefix(MAIN_MARK)
+        field.description = MAIN_MARK + text
+    if main:
+        form.__doc__ = f"{form.__doc__} Main settings: {', '.join(main)}."
 
 
 def defaults_from(values: settings.Settings) -> Callable[[type[settings.Form]], type[settings.Form]]:
@@ -61,17 +74,19 @@ def defaults_from(values: settings.Settings) -> Callable[[type[settings.Form]], 
 class RawBeautyForm(settings.DataSettings, dg.Config):
     """Where the raw data comes from, and what is taken from it."""
 
+    main: ClassVar[tuple[str, ...]] = ("source", "columns", "events", "least_rating", "k_core")
+
     source: str | None = Field(
         None,
         description="Folder, file, archive, http(s) URL of a file or an archive, or s3:// prefix that holds the data. "
-        "If unset, the environment variable GENREC_RAW names it; without that, the embedded sample is used. Dagster "
+        "Unset: the environment variable GENREC_RAW names it; without that, the embedded sample is used. Dagster "
         "stores and shows this value, so put an address with a password into GENREC_RAW.",
     )
     sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-fA-F]{64}$",
-        description="Expected sha256 of the file or archive. If unset, the environment variable GENREC_RAW_SHA256 "
-        "gives it; without that, it is not checked.",
+        description="Expected sha256 of the file or archive. Unset: the environment variable GENREC_RAW_SHA256 gives "
+        "it; without that, it is not checked.",
     )
 
     def place(self) -> tuple[str | None, str | None]:
@@ -162,10 +177,14 @@ class ServedReleaseForm(dg.Config):
 
     to: str = Field(
         "newest",
-        description="Release to serve: `newest` (its gates must have passed), `previous` (the release before the "
-        "served one), or the version of a release that was served before.",
+        description="Release to serve. `newest`: the newest one; its gates must have passed. `previous`: the release "
+        "before the served one. Else the version of a release that was served before.",
     )
-    reason: str | None = Field(None, description="Reason for the change, stored with the pointer.")
+    reason: str | None = Field(
+        None,
+        description="Reason for the change of the served release. It is shown beside that release. Unset: a sentence "
+        "says what was done.",
+    )
 
 
 @defaults_from(_PRESET.prediction)
@@ -181,8 +200,8 @@ class TextVectorForm(dg.Config):
         0.05,
         ge=0,
         le=1,
-        description="Largest allowed share of items with the same vector as an item with another text. A larger share "
-        "stops the run; a smaller one is only a warning.",
+        description="Largest allowed share of items whose vector equals that of an item with another text. A larger "
+        "share stops the run; a smaller one is only a warning.",
     )
 
 
@@ -194,8 +213,8 @@ class RequestPredictionForm(PredictionForm):
         0.5,
         ge=0,
         le=1,
-        description="Largest allowed number of rejected lines, as a share of the rejected lines and the lines with a "
-        "known item together. A file with more fails, unless fewer than a tenth of all its lines are rejected.",
+        description="Largest allowed share of rejected lines in a request file, among rejected lines and lines with a "
+        "known item. A file with more fails, unless fewer than a tenth of all its lines are rejected.",
     )
 
 
@@ -203,9 +222,13 @@ class RequestPredictionForm(PredictionForm):
 class CodebookForm(dg.Config):
     """When semantic IDs cause a warning."""
 
-    least_use: float = Field(0.5, ge=0, le=1, description="Smallest allowed share of used centroids on a level.")
+    least_use: float = Field(
+        0.5, ge=0, le=1, description="Smallest allowed share of a level's centroids that items use."
+    )
     deepest_suffix: int = Field(
-        31, ge=0, description="Largest allowed suffix: the number of items that share all other levels, minus one."
+        31,
+        ge=0,
+        description="Largest allowed suffix. It is the number of items that share all other levels, minus one.",
     )
 
 
@@ -218,14 +241,23 @@ class ExportForm(settings.ExportSettings, dg.Config):
 class ServingBoundsForm(dg.Config):
     """How the exported model is compared with the trained one, and how fast it must serve."""
 
-    users: int = Field(500, ge=1, description="Number of users for whom both models rank items.")
-    top_k: int = Field(10, ge=1, description="Number of compared items for each user.")
-    beams: int = Field(50, ge=1, description="Beams of both models in the comparison.")
-    tolerance: float = Field(1e-3, ge=0, description="Items may change places if their scores differ by at most this.")
-    least_shared: float = Field(
-        0.9, ge=0, le=1, description="Smallest allowed share of equal items, if weights are int8."
+    main: ClassVar[tuple[str, ...]] = ("p95_milliseconds", "tolerance", "least_shared")
+
+    users: int = Field(
+        500, ge=1, description="Number of users for whom the exported and the trained model are compared."
     )
-    timed_users: int = Field(100, ge=1, description="Number of users served one at a time to measure latency.")
+    top_k: int = Field(10, ge=1, description="Number of items compared for each user.")
+    beams: int = Field(50, ge=1, description="Number of beams of both models in the comparison.")
+    tolerance: float = Field(
+        1e-3, ge=0, description="Largest difference of two scores at which their items may change places."
+    )
+    least_shared: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Smallest allowed share of equal items in the lists of both models, if weights are int8.",
+    )
+    timed_users: int = Field(100, ge=1, description="Number of users who are served one at a time to measure latency.")
     p95_milliseconds: float = Field(
         200.0, gt=0, description="Largest allowed 95th percentile of the time to serve one user, in milliseconds."
     )

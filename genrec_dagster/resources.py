@@ -29,9 +29,9 @@ _PROGRESS_SECONDS = 15.0
 
 
 class WorkFolders(dg.ConfigurableResource[None]):
-    """Folders to build in: dot-folders of the storage, so that handing one over is a rename."""
+    """The storage of all assets, and the folders in it where they are built."""
 
-    root: str
+    root: str  # work folders are dot-folders of it, so that handing one over is a rename
 
     @property
     def storage(self) -> Path:
@@ -131,11 +131,9 @@ def prepare_store(uri: str) -> None:
 
 
 class ExperimentTracker(dg.ConfigurableResource[None]):
-    """MLflow, imported on first use. Its address has no password, because Dagster shows the fields of a resource.
+    """MLflow, where trainings are logged and releases registered. Its address is shown without a password."""
 
-    ``tests/README.md`` says why dagster-mlflow's resource does not serve.
-    """
-
+    # Not dagster-mlflow's resource: tests/README.md says why. MLflow itself is imported on first use.
     tracking_uri: str
     artifact_root: str | None = None
 

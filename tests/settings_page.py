@@ -23,11 +23,13 @@ _HEAD = """# Settings
 
 `python -m tests.settings_page` writes this page from the settings models; a test compares them.
 
-A setting is a field of its asset's form in Dagster's launchpad. Those of `tiger_checkpoint`, `recall_metrics` and
-`onnx_encoder` are also options of `genrec train`, `evaluate` and `export`. `GENREC_SETTINGS` changes their defaults, by
-part and name: `GENREC_SETTINGS='{"training": {"minutes": 90}, "release": {"refit": true}}'`. `PRESET` fills all;
-unset, it is `auto` for the data of `GENREC_RAW`, else `sample`. The defaults are those of `beauty`, for two CPU cores.
-`auto` is `beauty` with five numbers that follow from the data; `beauty-gpu` is `beauty` in one process.
+A setting is a field of its asset's form in Dagster's launchpad. Those that users change most stand first here, in bold.
+A form is sorted by name: its description names them, and theirs begin with "Main setting." Those of `tiger_checkpoint`,
+`recall_metrics` and `onnx_encoder` are also options of `genrec train`, `evaluate` and `export`. `GENREC_SETTINGS`
+changes their defaults, by part and name: `GENREC_SETTINGS='{"training": {"minutes": 90}, "release": {"refit": true}}'`.
+`PRESET` fills all; unset, it is `auto` for the data of `GENREC_RAW`, else `sample`. The defaults are those of `beauty`,
+for two CPU cores. `auto` is `beauty` with five numbers that follow from the data; `beauty-gpu` is `beauty` in one
+process.
 """
 
 
@@ -49,9 +51,18 @@ def page() -> str:
 
 def _table(settings: Settings) -> list[str]:
     rows = [_row("setting", "default", "bounds", "what it does"), _row(*["---"] * 4)]
-    for name, field in type(settings).model_fields.items():
+    fields, main = type(settings).model_fields, type(settings).main
+    for name in [*main, *[name for name in fields if name not in main]]:
+        field = fields[name]
         description = (field.description or "").rstrip(".").replace("|", "\\|")
-        rows.append(_row(f"`{name}`", _shown(getattr(settings, name)), _bounds(field.metadata), description))
+        rows.append(
+            _row(
+                f"**`{name}`**" if name in main else f"`{name}`",
+                _shown(getattr(settings, name)),
+                _bounds(field.metadata),
+                description,
+            )
+        )
     return rows
 
 

@@ -1,7 +1,7 @@
 """Settings that environment variables give: engine, machines that train together, greatest age of assets."""
 
 import os
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -20,13 +20,16 @@ _RENDEZVOUS = {
 class EngineSettings(Settings):
     """Where texts are embedded, semantic IDs assigned and users' lists computed."""
 
+    main: ClassVar[tuple[str, ...]] = ("name", "address")
+
     name: Literal["local", "ray"] = Field(
         "local",
-        description="Where work is computed: `local`, this process; `ray`, a Ray cluster (needs the extra `ray`).",
+        description="Where work is computed. `local`: in the process of the step. `ray`: on a Ray cluster; needs the "
+        "extra `ray`.",
     )
     address: str | None = Field(
         None,
-        description="Address of the Ray cluster: HOST:PORT if this machine is one of its nodes, else ray://HOST:PORT; "
+        description="Address of the Ray cluster: HOST:PORT if this machine is one of its nodes, else ray://HOST:PORT. "
         "`local`: a cluster on this machine that ends with the step.",
     )
 
@@ -39,11 +42,25 @@ def engine_from_environment() -> EngineSettings:
 class RendezvousSettings(Settings):
     """How the machines of one training find each other."""
 
-    nodes: int = Field(1, ge=1, le=1024, description="Machines that train together; all must share one storage.")
-    node_rank: int = Field(0, ge=0, description="Number of this machine, from 0. Machine 0 writes the checkpoint.")
+    main: ClassVar[tuple[str, ...]] = ("nodes", "node_rank", "endpoint", "interface")
+
+    nodes: int = Field(
+        1, ge=1, le=1024, description="Number of machines that train together. All must share one storage."
+    )
+    node_rank: int = Field(
+        0,
+        ge=0,
+        description="Number of this machine among those that train together, from 0. Machine 0 writes the checkpoint.",
+    )
     endpoint: str = Field("127.0.0.1:0", description="HOST:PORT of machine 0, where all machines of a training meet.")
-    interface: str = Field("lo", min_length=1, description="This machine's network interface to the other machines.")
-    local_address: str | None = Field(None, description="This machine's address for the others; unset: its host name.")
+    interface: str = Field(
+        "lo",
+        min_length=1,
+        description="Network interface of this machine that leads to the other machines of a training.",
+    )
+    local_address: str | None = Field(
+        None, description="Address of this machine for the other machines of a training. Unset: its host name."
+    )
     timeout_seconds: int = Field(900, ge=1, description="Seconds to wait for the other machines of a training.")
 
 

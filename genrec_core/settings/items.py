@@ -1,7 +1,7 @@
 """Settings of the catalogue, the text vectors and the semantic IDs."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,64 +15,114 @@ DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories
 class CatalogSettings(Settings):
     """How an item becomes a line of text."""
 
+    main: ClassVar[tuple[str, ...]] = ("text_template",)
+
     text_template: str | None = Field(
         None,
-        description="Template of an item's text, such as `Title: {title}; Brand: {brand};`; unset: the raw data's own. "
-        "Fields: title, brand, categories, price, description, and further columns of the catalogue. Each part ends "
-        "with ';' and is left out if an item lacks its field.",
+        description="Template of an item's text, such as `Title: {title}; Brand: {brand};`. Unset: the template of the "
+        "raw data. Fields: title, brand, categories, price, description, and further columns of the catalogue. Each "
+        "part ends with ';' and is left out if an item lacks its field.",
     )
 
 
 class EmbeddingSettings(Settings):
     """How item text becomes a vector."""
 
+    main: ClassVar[tuple[str, ...]] = ("model", "own_vectors", "max_tokens")
+
     model: str = Field(
         "all-MiniLM-L6-v2",
-        description="Sentence encoder: all-MiniLM-L6-v2 (a Python package), a Hugging Face name, or a folder.",
+        description="Sentence encoder that turns texts into vectors: all-MiniLM-L6-v2 (a Python package), a Hugging "
+        "Face name, or a folder.",
     )
-    batch_size: int = Field(64, ge=1, le=4096, description="Texts that the sentence encoder reads at once.")
-    max_tokens: int = Field(128, ge=8, le=8192, description="Tokens of a text that are read; the rest is cut off.")
+    batch_size: int = Field(64, ge=1, le=4096, description="Number of texts that the sentence encoder reads at once.")
+    max_tokens: int = Field(
+        128,
+        ge=8,
+        le=8192,
+        description="Number of tokens that the sentence encoder reads of an item's text. The rest of the text is cut "
+        "off.",
+    )
     own_vectors: Literal["replace", "join", "ignore"] = Field(
         "replace",
-        description="Use of the vectors that the raw data bring: `replace` takes them instead of the texts' vectors, "
-        "`join` puts both side by side, `ignore` takes the texts' alone.",
+        description="Use of the item vectors in the raw data, if there are any. `replace`: they take the place of the "
+        "texts' vectors. `join`: both are put side by side. `ignore`: only the texts' vectors are used.",
     )
 
 
 class SemanticIdSettings(Settings):
     """How an item vector becomes a semantic ID."""
 
-    levels: int = Field(3, ge=1, le=8, description="Levels of residual k-means in a semantic ID, beside the suffix.")
+    main: ClassVar[tuple[str, ...]] = (
+        "levels",
+        "codebook_size",
+        "collaborative_weight",
+        "collaborative_window",
+        "refit",
+    )
+
+    levels: int = Field(
+        3,
+        ge=1,
+        le=8,
+        description="Number of levels of a semantic ID, each with a codebook of its own. The suffix is not counted.",
+    )
     codebook_size: int | None = Field(
         256,
         ge=2,
         le=65536,
-        description="Centroids of a level if `codebook_sizes` is unset; unset: by the number of items, at most 256.",
+        description="Number of centroids of each level, unless `codebook_sizes` is set. Unset: chosen by the number of "
+        "items, at most 256.",
     )
-    codebook_sizes: list[int] | None = Field(None, description="Centroids of each level; unset: `codebook_size`.")
+    codebook_sizes: list[int] | None = Field(
+        None,
+        description="Number of centroids of each level, one entry for each level. Unset: `codebook_size` for all "
+        "levels.",
+    )
     transform: Literal["none", "l2"] = Field(
-        "l2", description="Scaling of the text vectors before k-means: `l2` gives each the length 1, `none` keeps them."
+        "l2",
+        description="Scaling of the text vectors before k-means. `l2`: each vector gets the length 1. `none`: the "
+        "vectors stay as they are.",
     )
     collaborative_weight: float = Field(
-        1.0, ge=0, le=100, description="Length of the vector that says what users buy together; text vectors have 1."
+        1.0,
+        ge=0,
+        le=100,
+        description="Length of the collaborative vectors, which say what users buy together. Text vectors have the "
+        "length 1. 0: semantic IDs follow from the texts alone.",
     )
-    collaborative_dims: int = Field(64, ge=1, le=4096, description="Dimensions of the collaborative vectors.")
+    collaborative_dims: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Number of dimensions of the collaborative vectors, which say what users buy together.",
+    )
     collaborative_window: int = Field(
-        5, ge=1, le=1000, description="Largest distance in a history of items that count as bought together."
+        5,
+        ge=1,
+        le=1000,
+        description="Largest distance, in places of a history, at which two items count as bought together.",
     )
-    iterations: int = Field(50, ge=1, le=10_000, description="Largest number of k-means iterations in a level.")
+    iterations: int = Field(50, ge=1, le=10_000, description="Largest number of k-means iterations for each level.")
     tolerance: float = Field(
-        1e-4, ge=0, description="A level's k-means stops when an iteration lowers the error by less than this share."
+        1e-4,
+        ge=0,
+        description="Smallest share by which a k-means iteration must lower the error of its level. A smaller gain "
+        "ends the level.",
     )
-    seed: int = Field(42, ge=0, description="Random seed of k-means: first centroids and replaced empty clusters.")
+    seed: int = Field(
+        42,
+        ge=0,
+        description="Random seed of k-means. It decides the first centroids, and those that replace empty clusters.",
+    )
     refit: Literal["auto", "always", "never"] = Field(
         "auto",
         description="When all items get new codebooks and codes. `auto`: if the training part of the histories or more "
-        "than `refit_share` of the items changed. `always`: every time. `never`: only the first time; fails if the "
-        "old codes cannot be kept.",
+        "than `refit_share` of the items changed. `always`: in every run. `never`: only the first time; a run fails "
+        "if the old codes cannot be kept.",
     )
     refit_share: float = Field(
-        0.2, ge=0, description="Share of items changed since the last fit that makes `auto` fit new codebooks."
+        0.2, ge=0, description="Share of items that may change before `refit: auto` fits new codebooks."
     )
 
     def sizes(self, items: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Settings of prediction files and of the online server."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,19 +13,30 @@ RankingChoice = Literal["auto", "generative", "hybrid", "dense"]  # auto: what t
 class PredictionSettings(Settings):
     """What a prediction file holds."""
 
-    top_k: int = Field(128, ge=1, le=100_000, description="Items recommended to each user.")
-    beams: int | None = Field(None, ge=1, description="Beams of the search; unset: as many as `top_k` needs.")
-    batch_users: int = Field(64, ge=1, le=4096, description="Users searched for in one batch.")
+    main: ClassVar[tuple[str, ...]] = ("top_k", "ranking", "exclude_seen", "rule", "workers")
+
+    top_k: int = Field(128, ge=1, le=100_000, description="Number of items to recommend to each user.")
+    beams: int | None = Field(
+        None, ge=1, description="Number of beams of the search for semantic IDs. Unset: as many as `top_k` needs."
+    )
+    batch_users: int = Field(64, ge=1, le=4096, description="Number of users whose lists are computed in one batch.")
     ranking: RankingChoice = Field(
         "auto",
-        description="Score that orders items: `generative` (codes), `dense` (dense head), `hybrid` (both), or `auto`: "
-        "what the training chose.",
+        description="Score that orders the items: `generative` (semantic IDs), `dense` (dense head), `hybrid` (both), "
+        "or `auto`: the one that the training chose.",
     )
     exclude_seen: bool | None = Field(
-        None, description="Do not recommend items of the user's own history; unset: as the training chose."
+        None, description="Do not recommend items of the user's own history. Unset: as the training chose."
     )
-    rule: str | None = Field(None, description="Rule that all items must meet, such as `brand = OPI`; unset: none.")
-    workers: int | None = Field(None, ge=1, le=1024, description="Batches searched at once; unset: one a core.")
+    rule: str | None = Field(
+        None, description="Rule that all recommended items must meet, such as `brand = OPI`. Unset: no rule."
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Number of batches that are computed at the same time. Unset: one for each core.",
+    )
 
 
 class ServingSettings(Settings):

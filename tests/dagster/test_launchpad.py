@@ -19,9 +19,10 @@ from pydantic_core import PydanticUndefined
 
 from genrec_core.evaluation.sweep import Sweep
 from genrec_core.settings import PRESETS, Preset, ReleaseSettings, Settings, TrainingSettings
-from genrec_dagster.config import Gates, ReleaseRule, TrainingForm
+from genrec_dagster.config import MAIN_MARK, PRESET_NAME, Gates, ReleaseRule, TrainingForm
 from genrec_dagster.definitions import defs
 from genrec_dagster.jobs import CleaningForm
+from genrec_dagster.training import training_key
 
 LOCATION = "genrec"
 JOBS = sorted(job.name for job in defs.jobs or [])
@@ -97,6 +98,47 @@ def test_the_words_of_yaml_are_known(word: str) -> None:
 
 def test_the_settings_that_are_looked_at_are_all_there_are() -> None:
     assert {TrainingSettings, TrainingForm, ReleaseSettings, ReleaseRule, CleaningForm, Gates, Sweep} <= {*ALL_MODELS}
+
+
+# Each is filled with a preset's values by a subclass of the same name, which is the form.
+FORMS = [
+    model
+    for model in ALL_MODELS
+    if issubclass(model, dg.Config | dg.ConfigurableResource)
+    and not any(filled.__name__ == model.__name__ for filled in model.__subclasses__())
+]
+
+
+@pytest.mark.parametrize("model", ALL_MODELS, ids=lambda model: model.__name__)
+def test_each_description_is_a_sentence_that_can_be_read_alone(model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        text = field.description
+        if text is None:  # not a setting: a path or an address that the definitions give
+            continue
+        assert text[0].isupper(), name
+        assert text.endswith("."), name
+        unclear = {"asked", "latter", "whoever", "of such", "all the same"}
+        assert not [word for word in unclear if word in text.lower()], name
+
+
+@pytest.mark.parametrize("model", ALL_MODELS, ids=lambda model: model.__name__)
+def test_a_long_form_names_and_marks_at_most_five_main_settings(model: type[BaseModel]) -> None:
+    main = getattr(model, "main", ())
+    assert len(main) <= 5
+    assert set(main) <= set(model.model_fields)
+    if model in FORMS and len(model.model_fields) > 5:
+        assert main
+    if model in FORMS and main:
+        marked = [name for name, field in model.model_fields.items() if (field.description or "").startswith(MAIN_MARK)]
+        assert set(marked) == set(main)
+        assert all((model.model_fields[name].description or "").count(MAIN_MARK) == 1 for name in main)
+        assert str(model.__doc__).endswith(f"Main settings: {', '.join(main)}.")
+
+
+def test_marking_a_form_changes_neither_the_order_nor_the_hash_of_its_settings() -> None:
+    assert list(TrainingForm().model_dump()) == list(TrainingSettings().model_dump())
+    same = TrainingSettings(**TrainingForm().model_dump())
+    assert training_key(same, {"a": "1"}) == training_key(PRESETS[PRESET_NAME].training, {"a": "1"})
 
 
 # --- forms -----------------------------------------------------------------------------------------------------------
