@@ -195,6 +195,12 @@ def _carry(before: Pointer | None, after: Pointer, root: Path) -> None:
         carry_withdrawn(source, target)
 
 
+def release_of(model_dir: Path) -> str | None:
+    """The version of the release that a model folder lies in; None where it lies in none."""
+    release = model_dir.parent
+    return release.name if model_dir.name == MODEL and (release / FACTS).is_file() else None
+
+
 def withdraw_from_served(
     items: "np.ndarray", restore: bool = False, root: Path | None = None
 ) -> tuple[Path, Withdrawal]:

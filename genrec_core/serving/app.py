@@ -1,12 +1,12 @@
-"""The server's routes: predictions, the model and its reload, health, metrics and docs.
+"""The server's routes: predictions, items, the model and its changes, health, metrics, docs and the demo page.
 
 A new route is a method of :class:`Server` and a line in :func:`_add_routes`.
 """
 
 import asyncio
 import hmac
+import json
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,15 +16,26 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from genrec_core.data.ids import AnyId
 from genrec_core.errors import GenrecError
 from genrec_core.serving.batcher import Batcher, Task
 from genrec_core.serving.decoders import Answer
+from genrec_core.serving.demo_page import PageFile, page_files
 from genrec_core.serving.docs_page import HEADERS, docs_page
+from genrec_core.serving.measuring import MeasuredApp
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
-from genrec_core.serving.request_body import RETRY, RefusedError, body_schema, parse
+from genrec_core.serving.request_body import (
+    RETRY,
+    PredictionRequest,
+    RefusedError,
+    parse,
+    parse_items_query,
+    parse_similar,
+    parse_withdrawal,
+)
+from genrec_core.serving.route_schemas import items_query, prediction_body, similar_body, withdrawal_body
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
@@ -33,6 +44,8 @@ _ERROR_CODES = {404: "not_found", 405: "method_not_allowed"}
 _CLIENT_CLOSED = 499  # the client is gone and reads no answer; the status is for the metrics
 _LARGE_BODY = 64 << 10  # bytes; a larger body is parsed in a thread, so that other requests need not wait
 _NOT_COUNTED = ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
+_NOT_STORED = {"Cache-Control": "no-store"}
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
 class Server:
@@ -41,6 +54,7 @@ class Server:
     def __init__(self, holder: ModelHolder, settings: ServingSettings, metrics: Metrics, token: str | None) -> None:
         self.holder, self.settings, self.metrics, self.token = holder, settings, metrics, token
         self.batcher = Batcher(settings, holder.threads, metrics, holder.follow)
+        self.page_files = page_files(settings.path_prefix) if settings.page else dict[str, PageFile]()
         self.stopping = False
 
     async def predict(self, request: Request) -> Response:
@@ -53,24 +67,63 @@ class Server:
             content = (body, self.settings, model.text_ids)
             wanted = await asyncio.to_thread(parse, *content) if large else parse(*content)
             histories = [instance.item_ids for instance in wanted.instances]
-            answers = await self.batcher.decode(Task(wanted.options(), model), histories)
+            options = wanted.options(self.settings.max_explained)
+            answers = await self.batcher.decode(Task(options, model), histories)
         predictions = [
-            _prediction(instance.user_id, answer, wanted.topk)
+            _prediction(instance.user_id, answer, wanted)
             for instance, answer in zip(wanted.instances, answers, strict=True)
         ]
         warnings = answers[0].warnings
         return JSONResponse({"predictions": predictions, **({"warnings": warnings} if warnings else {})})
 
+    async def similar(self, request: Request) -> Response:
+        """``POST /similar/<name>``."""
+        self._authorize(request)
+        self._model()
+        body = await self._body(request)
+        with self.holder.lease() as model:
+            wanted = parse_similar(body, self.settings, model.text_ids)
+            answer = await self._look_up(model, wanted.options(), wanted.item_ids)
+        return JSONResponse({"predictions": answer.items, **(answer.details or {})})
+
+    async def items(self, request: Request) -> Response:
+        """``GET /items``."""
+        self._authorize(request)
+        self._model()
+        with self.holder.lease() as model:
+            query, ids = parse_items_query(request.query_params.multi_items(), self.settings, model.text_ids)
+            options = {"lookup": "describe" if ids else "find", "query": query.query, "topk": query.topk}
+            answer = await self._look_up(model, json.dumps(options), ids)
+        return JSONResponse(answer.details, headers=_NOT_STORED)
+
+    async def example(self, request: Request) -> Response:
+        """``GET /history/example``."""
+        self._authorize(request)
+        self._model()
+        with self.holder.lease() as model:
+            try:
+                answer = await self._look_up(model, json.dumps({"lookup": "example"}), [])
+            except RefusedError as error:
+                error.status = 404 if error.code == "no_examples" else error.status
+                raise
+        return JSONResponse(answer.details, headers=_NOT_STORED)
+
     async def reload(self, request: Request) -> Response:
         """``POST /admin/reload``."""
-        self._authorize(request)
-        if self.token is None and (request.client is None or request.client.host not in _LOOPBACK):
-            raise RefusedError(403, "loopback_only", "without a token only this machine itself may reload")
+        self._authorize_change(request)
+        return JSONResponse({"changed": await self._load("the model before goes on serving"), **self._facts()})
+
+    async def withdraw(self, request: Request) -> Response:
+        """``POST /admin/withdraw``."""
+        self._authorize_change(request)
+        wanted = parse_withdrawal(await self._body(request), self.settings, self._model().text_ids)
         try:
-            changed = await asyncio.to_thread(self.holder.load)
+            done = await asyncio.to_thread(self.holder.withdraw, wanted.item_ids, wanted.restore)
         except GenrecError as error:
-            raise RefusedError(409, "reload_failed", f"{error}; the model before goes on serving") from error
-        return JSONResponse({"changed": changed, **self._facts()})
+            raise RefusedError(409, "not_withdrawn", str(error), "item_ids") from error
+        await self._load("the list of withdrawn items is changed, but the model before goes on serving")
+        counts = {"changed": done.changed, "withdrawn": done.withdrawn, "left": done.left}
+        return JSONResponse({**counts, "version": self._model().version})
 
     async def model(self, request: Request) -> Response:
         """``GET /model``."""
@@ -96,6 +149,10 @@ class Server:
         """``GET /docs``. FastAPI's own page fetches a script from another host."""
         return HTMLResponse(docs_page(request.app.openapi(), str(request.base_url)), headers=HEADERS)
 
+    async def page(self, request: Request) -> Response:
+        """``GET /`` and the files of the demo page. They hold nothing of the model, so they need no token."""
+        return self.page_files[request.url.path.removeprefix(self.settings.path_prefix)].response()
+
     async def close(self) -> None:
         """Finish the batches that are being decoded, then end the decoding processes."""
         self.stopping = True
@@ -112,6 +169,30 @@ class Server:
             raise RefusedError(401, "no_token", "send the header Authorization: Bearer TOKEN", headers=headers)
         if not hmac.compare_digest(shown.strip().encode(), self.token.encode()):
             raise RefusedError(403, "wrong_token", "the token is not this server's")
+
+    def _authorize_change(self, request: Request) -> None:
+        """Refuse a client that may not change what is served.
+
+        Without a token only a program on this machine may. A browser there sends ``Origin`` for a page of any site, and
+        a proxy there speaks for anyone.
+        """
+        self._authorize(request)
+        if self.token is not None:
+            return
+        here = request.client is not None and request.client.host in _LOOPBACK
+        if not here or any(name in request.headers for name in ("origin", *_PROXY_HEADERS)):
+            message = "without a token only a program on this machine may do this, not through a browser or a proxy"
+            raise RefusedError(403, "loopback_only", message)
+
+    async def _look_up(self, model: ServedModel, options: str, items: list[AnyId]) -> Answer:
+        (answer,) = await self.batcher.decode(Task(options, model, lookup=True), [items])
+        return answer
+
+    async def _load(self, otherwise: str) -> bool:
+        try:
+            return await asyncio.to_thread(self.holder.load)
+        except GenrecError as error:
+            raise RefusedError(409, "reload_failed", f"{error}; {otherwise}") from error
 
     async def _body(self, request: Request) -> bytes:
         """Read the request's body, and refuse it as soon as it is too large or too slow."""
@@ -144,6 +225,7 @@ class Server:
         return {
             "name": self.settings.name,
             "version": model.version,
+            "release": model.release_version,
             **model.facts,
             "loaded_at": round(model.loaded_at, 3),
             "load_seconds": round(model.load_seconds, 3),
@@ -151,15 +233,17 @@ class Server:
         }
 
 
-def _prediction(user_id: str | int, answer: Answer, topk: int) -> dict[str, Any]:
+def _prediction(user_id: str | int, answer: Answer, wanted: PredictionRequest[Any]) -> dict[str, Any]:
     """One user's items, and what the client should know about them."""
     content: dict[str, Any] = {"user_id": user_id, "predictions": answer.items}
-    if len(answer.items) < topk:
-        content["note"] = f"{len(answer.items)} of {topk}: no more items may be recommended"
+    if len(answer.items) < wanted.topk:
+        content["note"] = f"{len(answer.items)} of {wanted.topk}: no more items may be recommended"
     if answer.popular:
-        content["popular"] = True
+        content |= {"popular": True} if wanted.fallback == "popular" else {"fallback": wanted.fallback}
     if answer.unknown:
         content["unknown_items"] = answer.unknown
+    if answer.details:
+        content |= answer.details
     return content
 
 
@@ -171,31 +255,45 @@ def build_app(server: Server) -> FastAPI:
         yield
         await server.close()
 
-    description = "Generative retrieval recommender."
-    app = FastAPI(title="genrec", description=description, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(_Measure, metrics=server.metrics)
+    app = FastAPI(
+        title="genrec", description="Generative retrieval recommender.", lifespan=lifespan, docs_url=None,
+        redoc_url=None, root_path=server.settings.path_prefix,
+    )  # fmt: skip
+    not_counted = (*_NOT_COUNTED, *server.page_files)
+    app.add_middleware(MeasuredApp, metrics=server.metrics, not_counted=not_counted, prefix=server.settings.path_prefix)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(ClientDisconnect, _client_gone)
-    _add_routes(app, server)
+    _add_model_routes(app, server)
+    _add_other_routes(app, server)
     return app
 
 
-def _add_routes(app: FastAPI, server: Server) -> None:
-    get, post, predictions = ["GET"], ["POST"], f"/predictions/{server.settings.name}"
+def _add_model_routes(app: FastAPI, server: Server) -> None:
+    """What the decoding processes answer, and what changes them."""
+    get, post, name = ["GET"], ["POST"], server.settings.name
+    predictions = f"/predictions/{name}"
     app.add_route(predictions, server.predict, post)  # answers; FastAPI's own route would cost each request more
-    app.add_api_route(
-        predictions,  # never reached, because the first route with a path answers; it describes the path for /docs
-        server.predict,
-        methods=post,
-        summary="Recommend items to users",
-        openapi_extra={"requestBody": body_schema()},
-    )
-    reloads = "Open the model folder again if it changed"
-    app.add_api_route("/admin/reload", server.reload, methods=post, summary=reloads)
-    app.add_api_route("/model", server.model, methods=get, summary="The model that serves")
+    for path, answer, methods, summary, about in (
+        # Never reached, because the first route with a path answers; it describes the path for /docs.
+        (predictions, server.predict, post, "Recommend items to users", prediction_body()),
+        (f"/similar/{name}", server.similar, post, "Find items like some items", similar_body()),
+        ("/items", server.items, get, "Search items by title or id, or describe some", items_query()),
+        ("/history/example", server.example, get, "An example history, drawn anew each time", None),
+        ("/model", server.model, get, "The model that serves", None),
+        ("/admin/reload", server.reload, post, "Open the model folder again if it changed", None),
+        ("/admin/withdraw", server.withdraw, post, "Withdraw items, or restore them", withdrawal_body()),
+    ):
+        app.add_api_route(path, answer, methods=methods, summary=summary, openapi_extra=about)
+
+
+def _add_other_routes(app: FastAPI, server: Server) -> None:
+    """Health, metrics and pages."""
+    get = ["GET"]
     app.add_api_route("/metrics", server.figures, methods=get, summary="Figures for Prometheus")
     app.add_api_route("/docs", server.docs, methods=get, include_in_schema=False)
+    for path in server.page_files:
+        app.add_route(path, server.page, get)
     ready = "The model is loaded and warm, a process decodes, and the server is not stopping"
     for path, answer, summary in (
         ("/health/live", server.live, "The process answers"),
@@ -219,31 +317,3 @@ async def _not_routed(request: Request, error: Exception) -> Response:
 
 async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=_CLIENT_CLOSED)
-
-
-class _Measure:
-    """Counts and times all requests but those to probes, and answers 500 where a route fails."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), 500
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_and_note)
-        except Exception:  # a fault of ours: the log gets the trace, the client does not
-            LOG.exception("%s %s failed", scope["method"], scope["path"])
-            failure = RefusedError(500, "internal", "the server failed; its log says why")
-            await JSONResponse(failure.content(), 500)(scope, receive, send)
-        if scope["path"] not in _NOT_COUNTED:
-            self.metrics.answered(status, time.perf_counter() - began)

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genrec_core.data.ids import AnyId
 from genrec_core.data.lengths import length_class
@@ -27,6 +27,7 @@ class Task:
 
     options: str  # all of a request except its users, as JSON
     model: ServedModel
+    lookup: bool = field(default=False, compare=False)  # the options say so too: no user gets a list
 
 
 @dataclass(slots=True, eq=False)
@@ -154,7 +155,7 @@ class Batcher:
             return DecoderLostError(f"a batch was not decoded after {seconds:g} s")
         except Exception as error:  # of any kind: the users get it, and the process gets the next batch
             return error
-        self.metrics.users.inc(len(batch))
+        (self.metrics.lookups if task.lookup else self.metrics.users).inc(len(batch))
         return answers
 
     def _give_up(self, since: float) -> None:

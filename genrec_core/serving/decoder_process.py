@@ -14,6 +14,7 @@ from genrec_core.data.ids import AnyId
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.constraints import Constraints
 from genrec_core.recommend.recommender import IN_TURN, Recommender
+from genrec_core.serving.item_answers import LOOKUPS, LookupRefusedError, details_of
 
 
 def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
@@ -23,18 +24,22 @@ def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
     except GenrecError as error:
         _send(lines, {"refused": str(error)})
         return
+    weights = recommender.weights
     facts = {
         "items": len(recommender.item_ids),
         "item_ids": "text" if recommender.text_ids else "integers",
         "max_history": recommender.max_history,
-        "rankings": list(recommender.weights.modes()),
-        "exclude_seen": recommender.weights.exclude_seen,
+        "rankings": list(weights.modes()),
+        "ranking": weights.auto if weights.dense else "generative",
+        "exclude_seen": weights.exclude_seen,
+        "takes_rules": ModelFolder(model_dir).takes_rules,
     }
     _send(lines, facts)
     for line in lines:
         batch = json.loads(line)
         try:
-            answer = decode(recommender, batch["options"], batch["histories"])
+            options = batch["options"]
+            answer = (look_up if "lookup" in options else decode)(recommender, options, batch["histories"])
         except Exception:  # the server logs it and answers 500; the next batch may be fine
             answer = {"failed": traceback.format_exc()}
         _send(lines, answer)
@@ -60,8 +65,9 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
     """Rank for users who share all options.
 
     Returns:
-        ``items``, ``unknown`` and ``popular`` with a value for each user, and ``warnings`` about the rule. Or
-        ``refused`` alone: ``code``, ``message`` and ``field`` for the client.
+        ``items``, ``unknown`` and ``popular`` with a value for each user, ``warnings`` about the rule, and ``details``
+        for each user if the options ask for any. Or ``refused`` alone: ``code``, ``message`` and ``field`` for the
+        client.
     """
     try:
         selection = recommender.selection(Constraints.of(options["allow"], options["deny"] or None, options["rule"]))
@@ -76,12 +82,40 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
             ranking=options["ranking"],
             allowed=selection.mask,
             pool=IN_TURN,  # the other decoding processes use the other cores
+            **{name: options[name] for name in ("fallback",) if name in options},
         )
     except GenrecError as error:
-        return {"refused": {"code": "cannot_rank", "message": str(error), "field": "ranking"}}
-    return {
+        field = (
+            "fallback"
+            if "fallback" in options and options["ranking"] in ("auto", *recommender.weights.modes())
+            else "ranking"
+        )
+        return {"refused": {"code": "cannot_rank", "message": str(error), "field": field}}
+    answer = {
         "items": [ranking.of(user).tolist() for user in range(len(histories))],
         "unknown": ranking.unknown.tolist(),
         "popular": ranking.popular.tolist(),
         "warnings": list(selection.warnings),
+    }
+    if "details" in options:
+        answer["details"] = details_of(recommender, options, histories, ranking)
+    return answer
+
+
+def look_up(recommender: Recommender, options: dict[str, Any], lists: list[list[AnyId]]) -> dict[str, Any]:
+    """What ``options["lookup"]`` of :data:`~genrec_core.serving.item_answers.LOOKUPS` gives for each list of items.
+
+    Returns:
+        The same as :func:`decode`.
+    """
+    try:
+        answers = [LOOKUPS[options["lookup"]](recommender, options, items) for items in lists]
+    except LookupRefusedError as error:
+        return {"refused": error.refused}
+    return {
+        "items": [items for items, _ in answers],
+        "unknown": [0] * len(answers),
+        "popular": [False] * len(answers),
+        "warnings": [],
+        "details": [details for _, details in answers],
     }

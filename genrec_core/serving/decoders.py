@@ -35,6 +35,7 @@ class Answer:
     unknown: int  # items of the history that the catalogue does not hold
     popular: bool  # the history has no known item, so these are the most popular items
     warnings: list[str]  # values in the request's rule that no item has
+    details: dict[str, Any] | None = None  # further fields of the answer, if the request asks for any
 
 
 class DecoderFailedError(Exception):
@@ -105,10 +106,10 @@ class Decoder:
         return answer
 
     async def decode(self, options: str, histories: list[list[AnyId]]) -> list[Answer]:
-        """Rank for users who share all options; see :func:`genrec_core.serving.decoder_process.decode`.
+        """Rank for users who share all options, or look items up; see :mod:`genrec_core.serving.decoder_process`.
 
         Raises:
-            RefusedError: the model has no such ranking, or the lists and the rule leave no item.
+            RefusedError: the model has no such ranking or other thing, or the lists and the rule leave no item.
             DecoderFailedError: the decoding raised an error.
             DecoderLostError: the process ended, or could not be started.
         """
@@ -125,7 +126,11 @@ class Decoder:
         if "failed" in answer:
             raise DecoderFailedError(answer["failed"])
         users = zip(answer["items"], answer["unknown"], answer["popular"], strict=True)
-        return [Answer(*user, answer["warnings"]) for user in users]
+        if "details" not in answer:
+            return [Answer(*user, answer["warnings"]) for user in users]
+        return [
+            Answer(*user, answer["warnings"], details) for user, details in zip(users, answer["details"], strict=True)
+        ]
 
     async def _exchange(self, options: str, histories: str) -> bytearray:
         loop, answer = asyncio.get_running_loop(), bytearray()

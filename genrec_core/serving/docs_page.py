@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment
 
@@ -50,6 +51,7 @@ def docs_page(openapi: dict[str, Any], server: str) -> str:
 
 def _route(method: str, path: str, about: dict[str, Any], server: str) -> dict[str, Any]:
     body = about.get("requestBody", {}).get("content", {}).get("application/json", {})
+    parameters = about.get("parameters", [])
     command = ["curl"] if method == "GET" else ["curl", "-X", method]
     if "example" in body:
         command += ["-H", "Content-Type: application/json", "-d", json.dumps(body["example"])]
@@ -57,9 +59,17 @@ def _route(method: str, path: str, about: dict[str, Any], server: str) -> dict[s
         "method": method,
         "path": path,
         "summary": about["summary"],
-        "fields": list(_fields(body.get("schema", {}))),
-        "example": shlex.join([*command, server + path]),
+        "fields": [
+            *_fields({"properties": {part["name"]: part["schema"] for part in parameters}}),
+            *_fields(body.get("schema", {})),
+        ],
+        "example": shlex.join([*command, server + path + _query(parameters)]),
     }
+
+
+def _query(parameters: list[dict[str, Any]]) -> str:
+    values = {part["name"]: part["example"] for part in parameters if "example" in part}
+    return f"?{urlencode(values)}" if values else ""
 
 
 def _fields(schema: dict[str, Any], parent: str = "") -> Iterator[tuple[str, ...]]:

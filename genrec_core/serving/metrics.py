@@ -15,6 +15,8 @@ class Metrics:
         about = "From the first byte read to the answer."
         self.seconds = Histogram("genrec_request_seconds", about, buckets=_SECONDS, registry=registry)
         self.users = Counter("genrec_users", "Users served.", registry=registry)
+        about = "Searches, item facts, example histories and lists of similar items served."
+        self.lookups = Counter("genrec_lookups", about, registry=registry)
         self.batch = Histogram("genrec_batch_users", "Users decoded together.", buckets=_USERS, registry=registry)
         self.queue = Gauge("genrec_queue_users", "Users waiting to be decoded.", registry=registry)
         self.reloads = Counter("genrec_reloads", "Model reloads by result.", ["result"], registry=registry)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.bundle.model_folder import ModelFolder, Withdrawal
 from genrec_core.cores import available_cores
+from genrec_core.data.ids import AnyId, id_array
 from genrec_core.errors import GenrecError
-from genrec_core.releases.pointer import release_in
+from genrec_core.releases.pointer import release_in, release_of, withdraw_from_served
 from genrec_core.serving.decoders import CORES, Decoder, kill_all
 from genrec_core.serving.metrics import Metrics
 
@@ -27,12 +28,13 @@ class ServedModel:
         open_seconds: seconds within which each process must have opened the model; None for no limit.
 
     Attributes:
+        release_version: the version of the release that it belongs to; None for a model of its own.
         retired: another model serves; the processes end with the last request that began with this one.
     """
 
     def __init__(self, model_dir: Path, threads: int, open_seconds: float | None = None) -> None:
         began, self.folder = time.perf_counter(), model_dir.resolve()
-        self.version = ModelFolder(self.folder).version
+        self.version, self.release_version = ModelFolder(self.folder).version, release_of(self.folder)
         cores = CORES if len(CORES) == threads else [None] * threads
         self.decoders = [Decoder(self.folder, core, open_seconds) for core in cores]
         try:
@@ -140,6 +142,16 @@ class ModelHolder:
             if before:
                 before.retire()
             return True
+
+    def withdraw(self, item_ids: list[AnyId], restore: bool) -> Withdrawal:
+        """Withdraw items from the model where it lies, or restore them; :meth:`load` then serves the change.
+
+        See :meth:`~genrec_core.bundle.model_folder.ModelFolder.withdraw`.
+        """
+        items = id_array(item_ids)
+        if self.model_dir is None:
+            return withdraw_from_served(items, restore)[1]
+        return ModelFolder(release_in(self.model_dir)).withdraw(items, restore)
 
     def follow(self, model: ServedModel) -> None:
         """Load the release again if the folder of ``model`` changed after it was opened.

@@ -45,6 +45,13 @@ class ServingSettings(Settings):
     name: str = Field(
         "mymodel", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Name of the model, as in /predictions/mymodel."
     )
+    page: bool = Field(True, description="Answer GET / with the demo page.")
+    path_prefix: str = Field(
+        "",
+        max_length=200,
+        pattern=r"^(/[A-Za-z0-9_.~-]+)*$",
+        description="Path in front of every route where a proxy puts the server there, such as /recommend.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; set a token for any but a loopback address.")
     port: int = Field(8080, ge=0, le=65535, description="Port that the server listens on; 0 for any free port.")
     threads: int | None = Field(
@@ -59,6 +66,9 @@ class ServingSettings(Settings):
     max_history: int = Field(1000, ge=1, le=1_000_000, description="Most items in a user's history.")
     max_topk: int = Field(1000, ge=1, le=100_000, description="Most items that a user can ask for.")
     max_listed: int = Field(100_000, ge=1, le=10_000_000, description="Most items in an allow list or a deny list.")
+    max_titles: int = Field(10_000, ge=1, le=1_000_000, description="Most items with titles in one answer.")
+    max_explained: int = Field(20, ge=1, le=1000, description="Items of each list that are explained; later ones not.")
+    max_explained_users: int = Field(8, ge=1, le=10_000, description="Most users in one request with explanations.")
     max_body_kb: int = Field(1024, ge=1, le=1_048_576, description="Largest request body, in KiB.")
     body_seconds: int = Field(30, ge=1, le=3600, description="Seconds to receive the body of a request.")
     open_seconds: int = Field(600, ge=1, le=86_400, description="Seconds that a worker process has to open the model.")
