@@ -7,7 +7,7 @@ from pathlib import Path
 from starlette.responses import Response
 
 _FOLDER = Path(__file__).parent / "page"
-_INDEX, _PREFIX = "index.html", "{{ prefix }}"
+_INDEX, _PREFIX = "index.html", "{{ prefix }}"  # an empty one leaves links relative
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -37,6 +37,6 @@ def page_files(prefix: str = "") -> dict[str, PageFile]:
         prefix: path of the server in the browser; the page's links begin with it.
     """
     files = {path.name: path.read_text(encoding="utf-8") for path in _FOLDER.iterdir() if path.suffix in _TYPES}
-    files[_INDEX] = files[_INDEX].replace(_PREFIX, html.escape(prefix))
+    files[_INDEX] = files[_INDEX].replace(_PREFIX, html.escape(f"{prefix}/" if prefix else ""))
     sent = {name: PageFile(content, _TYPES[Path(name).suffix]) for name, content in files.items()}
     return {"/" if name == _INDEX else f"/page/{name}": file for name, file in sent.items()}
