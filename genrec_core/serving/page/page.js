@@ -117,7 +117,7 @@ function titleOf(id) {
 // A coloured tile with a letter, in place of a picture: the colour stands for the category.
 function tile(id) {
   const facts = known.get(id);
-  const group = facts?.categories?.split(/ > |; /).slice(0, 2).join() ?? facts?.brand ?? "";
+  const group = facts?.categories?.split(/ > |; /).slice(0, 3).join() ?? facts?.brand ?? "";
   let hue = 7;
   for (const letter of group) hue = (hue * 31 + letter.codePointAt(0)) % 360;
   const letter = [...titleOf(id).replace(/^[^\p{L}\p{N}]+/u, "")][0] ?? "#";
@@ -403,8 +403,8 @@ function showList(answer, milliseconds) {
   remember(answer.items);
   const ids = answer.predictions.map(String);
   const held = element("list").contains(document.activeElement);
-  const best = answer.scores?.find((score) => typeof score === "number");
-  const cards = ids.map((id, place) => card(id, place, answer.scores?.[place] ?? null, best));
+  const scores = answer.scores ?? [];
+  const cards = ids.map((id, place) => card(id, place, scores[place] ?? null, scores));
   element("list").replaceChildren(...cards);
   element("list").removeAttribute("aria-busy");
   element("notes").replaceChildren(...notesOf(answer).map((note) => make("li", {}, note)));
@@ -423,7 +423,7 @@ function notesOf(answer) {
   return notes;
 }
 
-function card(id, place, score, best) {
+function card(id, place, score, scores) {
   const title = titleOf(id);
   const [why, like] = [panelOf(`why-${place}`), panelOf(`like-${place}`)];
   const actions = make(
@@ -440,20 +440,22 @@ function card(id, place, score, best) {
     make("span", { class: "place", "aria-hidden": "true" }, String(place + 1)),
     tile(id),
     make("div", { class: "card-text" }, make("h3", { class: "item-title" }, title), factLine(id)),
-    score === null ? null : scoreBar(score, best),
+    score === null ? null : scoreBar(score, scores),
     actions,
     why,
     like,
   );
 }
 
-// The bar shows how likely the item is beside the first one.
-function scoreBar(score, best) {
-  const about = "Log-probability; the bar compares it with the first item's.";
+// The bar runs from the last item of the list, a sliver, to the first, the whole width.
+function scoreBar(score, scores) {
+  const [best, last] = [scores[0], scores[scores.length - 1]];
+  const height = best > last ? (score - last) / (best - last) : 1;
+  const about = "Log-probability; the bar runs from the list's last item to its first.";
   return make(
     "div",
     { class: "score", title: about },
-    share(make("span", { class: "bar", "aria-hidden": "true" }), Math.exp(score - best)),
+    share(make("span", { class: "bar", "aria-hidden": "true" }), 0.06 + 0.94 * height),
     make("span", { class: "number" }, make("span", { class: "visually-hidden" }, "score "), signed(score, false)),
   );
 }
