@@ -255,12 +255,10 @@ def build_app(server: Server) -> FastAPI:
         yield
         await server.close()
 
-    app = FastAPI(
-        title="genrec", description="Generative retrieval recommender.", lifespan=lifespan, docs_url=None,
-        redoc_url=None, root_path=server.settings.path_prefix,
-    )  # fmt: skip
+    description, prefix = "Generative retrieval recommender.", server.settings.path_prefix
+    app = FastAPI(title="genrec", description=description, lifespan=lifespan, docs_url=None, redoc_url=None)
     not_counted = (*_NOT_COUNTED, *server.page_files)
-    app.add_middleware(MeasuredApp, metrics=server.metrics, not_counted=not_counted, prefix=server.settings.path_prefix)
+    app.add_middleware(MeasuredApp, metrics=server.metrics, not_counted=not_counted, prefix=prefix)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
     app.add_exception_handler(ClientDisconnect, _client_gone)

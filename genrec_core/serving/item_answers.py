@@ -56,7 +56,8 @@ def facts_of(recommender: Recommender, items: Sequence[AnyId]) -> list[Json]:
 def _explanations(recommender: Recommender, options: Json, history: Sequence[AnyId], items: list[AnyId]) -> list[Json]:
     if not items:
         return []
-    explanations = [asdict(each) for each in recommender.explain(history, items, ranking=options["ranking"])]
+    how = {"ranking": options["ranking"], "exclude_seen": options["exclude_seen"]}
+    explanations = [asdict(each) for each in recommender.explain(history, items, **how)]
     for explanation in explanations:
         del explanation["item_id"]  # its place in the list says it
         explanation["score"] = _number(explanation["score"])
@@ -103,7 +104,7 @@ def described(recommender: Recommender, options: Json, items: list[AnyId]) -> tu
 
 def example(recommender: Recommender, options: Json, items: list[AnyId]) -> tuple[list[AnyId], Json]:
     """A history drawn from those stored with the model."""
-    histories = recommender.example_histories()
+    histories: list[list[AnyId]] = getattr(recommender, "example_histories", list)()  # until models store some
     if not histories:
         raise LookupRefusedError("no_examples", "no example histories are stored with this model; export it with some")
     ids = list(random.choice(histories))

@@ -18,17 +18,19 @@ class MeasuredApp:
 
     Args:
         not_counted: paths of probes and pages.
-        prefix: what a proxy may leave in front of each path.
+        prefix: the server's path in the browser, which a proxy may leave in front of each path or take away.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, not_counted: Sequence[str] = (), prefix: str = "") -> None:
-        self.app, self.metrics = app, metrics
+        self.app, self.metrics, self.prefix = app, metrics, prefix
         self.not_counted = frozenset(start + path for path in not_counted for start in ("", prefix))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self.prefix:
+            scope["root_path"] = self.prefix  # routes then match without it, and links begin with it
         began, status = time.perf_counter(), 500
 
         async def send_and_note(message: Message) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,17 +11,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import psutil
 import pytest
 from fastapi.testclient import TestClient
 
+from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.recommend.recommender import Recommender
 from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
+from genrec_core.storage.artifacts import write_manifest
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
+
+MARKUP = "<img src=x onerror=alert(1)> \u2028 </script> & 'Soap' \"50%\""
 
 
 class KeptModel(ServedModel):
@@ -37,20 +44,54 @@ def kept_model(tiny_model: "TinyModel") -> Iterator[KeptModel]:
     ServedModel.retire(model)
 
 
+@pytest.fixture(scope="session")
+def shop_dir(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with titles: "Cream N" and "Balm N" by turns, then one of markup, and one item without a title."""
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("shop") / "model")
+    ids = np.load(folder / "item_ids.npy").tolist()
+    titles = [f"{('Cream', 'Balm')[row % 2]} {row}" for row in range(len(ids))]
+    titles[-2:] = [MARKUP, None]
+    brands, categories = ["Even", "Odd"] * (len(ids) // 2), ["Beauty > Skin; Gifts", None] * (len(ids) // 2)
+    prices = [float(row) + 0.5 for row in range(len(ids))]
+    ItemTable(item_id=ids, title=titles, brand=brands, categories=categories, price=prices).save(folder)
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shop(shop_dir: Path) -> Recommender:
+    """The same model in this process."""
+    return Recommender.open(shop_dir)
+
+
+@pytest.fixture(scope="session")
+def kept_shop(shop_dir: Path) -> Iterator[KeptModel]:
+    model = KeptModel(shop_dir, threads=1)
+    yield model
+    ServedModel.retire(model)
+
+
 @pytest.fixture
-def client_of(tiny_model: "TinyModel", kept_model: KeptModel) -> Iterator[Callable[..., TestClient]]:
+def client_of(kept_model: KeptModel) -> Iterator[Callable[..., TestClient]]:
     """Called with settings and a token: a client of a server on the tiny model, its decoding process shared by all."""
     clients = []
 
-    def make(token: str | None = None, loaded: bool = True, **settings: object) -> TestClient:
+    def make(
+        token: str | None = None,
+        loaded: bool = True,
+        model: ServedModel = kept_model,
+        client: tuple[str, int] = ("testclient", 50000),
+        **settings: object,
+    ) -> TestClient:
         form, metrics = ServingSettings.model_validate({"threads": 1, **settings}), Metrics()
-        holder = ModelHolder(tiny_model.model_dir, 1, metrics, open_model=lambda *_: kept_model)
+        holder = ModelHolder(model.folder, 1, metrics, open_model=lambda *_: model)
         if loaded:
             holder.load()
-        client = TestClient(build_app(Server(holder, form, metrics, token)), raise_server_exceptions=False)
-        client.__enter__()
-        clients.append(client)
-        return client
+        app = build_app(Server(holder, form, metrics, token))
+        opened = TestClient(app, raise_server_exceptions=False, client=client)
+        opened.__enter__()
+        clients.append(opened)
+        return opened
 
     yield make
     for client in clients:
