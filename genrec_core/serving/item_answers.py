@@ -81,7 +81,8 @@ def similar(recommender: Recommender, options: Json, items: list[AnyId]) -> tupl
     try:
         alike = recommender.similar(items, count, by=options["by"], allowed=selection.mask)
     except GenrecError as error:
-        raise LookupRefusedError("no_similar", str(error), "item_ids") from error
+        field = "by" if str(error).startswith("similar by") else "item_ids"
+        raise LookupRefusedError("no_similar", str(error), field) from error
     ids = alike.items.tolist()
     more: Json = {"warnings": list(selection.warnings)} if selection.warnings else {}
     if options["titles"]:

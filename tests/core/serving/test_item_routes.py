@@ -75,12 +75,6 @@ def test_a_user_without_known_items_gets_titles_but_neither_scores_nor_reasons(c
     assert (len(answer["items"]), answer["scores"], answer["explanations"]) == (3, [None] * 3, [])
 
 
-def test_a_fallback_that_the_model_lacks_is_refused_by_name(client: TestClient) -> None:
-    body = {"topk": 3, "fallback": "recent", "instances": [{"user_id": 1, "item_ids": []}]}
-    assert refusal(client.post(PATH, json=body))[::2] == (422, "fallback")
-    assert refusal(client.post(PATH, json={**body, "fallback": "old"})) == (422, "invalid_field", "fallback")
-
-
 def test_details_are_limited(client_of: ClientOf, kept_shop: "ServedModel", shop: Recommender) -> None:
     client = client_of(model=kept_shop, max_explained=2, max_explained_users=1, max_titles=10, max_topk=20)
     one = {"user_id": 1, "item_ids": shop.item_ids[:3].tolist()}
