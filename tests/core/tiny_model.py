@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.neighbors import Neighbors
 from genrec_core.settings import SemanticIdSettings
+from genrec_core.storage.artifacts import write_manifest
 
 ITEMS, DIM = 90, 6
 
@@ -101,6 +103,20 @@ def build_tiny_model(root: Path, text_ids: list[str] | None = None) -> TinyModel
     paths = (root / "checkpoint", root / "semantic_ids", root / "embeddings")
     export_recommender(*paths, popularity, root / "model")
     return TinyModel(root)
+
+
+MARKUP = "<img src=x onerror=alert(1)> \u2028 </script> & 'Soap' \"50%\""  # a title that a page must show as text
+
+
+def add_titles(folder: Path) -> None:
+    """Give a model folder a catalogue: "Cream N" and "Balm N" by turns, then one of markup, and one without a title."""
+    ids = np.load(folder / "item_ids.npy").tolist()
+    titles: list[str | None] = [f"{('Cream', 'Balm')[row % 2]} {row}" for row in range(len(ids))]
+    titles[-2:] = [MARKUP, None]
+    brands, categories = ["Even", "Odd"] * (len(ids) // 2), ["Beauty > Skin; Gifts", None] * (len(ids) // 2)
+    prices = [row + 0.5 for row in range(len(ids))]
+    ItemTable(item_id=ids, title=titles, brand=brands, categories=categories, price=prices).save(folder)
+    write_manifest(folder)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
-from genrec_core.storage.artifacts import write_manifest
+from tests.core.tiny_model import add_titles
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
-
-MARKUP = "<img src=x onerror=alert(1)> \u2028 </script> & 'Soap' \"50%\""
 
 
 class KeptModel(ServedModel):
@@ -46,15 +42,9 @@ def kept_model(tiny_model: "TinyModel") -> Iterator[KeptModel]:
 
 @pytest.fixture(scope="session")
 def shop_dir(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with titles: "Cream N" and "Balm N" by turns, then one of markup, and one item without a title."""
+    """The tiny model with the titles of ``add_titles``."""
     folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("shop") / "model")
-    ids = np.load(folder / "item_ids.npy").tolist()
-    titles = [f"{('Cream', 'Balm')[row % 2]} {row}" for row in range(len(ids))]
-    titles[-2:] = [MARKUP, None]
-    brands, categories = ["Even", "Odd"] * (len(ids) // 2), ["Beauty > Skin; Gifts", None] * (len(ids) // 2)
-    prices = [float(row) + 0.5 for row in range(len(ids))]
-    ItemTable(item_id=ids, title=titles, brand=brands, categories=categories, price=prices).save(folder)
-    write_manifest(folder)
+    add_titles(folder)
     return folder
 
 
