@@ -10,7 +10,7 @@ from genrec_core.search.key_cells import RoundedKeys
 from genrec_core.search.trie import CodeTrie
 
 SimilarBy = Literal["model", "text", "codes"]
-_CHUNK = 1 << 16  # vectors in float32 at once
+_CHUNK = 1 << 12  # vectors in float32 at once, which should fit a core's cache
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Directions:
         given = np.concatenate([self._part(row, row + 1) for row in rows.tolist()])
         query = _of_length_one(_of_length_one(given).mean(axis=0, keepdims=True))[0]
         products = np.concatenate([self._part(begin, end) @ query for begin, end in self._bounds])
-        return np.asarray(products / self._lengths)
+        return np.asarray(products / self._lengths)  # the scale of a rounded vector is no part of its direction
 
     @property
     def _bounds(self) -> list[tuple[int, int]]:
@@ -52,8 +52,7 @@ class Directions:
     def _part(self, begin: int, end: int) -> np.ndarray:
         """The vectors of some rows, float32 [end - begin, width]."""
         if isinstance(self._vectors, RoundedKeys):
-            steps, scales = self._vectors
-            return np.asarray(steps[begin:end].astype(np.float32) * scales[begin:end, None])
+            return np.asarray(self._vectors.steps[begin:end].astype(np.float32))
         return np.asarray(self._vectors[begin:end], dtype=np.float32)
 
 
