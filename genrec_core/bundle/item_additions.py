@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.item_details import extend_item_details
 from genrec_core.bundle.model_folder import (
     ADDITION_SETTINGS,
     ITEM_ENCODER,
@@ -161,3 +162,4 @@ def _write_added(
     if neighbors is not None:
         neighbors.extended(known_texts, new_texts, settings.neighbors, settings.neighbor_weight).save(folder.path)
     folder.save_array(f"{NEW_ITEMS}/{TEXT_VECTORS}", texts)
+    extend_item_details(folder, len(new_texts))

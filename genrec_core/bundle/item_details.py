@@ -5,10 +5,22 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.bundle.model_folder import NEW_ITEMS, PARTNER_COUNTS, PARTNERS, TEXT_VECTORS, ModelItems
+from genrec_core.bundle.model_folder import (
+    EXAMPLE_HISTORIES,
+    FIRST_SEEN,
+    NEW_ITEMS,
+    PARTNER_COUNTS,
+    PARTNERS,
+    RECENT,
+    TEXT_VECTORS,
+    ModelFolder,
+    ModelItems,
+)
 from genrec_core.errors import GenrecError
 from genrec_core.search.key_cells import RoundedKeys
 from genrec_core.storage.artifacts import read_array
+
+NEVER = np.iinfo(np.int64).min  # the time of the first purchase of an item that nobody bought
 
 
 @dataclass(frozen=True)
@@ -33,11 +45,14 @@ class BoughtTogether:
 
 @dataclass(frozen=True)
 class ItemDetails:
-    """The arrays by catalogue row, mapped; None for what the model lacks."""
+    """The arrays, by catalogue row but for the last, mapped; None for what the model lacks."""
 
     keys: np.ndarray | RoundedKeys | None = None  # of the dense head, float32 [n_items, width], or rounded
     texts: np.ndarray | None = None  # text vectors of length 1, float32 [n_items, dim]
     together: BoughtTogether | None = None
+    recent: np.ndarray | None = None  # interactions in the last days of the training part, int64 [n_items]
+    first_seen: np.ndarray | None = None  # time of the first interaction in seconds, or NEVER, int64 [n_items]
+    examples: np.ndarray | None = None  # histories of some users, catalogue rows int32 [histories, items], -1 padded
 
     @classmethod
     def load(cls, folder: Path, items: ModelItems) -> "ItemDetails":
@@ -46,19 +61,37 @@ class ItemDetails:
         Raises:
             GenrecError: an array holds another number of items.
         """
-        texts, partners, counts = (
-            _mapped(folder / name, len(items.item_ids))
-            for name in (f"{NEW_ITEMS}/{TEXT_VECTORS}", PARTNERS, PARTNER_COUNTS)
+        count = len(items.item_ids)
+        partners, times = _mapped(folder / PARTNERS, count), _mapped(folder / PARTNER_COUNTS, count)
+        texts = _mapped(folder / NEW_ITEMS / TEXT_VECTORS, count)
+        return cls(
+            keys=items.keys if items.scales is None else RoundedKeys(items.keys, items.scales),
+            texts=texts if texts is not None and texts.shape[1] else None,
+            together=None if partners is None or times is None else BoughtTogether(partners, times),
+            recent=_mapped(folder / RECENT, count),
+            first_seen=_mapped(folder / FIRST_SEEN, count),
+            examples=_mapped(folder / EXAMPLE_HISTORIES),
         )
-        together = None if partners is None or counts is None else BoughtTogether(partners, counts)
-        keys = items.keys if items.scales is None else RoundedKeys(items.keys, items.scales)
-        return cls(keys, texts if texts is not None and texts.shape[1] else None, together)
 
 
-def _mapped(path: Path, n_items: int) -> np.ndarray | None:
+def extend_item_details(folder: ModelFolder, added: int) -> None:
+    """Append ``added`` items to the arrays of a folder that is not whole yet.
+
+    They were never bought, and are the newest: first seen one second after all others.
+    """
+    for name in (PARTNERS, PARTNER_COUNTS, RECENT):
+        if (folder.path / name).is_file():
+            known = folder.array(name)
+            folder.save_array(name, np.concatenate([known, np.zeros((added, *known.shape[1:]), dtype=known.dtype)]))
+    if (folder.path / FIRST_SEEN).is_file():
+        seen = folder.array(FIRST_SEEN)
+        folder.save_array(FIRST_SEEN, np.concatenate([seen, np.full(added, seen.max() + 1)]))
+
+
+def _mapped(path: Path, n_items: int | None = None) -> np.ndarray | None:
     if not path.is_file():
         return None
     array = np.asarray(read_array(path, "r"))
-    if len(array) != n_items:
+    if n_items is not None and len(array) != n_items:
         raise GenrecError(f"{path}: holds {len(array)} rows for {n_items} items; export the model again")
     return array

@@ -38,8 +38,9 @@ ITEM_IDS, CODES, POPULARITY = "item_ids.npy", "codes_with_suffix.npy", "populari
 ITEM_VECTORS, ITEM_KEYS = "item_vectors.npy", "item_keys.npy"
 KEY_SCALES = "item_key_scales.npy"  # of a large catalogue
 ITEMS = "items.json"  # the columns of the catalogue, for rules; absent where exported without a catalogue
-# How often items were bought near each other, by catalogue row: see genrec_core.bundle.item_details. Optional.
+# What the training part says of the items: see genrec_core.bundle.item_details. Each file may be absent.
 PARTNERS, PARTNER_COUNTS = "partners.npy", "partner_counts.npy"
+RECENT, FIRST_SEEN, EXAMPLE_HISTORIES = "recent.npy", "first_seen.npy", "example_histories.npy"
 # What adding items needs: a graph, text vectors, settings, and the codebooks of the semantic IDs.
 NEW_ITEMS = "new_items"
 ITEM_ENCODER, TEXT_VECTORS, ADDITION_SETTINGS = "item_encoder.onnx", "text_vectors.npy", "new_items.json"

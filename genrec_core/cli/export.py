@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from genrec_core.cli.options import (
@@ -59,7 +60,9 @@ def _export(options: argparse.Namespace) -> None:
     checkpoint = options.checkpoint or latest("tiger_checkpoint")
     embeddings = options.embeddings or latest("item_embeddings")
     catalog = read_stored_catalog(options.catalog) if options.catalog else None
-    export_recommender(checkpoint, semantic_ids, embeddings, popularity, options.output, catalog)
+    trained = replace(histories, rows=order[histories.rows])
+    paths = (checkpoint, semantic_ids, embeddings)
+    export_recommender(*paths, popularity, options.output, catalog, trained=trained, settings=settings)
     if settings.int8:
         from genrec_core.export.quantize import ValidationUsers, quantize_recommender
 

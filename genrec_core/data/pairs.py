@@ -8,14 +8,15 @@ _CHUNK_PLACES = 1 << 19  # items of histories whose pairs are in memory at once
 
 
 def pair_counts(
-    histories: Histories, n_items: int, window: int, both_ways: bool = True
+    histories: Histories, n_items: int, window: int, both_ways: bool = True, by_distance: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of different items within ``window`` of each other; a pair counts by the inverse of its distance.
+    """Pairs of different items within ``window`` of each other.
 
     Args:
         n_items: items of the catalogue.
         window: farthest distance, in items of a history.
         both_ways: count also the older item after the newer one.
+        by_distance: whether a pair counts by the inverse of its distance, or as one.
 
     Returns:
         The pairs as ``first * n_items + second``, int64 [m] ascending, and their counts, float64 [m].
@@ -27,14 +28,14 @@ def pair_counts(
     parts, first = [(np.zeros(0, np.int64), np.zeros(0))], 0
     while first < len(places):
         last = int(ends[ends.searchsorted(min(first + _CHUNK_PLACES, len(places)))])
-        parts.append(_counted(np.sort(places[first:last]), histories.rows, user, n_items, steps))
+        parts.append(_counted(np.sort(places[first:last]), histories.rows, user, n_items, steps, by_distance))
         first = last
     distinct, counts = map(np.concatenate, zip(*parts, strict=True))
     return distinct, counts
 
 
 def _counted(
-    places: np.ndarray, rows: np.ndarray, user: np.ndarray, n_items: int, steps: list[int]
+    places: np.ndarray, rows: np.ndarray, user: np.ndarray, n_items: int, steps: list[int], by_distance: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pairs whose first item stands at one of the ascending ``places`` in ``rows``, and their counts."""
     pairs, weights = [], []
@@ -42,7 +43,7 @@ def _counted(
         near = places[slice(*places.searchsorted([-step, len(rows) - step]))]
         near = near[(user[near] == user[near + step]) & (rows[near] != rows[near + step])]
         pairs.append(rows[near].astype(np.int64) * n_items + rows[near + step])
-        weights.append(np.full(len(near), 1 / abs(step)))
+        weights.append(np.full(len(near), 1 / abs(step) if by_distance else 1.0))
     distinct, place = np.unique(np.concatenate(pairs), return_inverse=True)
     return distinct, np.bincount(place, np.concatenate(weights), minlength=len(distinct))
 

@@ -34,11 +34,15 @@ from genrec_core.bundle.model_folder import (
     step_graph,
 )
 from genrec_core.bundle.onnx_scorer import write_self_test
+from genrec_core.data.histories import Histories
+from genrec_core.data.split import training_part
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, item_fields, text_model
 from genrec_core.errors import GenrecError
+from genrec_core.export.item_details import save_item_details
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.semantic_ids import SemanticIds
+from genrec_core.settings import ExportSettings
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
 from genrec_core.tiger.model import TigerModel
@@ -83,6 +87,8 @@ def export_recommender(
     popularity: np.ndarray,
     target: Path,
     catalog: pl.DataFrame | None = None,
+    trained: Histories | None = None,
+    settings: ExportSettings | None = None,
 ) -> None:
     """Write the model folder ``target``; it appears whole, its manifest last, or not at all.
 
@@ -90,6 +96,9 @@ def export_recommender(
         checkpoint: the folder of ``tiger_checkpoint``; the next two are those that it was trained on.
         popularity: training interactions by catalogue row, int [n_items].
         catalog: the frame of ``item_catalog``; without it, the model takes no rules.
+        trained: histories, whose training part the model was trained on; without them, the model knows neither what
+            was bought together nor what is recent or new, and has no example histories.
+        settings: what it stores of these histories; None for the defaults.
     """
     model = TigerModel.from_pretrained(checkpoint).eval()
     ids = SemanticIds.load(semantic_ids)
@@ -112,6 +121,9 @@ def export_recommender(
             neighbors.save(part)
         count = 0 if neighbors is None else neighbors.rows.shape[1]
         _save_what_additions_need(model, vectors, count, semantic_ids, embeddings, part)
+        if trained is not None:
+            known = training_part(trained)
+            save_item_details(ModelFolder(part), known, len(ids.item_ids), settings or ExportSettings())
         write_self_test(part)
         if catalog is not None:
             ItemTable.of_catalog(catalog, ids.item_ids).save(part)

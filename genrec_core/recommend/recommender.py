@@ -31,7 +31,7 @@ from genrec_core.releases.pointer import release_in
 from genrec_core.search.beams import CodeScorer, Ranked
 from genrec_core.search.generative import RankingWeights, beam_search
 from genrec_core.search.trie import CodeTrie
-from genrec_core.settings import RankingChoice
+from genrec_core.settings import Fallback, RankingChoice
 from genrec_core.storage.artifacts import verify_manifest
 
 LEAST_BEAMS = 50
@@ -53,10 +53,10 @@ class Ranking:
     """The list of each user."""
 
     items: np.ndarray  # item ids, int64 or text [users, k], best first; entries from ``counts`` on mean nothing
-    scores: np.ndarray  # log-probabilities float32 [users, k], -inf where there is no item and NaN for popular items
+    scores: np.ndarray  # log-probabilities float32 [users, k], -inf where there is no item and NaN in a fallback list
     counts: np.ndarray  # items of each user's list, int64 [users]; fewer than k where no more may be recommended
     unknown: np.ndarray  # items of each history that the catalogue does not hold and that were dropped, int64 [users]
-    popular: np.ndarray  # users without any known item, who get the most popular ones, bool [users]
+    popular: np.ndarray  # users without any known item, who get the popular items or another fallback, bool [users]
 
     def of(self, user: int) -> np.ndarray:
         """The item ids of one user, best first, int64 or text [at most k]."""
@@ -94,7 +94,8 @@ class Recommender:
     ) -> None:
         self.weights, self.scorer, self.item_ids, self.max_history = weights, scorer, item_ids, max_history
         self.trie = CodeTrie.build(codes, level_sizes)
-        self.popular_rows = popularity_order(popularity)
+        self.popular_rows, self._popularity = popularity_order(popularity), popularity
+        self.fallback_rows = cache(self._fallback_rows)
         self.text_ids = are_text(item_ids)
         self._by_id = np.argsort(item_ids, kind="stable")
         self._sorted_ids = item_ids[self._by_id]
@@ -141,6 +142,7 @@ class Recommender:
         allow: Iterable[AnyId] | None = None,
         deny: Iterable[AnyId] | None = None,
         rule: str | None = None,
+        fallback: Fallback = "popular",
     ) -> Frame: ...
 
     @overload
@@ -154,6 +156,7 @@ class Recommender:
         allow: Iterable[AnyId] | None = None,
         deny: Iterable[AnyId] | None = None,
         rule: str | None = None,
+        fallback: Fallback = "popular",
     ) -> list[np.ndarray]: ...
 
     def recommend(
@@ -166,25 +169,32 @@ class Recommender:
         allow: Iterable[AnyId] | None = None,
         deny: Iterable[AnyId] | None = None,
         rule: str | None = None,
+        fallback: Fallback = "popular",
     ) -> Any:
         """At most ``k`` items for each history, best first.
 
         Args:
             histories: a list of item ids for each user, oldest first; or a frame of polars or pandas, for which see
                 :func:`genrec_core.recommend.frames.read_histories`.
-            beams, exclude_seen, ranking: see :meth:`rank`.
+            beams, exclude_seen, ranking, fallback: see :meth:`rank`.
             allow, deny, rule: see :meth:`allowed`.
 
         Returns:
             An array of item ids for each list [at most k]. For a frame, a frame of the same kind with ``user_id``,
-            ``rank`` (from 1), ``item_id``, ``score`` (log-probability; missing for popular items, which users without a
-            known item get), and ``title`` if the model holds its catalogue.
+            ``rank`` (from 1), ``item_id``, ``score`` (log-probability; missing in the fallback list of users without
+            a known item), and ``title`` if the model holds its catalogue.
         """
         table = frames.read_histories(histories, self.text_ids) if frames.is_frame(histories) else None
         lists_of = table.histories if table else histories
         frames.require_lists(lists_of)
         allowed = self.allowed(allow, deny, rule)
-        lists = self.rank(lists_of, k, beams=beams, exclude_seen=exclude_seen, ranking=ranking, allowed=allowed)
+        options: dict[str, Any] = {
+            "beams": beams,
+            "exclude_seen": exclude_seen,
+            "ranking": ranking,
+            "fallback": fallback,
+        }
+        lists = self.rank(lists_of, k, **options, allowed=allowed)
         if table is None:
             return [lists.of(user) for user in range(len(lists_of))]
         columns = frames.list_columns(table.users, lists.items, lists.scores, lists.counts)
@@ -207,10 +217,11 @@ class Recommender:
         allowed: np.ndarray | Sequence[np.ndarray | None] | None = None,
         batch_users: int = 64,
         pool: Pool | None = None,
+        fallback: Fallback = "popular",
     ) -> Ranking:
         """Rank the catalogue for each history. A user's list does not depend on the other users of a batch.
 
-        A user without any known item gets the most popular items. At most ``batch_users`` are searched at once.
+        A user without any known item gets the items of ``fallback``. At most ``batch_users`` are searched at once.
 
         Args:
             histories: item ids of each user, oldest first; unknown ones are dropped.
@@ -223,8 +234,10 @@ class Recommender:
             allowed: see :meth:`allowed`; a mask for everyone, or one for each user. Users with the very same mask are
                 decoded together. Withdrawn items are left out in any case.
             pool: decodes the batches, in parallel if it has several threads; None for one thread a core.
+            fallback: ``popular``, the items bought most in the training part; ``recent``, those bought most in its last
+                days; or ``new``, added items and those first bought last. An error where the model holds no times.
         """
-        beams = self._beams(top_k, beams)
+        beams, ordered = self._beams(top_k, beams), self.fallback_rows(fallback)
         known, masks = self._known(histories), self._masks(allowed, len(histories))
         lengths = np.array([len(history) for history in known], dtype=np.int64)
         batches = self._batches(lengths, masks, min(batch_users, max(1, _BATCH_BEAMS // beams)))
@@ -247,10 +260,25 @@ class Recommender:
             rows[users, : ranked.items.shape[1]] = ranked.items
             scores[users, : ranked.items.shape[1]] = ranked.scores
         popular = lengths == 0
-        self._fill_popular(rows, scores, popular, masks)
+        _fill(rows, scores, popular, masks, ordered)
         unknown = np.array([len(history) for history in histories], dtype=np.int64) - lengths
         items, counts = self.item_ids.take(rows), (rows >= 0).sum(axis=1)  # row -1 stands for no item
         return Ranking(items, scores, counts, unknown, popular)
+
+    def _fallback_rows(self, fallback: Fallback) -> np.ndarray:
+        """Catalogue rows in the order in which users without a known item get them, int64 [n_items].
+
+        ``popular``: the items bought most in the training part. ``recent``: those bought most in its last days.
+        ``new``: added items, then those that were first bought last; those that nobody bought come last. Of equals the
+        more popular comes first. The last two are an error where the model holds no times.
+        """
+        if fallback == "popular":
+            return self.popular_rows
+        order = self.details.recent if fallback == "recent" else self.details.first_seen
+        if order is None:
+            again = "choose popular, or export a model of data with times"
+            raise GenrecError(f"fallback {fallback}: the model holds no times of its training part; {again}")
+        return np.lexsort((-self._popularity, -order.clip(min=-1 << 62)))
 
     def excludes_seen(self, asked: bool | None) -> bool:
         """Whether lists leave out the items of the user's history; what is asked for goes before the model's choice."""
@@ -346,6 +374,11 @@ class Recommender:
         keys = self.details.keys if self.weights.dense else None
         vectors: dict[SimilarBy, Any] = {"model": keys, "text": self.details.texts}
         return {by: Directions(of_items) for by, of_items in vectors.items() if of_items is not None}
+
+    def example_histories(self) -> list[list[AnyId]]:
+        """Some histories of the training part that are stored with the model, oldest first; there may be none."""
+        stored = self.details.examples
+        return [] if stored is None else [self.item_ids.take(rows[rows >= 0]).tolist() for rows in stored]
 
     def describe(self, items: Sequence[AnyId]) -> list[ItemFacts]:
         """Title, brand, categories and price of each item; of one that the model does not hold, a title from its id."""
@@ -464,13 +497,18 @@ class Recommender:
         excluded = seen.rows if exclude_seen else None
         return beam_search(self.scorer, self.trie, read, allowed=masks[users[0]], excluded=excluded, **options)
 
-    def _fill_popular(
-        self, rows: np.ndarray, scores: np.ndarray, popular: np.ndarray, masks: list[np.ndarray | None]
-    ) -> None:
-        """Give the most popular allowed items to the users that ``popular`` marks."""
-        for user in popular.nonzero()[0].tolist():
-            mask = masks[user]
-            candidates = self.popular_rows if mask is None else self.popular_rows[mask[self.popular_rows]]
-            first = candidates[: rows.shape[1]]
-            rows[user, : len(first)] = first
-            scores[user, : len(first)] = np.nan
+
+def _fill(
+    rows: np.ndarray,
+    scores: np.ndarray,
+    users: np.ndarray,
+    masks: list[np.ndarray | None],
+    ordered: np.ndarray,
+) -> None:
+    """Give the first allowed of the ``ordered`` rows to the users that ``users``, bool [batch], marks."""
+    for user in users.nonzero()[0].tolist():
+        mask = masks[user]
+        candidates = ordered if mask is None else ordered[mask[ordered]]
+        first = candidates[: rows.shape[1]]
+        rows[user, : len(first)] = first
+        scores[user, : len(first)] = np.nan

@@ -34,6 +34,7 @@ class RankingRun:
             beams=self.settings.beams,
             exclude_seen=self.settings.exclude_seen,
             ranking=self.settings.ranking,
+            fallback=self.settings.fallback,
             allowed=[masks[request.constraints] for request in requests],
             batch_users=self.settings.batch_users,
             pool=pool,

@@ -8,6 +8,7 @@ from genrec_core.settings.base import Settings
 
 RankingMode = Literal["generative", "hybrid", "dense"]
 RankingChoice = Literal["auto", "generative", "hybrid", "dense"]  # auto: what the training chose
+Fallback = Literal["popular", "recent", "new"]  # see PredictionSettings.fallback
 
 
 class PredictionSettings(Settings):
@@ -36,6 +37,11 @@ class PredictionSettings(Settings):
         ge=1,
         le=1024,
         description="Number of batches that are computed at the same time. Unset: one for each core.",
+    )
+    fallback: Fallback = Field(
+        "popular",
+        description="List of users without a known item: the items bought most (`popular`), those bought most in the "
+        "last days (`recent`), or those first bought or added last (`new`). The last two need data with times.",
     )
 
 

@@ -83,6 +83,19 @@ class ExportSettings(Settings):
     users: int = Field(
         4000, ge=1, description="Number of validation users on whom int8 weights are compared with float32."
     )
+    example_histories: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        description="Number of users whose newest 20 training items the model stores as examples, without user ids. "
+        "0: none.",
+    )
+    recent_days: int = Field(
+        30,
+        ge=1,
+        le=36_500,
+        description="Number of days before the newest time of the training part that count as recent.",
+    )
 
 
 class ReleaseSettings(Settings):

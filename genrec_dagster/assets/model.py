@@ -142,7 +142,8 @@ def onnx_encoder(
             exports[folder / MODEL] = shutil.copytree(refitted, folder / CHECKPOINT), everything(histories)
         for target, (checkpoint, trained) in exports.items():
             popularity = training_counts(trained, len(item_ids))
-            export_recommender(checkpoint, semantic_ids, item_embeddings, popularity, target, item_catalog)
+            paths = (checkpoint, semantic_ids, item_embeddings)
+            export_recommender(*paths, popularity, target, item_catalog, trained=trained, settings=config)
             if config.int8:
                 users = ValidationUsers.of_validation(histories, item_ids, config.users)
                 report = quantize_recommender(target, target, users, largest_loss=config.largest_loss)

@@ -222,7 +222,7 @@ def test_train_and_export_work_without_dagster(
     assert main(["train", *inputs, *small, "--output", str(tmp_path / "training")]) == 0
     assert len(read_json(tmp_path / "training" / "best" / "training_history.json")["epochs"]) == 1
 
-    def keep_arguments(*arguments: object) -> None:
+    def keep_arguments(*arguments: object, **stored: object) -> None:
         exported.extend(arguments)
 
     exported: list[object] = []

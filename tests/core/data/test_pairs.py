@@ -13,10 +13,11 @@ def histories_of(rows: np.ndarray) -> Histories:
     return Histories([str(user) for user in range(users)], rows.reshape(-1), np.arange(users + 1) * length)
 
 
+@pytest.mark.parametrize("by_distance", [True, False])
 @pytest.mark.parametrize("both_ways", [True, False])
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_pairs_count_by_the_inverse_of_their_distance(
-    chunk: int, both_ways: bool, monkeypatch: pytest.MonkeyPatch
+def test_pairs_count_by_the_inverse_of_their_distance_or_as_one(
+    chunk: int, both_ways: bool, by_distance: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairs, "_CHUNK_PLACES", chunk)
     walks = np.random.default_rng(0).integers(0, 9, (6, 8))  # items come back, and item 9 is nobody's
@@ -26,8 +27,10 @@ def test_pairs_count_by_the_inverse_of_their_distance(
             for other, second in enumerate(walk):
                 distance = other - place if other > place or not both_ways else place - other
                 if 0 < distance <= 3 and first != second:
-                    wanted[first * 10 + second] = wanted.get(first * 10 + second, 0) + 1 / distance
-    found, counts = pair_counts(histories_of(walks), 10, 3, both_ways)
+                    wanted[first * 10 + second] = wanted.get(first * 10 + second, 0) + (
+                        1 / distance if by_distance else 1
+                    )
+    found, counts = pair_counts(histories_of(walks), 10, 3, both_ways, by_distance)
     assert found.tolist() == sorted(wanted)
     assert counts == pytest.approx([wanted[pair] for pair in sorted(wanted)])
     assert pair_counts(histories_of(walks[:0]), 10, 3)[0].tolist() == []

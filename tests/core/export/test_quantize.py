@@ -126,7 +126,7 @@ def test_export_int8_quantises_what_was_exported(
 ) -> None:
     monkeypatch.setattr(  # the export itself has its own tests, and takes long
         "genrec_core.export.onnx.export_recommender",
-        lambda *arguments: shutil.copytree(tiny_model.model_dir, arguments[4]),
+        lambda *arguments, **stored: shutil.copytree(tiny_model.model_dir, arguments[4]),
     )
     rows = [
         [*read, bought, read[0]]
