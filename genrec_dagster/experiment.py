@@ -4,12 +4,13 @@ A checkpoint names the MLflow run that trained it, and so the store and the regi
 registered model ``genrec``; an alias marks the served one. If MLflow does not answer, it raises ``MlflowException``.
 """
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import dagster as dg
 
@@ -19,20 +20,52 @@ from genrec_core.evaluation.evaluate import RANKINGS
 from genrec_core.export import pyfunc
 from genrec_core.export.torchserve import inference_requirements, package_code
 from genrec_core.storage.artifacts import read_json, write_json
-from genrec_dagster.resources import ExperimentTracker, mlflow_ui
+from genrec_dagster.pages import page_address
+from genrec_dagster.resources import EXPERIMENT_FILE, TRAINING_VIEW, ExperimentTracker, mlflow_ui
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
-EXPERIMENT_FILE, MODEL_NAME = "experiment.json", "model"
+MODEL_NAME = "model"
 REGISTERED_MODEL, ALIAS = "genrec", "champion"
-_RELEASE_TAG = "release"
+_RELEASE_TAG, _NAMED = "release", ("data", "preset")
+_NOTE = "mlflow.note.content"  # what MLflow shows as a run's description
+_TOLD = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
 
 
 def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
-    """Write into ``checkpoint`` which MLflow run trained it."""
-    write_json(checkpoint / EXPERIMENT_FILE, {"tracking_uri": tracker.tracking_uri, "run_id": run_id})
+    """Write into ``checkpoint`` which MLflow run trained it, and of which experiment."""
+    experiment = tracker.client().get_run(run_id).info.experiment_id
+    noted = {"tracking_uri": tracker.tracking_uri, "run_id": run_id, "experiment_id": experiment}
+    write_json(checkpoint / EXPERIMENT_FILE, noted)
+
+
+def data_name(instance: dg.DagsterInstance) -> str:
+    """What a person calls the newest raw data: ``beauty`` for ``/data/beauty.zip`` or ``s3://bucket/beauty``."""
+    event = instance.get_latest_materialization_event(dg.AssetKey("raw_beauty"))
+    materialization = event.asset_materialization if event else None
+    source = materialization.metadata.get("source") if materialization else None
+    if source is None:
+        return "data"
+    name = urlsplit(str(source.value).removeprefix("embedded ")).path.rstrip("/").rpartition("/")[2]
+    return re.sub(r"(\.(zip|tar|tgz|gz|zst|csv|tsv|jsonl?|parquet|txt))+$", "", unquote(name)) or "data"
+
+
+def name_run(client: "MlflowClient", run_id: str, *parts: str) -> None:
+    """Name an MLflow run by what was trained and its result, such as ``beauty · auto · recall@10 0.1150``.
+
+    ``parts`` are data and preset, which are noted as tags too, and further ones.
+    """
+    for tag, part in zip(_NAMED, parts, strict=False):
+        client.set_tag(run_id, tag, part)
+    client.update_run(run_id, name=" · ".join(parts))
+
+
+def name_result(client: "MlflowClient", run_id: str, result: str) -> None:
+    """Put a result at the end of a run's name, in the place of an earlier one."""
+    tags = client.get_run(run_id).data.tags
+    name_run(client, run_id, *(tags[tag] for tag in _NAMED if tag in tags), result)
 
 
 def training_run(checkpoint: Path) -> tuple["MlflowClient", str]:
@@ -57,14 +90,15 @@ def training_link(checkpoint: Path, artifact: str = "") -> dg.MetadataValue:
     client, run_id = training_run(checkpoint)
     ui, experiment = _ui(checkpoint), client.get_run(run_id).info.experiment_id
     page = f"{ui}/#/experiments/{experiment}/runs/{run_id}"
-    return dg.MetadataValue.url(f"{page}/artifacts/{quote(artifact)}" if artifact else page)
+    return dg.MetadataValue.url((f"{page}/artifacts/{quote(artifact)}" if artifact else page) + TRAINING_VIEW)
 
 
 def version_link(checkpoint: Path, version: str | None) -> dg.MetadataValue:
     """A link to a registered version, in the registry of ``checkpoint``; a text if ``version`` is None."""
     if version is None:
         return dg.MetadataValue.text("not registered")
-    return dg.MetadataValue.url(f"{_ui(checkpoint)}/#/models/{REGISTERED_MODEL}/versions/{quote(version)}")
+    page = f"{_ui(checkpoint)}/#/models/{REGISTERED_MODEL}/versions/{quote(version)}"
+    return dg.MetadataValue.url(page + TRAINING_VIEW)
 
 
 def _ui(checkpoint: Path) -> str:
@@ -77,13 +111,30 @@ def metric_name(name: str) -> str:
 
 
 def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path) -> None:
-    """Add ``beauty_metrics.json``'s content and the page that shows it to the MLflow run of ``checkpoint``."""
+    """Add the main figures of ``beauty_metrics.json`` and the page that shows all to the MLflow run of ``checkpoint``.
+
+    The metrics are those of the ranking that serves; of other rankings and baselines, Recall@10 is there to compare.
+    """
     client, run_id = training_run(checkpoint)
-    for ranking in RANKINGS:
-        for name, value in metrics.get(ranking, {}).items():
-            if isinstance(value, float):
-                client.log_metric(run_id, metric_name(f"test/{ranking}/{name}"), value)
+    served = metrics[metrics["ranking"]]
+    figures = {name: served[name] for name in _TOLD if name in served}
+    others = {f"{ranking}_recall@10": metrics[ranking]["recall@10"] for ranking in RANKINGS if ranking in metrics}
+    for name, value in {**figures, **others}.items():
+        client.log_metric(run_id, metric_name(f"test/{name}"), value)
     client.log_artifact(run_id, str(report))
+    client.set_tag(run_id, _NOTE, score_text(metrics, report))
+    name_result(client, run_id, f"recall@10 {served['recall@10']:.4f}")
+
+
+def score_text(metrics: Mapping[str, Any], report: Path) -> str:
+    """The test scores of the ranking that serves, and a link to the page of all, as Markdown."""
+    served = metrics[metrics["ranking"]]
+    scores = ", ".join(
+        f"{name.replace('recall', 'Recall').replace('ndcg', 'NDCG')} **{served[name]:.4f}**"
+        for name in _TOLD
+        if name in served
+    )
+    return f"Test, {metrics['ranking']} ranking: {scores}. [Report]({page_address(report.parent, report.name)})"
 
 
 def log_recommender(checkpoint: Path, model_dir: Path, example: list[AnyId], name: str = MODEL_NAME) -> str:
@@ -134,12 +185,12 @@ def _recommender_signature(text_ids: bool) -> "ModelSignature":
 
 
 def register_release(
-    checkpoint: Path, model_dir: Path, release: str, example: list[AnyId], tags: Mapping[str, str]
+    checkpoint: Path, model_dir: Path, release: str, example: list[AnyId], tags: Mapping[str, str], about: str
 ) -> str:
     """Add a release to the registry, or find it there after a retry, and return the number of its version.
 
     It gets its own copy of the model, because the next export replaces ``runs:/<run>/model``. ``tags`` are shown beside
-    the version; see :func:`log_recommender` for the other arguments.
+    the version, and ``about``, in Markdown, on its page; see :func:`log_recommender` for the other arguments.
     """
     client, run_id = training_run(checkpoint)
     if version := _registered_version(client, release):
@@ -150,7 +201,8 @@ def register_release(
         client.create_registered_model(REGISTERED_MODEL, description="Releases of genrec's recommender.")
     source = f"{client.get_run(run_id).info.artifact_uri}/{name}"
     tags = {**tags, _RELEASE_TAG: release}
-    return str(client.create_model_version(REGISTERED_MODEL, source, run_id=run_id, tags=tags).version)
+    created = client.create_model_version(REGISTERED_MODEL, source, run_id=run_id, tags=tags, description=about)
+    return str(created.version)
 
 
 def point_alias(checkpoint: Path, release: str) -> str:

@@ -83,7 +83,7 @@ def newest_pages(root: Path) -> dict[str, Path]:
     """The pages of the newest versions in a storage: what each is, and its place ``asset/version/file``."""
     pages: dict[str, Path] = {}
     for asset in [asset for asset in all_assets(root) if "/" not in asset]:
-        version = _newest_version(asset, root)
+        version = newest_version(asset, root)
         pages |= {
             f"{what} ({asset})": Path(asset, version, file)
             for file, what in PAGES.items()
@@ -92,7 +92,7 @@ def newest_pages(root: Path) -> dict[str, Path]:
     return pages
 
 
-def _newest_version(asset: str, root: Path) -> str | None:
+def newest_version(asset: str, root: Path) -> str | None:
     """The name that ``latest.json`` holds; nothing of the version itself is fetched from a bucket."""
     pointer: dict[str, str] = json.loads(read_small(asset, LATEST, root) or b"{}")
     return pointer.get("version")

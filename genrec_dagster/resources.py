@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "genrec"
+# MLflow's UI opens an experiment as one of GenAI traces unless the address says otherwise; other versions read the tag.
+TRAINING_VIEW = "?workflowType=machine_learning"
+_TRAINING_KIND = ("mlflow.experimentKind", "custom_model_development")
+EXPERIMENT_FILE = "experiment.json"  # of a checkpoint: which MLflow run trained it
+UI_PORT, DEFAULT_UI_PORT = "UI_PORT", "3000"
 MLFLOW_PORT, DEFAULT_MLFLOW_PORT = "MLFLOW_PORT", "5000"
 _SQLITE = "sqlite:///"
 _MLFLOW_HOME = Path(".genrec") / "mlflow"
@@ -124,6 +129,12 @@ def mlflow_ui(tracking_uri: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
+def dagster_ui() -> str:
+    """The address of Dagster's UI for links: ``GENREC_UI_URL``, else where ``make ui`` serves it."""
+    named = os.environ.get("GENREC_UI_URL")
+    return named.rstrip("/") if named else f"http://127.0.0.1:{os.environ.get(UI_PORT) or DEFAULT_UI_PORT}"
+
+
 def prepare_store(uri: str) -> None:
     """Create the folder of a local database."""
     if uri.startswith(_SQLITE):
@@ -180,12 +191,16 @@ class ExperimentTracker(dg.ConfigurableResource[None]):
     def _experiment_id(self, client: "MlflowClient") -> str:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=self.artifact_root))
+            created = client.create_experiment(EXPERIMENT, artifact_location=self.artifact_root)
+            client.set_experiment_tag(created, *_TRAINING_KIND)
+            return str(created)
         if experiment.lifecycle_stage == "deleted":
             raise GenrecError(
                 f"the experiment {EXPERIMENT} was deleted in MLflow; bring it back with MLFLOW_TRACKING_URI="
                 f"{self.tracking_uri} mlflow experiments restore --experiment-id {experiment.experiment_id}"
             )
+        if _TRAINING_KIND[0] not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, *_TRAINING_KIND)
         return str(experiment.experiment_id)
 
 

@@ -19,6 +19,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
 from genrec_core.storage.artifacts import atomic_file, locked, read_json, recovered
 from genrec_core.tiger.torchrun import torchrun_command
+from genrec_dagster.config import PRESET_NAME
+from genrec_dagster.experiment import data_name, name_run
 from genrec_dagster.failures import PlainFailureError
 from genrec_dagster.io_manager import FRAME
 from genrec_dagster.kubernetes import PodsFailedError, TrainingPods
@@ -49,12 +51,23 @@ def training_key(settings: TrainingSettings, data_versions: Mapping[str, str]) -
 
 
 def prepare_job(
-    run: str, inputs: Mapping[str, Path], settings: TrainingSettings, work: WorkFolders, tracker: ExperimentTracker
+    context: dg.AssetExecutionContext,
+    inputs: Mapping[str, Path],
+    settings: TrainingSettings,
+    work: WorkFolders,
+    tracker: ExperimentTracker,
 ) -> TrainingJob:
     """The job of a training: its work folder and MLflow run are those of an earlier attempt, if there was one."""
     versions = {name: content_version(folder).value for name, folder in inputs.items()}
     key = training_key(settings, versions)
-    tags = {"dagster_run": run, "code": code_revision(), **{f"data.{name}": value for name, value in versions.items()}}
+    tags = {
+        "dagster_run": context.run.run_id,
+        "code": code_revision(),
+        **{f"data.{name}": value for name, value in versions.items()},
+    }
+    mlflow_run = tracker.open_run(key, tags, settings.model_dump())
+    refitted = ("all interactions",) if "tiger_checkpoint" in inputs else ()
+    name_run(tracker.client(), mlflow_run, data_name(context.instance), PRESET_NAME, *refitted)
     return TrainingJob(
         histories=inputs["user_histories"] / FRAME,
         semantic_ids=inputs["semantic_ids"],
@@ -62,7 +75,7 @@ def prepare_job(
         settings=settings,
         folder=work.training(key),
         tracking_uri=tracker.tracking_uri,
-        mlflow_run=tracker.open_run(key, tags, settings.model_dump()),
+        mlflow_run=mlflow_run,
         measured=inputs.get("tiger_checkpoint"),
     )
 
@@ -129,7 +142,7 @@ def refit(
     """Train the recipe of ``tiger_checkpoint`` again on all interactions; a retry continues it. Returns the model."""
     from genrec_core.tiger.refit import refit_settings
 
-    job = prepare_job(context.run.run_id, inputs, refit_settings(inputs["tiger_checkpoint"]), work, tracker)
+    job = prepare_job(context, inputs, refit_settings(inputs["tiger_checkpoint"]), work, tracker)
     context.log.info(f"training the model again on all interactions, in {job.folder}")
     with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run):
         run_torchrun(context, pipes, job, rendezvous)

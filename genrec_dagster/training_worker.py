@@ -26,11 +26,19 @@ from genrec_dagster.training import TrainingJob
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
+_CURVES = ("loss", "validation_")  # what an epoch's metrics begin with that MLflow keeps
+_FACTS = ("targets", "parameters", "best_epoch", "seconds")  # of a whole training, kept as metrics
+
+
 class Reporter:
-    """Sends the events of rank 0 to Dagster's log and to MLflow."""
+    """Sends the events of rank 0 to Dagster's log and to MLflow.
+
+    MLflow shows metrics by the part of their name before the slash, in alphabetical order: the curves come first.
+    """
 
     def __init__(self, pipes: PipesContext, job: TrainingJob) -> None:
         self.log, self.job, self.epochs = pipes.log, job, 0
+        self._facts: dict[str, float] = {}  # logged at the end: MLflow's list shows the metrics as they were logged
         self.client = ExperimentTracker(tracking_uri=job.tracking_uri).client()
 
     def __call__(self, event: TrainingEvent) -> None:
@@ -41,22 +49,34 @@ class Reporter:
             self.log.debug(line)
             return
         self.log.info(line)
-        self._log_metrics(event.values, event.epoch)
+        if event.kind == "epoch":
+            self._log_curves(event.values, event.epoch)
+        else:
+            self._note_facts(event)
 
     def catch_up(self) -> None:
         """Log the epochs of an earlier attempt that MLflow lacks. It may have died between state and MLflow."""
         progress = recovered(self.job.folder / "state") / "progress.json"
         if not progress.is_file():
             return
-        logged = {metric.step for metric in self.client.get_metric_history(self.job.mlflow_run, "loss")}
+        logged = {metric.step for metric in self.client.get_metric_history(self.job.mlflow_run, "curves/loss")}
         for entry in read_json(progress)["history"]:
             if entry["epoch"] not in logged:
-                self._log_metrics(entry, entry["epoch"])
+                self._log_curves(entry, entry["epoch"])
 
-    def _log_metrics(self, values: Mapping[str, float], epoch: int) -> None:
+    def _log_curves(self, values: Mapping[str, float], epoch: int) -> None:
         for name, value in values.items():
-            if math.isfinite(value) and name != "epoch":
-                self.client.log_metric(self.job.mlflow_run, metric_name(name), value, step=epoch)
+            if name.startswith(_CURVES) and math.isfinite(value):
+                self.client.log_metric(self.job.mlflow_run, metric_name(f"curves/{name}"), value, step=epoch)
+
+    def _note_facts(self, event: TrainingEvent) -> None:
+        """Keep size and duration as metrics, and what the training chose itself, such as its epochs, as tags."""
+        for name in event.values.keys() - set(_FACTS):
+            self.client.set_tag(self.job.mlflow_run, f"chosen.{name}", f"{event.values[name]:g}")
+        self._facts |= {name: event.values[name] for name in _FACTS if name in event.values}
+        if event.kind == "end":
+            for name, value in self._facts.items():
+                self.client.log_metric(self.job.mlflow_run, f"training/{name}", value)
 
 
 def describe(event: TrainingEvent, epochs: int) -> str:

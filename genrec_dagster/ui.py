@@ -9,6 +9,7 @@ If one of them ends, so do the others. The online server alone is optional: if i
 goes on.
 """
 
+import json
 import os
 import signal
 import socket
@@ -25,26 +26,31 @@ from urllib.parse import quote
 import psutil
 
 from genrec_core.releases.pointer import SERVED
-from genrec_core.storage.folders import is_there, storage_root
+from genrec_core.storage.folders import is_there, read_small, storage_root
 from genrec_dagster.instance import prepare_home
-from genrec_dagster.pages import DEFAULT_PAGES_PORT, PAGES_PORT, newest_pages, pages_url
+from genrec_dagster.pages import DEFAULT_PAGES_PORT, PAGES_PORT, newest_pages, newest_version, pages_url
 from genrec_dagster.resources import (
     DEFAULT_MLFLOW_PORT,
+    DEFAULT_UI_PORT,
+    EXPERIMENT_FILE,
     MLFLOW_PORT,
+    TRAINING_VIEW,
+    UI_PORT,
     artifact_root,
     mlflow_ui,
     prepare_store,
     tracking_uri,
 )
 
-UI_PORT, DEMO_PORT = "UI_PORT", "DEMO_PORT"
+DEMO_PORT = "DEMO_PORT"
 _DEFAULT_PORTS = {
-    UI_PORT: "3000",
+    UI_PORT: DEFAULT_UI_PORT,
     MLFLOW_PORT: DEFAULT_MLFLOW_PORT,
     PAGES_PORT: DEFAULT_PAGES_PORT,
     DEMO_PORT: "8080",
 }
 _HOST = "127.0.0.1"
+_TRAINED = "tiger_checkpoint"
 _GROUPS = ("catalog", "model", "serving")
 _STOP_SECONDS = 20
 _WAIT_SECONDS, _LOOK_SECONDS = 0.5, 10
@@ -77,9 +83,18 @@ def addresses(root: Path) -> dict[str, str]:
         "Dagster": ui,
         "the graph, all groups open": f"{ui}/asset-groups?expanded={groups}",
         **{name: f"{pages_url()}/{place.as_posix()}" for name, place in newest_pages(root).items()},
-        "MLflow, the trainings": mlflow_ui(tracking_uri()),
+        "MLflow, the trainings": _trainings(root),
         demo: f"http://{_HOST}:{_port(DEMO_PORT)}",
     }
+
+
+def _trainings(root: Path) -> str:
+    """The address of the trainings in MLflow's UI; of the UI alone if there is no training yet."""
+    version = newest_version(_TRAINED, root)
+    noted = json.loads(read_small(_TRAINED, f"{version}/{EXPERIMENT_FILE}", root) or b"{}") if version else {}
+    if "experiment_id" not in noted:
+        return mlflow_ui(tracking_uri())
+    return f"{mlflow_ui(noted['tracking_uri'])}/#/experiments/{noted['experiment_id']}/runs{TRAINING_VIEW}"
 
 
 def address_list(root: Path) -> str:

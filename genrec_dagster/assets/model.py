@@ -48,7 +48,7 @@ def tiger_checkpoint(
     """
     inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
     settings = TrainingSettings(**config.model_dump())
-    job = prepare_job(context.run.run_id, inputs, settings, work, tracker)
+    job = prepare_job(context, inputs, settings, work, tracker)
     if reason := new_beside_another(job):
         context.log.info(reason)
     with only_training(job.folder, context.log.info), tracked_run(tracker, job.mlflow_run), work.new(context) as folder:

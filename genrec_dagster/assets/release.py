@@ -11,6 +11,7 @@ import polars as pl
 
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
+from genrec_core.evaluation.pages.metrics import REPORT_FILE
 from genrec_core.monitoring.drift import write_profile
 from genrec_core.releases.pointer import (
     CHECKPOINT,
@@ -38,7 +39,7 @@ from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.metadata import Page, Row, content_version, table
 from genrec_dagster.origins import Origin, evaluation_of, trace
-from genrec_dagster.resources import WorkFolders
+from genrec_dagster.resources import WorkFolders, dagster_ui
 from genrec_dagster.training import code_revision
 
 # Gates of `model_release` that must have passed before the release is served; checks/release.py defines them.
@@ -83,7 +84,11 @@ def model_release(
     registered: str | None = None
     with experiment.mlflow_may_be_away(context):
         example, tags = user_histories["item_ids"][0].to_list(), {"dagster_run": run, "code": code}
-        registered = experiment.register_release(tiger_checkpoint, served, run, example, tags)
+        metrics = read_json(recall_metrics / METRICS_FILE)
+        scores = {name.replace("@", "_at_"): f"{metrics[metrics['ranking']][name]:.4f}" for name in _HEADLINE}
+        about = experiment.score_text(metrics, recall_metrics / REPORT_FILE)
+        about += f" · [Run in Dagster]({dagster_ui()}/runs/{run})"
+        registered = experiment.register_release(tiger_checkpoint, served, run, example, {**tags, **scores}, about)
     origins = trace(context.instance, {name: part.name for name, part in parts.items()})
     facts = _facts(run, code, registered, parts, origins)
     folders = {_FOLDERS[name]: part for name, part in parts.items()} | {MODEL: served}

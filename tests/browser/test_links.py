@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("asset", "page_of", "says"),
     [
-        ("tiger_checkpoint", "/runs/", "tiger-"),
+        ("tiger_checkpoint", "/runs/", "recall@10 "),
         ("recall_metrics", "/artifacts/report.html", "report.html"),
         ("onnx_encoder", "/artifacts/model", "MLmodel"),
         ("served_release", "/models/genrec/versions/", "Version 1"),

@@ -22,8 +22,8 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import read_json, write_json
 from genrec_core.storage.folders import latest
-from genrec_dagster.experiment import EXPERIMENT_FILE, log_recommender, log_test_metrics, mlflow_may_be_away
-from genrec_dagster.resources import ExperimentTracker, noted_uri
+from genrec_dagster.experiment import data_name, log_recommender, log_test_metrics, mlflow_may_be_away
+from genrec_dagster.resources import EXPERIMENT_FILE, ExperimentTracker, noted_uri
 
 START_SECONDS = 120
 
@@ -127,6 +127,71 @@ def test_it_needs_no_training_library_and_holds_no_pickle(
     checkpoint, export = (latest(name, finished_graph.storage) for name in ("tiger_checkpoint", "onnx_encoder"))
     log_recommender(checkpoint, export, [1])
     assert [file.path for file in client.list_artifacts(run, "model/data")] == ["model/data/recommender"]
+
+
+def test_the_experiment_is_one_of_model_training(tmp_path: Path) -> None:
+    tracker = ExperimentTracker(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_root=tmp_path.as_uri())
+    client = tracker.client()
+    client.create_experiment("genrec")  # by a version that did not tag it
+    tracker.open_run("first", {}, {})
+    tags = client.get_experiment_by_name("genrec").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_the_run_is_named_by_data_preset_and_result(finished_graph: Any, tracking: dict[str, str]) -> None:
+    from mlflow import MlflowClient
+
+    metrics = read_json(latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json")
+    served = metrics[metrics["ranking"]]
+    run = MlflowClient(tracking["tracking_uri"]).get_run(tracking["run_id"])
+    data = finished_graph.raw.name
+    assert run.info.run_name == f"{data} · sample · recall@10 {served['recall@10']:.4f}"
+    note = run.data.tags["mlflow.note.content"]
+    assert f"Recall@10 **{served['recall@10']:.4f}**" in note
+    assert f"/recall_metrics/{finished_graph.result.run_id}/report.html)" in note
+
+
+def test_few_metrics_are_kept_and_the_curves_come_first(finished_graph: Any, tracking: dict[str, str]) -> None:
+    from mlflow import MlflowClient
+
+    run = MlflowClient(tracking["tracking_uri"]).get_run(tracking["run_id"])
+    names = sorted(run.data.metrics)
+    assert [*dict.fromkeys(name.partition("/")[0] for name in names)] == ["curves", "test", "training"]
+    assert {"curves/loss", "curves/validation_recall_at_10", "test/recall_at_10", "training/seconds"} <= set(names)
+    assert len(names) <= 20
+    assert float(run.data.tags["chosen.epochs"]) == 3
+
+
+def test_a_registered_version_shows_its_scores_and_leads_to_the_report(
+    finished_graph: Any, tracking: dict[str, str]
+) -> None:
+    from mlflow import MlflowClient
+
+    metrics = read_json(latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json")
+    recall = f"{metrics[metrics['ranking']]['recall@10']:.4f}"
+    version = MlflowClient(tracking["tracking_uri"]).get_model_version("genrec", "1")
+    assert version.tags["recall_at_10"] == recall
+    assert f"Recall@10 **{recall}**" in version.description
+    assert f"/recall_metrics/{finished_graph.result.run_id}/report.html)" in version.description
+    assert f"/runs/{finished_graph.result.run_id})" in version.description
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/data/beauty", "beauty"),
+        ("/data/beauty.tar.gz", "beauty"),
+        ("https://shop.example/orders%202026.csv.zst?part=1", "orders 2026"),
+        ("s3://bucket/shops/toys/", "toys"),
+        ("embedded sample", "sample"),
+        ("s3://bucket", "data"),
+    ],
+)
+def test_data_have_the_name_of_their_source(source: str, name: str) -> None:
+    with dg.instance_for_test() as instance:
+        assert data_name(instance) == "data"
+        instance.report_runless_asset_event(dg.AssetMaterialization("raw_beauty", metadata={"source": source}))
+        assert data_name(instance) == name
 
 
 def test_a_deleted_experiment_is_named_with_the_command_that_brings_it_back(tmp_path: Path) -> None:
@@ -252,7 +317,7 @@ def test_test_metrics_stay_where_mlflow_is_away(tmp_path: Path, monkeypatch: pyt
     @dg.asset
     def measured(context: dg.AssetExecutionContext) -> int:
         with mlflow_may_be_away(context):
-            log_test_metrics(tmp_path, {"hybrid": {"recall@10": 0.5}}, tmp_path / "report.html")
+            log_test_metrics(tmp_path, {"ranking": "hybrid", "hybrid": {"recall@10": 0.5}}, tmp_path / "report.html")
         return 1
 
     assert dg.materialize([measured]).output_for_node("measured") == 1

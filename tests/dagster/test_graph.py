@@ -177,7 +177,7 @@ def test_the_test_metrics_join_the_mlflow_run_of_the_training(finished_graph: An
     noted = read_json(latest("tiger_checkpoint", finished_graph.storage) / "experiment.json")
     metrics = read_json(latest("recall_metrics", finished_graph.storage) / "beauty_metrics.json")
     run = MlflowClient(tracking_uri=noted["tracking_uri"]).get_run(noted["run_id"])
-    assert run.data.metrics["test/generative/recall_at_10"] == metrics["generative"]["recall@10"]
+    assert run.data.metrics["test/generative_recall_at_10"] == metrics["generative"]["recall@10"]
     assert run.info.status == "FINISHED"
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from genrec_dagster.pages import read_page
-from genrec_dagster.resources import mlflow_ui
+from genrec_dagster.resources import TRAINING_VIEW, mlflow_ui
 
 START_SECONDS = 120
 
@@ -109,7 +109,7 @@ def wait_until_ready(address: str, log: Path) -> str:
 
 def content_behind(server: str, link: str) -> str:
     """What MLflow holds for the page of a link, as the page itself asks for it."""
-    page = urlsplit(link).fragment
+    page = urlsplit(link).fragment.removesuffix(TRAINING_VIEW)
     if found := re.fullmatch(r"/models/(\w+)/versions/(\d+)", page):
         asked = "api/2.0/mlflow/model-versions/get?" + urlencode({"name": found[1], "version": found[2]})
     else:
@@ -129,7 +129,9 @@ def test_each_link_opens_what_it_names(finished_graph: Any, server: str) -> None
     contents = {name: content_behind(server, link) for name, link in links.items()}
     assert page
     assert contents["recall_metrics report_in_mlflow"].encode() == page
-    assert json.loads(contents["tiger_checkpoint mlflow_run"])["run"]["info"]["run_name"].startswith("tiger-")
+    assert json.loads(contents["tiger_checkpoint mlflow_run"])["run"]["info"]["run_name"].startswith(
+        finished_graph.raw.name
+    )
     assert contents["recall_metrics mlflow_run"] == contents["tiger_checkpoint mlflow_run"]
     assert "model/MLmodel" in contents["onnx_encoder mlflow_page"]
     for asset in ("model_release", "served_release"):

@@ -174,7 +174,7 @@ def test_a_killed_rank_is_named_and_the_retry_goes_on_where_it_stopped(
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "25"
     assert {"code", "dagster_run", "training_key", "data.semantic_ids"} <= set(run.data.tags)
-    assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == list(range(1, 26))
+    assert [metric.step for metric in client.get_metric_history(run_id, "curves/loss")] == list(range(1, 26))
     assert {file.path for file in client.list_artifacts(run_id)} == {
         "config.json",
         "training_history.json",
