@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 from genrec_core.cli.options import Commands, add_command, add_settings, settings_from
+from genrec_core.errors import GenrecError
 from genrec_core.settings import PredictionSettings, ServingSettings, engine_from_environment
+from genrec_core.storage.artifacts import is_stream
 
 
 def add_commands(commands: Commands) -> None:
@@ -32,6 +34,10 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--shard", metavar="I/N", help="serve the I-th of N parts; their outputs in order are the whole"
     )
+    command.add_argument(
+        "--explain", type=_count, nargs="?", const=20, metavar="USERS",
+        help="write why the first ten items are recommended to OUT.why.jsonl, for so many users (20)",
+    )  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="no progress bar")
 
     about = "Answer requests over HTTP with an exported model: POST /predictions/mymodel; reload on SIGHUP."
@@ -43,9 +49,17 @@ def add_commands(commands: Commands) -> None:
     add_settings(command, ServingSettings)
 
 
+def _count(text: str) -> int:
+    """A number of users, at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of users; give 1 or more")
+    return int(text)
+
+
 def _predict(options: argparse.Namespace) -> None:
     from genrec_core.engines.engine import open_engine
     from genrec_core.recommend.constraints import Constraints, read_item_list
+    from genrec_core.recommend.explained_lists import ExplainedRequests
     from genrec_core.recommend.predict import predict_file
     from genrec_core.recommend.recommender import Recommender
     from genrec_core.recommend.remote_ranking import RemoteRanking
@@ -65,12 +79,19 @@ def _predict(options: argparse.Namespace) -> None:
     if selection.count < settings.top_k:
         print(f"genrec: warning: {selection.count} items may be recommended, fewer than --topk", file=sys.stderr)
     paths = (options.input_path, options.output_path)
+    explained = ExplainedRequests(recommender, settings, options.explain) if options.explain else None
+    if explained and is_stream(options.output_path):
+        raise GenrecError(f"{options.output_path}: is no regular file, which --explain needs; name a file to write")
     with open_engine(engine_from_environment()) as engine:
         report = predict_file(
             recommender, *paths, settings, constraints=constraints, shard=shard, show_progress=not options.quiet,
-            remote=RemoteRanking.of(engine, model_dir),
+            remote=RemoteRanking.of(engine, model_dir), on_ranking=explained.add if explained else None,
         )  # fmt: skip
     print("\n".join(report.lines(options.output_path)), file=sys.stderr)
+    if explained:
+        why = options.output_path.with_name(f"{options.output_path.name}.why.jsonl")
+        explained.save(why)
+        print(f"why: {why}", file=sys.stderr)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -45,9 +45,10 @@ class PredictionReport:
     top_k: int = 0  # item columns a row
     history_items: int = 0  # entries of all histories
     unknown_items: int = 0  # those of them dropped because the catalogue does not hold them
-    empty_histories: int = 0  # requests without a known item, which got the popular items
+    empty_histories: int = 0  # requests without a known item, which got the fallback
     rejected: int = 0  # malformed lines, listed in OUT.rejected
     short_rows: int = 0  # rows with fewer than top_k items; their last cells are empty
+    fallback: str = "popular"  # what they got
     exclude_seen: bool = True  # whether lists leave out the items of the user's history
     warnings: list[str] = field(default_factory=list)  # values of rules that no item has, the first few
     seconds: float = 0.0  # wall time
@@ -61,7 +62,7 @@ class PredictionReport:
         served = f"{self.users} users served in {self.seconds:.1f} s ({self.users_per_second:.0f} a second): {output}"
         notes = [
             (self.unknown_items, "history items are not in the catalogue and were dropped"),
-            (self.empty_histories, "users have no known item and got the popular items"),
+            (self.empty_histories, f"users have no known item and got the {self.fallback} items"),
             (self.short_rows, f"users got fewer than {self.top_k} items: no more are left for them"),
         ]
         lines = [served, *(f"{count} {note}" for count, note in notes if count), *self.warnings]
@@ -106,6 +107,7 @@ def predict_file(
     shard: Shard | None = None,
     show_progress: bool = True,
     remote: RemoteRanking | None = None,
+    on_ranking: Callable[[list[Request], Ranking], None] | None = None,
 ) -> PredictionReport:
     """Serve every request of ``source``, in its order.
 
@@ -121,11 +123,12 @@ def predict_file(
             parts can be joined as they are. The rejected lines of each part have one.
         show_progress: a bar on stderr with users a second.
         remote: ranks the requests on an engine; None: ``recommender`` does.
+        on_ranking: is given the requests of each block with their ranking, in the order of the file.
     """
     began = time.monotonic()
     _require_usable(source, output, shard)
     exclude_seen = recommender.excludes_seen(settings.exclude_seen)
-    report = PredictionReport(top_k=settings.top_k, exclude_seen=exclude_seen)
+    report = PredictionReport(top_k=settings.top_k, exclude_seen=exclude_seen, fallback=settings.fallback)
     run = RankingRun(settings, (Constraints.of(rule=settings.rule), constraints or Constraints()))
     recommender.selection(*run.constraints)  # raises before any work if they leave no item
     blocks = _Blocks(source, recommender, run, shard)
@@ -140,6 +143,8 @@ def predict_file(
                         reject(line)
                     write([request.user_id for request in block.requests], ranking.items, ranking.counts)
                     report.add(block, ranking, blocks.selection_of)
+                    if on_ranking:
+                        on_ranking(block.requests, ranking)
             if not report.users and shard is None:
                 raise NothingServedError(
                     f"{source}: none of its {report.rejected} lines is a request, the first: {first}; "

@@ -11,7 +11,14 @@ from genrec_core.settings.environment import (
 )
 from genrec_core.settings.items import DEFAULT_TEXT_TEMPLATE, CatalogSettings, EmbeddingSettings, SemanticIdSettings
 from genrec_core.settings.monitoring import MonitoringSettings
-from genrec_core.settings.prediction import Fallback, PredictionSettings, RankingChoice, RankingMode, ServingSettings
+from genrec_core.settings.prediction import (
+    ExplanationSettings,
+    Fallback,
+    PredictionSettings,
+    RankingChoice,
+    RankingMode,
+    ServingSettings,
+)
 from genrec_core.settings.presets import BASELINES, PRESETS, Preset, changed_preset, preset_from_environment
 from genrec_core.settings.release import EvaluationSettings, ExportSettings, GateSettings, ReleaseSettings
 from genrec_core.settings.split import SplitSettings
@@ -19,9 +26,10 @@ from genrec_core.settings.training import TrainingSettings
 
 __all__ = [
     "BASELINES", "DEFAULT_TEXT_TEMPLATE", "PRESETS", "CatalogSettings", "DataSettings", "EmbeddingSettings",
-    "EngineSettings", "EvaluationSettings", "ExportSettings", "Fallback", "Form", "GateSettings", "MonitoringSettings",
-    "PredictionSettings", "Preset", "RankingChoice", "RankingMode", "ReleaseSettings", "RendezvousSettings",
-    "SemanticIdSettings", "ServingSettings", "Settings", "SplitSettings", "TrainingSettings",
+    "EngineSettings", "EvaluationSettings", "ExplanationSettings", "ExportSettings", "Fallback", "Form",
+    "GateSettings", "MonitoringSettings", "PredictionSettings", "Preset", "RankingChoice", "RankingMode",
+    "ReleaseSettings", "RendezvousSettings", "SemanticIdSettings", "ServingSettings", "Settings", "SplitSettings",
+    "TrainingSettings",
     "changed_preset",
     "engine_from_environment", "freshness_from_environment", "preset_from_environment", "rendezvous_from_environment",
 ]  # fmt: skip

@@ -45,6 +45,24 @@ class PredictionSettings(Settings):
     )
 
 
+class ExplanationSettings(Settings):
+    """What ``genrec explain`` shows; each is an option of it."""
+
+    top_k: int = Field(10, ge=1, le=1000, description="Number of recommended items that are explained.")
+    reasons: int = Field(3, ge=0, le=1000, description="Number of items of the history shown for each of them.")
+    ranking: RankingChoice = Field(
+        "auto",
+        description="Score that orders the items and is explained: `generative`, `dense`, `hybrid`, or `auto`: the one "
+        "that the training chose.",
+    )
+    exclude_seen: bool | None = Field(
+        None, description="Do not recommend items of the history. Unset: as the training chose."
+    )
+    rule: str | None = Field(
+        None, description="Rule that all recommended items must meet, such as `brand = OPI`. Unset: no rule."
+    )
+
+
 class ServingSettings(Settings):
     """The online server; each is an option of ``genrec serve``."""
 
