@@ -23,6 +23,7 @@ MODULES = {
     "server": "server",
     "trie": "trie",
     "predict": "prediction",
+    "explain": "explanation",
     "cluster": "cluster",
     "capacity": "capacity",
     "gpu": "gpu",
