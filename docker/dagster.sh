@@ -1,9 +1,14 @@
 #!/bin/sh
-# What the dagster image runs: webserver, daemon, code (a code location for another Dagster), mlflow, or any command.
+# What the dagster image runs: webserver, daemon, code (a code location for another Dagster), mlflow, pages, or any command.
 # GENREC_HOST and GENREC_PORT say where it listens; the image says everywhere, as its publisher decides who gets there.
 set -eu
 etc=${GENREC_ETC:-/etc/genrec}
 host=${GENREC_HOST:-127.0.0.1}
+if [ "${1:-}" = pages ]; then  # they need no database
+  echo pages > "${TMPDIR:-/tmp}/role"
+  export PAGES_HOST="$host" PAGES_PORT="${GENREC_PORT:-3001}"
+  exec python -m genrec_dagster.pages
+fi
 if [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then  # where libpq looks for it: in no address, no environment and no log
   (umask 077 && sed '1{s/[\\:]/\\&/g;s/^/*:*:*:*:/};q' "$POSTGRES_PASSWORD_FILE" > "$PGPASSFILE")
 fi

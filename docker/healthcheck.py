@@ -9,7 +9,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-PAGES = {"webserver": "http://127.0.0.1:3000/server_info", "mlflow": "http://127.0.0.1:5000/health"}
+PAGES = {
+    "webserver": "http://127.0.0.1:3000/server_info",
+    "mlflow": "http://127.0.0.1:5000/health",
+    "pages": "http://127.0.0.1:3001/",
+}
 COMMANDS = {
     "daemon": ["dagster-daemon", "liveness-check"],
     "code": ["dagster", "api", "grpc-health-check", "-p", "4000"],

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
 PAGES_PORT, DEFAULT_PAGES_PORT = "PAGES_PORT", "3001"
-PAGES_URL = "GENREC_PAGES_URL"
+PAGES_URL, PAGES_HOST = "GENREC_PAGES_URL", "PAGES_HOST"
 # The files that are shown, and what each is.
 PAGES = {
     "report.html": "the evaluation on the test items",
@@ -176,18 +176,19 @@ def _message(sentence: str) -> bytes:
     return _INDEX.format(body=f"<p>{sentence}</p>").encode()
 
 
-def serve(port: int) -> ThreadingHTTPServer:
-    """A server on the loopback address that shows the pages of :func:`storage_root`; port 0 is any free one."""
-    server = ThreadingHTTPServer((_HOST, port), _Handler)
+def serve(port: int, host: str = _HOST) -> ThreadingHTTPServer:
+    """A server that shows the pages of :func:`storage_root`, on the loopback address by default; port 0: a free one."""
+    server = ThreadingHTTPServer((host, port), _Handler)
     server.daemon_threads = True
     return server
 
 
 def main() -> int:
-    """Serve until a signal comes."""
+    """Serve until a signal comes, in a container on the address ``PAGES_HOST``."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    with serve(int(os.environ.get(PAGES_PORT) or DEFAULT_PAGES_PORT)) as server:
+    port = int(os.environ.get(PAGES_PORT) or DEFAULT_PAGES_PORT)
+    with serve(port, os.environ.get(PAGES_HOST) or _HOST) as server:
         server.serve_forever()
     return 0
 

@@ -57,7 +57,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def test_a_composed_service_is_confined_and_published_on_loopback_alone(services: dict[str, dict[str, Any]]) -> None:
-    assert set(services) == {"postgres", "mlflow", "code", "webserver", "daemon", "serve"}
+    assert set(services) == {"postgres", "mlflow", "code", "webserver", "daemon", "pages", "serve"}
     for name, service in services.items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
@@ -72,7 +72,7 @@ def test_the_files_that_are_mounted_are_there_and_no_password_is(services: dict[
     assert mounts
     assert all((DOCKER / volume.split(":")[0]).is_file() for volume in mounts)
     secrets = {name: service["secrets"] for name, service in services.items()}
-    assert secrets.pop("serve") == []  # it has nothing to do with the databases
+    assert secrets.pop("serve") == secrets.pop("pages") == []  # they have nothing to do with the databases
     assert all(given == ["postgres_password"] for given in secrets.values())
     assert "PASSWORD:" not in (DOCKER / "compose.yaml").read_text(encoding="utf-8")
 

@@ -17,6 +17,7 @@ import dagster as dg
 import psutil
 import pytest
 
+from genrec_dagster import run
 from genrec_dagster.pages import read_page
 from genrec_dagster.resources import TRAINING_VIEW, mlflow_ui
 
@@ -70,6 +71,23 @@ def test_links_go_to_mlflows_ui_and_hold_no_password(
     monkeypatch.setenv("GENREC_MLFLOW_UI", ui)
     monkeypatch.setenv("MLFLOW_PORT", port)
     assert mlflow_ui(tracking) == address
+
+
+def test_a_run_ends_with_the_addresses_of_what_it_made(
+    finished_graph: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("UI_PORT", "MLFLOW_PORT", "PAGES_PORT", "DEMO_PORT", "GENREC_PAGES_URL", "GENREC_MLFLOW_UI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GENREC_STORAGE", str(finished_graph.storage))
+    assert run._conclude({"status": "SUCCESS", "total_seconds": 1.0, "peak_mb": 1.0, "failures": []}) == 0
+    told = capsys.readouterr().out.partition("after `make ui`:\n")[2].splitlines()
+    addresses = [line.split()[-1] for line in told]
+    links = links_of(finished_graph)
+    assert links["recall_metrics report"] in addresses
+    experiment = links["tiger_checkpoint mlflow_run"].partition("/runs/")[0]
+    assert f"{experiment}/runs{TRAINING_VIEW}" in addresses
+    assert addresses[0] == "http://127.0.0.1:3000"
+    assert addresses[-1] == "http://127.0.0.1:8080"
 
 
 @pytest.fixture
