@@ -142,3 +142,145 @@ def test_a_history_of_clicks_gives_the_models_list_with_titles_as_text(
     assert page.locator("img").count() == 0
     expect(page.get_by_role("status").filter(has_text=re.compile(r"^10 items in [\d.]+ ms$"))).to_be_visible()
     assert all(url.startswith((address, "data:")) for url in asked)
+
+
+@pytest.mark.slow
+def test_everything_can_be_done_by_keyboard_alone(
+    address: str, page: Page, complaints: list[str], shop: Recommender
+) -> None:
+    page.goto(address)
+    expect(cards(page)).to_have_count(10)
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the recommendations")).to_be_focused()
+    tab_to(page, page.get_by_role("combobox", name="Add an item"))
+    page.keyboard.type("cream 6")
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("option", selected=True)).to_contain_text("Cream 6")
+    page.keyboard.press("Enter")
+    page.keyboard.type("balm 1")
+    expect(page.get_by_role("option").first).to_be_visible()
+    page.keyboard.press("Enter")
+    first, second = int(shop.find("cream 6", 1)[0]), int(shop.find("balm 1", 1)[0])
+    shown(page, of_recommender(shop, [first, second], 10))
+    mover = page.get_by_role("button", name=re.compile("^Move Balm .* up$"))
+    tab_to(page, mover)
+    page.keyboard.press("Enter")
+    shown(page, of_recommender(shop, [second, first], 10))
+    expect(page.get_by_role("button", name=re.compile("^Move Balm .* down$"))).to_be_focused()
+    tab_to(page, page.get_by_label("auto (hybrid)"))
+    page.keyboard.press("ArrowRight")
+    shown(page, of_recommender(shop, [second, first], 10, ranking="generative"))
+    tab_to(page, page.get_by_role("button", name=re.compile("^Why ")).first)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("by the generative ranking")).to_be_visible()
+    withdrawn = titles(page)[0]
+    tab_to(page, page.get_by_role("button", name=f"Withdraw {withdrawn} on this page"))
+    page.keyboard.press("Enter")
+    expect(cards(page).get_by_role("heading", name=withdrawn, exact=True)).to_have_count(0)
+    expect(page.get_by_role("heading", name="Recommendations")).to_be_focused()
+    tab_to(page, page.get_by_role("button", name=f"Recommend {withdrawn} again"), back=True)
+    page.keyboard.press("Enter")
+    shown(page, of_recommender(shop, [second, first], 10, ranking="generative"))
+
+
+def tab_to(page: Page, wanted: Locator, back: bool = False) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(120):
+        if wanted.evaluate("each => each === document.activeElement"):
+            return
+        page.keyboard.press("Shift+Tab" if back else "Tab")
+    pytest.fail("Tab does not reach the element")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1360, 390])
+def test_text_can_be_read_and_nothing_is_wider_than_the_window(
+    address: str, page: Page, complaints: list[str], shop: Recommender, scheme: str, width: int
+) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 900})
+    history = "&".join(f"h={item}" for item in shop.item_ids[:4].tolist())
+    page.goto(f"{address}#{history}&w={shop.item_ids[-2]}&rule=price > 3")
+    page.get_by_role("button", name=re.compile("^Why ")).first.click()
+    page.get_by_role("button", name=re.compile("^More like ")).nth(1).click()
+    expect(page.locator(".reasons li").first).to_be_visible()
+    expect(page.locator(".details .chip").first).to_be_visible()
+    page.wait_for_timeout(400)  # until the list is no longer half transparent
+    contrast, text = page.evaluate(LOWEST_CONTRAST)
+    assert contrast >= 4.5, f"{text}: {contrast}"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_reasons_are_the_models_own(address: str, page: Page, complaints: list[str], shop: Recommender) -> None:
+    history = shop.item_ids[[4, 9, 30]].tolist()
+    page.goto(f"{address}#{'&'.join(f'h={item}' for item in history)}&ranking=dense")
+    page.get_by_role("button", name=re.compile("^Why ")).nth(2).click()
+    items = shop.recommend([history], 10, ranking="dense")[0].tolist()
+    why = shop.explain(history, items[2:3], ranking="dense")[0]
+    rows = page.locator(".reasons li")
+    expect(rows).to_have_count(3)
+    for row, reason in zip(rows.all(), why.reasons, strict=True):
+        assert row.locator(".item-title").inner_text() == shop.describe([reason.item_id])[0].title
+        said = "raises" if reason.effect >= 0 else "lowers"
+        expect(row).to_contain_text(f"{said} the score by {reason.effect:+.2f}".replace("-", "−"))
+    expect(page.get_by_text(f"place {why.dense_rank} by the dense head")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_rule_narrows_the_list_and_a_wrong_one_is_told_beside_it(address: str, page: Page, shop: Recommender) -> None:
+    history = shop.item_ids[:2].tolist()
+    page.goto(f"{address}#{'&'.join(f'h={item}' for item in history)}")
+    expect(cards(page)).to_have_count(10)
+    before, rule = titles(page), page.get_by_role("textbox", name="Rule")
+    rule.fill("brand <> even")
+    rule.press("Enter")
+    expect(rule).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("alert").filter(has_text="Rule, character")).to_be_visible()
+    assert titles(page) == before
+    rule.fill("brand = even and price < 20")
+    rule.press("Enter")
+    shown(page, of_recommender(shop, history, 10, rule="brand = even and price < 20"))
+    expect(rule).not_to_have_attribute("aria-invalid", "true")
+
+
+@pytest.mark.slow
+def test_a_link_brings_the_same_view(address: str, page: Page, complaints: list[str], shop: Recommender) -> None:
+    page.goto(address)
+    search = page.get_by_role("combobox", name="Add an item")
+    search.fill("balm 7")
+    page.get_by_role("option").first.click()
+    page.get_by_label("Items", exact=True).select_option("5")
+    page.get_by_text("dense", exact=True).last.click()
+    page.get_by_label("Items of the history").select_option("false")
+    balm = int(shop.find("balm 7", 1)[0])
+    shown(page, of_recommender(shop, [balm], 5, ranking="dense", exclude_seen=False))
+    page.get_by_role("button", name=re.compile("^Withdraw ")).first.click()
+    expect(page.get_by_role("button", name=re.compile("^Recommend .* again$"))).to_have_count(1)
+    expect(cards(page)).to_have_count(5)
+    wanted, link = titles(page), page.url
+    page.goto("about:blank")
+    page.goto(link)
+    shown(page, wanted)
+    expect(page.get_by_label("Items", exact=True)).to_have_value("5")
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_token_and_waits_for_the_model(chromium: Path, shop_dir: Path, page: Page) -> None:
+    page.set_default_timeout(SECONDS)
+    expect.set_options(timeout=SECONDS)
+    with serving(shop_dir, token="s3cret", loaded=False) as (address, holder):
+        page.goto(address)
+        token = page.get_by_label("Token", exact=True)
+        for wrong in ("wrong", "s3cret"):
+            token.fill(wrong)
+            page.get_by_role("button", name="Use this token").click()
+            if wrong == "wrong":
+                expect(page.get_by_text("This is not the server's token.")).to_be_visible()
+        expect(page.get_by_text("The model is being opened.")).to_be_visible()
+        holder.load()
+        expect(cards(page)).to_have_count(10)
+        assert "s3cret" not in page.url
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
