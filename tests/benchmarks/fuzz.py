@@ -5,7 +5,8 @@
 A third of the inputs goes to each of the first three; the door of raw data gets one for each twenty of the others, as
 tests/core/data/test_table_fuzz.py does. Files are read and checked line by line, every twentieth also served as by
 ``genrec predict``, as tests/core/recommend/test_fuzz.py does; bodies go to a real ``genrec serve`` and each answer is
-compared with the recommender's, as tests/core/serving/test_app.py does; every tenth request has a malformed head.
+compared with the recommender's, as tests/core/serving/test_app.py does; every tenth request has a malformed head. Every
+fifth is a query of /items or a body of /similar, as tests/core/serving/test_item_routes.py makes them.
 Prints one JSON object; the exit code is 1 where something crashed, took five seconds or gave a wrong answer.
 """
 
@@ -24,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +38,7 @@ from genrec_core.storage.folders import latest
 from tests.benchmarks.machine import describe
 
 TESTS = Path(__file__).parents[1] / "core"
-SERVED_EVERY, HEAD_EVERY, SECONDS = 20, 10, 5.0
+SERVED_EVERY, HEAD_EVERY, ITEMS_EVERY, SECONDS = 20, 10, 5, 5.0
 REFUSALS = (400, 422)
 _SHOWN_FAULTS = 5
 
@@ -116,11 +118,8 @@ def _tables(tried: Tried, count: int, first: int, folder: Path) -> dict[str, Any
 
 def _requests(tried: Tried, count: int, seed: int, model_dir: Path) -> dict[str, Any]:
     """Malformed bodies and heads."""
-    door, recommender, draw = (
-        _module(TESTS / "serving" / "test_app.py"),
-        Recommender.open(model_dir),
-        random.Random(seed),
-    )
+    door, item_door = (_module(TESTS / "serving" / f"{name}.py") for name in ("test_app", "test_item_routes"))
+    recommender, draw = Recommender.open(model_dir), random.Random(seed)
     items = recommender.item_ids.tolist()
     with _serving(model_dir) as (port, log):
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * SECONDS)
@@ -129,6 +128,12 @@ def _requests(tried: Tried, count: int, seed: int, model_dir: Path) -> dict[str,
             if number % HEAD_EVERY == 0:
                 head = _malformed_head(draw, body)
                 tried.one(f"head {head[:200]!r}", lambda head=head: _ask_raw(port, head))
+            elif number % (2 * ITEMS_EVERY) == 1:
+                query = item_door.malformed_query(draw, items).encode("ascii", "ignore").decode()
+                tried.one(f"query {query!r}", lambda query=query: _ask_items(client, item_door, query, recommender))
+            elif number % ITEMS_EVERY == 1:
+                alike = item_door.malformed_similar(draw, items)
+                tried.one(f"similar {alike!r}", lambda alike=alike: _ask_similar(client, item_door, alike, recommender))
             else:
                 tried.one(f"body {body!r}", lambda body=body: _ask(client, door, body, recommender))
         good = json.dumps({"topk": 3, "instances": [{"user_id": "1", "item_ids": items[:2]}]}).encode()
@@ -138,15 +143,36 @@ def _requests(tried: Tried, count: int, seed: int, model_dir: Path) -> dict[str,
 
 
 def _ask(client: http.client.HTTPConnection, door: ModuleType, body: bytes, recommender: Recommender) -> dict[str, int]:
+    return _checked(client, "POST", door.PATH, body, lambda answer: door.is_right(answer, body, recommender))
+
+
+def _ask_items(
+    client: http.client.HTTPConnection, door: ModuleType, query: str, recommender: Recommender
+) -> dict[str, int]:
+    right = partial(door.is_right_query, query=query, recommender=recommender)
+    return _checked(client, "GET", f"/items?{query}", None, right)
+
+
+def _ask_similar(
+    client: http.client.HTTPConnection, door: ModuleType, body: bytes, recommender: Recommender
+) -> dict[str, int]:
+    right = partial(door.is_right_similar, body=body, recommender=recommender)
+    return _checked(client, "POST", door.SIMILAR, body, right)
+
+
+def _checked(
+    client: http.client.HTTPConnection, method: str, path: str, body: bytes | None, right: Callable[[Any], bool]
+) -> dict[str, int]:
+    """The status of an answer, which must be right or a refusal."""
     try:
-        client.request("POST", door.PATH, body, {"Content-Type": "application/json"})
+        client.request(method, path, body, {"Content-Type": "application/json"})
         answer = client.getresponse()
         content = json.loads(answer.read())
     except BaseException:
         client.close()  # the next one has a connection of its own
         raise
     if answer.status == 200:
-        assert door.is_right(content, body, recommender), f"wrong answer: {content}"
+        assert right(content), f"wrong answer: {content}"
     else:
         assert answer.status in REFUSALS, f"status {answer.status}: {content}"
         assert set(content["error"]) == {"code", "message", "field"}, content

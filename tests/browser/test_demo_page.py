@@ -225,7 +225,7 @@ def test_reasons_are_the_models_own(address: str, page: Page, complaints: list[s
     for row, reason in zip(rows.all(), why.reasons, strict=True):
         assert row.locator(".item-title").inner_text() == shop.describe([reason.item_id])[0].title
         said = "raises" if reason.effect >= 0 else "lowers"
-        expect(row).to_contain_text(f"{said} the score by {reason.effect:+.2f}".replace("-", "−"))
+        expect(row).to_contain_text(f"{said} the score by {reason.effect:+.2f}".replace("-", "\N{MINUS SIGN}"))
     expect(page.get_by_text(f"place {why.dense_rank} by the dense head")).to_be_visible()
 
 

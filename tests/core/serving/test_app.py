@@ -281,6 +281,12 @@ ODD: list[Any] = [
 ]
 
 
+OPTIONAL = [
+    *("ranking", "exclude_seen", "allow", "deny", "item_ids", "unheard_of"),
+    *("titles", "scores", "explain", "fallback"),
+]
+
+
 def malformed(draw: random.Random, items: list[int]) -> bytes:
     """A good body with something done to what it says, or to its bytes."""
     good = {"topk": 4, "instances": [{"user_id": "1", "item_ids": draw.sample(items, 4)}], "deny": items[:1]}
@@ -297,7 +303,7 @@ def _bent(draw: random.Random, body: dict[str, Any]) -> bytes:
         instances = body.get("instances")
         instance = instances[0] if isinstance(instances, list) and instances else None
         at = draw.choice([body, instance]) if isinstance(instance, dict) else body
-        name = draw.choice([*at, "ranking", "exclude_seen", "allow", "deny", "item_ids", "unheard_of"])
+        name = draw.choice([*at, *OPTIONAL])
         value = at.get(name)
         if isinstance(value, list) and value and draw.random() < 0.6:
             at[name] = [_odd(draw) if draw.random() < 0.5 else one for one in value]

@@ -1,12 +1,14 @@
 """What the server says of items: facts, scores and reasons beside a list, searches, similar items, withdrawals."""
 
 import json
+import random
 import shutil
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -197,6 +199,110 @@ def test_the_model_says_how_it_ranks_and_whether_it_takes_rules(client: TestClie
     facts = client.get("/model").json()
     assert (facts["ranking"], facts["takes_rules"], facts["release"]) == ("hybrid", True, None)
     assert client_of().get("/model").json()["takes_rules"] is False
+
+
+PIECES = [
+    *(
+        "query=",
+        "topk=",
+        "item_id=",
+        "colour=",
+        "&",
+        "&",
+        "=",
+        "?",
+        "/",
+        ";",
+        "+",
+        "%20",
+        "%00",
+        "%0a",
+        "%ff",
+        "%ED%A0%80",
+    ),
+    *(
+        "%",
+        "%2",
+        "%F0%9F%98%80",
+        "%C3%A9",
+        "%27%22",
+        "%28%5B%5C",
+        "cream",
+        "Balm",
+        "1",
+        "7",
+        "0",
+        "-1",
+        "1.5",
+        "1e3",
+        "nan",
+    ),
+    *("9" * 19, "9" * 30, "x" * 201, "\u0661"),
+]
+
+
+def malformed_query(draw: random.Random, items: list[int]) -> str:
+    """The query of ``GET /items``: a good one with something put in, or nothing but pieces."""
+    if draw.random() < 0.2:
+        return "".join(draw.choices(PIECES, k=draw.randrange(12)))
+    good = draw.choice(
+        [f"query=cream+{draw.randrange(99)}&topk=4", f"item_id={draw.choice(items)}&item_id=5", "topk=9"]
+    )
+    place = draw.randrange(len(good) + 1)
+    return good[:place] + draw.choice(PIECES) + good[place:]
+
+
+def malformed_similar(draw: random.Random, items: list[int]) -> bytes:
+    """The body of ``POST /similar``: a good one with another value, another field, or another byte."""
+    body: dict[str, Any] = {"item_ids": draw.sample(items, 2), "topk": 4, "by": draw.choice(["model", "text", "codes"])}
+    for _ in range(draw.choice([0, 1, 1, 2])):
+        name = draw.choice([*body, "allow", "deny", "rule", "titles", "scores", "ranking"])
+        odd = [None, True, -1, 0, 1.5, 1 << 64, "", "x", "price < 9", [], {}, [[]], [1] * 2000, "\ud800", items[:5]]
+        body[name] = draw.choice(odd)
+    content = bytearray(json.dumps(body).encode())
+    if draw.random() < 0.3:
+        content[draw.randrange(len(content))] = draw.randrange(256)
+    return bytes(content)
+
+
+def is_right_query(answer: dict[str, Any], query: str, recommender: Recommender) -> bool:
+    """Whether an answer holds the items that the recommender finds, or describes, for a query."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    wanted = [int(value) for name, value in pairs if name == "item_id"]
+    if not wanted:
+        asked = dict(pairs)
+        wanted = [int(item) for item in recommender.find(asked.get("query", ""), int(asked.get("topk", 20)))]
+    return answer["items"] == facts(recommender, wanted)
+
+
+def is_right_similar(answer: dict[str, Any], body: bytes, recommender: Recommender) -> bool:
+    """Whether an answer holds the items that the recommender finds similar."""
+    asked = json.loads(body)
+    allowed = recommender.allowed(asked.get("allow"), asked.get("deny"), asked.get("rule"))
+    count = min(asked.get("topk", 10), len(recommender.item_ids))
+    wanted = recommender.similar(asked["item_ids"], count, by=asked.get("by", "model"), allowed=allowed)
+    return bool(answer["predictions"] == wanted.items.tolist())
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_malformed_queries_and_bodies_are_refused_or_answered_rightly(
+    client: TestClient, shop: Recommender, count: int
+) -> None:
+    draw, items, statuses = random.Random(5), np.sort(shop.item_ids).tolist(), set()
+    for _ in range(count):
+        query, body = malformed_query(draw, items), malformed_similar(draw, items)
+        for answer, right in (
+            (client.get(f"/items?{query}"), lambda content, query=query: is_right_query(content, query, shop)),
+            (client.post(SIMILAR, content=body), lambda content, body=body: is_right_similar(content, body, shop)),
+        ):
+            statuses.add(answer.status_code)
+            content = answer.json()
+            if answer.status_code == 200:
+                assert right(content), (query, body)
+            else:
+                assert answer.status_code in (400, 422), (query, body, content)
+                assert set(content["error"]) == {"code", "message", "field"}
+    assert statuses == {200, 400, 422}
 
 
 def test_a_withdrawal_that_cannot_be_says_why_and_changes_nothing(
