@@ -24,7 +24,8 @@ def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
     except GenrecError as error:
         _send(lines, {"refused": str(error)})
         return
-    weights = recommender.weights
+    weights, details = recommender.weights, recommender.details
+    timed = {"recent": details.recent, "new": details.first_seen}
     facts = {
         "items": len(recommender.item_ids),
         "item_ids": "text" if recommender.text_ids else "integers",
@@ -33,6 +34,8 @@ def answer_batches(lines: BufferedIOBase, model_dir: Path) -> None:
         "ranking": weights.auto if weights.dense else "generative",
         "exclude_seen": weights.exclude_seen,
         "takes_rules": ModelFolder(model_dir).takes_rules,
+        "fallbacks": ["popular", *(name for name, order in timed.items() if order is not None)],
+        "examples": details.examples is not None and len(details.examples) > 0,
     }
     _send(lines, facts)
     for line in lines:
@@ -82,7 +85,7 @@ def decode(recommender: Recommender, options: dict[str, Any], histories: list[li
             ranking=options["ranking"],
             allowed=selection.mask,
             pool=IN_TURN,  # the other decoding processes use the other cores
-            **{name: options[name] for name in ("fallback",) if name in options},
+            fallback=options.get("fallback", "popular"),
         )
     except GenrecError as error:
         field = (

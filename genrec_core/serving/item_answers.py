@@ -105,7 +105,7 @@ def described(recommender: Recommender, options: Json, items: list[AnyId]) -> tu
 
 def example(recommender: Recommender, options: Json, items: list[AnyId]) -> tuple[list[AnyId], Json]:
     """A history drawn from those stored with the model."""
-    histories: list[list[AnyId]] = getattr(recommender, "example_histories", list)()  # until models store some
+    histories = recommender.example_histories()
     if not histories:
         raise LookupRefusedError("no_examples", "no example histories are stored with this model; export it with some")
     ids = list(random.choice(histories))

@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr, ValidationError
 from genrec_core.data.ids import ItemId, TextId, item_ids_of
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.instances import Id, InstancesRequest
-from genrec_core.settings import ServingSettings, Settings
+from genrec_core.settings import Fallback, ServingSettings, Settings
 
 RETRY = {"Retry-After": "1"}
 _NAME_CHARACTERS = 60  # of a name from outside that an error quotes
@@ -16,7 +16,6 @@ _RULE_CHARACTERS = 10_000  # as in rules.py, which needs NumPy
 _QUERY_CHARACTERS = 200
 _MOST_FOUND = 100
 
-Fallback = Literal["popular", "recent", "new"]
 Likeness = Literal["model", "text", "codes"]
 
 

@@ -18,7 +18,7 @@ from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
-from tests.core.tiny_model import MARKUP, add_titles
+from tests.core.tiny_model import MARKUP, make_shop
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
@@ -53,7 +53,7 @@ LOWEST_CONTRAST = """() => {
 @pytest.fixture(scope="module")
 def shop_dir(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("shop") / "model")
-    add_titles(folder)
+    make_shop(folder)
     return folder
 
 
@@ -249,6 +249,25 @@ def test_a_rule_narrows_the_list_and_a_wrong_one_is_told_beside_it(address: str,
     rule.press("Enter")
     shown(page, of_recommender(shop, history, 10, rule="brand = even and price < 20"))
     expect(rule).not_to_have_attribute("aria-invalid", "true")
+
+
+@pytest.mark.slow
+def test_new_users_get_what_is_chosen_and_a_random_user_is_drawn(
+    address: str, page: Page, complaints: list[str], shop: Recommender
+) -> None:
+    page.goto(address)
+    expect(cards(page)).to_have_count(10)
+    for fallback in ("recent", "new"):
+        page.get_by_label("New users get").select_option(fallback)
+        items = shop.rank([[]], 10, fallback=fallback).of(0).tolist()  # type: ignore[arg-type]
+        shown(page, [facts.title for facts in shop.describe(items)])
+    page.get_by_role("button", name="Random user").click()
+    expect(page.get_by_label("New users get")).to_be_hidden()
+    history = page.get_by_role("list", name="Items of the history").locator(".item-title").all_inner_texts()
+    drawn = {tuple(facts.title for facts in shop.describe(each)): each for each in shop.example_histories()}
+    shown(page, of_recommender(shop, [int(item) for item in drawn[tuple(history)]], 10))
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_label("New users get")).to_have_value("new")
 
 
 @pytest.mark.slow

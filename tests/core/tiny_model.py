@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.model_folder import EXAMPLE_HISTORIES, FIRST_SEEN, RECENT, ModelFolder
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -108,15 +109,26 @@ def build_tiny_model(root: Path, text_ids: list[str] | None = None) -> TinyModel
 MARKUP = "<img src=x onerror=alert(1)> \u2028 </script> & 'Soap' \"50%\""  # a title that a page must show as text
 
 
-def add_titles(folder: Path) -> None:
-    """Give a model folder a catalogue: "Cream N" and "Balm N" by turns, then one of markup, and one without a title."""
-    ids = np.load(folder / "item_ids.npy").tolist()
-    titles: list[str | None] = [f"{('Cream', 'Balm')[row % 2]} {row}" for row in range(len(ids))]
+EXAMPLE_ROWS = [[3, 1, 4], [1, 5, -1]]
+
+
+def make_shop(path: Path) -> None:
+    """Give a model folder what a real export has: a catalogue, times, and two example histories.
+
+    Titles are "Cream N" and "Balm N" by turns, then one of markup, and one item without a title. Of recent items
+    the last sold best, and the first is the newest.
+    """
+    folder, rows = ModelFolder(path), np.arange(ITEMS)
+    ids = folder.item_ids.tolist()
+    titles: list[str | None] = [f"{('Cream', 'Balm')[row % 2]} {row}" for row in rows]
     titles[-2:] = [MARKUP, None]
-    brands, categories = ["Even", "Odd"] * (len(ids) // 2), ["Beauty > Skin; Gifts", None] * (len(ids) // 2)
-    prices = [row + 0.5 for row in range(len(ids))]
-    ItemTable(item_id=ids, title=titles, brand=brands, categories=categories, price=prices).save(folder)
-    write_manifest(folder)
+    brands, categories = ["Even", "Odd"] * (ITEMS // 2), ["Beauty > Skin; Gifts", None] * (ITEMS // 2)
+    prices = (rows + 0.5).tolist()
+    ItemTable(item_id=ids, title=titles, brand=brands, categories=categories, price=prices).save(path)
+    folder.save_array(RECENT, rows.astype(np.int64))
+    folder.save_array(FIRST_SEEN, (ITEMS - rows).astype(np.int64))
+    folder.save_array(EXAMPLE_HISTORIES, np.array(EXAMPLE_ROWS, dtype=np.int32))
+    write_manifest(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// The demo page. It knows only the HTTP routes of this server; all that comes from data is set as text, never as markup.
+// The demo page. It knows only the HTTP routes of this server. All that comes from data is set as text, never as markup.
 // Item ids are text here, also where the model's are numbers: JavaScript has no integers of 64 bits.
 
 const ROOT = new URL("../", import.meta.url);
@@ -6,7 +6,8 @@ const MOST_ITEMS = 100;
 const COUNTS = [5, 10, 20, 50, 100];
 const SEARCH_WAIT = 150; // milliseconds after a key
 const RULE_WAIT = 800;
-const POLL = 1000; // milliseconds between two looks for the model
+const POLL = 1000; // milliseconds between two looks for a model that is being opened
+const FOLLOW = 15_000; // milliseconds between two looks for another release
 const HISTORY_MOST = 200;
 const LIKENESS = { model: "what the model learned", text: "their texts", codes: "their codes" };
 
@@ -74,7 +75,8 @@ function refusalOf(status, text) {
     const { code, message, field } = JSON.parse(text).error;
     return new Refusal(status, code, message, field);
   } catch {
-    return new Refusal(status, "no_json", `The server answered with status ${status}. Something in front of it may be at fault.`);
+    const message = `The server answered with status ${status}. Something in front of it may be at fault.`;
+    return new Refusal(status, "no_json", message);
   }
 }
 
@@ -167,7 +169,7 @@ async function openView() {
   state.count = Math.min(MOST_ITEMS, Math.max(1, Math.trunc(Number(view.get("n"))) || 10));
   state.seen = ["true", "false"].includes(view.get("exclude_seen")) ? view.get("exclude_seen") : "";
   state.rule = state.model.takes_rules ? (view.get("rule") ?? "") : "";
-  state.fallback = ["recent", "new"].includes(view.get("fallback")) ? view.get("fallback") : "popular";
+  state.fallback = state.model.fallbacks.includes(view.get("fallback")) ? view.get("fallback") : "popular";
   await describe([...state.history, ...state.withdrawn]);
   showControls();
   update();
@@ -298,7 +300,8 @@ function showSuggestions(ids) {
       make("div", { class: "chip-text" }, make("span", { class: "item-title" }, titleOf(id)), factLine(id)),
     ),
   );
-  const nothing = make("li", { class: "nothing", role: "option", "aria-disabled": "true" }, "No title has these words.");
+  const off = { class: "nothing", role: "option", "aria-disabled": "true" };
+  const nothing = make("li", off, "No title has these words.");
   element("suggestions").replaceChildren(...(rows.length ? rows : [nothing]));
   element("suggestions").hidden = false;
   element("search").setAttribute("aria-expanded", "true");
@@ -409,7 +412,7 @@ function showList(answer, milliseconds) {
   element("list").removeAttribute("aria-busy");
   element("notes").replaceChildren(...notesOf(answer).map((note) => make("li", {}, note)));
   const items = ids.length === 1 ? "1 item" : `${ids.length} items`;
-  element("status").textContent = `${items} in ${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
+  element("status").textContent = `${items} in ${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
   if (held) element("results-title").focus();
 }
 
@@ -418,7 +421,7 @@ function notesOf(answer) {
   const fallback = answer.popular ? "popular" : answer.fallback;
   const notes = answer.warnings.map(sentence);
   if (answer.unknown_items) notes.push(`The model does not know ${answer.unknown_items} of the history's items.`);
-  if (fallback) notes.push(`No known item in the history, so these are ${names[fallback]}, not a ranking for this user.`);
+  if (fallback) notes.push(`No known item in the history, so these are ${names[fallback]}, the same for everyone.`);
   if (answer.note) notes.push(sentence(answer.note));
   return notes;
 }
@@ -538,7 +541,7 @@ function reasonRow(reason, largest) {
       make("span", { class: "visually-hidden" }, helps ? "raises the score by " : "lowers the score by "),
       signed(reason.effect),
     ),
-    facts.length ? make("span", { class: "signs" }, ...facts.map((fact) => make("span", { class: "sign" }, fact))) : null,
+    facts.length ? make("span", { class: "signs" }, ...facts.map((text) => make("span", { class: "sign" }, text))) : null,
   );
 }
 
@@ -645,6 +648,10 @@ function showModel() {
   );
   const counts = [...new Set([...COUNTS, state.count])].sort((a, b) => a - b);
   element("count").replaceChildren(...counts.map((count) => make("option", { value: count }, String(count))));
+  for (const option of element("fallback").options) {
+    option.hidden = option.disabled = !state.model.fallbacks.includes(option.value);
+  }
+  element("example").hidden = !state.model.examples;
   element("rule").disabled = !state.model.takes_rules;
   if (!state.model.takes_rules) element("rule").placeholder = "this model has no catalogue, so it takes no rules";
 }
@@ -689,6 +696,16 @@ async function start() {
   } catch (error) {
     showFailure(error);
   }
+}
+
+// Another release may have taken its place since. Where the server does not answer, the next click tells.
+async function followModel() {
+  if (!state.model || element("main").hidden || document.hidden) return;
+  const model = await ask("model").catch(() => state.model);
+  if (model.version === state.model.version) return;
+  state.model = model;
+  known.clear();
+  openView();
 }
 
 function later(milliseconds, action) {
@@ -743,6 +760,8 @@ function listen() {
   choosing("seen", "seen");
   choosing("fallback", "fallback");
   addEventListener("hashchange", () => state.model && openView());
+  addEventListener("focus", followModel);
+  setInterval(followModel, FOLLOW);
 }
 
 listen();

@@ -20,7 +20,7 @@ from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
-from tests.core.tiny_model import add_titles
+from tests.core.tiny_model import make_shop
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
@@ -42,9 +42,9 @@ def kept_model(tiny_model: "TinyModel") -> Iterator[KeptModel]:
 
 @pytest.fixture(scope="session")
 def shop_dir(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with the titles of ``add_titles``."""
+    """The tiny model with what ``make_shop`` adds."""
     folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("shop") / "model")
-    add_titles(folder)
+    make_shop(folder)
     return folder
 
 

@@ -77,6 +77,38 @@ def test_a_user_without_known_items_gets_titles_but_neither_scores_nor_reasons(c
     assert (len(answer["items"]), answer["scores"], answer["explanations"]) == (3, [None] * 3, [])
 
 
+@pytest.mark.parametrize("fallback", ["recent", "new"])
+def test_a_user_without_known_items_gets_the_fallback_that_is_named(
+    client: TestClient, shop: Recommender, fallback: str
+) -> None:
+    users = [{"user_id": 1, "item_ids": [10**12]}, {"user_id": 2, "item_ids": shop.item_ids[:2].tolist()}]
+    first, second = client.post(PATH, json={"topk": 3, "fallback": fallback, "instances": users}).json()["predictions"]
+    order = shop.item_ids[::-1] if fallback == "recent" else shop.item_ids
+    assert first == {"user_id": 1, "predictions": order[:3].tolist(), "fallback": fallback, "unknown_items": 1}
+    assert second["predictions"] == shop.recommend([users[1]["item_ids"]], 3)[0].tolist()
+    assert "fallback" not in second
+
+
+def test_a_fallback_that_the_model_lacks_is_refused_by_name(client_of: ClientOf) -> None:
+    client, body = client_of(), {"topk": 3, "fallback": "recent", "instances": [{"user_id": 1, "item_ids": []}]}
+    assert refusal(client.post(PATH, json=body)) == (422, "cannot_rank", "fallback")
+    assert refusal(client.post(PATH, json={**body, "fallback": "old"})) == (422, "invalid_field", "fallback")
+
+
+def test_example_histories_are_drawn_from_those_of_the_model(
+    client: TestClient, client_of: ClientOf, shop: Recommender
+) -> None:
+    drawn = [client.get("/history/example") for _ in range(40)]
+    histories = shop.example_histories()
+    assert [len(history) for history in histories] == [3, 2]
+    assert {answer.headers["cache-control"] for answer in drawn} == {"no-store"}
+    seen = [answer.json()["items"] for answer in drawn]
+    for history in histories:
+        assert facts(shop, history) in seen
+    assert all(items in [facts(shop, history) for history in histories] for items in seen)
+    assert refusal(client_of().get("/history/example")) == (404, "no_examples", None)
+
+
 def test_details_are_limited(client_of: ClientOf, kept_shop: "ServedModel", shop: Recommender) -> None:
     client = client_of(model=kept_shop, max_explained=2, max_explained_users=1, max_titles=10, max_topk=20)
     one = {"user_id": 1, "item_ids": shop.item_ids[:3].tolist()}
@@ -195,10 +227,11 @@ def test_item_routes_ask_for_the_token_and_wait_for_the_model(client_of: ClientO
             assert answer.json()["error"]["code"] in (code, "loopback_only")
 
 
-def test_the_model_says_how_it_ranks_and_whether_it_takes_rules(client: TestClient, client_of: ClientOf) -> None:
-    facts = client.get("/model").json()
-    assert (facts["ranking"], facts["takes_rules"], facts["release"]) == ("hybrid", True, None)
-    assert client_of().get("/model").json()["takes_rules"] is False
+def test_the_model_says_what_it_can(client: TestClient, client_of: ClientOf) -> None:
+    names = ("ranking", "takes_rules", "release", "fallbacks", "examples")
+    facts, bare = client.get("/model").json(), client_of().get("/model").json()
+    assert [facts[name] for name in names] == ["hybrid", True, None, ["popular", "recent", "new"], True]
+    assert [bare[name] for name in names] == ["hybrid", False, None, ["popular"], False]
 
 
 PIECES = [
