@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -118,8 +118,8 @@ def titles(page: Page) -> list[str]:
     return cards(page).get_by_role("heading").all_inner_texts()
 
 
-def of_recommender(shop: Recommender, history: list[int], count: int, **options: object) -> list[str]:
-    (items,) = shop.recommend([history], count, **options)  # type: ignore[arg-type]
+def of_recommender(shop: Recommender, history: list[int], count: int, **options: Any) -> list[str]:
+    (items,) = shop.recommend([history], count, **options)
     return [facts.title for facts in shop.describe(items.tolist())]
 
 
@@ -204,7 +204,7 @@ def tab_to(page: Page, wanted: Locator, back: bool = False) -> None:
 def test_text_can_be_read_and_nothing_is_wider_than_the_window(
     address: str, page: Page, complaints: list[str], shop: Recommender, scheme: str, width: int
 ) -> None:
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     history = "&".join(f"h={item}" for item in shop.item_ids[:4].tolist())
     page.goto(f"{address}#{history}&w={shop.item_ids[-2]}&rule=price > 3")
@@ -259,7 +259,7 @@ def test_new_users_get_what_is_chosen_and_a_random_user_is_drawn(
     expect(cards(page)).to_have_count(10)
     for fallback in ("recent", "new"):
         page.get_by_label("New users get").select_option(fallback)
-        items = shop.rank([[]], 10, fallback=fallback).of(0).tolist()  # type: ignore[arg-type]
+        items = shop.rank([[]], 10, fallback=fallback).of(0).tolist()
         shown(page, [facts.title for facts in shop.describe(items)])
     page.get_by_role("button", name="Random user").click()
     expect(page.get_by_label("New users get")).to_be_hidden()

@@ -1,4 +1,4 @@
-// The demo page. It knows only the HTTP routes of this server. All that comes from data is set as text, never as markup.
+// The demo page. It knows only the HTTP routes of this server. What comes from data is set as text, never as markup.
 // Item ids are text here, also where the model's are numbers: JavaScript has no integers of 64 bits.
 
 const ROOT = new URL("../", import.meta.url);
@@ -541,7 +541,7 @@ function reasonRow(reason, largest) {
       make("span", { class: "visually-hidden" }, helps ? "raises the score by " : "lowers the score by "),
       signed(reason.effect),
     ),
-    facts.length ? make("span", { class: "signs" }, ...facts.map((text) => make("span", { class: "sign" }, text))) : null,
+    make("span", { class: "signs" }, ...facts.map((text) => make("span", { class: "sign" }, text))),
   );
 }
 
