@@ -278,7 +278,7 @@ def test_a_link_brings_the_same_view(address: str, page: Page, complaints: list[
     found(page).first.click()
     page.get_by_label("Items", exact=True).select_option("5")
     page.get_by_label("dense", exact=True).check()
-    page.get_by_label("Items of the history").select_option("false")
+    page.get_by_label("Items of the history", exact=True).select_option("false")
     balm = int(shop.find("balm 7", 1)[0])
     shown(page, of_recommender(shop, [balm], 5, ranking="dense", exclude_seen=False))
     page.get_by_role("button", name=re.compile("^Withdraw ")).first.click()
