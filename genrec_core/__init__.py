@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genrec_core.errors import GenrecError
+    from genrec_core.fitting import fit
     from genrec_core.recommend.recommender import Ranking, Recommender
 
-__all__ = ["GenrecError", "Ranking", "Recommender"]
+__all__ = ["GenrecError", "Ranking", "Recommender", "fit"]
 _MODULES = {
     "GenrecError": "genrec_core.errors",
     "Ranking": "genrec_core.recommend.recommender",
     "Recommender": "genrec_core.recommend.recommender",
+    "fit": "genrec_core.fitting",
 }
 
 _REPORTS_OFF = {

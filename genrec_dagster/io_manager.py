@@ -12,6 +12,7 @@ from upath import UPath
 from genrec_core.errors import GenrecError
 from genrec_core.releases.pointer import SERVED, move_served
 from genrec_core.storage.artifacts import (
+    FRAME,
     MANIFEST,
     atomic_folder,
     read_json,
@@ -24,7 +25,7 @@ from genrec_core.storage.object_store import SCHEME
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.liveness import note_worker
 
-FRAME, CONTENT = "frame.parquet", "content.json"
+CONTENT = "content.json"
 
 
 class ArtifactIOManager(dg.UPathIOManager):

@@ -6,13 +6,13 @@ import dagster as dg
 from pydantic import Field
 
 from genrec_core.releases.pointer import RELEASES, SERVED, add_to_served, require_pointer, served_pointer
+from genrec_core.storage.artifacts import FRAME
 from genrec_core.storage.folders import latest, version_folder
 from genrec_dagster.assets.release import pointer_version
 from genrec_dagster.automation import DATA_VERSION, noted_tags
 from genrec_dagster.checks import drift
 from genrec_dagster.config import checked_at_launch
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.io_manager import FRAME
 from genrec_dagster.resources import WorkFolders
 
 full_graph = dg.define_asset_job(

@@ -13,35 +13,27 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesExecutionError
-from pydantic import BaseModel
 
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, TrainingSettings
-from genrec_core.storage.artifacts import atomic_file, locked, read_json, recovered
+from genrec_core.storage.artifacts import FRAME, atomic_file, locked, read_json, recovered
+from genrec_core.tiger.job import FAILURE_FILE, JOB_FILE, TrainingJob
 from genrec_core.tiger.torchrun import torchrun_command
 from genrec_dagster.config import PRESET_NAME
 from genrec_dagster.experiment import data_name, name_run
 from genrec_dagster.failures import PlainFailureError
-from genrec_dagster.io_manager import FRAME
 from genrec_dagster.kubernetes import PodsFailedError, TrainingPods
 from genrec_dagster.metadata import content_version
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
 
-JOB_FILE = "job.json"
 _RETRIES = 1
 
 
-class TrainingJob(BaseModel):
-    """The file that all ranks read: input files, settings, work folder and MLflow run."""
+class TrackedJob(TrainingJob):
+    """The file that all ranks read; the training is a run of MLflow."""
 
-    histories: Path
-    semantic_ids: Path
-    embeddings: Path
-    settings: TrainingSettings
-    folder: Path
     tracking_uri: str
     mlflow_run: str
-    measured: Path | None = None  # the checkpoint whose recipe is trained again on everything; None: a new training
 
 
 def training_key(settings: TrainingSettings, data_versions: Mapping[str, str]) -> str:
@@ -56,7 +48,7 @@ def prepare_job(
     settings: TrainingSettings,
     work: WorkFolders,
     tracker: ExperimentTracker,
-) -> TrainingJob:
+) -> TrackedJob:
     """The job of a training: its work folder and MLflow run are those of an earlier attempt, if there was one."""
     versions = {name: content_version(folder).value for name, folder in inputs.items()}
     key = training_key(settings, versions)
@@ -68,7 +60,7 @@ def prepare_job(
     mlflow_run = tracker.open_run(key, tags, settings.model_dump())
     refitted = ("all interactions",) if "tiger_checkpoint" in inputs else ()
     name_run(tracker.client(), mlflow_run, data_name(context.instance), PRESET_NAME, *refitted)
-    return TrainingJob(
+    return TrackedJob(
         histories=inputs["user_histories"] / FRAME,
         semantic_ids=inputs["semantic_ids"],
         embeddings=inputs["item_embeddings"],
@@ -80,7 +72,7 @@ def prepare_job(
     )
 
 
-def new_beside_another(job: TrainingJob) -> str:
+def new_beside_another(job: TrackedJob) -> str:
     """Why this training starts at epoch 0 although the storage holds another one; empty if it does not."""
     others = [path for path in job.folder.parent.glob(f"*/{JOB_FILE}") if path.parent != job.folder]
     others = [path for path in others if recovered(path.parent / "state").is_dir()]
@@ -152,7 +144,7 @@ def refit(
 def run_torchrun(
     context: dg.AssetExecutionContext,
     pipes: dg.PipesSubprocessClient | TrainingPods,
-    job: TrainingJob,
+    job: TrackedJob,
     rendezvous: RendezvousSettings,
 ) -> None:
     """Train by torchrun, as a process here or in pods. Loss and recall appear in the log of the step.
@@ -161,7 +153,7 @@ def run_torchrun(
         dg.Failure: a rank refused its settings or data.
         dg.RetryRequested: a rank failed otherwise. A ``RetryPolicy`` would also retry what a user has interrupted.
     """
-    job_file, failure_file = job.folder / JOB_FILE, job.folder / "failure.json"
+    job_file, failure_file = job.folder / JOB_FILE, job.folder / FAILURE_FILE
     failure_file.unlink(missing_ok=True)
     with atomic_file(job_file) as part:
         part.write_text(job.model_dump_json(indent=2), encoding="utf-8")
@@ -180,7 +172,7 @@ def run_torchrun(
 
 
 def training_command(
-    job: TrainingJob,
+    job: TrackedJob,
     rendezvous: RendezvousSettings,
     job_file: Path,
     failure_file: Path,
@@ -193,7 +185,7 @@ def training_command(
 
 
 def _pod_command(
-    job: TrainingJob, job_file: Path, failure_file: Path, rendezvous: RendezvousSettings
+    job: TrackedJob, job_file: Path, failure_file: Path, rendezvous: RendezvousSettings
 ) -> tuple[list[str], dict[str, str]]:
     """Command and environment of one machine's container. Its first process has the parent number 0."""
     if rendezvous.node_rank > 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 from genrec_core.errors import GenrecError
 from genrec_core.settings import RendezvousSettings, rendezvous_from_environment
 from genrec_core.tiger.torchrun import run_torchrun
-from genrec_dagster.training import TrainingJob, training_command
+from genrec_dagster.training import TrackedJob, training_command
 
 
 def join(job_file: Path, rendezvous: RendezvousSettings) -> int:
@@ -23,7 +23,7 @@ def join(job_file: Path, rendezvous: RendezvousSettings) -> int:
         )
     if not job_file.is_file():
         raise GenrecError(f"{job_file}: no such job; the step writes it, to storage that all machines must share")
-    job = TrainingJob.model_validate_json(job_file.read_text(encoding="utf-8"))
+    job = TrackedJob.model_validate_json(job_file.read_text(encoding="utf-8"))
     failure_file = job_file.with_name(f"failure.{rendezvous.node_rank}.json")
     command, environment = training_command(job, rendezvous, job_file, failure_file)
     return run_torchrun(command, {**os.environ, **environment})

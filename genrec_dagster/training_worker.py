@@ -1,29 +1,22 @@
 """One rank of a training. torchrun starts it as ``python -m genrec_dagster.training_worker JOB_FILE``."""
 
 import math
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from dagster_pipes import PipesContext, open_dagster_pipes
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
+from torch.distributed.elastic.multiprocessing.errors import record
 
-from genrec_core.storage.artifacts import locked, read_json, recovered
-from genrec_core.tiger.distributed import World, distributed
-from genrec_core.tiger.refit import RefitData, RefitTrainer
-from genrec_core.tiger.torchrun import TORCHRUN_PID, end_with_parent
-from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, train, write_probe
+from genrec_core.storage.artifacts import read_json, recovered
+from genrec_core.tiger.distributed import World
+from genrec_core.tiger.job import described
+from genrec_core.tiger.rank import be_rank, train_job
+from genrec_core.tiger.training import TrainingEvent
 from genrec_dagster.experiment import metric_name
 from genrec_dagster.resources import ExperimentTracker
-from genrec_dagster.training import TrainingJob
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+from genrec_dagster.training import TrackedJob
 
 
 _CURVES = ("loss", "validation_")  # what an epoch's metrics begin with that MLflow keeps
@@ -36,7 +29,7 @@ class Reporter:
     MLflow shows metrics by the part of their name before the slash, in alphabetical order: the curves come first.
     """
 
-    def __init__(self, pipes: PipesContext, job: TrainingJob) -> None:
+    def __init__(self, pipes: PipesContext, job: TrackedJob) -> None:
         self.log, self.job, self.epochs = pipes.log, job, 0
         self._facts: dict[str, float] = {}  # logged at the end: MLflow's list shows the metrics as they were logged
         self.client = ExperimentTracker(tracking_uri=job.tracking_uri).client()
@@ -44,7 +37,7 @@ class Reporter:
     def __call__(self, event: TrainingEvent) -> None:
         """Report one event."""
         self.epochs = int(event.values.get("epochs", self.epochs))
-        line = describe(event, self.epochs)
+        line = described(event, self.epochs)
         if event.kind == "step":
             self.log.debug(line)
             return
@@ -79,29 +72,16 @@ class Reporter:
                 self.client.log_metric(self.job.mlflow_run, f"training/{name}", value)
 
 
-def describe(event: TrainingEvent, epochs: int) -> str:
-    """The line of an event in the log."""
-    place = f"epoch {event.epoch}/{epochs}" if event.kind == "epoch" else event.kind
-    facts = [f"{name.replace('_', ' ')} {value:,.5g}" for name, value in event.values.items() if name != "epoch"]
-    facts += [event.note] if event.note else []
-    return f"{place}: {', '.join(facts)}" if facts else place
-
-
-def run(job: TrainingJob, world: World) -> None:
-    """Train. Rank 0 reports, and writes a probe of the best model beside it."""
-    data = TrainingData.load(job.histories, job.semantic_ids, job.embeddings)
-    trainer: type[Trainer] | None = None
-    if job.measured:
-        data, trainer = RefitData.of(data, job.measured), RefitTrainer
+def run(job: TrackedJob, world: World) -> None:
+    """Train. Rank 0 reports."""
     if world.rank != 0:
-        train(data, job.settings, job.folder, world, trainer=trainer)
+        train_job(job, world)
         return
     with open_dagster_pipes() as pipes:
         reporter = Reporter(pipes, job)
         reporter.catch_up()
         try:
-            best = train(data, job.settings, job.folder, world, reporter, trainer)
-            write_probe(best, data)
+            train_job(job, world, reporter)
         except BaseException:
             # A rank that is stopped may first lose its peer, which looks like a failure. If the step still lives, it
             # then writes how the training really ended.
@@ -109,42 +89,11 @@ def run(job: TrainingJob, world: World) -> None:
             raise
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Exit on the first signal. Later signals are ignored, because they would break what is being written."""
-    for later in _STOPPING:
-        signal.signal(later, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
-def leave(error: BaseException) -> NoReturn:
-    """Record the error for torchrun and end this process at once.
-
-    A normal exit waits for gloo, and gloo waits for other ranks that may be dead. Nothing is lost, because files are
-    written under another name and then renamed.
-    """
-    code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-    if not isinstance(error, SystemExit):
-        get_error_handler().record_exception(error)
-        traceback.print_exception(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 @record
 def main() -> None:
     """Read the job and train it as one of torchrun's ranks."""
-    end_with_parent(int(os.environ[TORCHRUN_PID]))
-    for number in _STOPPING:
-        signal.signal(number, _stop)
-    job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    # Rank 0 of an earlier attempt may still be ending; it holds this lock until it has left the folder.
-    only_writer = locked(job.folder / "rank.lock") if os.environ["RANK"] == "0" else nullcontext()
-    with only_writer, distributed() as world:
-        try:
-            run(job, world)
-        except BaseException as error:
-            leave(error)
+    job = TrackedJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    be_rank(job.folder, partial(run, job))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,25 @@ def evaluate_checkpoint(
     return metrics
 
 
+def evaluate_training(
+    checkpoint: Path,
+    semantic_ids: Path,
+    embeddings: Path,
+    user_histories: pl.DataFrame,
+    catalog: pl.DataFrame,
+    settings: EvaluationSettings,
+    storage: Path,
+    on_progress: OnProgress = lambda done, users: None,
+) -> dict[str, Any]:
+    """The content of ``beauty_metrics.json``: test metrics with recipe and seed, beside other seeds in ``storage``."""
+    measured = evaluate_checkpoint(
+        checkpoint, semantic_ids, embeddings, user_histories, settings, on_progress, catalog=catalog
+    )
+    history = read_json(checkpoint / "training_history.json")
+    training = {name: history[name] for name in ("recipe", "seed")}
+    return with_other_seeds(measured, training, sorted(storage.glob(f"recall_metrics/*/{METRICS_FILE}")))
+
+
 def open_checkpoint(checkpoint: Path, codes: np.ndarray, vectors: np.ndarray) -> tuple[CodeScorer, int, RankingWeights]:
     """Load TIGER or a baseline, with the newest items of a history that it reads and the weights of its ranking modes.
 

@@ -51,6 +51,15 @@ def frame_of(columns: Mapping[str, Sequence[Any]], kind: FrameKind) -> Any:
     return import_module(kind).DataFrame(dict(columns))
 
 
+def polars_of(frame: "pl.DataFrame | pd.DataFrame") -> "pl.DataFrame":
+    """A frame of polars with the columns of any frame; what pandas writes for a missing value is null."""
+    import polars as pl
+
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    return pl.DataFrame([pl.Series(str(name), _plain_cells(frame[name]), strict=False) for name in frame.columns])
+
+
 def read_histories(frame: "pl.DataFrame | pd.DataFrame", text_ids: bool) -> FrameHistories:
     """The histories of a frame that has a row for each user, or one for each interaction.
 
@@ -107,9 +116,20 @@ def _is_list(value: object) -> bool:
     return hasattr(value, "__len__") and not isinstance(value, str)
 
 
+def _plain_cells(column: Any) -> list[Any]:
+    """The values of a column of pandas, arrays as lists and missing ones as None."""
+    values = (value.tolist() if isinstance(value, np.ndarray) else value for value in column.to_list())
+    return [None if _is_missing(value) else value for value in values]
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell is None, NaN or NaT, of which the last two differ from themselves."""
+    return value is None or (not hasattr(value, "__len__") and value != value)
+
+
 def _require_cells(cells: Sequence[Any], column: str) -> None:
     for row, cell in enumerate(cells):
-        if cell is None or (not hasattr(cell, "__len__") and cell != cell):  # NaN and NaT differ from themselves
+        if _is_missing(cell):
             raise GenrecError(f"{_PLACE}: row {row} has no {column}; fill it, or leave the row out")
 
 

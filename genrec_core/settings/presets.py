@@ -94,8 +94,11 @@ def preset_from_environment() -> tuple[str, Preset]:
     return name, changed_preset(PRESETS[name], os.environ.get("GENREC_SETTINGS") or "{}")
 
 
-def changed_preset(preset: Preset, changes: str) -> Preset:
-    """A preset with other values: JSON such as ``{"data": {"least_rating": 4}, "release": {"refit": true}}``."""
+def changed_preset(preset: Preset, changes: str, source: str = "GENREC_SETTINGS") -> Preset:
+    """A preset with other values: JSON such as ``{"data": {"least_rating": 4}, "release": {"refit": true}}``.
+
+    Errors name ``source`` as the place where the changes were written.
+    """
     try:
         values = TypeAdapter(dict[str, dict[str, Any]]).validate_json(changes)
         parts = preset.model_dump()
@@ -103,4 +106,4 @@ def changed_preset(preset: Preset, changes: str) -> Preset:
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"])) or "the whole"
-        raise GenrecError(f"GENREC_SETTINGS={changes:.200}: {place}: {fault['msg']}") from error
+        raise GenrecError(f"{source}={changes:.200}: {place}: {fault['msg']}") from error

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MANIFEST = "manifest.json"
+FRAME = "frame.parquet"  # in the folder of an artefact that is one table
 LOCK = ".lock"  # the file that locks the folder it lies in; it stays there
 _OLD, _GONE = ".old", ".gone"  # endings of a folder that was moved away, and of one that is being removed
 _DESCRIPTORS = re.compile(r"/proc/\d+(/task/\d+)?/fd")

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +97,28 @@ def latest(asset: str, root: Path | None = None) -> Path:
     folder = pointer.parent / _version_in(read_json(pointer), str(pointer))
     if not _obtain(folder):
         raise GenrecError(f"{pointer} names {folder.name}, but {folder} is missing; build {asset} again")
+    return folder
+
+
+def earlier_version(
+    asset: str, root: Path, note: Callable[[str], object], refused: Callable[[GenrecError], GenrecError] | None = None
+) -> Path | None:
+    """The newest version of ``asset``, of which the next one reuses what did not change; None if there is none.
+
+    A damaged one counts as none, unless ``refused`` makes the error that is then raised. ``note`` gets the reason for
+    None.
+    """
+    if not is_there(asset, root) and not any(version.whole for version in all_versions(asset, root)):
+        note(f"{asset} has no earlier version to reuse, so everything is computed")
+        return None
+    try:
+        folder = latest(asset, root)
+        verify_manifest(folder)
+    except GenrecError as error:
+        if refused is not None:
+            raise refused(error) from error
+        note(f"the earlier version of {asset} is not reused, so everything is computed: {error}")
+        return None
     return folder
 
 

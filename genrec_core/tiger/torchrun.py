@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,19 @@ def torchrun_command(
     return [*launcher, str(failure_file or _NO_FILE), *_meeting(rendezvous), *processes, *program], environment
 
 
-def run_torchrun(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command of :func:`torchrun_command` with this whole environment; its exit code."""
-    with subprocess.Popen(command, env=environment) as process:
+def run_torchrun(
+    command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None] | None = None
+) -> int:
+    """Run a command of :func:`torchrun_command` with this whole environment; its exit code.
+
+    ``on_line`` gets each line that the ranks print; None: they print to this process's stdout.
+    """
+    output = None if on_line is None else subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=output, text=True, encoding="utf-8") as process:
         try:
+            for line in process.stdout or ():
+                assert on_line is not None
+                on_line(line.rstrip("\n"))
             return process.wait()
         finally:  # whatever ends this function ends the training too: torchrun ends its workers on SIGTERM
             process.terminate()

@@ -1,6 +1,5 @@
 """The assets from the raw files to semantic IDs, and what their pages show."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from genrec_core.data.ids import id_array
 from genrec_core.data.sources import load_tables, read_catalog, receive_raw, sentence
 from genrec_core.data.temporal import split_by_time, split_sentence
-from genrec_core.errors import GenrecError
-from genrec_core.storage.artifacts import read_json, verify_manifest
-from genrec_core.storage.folders import all_versions, is_there, latest
+from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.folders import earlier_version
 from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
 from genrec_dagster.config import CatalogForm, ComputeEngine, EmbeddingForm, RawBeautyForm, SemanticIdForm, SplitForm
 from genrec_dagster.failures import plain_failures
@@ -109,22 +106,14 @@ def item_embeddings(
     Only new texts are embedded, and a run that was killed goes on where it stopped. Semantic IDs are made from these
     vectors, so look at `nearest_by_text`: if near items are not alike, the model does not understand this catalogue.
     """
-    from genrec_core.data.item_text import ItemFields
-    from genrec_core.embedding.item_embeddings import vectors_by_text, write_item_embeddings
-    from genrec_core.embedding.pieces import EmbeddingPieces
-    from genrec_core.embedding.text import embed_catalog
+    from genrec_core.embedding.build import build_item_embeddings
 
-    texts, item_ids, began = item_catalog["text"].to_list(), id_array(item_catalog["item_id"]), time.monotonic()
-    earlier = _earlier_version(context, Path(work.root))
-    known = vectors_by_text(earlier, config.model, config.max_tokens) if earlier else {}
-    with engine.open(context) as computed_by:
-        progress = progress_log(context, "texts embedded")
-        pieces = EmbeddingPieces(work.embedding, config)
-        vectors, embedded, model = embed_catalog(item_catalog, config, known, progress, computed_by, pieces)
-    with work.new(context) as folder:
-        seconds, fields = time.monotonic() - began, ItemFields.of_catalog(item_catalog)
-        stats = write_item_embeddings(folder, item_ids, texts, vectors, model, seconds, config.max_tokens, fields)
-        pieces.discard()
+    earlier = earlier_version("item_embeddings", Path(work.root), context.log.info)
+    progress = progress_log(context, "texts embedded")
+    with work.new(context) as folder, engine.open(context) as computed_by:
+        stats, embedded = build_item_embeddings(
+            item_catalog, config, folder, earlier, work.embedding, progress, computed_by
+        )
         metadata = embeddings_page(folder, stats, embedded, item_catalog)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
@@ -146,32 +135,14 @@ def semantic_ids(
     their codes until the codebooks are fitted again.
     """
     from genrec_core.embedding.item_embeddings import ITEM_TEXT
-    from genrec_core.quantization.update import update_semantic_ids
+    from genrec_core.quantization.update import refused_by_never, update_semantic_ids
 
-    earlier = _earlier_version(context, Path(work.root), required=config.refit == "never")
+    refused = refused_by_never if config.refit == "never" else None
+    earlier = earlier_version("semantic_ids", Path(work.root), context.log.info, refused)
     with work.new(context) as folder, engine.open(context) as computed_by:
         update = update_semantic_ids(item_embeddings, config, folder, earlier, user_histories, computed_by)
         metadata = semantic_ids_page(folder, update, read_json(item_embeddings / ITEM_TEXT))
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
-
-
-def _earlier_version(context: dg.AssetExecutionContext, storage: Path, required: bool = False) -> Path | None:
-    """The newest version of the asset being built; None if there is none, or if it is damaged and not ``required``."""
-    from genrec_core.quantization.update import refused_by_never
-
-    asset = context.asset_key.to_user_string()
-    if not is_there(asset, storage) and not any(version.whole for version in all_versions(asset, storage)):
-        context.log.info(f"{asset} has no earlier version to reuse, so everything is computed")
-        return None
-    try:
-        folder = latest(asset, storage)
-        verify_manifest(folder)
-    except GenrecError as error:
-        if required:
-            raise refused_by_never(error) from error
-        context.log.warning(f"the earlier version of {asset} is not reused, so everything is computed: {error}")
-        return None
-    return folder
 
 
 def raw_page(provenance: Mapping[str, Any]) -> Page:

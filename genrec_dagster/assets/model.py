@@ -10,14 +10,13 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from genrec_core.releases.pointer import CHECKPOINT, MEASURED, MODEL, served_in
+from genrec_core.releases.pointer import served_in
 from genrec_core.settings import RendezvousSettings, TrainingSettings
-from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.artifacts import FRAME, read_json
 from genrec_dagster import experiment
 from genrec_dagster.automation import rebuilt_asset
 from genrec_dagster.config import EvaluationForm, ExportForm, ReleaseRule, Rendezvous, TrainingForm
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.io_manager import FRAME
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
 from genrec_dagster.pages import page_link
@@ -78,17 +77,13 @@ def recall_metrics(
     Nothing else in the graph reads the test items. If a check of this asset fails, the model is neither exported nor
     released. `report` opens the whole evaluation on one page.
     """
-    from genrec_core.evaluation.evaluate import METRICS_FILE, evaluate_checkpoint, with_other_seeds
+    from genrec_core.evaluation.evaluate import evaluate_training
     from genrec_core.evaluation.pages.metrics import REPORT_FILE, write_metrics
 
-    progress = progress_log(context, "users ranked")
-    measured = evaluate_checkpoint(
-        tiger_checkpoint, semantic_ids, item_embeddings, user_histories, config, progress, catalog=item_catalog
+    progress, storage = progress_log(context, "users ranked"), Path(work.root)
+    metrics = evaluate_training(
+        tiger_checkpoint, semantic_ids, item_embeddings, user_histories, item_catalog, config, storage, progress
     )
-    history = read_json(tiger_checkpoint / HISTORY_FILE)
-    training = {name: history[name] for name in ("recipe", "seed")}
-    earlier = sorted(Path(work.root).glob(f"recall_metrics/*/{METRICS_FILE}"))
-    metrics = with_other_seeds(measured, training, earlier)
     with work.new(context) as folder:
         write_metrics(folder, metrics)
         metadata = metrics_page(folder, metrics)
@@ -123,33 +118,18 @@ def onnx_encoder(
     trained model. With `release.refit`, the model is first trained again on all interactions. The result is in `model`,
     which is served, and the model that was measured in `measured`.
     """
-    from genrec_core.data.histories import Histories
-    from genrec_core.data.split import everything, training_counts
-    from genrec_core.export.onnx import export_recommender
-    from genrec_core.export.quantize import ValidationUsers, quantize_recommender
-    from genrec_core.quantization.semantic_ids import SemanticIds
+    from genrec_core.export.models import export_models
 
-    began, item_ids = time.monotonic(), SemanticIds.load(semantic_ids).item_ids
-    frame = pl.read_parquet(user_histories / FRAME)
-    histories, refitted = Histories.from_frame(frame, item_ids), None
+    began, frame, refitted = time.monotonic(), pl.read_parquet(user_histories / FRAME), None
     inputs = {"user_histories": user_histories, "semantic_ids": semantic_ids, "item_embeddings": item_embeddings}
     if release.refit:
         meeting = RendezvousSettings(**rendezvous.model_dump())
         refitted = refit(context, {**inputs, "tiger_checkpoint": tiger_checkpoint}, work, tracker, pipes, meeting)
     with work.new(context) as folder:
-        exports = {folder / MEASURED if refitted else folder: (tiger_checkpoint, histories)}
-        if refitted:
-            exports[folder / MODEL] = shutil.copytree(refitted, folder / CHECKPOINT), everything(histories)
-        for target, (checkpoint, trained) in exports.items():
-            popularity = training_counts(trained, len(item_ids))
-            paths = (checkpoint, semantic_ids, item_embeddings)
-            export_recommender(*paths, popularity, target, item_catalog, trained=trained, settings=config)
-            if config.int8:
-                users = ValidationUsers.of_validation(histories, item_ids, config.users)
-                report = quantize_recommender(target, target, users, largest_loss=config.largest_loss)
-                context.log.info("\n".join(report.lines()))
+        parts = (tiger_checkpoint, refitted, semantic_ids, item_embeddings)
+        items = export_models(folder, *parts, frame, item_catalog, config, context.log.info)
         served = served_in(folder)
-        metadata = export_page(served, tiger_checkpoint, len(item_ids), time.monotonic() - began)
+        metadata = export_page(served, tiger_checkpoint, items, time.monotonic() - began)
         metadata["trained_on"] = "all interactions" if refitted else "the training part"
         with experiment.mlflow_may_be_away(context):
             example = frame["item_ids"][0].to_list()

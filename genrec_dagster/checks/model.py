@@ -10,11 +10,10 @@ import polars as pl
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
 from genrec_core.releases.pointer import CHECKPOINT, served_in
-from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.artifacts import FRAME, read_json
 from genrec_dagster.assets.model import HISTORY_FILE, onnx_encoder, recall_metrics, tiger_checkpoint
 from genrec_dagster.checks.check import check_result, gate
 from genrec_dagster.config import Gates, ServingBoundsForm
-from genrec_dagster.io_manager import FRAME
 from genrec_dagster.metadata import Row, table
 
 _SCORE_TOLERANCE = 1e-4

@@ -7,11 +7,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from genrec_core.storage.artifacts import read_json, verify_manifest
+from genrec_core.storage.artifacts import FRAME, read_json, verify_manifest
 from genrec_core.storage.folders import latest
 from genrec_dagster.assets.catalog import catalog_page
 from genrec_dagster.definitions import defs
-from genrec_dagster.io_manager import FRAME
 
 ASSETS = sorted(spec.key.to_user_string() for spec in defs.resolve_all_asset_specs())
 

@@ -32,7 +32,7 @@ from genrec_dagster.config import Rendezvous
 from genrec_dagster.io_manager import ArtifactStorage
 from genrec_dagster.kubernetes import TrainingPods
 from genrec_dagster.resources import ExperimentTracker, WorkFolders
-from genrec_dagster.training import JOB_FILE, TrainingJob, code_revision, new_beside_another, tracked_run, training_key
+from genrec_dagster.training import JOB_FILE, TrackedJob, code_revision, new_beside_another, tracked_run, training_key
 
 if TYPE_CHECKING:
     from conftest import SmallDisk
@@ -126,11 +126,11 @@ def kill_rank(rank: int, storage: Path, after_epoch: int) -> None:
 
 
 def test_a_training_of_other_settings_says_what_differs_from_the_one_before(tmp_path: Path) -> None:
-    def job(key: str, **changes: Any) -> TrainingJob:
+    def job(key: str, **changes: Any) -> TrackedJob:
         folder = WorkFolders(root=str(tmp_path)).training(key)
         inputs = {name: tmp_path / name for name in ("histories", "semantic_ids", "embeddings")}
         settings = TrainingSettings(**{**TINY, **changes})
-        return TrainingJob(**inputs, settings=settings, folder=folder, tracking_uri="sqlite://", mlflow_run="0")
+        return TrackedJob(**inputs, settings=settings, folder=folder, tracking_uri="sqlite://", mlflow_run="0")
 
     first = job("first")
     assert new_beside_another(first) == ""
