@@ -170,9 +170,11 @@ class Steps:
     def tiger_checkpoint(self, parts: Mapping[str, Path]) -> Path:
         """The trained model."""
         settings = self.preset.training
-        return self._step(
-            "tiger_checkpoint", list(parts.values()), settings, lambda to: self._train(parts, settings, to)
-        )
+
+        def write(part: Path) -> None:
+            shutil.copytree(self._trained(parts, settings, None), part, dirs_exist_ok=True)
+
+        return self._step("tiger_checkpoint", list(parts.values()), settings, write)
 
     def recall_metrics(
         self, checkpoint: Path, parts: Mapping[str, Path], catalog: Path, frames: Mapping[str, "pl.DataFrame"]

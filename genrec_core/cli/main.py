@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from genrec_core.cli import evaluate, explain, export, inspect, items, predict, releases, train
+from genrec_core.cli import demo, evaluate, explain, export, inspect, items, predict, releases, train
 from genrec_core.errors import GenrecError
 
 _FAILED, _INTERRUPTED = 2, 130
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Options may be written with hyphens or with underscores: --batch-users is --batch_users.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (inspect, predict, explain, items, evaluate, train, export, releases):
+    for group in (demo, inspect, predict, explain, items, evaluate, train, export, releases):
         group.add_commands(commands)
     return parser
 
