@@ -5,8 +5,8 @@ import socket
 import sys
 import threading
 import time
-import urllib.request
 import webbrowser
+from http.client import HTTPConnection
 from pathlib import Path
 
 from genrec_core.cli.options import Commands, add_command, new_folder
@@ -34,8 +34,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     _require_free(options.port)
     model = _trained(options.folder)
-    address = f"http://{_HOST}:{options.port}/"
-    threading.Thread(target=_open_page, args=(address, not options.no_browser), daemon=True).start()
+    threading.Thread(target=_open_page, args=(options.port, not options.no_browser), daemon=True).start()
     serve(model, ServingSettings(host=_HOST, port=options.port), token=None)
 
 
@@ -63,21 +62,25 @@ def _require_free(port: int) -> None:
             raise GenrecError(f"--port {port}: is in use ({error.strerror}); name another") from error
 
 
-def _open_page(address: str, browser: bool) -> None:
+def _open_page(port: int, browser: bool) -> None:
     """Wait until the server is ready, then show the page's address and open it."""
-    while not _answers(f"{address}health/ready"):
+    while not _is_ready(port):
         time.sleep(_POLL_SECONDS)
+    address = f"http://{_HOST}:{port}/"
     _say(f"open {address} in a browser; Ctrl+C ends the demo")
     if browser:
         webbrowser.open(address)
 
 
-def _answers(address: str) -> bool:
+def _is_ready(port: int) -> bool:
+    connection = HTTPConnection(_HOST, port, timeout=1)
     try:
-        with urllib.request.urlopen(address, timeout=1) as answer:
-            return bool(answer.status == 200)
-    except OSError:  # also an answer that says that it is not ready
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except OSError:
         return False
+    finally:
+        connection.close()
 
 
 def _say(line: str) -> None:

@@ -4,8 +4,8 @@ Neither library is imported here before its frame is seen, so a program without 
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
@@ -14,6 +14,9 @@ import numpy as np
 from genrec_core.data.columns import INTERACTION_COLUMNS, column_key, meanings
 from genrec_core.data.ids import AnyId, item_ids_of
 from genrec_core.errors import GenrecError
+from genrec_core.recommend.explain import Explanation
+from genrec_core.recommend.item_facts import ItemFacts
+from genrec_core.recommend.similar import Similar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,6 +106,44 @@ def list_columns(
         "item_id": items[there].tolist(),
         "score": [None if score != score else score for score in scores[there].astype(float).tolist()],
     }
+
+
+def answer_columns(
+    answer: Similar | Sequence[Explanation] | Sequence[ItemFacts], titles: Callable[[list[AnyId]], list[str]] | None
+) -> dict[str, list[Any]]:
+    """An answer as columns: a row for each item, of explanations one for each reason.
+
+    Args:
+        titles: gives the titles of items; None leaves them out.
+    """
+    if isinstance(answer, Similar):
+        items = answer.items.tolist()
+        columns = {"rank": list(range(1, len(items) + 1)), "item_id": items, "score": answer.scores.tolist()}
+        return columns | ({"title": titles(items)} if titles else {})
+    if all(isinstance(each, ItemFacts) for each in answer):
+        return {each.name: [getattr(facts, each.name) for facts in answer] for each in fields(ItemFacts)}
+    if all(isinstance(each, Explanation) for each in answer):
+        return _reason_columns([each for each in answer if isinstance(each, Explanation)], titles)
+    raise GenrecError("no answer of similar, explain or describe; recommend gives a frame for a frame of histories")
+
+
+def _reason_columns(
+    explanations: Sequence[Explanation], titles: Callable[[list[AnyId]], list[str]] | None
+) -> dict[str, list[Any]]:
+    """A row for each reason, and one for an explanation without any."""
+    rows = [(each, reason) for each in explanations for reason in each.reasons or [None]]
+    columns: dict[str, list[Any]] = {"item_id": [each.item_id for each, _ in rows]}
+    if titles:
+        columns["title"] = titles(columns["item_id"])
+    columns["score"] = [each.score for each, _ in rows]
+    columns["because_of"] = [reason and reason.item_id for _, reason in rows]
+    if titles:
+        named = titles([reason.item_id for _, reason in rows if reason])
+        rest = iter(named)
+        columns["because_of_title"] = [next(rest) if reason else None for _, reason in rows]
+    for name in ("effect", "shared_levels", "text_similarity", "bought_together"):
+        columns[name] = [getattr(reason, name, None) for _, reason in rows]
+    return columns
 
 
 def require_lists(histories: Sequence[Any]) -> None:

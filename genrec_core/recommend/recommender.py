@@ -24,7 +24,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.recommend import frames
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.recommend.explain import Explanation, Model, explain_rows
-from genrec_core.recommend.frames import Frame
+from genrec_core.recommend.frames import Frame, FrameKind
 from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
 from genrec_core.recommend.similar import Directions, Similar, SimilarBy, best_rows, most_shared_levels
 from genrec_core.releases.pointer import release_in
@@ -200,11 +200,22 @@ class Recommender:
         columns = frames.list_columns(table.users, lists.items, lists.scores, lists.counts)
         return frames.frame_of(self._with_titles(columns), frames.kind_of(histories))
 
+    def frame(self, answer: Similar | Sequence[Explanation] | Sequence[ItemFacts], kind: FrameKind = "polars") -> Any:
+        """An answer of :meth:`similar`, :meth:`explain` or :meth:`describe` as a frame of polars or pandas.
+
+        There is a row for each item, of explanations one for each reason; titles stand beside the ids if the model
+        holds its catalogue.
+        """
+        return frames.frame_of(frames.answer_columns(answer, self._titles if self._table else None), kind)
+
+    def _titles(self, items: Sequence[AnyId]) -> list[str]:
+        return [facts.title for facts in self.describe(items)]
+
     def _with_titles(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Columns that have ``item_id``, and ``title`` beside them if the model holds its catalogue."""
         if self._table is None:
             return columns
-        return {**columns, "title": [facts.title for facts in self.describe(columns["item_id"])]}
+        return {**columns, "title": self._titles(columns["item_id"])}
 
     def rank(
         self,

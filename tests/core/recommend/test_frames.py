@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from genrec_core.errors import GenrecError
-from genrec_core.recommend.frames import read_histories
+from genrec_core.recommend.frames import FrameKind, read_histories
 from genrec_core.recommend.recommender import Recommender
 
 KINDS = {"polars": pl.DataFrame, "pandas": pd.DataFrame}
@@ -98,3 +98,35 @@ def test_a_frame_that_cannot_be_read_is_refused(library: Any, table: dict[str, A
 def test_one_history_in_place_of_a_list_of_them_is_refused(tiny_recommender: Recommender, histories: Any) -> None:
     with pytest.raises(GenrecError, match="is no history; give a list for each user"):
         tiny_recommender.recommend(histories)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_answers_become_frames(kind: FrameKind, ruled: Recommender, tiny_recommender: Recommender) -> None:
+    ids = ruled.item_ids.tolist()
+    near = ruled.similar(ids[:2], 4)
+    table = ruled.frame(near, kind)
+    assert type(table) is KINDS[kind]
+    assert columns(table) == {
+        "rank": [1, 2, 3, 4],
+        "item_id": near.items.tolist(),
+        "score": near.scores.tolist(),
+        "title": [facts.title for facts in ruled.describe(near.items.tolist())],
+    }
+    assert "title" not in tiny_recommender.frame(near, kind).columns
+    facts = columns(ruled.frame(ruled.describe(ids[:2]), kind))
+    assert facts["title"] == ["Item 0", "Item 1"]
+    assert list(facts) == ["item_id", "title", "brand", "categories", "price"]
+    why = ruled.explain(ids[:3], [ids[50], ids[60]], reasons=2)
+    rows = columns(ruled.frame(why, kind))
+    assert rows["item_id"] == [ids[50], ids[50], ids[60], ids[60]]
+    assert rows["because_of"] == [reason.item_id for each in why for reason in each.reasons]
+    assert rows["effect"] == [reason.effect for each in why for reason in each.reasons]
+    assert rows["because_of_title"] == [ruled.describe([item])[0].title for item in rows["because_of"]]
+
+
+def test_an_explanation_without_reasons_has_a_row(ruled: Recommender) -> None:
+    why = ruled.explain(ruled.item_ids[:2].tolist(), ruled.item_ids[50:51].tolist(), reasons=0)
+    rows = columns(ruled.frame(why))
+    assert (rows["because_of"], rows["effect"], rows["because_of_title"]) == ([None], [None], [None])
+    with pytest.raises(GenrecError, match="no answer of similar"):
+        ruled.frame([1, 2])  # type: ignore[list-item]
