@@ -1,15 +1,19 @@
 """``fit`` gives the model of the asset graph on the same data and settings, and goes on where it stopped."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
+import genrec_core
 from genrec_core import GenrecError, Recommender, fit
 from genrec_core.cli.main import main
+from genrec_core.data.sources import load_tables
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import latest
@@ -119,6 +123,38 @@ def test_a_training_that_was_cut_off_goes_on_and_ends_as_an_unbroken_one(fitted:
     assert not [line for line in again if "epoch 1/4" in line]
     assert [line for line in again if "epoch 4/4" in line]
     assert len(unbroken["epochs"]) == 3
+
+
+def python_of_readme() -> list[str]:
+    """The blocks of Python in the library's guide."""
+    guide = Path(genrec_core.__file__).with_name("README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+
+
+@pytest.fixture
+def shop(fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder that the guide's examples expect: two tables, and a fitted model in ``shop``."""
+    monkeypatch.chdir(tmp_path)
+    items, histories = load_tables(latest("raw_beauty", fitted.folder))
+    histories.select("user_id", pl.col("item_ids").alias("item_id")).explode("item_id").write_csv("interactions.csv")
+    items.select("item_id", "title", "brand", "price").write_csv("items.csv")
+    (tmp_path / "shop").symlink_to(fitted.folder)
+    return tmp_path
+
+
+def test_the_guides_examples_of_a_model_run(shop: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(python_of_readme()[1], names)
+    assert (names["lists"]["rank"] <= 5).all()
+    assert "title" in names["lists"].columns
+
+
+@pytest.mark.slow
+def test_the_guides_example_of_a_training_runs(shop: Path) -> None:
+    (shop / "shop").unlink()
+    names: dict[str, Any] = {}
+    exec(python_of_readme()[0], names)
+    assert len(names["recommender"].recommend([[35, 12]], 5)[0]) == 5
 
 
 def test_the_commands_work_on_the_folder(
