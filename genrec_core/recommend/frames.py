@@ -14,7 +14,7 @@ import numpy as np
 from genrec_core.data.columns import INTERACTION_COLUMNS, column_key, meanings
 from genrec_core.data.ids import AnyId, item_ids_of
 from genrec_core.errors import GenrecError
-from genrec_core.recommend.explain import Explanation
+from genrec_core.recommend.explain import Explanation, Reason
 from genrec_core.recommend.item_facts import ItemFacts
 from genrec_core.recommend.similar import Similar
 
@@ -131,15 +131,15 @@ def _reason_columns(
     explanations: Sequence[Explanation], titles: Callable[[list[AnyId]], list[str]] | None
 ) -> dict[str, list[Any]]:
     """A row for each reason, and one for an explanation without any."""
-    rows = [(each, reason) for each in explanations for reason in each.reasons or [None]]
+    absent: list[Reason | None] = [None]
+    rows = [(each, reason) for each in explanations for reason in each.reasons or absent]
     columns: dict[str, list[Any]] = {"item_id": [each.item_id for each, _ in rows]}
     if titles:
         columns["title"] = titles(columns["item_id"])
     columns["score"] = [each.score for each, _ in rows]
     columns["because_of"] = [reason and reason.item_id for _, reason in rows]
     if titles:
-        named = titles([reason.item_id for _, reason in rows if reason])
-        rest = iter(named)
+        rest = iter(titles([reason.item_id for _, reason in rows if reason]))
         columns["because_of_title"] = [next(rest) if reason else None for _, reason in rows]
     for name in ("effect", "shared_levels", "text_similarity", "bought_together"):
         columns[name] = [getattr(reason, name, None) for _, reason in rows]
