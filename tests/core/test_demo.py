@@ -28,7 +28,7 @@ def free_port() -> int:
 
 def demo(folder: Path, port: int) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "genrec_core.cli", "demo", "--folder", str(folder), "--port", str(port)]
-    return subprocess.Popen([*command, "--no_browser"], stderr=subprocess.PIPE, text=True, cwd=folder)
+    return subprocess.Popen([*command, "--no_browser"], stderr=subprocess.PIPE, text=True)
 
 
 def status(port: int, path: str) -> int:
