@@ -18,7 +18,6 @@ from genrec_dagster.experiment import metric_name
 from genrec_dagster.resources import ExperimentTracker
 from genrec_dagster.training import TrackedJob
 
-
 _CURVES = ("loss", "validation_")  # what an epoch's metrics begin with that MLflow keeps
 _FACTS = ("targets", "parameters", "best_epoch", "seconds")  # of a whole training, kept as metrics
 
