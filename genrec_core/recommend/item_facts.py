@@ -2,7 +2,9 @@
 
 import re
 import unicodedata
+from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,22 +69,25 @@ class FactsByRow:
 
     @cached_property
     def _words(self) -> "WordIndex":
-        return WordIndex([self.of(row).title for row in range(len(self._item_ids))])
+        return WordIndex(self.of(row).title for row in range(len(self._item_ids)))
 
 
 class WordIndex:
     """The words of texts, sorted, each with the texts that hold it: a word's beginning is a range of words."""
 
-    def __init__(self, texts: list[str]) -> None:
-        texts_of: dict[str, list[int]] = {}
-        for number, text in enumerate(texts):
-            for word in set(words_of(text)):
-                texts_of.setdefault(word, []).append(number)
-        self._count, self._words = len(texts), sorted(texts_of)
-        lengths = [len(texts_of[word]) for word in self._words]
-        self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        flat = (number for word in self._words for number in texts_of[word])
-        self._texts = np.fromiter(flat, dtype=np.int32, count=int(self._ends[-1]))
+    def __init__(self, texts: Iterable[str]) -> None:
+        numbers: dict[str, int] = {}
+        entries, lengths = array("i"), array("i")  # the words of all texts, and how many each has
+        for text in texts:
+            words = set(words_of(text))
+            entries.extend(numbers.setdefault(word, len(numbers)) for word in words)
+            lengths.append(len(words))
+        self._count, self._words = len(lengths), sorted(numbers)
+        place = np.empty(len(numbers), dtype=np.int32)
+        place[[numbers[word] for word in self._words]] = np.arange(len(numbers))
+        word = place[np.array(entries)]
+        self._texts = np.arange(self._count, dtype=np.int32).repeat(np.array(lengths))[np.argsort(word, kind="stable")]
+        self._ends = np.concatenate([[0], np.bincount(word, minlength=len(numbers)).cumsum()])
 
     def titles_with(self, beginnings: list[str]) -> np.ndarray:
         """Which texts have a word for each of the beginnings, bool [texts]; all where there is no beginning."""
