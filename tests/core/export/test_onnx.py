@@ -51,7 +51,7 @@ def test_the_export_keeps_seen_items_in_lists_if_the_training_chose_so(tiny_mode
     recommender = Recommender.open(model)
     history = recommender.item_ids[:3].tolist()
     assert set(history) < set(recommender.recommend([history], 90)[0].tolist())
-    same = compare_with_trained(model, *folders, [history], 90, beams=90, tolerance=1e-3)
+    same = compare_with_trained(model, *folders, [history], top_k=90, beams=90, tolerance=1e-3)
     assert (same.alike, same.invalid) == (1, 0)
     users = pl.DataFrame({"user_id": ["1", "2"], "item_ids": [[*history, history[2], item] for item in history[:2]]})
     settings = ReleaseSettings(users=2, samples=100, top_k=90, beams=90)
