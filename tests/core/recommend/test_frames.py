@@ -129,4 +129,4 @@ def test_an_explanation_without_reasons_has_a_row(ruled: Recommender) -> None:
     rows = columns(ruled.frame(why))
     assert (rows["because_of"], rows["effect"], rows["because_of_title"]) == ([None], [None], [None])
     with pytest.raises(GenrecError, match="no answer of similar"):
-        ruled.frame([1, 2])  # type: ignore[list-item]
+        ruled.frame([1, 2])
