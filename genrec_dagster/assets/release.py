@@ -11,7 +11,6 @@ import polars as pl
 
 from genrec_core.errors import GenrecError
 from genrec_core.evaluation.evaluate import METRICS_FILE
-from genrec_core.evaluation.pages.metrics import REPORT_FILE
 from genrec_core.monitoring.drift import write_profile
 from genrec_core.releases.pointer import (
     CHECKPOINT,
@@ -83,12 +82,9 @@ def model_release(
     run, code, served = context.run.run_id, code_revision(), served_in(onnx_encoder)
     registered: str | None = None
     with experiment.mlflow_may_be_away(context):
-        example, tags = user_histories["item_ids"][0].to_list(), {"dagster_run": run, "code": code}
-        metrics = read_json(recall_metrics / METRICS_FILE)
-        scores = {name.replace("@", "_at_"): f"{metrics[metrics['ranking']][name]:.4f}" for name in _HEADLINE}
-        about = experiment.score_text(metrics, recall_metrics / REPORT_FILE)
-        about += f" · [Run in Dagster]({dagster_ui()}/runs/{run})"
-        registered = experiment.register_release(tiger_checkpoint, served, run, example, {**tags, **scores}, about)
+        example, (scores, about) = user_histories["item_ids"][0].to_list(), _scores(recall_metrics, run)
+        tags = {"dagster_run": run, "code": code, **scores}
+        registered = experiment.register_release(tiger_checkpoint, served, run, example, tags, about)
     origins = trace(context.instance, {name: part.name for name, part in parts.items()})
     facts = _facts(run, code, registered, parts, origins)
     folders = {_FOLDERS[name]: part for name, part in parts.items()} | {MODEL: served}
@@ -102,6 +98,16 @@ def model_release(
         metadata = release_page(folder, facts, champion)
         metadata["mlflow_page"] = experiment.version_link(tiger_checkpoint, registered)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
+
+
+def _scores(recall_metrics: Path, run: str) -> tuple[dict[str, str], str]:
+    """What MLflow shows of a version: tags with test scores, and a text with scores, report and run."""
+    from genrec_core.evaluation.pages.metrics import REPORT_FILE
+
+    metrics = read_json(recall_metrics / METRICS_FILE)
+    tags = {experiment.metric_name(name): f"{metrics[metrics['ranking']][name]:.4f}" for name in _HEADLINE}
+    report = experiment.score_text(metrics, recall_metrics / REPORT_FILE)
+    return tags, f"{report} · [Run in Dagster]({dagster_ui()}/runs/{run})"
 
 
 def _facts(
