@@ -14,13 +14,13 @@ from genrec_core.errors import GenrecError
 from genrec_core.settings import ServingSettings
 
 _HOST, _POLL_SECONDS = "127.0.0.1", 0.2
-# The preset "sample", measured on fewer users: the demo's first start should take about two minutes.
+# The preset "sample", measured on fewer users, so that the first start is soon over.
 _SETTINGS = {"evaluation": {"users": 1000, "exact_users": 0}}
 
 
 def add_commands(commands: Commands) -> None:
     """Add ``demo``."""
-    about = "Train a model of a synthetic shop, about two minutes the first time, and open the page to try it on."
+    about = "Train a model of a synthetic shop, a few minutes the first time, and open the page to try it on."
     command = add_command(commands, "demo", _demo, about)
     command.add_argument(
         "--folder", type=new_folder, default=Path(".genrec/demo"), metavar="DIR", help="where it is kept (%(default)s)"
