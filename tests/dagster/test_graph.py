@@ -145,7 +145,8 @@ def test_the_report_is_linked_and_kept_with_the_mlflow_run(
     report = latest("recall_metrics", finished_graph.storage) / "report.html"
     assert "<h2>All rankings</h2>" in report.read_text()
     noted = read_json(latest("tiger_checkpoint", finished_graph.storage) / "experiment.json")
-    assert metadata["recall_metrics"]["report"].url.endswith(f"/runs/{noted['run_id']}/artifacts/report.html")
+    assert metadata["recall_metrics"]["report"].url.endswith(f"/recall_metrics/{report.parent.name}/report.html")
+    assert f"/runs/{noted['run_id']}/artifacts/report.html" in metadata["recall_metrics"]["report_in_mlflow"].url
     files = MlflowClient(tracking_uri=noted["tracking_uri"]).list_artifacts(noted["run_id"])
     assert "report.html" in {file.path for file in files}
 

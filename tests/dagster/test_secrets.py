@@ -93,7 +93,8 @@ class Tracking(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append(self.headers.get("Authorization"))
         experiment = {"experiment_id": "1", "name": "genrec", "lifecycle_stage": "active", "artifact_location": "x"}
-        content = json.dumps({"experiment": experiment}).encode()
+        run = {"info": {"run_id": "a-run", "experiment_id": "1", "status": "RUNNING", "artifact_uri": "x"}, "data": {}}
+        content = json.dumps({"experiment": experiment, "run": run}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -107,13 +108,13 @@ def test_mlflows_password_is_used_and_kept_nowhere(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://joe:s3cr3t-pass@127.0.0.1:{server.server_port}")
         tracker = ExperimentTracker(tracking_uri=noted_uri())
         assert tracker.tracking_uri == f"http://***@127.0.0.1:{server.server_port}"
-        note_run(tmp_path, tracker, "a run")
+        note_run(tmp_path, tracker, "a-run")
         assert read_json(tmp_path / "experiment.json")["tracking_uri"] == tracker.tracking_uri
         for client in (tracker.client(), training_run(tmp_path)[0]):
             assert client.get_experiment_by_name("genrec") is not None
         server.shutdown()
     assert set(Tracking.asked) == {"Basic " + base64.b64encode(b"joe:s3cr3t-pass").decode()}
-    assert len(Tracking.asked) == 2
+    assert len(Tracking.asked) == 3
 
 
 def test_a_run_noted_elsewhere_is_looked_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
