@@ -131,6 +131,13 @@ class Gallery:
             yield address
 
     @contextmanager
+    def server(self) -> Iterator[str]:
+        """The address of the online server of the served release."""
+        with self._serving("genrec", "serve", "--threads", "1", "--port") as (address, server, log):
+            wait_until(lambda: bool(urllib.request.urlopen(f"{address}/health/ready", timeout=5)), server, log)
+            yield address
+
+    @contextmanager
     def _serving(self, program: str, *arguments: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]", Path]]:
         """A program of the environment whose last option takes a port."""
         port, log = free_port(), self.copy / f"{program}.log"

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
+from genrec_core.storage.folders import latest
 from genrec_dagster.resources import TRAINING_VIEW
 
 ASSETS = 11
@@ -67,6 +68,25 @@ def test_picture_of_the_lineage(gallery: Any, page: Page) -> None:
         built = page.locator("svg foreignObject [style*='--color-accent-green']")
         expect(built.nth(ASSETS - 1)).to_be_visible()
         take(page, gallery, "graph.png")
+
+
+@pytest.mark.slow
+def test_picture_of_the_demo_page_with_an_explanation(gallery: Any, page: Page) -> None:
+    page.set_viewport_size({"width": 1500, "height": 980})
+    with gallery.server() as address:
+        page.goto(address)
+        page.get_by_role("button", name="Random user").click()
+        page.get_by_role("button", name=re.compile("^Why")).first.click()
+        expect(page.get_by_text(re.compile("history")).first).to_be_visible()
+        take(page, gallery, "demo.png")
+
+
+@pytest.mark.slow
+def test_picture_of_the_codes(gallery: Any, page: Page) -> None:
+    page.set_viewport_size({"width": 1500, "height": 900})
+    codes = latest("semantic_ids", gallery.shown / "storage") / "codes.html"
+    page.goto(codes.as_uri())
+    take(page, gallery, "codes.png")
 
 
 @pytest.mark.slow

@@ -47,9 +47,9 @@ def models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def strings(value: object) -> Iterator[str]:
-    """The strings in a default."""
+    """The strings in a default but the empty one, which YAML is given in quotes."""
     if isinstance(value, str):
-        yield value
+        yield from filter(None, [value])
     elif isinstance(value, list | tuple | set):
         for entry in value:
             yield from strings(entry)
