@@ -7,11 +7,13 @@ import numpy as np
 import polars as pl
 
 from genrec_core.data.split import HeldOut
+from genrec_core.evaluation.meaning import Share
 from genrec_core.evaluation.metrics import recall_hits
-from genrec_core.evaluation.pages.catalog import departments
+from genrec_core.evaluation.pages.catalog import departments, interactions_by_item
 
 FIRST = 10  # items of a list that someone looks at
 OTHER_WAY = ("history_removed", "history_kept")  # what is measured beside the headline, by ``exclude_seen``
+_KNOWN_BY = {"title": "title", "brand": "brand", "categories": "category", "price": "price"}
 _EXAMPLES, _SHOWN_HISTORY = 10, 3
 _WORST, _LEAST_USERS = 5, 30  # departments, and users of a department whose recall says something
 
@@ -27,6 +29,67 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         f"The {ranking} ranking finds the next item among its first {FIRST} for {recall * users:.0f} of {users:,} "
         f"users; popularity for {popular * users:.0f}."
     )
+
+
+def training_verdict(history: Mapping[str, Any]) -> str:
+    """One sentence about ``training_history.json``."""
+    recall, epochs = history["best_recall@10"], len(history["epochs"])
+    users = _counted_users(recall)
+    return (
+        f"After epoch {history['best_epoch']:.0f} of {epochs}, which is kept, the model finds the next item among its "
+        f"first {FIRST} for {recall * users:.0f} of {users:,} validation users."
+    )
+
+
+def release_verdict(recalls: Mapping[str, float | None], ranking: str) -> str:
+    """One sentence about a release: Recall@10 of "this" release's ``ranking`` and of the "served" one, if any."""
+    this, served = recalls["this"], recalls["served"]
+    found = f"This release has a test Recall@{FIRST} of {this:.4f} ({ranking})" if this is not None else "A release"
+    if served is None or this is None:
+        return f"{found}; no other release is served to compare it with."
+    if this == served:
+        return f"{found}, as the served release has."
+    return f"{found}, {abs(this - served):.4f} {'more' if this > served else 'less'} than the served release."
+
+
+def catalog_verdict(catalog: pl.DataFrame) -> str:
+    """One sentence about ``item_catalog``: how many items have what makes them known."""
+    items = max(catalog.height, 1)
+    shares = {what: (catalog.height - catalog[name].null_count()) / items for name, what in _KNOWN_BY.items()}
+    known = [f"{_share(share)} a {what}" for what, share in shares.items() if share]
+    lacking = [f"a {what}" for what, share in shares.items() if not share]
+    says = [f"{known[0].replace('%', '% have')}{''.join(f', {more}' for more in known[1:])}"] if known else []
+    says += [f"none has {' or '.join(lacking)}"] if lacking else []
+    return f"{catalog.height:,} items; {'; '.join(says)}."
+
+
+def histories_verdict(histories: pl.DataFrame) -> str:
+    """One sentence about ``user_histories``: how long they are, and how unevenly items are bought."""
+    bought = np.sort(interactions_by_item(histories))[::-1]
+    share = bought[: max(1, round(len(bought) / 10))].sum() / max(bought.sum(), 1)
+    median = float(np.median(histories["item_ids"].list.len().to_numpy())) if histories.height else 0.0
+    return (
+        f"{histories.height:,} users have {median:g} items each (median), of {len(bought):,} different ones; the most "
+        f"bought tenth of these items makes {_share(float(share))} of all interactions."
+    )
+
+
+def embeddings_verdict(stats: Mapping[str, Any], alike: Share | None) -> str:
+    """One sentence about the item vectors; ``stats`` is ``embedding_stats.json``."""
+    if alike is None:
+        return (
+            f"{stats['items']:,} items have a vector; the catalogue's categories tell no items apart, so look at the "
+            "nearest items and the map."
+        )
+    says = "tell what an item is" if alike.gain >= 0.2 else "tell a little" if alike.gain >= 0.05 else "tell hardly"
+    return (
+        f"The vectors {says}: of the five nearest items by text, {_share(alike.measured)} are of the item's own "
+        f"department; of random items, {_share(alike.chance)}."
+    )
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 def _counted_users(recall: float) -> int:

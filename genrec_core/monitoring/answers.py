@@ -1,6 +1,8 @@
 """What a file of predictions looks like: how much of the catalogue it shows, wrong entries, and who got worse lists."""
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -8,12 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from genrec_core.bundle.item_attributes import ItemTable
-from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.ids import AnyId
 from genrec_core.evaluation.metrics import gini
+from genrec_core.recommend.explain import Explanation
 from genrec_core.recommend.predict import PredictionReport
 from genrec_core.recommend.prediction_files import is_parquet
+from genrec_core.recommend.recommender import Recommender
+from genrec_core.settings import RankingChoice
+
+_SLIGHT, _MOST_NATS = 0.05, math.log(1000)  # effects below and above which words say so
 
 
 @dataclass(frozen=True)
@@ -91,32 +96,50 @@ def count_listed_items(predictions: Path, known: np.ndarray, histories: pl.DataF
     return ListedItems(listed.height, unknown, repeated, seen)
 
 
-def item_names(model_dir: Path) -> dict[AnyId, str]:
-    """The title of each item of an exported model, or its id if it has none or the model has no catalogue."""
-    folder = ModelFolder(model_dir)
-    item_ids = folder.item_ids
-    titles = ItemTable.load(model_dir, item_ids).title if folder.takes_rules else [None] * len(item_ids)
-    return {item: title or f"item {item}" for item, title in zip(item_ids.tolist(), titles, strict=True)}
-
-
-def lists_by_title(
-    names: Mapping[AnyId, str], histories: Sequence[tuple[str, Sequence[AnyId]]], predictions: Path, items: int
+def lists_with_reasons(
+    recommender: Recommender,
+    histories: Sequence[tuple[str, Sequence[AnyId]]],
+    predictions: Path,
+    items: int,
+    ranking: RankingChoice = "auto",
+    seconds: float = math.inf,
 ) -> list[dict[str, str]]:
-    """For each user with predictions the newest and the first recommended items, ``items`` of each, by name.
+    """For each user with predictions, by title: the newest items, the first recommended ones, and why the first.
 
     Args:
+        recommender: the model that made the predictions.
         histories: users and their items, oldest first.
+        predictions: the prediction file.
+        items: how many items of the history and of the list are shown.
+        ranking: that of the predictions.
+        seconds: users whose turn comes later than this get no reason.
     """
-    users = [user for user, _ in histories]
+    ids: dict[str, AnyId] = {str(item): item for item in recommender.item_ids.tolist()}  # cells of CSV are text
+    users, began = [user for user, _ in histories], time.monotonic()
     rows = scan_predictions(predictions).filter(pl.col("user_id").cast(pl.String).is_in(users)).collect()
-    lists = {str(user): [item for item in row[:items] if item is not None] for user, *row in rows.iter_rows()}
-    by_text = {str(item): name for item, name in names.items()}  # cells of CSV are text
+    lists = {str(user): [ids[str(item)] for item in row[:items] if str(item) in ids] for user, *row in rows.iter_rows()}
 
-    def named(ids: Sequence[AnyId]) -> str:
-        return "; ".join(by_text.get(str(item), f"item {item}, unknown") for item in ids)
+    def named(chosen: Sequence[AnyId]) -> str:
+        return " · ".join(facts.title for facts in recommender.describe(chosen))
 
-    return [
-        {"user": user, "bought, newest first": named(bought[-items:][::-1]), "recommended": named(lists[user])}
-        for user, bought in histories
-        if user in lists
-    ]
+    shown = []
+    for user, bought in histories:
+        if user in lists:
+            row = {"user": user, "newest items": named(bought[-items:][::-1]), "recommended": named(lists[user])}
+            if lists[user] and time.monotonic() - began < seconds:
+                (explanation,) = recommender.explain(bought, lists[user][:1], ranking=ranking, reasons=1)
+                row["why the first"] = why(explanation, named)
+            shown.append({**row, "why the first": row.get("why the first", "")})
+    return shown
+
+
+def why(explanation: Explanation, named: Callable[[Sequence[AnyId]], str]) -> str:
+    """The item of the history that an explanation names first, and its effect in words."""
+    if not explanation.reasons:
+        return "no item of the history is known, so the list is the same for all such users"
+    reason = explanation.reasons[0]
+    if reason.effect < _SLIGHT:
+        return "no single item of the history"
+    times = math.exp(min(reason.effect, _MOST_NATS))
+    more = "more than " if reason.effect > _MOST_NATS else ""
+    return f"{named([reason.item_id])}: with it {more}{times:,.{1 if times < 10 else 0}f} times as likely"

@@ -173,7 +173,8 @@ def write_updated(
     if listed:
         verify_manifest(folder)
     with atomic_folder(target) as part:
-        shutil.copytree(folder, part, dirs_exist_ok=True)
+        pages = shutil.ignore_patterns("*.html")  # of the codes before
+        shutil.copytree(folder, part, dirs_exist_ok=True, ignore=pages)
         ids.save(part, summary, hashes)
         if listed:
             write_manifest(part)

@@ -9,12 +9,23 @@ import polars as pl
 
 from genrec_core.data.sources import load_tables, read_catalog, receive_raw, sentence
 from genrec_core.data.temporal import split_by_time, split_sentence
-from genrec_core.storage.artifacts import read_json
 from genrec_core.storage.folders import earlier_version
 from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
 from genrec_dagster.config import CatalogForm, ComputeEngine, EmbeddingForm, RawBeautyForm, SemanticIdForm, SplitForm
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.metadata import Page, Row, columns, content_version, frame_version, markdown, picture, table
+from genrec_dagster.metadata import (
+    Page,
+    Row,
+    bars,
+    columns,
+    content_version,
+    frame_version,
+    page,
+    percent,
+    picture,
+    table,
+)
+from genrec_dagster.pages import page_link
 from genrec_dagster.resources import WorkFolders, progress_log
 
 if TYPE_CHECKING:
@@ -40,6 +51,7 @@ _RAW_FACTS = (
     *("share_of_repeats", "share_of_ties", "most_interactions_of_a_user", "users_cut_to_their_newest"),
     *("interactions_with_unlisted_items", "items_listed_twice", "items_without_id", "events"),
 )
+_SHOWN_USERS, _NEWEST = 5, 10  # users, and the newest items of each
 _DEPARTMENTS = 7  # the map has eight colours; one is for all other departments
 
 
@@ -123,6 +135,7 @@ def item_embeddings(
 def semantic_ids(
     context: dg.AssetExecutionContext,
     item_embeddings: Path,
+    item_catalog: pl.DataFrame,
     user_histories: pl.DataFrame,
     config: SemanticIdForm,
     work: WorkFolders,
@@ -132,112 +145,168 @@ def semantic_ids(
 
     Items with similar texts share the first numbers, and so do items that users buy together (by the training part of
     the histories). The last number, the suffix, only tells apart items that share all others. Unchanged items keep
-    their codes until the codebooks are fitted again.
+    their codes until the codebooks are fitted again. `codes` opens a page that shows which items share which numbers.
     """
-    from genrec_core.embedding.item_embeddings import ITEM_TEXT
     from genrec_core.quantization.update import refused_by_never, update_semantic_ids
 
     refused = refused_by_never if config.refit == "never" else None
     earlier = earlier_version("semantic_ids", Path(work.root), context.log.info, refused)
     with work.new(context) as folder, engine.open(context) as computed_by:
         update = update_semantic_ids(item_embeddings, config, folder, earlier, user_histories, computed_by)
-        metadata = semantic_ids_page(folder, update, read_json(item_embeddings / ITEM_TEXT))
+        metadata = semantic_ids_page(folder, item_embeddings, item_catalog, update)
         return dg.MaterializeResult(value=folder, metadata=metadata, data_version=content_version(folder))
 
 
 def raw_page(provenance: Mapping[str, Any]) -> Page:
     """What was understood, in one sentence; then the columns, what was left out, the counts and the files."""
-    files: list[Row] = [{"file": name, **facts} for name, facts in provenance["files"].items()]
-    steps: list[Row] = provenance["cleaning"]
-    return {
-        "understood": sentence(provenance),
-        **({"columns": table(provenance["columns"])} if provenance["columns"] else {}),
-        **({"left_out": table(steps)} if steps else {}),
-        **{name: provenance[name] for name in ("users", "items", "interactions")},
-        **{name: provenance[name] for name in _RAW_FACTS if name in provenance},
-        "items_without_description": provenance["items_without_meta"],
-        "items_with_unreadable_letters": provenance["items_with_unreadable_letters"],
-        "source": provenance["source"],
-        "files": table(files),
-    }
+    facts: dict[str, Any] = provenance["files"]
+    files = [{"file": name, **{key: of[key] for key in of if key != "sha256"}} for name, of in facts.items()]
+    hashes: list[Row] = [{"file": name, "sha256": of["sha256"]} for name, of in facts.items()]
+    tables = {"columns": provenance["columns"], "left_out": provenance["cleaning"], "files": files}
+    return page(
+        sentence(provenance),
+        {name: table(rows) for name, rows in tables.items() if rows},
+        {
+            **{name: provenance[name] for name in ("users", "items", "interactions")},
+            **{name: provenance[name] for name in _RAW_FACTS if name in provenance},
+            "items_without_description": provenance["items_without_meta"],
+            "items_with_unreadable_letters": provenance["items_with_unreadable_letters"],
+        },
+        {"source": provenance["source"], "sha256": table(hashes)},
+    )
 
 
 def catalog_page(catalog: pl.DataFrame) -> Page:
-    """The columns, some items, how many items have each field, and plots."""
-    from genrec_core.evaluation.pages.catalog import catalog_picture, field_coverage, spread
+    """Some items, how many items have each field, the largest departments, and plots."""
+    from genrec_core.evaluation.pages.catalog import catalog_picture, departments, field_coverage, largest, spread
+    from genrec_core.evaluation.reading import catalog_verdict
 
     fields = catalog.select(~pl.selectors.nested())  # no vectors
     further = [name for name in fields.columns if name not in (*_SHOWN, *_NOT_SHOWN)]
     some_items = fields[spread(catalog.height, 8)].select(*_SHOWN, *further[:_SHOWN_FURTHER])
-    return {
-        "dagster/row_count": catalog.height,
-        "dagster/column_schema": columns(catalog, _ITEM_COLUMNS),
-        "some_items": markdown(some_items.to_dicts()),
-        "filled_fields": table(field_coverage(fields)),
-        "plots": picture(catalog_picture(catalog), "length of the texts, and items by department"),
-        "items_with_repeated_text": catalog.height - catalog["text"].n_unique(),
-    }
+    filled = [{**row, "share": percent(float(row["share"]))} for row in field_coverage(fields)]
+    names = largest(departments(catalog["categories"]), _DEPARTMENTS)
+    sizes = dict(names.value_counts().sort(["count", names.name], descending=[True, False]).iter_rows())
+    return page(
+        catalog_verdict(catalog),
+        {
+            "some_items": table(some_items.to_dicts(), longest=60),
+            "filled_fields": table(filled, longest=60),
+            "departments": table(bars(sizes, "department", "items")),
+            "plots": picture(catalog_picture(catalog), "length of the texts, and items by department"),
+        },
+        {"items_with_repeated_text": catalog.height - catalog["text"].n_unique()},
+        {"dagster/row_count": catalog.height, "dagster/column_schema": columns(catalog, _ITEM_COLUMNS)},
+    )
 
 
 def histories_page(histories: pl.DataFrame) -> Page:
-    """The columns, some users, and plots of how long histories and how popular items are."""
-    from genrec_core.evaluation.pages.catalog import histories_picture, interactions_by_item
+    """Some users, and how long histories and how popular items are."""
+    from genrec_core.evaluation.pages.catalog import histories_picture, interactions_by_item, length_counts
+    from genrec_core.evaluation.reading import histories_verdict
 
-    return {
-        "dagster/row_count": histories.height,
-        "dagster/column_schema": columns(histories, _USER_COLUMNS),
-        "some_users": markdown(histories.head(5).drop("times", strict=False).to_dicts()),
-        "interactions": int(histories["item_ids"].list.len().sum()),
-        "split": split_sentence(histories),
-        "different_items_bought": len(interactions_by_item(histories)),
-        "plots": picture(histories_picture(histories), "history length, and popularity of items"),
-    }
+    some = histories.head(_SHOWN_USERS).select(
+        "user_id",
+        pl.col("item_ids").list.len().alias("items"),
+        pl.col("item_ids").list.tail(_NEWEST).list.eval(pl.element().cast(pl.String)).list.join(", ").alias("newest"),
+    )
+    return page(
+        histories_verdict(histories),
+        {
+            "split": split_sentence(histories),
+            "some_users": table(some.to_dicts()),
+            "history_lengths": table(bars(length_counts(histories), "items of the history", "users")),
+            "plots": picture(histories_picture(histories), "history length, and popularity of items"),
+        },
+        {
+            "interactions": int(histories["item_ids"].list.len().sum()),
+            "different_items_bought": len(interactions_by_item(histories)),
+        },
+        {"dagster/row_count": histories.height, "dagster/column_schema": columns(histories, _USER_COLUMNS)},
+    )
 
 
 def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catalog: pl.DataFrame) -> Page:
-    """The model, how many texts it embedded, the nearest items of some items, and a map of the catalogue."""
+    """Whether near texts are of one department, the nearest items of some items, and a map of the catalogue."""
     from genrec_core.embedding.item_embeddings import ItemEmbeddings
+    from genrec_core.evaluation.meaning import alike_nearest, department_numbers
     from genrec_core.evaluation.pages.catalog import departments, embedding_picture, largest, nearest_items
+    from genrec_core.evaluation.reading import embeddings_verdict
 
     vectors = ItemEmbeddings.load(folder)
     groups = largest(departments(catalog["categories"]), _DEPARTMENTS).to_list()
     names = catalog.select(pl.coalesce("title", "text")).to_series().to_list()
-    return {
-        "dagster/row_count": stats["items"],
-        "model": stats["model"],
-        "dimensions": stats["dim"],
-        "texts_embedded": embedded,
-        "texts_reused": stats["items"] - embedded,
-        "embedding_seconds": stats["seconds"],
-        "nearest_by_text": markdown(nearest_items(vectors, names, shown=6, neighbors=3)),
-        "plots": picture(embedding_picture(vectors, groups), "length of the vectors, and a map of the items by text"),
-        "summary": dict(stats),
-    }
+    near: list[Row] = list(nearest_items(vectors, names, shown=6, neighbors=3))
+    alike = alike_nearest(vectors.l2norm, department_numbers(catalog)[0])
+    shares: Page = {}
+    if alike:
+        shares = {"same_category_of_nearest_five": alike.measured, "same_category_of_random_pairs": alike.chance}
+    return page(
+        embeddings_verdict(stats, alike),
+        {
+            **({"nearest_by_text": table(near, longest=60)} if near else {}),
+            "plots": picture(embedding_picture(vectors, groups), "a map of the items by text"),
+        },
+        {
+            **shares,
+            "texts_embedded": embedded,
+            "texts_reused": stats["items"] - embedded,
+            "embedding_seconds": stats["seconds"],
+            "dimensions": stats["dim"],
+        },
+        {"dagster/row_count": stats["items"], "model": stats["model"], "summary": dict(stats)},
+    )
 
 
-def semantic_ids_page(folder: Path, update: "Update", texts: list[str]) -> Page:
-    """What changed since the last version, how well the codebooks are used, and which items share a prefix."""
-    from genrec_core.evaluation.pages.catalog import codebook_picture, shared_prefixes
+def semantic_ids_page(folder: Path, embeddings: Path, catalog: pl.DataFrame, update: "Update") -> Page:
+    """What the codes say about items, what changed since the last version, and how well the codebooks are used.
+
+    The explorer of the codes is written into ``folder``, too.
+    """
+    from genrec_core.embedding.item_embeddings import ItemEmbeddings
+    from genrec_core.evaluation.meaning import code_meaning, department_numbers
+    from genrec_core.evaluation.pages.catalog import codebook_picture
+    from genrec_core.evaluation.pages.codes import CODES_FILE, aligned, example_prefixes, write_codes_page
     from genrec_core.quantization.semantic_ids import SemanticIds
 
     ids, summary = SemanticIds.load(folder), update.summary
-    measures = ("codebook_use", "codebook_entropy_bits", "unique_prefixes", "reconstruction_error")
-    levels: list[Row] = [  # all but the suffix, which has no codebook
+    numbers, departments = department_numbers(aligned(catalog, ids.item_ids))
+    meaning = code_meaning(ids.codes, numbers, ItemEmbeddings.load(embeddings).l2norm)
+    tree = write_codes_page(folder, catalog, meaning)
+    purity = {"purity_of_first_number": meaning.purity.measured} if meaning.purity else {}
+    return page(
+        meaning.verdict,
+        {
+            "codes": page_link(folder, CODES_FILE),
+            "some_first_numbers": table(example_prefixes(tree, departments, 8)),
+            "levels": table(_levels(summary)),
+            "plots": picture(codebook_picture(summary, ids.codes), "use of the codebooks"),
+        },
+        {
+            **purity,
+            **{name: getattr(update, name) for name in ("kept", "assigned", "removed")},
+            "refitted": update.refitted or "no",
+            "items_that_share_all_levels": summary["collided_items"],
+            "deepest_suffix": summary["deepest_suffix"],
+        },
+        {"dagster/row_count": summary["items"], "summary": dict(summary)},
+    )
+
+
+def _levels(summary: Mapping[str, Any]) -> list[Row]:
+    """One row for each level but the suffix, which has no codebook: its size and the share of it in use.
+
+    ``bits`` is the entropy of its numbers, ``prefixes`` are those in use up to this level, and ``error`` is the share
+    of the vectors' variance that is still missing. Dagster cuts off a table whose head is too long, so names are short.
+    """
+    return [
         {
             "level": level + 1,
-            "centroids": summary["level_sizes"][level],
-            **{name: summary[name][level] for name in measures},
+            "size": summary["level_sizes"][level],
+            "in use": percent(use),
+            "bits": float(f"{summary['codebook_entropy_bits'][level]:.3g}"),
+            "prefixes": summary["unique_prefixes"][level],
+            "error": percent(summary["reconstruction_error"][level]),
         }
-        for level in range(len(summary["codebook_use"]))
+        for level, use in enumerate(summary["codebook_use"])
     ]
-    return {
-        "dagster/row_count": summary["items"],
-        **{name: getattr(update, name) for name in ("kept", "assigned", "removed")},
-        "refitted": update.refitted or "no",
-        "levels": table(levels),
-        "items_that_share_all_levels": summary["collided_items"],
-        "deepest_suffix": summary["deepest_suffix"],
-        "items_with_equal_prefix": markdown(shared_prefixes(ids, texts, shown=2, members=3)),
-        "plots": picture(codebook_picture(summary, ids.codes), "use of the codebooks"),
-        "summary": dict(summary),
-    }

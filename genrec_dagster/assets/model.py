@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from genrec_dagster.automation import rebuilt_asset
 from genrec_dagster.config import EvaluationForm, ExportForm, ReleaseRule, Rendezvous, TrainingForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
-from genrec_dagster.metadata import Page, Row, content_version, markdown, picture, table
+from genrec_dagster.metadata import Page, Row, content_version, markdown, page, picture, table
 from genrec_dagster.pages import page_link
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
 from genrec_dagster.training import new_beside_another, only_training, prepare_job, refit, run_torchrun, tracked_run
@@ -87,7 +87,6 @@ def recall_metrics(
     with work.new(context) as folder:
         write_metrics(folder, metrics)
         metadata = metrics_page(folder, metrics)
-        metadata["report"] = page_link(folder, REPORT_FILE)
         with experiment.mlflow_may_be_away(context):
             experiment.log_test_metrics(tiger_checkpoint, metrics, folder / REPORT_FILE)
             metadata["mlflow_run"] = experiment.training_link(tiger_checkpoint)
@@ -129,8 +128,8 @@ def onnx_encoder(
         parts = (tiger_checkpoint, refitted, semantic_ids, item_embeddings)
         items = export_models(folder, *parts, frame, item_catalog, config, context.log.info)
         served = served_in(folder)
-        metadata = export_page(served, tiger_checkpoint, items, time.monotonic() - began)
-        metadata["trained_on"] = "all interactions" if refitted else "the training part"
+        trained_on = "all interactions" if refitted else "the training part"
+        metadata = export_page(served, tiger_checkpoint, items, time.monotonic() - began, trained_on)
         with experiment.mlflow_may_be_away(context):
             example = frame["item_ids"][0].to_list()
             metadata["mlflow_model"] = experiment.log_recommender(tiger_checkpoint, served, example)
@@ -141,23 +140,49 @@ def onnx_encoder(
 def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.MetadataValue) -> Page:
     """How the training went, its settings, and the size of the model. The curves are also written to ``folder``."""
     from genrec_core.evaluation.pages.metrics import training_curves
-    from genrec_core.evaluation.reading import seen_choice
+    from genrec_core.evaluation.reading import seen_choice, training_verdict
 
     history = read_json(folder / HISTORY_FILE)
     curves = training_curves(history["epochs"], history["best_epoch"])
     (folder / CURVES_PLOT).write_bytes(curves)
-    return {
-        "best_validation_recall@10": history["best_recall@10"],
-        "best_epoch": int(history["best_epoch"]),
-        "seen_items": seen_choice(history["seen_items"]),
-        "epochs": len(history["epochs"]),
-        "training_seconds": history["seconds"],
-        "last_loss": history["epochs"][-1]["loss"],
-        "curves": picture(curves, "loss and validation Recall@10 by epoch"),
-        "parameters": _count_parameters(folder),
-        "settings": markdown([{"setting": name, "value": str(value)} for name, value in settings.model_dump().items()]),
-        "mlflow_run": mlflow_run,
+    return page(
+        training_verdict(history),
+        {
+            "epochs": table(_epochs(history)),
+            "curves": picture(curves, "loss and validation Recall@10 by epoch"),
+            "seen_items": seen_choice(history["seen_items"]),
+            "mlflow_run": mlflow_run,
+        },
+        {
+            "best_validation_recall@10": history["best_recall@10"],
+            "best_epoch": int(history["best_epoch"]),
+            "training_seconds": history["seconds"],
+            "last_loss": history["epochs"][-1]["loss"],
+            "parameters": _count_parameters(folder),
+        },
+        {
+            "settings": markdown(
+                [{"setting": name, "value": str(value)} for name, value in settings.model_dump().items()]
+            )
+        },
+    )
+
+
+def _epochs(history: Mapping[str, Any]) -> list[Row]:
+    """The loss of each epoch, and Recall@10 where the epoch was validated; the best epoch is marked."""
+    rankings = {
+        "validation_recall@10": "validation Recall@10",
+        "validation_generative_recall@10": "of generating alone",
     }
+    return [
+        {
+            "epoch": int(entry["epoch"]),
+            "loss": entry["loss"],
+            **{title: entry.get(name) for name, title in rankings.items()},
+            "": "best" if entry["epoch"] == history["best_epoch"] else "",
+        }
+        for entry in history["epochs"]
+    ]
 
 
 def _count_parameters(checkpoint: Path) -> int:
@@ -174,37 +199,59 @@ def _count_parameters(checkpoint: Path) -> int:
 def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
     """The metrics of every ranking mode and of popularity, with intervals, and by slices of users and items."""
     from genrec_core.evaluation.evaluate import RANKINGS
-    from genrec_core.evaluation.pages.metrics import RECALL_PLOT, SLICES_PLOT
-    from genrec_core.evaluation.reading import other_way, seen_choice, verdict
+    from genrec_core.evaluation.pages.metrics import RECALL_PLOT, REPORT_FILE, SLICES_PLOT
+    from genrec_core.evaluation.reading import seen_choice, verdict
 
-    served, modes = metrics[metrics["ranking"]], [mode for mode in RANKINGS if mode in metrics]
-    rows: list[Row] = [
+    ranking, modes = metrics["ranking"], [mode for mode in RANKINGS if mode in metrics]
+    served = metrics[ranking]
+    return page(
+        verdict(metrics),
+        {
+            "report": page_link(folder, REPORT_FILE),
+            "metrics": table(_by_ranking(metrics, modes)),
+            **_read(metrics),
+            "slices": table([_slice(by, row) for by, rows in metrics["slices"].items() for row in rows]),
+            "seen_items": seen_choice(metrics["seen_items"]),
+            "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
+            "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
+        },
+        {
+            "ranking": ranking,
+            **{f"{ranking}_{name}": served[name] for name in ("recall@10", "ndcg@10") if name in served},
+            **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
+            "generation_miss_share": metrics["generative"]["miss_share"],
+            "seeds": ", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "only this one",
+            "users": metrics["users"],
+            "beams": metrics["beams"],
+        },
+    )
+
+
+def _by_ranking(metrics: Mapping[str, Any], modes: Sequence[str]) -> list[Row]:
+    """One row for each metric, one column for each ranking; the interval is of the ranking that serves."""
+    from genrec_core.evaluation.reading import other_way
+
+    served, other = metrics[metrics["ranking"]], other_way(metrics)
+    return [
         {
             "metric": name,
             **{mode: metrics[mode].get(name) for mode in modes},
             "interval": "{:.4f} to {:.4f}".format(*served[f"{name}_interval"])
             if f"{name}_interval" in served
             else None,
-            other_way(metrics).replace("_", " "): metrics[f"{metrics['ranking']}_{other_way(metrics)}"].get(name),
+            other.replace("_", " "): metrics[f"{metrics['ranking']}_{other}"].get(name),
         }
         for name, value in served.items()
         if isinstance(value, float)
     ]
-    return {
-        "verdict": verdict(metrics),
-        "seen_items": seen_choice(metrics["seen_items"]),
-        **{name: served[name] for name in ("recall@10", "ndcg@10") if name in served},
-        "metrics": table(rows),
-        **_read(metrics),
-        "ranking": metrics["ranking"],
-        **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
-        "generation_miss_share": metrics["generative"]["miss_share"],
-        "seeds": ", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "only this one",
-        "users": metrics["users"],
-        "beams": metrics["beams"],
-        "slices": markdown([{"by": by, **row} for by, rows in metrics["slices"].items() for row in rows]),
-        "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
-        "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
+
+
+def _slice(by: str, row: Mapping[str, Any]) -> Row:
+    """Recall@10 of some users beside that of popularity."""
+    what = {"history_length": "history of", "target_popularity": "target bought"}[by]
+    names = {"recall@10": "Recall@10", "popularity_recall@10": "popularity's"}
+    return {"users with": f"{what} {row['slice']}", "users": row["users"]} | {
+        title: row[name] for name, title in names.items()
     }
 
 
@@ -235,17 +282,24 @@ def _read(metrics: Mapping[str, Any]) -> Page:
     return {title: table(rows) for title, rows in tables.items() if rows}
 
 
-def export_page(folder: Path, checkpoint: Path, items: int, seconds: float) -> Page:
+def export_page(folder: Path, checkpoint: Path, items: int, seconds: float, trained_on: str) -> Page:
     """The files of the exported model, and their size beside the trained weights."""
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    files: list[Row] = [{"file": name, "bytes": sizes[name]} for name in sorted(sizes, key=lambda name: -sizes[name])]
-    return {
-        "items": items,
-        "trained_weights_bytes": sum(path.stat().st_size for path in checkpoint.glob(_WEIGHTS)),
-        "export_seconds": round(seconds, 2),
-        "files": table(files),
-        **_int8_comparison(folder),
-    }
+    files: list[Row] = [
+        {"file": name, "MB": float(f"{sizes[name] / 1e6:.3g}")} for name in sorted(sizes, key=lambda name: -sizes[name])
+    ]
+    int8 = _int8_comparison(folder)
+    return page(
+        f"The model of {items:,} items runs without torch from {sum(sizes.values()) / 1e6:,.1f} MB of files, in "
+        f"{'int8' if int8 else 'fp32'}; it was trained on {trained_on}.",
+        {**int8, "files": table(files)},
+        {
+            "items": items,
+            "trained_weights_bytes": sum(path.stat().st_size for path in checkpoint.glob(_WEIGHTS)),
+            "export_seconds": round(seconds, 2),
+            "trained_on": trained_on,
+        },
+    )
 
 
 def _int8_comparison(folder: Path) -> Page:

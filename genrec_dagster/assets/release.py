@@ -36,7 +36,7 @@ from genrec_dagster.assets.model import HISTORY_FILE
 from genrec_dagster.automation import FRESHNESS, fresh_within, rebuilt_asset
 from genrec_dagster.config import PRESET_NAME, ServedReleaseForm
 from genrec_dagster.failures import plain_failures
-from genrec_dagster.metadata import Page, Row, content_version, table
+from genrec_dagster.metadata import Page, Row, content_version, page, table
 from genrec_dagster.origins import Origin, evaluation_of, trace
 from genrec_dagster.resources import WorkFolders, dagster_ui
 from genrec_dagster.training import code_revision
@@ -246,26 +246,36 @@ def pointer_version(release: Path) -> dg.DataVersion:
 
 
 def release_page(folder: Path, facts: Mapping[str, Any], champion: Path | None) -> Page:
-    """``release.json`` and a table that compares the test metrics with those of ``champion``, the served release."""
-    return {
-        **_headline(folder),
-        "served_model_trained_on": facts["models"]["served_trained_on"],
-        "beside_the_served_one": table(_compared(folder, champion)),
-        "facts": dict(facts),
+    """A table that compares the test metrics with those of ``champion``, the served release, and ``release.json``."""
+    from genrec_core.evaluation.reading import release_verdict
+
+    name = "recall@10"
+    recalls = {
+        "this": _test_metrics(folder).get(name),
+        "served": _test_metrics(champion).get(name) if champion else None,
     }
+    return page(
+        release_verdict(recalls, _ranking(folder)),
+        {"beside_the_served_one": table(_compared(folder, champion))},
+        {**_headline(folder), "served_model_trained_on": facts["models"]["served_trained_on"]},
+        {"facts": dict(facts)},
+    )
 
 
 def served_page(pointer: Pointer, before: Pointer | None, root: Path, carried: int, alias: str) -> Page:
     """The served release, why it is served, and all releases that were ever served."""
-    return {
-        "release": pointer.version,
-        "previous_release": before.version if before else "none",
-        "reason": pointer.reason,
-        **_headline(version_folder(RELEASES, pointer.version, root)),
-        "releases": table([_release_row(version, pointer, root) for version in reversed(pointer.known)]),
-        "withdrawn_items_carried_over": carried,
-        "alias": alias,
-    }
+    instead = f" instead of {before.version}" if before and before.version != pointer.version else ""
+    return page(
+        f"Predictions and servers use release {pointer.version}{instead}: {pointer.reason}.",
+        {"releases": table([_release_row(version, pointer, root) for version in reversed(pointer.known)])},
+        {**_headline(version_folder(RELEASES, pointer.version, root)), "withdrawn_items_carried_over": carried},
+        {
+            "release": pointer.version,
+            "previous_release": before.version if before else "none",
+            "reason": pointer.reason,
+            "alias": alias,
+        },
+    )
 
 
 def _test_metrics(release: Path) -> dict[str, float]:
@@ -274,8 +284,15 @@ def _test_metrics(release: Path) -> dict[str, float]:
     return {name: value for name, value in metrics[metrics["ranking"]].items() if isinstance(value, float)}
 
 
+def _ranking(release: Path) -> str:
+    """The ranking that the release serves."""
+    return str(read_json(release / METRICS / METRICS_FILE)["ranking"])
+
+
 def _headline(release: Path) -> dict[str, float]:
-    return {name: value for name, value in _test_metrics(release).items() if name in _HEADLINE}
+    """The main test metrics, each named by its ranking."""
+    ranking = _ranking(release)
+    return {f"{ranking}_{name}": value for name, value in _test_metrics(release).items() if name in _HEADLINE}
 
 
 def _compared(folder: Path, champion: Path | None) -> list[Row]:
@@ -300,5 +317,6 @@ def _release_row(version: str, pointer: Pointer, root: Path) -> Row:
     row: dict[str, str | float | None] = {"release": version, "state": state, "made": None}
     row |= dict.fromkeys(_HEADLINE)
     if (release / FACTS).is_file():
-        row |= {"made": read_json(release / FACTS)["created"], **_headline(release)}
+        measured = {name: value for name, value in _test_metrics(release).items() if name in _HEADLINE}
+        row |= {"made": read_json(release / FACTS)["created"], **measured}
     return row

@@ -14,13 +14,15 @@ import polars as pl
 from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.data.ids import are_text
 from genrec_core.errors import GenrecError
+from genrec_core.monitoring.answers import exposure_of
 from genrec_core.recommend.predict import rejected_path, require_request_file
 from genrec_core.recommend.prediction_files import is_parquet
+from genrec_core.releases.pointer import read_pointer
 from genrec_core.storage.artifacts import sha256_of
 from genrec_core.storage.inbox import FolderInbox, Inbox, ObjectInbox, find_file
 from genrec_core.storage.object_store import SCHEME, ObjectStore
 from genrec_core.storage.redact import without_secrets
-from genrec_dagster.assets.serving import SHOWN_USERS, pointed_model, predict, predictions_page
+from genrec_dagster.assets.serving import EXPLAINED_USERS, explained, pointed_model, predict, predictions_page
 from genrec_dagster.checks.serving import (
     lists_valid,
     misses_are_few,
@@ -30,13 +32,13 @@ from genrec_dagster.checks.serving import (
 )
 from genrec_dagster.config import ComputeEngine, Monitoring, RequestPredictionForm
 from genrec_dagster.failures import PlainFailureError, plain_failures
-from genrec_dagster.metadata import Page, content_version, markdown
+from genrec_dagster.metadata import Page, content_version, page, table
 from genrec_dagster.resources import WorkFolders
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
 GROUP, OWNERS = "requests", ["team:recsys"]
 REQUESTS, PREDICTIONS = "requests", "predictions"
-_SHOWN_REJECTED = 10
+_SHOWN_LINES, _SHOWN_REJECTED = 5, 10
 _GATES = {"requests_answered": requests_answered, "lists_valid": lists_valid}
 _WARNINGS = {"catalogue_shown": shows_enough, "served_as_asked": misses_are_few}
 CHECKS = [
@@ -104,20 +106,22 @@ def request_predictions(
     with work.new(context) as folder, engine.open(context) as computed_by:
         output = folder / f"{PREDICTIONS}{'.parquet' if is_parquet(requests) else '.csv'}"
         try:
-            report, exposure = predict(requests, output, model, config, computed_by)
+            report, recommender = predict(requests, output, model, config, computed_by)
             require_request_file(report, rejected_path(output), config.max_rejected)
         except GenrecError as error:
             raise _file_failure(context.partition_key, error) from None
         text_ids = are_text(ModelFolder(model).item_ids)
         examples = [
-            (user.user_id, user.item_ids) for user in islice(readable_requests(requests, text_ids), SHOWN_USERS)
+            (user.user_id, user.item_ids) for user in islice(readable_requests(requests, text_ids), EXPLAINED_USERS)
         ]
-        metadata = predictions_page(report, exposure, served_release, model, output, examples)
+        exposure, lists = exposure_of(output, recommender.item_ids), explained(recommender, examples, output, config)
+        release = read_pointer(served_release).version
+        metadata = predictions_page(report, exposure, release, ModelFolder(model).popularity, lists)
         metadata["dagster/partition_row_count"] = report.users
         metadata["rejected_lines"] = report.rejected
         if report.rejected:
             first_rejected = pl.read_csv(rejected_path(output), n_rows=_SHOWN_REJECTED, infer_schema=False)
-            metadata["rejected"] = markdown(first_rejected.to_dicts())
+            metadata["rejected"] = table(first_rejected.to_dicts())
         results = {
             "requests_answered": requests_answered(output, requests, text_ids),
             "lists_valid": lists_valid(output, model),
@@ -140,13 +144,15 @@ def _file_failure(key: str, error: GenrecError) -> PlainFailureError:
 def request_page(name: str, received: Path) -> Page:
     """A request file as received, with its first lines."""
     if is_parquet(received):
-        rows = pl.read_parquet(received, n_rows=SHOWN_USERS).to_dicts()
+        rows = pl.read_parquet(received, n_rows=_SHOWN_LINES).to_dicts()
+        lines = [{name: str(value) for name, value in row.items()} for row in rows]
     else:
-        with received.open(encoding="utf-8", errors="replace") as lines:
-            rows = [{"line": number, "text": line} for number, line in enumerate(islice(lines, SHOWN_USERS), 1)]
-    return {
-        "file": name,
-        "bytes": received.stat().st_size,
-        "sha256": sha256_of(received),
-        "first_lines": markdown(rows),
-    }
+        with received.open(encoding="utf-8", errors="replace") as text:
+            lines = [{"line": str(number), "text": line} for number, line in enumerate(islice(text, _SHOWN_LINES), 1)]
+    size = received.stat().st_size
+    return page(
+        f"{name} was received: {size:,} bytes, {'a Parquet table' if is_parquet(received) else 'text lines'}.",
+        {"first_lines": table(lines)} if lines else {},
+        {"bytes": size},
+        {"file": name, "sha256": sha256_of(received)},
+    )

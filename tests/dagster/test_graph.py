@@ -1,5 +1,7 @@
 """The whole graph, raw files to predictions, on a tiny shop."""
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from genrec_core.storage.artifacts import FRAME, read_json, verify_manifest
 from genrec_core.storage.folders import latest
 from genrec_dagster.assets.catalog import catalog_page
 from genrec_dagster.definitions import defs
+from genrec_dagster.metadata import content_version
 
 ASSETS = sorted(spec.key.to_user_string() for spec in defs.resolve_all_asset_specs())
 
@@ -67,10 +70,56 @@ def test_the_catalogues_page_shows_its_further_columns() -> None:
     more = {"cut": ["u", "v"], "text": ["one", "two"], "text_template": ["{shelf};"] * 2, "vector": [[1.0], [2.0]]}
     catalog = pl.concat([empty, pl.DataFrame(columns | more)], how="diagonal")
     page = catalog_page(catalog)
-    assert page["some_items"].value.splitlines()[0].split("|")[1:-1][-4:] == [" price ", " year ", " shelf ", " size "]
+    assert list(page["some_items"].records[0].data)[-4:] == ["price", "year", "shelf", "size"]
     covered = {str(row.data["field"]): row.data["items"] for row in page["filled_fields"].records}
     assert (covered["year"], covered["cut"], covered["brand"]) == (1, 2, 0)
     assert "vector" not in covered
+
+
+TABLES_AND_LINKS = (dg.TableMetadataValue, dg.UrlMetadataValue)
+HIDDEN = (dg.JsonMetadataValue, dg.MarkdownMetadataValue, dg.PathMetadataValue)
+
+
+def test_every_page_begins_with_a_sentence_and_something_to_look_at(metadata: dict[str, dict[str, Any]]) -> None:
+    for asset, page in metadata.items():
+        (first, verdict), (_, second), *_ = page.items()
+        assert first == "verdict", asset
+        assert re.fullmatch(r"\S.{20,240}[^.]\.", verdict.value), verdict.value
+        assert isinstance(second, (*TABLES_AND_LINKS, dg.TextMetadataValue)), asset
+
+
+def test_every_page_ends_with_what_few_people_read(metadata: dict[str, dict[str, Any]]) -> None:
+    numbers = (dg.IntMetadataValue, dg.FloatMetadataValue)
+    for asset, page in metadata.items():
+        kinds = [entry for name, entry in page.items() if not name.startswith("dagster/")]
+        raw = [place for place, kind in enumerate(kinds) if isinstance(kind, dg.JsonMetadataValue)]
+        counted = [place for place, kind in enumerate(kinds) if isinstance(kind, numbers)][:-1]  # the size comes last
+        assert not raw or min(raw) > max(counted, default=0), asset
+        assert [name for name in page if not name.startswith("dagster/")][-2:] == ["path", "size_bytes"], asset
+
+
+def test_no_number_of_a_page_has_more_digits_than_a_reader_needs(metadata: dict[str, dict[str, Any]]) -> None:
+    floats = [
+        (asset, name, entry.value)
+        for asset, page in metadata.items()
+        for name, entry in page.items()
+        if isinstance(entry, dg.FloatMetadataValue)
+    ]
+    assert floats
+    assert [entry for entry in floats if entry[2] != float(f"{entry[2]:.4g}")] == []
+
+
+def test_semantic_ids_link_a_page_of_all_codes(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:
+    folder = latest("semantic_ids", finished_graph.storage)
+    assert metadata["semantic_ids"]["codes"].url.endswith(f"/semantic_ids/{folder.name}/codes.html")
+    assert metadata["semantic_ids"]["verdict"].value in (folder / "codes.html").read_text().replace("&#39;", "'")
+
+
+def test_the_page_of_codes_changes_no_data_version(finished_graph: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(latest("semantic_ids", finished_graph.storage), tmp_path / "ids")
+    before = content_version(folder)
+    (folder / "codes.html").unlink()
+    assert content_version(folder) == before
 
 
 def test_every_page_has_a_table_and_pictures_small_enough_for_an_event(metadata: dict[str, dict[str, Any]]) -> None:
@@ -90,14 +139,16 @@ def test_every_page_has_a_table_and_pictures_small_enough_for_an_event(metadata:
 
 
 def test_predictions_are_shown_by_title(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:
-    head, _, first, *_ = metadata["batch_predictions"]["some_users"].md_str.splitlines()
-    assert head == "| user | bought, newest first | recommended |"
+    rows = [record.data for record in metadata["batch_predictions"]["some_users"].records]
+    assert list(rows[0]) == ["user", "newest items", "recommended", "why the first"]
+    assert len(rows) == 20
+    assert any(re.search(r": with it .* times as likely$", row["why the first"]) for row in rows)
     titles = dict(
         pl.read_parquet(latest("item_catalog", finished_graph.storage) / FRAME)["item_id", "title"].iter_rows()
     )
     user, best = pl.read_csv(latest("batch_predictions", finished_graph.storage) / "predictions.csv").row(0)[:2]
-    assert first.startswith(f"| {user} | ")
-    assert titles[best] in first
+    assert rows[0]["user"] == str(user)
+    assert rows[0]["recommended"].startswith(titles[best])
 
 
 def test_all_parameters_of_the_model_are_counted(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:
@@ -112,7 +163,9 @@ def test_a_release_and_its_history_are_shown(metadata: dict[str, dict[str, Any]]
     compared = {
         record.data["test metric"]: record.data for record in metadata["model_release"]["beside_the_served_one"].records
     }
-    assert compared["recall@10"]["this release"] == metadata["recall_metrics"]["recall@10"].value
+    ranking = metadata["recall_metrics"]["ranking"].value
+    measured = metadata["recall_metrics"][f"{ranking}_recall@10"].value
+    assert compared["recall@10"]["this release"] == measured == metadata["model_release"][f"{ranking}_recall@10"].value
     assert compared["recall@10"]["served"] == ""  # nothing was before it
     (only,) = metadata["served_release"]["releases"].records
     assert (only.data["release"], only.data["state"]) == (finished_graph.result.run_id, "served")

@@ -119,12 +119,12 @@ def test_a_batch_says_what_it_shows_and_misses(finished_graph: Any) -> None:
     event = next(event for event in events if event.asset_key.to_user_string() == "batch_predictions")
     metadata = {name: entry.value for name, entry in event.materialization.metadata.items()}
     lists = pl.read_csv(latest("batch_predictions", finished_graph.storage) / "predictions.csv").drop("user_id")
-    assert metadata["coverage"] == len(np.unique(lists.to_numpy())) / 120
+    assert metadata["coverage"] == pytest.approx(len(np.unique(lists.to_numpy())) / 120, rel=1e-3)
     assert 0 < metadata["gini"] < 1
     for name in ("unknown_items", "popular_answers", "short_answers", "rejected_lines"):
         assert metadata[f"{name}_share"] == 0
     found = evaluations(finished_graph.result)
-    assert found["catalogue_shown"].metadata["gini"].value == metadata["gini"]
+    assert found["catalogue_shown"].metadata["gini"].value == pytest.approx(metadata["gini"], rel=1e-3)
     assert found["served_as_asked"].passed
 
 

@@ -69,7 +69,7 @@ def test_predictions_hold_the_tables_own_ids_byte_for_byte(graph: FinishedGraph,
 def test_the_page_says_what_was_understood(graph: FinishedGraph) -> None:
     (event,) = graph.result.get_asset_materialization_events()[:1]
     page = event.materialization.metadata
-    assert str(page["understood"].value).startswith("tables: ")
+    assert str(page["verdict"].value).startswith("tables: ")
     records = [record.data for record in page["columns"].records]  # type: ignore[attr-defined] # a table's
     taken = {row["column"]: row["taken for"] for row in records}
     assert taken["customer_id"] == "user"

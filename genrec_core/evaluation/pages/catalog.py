@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from genrec_core.embedding.item_embeddings import ItemEmbeddings
 from genrec_core.evaluation.pages.plotting import GREY, GRID, INK, MAIN, PALETTE, as_png, labelled, new_figure
-from genrec_core.quantization.semantic_ids import SemanticIds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,6 +95,20 @@ def histories_picture(histories: pl.DataFrame) -> bytes:
     return as_png(figure)
 
 
+def length_counts(histories: pl.DataFrame) -> dict[str, int]:
+    """How many users have histories of each length: one to ten items alone, then "11 to 20", "21 to 50" and more."""
+    lengths = histories["item_ids"].list.len().to_numpy()
+    firsts = [*range(1, 11), 11, 21, 51, 101]
+    ends = [*firsts[1:], np.inf]
+    counts = {
+        (str(first) if end - first == 1 else f"{first} or more" if end == np.inf else f"{first} to {end - 1}"): int(
+            ((lengths >= first) & (lengths < end)).sum()
+        )
+        for first, end in zip(firsts, ends, strict=True)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
 def interactions_by_item(histories: pl.DataFrame) -> NDArray[np.int64]:
     """How often each item in the histories was bought, int64 [n], in no particular order."""
     counts = histories["item_ids"].explode(empty_as_null=False).value_counts()["count"]
@@ -131,27 +144,24 @@ def principal_components(vectors: NDArray[np.float32], dims: int) -> tuple[NDArr
 
 
 def embedding_picture(vectors: ItemEmbeddings, groups: Sequence[str]) -> bytes:
-    """Lengths of the raw vectors, and a map of the catalogue along its two main directions.
+    """A map of the catalogue along the two main directions of its vectors.
 
     Args:
         groups: the group of each item, which gives its colour; at most 8 different ones.
     """
-    figure, (left, right) = new_figure(2, (9.6, 4.2))
-    squares = np.einsum("nd,nd->n", vectors.raw, vectors.raw)
-    left.hist(np.sqrt(squares, dtype=np.float64), bins=40, color=MAIN)  # float32 has no 40 steps between equal lengths
-    labelled(left, "Length of the raw vectors", "L2 norm", "items")
+    figure, (axes,) = new_figure(1, (7.2, 5.0))
     chosen = spread(len(groups), _MAP_ITEMS)
     places, share = principal_components(vectors.l2norm[chosen], 2)
     shown = np.array(groups)[chosen]
     for (group, _), color in zip(Counter(groups).most_common(), PALETTE, strict=False):
         x, y = places[shown == group].T
-        right.scatter(x, y, s=4, color=color, alpha=0.6, linewidths=0, label=group)
-    right.set_xticks([])
-    right.set_yticks([])
-    right.grid(visible=False)
-    right.spines["bottom"].set_visible(False)
-    labelled(right, f"The catalogue by text ({share:.0%} of the variance)", "", "")
-    figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4, markerscale=3)
+        axes.scatter(x, y, s=4, color=color, alpha=0.6, linewidths=0, label=group)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    labelled(axes, f"The catalogue by text ({share:.0%} of the variance)", "", "")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4, markerscale=3)
     return as_png(figure)
 
 
@@ -180,22 +190,3 @@ def codebook_picture(summary: Mapping[str, Any], codes: NDArray[np.int32]) -> by
     evenness.legend(frameon=False, fontsize=8)
     labelled(evenness, "Items a centroid", "centroids, the fullest first", "items")
     return as_png(figure)
-
-
-def shared_prefixes(ids: SemanticIds, names: Sequence[str], shown: int, members: int) -> list[dict[str, str | int]]:
-    """Groups of items with the same prefix: ``shown`` prefixes of each length, and ``members`` items of each.
-
-    Args:
-        names: a name for each item, in the order of ``ids``.
-        members: at least 2; prefixes of fewer items are not shown.
-    """
-    rows: list[dict[str, str | int]] = []
-    for length in range(1, ids.codes.shape[1]):
-        prefixes, group, counts = np.unique(ids.codes[:, :length], axis=0, return_inverse=True, return_counts=True)
-        shared = np.flatnonzero(counts >= members)
-        for number in shared[spread(len(shared), shown)]:
-            items = np.flatnonzero(group.ravel() == number)
-            for row in items[spread(len(items), members)].tolist():
-                prefix, code = ("-".join(map(str, codes.tolist())) for codes in (prefixes[number], ids.codes[row]))
-                rows.append({"prefix": prefix, "items": int(counts[number]), "semantic ID": code, "item": names[row]})
-    return rows

@@ -1,6 +1,6 @@
 """The page ``codes.html``: an explorer of the semantic IDs, a tree of prefixes with the items below each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,19 @@ class CodeTree:
     prefixes_left_out: int
 
 
-def write_codes_page(folder: Path, catalog: pl.DataFrame, meaning: CodeMeaning) -> None:
-    """Write ``codes.html`` into ``folder``, which holds semantic IDs.
+def write_codes_page(folder: Path, catalog: pl.DataFrame, meaning: CodeMeaning) -> CodeTree:
+    """Write ``codes.html`` into ``folder``, which holds semantic IDs, and return the tree that it shows.
 
     Args:
         catalog: the frame of ``item_catalog``, with a row for each item.
     """
-    ids = SemanticIds.load(folder)
-    (folder / CODES_FILE).write_text(codes_page(ids, catalog, meaning), encoding="utf-8")
+    text, tree = codes_page(SemanticIds.load(folder), catalog, meaning)
+    (folder / CODES_FILE).write_text(text, encoding="utf-8")
+    return tree
 
 
-def codes_page(ids: SemanticIds, catalog: pl.DataFrame, meaning: CodeMeaning) -> str:
-    """The page as one file of HTML that loads nothing else; see :func:`write_codes_page`."""
+def codes_page(ids: SemanticIds, catalog: pl.DataFrame, meaning: CodeMeaning) -> tuple[str, CodeTree]:
+    """The page as one file of HTML that loads nothing else, and its tree; see :func:`write_codes_page`."""
     items = aligned(catalog, ids.item_ids)
     numbers, departments = department_numbers(items)
     names = [_cut(name) for name in item_names(items)]
@@ -60,7 +61,7 @@ def codes_page(ids: SemanticIds, catalog: pl.DataFrame, meaning: CodeMeaning) ->
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return templates.get_template("codes.html.jinja").render(
+    text = templates.get_template("codes.html.jinja").render(
         meaning=meaning,
         levels=levels_of(groups),
         sizes=ids.level_sizes,
@@ -70,6 +71,7 @@ def codes_page(ids: SemanticIds, catalog: pl.DataFrame, meaning: CodeMeaning) ->
         crowded=f"{_CROWDED:.0f}",
         data=data,
     )
+    return text, tree
 
 
 def aligned(catalog: pl.DataFrame, item_ids: NDArray[Any]) -> pl.DataFrame:
@@ -80,7 +82,7 @@ def aligned(catalog: pl.DataFrame, item_ids: NDArray[Any]) -> pl.DataFrame:
 
 
 def prefix_groups(ids: SemanticIds) -> list[NDArray[np.int64]]:
-    """For each length of a prefix, without the suffix, the number of each item's prefix in order of codes, int64 [n]."""
+    """For each length of a prefix, without the suffix: the number of each item's prefix in their order, int64 [n]."""
     groups, group = [], np.zeros(len(ids.codes), dtype=np.int64)
     for level, size in enumerate(ids.level_sizes[:-1]):
         group = np.unique(group * size + ids.codes[:, level], return_inverse=True)[1].reshape(-1)
@@ -202,12 +204,12 @@ def _cut(name: str) -> str:
     return name if len(name) <= _LONGEST_TITLE else f"{name[: _LONGEST_TITLE - 1]}…"
 
 
-def example_prefixes(tree: CodeTree, departments: Sequence[str], count: int) -> list[Mapping[str, Any]]:
+def example_prefixes(tree: CodeTree, departments: Sequence[str], count: int) -> list[dict[str, Any]]:
     """Some first numbers, evenly apart: items, the department that most belong to, its share, and names of some."""
     chosen = [tree.prefixes[number] for number in spread(len(tree.prefixes), count)]
     return [
         {
-            "first number": str(number),
+            "code": f"{number}-…",
             "items": items,
             "mostly": f"{departments[department]}, {purity} %" if department >= 0 else "unknown",
             "such as": "; ".join(tree.items[place][1] for place in samples),

@@ -1,5 +1,6 @@
 """Coverage, exposure and misses of a file of predictions."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import polars as pl
 import pytest
 
 from genrec_core.evaluation.metrics import gini
-from genrec_core.monitoring.answers import exposure_of, item_names, lists_by_title, miss_shares
+from genrec_core.monitoring.answers import exposure_of, lists_with_reasons, miss_shares, why
+from genrec_core.recommend.explain import Explanation, Reason
 from genrec_core.recommend.predict import PredictionReport
+from genrec_core.recommend.recommender import Recommender
 
 ITEMS = np.array([5, 1, 9, 7])
 
@@ -48,19 +51,39 @@ def test_misses_are_shares_of_entries_users_and_lines() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_lists_name_the_newest_items_and_the_first_recommended(tmp_path: Path, suffix: str) -> None:
-    columns = {"pred_1": [30, 10, 40], "pred_2": [10, 20, None], "pred_3": [None, 30, None]}
+def test_lists_name_the_newest_items_the_first_recommended_and_why(
+    tiny_recommender: Recommender, tmp_path: Path, suffix: str
+) -> None:
+    ids = tiny_recommender.item_ids.tolist()
+    columns = {"pred_1": [ids[5], ids[0], ids[3]], "pred_2": [ids[6], ids[1], None], "pred_3": [None, ids[2], None]}
     predictions = pl.DataFrame({"user_id": ["a", "b", "c"], **columns})
     path = tmp_path / f"predictions{suffix}"
     predictions.write_parquet(path) if suffix == ".parquet" else predictions.write_csv(path)
-    names = {10: "Top Coat", 20: "Base Coat", 30: "Soap", 50: "item 50"}
-    histories = [("b", [50, 10, 30]), ("not served", [10]), ("c", [])]
-    assert lists_by_title(names, histories, path, items=2) == [
-        {"user": "b", "bought, newest first": "Soap; Top Coat", "recommended": "Top Coat; Base Coat"},
-        {"user": "c", "bought, newest first": "", "recommended": "item 40, unknown"},
-    ]
+    history = [ids[7], ids[8], ids[9]]
+    histories = [("b", history), ("not served", [ids[4]]), ("c", [])]
+    first, second = lists_with_reasons(tiny_recommender, histories, path, items=2)
+    newest, recommended = tiny_recommender.describe([ids[9], ids[8]]), tiny_recommender.describe([ids[0], ids[1]])
+    assert first["user"] == "b"
+    assert first["newest items"] == " · ".join(item.title for item in newest)
+    assert first["recommended"] == " · ".join(item.title for item in recommended)
+    (explanation,) = tiny_recommender.explain(history, [ids[0]], reasons=1)
+    assert first["why the first"] == why(explanation, lambda items: tiny_recommender.describe(items)[0].title)
+    assert (second["user"], second["newest items"]) == ("c", "")
+    assert second["why the first"].startswith("no item of the history is known")
+    late = lists_with_reasons(tiny_recommender, histories, path, items=2, seconds=0)
+    assert [row["why the first"] for row in late] == ["", ""]
 
 
-def test_a_model_without_its_catalogue_names_items_by_their_ids(tmp_path: Path) -> None:
-    np.save(tmp_path / "item_ids.npy", np.array([7, 3]))
-    assert item_names(tmp_path) == {7: "item 7", 3: "item 3"}
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [
+        (math.log(2.2), "soap: with it 2.2 times as likely"),
+        (math.log(45), "soap: with it 45 times as likely"),
+        (50.0, "soap: with it more than 1,000 times as likely"),
+        (0.01, "no single item of the history"),
+    ],
+)
+def test_an_effect_is_told_in_words(effect: float, words: str) -> None:
+    reason = Reason(item_id=1, effect=effect, shared_levels=0, text_similarity=None, bought_together=None)
+    explanation = Explanation(2, "dense", score=-1.0, dense_rank=1, generative_rank=None, reasons=[reason])
+    assert why(explanation, lambda items: "soap") == words

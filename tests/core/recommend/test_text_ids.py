@@ -19,7 +19,7 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.bundle.new_items import NewItems
 from genrec_core.cli.main import main
 from genrec_core.errors import GenrecError
-from genrec_core.monitoring.answers import count_listed_items, exposure_of, item_names, lists_by_title
+from genrec_core.monitoring.answers import count_listed_items, exposure_of, lists_with_reasons
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import assign_ids
 from genrec_core.recommend.predict import predict_file, rejected_path
@@ -219,8 +219,9 @@ def test_new_items_have_text_ids_too(text_model: TinyModel, tmp_path: Path) -> N
 
 def test_pages_name_items_by_their_ids(text_model: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "lists.csv").write_text('user_id,pred_1,pred_2\nu,0005,"a,b"\n')
-    (row,) = lists_by_title(item_names(text_model.model_dir), [("u", ["5", "gone"])], tmp_path / "lists.csv", 2)
-    assert (row["bought, newest first"], row["recommended"]) == ("item gone, unknown; item 5", "item 0005; item a,b")
+    recommender = Recommender.open(text_model.model_dir)
+    (row,) = lists_with_reasons(recommender, [("u", ["5", "gone"])], tmp_path / "lists.csv", 2)
+    assert (row["newest items"], row["recommended"]) == ("item gone · item 5", "item 0005 · item a,b")
 
 
 def test_training_measuring_and_comparing_read_text_ids(
