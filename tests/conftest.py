@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from genrec_core.data.sources import read_catalog
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import CatalogSettings
 from genrec_core.storage import object_store
-from tests.core.tiny_model import TinyModel, build_tiny_model
+from tests.core.tiny_model import TinyModel, build_tiny_model, make_shop
 
 # torch and mlflow, which read these, are imported later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -293,3 +294,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 @pytest.fixture(scope="session")
 def tiny_recommender(tiny_model: TinyModel) -> Recommender:
     return Recommender.open(tiny_model.model_dir)
+
+
+@pytest.fixture(scope="session")
+def shop_dir(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with what ``make_shop`` adds."""
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("shop") / "model")
+    make_shop(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shop(shop_dir: Path) -> Recommender:
+    """The same model in this process."""
+    return Recommender.open(shop_dir)

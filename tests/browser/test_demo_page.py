@@ -1,7 +1,6 @@
 """The demo page of `genrec serve` in a real browser: what it shows, by mouse, by keyboard alone, in light and dark."""
 
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
-from tests.core.tiny_model import MARKUP, make_shop
+from tests.core.tiny_model import MARKUP
 
 if TYPE_CHECKING:
-    from tests.core.tiny_model import TinyModel
+    pass
 
 SECONDS = 20_000  # milliseconds for each step
 # The lowest contrast of any text on the page that is not switched off, and that text.
@@ -48,19 +47,6 @@ LOWEST_CONTRAST = """() => {
   }
   return lowest;
 }"""
-
-
-@pytest.fixture(scope="module")
-def shop_dir(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("shop") / "model")
-    make_shop(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shop(shop_dir: Path) -> Recommender:
-    """The model that the page shows."""
-    return Recommender.open(shop_dir)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +14,10 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 
-from genrec_core.recommend.recommender import Recommender
 from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
-from tests.core.tiny_model import make_shop
 
 if TYPE_CHECKING:
     from tests.core.tiny_model import TinyModel
@@ -38,20 +35,6 @@ def kept_model(tiny_model: "TinyModel") -> Iterator[KeptModel]:
     model = KeptModel(tiny_model.model_dir, threads=1)
     yield model
     ServedModel.retire(model)
-
-
-@pytest.fixture(scope="session")
-def shop_dir(tiny_model: "TinyModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with what ``make_shop`` adds."""
-    folder = shutil.copytree(tiny_model.model_dir, tmp_path_factory.mktemp("shop") / "model")
-    make_shop(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def shop(shop_dir: Path) -> Recommender:
-    """The same model in this process."""
-    return Recommender.open(shop_dir)
 
 
 @pytest.fixture(scope="session")
