@@ -289,8 +289,14 @@ def semantic_ids_page(folder: Path, embeddings: Path, catalog: pl.DataFrame, upd
             "items_that_share_all_levels": summary["collided_items"],
             "deepest_suffix": summary["deepest_suffix"],
         },
-        {"dagster/row_count": summary["items"], "summary": dict(summary)},
+        {"dagster/row_count": summary["items"], "summary": _without_hash(summary)},
     )
+
+
+def _without_hash(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """``summary.json`` with a short hash of the histories: Dagster breaks no long word, and cuts off what is wide."""
+    histories = summary["fit"].get("histories")
+    return {**summary, "fit": {**summary["fit"], "histories": histories and f"{histories[:12]}…"}}
 
 
 def _levels(summary: Mapping[str, Any]) -> list[Row]:

@@ -25,6 +25,7 @@ from genrec_dagster.training import new_beside_another, only_training, prepare_j
 
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
+_HEADS = {"popularity": "popular"}  # a wider table would be cut off
 
 
 @rebuilt_asset("model", kinds={"pytorch", "huggingface"}, code_version="3", pool="training")
@@ -169,11 +170,8 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
 
 
 def _epochs(history: Mapping[str, Any]) -> list[Row]:
-    """The loss of each epoch, and Recall@10 where the epoch was validated; the best epoch is marked."""
-    rankings = {
-        "validation_recall@10": "validation Recall@10",
-        "validation_generative_recall@10": "of generating alone",
-    }
+    """The loss of each epoch, and Recall@10 (that of generating alone, too) where the epoch was validated."""
+    rankings = {"validation_recall@10": "Recall@10", "validation_generative_recall@10": "generative"}
     return [
         {
             "epoch": int(entry["epoch"]),
@@ -203,13 +201,14 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
     from genrec_core.evaluation.reading import seen_choice, verdict
 
     ranking, modes = metrics["ranking"], [mode for mode in RANKINGS if mode in metrics]
-    served = metrics[ranking]
+    served, intervals = metrics[ranking], _intervals(metrics)
     return page(
         verdict(metrics),
         {
             "report": page_link(folder, REPORT_FILE),
             "metrics": table(_by_ranking(metrics, modes)),
             **_read(metrics),
+            **({"intervals": table(intervals)} if intervals else {}),
             "slices": table([_slice(by, row) for by, rows in metrics["slices"].items() for row in rows]),
             "seen_items": seen_choice(metrics["seen_items"]),
             "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
@@ -219,7 +218,7 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
             "ranking": ranking,
             **{f"{ranking}_{name}": served[name] for name in ("recall@10", "ndcg@10") if name in served},
             **({"hybrid_weight": metrics["hybrid_weight"]} if "hybrid" in modes else {}),
-            "generation_miss_share": metrics["generative"]["miss_share"],
+            "generative_misses": metrics["generative"]["miss_share"],
             "seeds": ", ".join(map(str, metrics["seeds"]["seeds"])) if metrics["seeds"] else "only this one",
             "users": metrics["users"],
             "beams": metrics["beams"],
@@ -228,21 +227,30 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
 
 
 def _by_ranking(metrics: Mapping[str, Any], modes: Sequence[str]) -> list[Row]:
-    """One row for each metric, one column for each ranking; the interval is of the ranking that serves."""
+    """One row for each metric, one column for each ranking. Dagster cuts off what is wider."""
+    heads = {_HEADS.get(mode, mode): metrics[mode] for mode in modes}
+    names = [name for name, value in metrics[metrics["ranking"]].items() if isinstance(value, float)]
+    return [
+        {"metric": name.replace("new_item_share", "new"), **{head: of.get(name) for head, of in heads.items()}}
+        for name in names
+    ]
+
+
+def _intervals(metrics: Mapping[str, Any]) -> list[Row]:
+    """The interval of each metric of the ranking that serves, and its value with the histories treated otherwise."""
     from genrec_core.evaluation.reading import other_way
 
-    served, other = metrics[metrics["ranking"]], other_way(metrics)
+    ranking, other = metrics["ranking"], other_way(metrics)
     return [
         {
-            "metric": name,
-            **{mode: metrics[mode].get(name) for mode in modes},
-            "interval": "{:.4f} to {:.4f}".format(*served[f"{name}_interval"])
-            if f"{name}_interval" in served
-            else None,
-            other.replace("_", " "): metrics[f"{metrics['ranking']}_{other}"].get(name),
+            ranking: name,
+            "low": metrics[ranking][f"{name}_interval"][0],
+            "value": value,
+            "high": metrics[ranking][f"{name}_interval"][1],
+            other.replace("_", " "): metrics[f"{ranking}_{other}"].get(name),
         }
-        for name, value in served.items()
-        if isinstance(value, float)
+        for name, value in metrics[ranking].items()
+        if f"{name}_interval" in metrics[ranking]
     ]
 
 

@@ -187,7 +187,11 @@ def test_metrics_are_shown_beside_popularity(metadata: dict[str, dict[str, Any]]
     examples = [record.data for record in metadata["recall_metrics"]["examples"].records]
     assert all(example["next item"] and example["place"] for example in examples)
     assert {"recall@10", "recall@1000", "ndcg@10"} <= set(rows)
-    assert {"generative", "interval", "history kept", "popularity"} <= set(rows["recall@10"])
+    assert {"generative", "popular"} <= set(rows["recall@10"])
+    intervals = {record.data[ranking]: record.data for record in metadata["recall_metrics"]["intervals"].records}
+    recall = intervals["recall@10"]
+    assert recall["low"] <= recall["value"] == rows["recall@10"][ranking] <= recall["high"]
+    assert "history kept" in recall
 
 
 def test_the_report_is_linked_and_kept_with_the_mlflow_run(
