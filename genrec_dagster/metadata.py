@@ -12,11 +12,12 @@ import polars as pl
 
 from genrec_core.data.sources import HISTORIES, ITEMS, PROVENANCE
 from genrec_core.storage.artifacts import MANIFEST, sha256_of
+from genrec_dagster.pages import PLOTS, page_address
 
 # Files that hold times or paths, and tables made of the raw files beside them, whose bytes depend on polars.
 _NOT_CONTENT = {
     *(MANIFEST, PROVENANCE, "embedding_stats.json", "training_history.json", "experiment.json"),
-    *("release.json", "pointer.json", "report.json", "codes.html", ITEMS, HISTORIES),
+    *("release.json", "pointer.json", "report.json", "codes.html", PLOTS, ITEMS, HISTORIES),
 }
 VERDICT = "verdict"  # the first entry of every page
 _MOST_ROWS = 40  # of a table
@@ -124,6 +125,24 @@ def markdown_table(rows: Sequence[Mapping[str, object]], longest: int = 80) -> s
 def markdown(rows: Sequence[Mapping[str, object]], longest: int = 80) -> dg.MetadataValue:
     """A table that Dagster shows on a click; see :func:`markdown_table`."""
     return dg.MetadataValue.md(markdown_table(rows, longest))
+
+
+def pictures(folder: Path, files: Mapping[str, tuple[str, str]]) -> tuple[Page, Page]:
+    """Pictures of an asset's page, twice: in place, from the server of the pages; and as a copy, behind a click.
+
+    The copy is for deployments without that server, and for versions that are gone.
+
+    Args:
+        folder: the version's folder, which holds the PNGs.
+        files: the name of each entry with the file's name and the title.
+    """
+    shown: Page = {
+        name: dg.MetadataValue.md(f"![{title}]({page_address(folder, file)})") for name, (file, title) in files.items()
+    }
+    copies: Page = {
+        f"{name}_copy": picture((folder / file).read_bytes(), title) for name, (file, title) in files.items()
+    }
+    return shown, copies
 
 
 def picture(png: bytes, title: str) -> dg.MetadataValue:

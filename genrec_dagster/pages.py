@@ -1,4 +1,4 @@
-"""``python -m genrec_dagster.pages`` shows the HTML pages in the storage, on the loopback address and ``PAGES_PORT``.
+"""``python -m genrec_dagster.pages`` shows HTML pages and pictures of the storage, on the loopback address, PAGES_PORT.
 
 ``GET /<asset>/<version>/<file>`` is one page, ``GET /`` lists the newest ones. Dagster shows no HTML file, and MLflow
 puts one into a small frame, so assets link their pages here.
@@ -29,10 +29,14 @@ PAGES = {
     "report.html": "the evaluation on the test items",
     "codes.html": "the semantic IDs and the items that share them",
 }
+# The pictures that the pages of assets show in place.
+PLOTS = "plots.png"
+_PICTURES = (PLOTS, "recall.png", "slices.png", "training.png")
 _HOST = "127.0.0.1"
 _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"  # never a folder above, and never a hidden one
-_PLACE = re.compile(rf"/({_NAME})/({_NAME})/({'|'.join(map(re.escape, PAGES))})")
+_PLACE = re.compile(rf"/({_NAME})/({_NAME})/({'|'.join(map(re.escape, (*PAGES, *_PICTURES)))})")
+_HTML = "text/html; charset=utf-8"
 _IDLE_SECONDS = 30
 _HEADERS = {
     # A page has its script, its style and its pictures in itself; it may load nothing and send nothing.
@@ -40,7 +44,7 @@ _HEADERS = {
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-site",  # Dagster's pages, on another port, show the pictures
     "Cache-Control": "no-cache",
 }
 _INDEX = """<!doctype html>
@@ -64,7 +68,7 @@ def page_link(folder: Path, file: str) -> "dg.MetadataValue":
     Args:
         folder: the version's folder, in the storage or where it is still being made: its last two parts are the
             asset's name and the version's.
-        file: the page's file name, one of ``PAGES``; ``ValueError`` for another.
+        file: the name of a page or a picture that is shown; ``ValueError`` for another.
     """
     import dagster as dg
 
@@ -75,7 +79,7 @@ def page_address(folder: Path, file: str) -> str:
     """The address of :func:`page_link`."""
     path = f"/{folder.parent.name}/{folder.name}/{file}"
     if not _PLACE.fullmatch(path):
-        raise ValueError(f"{path} is not a page that is shown; the last part must be one of {', '.join(PAGES)}")
+        raise ValueError(f"{path} is not shown; the last part must be one of {', '.join((*PAGES, *_PICTURES))}")
     return f"{pages_url()}{path}"
 
 
@@ -125,25 +129,25 @@ class _Handler(BaseHTTPRequestHandler):
         """Send the headers alone."""
         self._send(*self._answer())
 
-    def _answer(self) -> tuple[HTTPStatus, bytes]:
+    def _answer(self) -> tuple[HTTPStatus, bytes, str]:
         if not _is_own_name(self.headers.get("Host", "")):  # a foreign page whose name resolves to this machine
-            return HTTPStatus.FORBIDDEN, _message(f"This server answers at {pages_url()} alone.")
+            return HTTPStatus.FORBIDDEN, _message(f"This server answers at {pages_url()} alone."), _HTML
         path, root = urlsplit(self.path).path, storage_root()
         try:
             if path == "/":
-                return HTTPStatus.OK, _index(root)
+                return HTTPStatus.OK, _index(root), _HTML
             page = read_page(path, root)
         except GenrecError as error:
-            return HTTPStatus.SERVICE_UNAVAILABLE, _message(html.escape(str(error)))
+            return HTTPStatus.SERVICE_UNAVAILABLE, _message(html.escape(str(error))), _HTML
         if page is None:
-            return HTTPStatus.NOT_FOUND, _message('There is no such page. <a href="/">The newest pages</a>')
-        return HTTPStatus.OK, page
+            return HTTPStatus.NOT_FOUND, _message('There is no such page. <a href="/">The newest pages</a>'), _HTML
+        return HTTPStatus.OK, page, "image/png" if path.endswith(".png") else _HTML
 
-    def _send(self, status: HTTPStatus, content: bytes) -> None:
+    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":

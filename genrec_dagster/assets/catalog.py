@@ -23,9 +23,10 @@ from genrec_dagster.metadata import (
     page,
     percent,
     picture,
+    pictures,
     table,
 )
-from genrec_dagster.pages import page_link
+from genrec_dagster.pages import PLOTS, page_link
 from genrec_dagster.resources import WorkFolders, progress_log
 
 if TYPE_CHECKING:
@@ -241,11 +242,13 @@ def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catal
     shares: Page = {}
     if alike:
         shares = {"same_category_of_nearest_five": alike.measured, "same_category_of_random_pairs": alike.chance}
+    (folder / PLOTS).write_bytes(embedding_picture(vectors, groups))
+    shown, copies = pictures(folder, {"plots": (PLOTS, "a map of the items by text")})
     return page(
         embeddings_verdict(stats, alike),
         {
+            **shown,
             **({"nearest_by_text": table(near, longest=60)} if near else {}),
-            "plots": picture(embedding_picture(vectors, groups), "a map of the items by text"),
         },
         {
             **shares,
@@ -254,7 +257,7 @@ def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catal
             "embedding_seconds": stats["seconds"],
             "dimensions": stats["dim"],
         },
-        {"dagster/row_count": stats["items"], "model": stats["model"], "summary": dict(stats)},
+        {"dagster/row_count": stats["items"], "model": stats["model"], **copies, "summary": dict(stats)},
     )
 
 
@@ -274,13 +277,15 @@ def semantic_ids_page(folder: Path, embeddings: Path, catalog: pl.DataFrame, upd
     meaning = code_meaning(ids.codes, numbers, ItemEmbeddings.load(embeddings).l2norm)
     tree = write_codes_page(folder, catalog, meaning)
     purity = {"purity_of_first_number": meaning.purity.measured} if meaning.purity else {}
+    (folder / PLOTS).write_bytes(codebook_picture(summary, ids.codes))
+    shown, copies = pictures(folder, {"plots": (PLOTS, "use of the codebooks")})
     return page(
         meaning.verdict,
         {
             "codes": page_link(folder, CODES_FILE),
+            **shown,
             "some_first_numbers": table(example_prefixes(tree, departments, 8)),
             "levels": table(_levels(summary)),
-            "plots": picture(codebook_picture(summary, ids.codes), "use of the codebooks"),
         },
         {
             **purity,
@@ -289,7 +294,7 @@ def semantic_ids_page(folder: Path, embeddings: Path, catalog: pl.DataFrame, upd
             "items_that_share_all_levels": summary["collided_items"],
             "deepest_suffix": summary["deepest_suffix"],
         },
-        {"dagster/row_count": summary["items"], "summary": _without_hash(summary)},
+        {"dagster/row_count": summary["items"], **copies, "summary": _without_hash(summary)},
     )
 
 

@@ -18,7 +18,7 @@ from genrec_dagster.automation import rebuilt_asset
 from genrec_dagster.config import EvaluationForm, ExportForm, ReleaseRule, Rendezvous, TrainingForm
 from genrec_dagster.failures import plain_failures
 from genrec_dagster.kubernetes import TrainingPods
-from genrec_dagster.metadata import Page, Row, content_version, markdown, page, picture, table
+from genrec_dagster.metadata import Page, Row, content_version, markdown, page, pictures, table
 from genrec_dagster.pages import page_link
 from genrec_dagster.resources import ExperimentTracker, WorkFolders, progress_log
 from genrec_dagster.training import new_beside_another, only_training, prepare_job, refit, run_torchrun, tracked_run
@@ -146,11 +146,12 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
     history = read_json(folder / HISTORY_FILE)
     curves = training_curves(history["epochs"], history["best_epoch"])
     (folder / CURVES_PLOT).write_bytes(curves)
+    shown, copies = pictures(folder, {"curves": (CURVES_PLOT, "loss and validation Recall@10 by epoch")})
     return page(
         training_verdict(history),
         {
+            **shown,
             "epochs": table(_epochs(history)),
-            "curves": picture(curves, "loss and validation Recall@10 by epoch"),
             "seen_items": seen_choice(history["seen_items"]),
             "mlflow_run": mlflow_run,
         },
@@ -164,7 +165,8 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
         {
             "settings": markdown(
                 [{"setting": name, "value": str(value)} for name, value in settings.model_dump().items()]
-            )
+            ),
+            **copies,
         },
     )
 
@@ -202,17 +204,18 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
 
     ranking, modes = metrics["ranking"], [mode for mode in RANKINGS if mode in metrics]
     served, intervals = metrics[ranking], _intervals(metrics)
+    beside, by_slice = (RECALL_PLOT, "Recall@K beside popularity"), (SLICES_PLOT, "Recall@10 by slice")
+    shown, copies = pictures(folder, {"recall_plot": beside, "slices_plot": by_slice})
     return page(
         verdict(metrics),
         {
             "report": page_link(folder, REPORT_FILE),
+            **shown,
             "metrics": table(_by_ranking(metrics, modes)),
             **_read(metrics),
             **({"intervals": table(intervals)} if intervals else {}),
             "slices": table([_slice(by, row) for by, rows in metrics["slices"].items() for row in rows]),
             "seen_items": seen_choice(metrics["seen_items"]),
-            "recall_plot": picture((folder / RECALL_PLOT).read_bytes(), "Recall@K beside popularity"),
-            "slices_plot": picture((folder / SLICES_PLOT).read_bytes(), "Recall@10 by slice"),
         },
         {
             "ranking": ranking,
@@ -223,6 +226,7 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
             "users": metrics["users"],
             "beams": metrics["beams"],
         },
+        copies,
     )
 
 

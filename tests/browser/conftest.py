@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,10 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
+
+from genrec_dagster.pages import serve
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_ARGUMENTS = [
@@ -129,6 +133,15 @@ class Gallery:
         with self._serving("mlflow", "server", *store, "--workers", "1", "--port") as (address, server, log):
             wait_until(lambda: bool(urllib.request.urlopen(f"{address}/health", timeout=5)), server, log)
             yield address
+
+    @contextmanager
+    def pages(self) -> Iterator[str]:
+        """The address of the server of HTML pages and pictures."""
+        own = patch.dict(os.environ, {"GENREC_STORAGE": str(self.shown / "storage")})
+        with own, serve(0) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
 
     @contextmanager
     def server(self) -> Iterator[str]:

@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from genrec_core.storage.folders import latest
+from genrec_dagster.pages import pages_url
 from genrec_dagster.resources import TRAINING_VIEW
 
 ASSETS = 11
@@ -86,17 +87,20 @@ def test_picture_of_the_codes(gallery: Any, page: Page) -> None:
     page.set_viewport_size({"width": 1500, "height": 900})
     codes = latest("semantic_ids", gallery.shown / "storage") / "codes.html"
     page.goto(codes.as_uri())
+    page.locator("summary").first.click()
+    page.mouse.wheel(0, 520)
     take(page, gallery, "codes.png")
 
 
 @pytest.mark.slow
 def test_picture_of_an_asset_and_its_plots(gallery: Any, page: Page) -> None:
     page.set_viewport_size({"width": 1500, "height": 900})
-    with gallery.dagster() as address:
+    with gallery.pages() as shown, gallery.dagster() as address:
+        page.route(
+            re.compile(rf"^{re.escape(pages_url())}/"), lambda route: route.continue_(url=shown + path_of(route))
+        )
         page.goto(f"{address}/assets/item_embeddings")
-        row = page.get_by_role("row").filter(has=page.get_by_text("plots", exact=True))
-        row.get_by_text("[Show Markdown]").click()
-        expect(page.get_by_role("dialog").get_by_role("img").first).to_be_visible()
+        expect(page.get_by_role("img", name="a map of the items by text")).to_be_visible()
         take(page, gallery, "item_embeddings.png")
 
 
@@ -133,6 +137,10 @@ def test_picture_of_the_training_in_mlflow(gallery: Any, page: Page, trained: tu
         page.get_by_role("button", name="Close", exact=True).click()  # the assistant
         expect(page.get_by_text("validation_recall_at_10", exact=True).first).to_be_visible()
         take(page, gallery, "mlflow.png")
+
+
+def path_of(route: Route) -> str:
+    return urlsplit(route.request.url).path
 
 
 def take(page: Page, gallery: Any, name: str) -> None:

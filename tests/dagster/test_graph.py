@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import polars as pl
@@ -14,6 +15,7 @@ from genrec_core.storage.folders import latest
 from genrec_dagster.assets.catalog import catalog_page
 from genrec_dagster.definitions import defs
 from genrec_dagster.metadata import content_version
+from genrec_dagster.pages import read_page
 
 ASSETS = sorted(spec.key.to_user_string() for spec in defs.resolve_all_asset_specs())
 
@@ -85,7 +87,8 @@ def test_every_page_begins_with_a_sentence_and_something_to_look_at(metadata: di
         (first, verdict), (_, second), *_ = page.items()
         assert first == "verdict", asset
         assert re.fullmatch(r"\S.{20,240}[^.]\.", verdict.value), verdict.value
-        assert isinstance(second, (*TABLES_AND_LINKS, dg.TextMetadataValue)), asset
+        in_place = isinstance(second, dg.MarkdownMetadataValue) and len(second.md_str or "") < 1000
+        assert in_place or isinstance(second, (*TABLES_AND_LINKS, dg.TextMetadataValue)), asset
 
 
 def test_every_page_ends_with_what_few_people_read(metadata: dict[str, dict[str, Any]]) -> None:
@@ -118,7 +121,8 @@ def test_semantic_ids_link_a_page_of_all_codes(metadata: dict[str, dict[str, Any
 def test_the_page_of_codes_changes_no_data_version(finished_graph: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(latest("semantic_ids", finished_graph.storage), tmp_path / "ids")
     before = content_version(folder)
-    (folder / "codes.html").unlink()
+    for page in ("codes.html", "plots.png"):
+        (folder / page).unlink()
     assert content_version(folder) == before
 
 
@@ -131,11 +135,22 @@ def test_every_page_has_a_table_and_pictures_small_enough_for_an_event(metadata:
         pictured[asset] = sorted(name for name, text in texts.items() if "](data:image/png;base64,iVBOR" in text)
         assert all(len(text) < 130_000 for text in texts.values()), asset
     assert {asset: names for asset, names in pictured.items() if names} == {
-        **{key: ["plots"] for key in ("item_catalog", "user_histories", "item_embeddings", "semantic_ids")},
-        "tiger_checkpoint": ["curves"],
-        "recall_metrics": ["recall_plot", "slices_plot"],
-        "batch_predictions": ["plots"],
+        **{key: ["plots"] for key in ("item_catalog", "user_histories", "batch_predictions")},
+        **{key: ["plots_copy"] for key in ("item_embeddings", "semantic_ids")},
+        "tiger_checkpoint": ["curves_copy"],
+        "recall_metrics": ["recall_plot_copy", "slices_plot_copy"],
     }
+
+
+def test_pictures_in_place_are_files_of_the_version(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:
+    for asset, name in (
+        *(("item_embeddings", "plots"), ("semantic_ids", "plots")),
+        *(("tiger_checkpoint", "curves"), ("recall_metrics", "recall_plot"), ("recall_metrics", "slices_plot")),
+    ):
+        shown = metadata[asset][name].md_str
+        path = urlsplit(shown.partition("](")[2].removesuffix(")")).path
+        assert (read_page(path, finished_graph.storage) or b"").startswith(b"\x89PNG"), shown
+        assert len(shown) < 1000  # Dagster hides longer Markdown
 
 
 def test_predictions_are_shown_by_title(metadata: dict[str, dict[str, Any]], finished_graph: Any) -> None:

@@ -57,6 +57,13 @@ def test_a_page_is_shown_and_may_load_nothing(port: int) -> None:
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
+def test_a_picture_is_shown_to_dagsters_pages_on_another_port(storage: Path, port: int) -> None:
+    (storage / "recall_metrics" / "first" / "recall.png").write_bytes(b"picture")
+    answer, content = ask(port, "/recall_metrics/first/recall.png")
+    assert (answer.status, content, answer.headers["Content-Type"]) == (200, "picture", "image/png")
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-site"
+
+
 def test_the_headers_alone_can_be_asked_for(port: int) -> None:
     answer, content = ask(port, "/recall_metrics/first/report.html", "HEAD")
     assert (answer.status, content) == (200, "")
@@ -131,5 +138,5 @@ def test_a_link_leads_to_where_pages_are_shown(
 
 
 def test_a_link_to_a_file_that_is_not_shown_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"recall\.png is not a page that is shown"):
-        page_address(Path("/s/recall_metrics/v1"), "recall.png")
+    with pytest.raises(ValueError, match=r"manifest\.json is not shown"):
+        page_address(Path("/s/recall_metrics/v1"), "manifest.json")
