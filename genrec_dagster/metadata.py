@@ -12,7 +12,7 @@ import polars as pl
 
 from genrec_core.data.sources import HISTORIES, ITEMS, PROVENANCE
 from genrec_core.storage.artifacts import MANIFEST, sha256_of
-from genrec_dagster.pages import PLOTS, page_address
+from genrec_dagster.pages import PLOTS, SMALL, page_address
 
 # Files that hold times or paths, and tables made of the raw files beside them, whose bytes depend on polars.
 _NOT_CONTENT = {
@@ -128,7 +128,7 @@ def markdown(rows: Sequence[Mapping[str, object]], longest: int = 80) -> dg.Meta
 
 
 def pictures(folder: Path, files: Mapping[str, tuple[str, str]]) -> tuple[Page, Page]:
-    """Pictures of an asset's page, twice: in place, from the server of the pages; and as a copy, behind a click.
+    """Pictures of an asset's page, twice: small and in place, from the server of pages; and as a copy, behind a click.
 
     The copy is for deployments without that server, and for versions that are gone.
 
@@ -136,8 +136,10 @@ def pictures(folder: Path, files: Mapping[str, tuple[str, str]]) -> tuple[Page, 
         folder: the version's folder, which holds the PNGs.
         files: the name of each entry with the file's name and the title.
     """
+    places = {name: page_address(folder, file) for name, (file, _) in files.items()}
     shown: Page = {
-        name: dg.MetadataValue.md(f"![{title}]({page_address(folder, file)})") for name, (file, title) in files.items()
+        name: dg.MetadataValue.md(f"[![{title}]({places[name]}?{SMALL})]({places[name]})")
+        for name, (_, title) in files.items()
     }
     copies: Page = {
         f"{name}_copy": picture((folder / file).read_bytes(), title) for name, (file, title) in files.items()

@@ -4,11 +4,13 @@
 puts one into a small frame, so assets link their pages here.
 """
 
+import base64
 import html
 import json
 import os
 import re
 import signal
+import struct
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +38,9 @@ _HOST = "127.0.0.1"
 _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"  # never a folder above, and never a hidden one
 _PLACE = re.compile(rf"/({_NAME})/({_NAME})/({'|'.join(map(re.escape, (*PAGES, *_PICTURES)))})")
-_HTML = "text/html; charset=utf-8"
+SMALL = "small"  # the query for a picture that fits into a table of Dagster
+_SMALL_WIDTH = 400  # pixels
+_HTML, _PNG, _SVG = "text/html; charset=utf-8", "image/png", "image/svg+xml"
 _IDLE_SECONDS = 30
 _HEADERS = {
     # A page has its script, its style and its pictures in itself; it may load nothing and send nothing.
@@ -44,7 +48,6 @@ _HEADERS = {
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-site",  # Dagster's pages, on another port, show the pictures
     "Cache-Control": "no-cache",
 }
 _INDEX = """<!doctype html>
@@ -141,13 +144,19 @@ class _Handler(BaseHTTPRequestHandler):
             return HTTPStatus.SERVICE_UNAVAILABLE, _message(html.escape(str(error))), _HTML
         if page is None:
             return HTTPStatus.NOT_FOUND, _message('There is no such page. <a href="/">The newest pages</a>'), _HTML
-        return HTTPStatus.OK, page, "image/png" if path.endswith(".png") else _HTML
+        if not path.endswith(".png"):
+            return HTTPStatus.OK, page, _HTML
+        return (
+            (HTTPStatus.OK, _small(page), _SVG) if urlsplit(self.path).query == SMALL else (HTTPStatus.OK, page, _PNG)
+        )
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
         self.send_header("Content-Type", kind)
+        # Dagster's pages, which have another address, show the pictures.
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin" if kind == _HTML else "cross-origin")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
@@ -155,6 +164,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Log nothing: the UIs print to the same terminal."""
+
+
+def _small(png: bytes) -> bytes:
+    """A picture drawn small, all of its dots kept. Dagster draws a picture as wide as it is, and cuts off the rest."""
+    width, height = struct.unpack(">II", png[16:24])  # of the header chunk
+    drawn = f'width="{_SMALL_WIDTH}" height="{_SMALL_WIDTH * height // width}"'
+    content = base64.b64encode(png).decode()
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {drawn}><image {drawn} href="data:image/png;base64,{content}"/></svg>'
+    ).encode()
 
 
 def _is_own_name(host: str) -> bool:

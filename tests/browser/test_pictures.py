@@ -100,7 +100,10 @@ def test_picture_of_an_asset_and_its_plots(gallery: Any, page: Page) -> None:
             re.compile(rf"^{re.escape(pages_url())}/"), lambda route: route.continue_(url=shown + path_of(route))
         )
         page.goto(f"{address}/assets/item_embeddings")
-        expect(page.get_by_role("img", name="a map of the items by text")).to_be_visible()
+        picture = page.get_by_role("img", name="a map of the items by text")
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0  # not a broken one
+        picture.scroll_into_view_if_needed()
         take(page, gallery, "item_embeddings.png")
 
 
@@ -140,7 +143,9 @@ def test_picture_of_the_training_in_mlflow(gallery: Any, page: Page, trained: tu
 
 
 def path_of(route: Route) -> str:
-    return urlsplit(route.request.url).path
+    """The path and the query of a request."""
+    asked = urlsplit(route.request.url)
+    return f"{asked.path}?{asked.query}"
 
 
 def take(page: Page, gallery: Any, name: str) -> None:

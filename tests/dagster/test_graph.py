@@ -148,7 +148,8 @@ def test_pictures_in_place_are_files_of_the_version(metadata: dict[str, dict[str
         *(("tiger_checkpoint", "curves"), ("recall_metrics", "recall_plot"), ("recall_metrics", "slices_plot")),
     ):
         shown = metadata[asset][name].md_str
-        path = urlsplit(shown.partition("](")[2].removesuffix(")")).path
+        path = urlsplit(shown.rpartition("](")[2].removesuffix(")")).path
+        assert f"{path}?small" in shown
         assert (read_page(path, finished_graph.storage) or b"").startswith(b"\x89PNG"), shown
         assert len(shown) < 1000  # Dagster hides longer Markdown
 

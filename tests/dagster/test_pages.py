@@ -1,6 +1,8 @@
 """The small server of the HTML pages in the storage: it shows these, and nothing else that lies there."""
 
+import base64
 import json
+import struct
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -55,13 +57,23 @@ def test_a_page_is_shown_and_may_load_nothing(port: int) -> None:
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_a_picture_is_shown_to_dagsters_pages_on_another_port(storage: Path, port: int) -> None:
+def test_a_picture_is_shown_to_dagsters_pages_too(storage: Path, port: int) -> None:
     (storage / "recall_metrics" / "first" / "recall.png").write_bytes(b"picture")
     answer, content = ask(port, "/recall_metrics/first/recall.png")
     assert (answer.status, content, answer.headers["Content-Type"]) == (200, "picture", "image/png")
-    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-site"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+
+
+def test_a_picture_is_drawn_as_small_as_a_table_of_dagster_shows(storage: Path, port: int) -> None:
+    header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">II", 1600, 800)
+    (storage / "recall_metrics" / "first" / "recall.png").write_bytes(header)
+    answer, content = ask(port, "/recall_metrics/first/recall.png?small")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "image/svg+xml")
+    assert 'width="400" height="200"' in content
+    assert base64.b64encode(header).decode() in content
 
 
 def test_the_headers_alone_can_be_asked_for(port: int) -> None:
