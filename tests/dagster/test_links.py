@@ -42,11 +42,12 @@ def test_every_link_is_an_http_address(finished_graph: Any) -> None:
     links = links_of(finished_graph)
     assert set(links) == {
         *("tiger_checkpoint mlflow_run", "recall_metrics mlflow_run", "recall_metrics report"),
-        "recall_metrics report_in_mlflow",
+        *("semantic_ids codes", "recall_metrics report_in_mlflow"),
         *("onnx_encoder mlflow_page", "model_release mlflow_page", "served_release mlflow_page"),
     }
-    report = links.pop("recall_metrics report")
-    assert report == f"http://127.0.0.1:3001/recall_metrics/{finished_graph.result.run_id}/report.html"
+    for name, file in (("recall_metrics report", "report.html"), ("semantic_ids codes", "codes.html")):
+        asset = name.partition(" ")[0]
+        assert links.pop(name) == f"http://127.0.0.1:3001/{asset}/{finished_graph.result.run_id}/{file}"
     assert all(link.startswith("http://127.0.0.1:5000/#/") for link in links.values())
     for name, value in metadata_of(finished_graph):
         if isinstance(value, dg.UrlMetadataValue | dg.MarkdownMetadataValue | dg.TextMetadataValue):
@@ -143,7 +144,11 @@ def content_behind(server: str, link: str) -> str:
 
 def test_each_link_opens_what_it_names(finished_graph: Any, server: str) -> None:
     links = links_of(finished_graph)
-    page = read_page(urlsplit(links.pop("recall_metrics report")).path, finished_graph.storage)
+    page, codes = (
+        read_page(urlsplit(links.pop(name)).path, finished_graph.storage)
+        for name in ("recall_metrics report", "semantic_ids codes")
+    )
+    assert codes
     contents = {name: content_behind(server, link) for name, link in links.items()}
     assert page
     assert contents["recall_metrics report_in_mlflow"].encode() == page
