@@ -256,7 +256,10 @@ def build_app(server: Server) -> FastAPI:
         await server.close()
 
     description, prefix = "Generative retrieval recommender.", server.settings.path_prefix
-    app = FastAPI(title="genrec", description=description, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="genrec", description=description, lifespan=lifespan, docs_url=None, redoc_url=None,
+        servers=[{"url": prefix}] if prefix else None, root_path_in_servers=False,
+    )  # fmt: skip
     not_counted = (*_NOT_COUNTED, *server.page_files)
     app.add_middleware(MeasuredApp, metrics=server.metrics, not_counted=not_counted, prefix=prefix)
     app.add_exception_handler(RefusedError, _refused)
