@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.bundle.item_attributes import ItemTable
 from genrec_core.bundle.item_details import extend_item_details
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.bundle.model_folder import (
     ADDITION_SETTINGS,
     ITEM_ENCODER,
@@ -100,10 +100,10 @@ def texts_of(model_dir: Path, fields: ItemFields) -> tuple[list[str], np.ndarray
     """
     folder, vectors = ModelFolder(model_dir), read_array(model_dir / NEW_ITEMS / TEXT_VECTORS)
     parts = fields.parts()
-    columns = ItemTable.load(model_dir, folder.item_ids).columns if folder.takes_rules else {}
-    if any(field and field not in columns for _, field in parts):
+    table = ItemTable.load(model_dir, folder.item_ids) if folder.takes_rules else None
+    if table is None or any(field and field not in table.columns for _, field in parts):
         return [], vectors[:0]
-    texts = [render_text(parts, dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    texts = [render_text(parts, row) for row in table.rows()]
     rows = [row for row, text in enumerate(texts) if text]
     return [texts[row] for row in rows], vectors[rows]
 

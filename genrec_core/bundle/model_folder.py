@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-FORMAT = 7
+FORMAT = 8
 SETTINGS = "recommender.json"  # the format and GraphSettings
 ENCODER = "history_encoder.onnx"  # with level 0 of the decoder
 ITEM_LOGITS = "item_logits.onnx"  # the dense head's product of queries and item keys
@@ -37,7 +37,7 @@ TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"  # what the decoder
 ITEM_IDS, CODES, POPULARITY = "item_ids.npy", "codes_with_suffix.npy", "popularity.npy"
 ITEM_VECTORS, ITEM_KEYS = "item_vectors.npy", "item_keys.npy"
 KEY_SCALES = "item_key_scales.npy"  # of a large catalogue
-ITEMS = "items.json"  # the columns of the catalogue, for rules; absent where exported without a catalogue
+ITEMS = "items/columns.json"  # what the catalogue says of the items; absent where exported without a catalogue
 # What the training part says of the items: see genrec_core.bundle.item_details. Each file may be absent.
 PARTNERS, PARTNER_COUNTS = "partners.npy", "partner_counts.npy"
 RECENT, FIRST_SEEN, EXAMPLE_HISTORIES = "recent.npy", "first_seen.npy", "example_histories.npy"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genrec_core.bundle.item_additions import AdditionSettings, vector_rows
-from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.bundle.model_folder import (
     ADDITION_SETTINGS,
     ENCODER,

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.data.ids import AnyId
 
 _WORD = re.compile(r"\w+")
@@ -45,8 +45,8 @@ class FactsByRow:
         item_id, table = self._item_ids[row].item(), self._table
         if table is None:
             return ItemFacts(item_id, title_without(item_id))
-        title = table.title[row] or title_without(item_id)
-        return ItemFacts(item_id, title, table.brand[row] or None, table.categories[row] or None, table.price[row])
+        title = table.value("title", row) or title_without(item_id)
+        return ItemFacts(item_id, title, *(table.value(name, row) for name in ("brand", "categories", "price")))
 
     def find(self, query: str, k: int, own: int, allowed: np.ndarray | None) -> np.ndarray:
         """Catalogue rows of the best ``k`` items for a query, int64 [at most k].

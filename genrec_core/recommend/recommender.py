@@ -11,8 +11,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
+from genrec_core.bundle.item_attributes import ItemAttributes
 from genrec_core.bundle.item_details import ItemDetails
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.bundle.model_folder import ITEMS, ModelFolder
 from genrec_core.bundle.onnx_scorer import OnnxScorer, require_self_test
 from genrec_core.cores import available_cores
@@ -26,6 +27,7 @@ from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selec
 from genrec_core.recommend.explain import Explanation, Model, explain_rows
 from genrec_core.recommend.frames import Frame, FrameKind
 from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
+from genrec_core.recommend.item_rows import ItemRows
 from genrec_core.recommend.similar import Directions, Similar, SimilarBy, best_rows, most_shared_levels
 from genrec_core.releases.pointer import release_in
 from genrec_core.search.beams import CodeScorer, Ranked
@@ -97,10 +99,7 @@ class Recommender:
         self.popular_rows, self._popularity = popularity_order(popularity), popularity
         self.fallback_rows = cache(self._fallback_rows)
         self.text_ids = are_text(item_ids)
-        self._by_id = np.argsort(item_ids, kind="stable")
-        self._sorted_ids = item_ids[self._by_id]
-        # A search among texts is slow, and NumPy copies them all where their widths differ.
-        self._row_of_text = {item: row for row, item in enumerate(item_ids.tolist())} if self.text_ids else {}
+        self._each_row = ItemRows(item_ids).of
         # The class of each length; -1 for an empty history.
         self._length_classes = np.array([-1, *(length_class(1 + more, max_history) for more in range(max_history))])
         self._table, self.details = table and cache(table), details or ItemDetails()
@@ -427,7 +426,7 @@ class Recommender:
     def _attributes(self) -> ItemAttributes:
         if self._table is None:
             again = "export the model again with its catalogue (genrec export --catalog, or the asset onnx_encoder)"
-            raise GenrecError(f"the model holds no {ITEMS}, which rules need; {again}")
+            raise GenrecError(f"the model holds no catalogue ({ITEMS}), which rules need; {again}")
         return ItemAttributes(self._table())
 
     @cached_property
@@ -460,23 +459,6 @@ class Recommender:
         known = rows >= 0
         rows, bounds = rows[known], np.concatenate([[0], known.cumsum()]).take(ends).tolist()
         return [rows[begin:end] for begin, end in pairwise(bounds)]
-
-    def _each_row(self, histories: Sequence[Sequence[AnyId]]) -> np.ndarray:
-        """The catalogue row of each item of all histories, int64 [items]; -1 for an unknown one."""
-        if self.text_ids:
-            return self._text_rows(histories, sum(map(len, histories)))
-        return self._integer_rows(histories)
-
-    def _integer_rows(self, histories: Sequence[Sequence[AnyId]]) -> np.ndarray:
-        """See :meth:`_each_row`."""
-        items = np.concatenate([np.empty(0, np.int64), *(np.asarray(history, dtype=np.int64) for history in histories)])
-        place = np.minimum(self._sorted_ids.searchsorted(items), len(self._sorted_ids) - 1)
-        return np.where(self._sorted_ids.take(place) == items, self._by_id.take(place), -1)
-
-    def _text_rows(self, histories: Sequence[Sequence[AnyId]], count: int) -> np.ndarray:
-        """The same where ids are text."""
-        row_of = self._row_of_text.get
-        return np.fromiter((row_of(item, -1) for history in histories for item in history), np.int64, count)
 
     def _batches(self, lengths: np.ndarray, masks: list[np.ndarray | None], users: int) -> list[np.ndarray]:
         """Users with a history, by mask and similar length; the slowest batches first, the longest history last."""

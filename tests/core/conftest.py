@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.trie import CodeTrie

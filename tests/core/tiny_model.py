@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.bundle.model_folder import EXAMPLE_HISTORIES, FIRST_SEEN, RECENT, ModelFolder
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.quantization.build import build_semantic_ids
@@ -119,12 +119,11 @@ def make_shop(path: Path) -> None:
     the last sold best, and the first is the newest.
     """
     folder, rows = ModelFolder(path), np.arange(ITEMS)
-    ids = folder.item_ids.tolist()
     titles: list[str | None] = [f"{('Cream', 'Balm')[row % 2]} {row}" for row in rows]
     titles[-2:] = [MARKUP, None]
     brands, categories = ["Even", "Odd"] * (ITEMS // 2), ["Beauty > Skin; Gifts", None] * (ITEMS // 2)
-    prices = (rows + 0.5).tolist()
-    ItemTable(item_id=ids, title=titles, brand=brands, categories=categories, price=prices).save(path)
+    columns = {"title": titles, "brand": brands, "categories": categories, "price": (rows + 0.5).tolist()}
+    ItemTable.of(folder.item_ids, columns).save(path)
     folder.save_array(RECENT, rows.astype(np.int64))
     folder.save_array(FIRST_SEEN, (ITEMS - rows).astype(np.int64))
     folder.save_array(EXAMPLE_HISTORIES, np.array(EXAMPLE_ROWS, dtype=np.int32))

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_core.bundle.item_attributes import ITEMS, ItemAttributes, ItemTable
 from genrec_core.errors import GenrecError
 from genrec_core.recommend import constraints
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints
@@ -128,7 +127,7 @@ def test_values_that_no_item_has_are_told(ruled: Recommender) -> None:
 
 
 def test_a_model_without_attributes_says_that_rules_need_them(tiny_recommender: Recommender) -> None:
-    with pytest.raises(GenrecError, match=r"holds no items\.json, which rules need; export the model again"):
+    with pytest.raises(GenrecError, match=r"holds no catalogue .*, which rules need; export the model again"):
         tiny_recommender.allowed(rule="brand = OPI")
 
 
@@ -147,80 +146,3 @@ def test_rules_of_a_run_and_of_its_requests_need_no_polars(ruled: Recommender, r
             for row in csv.DictReader(file)
         }
     assert found == {"1": set(ids[2:20:2].tolist()), "2": set(ids[::2].tolist())}
-
-
-def test_attributes_of_another_catalogue_are_refused(tmp_path: Path, catalog_of: CatalogOf) -> None:
-    ids = np.array([4, 2, 9])
-    table = ItemTable.of_catalog(catalog_of(ids[:2]), ids)
-    assert table.model_dump() == {
-        "item_id": [4, 2, 9], "title": ["Item 0", "Item 1", None], "brand": ["Even", "Odd", None],
-        "categories": ["All > Tens 0", "All > Tens 0", None], "price": [None, 1.0, None],
-    }  # fmt: skip
-    table.save(tmp_path)
-    assert ItemTable.load(tmp_path, ids) == table
-    assert ItemAttributes(table).attribute("brand").present.tolist() == [True, True, False]
-    with pytest.raises(GenrecError, match="does not hold the items of the model"):
-        ItemTable.load(tmp_path, ids[::-1])
-
-
-def test_further_columns_and_ids_of_text_are_kept(tmp_path: Path) -> None:
-    ids = np.array(["b", "a,1"])
-    standard = {name: ["x", None] for name in ("title", "brand", "categories")}
-    catalog = pl.DataFrame(
-        {
-            "item_id": ids,
-            **standard,
-            "price": [1.5, float("nan")],
-            "save": ["y", None],
-            "pages": [7, None],
-            "none": None,
-        }
-    )
-    table = ItemTable.of_catalog(catalog, ids[::-1])
-    assert table.item_id == ["a,1", "b"]
-    further = {"save": [None, "y"], "pages": [None, 7.0]}
-    assert table.columns == {**{name: [None, "x"] for name in standard}, "price": [None, 1.5], **further}
-    table.save(tmp_path)
-    assert ItemTable.load(tmp_path, ids[::-1]) == table
-    for others in (ids, np.array([1, 2])):
-        with pytest.raises(GenrecError, match="does not hold the items of the model"):
-            ItemTable.load(tmp_path, others)
-    more = table.with_new(np.array(["c"]), [{"pages": 9.0, "unknown": "z"}])
-    assert (more.item_id, more.columns["pages"], more.columns["save"]) == (
-        ["a,1", "b", "c"],
-        [None, 7, 9],
-        [None, "y", None],
-    )
-    with pytest.raises(GenrecError, match=r"new items: pages.*unlike the items of the model"):
-        table.with_new(np.array(["c"]), [{"pages": "nine"}])
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("no JSON", "Invalid JSON"),
-        ('{"item_id": [4], "title": [""], "brand": [""], "categories": [""], "price": [1], "more": [[1]]}', "more"),
-        ('{"item_id": [4], "title": [null], "brand": [], "categories": [null], "price": [1]}', "different lengths"),
-        ('{"item_id": [4], "title": [5], "brand": [null], "categories": [null], "price": [1]}', "title.0"),
-    ],
-)
-def test_damaged_attributes_are_refused(tmp_path: Path, content: str, said: str) -> None:
-    (tmp_path / ITEMS).write_text(content)
-    with pytest.raises(GenrecError, match=f"cannot be read.*{said}"):
-        ItemTable.load(tmp_path, np.array([4]))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda frame: frame.drop("brand"), "cannot be read.*brand"),
-        (lambda frame: pl.concat([frame, frame[:1]]), "holds item 4 twice"),
-        (lambda frame: frame.with_columns(item_id=pl.lit(77)).head(1), "holds no item of the model"),
-        (lambda frame: frame.with_columns(price=pl.lit("cheap")), "cannot be read"),
-    ],
-)
-def test_a_catalogue_that_does_not_fit_is_refused(change: object, said: str, catalog_of: CatalogOf) -> None:
-    ids = np.array([4, 2])
-    assert callable(change)
-    with pytest.raises(GenrecError, match=said):
-        ItemTable.of_catalog(change(catalog_of(ids)), ids)

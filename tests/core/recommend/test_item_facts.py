@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_core.bundle.item_attributes import ItemTable
+from genrec_core.bundle.item_table import ItemTable, values_of
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, WordIndex, words_of
 from genrec_core.recommend.recommender import Recommender
@@ -27,10 +27,7 @@ TITLES = [
 
 
 def table_of(titles: list[str | None]) -> ItemTable:
-    nothing = [None] * len(titles)
-    return ItemTable(
-        item_id=list(range(10, 10 + len(titles))), title=titles, brand=nothing, categories=nothing, price=nothing
-    )
+    return ItemTable.of(np.arange(10, 10 + len(titles)), {"title": titles})
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +35,9 @@ def shop(ruled_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Recommend
     """The model with the titles above for its first items; its popularity is that of the tiny model."""
     folder = shutil.copytree(ruled_dir, tmp_path_factory.mktemp("titles") / "model")
     table = ItemTable.load(folder, np.load(folder / "item_ids.npy"))
-    table.title[: len(TITLES)] = TITLES
-    table.save(folder)
+    columns = {name: list(values_of(column)) for name, column in table.columns.items()}
+    columns["title"][: len(TITLES)] = TITLES
+    ItemTable.of(table.item_ids, columns).save(folder)
     write_manifest(folder)
     return Recommender.open(folder)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_core.bundle.item_attributes import ItemAttributes, ItemTable
+from genrec_core.bundle.item_attributes import ItemAttributes
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.rules import LONGEST_RULE, Rule
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from genrec_core.bundle.item_attributes import ITEMS, ItemTable
+from genrec_core.bundle.item_table import ItemTable
+from genrec_core.bundle.model_folder import ITEMS
 from genrec_core.errors import GenrecError
 from genrec_core.serving.decoder_process import open_warm
 from genrec_core.serving.decoders import CORES, SPAWN, Decoder
@@ -38,12 +39,11 @@ def _wait(connection: socket.socket) -> None:
 
 def test_a_warm_model_takes_rules_though_its_folder_is_gone(tiny_model: "TinyModel", tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
-    ids = np.load(folder / "item_ids.npy").tolist()
-    nothing, brands = [None] * len(ids), ["Even", "Odd"] * (len(ids) // 2)
-    ItemTable(item_id=ids, title=nothing, brand=brands, categories=nothing, price=nothing).save(folder)
+    ids = np.load(folder / "item_ids.npy")
+    ItemTable.of(ids, {"brand": ["Even", "Odd"] * (len(ids) // 2)}).save(folder)
     write_manifest(folder)
     recommender = open_warm(folder)
-    (folder / ITEMS).unlink()
+    shutil.rmtree((folder / ITEMS).parent)
     allowed = recommender.allowed(rule="brand = odd")
     assert allowed is not None
     assert allowed.sum() == 45
