@@ -31,11 +31,12 @@ from genrec_core.serving.request_body import (
     PredictionRequest,
     RefusedError,
     parse,
+    parse_addition,
     parse_items_query,
     parse_similar,
     parse_withdrawal,
 )
-from genrec_core.serving.route_schemas import items_query, prediction_body, similar_body, withdrawal_body
+from genrec_core.serving.route_schemas import addition_body, items_query, prediction_body, similar_body, withdrawal_body
 from genrec_core.settings import ServingSettings
 
 LOG = logging.getLogger("genrec.serving")
@@ -124,6 +125,18 @@ class Server:
         await self._load("the list of withdrawn items is changed, but the model before goes on serving")
         counts = {"changed": done.changed, "withdrawn": done.withdrawn, "left": done.left}
         return JSONResponse({**counts, "version": self._model().version})
+
+    async def add_items(self, request: Request) -> Response:
+        """``POST /admin/add-items``."""
+        self._authorize_change(request)
+        self._model()
+        wanted = parse_addition(await self._body(request))
+        try:
+            await asyncio.to_thread(self.holder.add, wanted.items)
+        except GenrecError as error:
+            raise RefusedError(409, "not_added", str(error), "items") from error
+        await self._load("the items are added, but the model before goes on serving")
+        return JSONResponse({"added": len(wanted.items), "version": self._model().version})
 
     async def model(self, request: Request) -> Response:
         """``GET /model``."""
@@ -283,6 +296,7 @@ def _add_model_routes(app: FastAPI, server: Server) -> None:
         ("/history/example", server.example, get, "An example history, drawn anew each time", None),
         ("/model", server.model, get, "The model that serves", None),
         ("/admin/reload", server.reload, post, "Open the model folder again if it changed", None),
+        ("/admin/add-items", server.add_items, post, "Add items to the model", addition_body()),
         ("/admin/withdraw", server.withdraw, post, "Withdraw items, or restore them", withdrawal_body()),
     ):
         app.add_api_route(path, answer, methods=methods, summary=summary, openapi_extra=about)

@@ -1,11 +1,16 @@
 """The model that serves, and how a newer release takes its place while requests go on."""
 
+import json
 import logging
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from genrec_core.bundle.model_folder import ModelFolder, Withdrawal
 from genrec_core.cores import available_cores
@@ -16,6 +21,7 @@ from genrec_core.serving.decoders import CORES, Decoder, kill_all
 from genrec_core.serving.metrics import Metrics
 
 LOG = logging.getLogger("genrec.serving")
+_ADDING_SECONDS = 600
 _OPENING_SECONDS = 8  # for a model that is being opened when the server stops
 
 
@@ -152,6 +158,30 @@ class ModelHolder:
         if self.model_dir is None:
             return withdraw_from_served(items, restore)[1]
         return ModelFolder(release_in(self.model_dir)).withdraw(items, restore)
+
+    def add(self, items: list[dict[str, Any]]) -> None:
+        """Add items to the model where it lies, by ``genrec add-items``; :meth:`load` then serves them.
+
+        The command runs in a process of its own, since the text model that it loads is larger than a server.
+
+        Args:
+            items: as lines of the command's file: ``item_id``, and ``text`` or the catalogue's fields.
+
+        Raises:
+            GenrecError: the command refused them; nothing was changed.
+        """
+        with tempfile.TemporaryDirectory(prefix="genrec-") as folder:
+            path = Path(folder) / "items.jsonl"
+            path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+            place = [] if self.model_dir is None else ["--model_dir", str(release_in(self.model_dir))]
+            command = [sys.executable, "-m", "genrec_core.cli", "add-items", "--items", str(path), *place]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=_ADDING_SECONDS, check=False)
+            except subprocess.TimeoutExpired as error:
+                raise GenrecError(f"adding took more than {_ADDING_SECONDS} seconds and was stopped") from error
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or [f"genrec add-items ended with {done.returncode}"])[-1]
+            raise GenrecError(said.removeprefix("genrec: error: ").replace(str(path), "items"))
 
     def follow(self, model: ServedModel) -> None:
         """Load the release again if the folder of ``model`` changed after it was opened.

@@ -15,6 +15,7 @@ _NAME_CHARACTERS = 60  # of a name from outside that an error quotes
 _RULE_CHARACTERS = 10_000  # as in rules.py, which needs NumPy
 _QUERY_CHARACTERS = 200
 _MOST_FOUND = 100
+_MOST_ADDED = 100
 
 Likeness = Literal["model", "text", "codes"]
 
@@ -66,6 +67,15 @@ class WithdrawalRequest(Settings, Generic[Id]):
 
     item_ids: list[Id] = Field(min_length=1, description="The items; every one must be in the model.")
     restore: StrictBool = Field(False, description="Recommend them again.")
+
+
+class AdditionRequest(Settings):
+    """Items that the model should hold too."""
+
+    items: list[dict[str, Any]] = Field(
+        min_length=1, max_length=_MOST_ADDED,
+        description="The new items, each with `item_id`, and `text` or fields of the catalogue such as `title`.",
+    )  # fmt: skip
 
 
 class ItemsQuery(Settings):
@@ -147,6 +157,11 @@ def parse_withdrawal(body: bytes, limits: ServingSettings, text_ids: bool = Fals
     request = _validated(_WITHDRAWAL[text_ids], _json_content(body))
     _check_size("item_ids", len(request.item_ids), limits.max_listed)
     return request
+
+
+def parse_addition(body: bytes) -> AdditionRequest:
+    """The same for ``/admin/add-items``; what an item holds is checked when it is added."""
+    return _validated(AdditionRequest, _json_content(body))
 
 
 def parse_items_query(

@@ -6,7 +6,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from genrec_core.data.ids import ItemId, TextId
-from genrec_core.serving.request_body import ItemsQuery, PredictionRequest, SimilarRequest, WithdrawalRequest
+from genrec_core.serving.request_body import (
+    AdditionRequest,
+    ItemsQuery,
+    PredictionRequest,
+    SimilarRequest,
+    WithdrawalRequest,
+)
 
 
 def prediction_body() -> dict[str, Any]:
@@ -23,6 +29,11 @@ def similar_body() -> dict[str, Any]:
 def withdrawal_body() -> dict[str, Any]:
     """The body of ``POST /admin/withdraw``."""
     return _body(WithdrawalRequest[ItemId | TextId], {"item_ids": [1]})
+
+
+def addition_body() -> dict[str, Any]:
+    """The body of ``POST /admin/add-items``."""
+    return _body(AdditionRequest, {"items": [{"item_id": 900001, "title": "Matt lipstick", "brand": "Fiora"}]})
 
 
 def items_query() -> dict[str, Any]:

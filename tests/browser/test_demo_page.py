@@ -1,6 +1,7 @@
 """The demo page of `genrec serve` in a real browser: what it shows, by mouse, by keyboard alone, in light and dark."""
 
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from genrec_core.serving.app import Server, build_app
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 from genrec_core.settings import ServingSettings
-from tests.core.tiny_model import MARKUP
+from tests.core.tiny_model import MARKUP, give_text_model
 
 if TYPE_CHECKING:
     pass
@@ -294,3 +295,37 @@ def test_the_page_asks_for_the_token_and_waits_for_the_model(chromium: Path, sho
         expect(cards(page)).to_have_count(10)
         assert "s3cret" not in page.url
         assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+
+
+@pytest.mark.slow
+def test_an_item_is_added_where_the_server_has_a_token(
+    address: str, shop_dir: Path, tmp_path: Path, page: Page
+) -> None:
+    page.set_default_timeout(6 * SECONDS)
+    expect.set_options(timeout=6 * SECONDS)
+    page.goto(address)
+    page.get_by_text("Add an item to the catalogue").click()
+    expect(page.get_by_text("This server has no token")).to_be_visible()
+    expect(page.get_by_role("button", name="Add the item")).to_be_hidden()
+    folder = shutil.copytree(shop_dir, tmp_path / "model")
+    give_text_model(folder, tmp_path)
+    with serving(folder, token="s3cret") as (guarded, _):
+        page.goto(guarded)
+        page.get_by_label("Token", exact=True).fill("s3cret")
+        page.get_by_role("button", name="Use this token").click()
+        expect(cards(page)).to_have_count(10)
+        page.get_by_label("New users get").select_option("new items")
+        page.get_by_text("Add an item to the catalogue").click()
+        page.get_by_label("Title").fill("Soap of <olives>")
+        page.get_by_label("Price").fill("4.5")
+        page.get_by_label("Id", exact=True).fill("five")
+        page.get_by_role("button", name="Add the item").click()
+        expect(page.get_by_role("alert").get_by_text("The id must be a whole number")).to_be_visible()
+        page.get_by_label("Id", exact=True).fill("5")
+        page.get_by_role("button", name="Add the item").click()
+        expect(page.get_by_text("Soap of <olives> is item 5 now and can be recommended.")).to_be_visible()
+        expect(cards(page).first.get_by_role("heading")).to_have_text("Soap of <olives>")
+        page.get_by_label("Title").fill("Another")
+        page.get_by_label("Id", exact=True).fill("5")
+        page.get_by_role("button", name="Add the item").click()
+        expect(page.get_by_role("alert").get_by_text("item 5")).to_be_visible()

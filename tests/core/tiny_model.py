@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 
 from genrec_core.bundle.item_table import ItemTable
-from genrec_core.bundle.model_folder import EXAMPLE_HISTORIES, FIRST_SEEN, RECENT, ModelFolder
+from genrec_core.bundle.model_folder import (
+    ADDITION_SETTINGS,
+    EXAMPLE_HISTORIES,
+    FIRST_SEEN,
+    NEW_ITEMS,
+    RECENT,
+    ModelFolder,
+)
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.neighbors import Neighbors
 from genrec_core.settings import SemanticIdSettings
-from genrec_core.storage.artifacts import write_manifest
+from genrec_core.storage.artifacts import read_json, write_json, write_manifest
 
 ITEMS, DIM = 90, 6
 
@@ -104,6 +111,25 @@ def build_tiny_model(root: Path, text_ids: list[str] | None = None) -> TinyModel
     paths = (root / "checkpoint", root / "semantic_ids", root / "embeddings")
     export_recommender(*paths, popularity, root / "model")
     return TinyModel(root)
+
+
+def give_text_model(model: Path, folder: Path) -> None:
+    """Give an exported tiny model a text encoder of its width in ``folder``, with random weights, for new items."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from genrec_core.embedding.text import packaged_model_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(packaged_model_folder())
+    sizes = {"hidden_size": DIM, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    encoder = SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(DIM)], device="cpu")
+    encoder.save_pretrained(str(folder / "encoder"))
+    path = model / NEW_ITEMS / ADDITION_SETTINGS
+    write_json(path, read_json(path) | {"embedding_model": str(folder / "encoder")})
+    write_manifest(model)
 
 
 MARKUP = "<img src=x onerror=alert(1)> \u2028 </script> & 'Soap' \"50%\""  # a title that a page must show as text

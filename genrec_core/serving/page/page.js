@@ -622,6 +622,50 @@ function restore(place) {
   update({ focus: () => focusIn("withdrawn", Math.min(place, state.withdrawn.length - 1), 0) });
 }
 
+// --- a new item of the catalogue ---
+
+// Only a server with a token lets a page change its model.
+function showAddition() {
+  const may = sessionStorage.getItem("genrec-token") !== null;
+  element("addition").hidden = !may;
+  element("addition-off").hidden = may;
+  const free = String(Math.trunc(Date.now() / 1000)); // most likely no item has it
+  if (may && !element("addition-id").value) element("addition-id").value = free;
+}
+
+async function addItem(event) {
+  event.preventDefault();
+  const { item_id: id, price, ...texts } = Object.fromEntries(new FormData(element("addition")));
+  const given = Object.entries(texts).filter(([, text]) => text.trim());
+  const fields = JSON.stringify({ ...Object.fromEntries(given), ...(price ? { price: Number(price) } : {}) });
+  const [, shownId] = /^\s*(.*?)\s*$/.exec(id);
+  const written = state.model.item_ids === "text" ? JSON.stringify(shownId) : shownId;
+  element("addition-error").textContent = "";
+  if (!isId(shownId)) return refuseAddition("The id must be a whole number, as the ids of this model are");
+  element("addition-status").textContent = "Adding it. The text model is being opened, which takes some seconds.";
+  element("addition").inert = true;
+  try {
+    await ask("admin/add-items", { body: `{"items":[{"item_id":${written},${fields.slice(1)}]}` });
+    const model = await ask("model");
+    element("addition").reset();
+    element("addition-id").value = "";
+    const first = model.fallbacks.includes("new") ? " New users get it first if they get new items." : "";
+    useModel(model);
+    await describe([shownId]);
+    element("addition-status").textContent = `${titleOf(shownId)} is item ${shownId} now and can be recommended.${first}`;
+  } catch (error) {
+    if (needsToken(error)) return askForToken(error);
+    refuseAddition(error.message);
+  } finally {
+    element("addition").inert = false;
+  }
+}
+
+function refuseAddition(message) {
+  element("addition-status").textContent = "";
+  element("addition-error").textContent = sentence(message);
+}
+
 // --- the model, the token, and the start ---
 
 function showModel() {
@@ -663,6 +707,7 @@ function showControls() {
   element("seen").value = state.seen;
   element("rule").value = state.rule;
   element("fallback").value = state.fallback;
+  showAddition();
 }
 
 function askForToken(error) {
@@ -702,7 +747,10 @@ async function start() {
 async function followModel() {
   if (!state.model || element("main").hidden || document.hidden) return;
   const model = await ask("model").catch(() => state.model);
-  if (model.version === state.model.version) return;
+  if (model.version !== state.model.version) useModel(model);
+}
+
+function useModel(model) {
   state.model = model;
   known.clear();
   openView();
@@ -752,6 +800,7 @@ function listen() {
   element("rule").addEventListener("input", later(RULE_WAIT, useRule));
   element("rule").addEventListener("change", useRule);
   element("retry").addEventListener("click", recommend);
+  element("addition").addEventListener("submit", addItem);
   element("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the fragment holds the view
     element("results-title").focus();

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from genrec_core.bundle.model_folder import ModelFolder
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.serving.request_body import parse
 from genrec_core.settings import ServingSettings
+from tests.core.tiny_model import give_text_model
 
 if TYPE_CHECKING:
     from genrec_core.serving.models import ServedModel
@@ -353,13 +355,13 @@ def test_a_withdrawal_that_cannot_be_says_why_and_changes_nothing(
     assert client.get("/model", headers=headers).json()["version"] == kept_shop.version
 
 
-@pytest.mark.parametrize("path", ["/admin/reload", "/admin/withdraw"])
+@pytest.mark.parametrize("path", ["/admin/reload", "/admin/withdraw", "/admin/add-items"])
 def test_without_a_token_neither_a_page_of_a_browser_nor_a_proxy_changes_the_model(
     client_of: ClientOf, kept_shop: "ServedModel", path: str
 ) -> None:
-    body = {"item_ids": [10**12]}  # refused later, as the model has none such
+    body = {"item_ids": [10**12]}  # refused later: the model has none such, and it is no item to add
     here = client_of(model=kept_shop, client=("127.0.0.1", 50000))
-    assert here.post(path, json=body).status_code in (200, 409)
+    assert here.post(path, json=body).status_code in (200, 409, 422)
     for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"X-Forwarded-For": "10.0.0.9"}):
         assert refusal(here.post(path, json=body, headers=headers))[:2] == (403, "loopback_only")
     assert refusal(client_of(model=kept_shop).post(path, json=body))[:2] == (403, "loopback_only")
@@ -387,3 +389,39 @@ def test_withdrawn_items_leave_the_lists_at_once_and_come_back(
     again = post("/admin/withdraw", {"item_ids": [item], "restore": True})
     assert (again["changed"], again["withdrawn"], first()) == (1, 0, item)
     assert again["version"] not in (version, done["version"])  # an empty list is another state than none
+
+
+def test_an_added_item_is_found_and_recommended_at_once(
+    start_server: Callable[..., Any], shop_dir: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    folder = shutil.copytree(shop_dir, tmp_path / "model")
+    give_text_model(folder, tmp_path)
+    server = start_server("--threads", "1", model_dir=folder)
+
+    def post(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        request = urllib.request.Request(server.url + path, json.dumps(body).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)["error"]
+
+    new = {"item_id": 5, "title": "Soap of olives", "brand": "Fiora", "price": 4.5}
+    assert post("/admin/add-items", {"items": [new]}) == (200, {"added": 1, "version": ModelFolder(folder).version})
+    with urllib.request.urlopen(f"{server.url}/items?query=olives", timeout=30) as answer:
+        assert json.load(answer)["items"] == [{**new, "categories": None}]
+    user = {"user_id": 1, "item_ids": np.load(folder / "item_ids.npy")[:3].tolist()}
+    status, listed = post(PATH, {"topk": 1, "allow": [5], "instances": [user]})
+    assert (status, listed["predictions"][0]["predictions"]) == (200, [5])
+    version = ModelFolder(folder).version
+    for items, code, said in (
+        ([new], 409, "item 5"),
+        ([{"title": "Soap"}], 409, "items, line 1: item None is not an integer id"),
+        ([{"item_id": 6}], 409, "items: item 6 has no text"),
+        ([], 422, "at least 1 item"),
+        ([5], 422, "dictionary"),
+    ):
+        status, error = post("/admin/add-items", {"items": items})
+        assert (status, said in error["message"]) == (code, True), error
+    assert ModelFolder(folder).version == version
