@@ -32,6 +32,7 @@ MODULES = {
     "neighbors": "neighbors",
     "scale": "scale",
     "large_graph": "large_graph",
+    "untrained": "untrained",
 }
 USUAL = ("graph", "train", "decode", "server", "trie")
 RESULTS = Path(__file__).parent / "results"

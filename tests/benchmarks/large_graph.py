@@ -126,7 +126,7 @@ def decode(model: Path, histories: Path, agreement_users: int) -> dict[str, Any]
         ms[mode] = round(1000 * float(np.median(seconds)), 2)
     own_mb = round(psutil.Process().memory_full_info().uss / 2**20)
     found = {"load_s": round(load_s, 2), "ms": ms, "own_mb": own_mb}
-    return found | {"agreement_100": _agreement(recommender, read[:agreement_users])}
+    return found | ({"agreement_100": _agreement(recommender, read[:agreement_users])} if agreement_users else {})
 
 
 def _agreement(recommender: Recommender, read: list[list[Any]]) -> float:
