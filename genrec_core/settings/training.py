@@ -36,7 +36,9 @@ class TrainingSettings(Settings):
         True, description="Let the encoder read each item's text vector beside its semantic ID."
     )
     learn_item_vectors: bool = Field(
-        True, description="Let the encoder also read a learned vector of each item of the training part."
+        True,
+        description="Let the encoder also read a learned vector of each item of the training part. Above `exact_items` "
+        "items, these are made of learned vectors of the beginnings of codes, which items share.",
     )
     epochs: int | None = Field(
         24,

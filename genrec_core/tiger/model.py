@@ -40,6 +40,7 @@ class TigerConfig(PretrainedConfig):
     item_vector_dim: int = 0  # width of the text vectors that the encoder reads beside the codes; 0 for none
     known_items: int = 0  # items below this catalogue row have a learned vector; 0 for none
     untrained_items: Sequence[int] = ()  # rows below ``known_items`` that are in no training history
+    code_rows: int = 0  # rows of the tables whose learned vectors items share by their codes; 0: each has its own
     prefix_buckets: int = 16384  # rows of the table of prefix vectors; a prefix finds its row by a hash
 
     d_model: int = 128
@@ -69,7 +70,7 @@ class TigerConfig(PretrainedConfig):
                 raise GenrecError(f"{name} is {value}, but that option was taken out; train it again with this version")
         if self.d_model % self.heads:
             raise GenrecError(f"d_model {self.d_model} is not a multiple of heads {self.heads}; change one of them")
-        if self.id_views and not self.known_items:
+        if self.id_views and not (self.known_items or self.code_rows):
             raise GenrecError("id_views needs learn_item_vectors; set id_views to 0 or learn_item_vectors to true")
         if self.views > 1 and not self.dense:
             raise GenrecError("several views need a dense_weight above 0; or set id_views to 0, content_views to 1")
@@ -205,12 +206,39 @@ class LearnedItems(nn.Embedding):
     def __init__(self, config: TigerConfig) -> None:
         super().__init__(1 + config.known_items, config.d_model)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Catalogue rows [...] -> [..., D]."""
+    def forward(self, rows: Tensor, codes: Tensor) -> Tensor:  # type: ignore[override]  # as of LearnedCodes
+        """Catalogue rows [...] -> [..., D]; ``codes`` are not read."""
         index = torch.where(rows + 1 < self.num_embeddings, rows + 1, 0)
         if self.training:  # row 0 now and then in place of an item's own, so that the model copes with new items
             index = index * (torch.rand(rows.shape, device=rows.device) >= HIDDEN_SHARE)
         return super().forward(index)
+
+
+class LearnedCodes(nn.Embedding):
+    """A learned vector for each item of a large catalogue: the sum of one for each beginning of its code.
+
+    Few items of a million are bought often enough to learn a vector of their own. Items whose codes begin alike, new
+    ones too, share what is learned, and their keys are alike, so that the trie finds them. A beginning finds its row
+    by a hash; the suffix, which tells items of one code apart, has no part.
+
+    Source: Petrov & Macdonald 2024, "RecJPQ", whose item vectors are joined of those of the parts of a code.
+    """
+
+    def __init__(self, config: TigerConfig) -> None:
+        super().__init__(config.code_rows, config.d_model)
+        self.levels = len(config.level_sizes) - 1
+
+    def forward(self, rows: Tensor, codes: Tensor) -> Tensor:  # type: ignore[override]  # as of LearnedItems
+        """Codes with suffix [..., L] -> [..., D]; catalogue ``rows`` are not read."""
+        beginnings = [codes[..., 0]]
+        for level in range(1, self.levels):
+            beginnings.append((beginnings[-1] * PREFIX_FACTOR + codes[..., level] + 1) % self.num_embeddings)
+        return super().forward(torch.stack(beginnings, dim=-1)).sum(dim=-2)
+
+
+def learned_items(config: TigerConfig) -> LearnedItems | LearnedCodes:
+    """The table of learned vectors that a view reads."""
+    return LearnedCodes(config) if config.code_rows else LearnedItems(config)
 
 
 class ContentItems(nn.Module):
@@ -222,7 +250,7 @@ class ContentItems(nn.Module):
         self.levels = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
         self.codes = nn.Linear(width * len(config.level_sizes), config.d_model)
         self.text = nn.Linear(config.item_vector_dim, config.d_model) if config.item_vector_dim else None
-        self.own = LearnedItems(config) if config.known_items else None
+        self.own = learned_items(config) if config.known_items or config.code_rows else None
         self.norm = nn.LayerNorm(config.d_model)
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
@@ -231,7 +259,7 @@ class ContentItems(nn.Module):
         if self.text is not None:
             x = x + self.text(vectors)
         if self.own is not None:
-            x = x + self.own(rows)
+            x = x + self.own(rows, codes)
         return self.norm(x)
 
 
@@ -241,7 +269,7 @@ class ItemEncoder(nn.Module):
     def __init__(self, config: TigerConfig) -> None:
         super().__init__()
         self.contents = nn.ModuleList(ContentItems(config) for _ in range(config.content_views))
-        self.identities = nn.ModuleList(LearnedItems(config) for _ in range(config.id_views))
+        self.identities = nn.ModuleList(learned_items(config) for _ in range(config.id_views))
 
     def forward(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
         """:meth:`views` side by side, [..., V x D]."""
@@ -250,7 +278,7 @@ class ItemEncoder(nn.Module):
     def views(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> list[Tensor]:
         """The item's vector in each view, [..., D]; arguments as of :class:`ContentItems`."""
         contents = [content(rows, codes, vectors) for content in self.contents]
-        return contents + [identity(rows) for identity in self.identities]
+        return contents + [identity(rows, codes) for identity in self.identities]
 
 
 class ContentMatch(nn.Module):

@@ -33,7 +33,7 @@ from genrec_core.tiger.checkpoint import claim_folder, load_state, save_state
 from genrec_core.tiger.distributed import World
 from genrec_core.tiger.item_rows import RowwiseAdamW, clip_gradients
 from genrec_core.tiger.losses import NextItemLoss
-from genrec_core.tiger.model import LearnedItems, TigerConfig, TigerModel
+from genrec_core.tiger.model import LearnedCodes, LearnedItems, TigerConfig, TigerModel
 from genrec_core.tiger.scorer import TorchScorer
 
 PROBE = "probe.npz"
@@ -46,6 +46,7 @@ _FUTURE_SHARE = 0.3  # where the order is not strict
 _WEIGHING_USERS = 10_000  # 4,000 users chose other weights by chance for one seed of three
 _CLEARLY_BETTER = 1.02  # validation NDCG@10 of the hybrid over the dense head's
 _INTERVAL = 1.96  # standard errors to each side of the mean of a 95 % interval
+_CODE_ROWS = 1 << 18  # of the learned vectors that items of a large catalogue share
 _USUAL_PERCENTILE = 95  # of the lengths of histories
 _EVEN_MIX = 0.5  # weight of the dense head by which epochs are compared; the final weight is chosen at the end
 _SIZES = {  # settings that are fields of the model's configuration
@@ -375,20 +376,23 @@ class Trainer:
 
     def _build_model(self, data: TrainingData) -> PreTrainedModel:
         settings = self.settings
+        shared = len(data.codes) > settings.exact_items  # by items whose codes begin alike
+        learns = settings.learn_item_vectors
         config = TigerConfig(
             **settings.model_dump(include=_SIZES),
             level_sizes=data.level_sizes,
             exact_items=settings.exact_items,
             item_vector_dim=0 if self.vectors is None else self.vectors.shape[1],
-            known_items=len(data.codes) if settings.learn_item_vectors else 0,
-            untrained_items=np.flatnonzero(self.counts == 0).tolist(),
+            known_items=len(data.codes) if learns and not shared else 0,
+            untrained_items=[] if shared else np.flatnonzero(self.counts == 0).tolist(),
+            code_rows=_CODE_ROWS if learns and shared else 0,
             dense=settings.dense_weight > 0,
             neighbor_weight=self._bonus_weights()[0],
             follower_weight=self._bonus_weights()[1],
         )
         model = TigerModel(config)
         for module in model.modules():
-            if isinstance(module, LearnedItems):
+            if isinstance(module, LearnedItems | LearnedCodes):
                 module.sparse = self.large and self.world.sums_sparse
         return model
 

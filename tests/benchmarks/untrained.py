@@ -82,7 +82,7 @@ def _built(folder: Path, items: int, users: int, dim: int) -> dict[str, float]:
     done("trie")
     training = PRESETS["beauty"].training
     shape = training.model_dump(include=set(TigerConfig.__dataclass_fields__) & set(type(training).model_fields))
-    shape |= {"neighbor_weight": 0.0, "follower_weight": 0.0, "item_vector_dim": dim, "known_items": items}
+    shape |= {"neighbor_weight": 0.0, "follower_weight": 0.0, "item_vector_dim": dim, "code_rows": 1 << 18}
     config = TigerConfig(**shape, level_sizes=ids.level_sizes)
     TigerModel(config).save_pretrained(folder / "checkpoint")
     done("checkpoint")

@@ -17,6 +17,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.evaluation.release_comparison import compare_with_trained, judge
 from genrec_core.export import onnx
 from genrec_core.export.onnx import export_recommender
+from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import assign_ids
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ReleaseSettings
@@ -169,3 +170,23 @@ def test_a_large_catalogue_is_exported_in_half_precision_and_ranks_alike(
     more = ModelFolder(tmp_path / "more").items()
     assert (len(more.keys), len(more.scales), more.vectors.dtype) == (len(items.keys) + 1,) * 2 + (np.float16,)
     Recommender.open(tmp_path / "more").recommend(histories, 10)
+
+
+@pytest.mark.slow
+def test_a_model_that_learned_of_codes_is_exported_and_takes_new_items(tiny_model: "TinyModel", tmp_path: Path) -> None:
+    known = ItemEmbeddings.load(tiny_model.embeddings)
+    level_sizes = SemanticIds.load(tiny_model.semantic_ids).level_sizes
+    width, sizes = 32, {"d_model": 32, "heads": 4, "encoder_layers": 1, "d_ff": 48, "max_history": 12}
+    config = TigerConfig(
+        level_sizes=level_sizes, item_vector_dim=known.raw.shape[1], code_rows=64, id_views=1, exact_items=10, **sizes
+    )
+    TigerModel(config).save_pretrained(tmp_path / "checkpoint")
+    model, folders = tmp_path / "model", (tmp_path / "checkpoint", tiny_model.semantic_ids, tiny_model.embeddings)
+    export_recommender(*folders, tiny_model.popularity, model)
+    histories = random_histories(known.item_ids, 20)
+    same = compare_with_trained(model, *folders, histories, top_k=10, beams=90, tolerance=1e-2)
+    assert (same.alike, same.invalid) == (20, 0)
+    add_items(model, NewItems(np.array([10**9]), ["a soap"], [{}]), known.raw[5:6], tmp_path / "more")
+    vectors = ModelFolder(tmp_path / "more").items().vectors
+    np.testing.assert_allclose(vectors[-1, width:], vectors[5, width:], atol=1e-3)  # of one code but for the suffix
+    Recommender.open(tmp_path / "more").recommend([[10**9]], 10)

@@ -77,3 +77,15 @@ def test_dropout_zeroes_its_share_keeps_the_mean_and_repeats_with_the_seed():
     assert (first == 0).float().mean().item() == pytest.approx(0.2, abs=0.005)
     assert first.mean().item() == pytest.approx(1, abs=0.01)
     assert torch.equal(dropout.eval()(x), x)
+
+
+@torch.no_grad()
+def test_items_of_a_large_catalogue_share_what_is_learned_of_their_codes():
+    sizes = {"level_sizes": [8, 8, 8, 4], "d_model": 32, "heads": 4, "d_ff": 64}
+    model = TigerModel(TigerConfig(**sizes, code_rows=64, id_views=1))
+    (identity,) = model.item_encoder.identities
+    codes = torch.tensor([[1, 2, 3, 0], [1, 2, 3, 1], [1, 2, 0, 0], [3, 2, 3, 0]])
+    same, other_suffix, near, far = identity(torch.arange(4), codes)
+    torch.testing.assert_close(same, other_suffix)
+    assert not torch.allclose(same, near)
+    assert (near - same).square().sum() < (far - same).square().sum()

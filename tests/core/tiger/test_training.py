@@ -305,6 +305,8 @@ def test_the_path_of_large_catalogues_learns_and_ranks_a_small_one(tmp_path: Pat
     settings = small_settings(epochs=15, future_share=0.0, dense_full_items=0, exact_items=0)
     best = train(cyclic_data(), settings, tmp_path, ALONE)
     assert read_json(best / "training_history.json")["best_recall@10"] > 0.9
+    config = read_json(best / "config.json")
+    assert (config["known_items"], config["untrained_items"], config["code_rows"] > 0) == (0, [], True)
     scorer = TorchScorer.from_folder(best, cyclic_data().codes, cyclic_data().vectors)
     assert scorer.items.dtype == torch.float16
 
