@@ -119,6 +119,7 @@ def test_a_changed_text_is_embedded_alone_and_the_model_follows(daemon: Daemon, 
     assert newest(daemon.place, "batch_predictions")["path"] != before
 
 
+@pytest.mark.slow
 def test_changed_histories_retrain_and_embed_nothing(daemon: Daemon, raw: Path) -> None:
     file = raw / "sequential_data.txt"
     user, *items = file.read_text().splitlines()[0].split()

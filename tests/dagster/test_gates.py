@@ -281,7 +281,7 @@ def test_a_slow_export_is_not_served(finished_graph: Any, tmp_path: Path) -> Non
     assert built == ["onnx_encoder"]
 
 
-@pytest.mark.parametrize(("least_shared", "passed"), [(0.7, True), (1.0, False)])
+@pytest.mark.parametrize(("least_shared", "passed"), [pytest.param(0.7, True, marks=pytest.mark.slow), (1.0, False)])
 def test_an_int8_export_is_served_where_most_items_are_the_trained_models(
     finished_graph: Any, tmp_path: Path, least_shared: float, passed: bool
 ) -> None:

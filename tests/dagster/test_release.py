@@ -122,6 +122,7 @@ def test_a_new_release_moves_the_pointer_and_rolling_back_moves_it_back(place: "
     assert place.served == again.run_id
 
 
+@pytest.mark.slow
 def test_a_refitted_model_is_served_while_the_measured_one_is_compared(place: "Place") -> None:
     first = served_release(place.storage)
     result = place.materialize("onnx_encoder", *RELEASE, refit=True)

@@ -201,6 +201,7 @@ def test_a_rank_that_fails_is_named_with_its_message_and_not_tried_again(
     assert [run.info.status for run in newest_runs(tracker)] == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_a_training_that_fills_the_disk_says_so_and_goes_on_once_there_is_room(
     inputs: dict[str, Path], small_disk: "SmallDisk", tracker: ExperimentTracker
 ) -> None:

@@ -1,6 +1,7 @@
 """The exported graphs say what the torch model says, and a folder is written whole or not at all."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from genrec_core.bundle.item_additions import add_items
-from genrec_core.bundle.model_folder import NEW_ITEMS, PREFIXES, SETTINGS, TOKENS, ModelFolder
+from genrec_core.bundle.model_folder import NEW_ITEMS, PREFIXES, TOKENS, ModelFolder
 from genrec_core.bundle.new_items import NewItems
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
@@ -44,7 +45,24 @@ def test_the_export_ranks_like_torch(
     np.testing.assert_array_equal(found.items, expected.items)
 
 
-def test_the_export_keeps_seen_items_in_lists_if_the_training_chose_so(tiny_model: "TinyModel", tmp_path: Path) -> None:
+@pytest.fixture
+def copied_graphs(tiny_model: "TinyModel", monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export of the tiny model's weights copies its graphs, which depend on nothing else and take half a minute."""
+    source = tiny_model.model_dir
+
+    def copy_graphs(model: TigerModel, folder: Path) -> None:
+        (folder / NEW_ITEMS).mkdir()
+        for name in (TOKENS, PREFIXES, *(path.relative_to(source) for path in source.rglob("*.onnx"))):
+            shutil.copy(source / name, folder / name)
+        settings = ModelFolder(source).settings
+        ModelFolder(folder).save_settings(replace(settings, exclude_seen=model.config.exclude_seen))
+
+    monkeypatch.setattr(onnx, "export_graphs", copy_graphs)
+
+
+def test_the_export_keeps_seen_items_in_lists_if_the_training_chose_so(
+    tiny_model: "TinyModel", copied_graphs: None, tmp_path: Path
+) -> None:
     checkpoint, model = shutil.copytree(tiny_model.checkpoint, tmp_path / "checkpoint"), tmp_path / "model"
     write_json(checkpoint / "config.json", {**read_json(checkpoint / "config.json"), "exclude_seen": False})
     folders = checkpoint, tiny_model.semantic_ids, tiny_model.embeddings
@@ -121,15 +139,8 @@ def test_a_model_of_other_semantic_ids_is_refused(tiny_model: "TinyModel", tmp_p
 
 
 def test_an_item_assigned_later_is_served_without_training(
-    tiny_model: "TinyModel", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: "TinyModel", copied_graphs: None, tmp_path: Path
 ) -> None:
-    def copy_graphs(model: TigerModel, folder: Path) -> None:  # the graphs do not depend on the items
-        (folder / NEW_ITEMS).mkdir()
-        source = tiny_model.model_dir
-        for name in (SETTINGS, TOKENS, PREFIXES, *(path.relative_to(source) for path in source.rglob("*.onnx"))):
-            shutil.copy(source / name, folder / name)
-
-    monkeypatch.setattr(onnx, "export_graphs", copy_graphs)
     known = ItemEmbeddings.load(tiny_model.embeddings)
     new_id, vector = 1, known.raw[:1] * 0.9
     assign_ids(tiny_model.semantic_ids, [new_id], vector, tmp_path / "semantic_ids")
@@ -149,7 +160,7 @@ def test_an_item_assigned_later_is_served_without_training(
 
 
 def test_a_large_catalogue_is_exported_in_half_precision_and_ranks_alike(
-    tiny_model: "TinyModel", tiny_recommender: Recommender, tmp_path: Path
+    tiny_model: "TinyModel", tiny_recommender: Recommender, copied_graphs: None, tmp_path: Path
 ) -> None:
     checkpoint, model = shutil.copytree(tiny_model.checkpoint, tmp_path / "checkpoint"), tmp_path / "model"
     write_json(checkpoint / "config.json", {**read_json(checkpoint / "config.json"), "exact_items": 10})
