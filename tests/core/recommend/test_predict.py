@@ -210,7 +210,7 @@ def test_a_window_ends_early_where_histories_are_long(monkeypatch: pytest.Monkey
     echo = Echo()
     line = " ".join(map(str, range(20)))
     served(tmp_path, f"a {line}\n" * 10, recommender=echo)
-    assert echo.calls == [3, 3, 3, 1]
+    assert sorted(echo.calls) == [1, 3, 3, 3]  # threads rank the windows, so they may be called in another order
 
 
 def test_progress_is_shown_on_stderr_with_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
