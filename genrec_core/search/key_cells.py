@@ -16,7 +16,7 @@ from genrec_core.search.trie import CodeTrie
 
 LEAST_SCORED, _SCORED_OF_LIST = 4096, 16  # items scored for a user: at least, and for each item of the list
 _SPREAD = 32  # at the depths before the last, prefixes are kept with so many times these items below them
-_CELL_ITEMS = 4  # items below a prefix, on average, that make its mean key worth its memory and its time
+_CELL_ITEMS = 8  # items below a prefix, on average, that make its mean key worth its memory and its time
 _CHUNK = 1 << 16  # keys in float32 at once
 _MOST_STEPS = 32_767  # of a key's largest number
 

@@ -124,7 +124,8 @@ def decode(model: Path, histories: Path, agreement_users: int) -> dict[str, Any]
             recommender.rank([history], _TOP_K, ranking=mode)
             seconds.append(time.process_time() - began)
         ms[mode] = round(1000 * float(np.median(seconds)), 2)
-    own_mb = round(psutil.Process().memory_full_info().uss / 2**20)
+    memory = psutil.Process().memory_info()
+    own_mb = round((memory.rss - memory.shared) / 2**20)  # what is mapped from files, other processes share
     found = {"load_s": round(load_s, 2), "ms": ms, "own_mb": own_mb}
     return found | ({"agreement_100": _agreement(recommender, read[:agreement_users])} if agreement_users else {})
 
