@@ -134,7 +134,6 @@ def learned_rows(
     vectors: np.ndarray,
     known_items: int,
     untrained_items: Collection[int],
-    codes: np.ndarray | None = None,
     first: int = 0,
 ) -> np.ndarray:
     """The catalogue row whose learned vector each item uses, int64 [n_items].
@@ -145,8 +144,6 @@ def learned_rows(
     Args:
         vectors: text vectors by catalogue row, float32 [n_items, dim]; no columns if the model reads no texts.
         known_items, untrained_items: see :class:`genrec_core.tiger.model.TigerConfig`.
-        codes: semantic IDs int [n_items, L] of a catalogue too large to compare all texts; then a new item takes the
-            vector of the trained item whose code is next to its own in lexicographic order.
         first: only the rows from this one on are asked for; the result holds no others.
     """
     rows = np.arange(len(vectors), dtype=np.int64)
@@ -154,8 +151,6 @@ def learned_rows(
     unknown[list(untrained_items)] = True
     if not vectors.shape[1] or unknown.all():
         return np.where(unknown, known_items, rows)[first:]
-    if codes is not None:
-        return _next_by_code(codes, unknown)[first:]
     trained = rows[~unknown]
     unknown[:first] = False
     text = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
@@ -164,19 +159,6 @@ def learned_rows(
         chunk = new[begin : begin + _NEW_ITEMS_AT_ONCE]
         rows[chunk] = trained[(text[chunk] @ trained_text).argmax(axis=1)]
     return rows[first:]
-
-
-def _next_by_code(codes: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """For each unknown item the known one that is nearest to it in the order of codes; the others themselves."""
-    order = np.lexsort(codes.T[::-1])
-    places = np.arange(len(order))
-    known = np.flatnonzero(~unknown[order])
-    after = known.searchsorted(places).clip(max=len(known) - 1)
-    before = np.maximum(after - 1, 0)
-    nearer = np.where(np.abs(known[after] - places) <= np.abs(known[before] - places), after, before)
-    rows = np.empty(len(order), dtype=np.int64)
-    rows[order] = order[known[nearer]]
-    return rows
 
 
 def require_catalog_order(item_ids: Any, source: Path) -> NDArray[Any]:

@@ -135,8 +135,7 @@ def item_tables(
     config = model.config
     large = len(codes) > config.exact_items
     table = item_vector_table(config.item_vector_dim, len(codes), vectors)
-    of_codes = codes if large else None
-    rows = torch.from_numpy(learned_rows(table.numpy(), config.known_items, config.untrained_items, of_codes))
+    rows = torch.from_numpy(learned_rows(table.numpy(), config.known_items, config.untrained_items))
     inputs = rows, torch.as_tensor(codes, dtype=torch.int64), table
     read, rounded = [], []
     for piece in zip(*(part.split(_PIECE if large else len(codes)) for part in inputs), strict=True):

@@ -27,9 +27,3 @@ def test_without_texts_it_has_what_unknown_items_have() -> None:
 
 def test_only_the_newest_rows_are_found_if_no_others_are_asked_for() -> None:
     assert learned_rows(text(8), 6, [2], first=6).tolist() == learned_rows(text(8), 6, [2])[6:].tolist()
-
-
-def test_in_a_large_catalogue_it_stands_on_the_trained_item_of_the_nearest_code() -> None:
-    codes = np.array([[3, 0], [0, 1], [0, 2], [1, 1], [2, 0], [1, 0], [3, 9], [0, 0]])
-    # In the order of codes: 7, 1, 2, 5, 3, 4, 0, 6, of which 7, 2 and 6 are not trained.
-    assert learned_rows(text(8), 6, [2], codes).tolist() == [0, 1, 5, 3, 4, 5, 0, 1]
