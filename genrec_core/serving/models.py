@@ -107,6 +107,7 @@ class ModelHolder:
         self.current: ServedModel | None = None
         self.failure: str | None = None
         self._loading, self._switching = threading.Lock(), threading.Lock()
+        self._adding = set[subprocess.Popen[str]]()
 
     @contextmanager
     def lease(self) -> Iterator[ServedModel]:
@@ -175,12 +176,18 @@ class ModelHolder:
             path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
             place = [] if self.model_dir is None else ["--model_dir", str(release_in(self.model_dir))]
             command = [sys.executable, "-m", "genrec_core.cli", "add-items", "--items", str(path), *place]
+            adding = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self._adding.add(adding)
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=_ADDING_SECONDS, check=False)
+                _, errors = adding.communicate(timeout=_ADDING_SECONDS)
             except subprocess.TimeoutExpired as error:
                 raise GenrecError(f"adding took more than {_ADDING_SECONDS} seconds and was stopped") from error
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or [f"genrec add-items ended with {done.returncode}"])[-1]
+            finally:
+                self._adding.discard(adding)
+                adding.kill()  # nothing where it has ended
+                adding.wait()
+        if adding.returncode:
+            said = (errors.strip().splitlines() or [f"genrec add-items ended with {adding.returncode}"])[-1]
             raise GenrecError(said.removeprefix("genrec: error: ").replace(str(path), "items"))
 
     def follow(self, model: ServedModel) -> None:
@@ -201,7 +208,9 @@ class ModelHolder:
             LOG.error("processes of two versions serve: %s; mend that, then POST /admin/reload", error)
 
     def close(self) -> None:
-        """End the decoding processes. A model that is still being opened has some seconds more."""
+        """End all processes. A model that is still being opened has some seconds more."""
+        for adding in list(self._adding):
+            adding.terminate()
         if not self._loading.acquire(timeout=_OPENING_SECONDS):
             kill_all()  # so that the opening fails
             self._loading.acquire()

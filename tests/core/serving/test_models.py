@@ -1,7 +1,9 @@
 """The model that serves follows its folder where a new decoding process has read that."""
 
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from genrec_core.bundle.model_folder import ModelFolder
+from genrec_core.errors import GenrecError
 from genrec_core.serving.metrics import Metrics
 from genrec_core.serving.models import ModelHolder, ServedModel
 
@@ -54,3 +57,14 @@ def test_a_folder_that_cannot_be_loaded_is_told_with_the_remedy(
     holder.follow(model)
     assert served(holder) is model
     assert "POST /admin/reload" in caplog.text
+
+
+def test_a_server_that_stops_does_not_wait_for_items_that_are_being_added(tiny_model: "TinyModel") -> None:
+    holder = ModelHolder(tiny_model.model_dir, 1, Metrics())
+    with ThreadPoolExecutor() as pool:
+        added = pool.submit(holder.add, [{"item_id": 1, "title": "Soap"}])
+        while not holder._adding:
+            time.sleep(0.01)
+        holder.close()
+        with pytest.raises(GenrecError, match=r"genrec add-items ended with (-15|143)"):
+            added.result(timeout=20)
