@@ -7,7 +7,8 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from genrec_core.bundle.item_table import ItemTable, TextColumn, values_of
+from genrec_core.bundle.item_table import ItemTable, values_of
+from genrec_core.bundle.text_column import TextColumn
 from genrec_core.data.ids import are_text
 
 FIELDS: dict[str, type] = {"brand": str, "category": str, "title": str, "price": float, "item_id": int}

@@ -1,7 +1,8 @@
 """The catalogue's columns in a model folder, mapped from their files, so that the processes of a server share them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,9 @@ import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from genrec_core.bundle.model_folder import ITEMS
+from genrec_core.bundle.text_column import TextColumn
+from genrec_core.bundle.word_index import WordIndex
+from genrec_core.data.ids import AnyId
 from genrec_core.data.item_text import TEXT_FIELDS, ItemFields
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import read_array, read_json, write_json
@@ -18,31 +22,6 @@ if TYPE_CHECKING:  # inference does without polars, which is large
 
 _STANDARD = tuple(name for name in TEXT_FIELDS if name != "description")  # long, and no rule compares it
 _NUMBER = "price"  # the one of them that is a number
-
-
-@dataclass(frozen=True)
-class TextColumn:
-    """The text of each item; None where an item has none, or an empty one."""
-
-    letters: np.ndarray  # UTF-8 of all texts, one after the other, uint8 [bytes]
-    ends: np.ndarray  # where the text of each item ends, int64 [n_items]
-
-    @classmethod
-    def of(cls, texts: Iterable[str | None]) -> "TextColumn":
-        """From the text of each item."""
-        encoded = [(text or "").encode("utf-8", errors="replace") for text in texts]
-        ends = np.fromiter(map(len, encoded), np.int64, len(encoded)).cumsum()
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, row: int) -> str | None:
-        begin = self.ends[row - 1] if row else 0
-        return self.letters[begin : self.ends[row]].tobytes().decode() or None
-
-    def __iter__(self) -> Iterator[str | None]:
-        return map(self.__getitem__, range(len(self)))
 
 
 Column = TextColumn | np.ndarray  # numbers are float64 [n_items], not a number where absent
@@ -67,6 +46,7 @@ class ItemTable:
 
     item_ids: np.ndarray  # int64 or text [n_items]
     columns: dict[str, Column]  # by name
+    stored_words: WordIndex | None = None  # of the titles, as the folder holds them
 
     @classmethod
     def of(cls, item_ids: np.ndarray, columns: Mapping[str, Sequence[Any]]) -> "ItemTable":
@@ -121,7 +101,7 @@ class ItemTable:
             if len(column) != len(item_ids):
                 fault = f"column {stored.name} holds {len(column)} items, but the model has {len(item_ids)}"
                 raise GenrecError(f"{path}: {fault}; export it again")
-        return cls(item_ids, columns)
+        return cls(item_ids, columns, WordIndex.load(path.parent))
 
     def save(self, model_dir: Path) -> None:
         """Write the columns into the folder ``items`` of a model folder that is not whole yet, and no file else."""
@@ -133,6 +113,7 @@ class ItemTable:
             arrays = (column.letters, column.ends) if isinstance(column, TextColumn) else (column,)
             for file, array in zip(_files(path.parent, place, _kind(column)), arrays, strict=True):
                 np.save(file, array, allow_pickle=False)
+        self.title_words.save(path.parent)
         write_json(path, [{"name": name, "kind": _kind(column)} for name, column in self.columns.items()])
 
     def with_new(self, item_ids: np.ndarray, fields: list[dict[str, Any]]) -> "ItemTable":
@@ -155,10 +136,24 @@ class ItemTable:
         value = self.columns[name][row]
         return value if value is None or isinstance(value, str) else _number(float(value))
 
+    def title(self, row: int) -> str:
+        """The title of an item, or what stands for it."""
+        return self.value("title", row) or title_without(self.item_ids[row].item())
+
+    @cached_property
+    def title_words(self) -> WordIndex:
+        """The words of the titles, by row."""
+        return self.stored_words or WordIndex.of(map(self.title, range(len(self.item_ids))))
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """The values of each item by column, None where it has none."""
         for row in zip(*map(values_of, self.columns.values()), strict=True):
             yield dict(zip(self.columns, row, strict=True))
+
+
+def title_without(item_id: AnyId) -> str:
+    """What stands for the title of an item that has none."""
+    return f"item {item_id}"
 
 
 def values_of(column: Column) -> Iterator[Any]:

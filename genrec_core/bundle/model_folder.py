@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-FORMAT = 8
+FORMAT = 9
 SETTINGS = "recommender.json"  # the format and GraphSettings
 ENCODER = "history_encoder.onnx"  # with level 0 of the decoder
 ITEM_LOGITS = "item_logits.onnx"  # the dense head's product of queries and item keys

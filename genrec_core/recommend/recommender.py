@@ -13,7 +13,7 @@ import numpy as np
 
 from genrec_core.bundle.item_attributes import ItemAttributes
 from genrec_core.bundle.item_details import ItemDetails
-from genrec_core.bundle.item_table import ItemTable
+from genrec_core.bundle.item_table import ItemTable, title_without
 from genrec_core.bundle.model_folder import ITEMS, ModelFolder
 from genrec_core.bundle.onnx_scorer import OnnxScorer, require_self_test
 from genrec_core.cores import available_cores
@@ -26,7 +26,7 @@ from genrec_core.recommend import frames
 from genrec_core.recommend.constraints import CatalogueMasks, Constraints, Selection
 from genrec_core.recommend.explain import Explanation, Model, explain_rows
 from genrec_core.recommend.frames import Frame, FrameKind
-from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, title_without
+from genrec_core.recommend.item_facts import FactsByRow, ItemFacts
 from genrec_core.recommend.item_rows import ItemRows
 from genrec_core.recommend.similar import Directions, Similar, SimilarBy, best_rows, most_shared_levels
 from genrec_core.releases.pointer import release_in
@@ -421,7 +421,7 @@ class Recommender:
 
     @cached_property
     def _facts(self) -> FactsByRow:
-        return FactsByRow(self.item_ids, self._table() if self._table else None, self.popular_rows)
+        return FactsByRow(self._table() if self._table else ItemTable.of(self.item_ids, {}), self.popular_rows)
 
     def _attributes(self) -> ItemAttributes:
         if self._table is None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_core.bundle.item_attributes import ItemAttributes
-from genrec_core.bundle.item_table import ItemTable, TextColumn
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.bundle.model_folder import ITEMS
+from genrec_core.bundle.text_column import TextColumn
 from genrec_core.errors import GenrecError
 from genrec_core.storage.artifacts import write_json
 from tests.core.conftest import CatalogOf
@@ -42,6 +43,19 @@ def test_columns_are_mapped_and_written_anew_beside_a_table_that_is_read(tmp_pat
     loaded.with_new(np.array(["b"]), [{"title": "Balm"}]).save(tmp_path)
     assert [row["title"] for row in loaded.rows()] == ["Soap"]
     assert [row["title"] for row in ItemTable.load(tmp_path, np.array(["a", "b"])).rows()] == ["Soap", "Balm"]
+
+
+def test_the_words_of_titles_are_mapped_and_know_added_items(tmp_path: Path) -> None:
+    ids = np.array(["a", "c"])
+    ItemTable.of(ids, {"title": ["Hand soap", None]}).save(tmp_path)
+    loaded = ItemTable.load(tmp_path, ids)
+    words = loaded.title_words
+    assert all(isinstance(array.base, np.memmap) for array in (words.words.letters, words.ends, words.texts))
+    assert words.texts_with(["so"], 2).tolist() == [True, False]
+    assert words.texts_with(["item", "c"], 2).tolist() == [False, True]
+    loaded.with_new(np.array(["b"]), [{"title": "Soap dish"}]).save(tmp_path)
+    added = ItemTable.load(tmp_path, np.array(["a", "c", "b"]))
+    assert added.title_words.texts_with(["so"], 3).tolist() == [True, False, True]
 
 
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]))))

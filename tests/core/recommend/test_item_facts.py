@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_core.bundle.item_table import ItemTable, values_of
+from genrec_core.bundle.word_index import WordIndex, words_of
 from genrec_core.errors import GenrecError
-from genrec_core.recommend.item_facts import FactsByRow, ItemFacts, WordIndex, words_of
+from genrec_core.recommend.item_facts import FactsByRow, ItemFacts
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.storage.artifacts import write_manifest
 
@@ -109,7 +110,7 @@ words = st.text("abcé Ö'-1", max_size=12)
 
 @given(st.lists(words, min_size=1, max_size=8), words)
 def test_the_index_finds_what_reading_every_text_finds(texts: list[str], query: str) -> None:
-    found = WordIndex(texts).titles_with(words_of(query))
+    found = WordIndex.of(texts).texts_with(words_of(query), len(texts))
     wanted = [all(any(word.startswith(part) for word in words_of(text)) for part in words_of(query)) for text in texts]
     assert found.tolist() == wanted
 
@@ -118,7 +119,7 @@ def test_a_hundred_thousand_titles_are_searched_in_50_ms() -> None:
     random = np.random.default_rng(0)
     vocabulary = np.array([f"{first}{second}" for first in "abcdefghij" for second in range(500)])
     titles = [" ".join(chosen) for chosen in vocabulary[random.zipf(1.3, (100_000, 8)) % len(vocabulary)]]
-    facts = FactsByRow(np.arange(len(titles)), table_of(list(titles)), random.permutation(len(titles)))
+    facts = FactsByRow(table_of(list(titles)), random.permutation(len(titles)))
     assert len(facts.find("a", 20, -1, None)) == 20
     for query in ("a b", "a1", "a1 b2 c", "", "j499"):
         assert min(seconds_of(facts, query) for _ in range(3)) < 0.05
