@@ -7,7 +7,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from genrec_core.bundle.item_table import ItemTable, values_of
+from genrec_core.bundle.item_table import ItemTable
 from genrec_core.bundle.text_column import TextColumn
 from genrec_core.data.ids import are_text
 
@@ -21,31 +21,38 @@ def folded(text: str) -> str:
 
 @dataclass(frozen=True)
 class TextAttribute:
-    """A text that items have, some of them several times."""
+    """Values that items have, some of them several; what holds them is a text, which many items may share."""
 
     place: dict[str, int]  # folded values, each once, with their index
-    row: np.ndarray  # catalogue rows int64 [entries], each with the index of one of its values
-    value: np.ndarray  # that index, int64 [entries]
-    present: np.ndarray  # rows that have any value, bool [n_items]
+    text: np.ndarray  # texts int32 [entries], each with the index of one of its values
+    value: np.ndarray  # that index, int32 [entries]
+    n_texts: int
+    text_of_item: np.ndarray  # int32 [n_items]
 
     @classmethod
-    def of(cls, texts: Iterable[list[str]], n_items: int) -> "TextAttribute":
-        """From the texts of each of ``n_items``; empty ones count as absent."""
+    def of(cls, texts: Iterable[list[str]], text_of_item: np.ndarray) -> "TextAttribute":
+        """From the values of each text; empty ones count as absent."""
         place: dict[str, int] = {}
-        rows, values = array("q"), array("q")
-        for row, names in enumerate(texts):
+        entries, values, number = array("i"), array("i"), -1
+        for number, names in enumerate(texts):
             for key in filter(None, map(folded, names)):
-                rows.append(row)
+                entries.append(number)
                 values.append(place.setdefault(key, len(place)))
-        present = np.zeros(n_items, dtype=bool)
-        present[np.array(rows, dtype=np.int64)] = True
-        return cls(place, np.array(rows, dtype=np.int64), np.array(values, dtype=np.int64), present)
+        return cls(place, np.array(entries, np.int32), np.array(values, np.int32), number + 1, text_of_item)
+
+    @property
+    def present(self) -> np.ndarray:
+        """Which items have any value, bool [n_items]."""
+        return self._items(self.text)
 
     def where(self, values: list[int]) -> np.ndarray:
-        """Rows bool [n_items] that have one of the values with these indices."""
-        rows = np.zeros(len(self.present), dtype=bool)
-        rows[self.row[np.isin(self.value, values)]] = True
-        return rows
+        """Which items have one of the values with these indices, bool [n_items]."""
+        return self._items(self.text[np.isin(self.value, values)])
+
+    def _items(self, texts: np.ndarray) -> np.ndarray:
+        chosen = np.zeros(self.n_texts, dtype=bool)
+        chosen[texts] = True
+        return np.asarray(chosen.take(self.text_of_item))
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,14 @@ class ItemAttributes:
         ids = self._table.item_ids
         if field == "item_id":
             if self.fields[field] is str:
-                return TextAttribute.of(([item] for item in ids.tolist()), len(ids))
+                return TextAttribute.of(([item] for item in ids.tolist()), np.arange(len(ids)))
             return NumberAttribute(np.asarray(ids), np.ones(len(ids), dtype=bool))
         column = self._table.columns["categories" if field == "category" else field]
         if not isinstance(column, TextColumn):
             return NumberAttribute(column, np.isfinite(column))
-        texts = (text or "" for text in values_of(column))
+        texts: Iterable[str] = map(column.texts.__getitem__, range(len(column.texts)))
         if field == "title":  # a title may hold a "; " of its own
-            return TextAttribute.of(([text] for text in texts), len(ids))
+            return TextAttribute.of(([text] for text in texts), column.text_of_item)
         if field == "category":  # all names of all paths: "Beauty > Nails; Gifts" is Beauty, Nails and Gifts
             texts = (text.replace(" > ", "; ") for text in texts)
-        return TextAttribute.of((text.split("; ") for text in texts), len(ids))
+        return TextAttribute.of((text.split("; ") for text in texts), column.text_of_item)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from genrec_core.bundle.model_folder import ITEMS
-from genrec_core.bundle.text_column import TextColumn
+from genrec_core.bundle.text_column import TextColumn, Texts
 from genrec_core.bundle.word_index import WordIndex
 from genrec_core.data.ids import AnyId
 from genrec_core.data.item_text import TEXT_FIELDS, ItemFields
@@ -96,8 +96,8 @@ class ItemTable:
             raise GenrecError(f"{path}: lists no columns; export the model again") from error
         columns: dict[str, Column] = {}
         for place, stored in enumerate(listed):
-            arrays = [np.asarray(read_array(file, "r")) for file in _files(path.parent, place, stored.kind)]
-            columns[stored.name] = column = TextColumn(*arrays) if stored.kind == "text" else arrays[0]
+            first, *more = (np.asarray(read_array(file, "r")) for file in _files(path.parent, place, stored.kind))
+            columns[stored.name] = column = TextColumn(Texts(first, more[0]), more[1]) if more else first
             if len(column) != len(item_ids):
                 fault = f"column {stored.name} holds {len(column)} items, but the model has {len(item_ids)}"
                 raise GenrecError(f"{path}: {fault}; export it again")
@@ -110,8 +110,7 @@ class ItemTable:
         for old in path.parent.glob("*.npy"):
             old.unlink()  # not written over: this table may be mapped from it
         for place, column in enumerate(self.columns.values()):
-            arrays = (column.letters, column.ends) if isinstance(column, TextColumn) else (column,)
-            for file, array in zip(_files(path.parent, place, _kind(column)), arrays, strict=True):
+            for file, array in zip(_files(path.parent, place, _kind(column)), _arrays(column), strict=True):
                 np.save(file, array, allow_pickle=False)
         self.title_words.save(path.parent)
         write_json(path, [{"name": name, "kind": _kind(column)} for name, column in self.columns.items()])
@@ -175,5 +174,13 @@ def _kind(column: Column) -> Literal["text", "number"]:
     return "text" if isinstance(column, TextColumn) else "number"
 
 
+def _arrays(column: Column) -> tuple[np.ndarray, ...]:
+    if isinstance(column, TextColumn):
+        return column.texts.letters, column.texts.ends, column.text_of_item
+    return (column,)
+
+
 def _files(folder: Path, place: int, kind: Literal["text", "number"]) -> list[Path]:
-    return [folder / f"{place}.{part}.npy" for part in (("letters", "ends") if kind == "text" else ("numbers",))]
+    """The files of :func:`_arrays`."""
+    parts = ("letters", "ends", "text_of_item") if kind == "text" else ("numbers",)
+    return [folder / f"{place}.{part}.npy" for part in parts]

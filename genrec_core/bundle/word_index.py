@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_core.bundle.text_column import TextColumn
+from genrec_core.bundle.text_column import Texts
 from genrec_core.storage.artifacts import read_array
 
 _WORD = re.compile(r"\w+")
@@ -22,7 +22,7 @@ _FILES = tuple(f"words.{part}.npy" for part in ("letters", "ends", "entries", "t
 class WordIndex:
     """The words of texts, sorted, each with the texts that hold it: a word's beginning is a range of words."""
 
-    words: TextColumn  # each once
+    words: Texts  # each once
     ends: np.ndarray  # where the texts of each word begin and end among ``texts``, int64 [words + 1]
     texts: np.ndarray  # numbers of texts, int32 [entries]
 
@@ -41,13 +41,13 @@ class WordIndex:
         word = place[np.array(entries)]
         holders = np.arange(len(lengths), dtype=np.int32).repeat(np.array(lengths))[np.argsort(word, kind="stable")]
         ends = np.concatenate([[0], np.bincount(word, minlength=len(numbers)).cumsum()])
-        return cls(TextColumn.of(ordered), ends, holders)
+        return cls(Texts.of(ordered), ends, holders)
 
     @classmethod
     def load(cls, folder: Path) -> "WordIndex":
         """Map the index that :meth:`save` wrote."""
         letters, word_ends, ends, texts = (np.asarray(read_array(folder / name, "r")) for name in _FILES)
-        return cls(TextColumn(letters, word_ends), ends, texts)
+        return cls(Texts(letters, word_ends), ends, texts)
 
     def save(self, folder: Path) -> None:
         """Write the index into an existing folder."""
@@ -67,7 +67,7 @@ class WordIndex:
 
     def _place(self, word: str) -> int:
         """Where the first word stands that is not before ``word``."""
-        return bisect_left(range(len(self.words)), word, key=lambda place: self.words[place] or "")
+        return bisect_left(range(len(self.words)), word, key=self.words.__getitem__)
 
 
 def words_of(text: str) -> list[str]:

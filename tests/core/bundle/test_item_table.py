@@ -39,7 +39,8 @@ def test_columns_are_mapped_and_written_anew_beside_a_table_that_is_read(tmp_pat
     loaded = ItemTable.load(tmp_path, ids)
     title, price = loaded.columns["title"], loaded.columns["price"]
     assert isinstance(title, TextColumn)
-    assert all(isinstance(array.base, np.memmap) for array in (title.letters, title.ends, price))
+    arrays = (title.texts.letters, title.texts.ends, title.text_of_item, price)
+    assert all(isinstance(array.base, np.memmap) for array in arrays)
     loaded.with_new(np.array(["b"]), [{"title": "Balm"}]).save(tmp_path)
     assert [row["title"] for row in loaded.rows()] == ["Soap"]
     assert [row["title"] for row in ItemTable.load(tmp_path, np.array(["a", "b"])).rows()] == ["Soap", "Balm"]
