@@ -29,7 +29,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.graphs import open_graph
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import extend_ids
-from genrec_core.search.key_cells import RoundedKeys
+from genrec_core.search.key_index import RoundedKeys
 from genrec_core.search.neighbors import Neighbors
 from genrec_core.settings import Settings
 from genrec_core.storage.artifacts import (

@@ -17,7 +17,7 @@ from genrec_core.bundle.model_folder import (
     ModelItems,
 )
 from genrec_core.errors import GenrecError
-from genrec_core.search.key_cells import RoundedKeys
+from genrec_core.search.key_index import RoundedKeys
 from genrec_core.storage.artifacts import read_array
 
 NEVER = np.iinfo(np.int64).min  # the time of the first purchase of an item that nobody bought

@@ -27,6 +27,8 @@ from genrec_core.storage.folders import refresh_shared, write_shared
 if TYPE_CHECKING:
     import numpy as np
 
+    from genrec_core.search.key_index import KeySketches
+
 
 FORMAT = 9
 SETTINGS = "recommender.json"  # the format and GraphSettings
@@ -36,7 +38,9 @@ TOKENS, PREFIXES = "token_vectors.npy", "prefix_vectors.npy"  # what the decoder
 # By catalogue row: see ModelItems.
 ITEM_IDS, CODES, POPULARITY = "item_ids.npy", "codes_with_suffix.npy", "popularity.npy"
 ITEM_VECTORS, ITEM_KEYS = "item_vectors.npy", "item_keys.npy"
-KEY_SCALES = "item_key_scales.npy"  # of a large catalogue
+# Of a large catalogue: see genrec_core.search.key_index.
+KEY_SCALES = "item_key_scales.npy"
+KEY_DIRECTIONS, KEY_SKETCHES = "item_key_directions.npy", "item_key_sketches.npy"
 ITEMS = "items/columns.json"  # what the catalogue says of the items; absent where exported without a catalogue
 # What the training part says of the items: see genrec_core.bundle.item_details. Each file may be absent.
 PARTNERS, PARTNER_COUNTS = "partners.npy", "partner_counts.npy"
@@ -158,10 +162,28 @@ class ModelFolder:
         return ModelItems(*arrays)
 
     def save_items(self, items: ModelItems) -> None:
+        """Write the files of :meth:`items`, and the sketches of a large catalogue."""
+        import numpy as np
+
+        from genrec_core.search.key_index import KeySketches, RoundedKeys
+
         arrays = (items.item_ids, items.codes, items.popularity, items.vectors, items.keys, items.scales)
         for name, array in zip((*_ITEM_FILES, KEY_SCALES), arrays, strict=True):
             if array is not None:
                 self.save_array(name, array)
+        if items.scales is not None:
+            leaf_row = np.lexsort(items.codes.T[::-1])
+            sketches = KeySketches.of(RoundedKeys(items.keys, items.scales), leaf_row)
+            for name, array in zip((KEY_DIRECTIONS, KEY_SKETCHES), sketches, strict=True):
+                self.save_array(name, array)
+
+    def sketches(self) -> "KeySketches":
+        """The sketches of a large catalogue's keys, mapped."""
+        import numpy as np
+
+        from genrec_core.search.key_index import KeySketches
+
+        return KeySketches(*(np.asarray(read_array(self.path / name, "r")) for name in (KEY_DIRECTIONS, KEY_SKETCHES)))
 
     def quantization_report(self) -> dict[str, Any] | None:
         """How the model in int8 ranks beside the one in fp32; None for a model in fp32."""

@@ -15,7 +15,7 @@ from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.graphs import SELF_TEST, open_graph, read_self_test, require_same_answers
 from genrec_core.search.beams import BeamAncestry, Lifted
-from genrec_core.search.key_cells import KeyCells, Matches, RoundedKeys
+from genrec_core.search.key_index import KeyIndex, KeySketches, Matches, RoundedKeys
 from genrec_core.search.neighbors import Neighbors
 from genrec_core.search.trie import CodeTrie
 
@@ -40,12 +40,13 @@ class OnnxScorer:
                 raise GenrecError(f"{folder.path}: {reads}; export it again")
         self.items = items.vectors
         self.neighbors = Neighbors.load(folder.path, len(self.items))
-        self.cells: KeyCells | None = None
+        self.index: KeyIndex | None = None
         self.keys: KeysProduct | RoundedKeys
+        self.sketches: KeySketches | None = None
         if items.scales is None:
             self.keys = KeysProduct(folder.path / ITEM_LOGITS, items.keys, self.settings.int8)
         else:
-            self.keys = RoundedKeys(items.keys, items.scales)
+            self.keys, self.sketches = RoundedKeys(items.keys, items.scales), folder.sketches()
         sizes = np.asarray(self.settings.level_sizes, dtype=np.int64)
         # Row 0 of the token vectors starts a code; the tokens of level l follow those of the levels before it.
         self.token_offset = 1 + np.cumsum(sizes) - sizes
@@ -127,9 +128,9 @@ class OnnxSession:
         scorer = self.scorer
         if isinstance(scorer.keys, KeysProduct):
             return None
-        if scorer.cells is None:
-            scorer.cells = KeyCells(trie, scorer.keys)
-        return Matches(scorer.cells, self.query, self.lifted())
+        if scorer.index is None:
+            scorer.index = KeyIndex(trie, scorer.keys, scorer.sketches)
+        return Matches(scorer.index, self.query, self.lifted())
 
     def lifted(self) -> Lifted | None:
         """The items that the histories lift; see ``ScorerSession``."""

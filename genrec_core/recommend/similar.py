@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from genrec_core.search.key_cells import RoundedKeys
+from genrec_core.search.key_index import RoundedKeys
 from genrec_core.search.trie import CodeTrie
 
 SimilarBy = Literal["model", "text", "codes"]

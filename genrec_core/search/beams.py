@@ -14,7 +14,7 @@ from genrec_core.errors import GenrecError
 from genrec_core.search.trie import CodeTrie
 
 if TYPE_CHECKING:
-    from genrec_core.search.key_cells import Matches
+    from genrec_core.search.key_index import Matches
 
 PREFIX_FACTOR = 257  # of the hash of a beam's prefix
 Arrays = TypeVar("Arrays", bound=tuple[Any, ...])  # a NamedTuple of arrays

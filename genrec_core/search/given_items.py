@@ -5,7 +5,7 @@ import numpy as np
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.search.beams import CodeScorer, Lifted, ScorerSession, children, first_log_probs, require_numbers
 from genrec_core.search.generative import PrefixLift, beam_search
-from genrec_core.search.key_cells import Matches
+from genrec_core.search.key_index import Matches
 from genrec_core.search.trie import CodeTrie
 
 MOST_PLACES = 1000  # items of a list in which an item's place is looked up
@@ -109,7 +109,7 @@ def _among_best(
     highest = np.full(batch, -np.inf, dtype=np.float32)
     np.maximum.at(highest, best.user, best.logit)
     odds = np.bincount(best.user, np.exp(best.logit - highest.take(best.user)), batch)
-    logits = matches.cells.keys.logits(matches.queries, rows)
+    logits = matches.key_index.keys.logits(matches.queries, rows)
     _lift(logits, matches.lifted, rows)
     return np.asarray(logits - (highest + np.log(odds).astype(np.float32))[:, None])
 

@@ -9,8 +9,8 @@ The end of the list is guessed first. If a user's list ends below the guess, the
 so the result is exact.
 
 If there are more than ``beams`` prefixes, those with the highest bound are kept. With as many beams as items, the
-search is exact. In a catalogue too large to score every item, the dense head scores those below the prefixes that match
-best: see :mod:`genrec_core.search.key_cells`. Then the search is exact among these.
+search is exact. In a catalogue too large to score every item, the dense head scores those that seem to match best: see
+:mod:`genrec_core.search.key_index`. Then the search is exact among these.
 """
 
 from math import isfinite
@@ -32,11 +32,12 @@ from genrec_core.search.beams import (
     require_numbers,
     widest,
 )
-from genrec_core.search.key_cells import Matches
+from genrec_core.search.key_index import Matches
 from genrec_core.search.trie import CodeTrie
 
 _LEAST_ODDS = np.float32(1e-30)
 _LIKELY_NATS = 1  # the guess is as many nats of the generative score below the likely score of the list's last item
+_LARGE_BEAMS = 2  # times as many beams in a large catalogue, whose prefixes hold fewer of a list's items each
 _ROUNDING = np.float32(1e-3)  # more than a score can differ when the user is searched again in another batch
 
 
@@ -65,7 +66,8 @@ def search_mix(
         guide = ShortGuide(matches, scores, top_k, weight, allowed, excluded)
     if weight == 1:
         return guide.best(top_k)
-    ranked, unproven = search_items(session, guide, scores, beams, top_k, list_end)
+    kept = beams if matches is None else _LARGE_BEAMS * beams
+    ranked, unproven = search_items(session, guide, scores, kept, top_k, list_end)
     if list_end is None and len(unproven):
         part = HistoryBatch(histories.rows[unproven], histories.lengths[unproven])
         list_end = ranked.scores[unproven, -1] - _ROUNDING
@@ -175,7 +177,7 @@ class ShortGuide:
         allowed: np.ndarray | None = None,
         excluded: np.ndarray | None = None,
     ) -> None:
-        self.trie, self.weight, self.batch = matches.cells.trie, np.float32(weight), len(scores)
+        self.trie, self.weight, self.batch = matches.key_index.trie, np.float32(weight), len(scores)
         prefixes = scores * np.float32((1 - weight) / weight)
         self.user, self.leaf, self.logit = matches.shortlist(top_k, prefixes, allowed, excluded)
         require_numbers(self.logit, 0)

@@ -15,7 +15,7 @@ class EvaluationSettings(Settings):
     beams: int = Field(
         1000, ge=10, description="Number of beams of the search on the test items. It is the largest K of Recall@K."
     )
-    batch_users: int = Field(16, ge=1, le=4096, description="Number of test users who are ranked in one batch.")
+    batch_users: int = Field(4, ge=1, le=4096, description="Number of test users who are ranked in one batch.")
     users: int | None = Field(
         None,
         ge=1,

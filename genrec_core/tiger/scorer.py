@@ -12,7 +12,7 @@ from genrec_core.embedding.item_embeddings import learned_rows
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import BeamAncestry, Lifted
 from genrec_core.search.generative import RankingWeights
-from genrec_core.search.key_cells import KeyCells, Matches, RoundedKeys
+from genrec_core.search.key_index import KeyIndex, Matches, RoundedKeys
 from genrec_core.search.neighbors import NEIGHBORS, Neighbors
 from genrec_core.search.trie import CodeTrie
 from genrec_core.tiger.decoding import DecoderStep, HistoryEncoder, token_vectors
@@ -33,7 +33,7 @@ class TorchScorer:
     ) -> None:
         self.model, self.neighbors, config = model.eval(), neighbors, model.config
         self.items, self.keys = item_tables(model, codes, vectors)
-        self.cells: KeyCells | None = None
+        self.index: KeyIndex | None = None
         with torch.inference_mode():
             self.encoder = HistoryEncoder(model)
             self.steps = [DecoderStep(model, level) for level in range(1, len(config.level_sizes))]
@@ -78,9 +78,9 @@ class TorchSession:
         scorer = self.scorer
         if isinstance(scorer.keys, torch.Tensor):
             return None
-        if scorer.cells is None:
-            scorer.cells = KeyCells(trie, scorer.keys)
-        return Matches(scorer.cells, self.query.float().cpu().numpy(), self.lifted())
+        if scorer.index is None:
+            scorer.index = KeyIndex(trie, scorer.keys)
+        return Matches(scorer.index, self.query.float().cpu().numpy(), self.lifted())
 
     def lifted(self) -> Lifted | None:
         neighbors = self.scorer.neighbors

@@ -14,7 +14,7 @@ from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.beams import CodeScorer, Lifted, ScorerSession, first_log_probs
 from genrec_core.search.generative import beam_search
 from genrec_core.search.hybrid import DenseGuide, search_items
-from genrec_core.search.key_cells import Matches
+from genrec_core.search.key_index import Matches
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RankingMode, TrainingSettings
 from genrec_core.storage.folders import latest

@@ -3,9 +3,6 @@
 The catalogue is that of :mod:`tests.benchmarks.scale`, the model that of the preset ``beauty`` without neighbours.
 """
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import PRESETS, SemanticIdSettings
+from tests.benchmarks.large_graph import in_own_process
 from tests.benchmarks.machine import describe, peak_mb
 from tests.benchmarks.scale import catalogue
 
@@ -42,17 +40,12 @@ def run(items: int = 3_000_000, users: int = 5_000, dim: int = 384, work: Path |
     with tempfile.TemporaryDirectory() as temporary:
         folder = work or Path(temporary)
         seconds = _built(folder, items, users, dim)
-        call = f"decode(Path({str(folder / _MODEL)!r}), Path({str(folder / _HISTORIES)!r}), 0)"
-        program = (
-            "import json\nfrom pathlib import Path\nfrom tests.benchmarks.large_graph import decode\n"
-            f"print(json.dumps({call}))"
-        )
-        ran = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+        decoding = in_own_process(f"decode(Path({str(folder / _MODEL)!r}), Path({str(folder / _HISTORIES)!r}), 0)")
     return {
         "items": items,
         "seconds": seconds,
         "peak_mb": round(peak_mb()),
-        "decoding": json.loads(ran.stdout),
+        "decoding": decoding,
     } | describe()
 
 

@@ -13,7 +13,7 @@ from genrec_core.data.ids import AnyId
 from genrec_core.errors import GenrecError
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.search.generative import RankingWeights
-from genrec_core.search.key_cells import KeyCells, RoundedKeys
+from genrec_core.search.key_index import KeyIndex, RoundedKeys
 from genrec_core.settings import RankingMode
 from tests.core.tiny_model import TinyModel
 
@@ -130,12 +130,12 @@ def test_a_model_of_one_ranking_says_so(tiny_model: TinyModel) -> None:
 def test_a_large_catalogue_is_explained_by_the_scores_of_its_lists(
     tiny_model: TinyModel, ranking: RankingMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genrec_core.search.key_cells.LEAST_SCORED", 40)
-    monkeypatch.setattr("genrec_core.search.key_cells._SCORED_OF_LIST", 1)
+    monkeypatch.setattr("genrec_core.search.key_index.LEAST_SCORED", 40)
+    monkeypatch.setattr("genrec_core.search.key_index._SCORED_OF_LIST", 1)
     recommender = Recommender.open(tiny_model.model_dir)
     scorer = recommender.scorer
     scorer.keys = RoundedKeys.of(np.load(tiny_model.model_dir / "item_keys.npy"))
-    scorer.cells = KeyCells(recommender.trie, scorer.keys)
+    scorer.index = KeyIndex(recommender.trie, scorer.keys)
     history = history_of(recommender, 3, 50, 7)
     listed = recommender.rank([history], 10, ranking=ranking)
     explained = recommender.explain(history, listed.of(0).tolist(), ranking=ranking)

@@ -14,7 +14,7 @@ from genrec_core.recommend import similar
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.recommend.similar import Directions, SimilarBy, best_rows, most_shared_levels
 from genrec_core.search.generative import RankingWeights
-from genrec_core.search.key_cells import RoundedKeys
+from genrec_core.search.key_index import RoundedKeys
 from tests.core.tiny_model import TinyModel
 
 WAYS: list[SimilarBy] = ["model", "text", "codes"]

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from genrec_core.data.histories import HistoryBatch
 from genrec_core.errors import GenrecError
-from genrec_core.search import given_items, key_cells
+from genrec_core.search import given_items, key_index
 from genrec_core.search.beams import Lifted
 from genrec_core.search.generative import beam_search, exact_scores
 from genrec_core.search.given_items import places_of_items, scores_of_items
-from genrec_core.search.key_cells import Matches
+from genrec_core.search.key_index import Matches
 from genrec_core.search.trie import CodeTrie
 from tests.core.search.test_generative import HISTORIES, DenseHashScorer, HashSession, catalogues, lifts, masks
-from tests.core.search.test_key_cells import CELLS, ITEMS, LIFTED, QUERIES, TRIE, USERS
+from tests.core.search.test_key_index import INDEX, ITEMS, LIFTED, QUERIES, TRIE, USERS
 
 weights = st.sampled_from([0.0, 0.3, 1.0])
 
@@ -58,7 +58,7 @@ def test_only_prefixes_of_the_items_that_branch_are_scored() -> None:
 
 
 class LargeScorer(DenseHashScorer):
-    """A decoder of hashes, and a dense head whose keys are rounded and stand in cells."""
+    """A decoder of hashes, and a dense head whose keys are rounded and have sketches."""
 
     def start(self, histories: HistoryBatch) -> "LargeSession":
         keys = [row[:length].tobytes() for row, length in zip(histories.rows, histories.lengths, strict=True)]
@@ -67,7 +67,7 @@ class LargeScorer(DenseHashScorer):
 
 class LargeSession(HashSession):
     def matches(self, trie: CodeTrie) -> Matches:
-        return Matches(CELLS, QUERIES, LIFTED)
+        return Matches(INDEX, QUERIES, LIFTED)
 
     def lifted(self) -> Lifted:
         return LIFTED
@@ -75,8 +75,8 @@ class LargeSession(HashSession):
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
 def test_in_a_large_catalogue_they_have_the_scores_of_a_list(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_cells, "LEAST_SCORED", 400)
-    monkeypatch.setattr(key_cells, "_SCORED_OF_LIST", 1)
+    monkeypatch.setattr(key_index, "LEAST_SCORED", 400)
+    monkeypatch.setattr(key_index, "_SCORED_OF_LIST", 1)
     random = np.random.default_rng(2)
     histories = HistoryBatch(np.arange(USERS, dtype=np.int32)[:, None], np.ones(USERS, dtype=np.int32))
     allowed, excluded = random.random(ITEMS) < 0.9, random.integers(-1, ITEMS, (USERS, 30)).astype(np.int32)

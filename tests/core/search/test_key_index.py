@@ -1,7 +1,6 @@
-"""A large catalogue, of which only the items below the best prefixes are scored, against scoring every item."""
+"""A large catalogue, of which only the keys with the best sketches are read, against scoring every item."""
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genrec_core.errors import GenrecError
-from genrec_core.search import key_cells
+from genrec_core.search import key_index
 from genrec_core.search.beams import Lifted
 from genrec_core.search.hybrid import DenseGuide, ShortGuide
-from genrec_core.search.key_cells import KeyCells, Matches, RoundedKeys
+from genrec_core.search.key_index import KeyIndex, KeySketches, Matches, RoundedKeys
 from genrec_core.search.trie import CodeTrie
 
 ITEMS, WIDTH, USERS = 4000, 12, 6
@@ -35,14 +34,14 @@ def catalogue(noise: float) -> tuple[CodeTrie, np.ndarray, np.ndarray]:
 
 
 TRIE, KEYS, QUERIES = catalogue(noise=0.3)
-CELLS = KeyCells(TRIE, RoundedKeys.of(KEYS))
+INDEX = KeyIndex(TRIE, RoundedKeys.of(KEYS))
 NOTHING = np.zeros((USERS, 8), dtype=np.float32)
 LIFTED = Lifted(np.repeat(np.arange(USERS), 3), np.tile([7, 2000, 3999], USERS), np.full(3 * USERS, 9.0, np.float32))
 
 
 @pytest.fixture
 def scores_few(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    return lambda items: monkeypatch.setattr(key_cells, "LEAST_SCORED", items)
+    return lambda items: monkeypatch.setattr(key_index, "LEAST_SCORED", items)
 
 
 def exact_logits() -> np.ndarray:
@@ -66,14 +65,20 @@ def test_keys_that_are_no_numbers_are_refused() -> None:
             RoundedKeys.of(np.array([[1.0, value], [0.0, 1.0]], dtype=np.float32))
 
 
-def test_the_mean_keys_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_cells, "_CHUNK", 100)
-    cells = KeyCells(TRIE, RoundedKeys.of(KEYS))
-    assert [len(means) for means in cells.means] == [8, 64, 512][: len(cells.means)]
-    for depth, means in enumerate(cells.means, start=1):
-        starts = TRIE.first_leaf[depth]
-        loop = [KEYS[TRIE.leaf_row[begin:end]].mean(axis=0) for begin, end in pairwise(starts)]
-        np.testing.assert_allclose(means, loop, atol=1e-3)
+def test_sketches_of_all_directions_give_the_logits_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_index, "_CHUNK", 100)
+    directions, products = KeySketches.of(RoundedKeys.of(KEYS), TRIE.leaf_row)
+    np.testing.assert_allclose(QUERIES @ directions @ products, QUERIES @ KEYS[TRIE.leaf_row].T, atol=0.02)
+
+
+def test_few_directions_tell_most_of_what_the_keys_differ_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_index, "_DIRECTIONS", 2)
+    random = np.random.default_rng(1)
+    keys = random.normal(size=(500, 2)) @ random.normal(size=(2, WIDTH)) + 3 + 0.01 * random.normal(size=(500, WIDTH))
+    directions, products = KeySketches.of(RoundedKeys.of(keys.astype(np.float32)), np.arange(500))
+    assert (directions.shape, products.shape) == ((WIDTH, 2), (2, 500))
+    shift = QUERIES @ directions @ products - QUERIES @ keys.T  # the same for all items of a user
+    assert np.std(shift, axis=1).max() < 0.1
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.4])
@@ -81,7 +86,7 @@ def test_where_all_items_are_scored_it_is_the_exact_guide(weight: float) -> None
     excluded = np.array([[7, -1], [0, 1], [2, 3], [4, 3999], [-1, -1], [9, 8]])
     allowed = np.arange(ITEMS) % 3 > 0
     exact = DenseGuide(TRIE, exact_logits(), weight, allowed, excluded)
-    short = ShortGuide(Matches(CELLS, QUERIES, LIFTED), NOTHING, 1000, weight, allowed, excluded)
+    short = ShortGuide(Matches(INDEX, QUERIES, LIFTED), NOTHING, 1000, weight, allowed, excluded)
     expected, found = exact.best(50), short.best(50)
     np.testing.assert_array_equal(found.items, expected.items)
     shift = found.scores - expected.scores  # the probability of what is left out is shared by the others
@@ -92,10 +97,13 @@ def test_where_all_items_are_scored_it_is_the_exact_guide(weight: float) -> None
     assert len(np.setxor1d(*keys)) <= 0.02 * len(one.leaf)  # those at the very end
 
 
-def test_scoring_a_tenth_finds_the_best_items_and_every_lifted_one(scores_few: Callable[[int], None]) -> None:
+def test_reading_a_tenth_of_the_keys_finds_the_best_items_and_every_lifted_one(
+    scores_few: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scores_few(ITEMS // 10)
-    guide = ShortGuide(Matches(CELLS, QUERIES, LIFTED), NOTHING, 20, 1.0)
-    assert np.bincount(guide.user).max() < ITEMS // 6
+    monkeypatch.setattr(key_index, "_DIRECTIONS", 8)
+    guide = ShortGuide(Matches(KeyIndex(TRIE, RoundedKeys.of(KEYS)), QUERIES, LIFTED), NOTHING, 20, 1.0)
+    assert np.bincount(guide.user).max() <= ITEMS // 10 + 3
     best = np.argsort(-exact_logits(), axis=1)[:, :20]
     found = guide.best(20).items
     shares = [len(np.intersect1d(*lists)) / 20 for lists in zip(best, found, strict=True)]
@@ -108,24 +116,24 @@ def test_a_likely_prefix_of_the_decoder_brings_its_items(scores_few: Callable[[i
     scores_few(ITEMS // 20)
     likely = NOTHING.copy()
     likely[:, 3] = 100.0
-    guide = ShortGuide(Matches(CELLS, QUERIES, None), likely, 10, 0.5)
+    guide = ShortGuide(Matches(INDEX, QUERIES, None), likely, 10, 0.5)
     assert (TRIE.leaf_node[1][guide.leaf] == 3).all()
 
 
 @given(st.sets(st.integers(0, ITEMS - 1), max_size=40))
 def test_few_allowed_items_are_all_scored(rows: set[int]) -> None:
     allowed = np.isin(np.arange(ITEMS), list(rows))
-    shortlist = Matches(CELLS, QUERIES, LIFTED).shortlist(10, NOTHING, allowed)
+    shortlist = Matches(INDEX, QUERIES, LIFTED).shortlist(10, NOTHING, allowed)
     for user in range(USERS):
         assert sorted(TRIE.leaf_row[shortlist.leaf[shortlist.user == user]].tolist()) == sorted(rows)
-    ranked = ShortGuide(Matches(CELLS, QUERIES, LIFTED), NOTHING, 10, 1.0, allowed).best(10)
+    ranked = ShortGuide(Matches(INDEX, QUERIES, LIFTED), NOTHING, 10, 1.0, allowed).best(10)
     assert ((ranked.items >= 0).sum(axis=1) == min(10, len(rows))).all()
 
 
 def test_a_user_who_had_all_that_matches_best_gets_a_full_list(scores_few: Callable[[int], None]) -> None:
     scores_few(100)
     seen = np.sort(np.argsort(-exact_logits(), axis=1)[:, :1000], axis=1)
-    short = ShortGuide(Matches(CELLS, QUERIES, LIFTED), NOTHING, 5, 0.5, None, seen)
+    short = ShortGuide(Matches(INDEX, QUERIES, LIFTED), NOTHING, 5, 0.5, None, seen)
     listed = short.best(5)
     assert (listed.items >= 0).all()
     assert not any(np.isin(items, own).any() for items, own in zip(listed.items, seen, strict=True))
