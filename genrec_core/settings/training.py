@@ -119,7 +119,7 @@ class TrainingSettings(Settings):
         100_000,
         ge=0,
         description="Largest catalogue for which every item is scored for every user. For a larger one, only items "
-        "below the best prefixes are scored.",
+        "that seem to match best are scored.",
     )
     dense_negatives: int = Field(
         4096,
