@@ -31,7 +31,7 @@ from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import extend_ids
 from genrec_core.search.key_index import RoundedKeys
 from genrec_core.search.neighbors import Neighbors
-from genrec_core.settings import Settings
+from genrec_core.settings import EmbeddingSettings, Settings, TextBackend
 from genrec_core.storage.artifacts import (
     atomic_folder,
     locked_place,
@@ -45,13 +45,19 @@ from genrec_core.storage.artifacts import (
 class AdditionSettings(Settings):
     """The content of ``new_items.json``: what adding items must know of the model."""
 
-    embedding_model: str  # name of the model that embeds the texts
+    embedding_model: str  # for this one and the next two see genrec_core.settings.EmbeddingSettings
+    max_tokens: int = EmbeddingSettings().max_tokens
+    backend: TextBackend = "torch"
     item_fields: ItemFields = ItemFields()  # what the texts are made of
     reads_texts: bool  # whether the model reads text vectors
     known_items: int  # for this one and the next see genrec_core.tiger.model.TigerConfig
     untrained_items: tuple[int, ...]
     neighbors: int  # neighbours an item at the export; 0 for none
     neighbor_weight: float  # how far they are lifted, in logits
+
+    def embedding(self) -> EmbeddingSettings:
+        """How the texts of the model's items were embedded."""
+        return EmbeddingSettings(model=self.embedding_model, max_tokens=self.max_tokens, backend=self.backend)
 
     @classmethod
     def load(cls, model_dir: Path) -> "AdditionSettings":

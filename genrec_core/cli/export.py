@@ -14,7 +14,7 @@ from genrec_core.cli.options import (
     new_folder,
     settings_from,
 )
-from genrec_core.settings import EmbeddingSettings, ExportSettings
+from genrec_core.settings import ExportSettings
 
 
 def add_commands(commands: Commands) -> None:
@@ -74,17 +74,18 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _export_text_encoder(options: argparse.Namespace) -> None:
-    from genrec_core.embedding.item_embeddings import text_model
-    from genrec_core.export.text_encoder import export_text_encoder
+    from genrec_core.embedding.item_embeddings import text_settings
+    from genrec_core.embedding.text_encoder import export_text_encoder
     from genrec_core.storage.folders import latest, set_latest, storage_root
 
-    model = text_model(options.embeddings or latest("item_embeddings"))
-    version = f"{Path(model).name}-{'int8' if options.int8 else 'fp32'}"
+    settings = text_settings(options.embeddings or latest("item_embeddings"))
+    int8 = options.int8 or settings.backend == "onnx-int8"
+    version = f"{Path(settings.model).name}-{'int8' if int8 else 'fp32'}"
     target = options.output or storage_root() / "text_encoder" / version
-    export_text_encoder(EmbeddingSettings(model=model), target, options.int8)
+    export_text_encoder(settings, target, int8)
     if options.output is None:
         set_latest("text_encoder", version)
-    print(f"{model}: {target}", file=sys.stderr)
+    print(f"{settings.model}: {target}", file=sys.stderr)
 
 
 def _export_torchserve(options: argparse.Namespace) -> None:

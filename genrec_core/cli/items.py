@@ -96,7 +96,7 @@ def _add_items(options: argparse.Namespace) -> None:
     new = read_new_items(options.items, fields, ModelFolder(model_dir).item_ids.dtype.kind == "U")
     known = texts_of(model_dir, fields)
     new.require_texts(options.items)
-    vectors = _text_vectors(new.texts, settings.embedding_model, options.text_encoder, None)
+    vectors = _text_vectors(new.texts, settings.embedding(), options.text_encoder, None)
     if before:
         version, codes = add_to_served(new, vectors, before)
         place = f"release {version}, which is served"
@@ -130,7 +130,7 @@ def _assign_ids(options: argparse.Namespace) -> None:
 def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any, Any]:
     """Ids and vectors of ``--items``, by the model that embedded the catalogue."""
     from genrec_core.bundle.new_items import read_new_items
-    from genrec_core.embedding.item_embeddings import ITEM_TEXT, ItemEmbeddings, item_fields, text_model
+    from genrec_core.embedding.item_embeddings import ITEM_TEXT, ItemEmbeddings, item_fields, text_settings
     from genrec_core.storage.artifacts import read_json
     from genrec_core.storage.folders import latest
 
@@ -138,14 +138,16 @@ def _embedded(options: argparse.Namespace, engine: "Engine | None") -> tuple[Any
     known = ItemEmbeddings.load(folder)
     fields = item_fields(folder).with_template(options.text_template)
     new = read_new_items(options.items, fields, known.item_ids.dtype.kind == "U")
-    texts, model = new.texts_or_ids(), text_model(folder)
-    vectors = _text_vectors(texts, model, options.text_encoder, engine)
+    texts = new.texts_or_ids()
+    vectors = _text_vectors(texts, text_settings(folder), options.text_encoder, engine)
     _warn_of_texts_not_told_apart(texts, vectors, read_json(folder / ITEM_TEXT), known.l2norm)
     return new.item_ids, vectors
 
 
-def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engine: "Engine | None") -> Any:
-    """Vectors float32 [n, dim] by ``model``: the exported encoder if one is named or torch is absent, else torch."""
+def _text_vectors(
+    texts: list[str], settings: EmbeddingSettings, text_encoder: Path | None, engine: "Engine | None"
+) -> Any:
+    """Vectors float32 [n, dim] as ``settings`` say, or by an exported encoder if one is named or torch is absent."""
     from importlib.util import find_spec
 
     from genrec_core.storage.folders import latest
@@ -153,7 +155,7 @@ def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engin
     if text_encoder is None and find_spec("torch") is not None:
         from genrec_core.embedding.text import embed_texts
 
-        return embed_texts(texts, EmbeddingSettings(model=model), engine=engine)
+        return embed_texts(texts, settings, engine=engine)
     from genrec_core.embedding.onnx_text import OnnxTextEncoder
 
     try:
@@ -162,8 +164,10 @@ def _text_vectors(texts: list[str], model: str, text_encoder: Path | None, engin
         remedy = "run genrec export-text-encoder where torch is, and name its folder with --text_encoder"
         raise GenrecError(f"torch is not installed and no text encoder was exported; {remedy}") from error
     encoder = OnnxTextEncoder(folder)
-    if encoder.model != model:
-        raise GenrecError(f"{folder} holds {encoder.model}, but {model} embedded the catalogue; export that one")
+    if encoder.model != settings.model:
+        raise GenrecError(
+            f"{folder} holds {encoder.model}, but {settings.model} embedded the catalogue; export that one"
+        )
     return encoder.embed(texts)
 
 

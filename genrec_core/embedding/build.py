@@ -34,11 +34,11 @@ def build_item_embeddings(
         on_progress: called with the number of embedded texts and the number of all that are.
     """
     texts, began = catalog["text"].to_list(), time.monotonic()
-    known = vectors_by_text(earlier, settings.model, settings.max_tokens) if earlier else {}
+    known = vectors_by_text(earlier, settings) if earlier else {}
     pieces = EmbeddingPieces(unfinished, settings)
     vectors, embedded, model = embed_catalog(catalog, settings, known, on_progress, engine, pieces)
     seconds, fields = time.monotonic() - began, ItemFields.of_catalog(catalog)
     item_ids = id_array(catalog["item_id"])
-    stats = write_item_embeddings(target, item_ids, texts, vectors, model, seconds, settings.max_tokens, fields)
+    stats = write_item_embeddings(target, item_ids, texts, vectors, model, seconds, settings, fields)
     pieces.discard()
     return stats, embedded

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from genrec_core.data.ids import id_array
 from genrec_core.data.item_text import ItemFields
 from genrec_core.errors import GenrecError
+from genrec_core.settings import EmbeddingSettings
 from genrec_core.storage.artifacts import atomic_folder, read_array, read_json, write_json
 
 RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
 ITEM_IDS, ITEM_TEXT, STATS = "item_ids.json", "item_text.json", "embedding_stats.json"
+_MADE_BY = ("model", "max_tokens", "backend")  # the settings on which a text's vector depends
 _KEY_DIMS, _KEY_DECIMALS = 16, 3  # vectors with the same first components, rounded, are compared in full
 _NEW_ITEMS_AT_ONCE = 1024
 _ROWS_AT_ONCE = 1 << 13  # float64 copies of 8,192 vectors are 25 MB, of a million 3 GB
@@ -46,7 +48,7 @@ def write_item_embeddings(
     vectors: NDArray[np.float32],
     model: str,
     seconds: float,
-    max_tokens: int | None = None,
+    settings: EmbeddingSettings | None = None,
     fields: ItemFields | None = None,
 ) -> dict[str, Any]:
     """Write the item embeddings to ``folder``, which is replaced; returns the content of ``embedding_stats.json``.
@@ -55,7 +57,7 @@ def write_item_embeddings(
         item_ids: int64 or text [n], ascending.
         vectors: float32 [n, dim], not normalised.
         seconds: how long the embedding took.
-        max_tokens: where the model cut the texts; None if unknown, then no later embedding takes vectors from here.
+        settings: of the embedding; None if unknown, then no later embedding takes vectors from here.
         fields: what the texts are made of, so that those of new items are made alike; None: as of P5 data.
     """
     ids = require_catalog_order(item_ids, folder / ITEM_IDS)
@@ -70,7 +72,8 @@ def write_item_embeddings(
         "seconds": round(seconds, 3),
         "distinct_texts": len(set(texts)),
         "zero_vectors": int((~vectors.any(axis=1)).sum()),
-        "max_tokens": max_tokens,
+        "max_tokens": settings and settings.max_tokens,
+        "backend": settings and settings.backend,
         "item_fields": (fields or ItemFields()).model_dump(mode="json"),
     }
     with atomic_folder(folder) as part:
@@ -92,13 +95,20 @@ def item_fields(folder: Path) -> ItemFields:
     return ItemFields.model_validate(read_json(folder / STATS).get("item_fields", {}))
 
 
-def vectors_by_text(folder: Path, model: str, max_tokens: int) -> dict[str, NDArray[np.float32]]:
+def text_settings(folder: Path) -> EmbeddingSettings:
+    """The settings that made the vectors in ``folder``, for further texts; what it does not name is as by default."""
+    stats = read_json(folder / STATS)
+    return EmbeddingSettings(**{name: stats[name] for name in _MADE_BY if stats.get(name) is not None})
+
+
+def vectors_by_text(folder: Path, settings: EmbeddingSettings) -> dict[str, NDArray[np.float32]]:
     """The vectors of an earlier embedding in ``folder``: text to vector float32 [dim], as the model gave it.
 
-    There are none if another model or another cut made them, or if the model is a folder, which may have changed.
+    There are none if another model, cut or backend made them, or if the model is a folder, which may have changed.
     """
-    stats = read_json(folder / STATS)
-    if Path(model).expanduser().is_dir() or (stats["model"], stats.get("max_tokens")) != (model, max_tokens):
+    stats, known = read_json(folder / STATS), text_settings(folder)
+    same = all(getattr(known, name) == getattr(settings, name) for name in _MADE_BY)
+    if not same or stats.get("max_tokens") is None or Path(settings.model).expanduser().is_dir():
         return {}
     return dict(zip(read_json(folder / ITEM_TEXT), ItemEmbeddings.load(folder).raw, strict=True))
 

@@ -219,9 +219,7 @@ def _embeddings(trial: Trial, inputs: SweepInputs, folder: Path) -> Path:
         began = time.perf_counter()
         vectors = embed_texts(texts, settings)
         seconds = time.perf_counter() - began
-        write_item_embeddings(
-            embeddings, item_ids, texts, vectors, settings.model, seconds, settings.max_tokens, fields
-        )
+        write_item_embeddings(embeddings, item_ids, texts, vectors, settings.model, seconds, settings, fields)
     return embeddings
 
 

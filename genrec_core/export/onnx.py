@@ -3,19 +3,13 @@
 :mod:`genrec_core.bundle.model_folder` names the files and says what they hold.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import polars as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from genrec_core.bundle.item_additions import AdditionSettings, vector_rows
 from genrec_core.bundle.item_table import ItemTable
@@ -36,9 +30,10 @@ from genrec_core.bundle.model_folder import (
 from genrec_core.bundle.onnx_scorer import write_self_test
 from genrec_core.data.histories import Histories
 from genrec_core.data.split import training_part
-from genrec_core.embedding.item_embeddings import ItemEmbeddings, item_fields, text_model
+from genrec_core.embedding.item_embeddings import ItemEmbeddings, item_fields, text_settings
 from genrec_core.errors import GenrecError
 from genrec_core.export.item_details import save_item_details
+from genrec_core.graph_export import export_graph
 from genrec_core.quantization.collaborative import CollaborativeMap
 from genrec_core.quantization.residual import ResidualQuantizer
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -146,8 +141,11 @@ def _save_what_additions_need(
     ResidualQuantizer.load(semantic_ids).save(folder)
     if collaborative := CollaborativeMap.load(semantic_ids):
         collaborative.save(folder)
+    embedding = text_settings(embeddings)
     settings = AdditionSettings(
-        embedding_model=text_model(embeddings),
+        embedding_model=embedding.model,
+        max_tokens=embedding.max_tokens,
+        backend=embedding.backend,
         item_fields=item_fields(embeddings),
         reads_texts=config.item_vector_dim > 0,
         known_items=config.known_items,
@@ -245,42 +243,6 @@ def _export_item_encoder(model: TigerModel, path: Path) -> None:
     axis = {0: "items"}
     with torch.no_grad():
         export_graph(ItemGraph(model), inputs, (axis, axis, axis), ["items", "keys"], path)
-
-
-def export_graph(
-    module: nn.Module, inputs: dict[str, Tensor], dynamic: tuple[Any, ...], outputs: list[str], path: Path
-) -> None:
-    """Trace ``module``, which is put into evaluation mode, and write it as one ONNX file.
-
-    ``inputs`` are examples in the order of the module's arguments, ``dynamic`` names the dynamic axes of each.
-    """
-    # The fused attention kernel of the CPU has strides that the exporter cannot view, so the plain one is traced.
-    with sdpa_kernel(SDPBackend.MATH), without_advice():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            dynamo=True,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=dynamic,
-            verbose=False,
-        )
-    assert program is not None  # as dynamo is set
-    program.save(path)
-
-
-@contextmanager
-def without_advice() -> Iterator[None]:
-    """Silence the warnings of torch's exporter and onnxruntime's quantiser: a user can do nothing about them."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec", category=FutureWarning)
-            yield
-    finally:
-        logging.disable(level)
 
 
 def write_item_logits(path: Path, int8: bool = False) -> None:

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import ModelProto, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from genrec_core.bundle.model_folder import ENCODER, ITEM_LOGITS, REPORT, WITHDRAWN, ModelFolder, step_graph
 from genrec_core.bundle.onnx_scorer import OnnxScorer, write_self_test
@@ -22,13 +19,12 @@ from genrec_core.data.histories import Histories
 from genrec_core.data.ids import AnyId
 from genrec_core.data.split import validation_part
 from genrec_core.errors import GenrecError
-from genrec_core.export.onnx import without_advice, write_item_logits
+from genrec_core.export.onnx import write_item_logits
+from genrec_core.graph_export import Inputs, quantize_graph
 from genrec_core.recommend.recommender import Recommender
 from genrec_core.settings import ExportSettings, RankingMode
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
 
-_SMALLEST_SIDE = 32  # of a matrix that is worth rounding; smaller ones sum heads
-Inputs = dict[str, np.ndarray]  # of one call of a graph
 _SEED = 7  # of the draw of validation users
 _OBSERVED_USERS, _OBSERVED_ITEMS = 128, 100  # users whose ranges are taken, and the length of their lists
 
@@ -132,43 +128,6 @@ def _observed_inputs(model_dir: Path, histories: list[list[AnyId]]) -> dict[str,
     return dict(zip(names, (observer.inputs for observer in observers), strict=True))
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Gives the quantiser the inputs of one call after the other."""
-
-    def __init__(self, inputs: list[Inputs]) -> None:
-        self.left = iter(inputs)
-
-    def get_next(self) -> Inputs | None:
-        return next(self.left, None)
-
-
-def quantize_graph(path: Path, inputs: list[Inputs] | None = None) -> None:
-    """Round a graph's weight matrices to 7 bits, in place; products of two computed matrices stay as they are.
-
-    With 8 bits, sums of two products with uint8 exceed the 16 bits in which processors without VNNI keep them.
-
-    Args:
-        inputs: of some calls. The other factors are rounded by their ranges in these; None: by the range of each call.
-    """
-    model = onnx.load(path)
-    _drop_leading_ones(model)
-    onnx.save(model, path)
-    options: dict[str, Any] = {
-        "per_channel": True,
-        "reduce_range": True,
-        "weight_type": QuantType.QInt8,
-        "nodes_to_exclude": _products_to_keep(model),
-    }
-    if inputs is None:
-        quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], **options)  # it turns Gemm into MatMul and Add
-        return
-    operators = ["MatMul", "Gemm"]
-    options["activation_type"] = QuantType.QUInt8  # times int8: what processors have instructions for
-    options["extra_options"] = {"OpTypesToExcludeOutputQuantization": operators}
-    with without_advice():
-        quantize_static(path, path, _Reader(inputs), op_types_to_quantize=operators, **options)
-
-
 def _recall(recommender: Recommender, users: ValidationUsers, mode: RankingMode) -> float:
     lists = recommender.recommend(users.histories, 10, ranking=mode)
     return float(np.mean([target in items for items, target in zip(lists, users.targets, strict=True)]))
@@ -182,24 +141,3 @@ def _require_as_good(report: QuantizationReport, largest_loss: float, model_dir:
                 f"{ranking.recall_int8:.4f} on {report.targets} validation items, more than {largest_loss:.1%}; "
                 "keep the model in fp32"
             )
-
-
-def _drop_leading_ones(model: ModelProto) -> None:
-    """Make matrices of weights [1, in, out] plain ones, whose columns can have scales of their own."""
-    weights = {weight.name: weight for weight in model.graph.initializer}
-    for node in model.graph.node:
-        weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
-        if weight is not None and len(weight.dims) == 3 and weight.dims[0] == 1:
-            plain = np.ascontiguousarray(numpy_helper.to_array(weight)[0])
-            weight.CopyFrom(numpy_helper.from_array(plain, weight.name))
-
-
-def _products_to_keep(model: ModelProto) -> list[str]:
-    """Names of the products that stay as they are: of computed matrices, of stacks of them, of small ones."""
-    sides = {weight.name: list(weight.dims) for weight in model.graph.initializer}
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type in ("MatMul", "Gemm")
-        and (len(sides.get(node.input[1], [])) != 2 or min(sides[node.input[1]]) < _SMALLEST_SIDE)
-    ]

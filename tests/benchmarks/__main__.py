@@ -29,6 +29,7 @@ MODULES = {
     "gpu": "gpu",
     "catalogues": "catalogues",
     "tables": "tables",
+    "embed": "text_backends",
     "neighbors": "neighbors",
     "scale": "scale",
     "large_graph": "large_graph",

@@ -78,7 +78,8 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in chosen.items()}
 
 
-def _texts(count: int) -> list[str]:
+def benchmark_texts(count: int) -> list[str]:
+    """At most ``count`` texts of Amazon Beauty, or so many that are made up."""
     beauty = os.environ.get("GENREC_TEST_BEAUTY")
     if not beauty:
         return [_TEXT.format(number) for number in range(count)]
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000, help="texts embedded a reading")
     parser.add_argument("--turns", type=int, default=3, help="readings of each")
     arguments = parser.parse_args()
-    print(json.dumps(measure(_texts(arguments.texts), arguments.turns)))
+    print(json.dumps(measure(benchmark_texts(arguments.texts), arguments.turns)))
 
 
 if __name__ == "__main__":

@@ -113,8 +113,8 @@ def build_tiny_model(root: Path, text_ids: list[str] | None = None) -> TinyModel
     return TinyModel(root)
 
 
-def give_text_model(model: Path, folder: Path) -> None:
-    """Give an exported tiny model a text encoder of its width in ``folder``, with random weights, for new items."""
+def tiny_encoder(folder: Path) -> Path:
+    """A sentence encoder of the tiny model's width with random weights, and the real one's tokens."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import AutoTokenizer, BertConfig, BertModel
@@ -127,8 +127,13 @@ def give_text_model(model: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder / "bert")
     encoder = SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(DIM)], device="cpu")
     encoder.save_pretrained(str(folder / "encoder"))
+    return folder / "encoder"
+
+
+def give_text_model(model: Path, folder: Path) -> None:
+    """Give an exported tiny model a text encoder of its width in ``folder``, with random weights, for new items."""
     path = model / NEW_ITEMS / ADDITION_SETTINGS
-    write_json(path, read_json(path) | {"embedding_model": str(folder / "encoder")})
+    write_json(path, read_json(path) | {"embedding_model": str(tiny_encoder(folder))})
     write_manifest(model)
 
 

@@ -13,9 +13,9 @@ from genrec_core.cli.main import main
 from genrec_core.embedding.item_embeddings import ItemEmbeddings, write_item_embeddings
 from genrec_core.embedding.onnx_text import GRAPH, HEADER, OnnxTextEncoder
 from genrec_core.embedding.text import embed_texts
+from genrec_core.embedding.text_encoder import export_text_encoder
 from genrec_core.errors import GenrecError
 from genrec_core.export.onnx import export_recommender
-from genrec_core.export.text_encoder import export_text_encoder
 from genrec_core.graphs import SELF_TEST
 from genrec_core.quantization.build import build_semantic_ids
 from genrec_core.quantization.semantic_ids import SemanticIds
@@ -77,7 +77,7 @@ def folder(storage: Path) -> Path:
 
 def test_vectors_are_those_of_torch(folder: Path) -> None:
     expected = embed_texts(TEXTS, EmbeddingSettings())
-    found = OnnxTextEncoder(folder, threads=1).embed(TEXTS, batch_size=4)
+    found = OnnxTextEncoder(folder, threads=1).embed(TEXTS)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)

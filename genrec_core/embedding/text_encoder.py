@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from genrec_core.embedding.onnx_text import FORMAT, GRAPH, HEADER, INPUTS, TOKENIZER
 from genrec_core.embedding.text import load_model
 from genrec_core.errors import GenrecError
-from genrec_core.export.onnx import export_graph
-from genrec_core.export.quantize import quantize_graph
+from genrec_core.graph_export import export_graph, quantize_graph
 from genrec_core.graphs import SELF_TEST, open_graph
 from genrec_core.settings import EmbeddingSettings
 from genrec_core.storage.artifacts import atomic_folder, write_json, write_manifest
@@ -31,7 +30,7 @@ class MeanOfTokens(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask int64 [texts, tokens] -> [texts, D]."""
-        tokens = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        tokens: Tensor = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
         return (tokens * mask).sum(1) / mask.sum(1).clamp(min=_SMALLEST_COUNT)
 
@@ -41,7 +40,7 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
 
     It holds ``text_encoder.onnx``, ``tokenizer.json``, ``text_encoder.json`` and ``self_test.npz``, the vectors of a
     few texts (see :mod:`genrec_core.bundle.onnx_scorer`). With ``int8`` the weights are rounded, and vectors differ a
-    little.
+    little. Raises :class:`GenrecError` for a model that is not a Transformer and the mean over its tokens.
     """
     model = load_model(settings).cpu().eval()
     transformer = _transformer(model, settings.model)
@@ -51,7 +50,8 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
         export_graph(MeanOfTokens(transformer), examples, (axes, axes), ["vectors"], folder / GRAPH)
         if int8:
             quantize_graph(folder / GRAPH)
-        tokens = model.tokenizer(_SELF_TEST_TEXTS, padding=True, return_tensors="np")
+        cut = {"truncation": True, "max_length": model.max_seq_length}
+        tokens = model.tokenizer(_SELF_TEST_TEXTS, padding=True, return_tensors="np", **cut)
         inputs = {name: tokens[name].astype(np.int64) for name in INPUTS}
         vectors = open_graph(folder / GRAPH, threads=1).run(["vectors"], inputs)[0]
         np.savez(folder / SELF_TEST, **inputs, answers=vectors)
@@ -61,7 +61,6 @@ def export_text_encoder(settings: EmbeddingSettings, target: Path, int8: bool = 
             "model": settings.model,
             "dim": model.get_embedding_dimension(),
             "max_tokens": model.max_seq_length,
-            "pad_id": model.tokenizer.pad_token_id,
             "precision": "int8" if int8 else "fp32",
         }
         write_json(folder / HEADER, header)
