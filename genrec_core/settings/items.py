@@ -10,6 +10,7 @@ from genrec_core.settings.base import Settings
 
 TextBackend = Literal["torch", "onnx", "onnx-int8"]
 _LARGEST_CHOSEN = 256  # centroids of a level, where the number of items chooses
+_FEWEST_LEVELS, _MOST_LEVELS, _CODES_AN_ITEM = 3, 8, 8  # likewise; codes without suffix, of which many stay unused
 DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}; Price: {price};"
 
 
@@ -68,11 +69,12 @@ class SemanticIdSettings(Settings):
         "refit",
     )
 
-    levels: int = Field(
+    levels: int | None = Field(
         3,
         ge=1,
         le=8,
-        description="Number of levels of a semantic ID, each with a codebook of its own. The suffix is not counted.",
+        description="Number of levels of a semantic ID, each with a codebook of its own. The suffix is not counted. "
+        "Unset: chosen by the number of items, at least 3.",
     )
     codebook_size: int | None = Field(
         256,
@@ -136,12 +138,14 @@ class SemanticIdSettings(Settings):
         """Centroids of each level for a catalogue of ``items``, as many entries as ``levels``.
 
         An unset ``codebook_size`` is the power of two whose square is at least twice ``items``, so that two levels
-        leave few items to a prefix.
+        leave few items to a prefix. Unset ``levels`` are the fewest, from 3 on, that have eight codes for each item.
         """
         if self.codebook_sizes is None:
             by_items = min(_LARGEST_CHOSEN, 2 ** max(1, math.ceil(math.log2(2 * items) / 2)))
-            return [self.codebook_size or by_items] * self.levels
-        if len(self.codebook_sizes) != self.levels:
+            size = self.codebook_size or by_items
+            needed = math.ceil(math.log(_CODES_AN_ITEM * items) / math.log(size))
+            return [size] * (self.levels or min(_MOST_LEVELS, max(_FEWEST_LEVELS, needed)))
+        if self.levels is not None and len(self.codebook_sizes) != self.levels:
             raise GenrecError(
                 f"codebook_sizes has {len(self.codebook_sizes)} entries but levels is {self.levels}; make them equal"
             )

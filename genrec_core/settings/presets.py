@@ -52,7 +52,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "auto": Preset(
-        semantic_ids=SemanticIdSettings(codebook_size=None),
+        semantic_ids=SemanticIdSettings(levels=None, codebook_size=None),
         training=TrainingSettings(max_history=None, epochs=None, batch_targets=None, future_share=None),
         gates=GateSettings(recall_at_10=0, recall_at_100=0, recall_at_1000=0),  # what is good depends on the shop
     ),

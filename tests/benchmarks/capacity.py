@@ -137,7 +137,7 @@ def breaks_of(costs: Mapping[str, UnitCost], scale: Scale) -> list[dict[str, Any
     found = [
         (
             items > codes, f"codes of {ids.levels} x {ids.codebook_size}", f"{items / codes:.1f} items a code",
-            "nothing by itself: set semantic_ids.levels to 4",
+            f"the preset auto takes {len(PRESETS['auto'].semantic_ids.sizes(items))} levels, beauty 3",
         ),
         (
             items > training.dense_full_items, "full softmax of the dense head in training",

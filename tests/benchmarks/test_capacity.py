@@ -45,7 +45,7 @@ def test_what_breaks_depends_on_the_size() -> None:
     assert breaks_of(COSTS, small) == []
     broken = {row["what"]: row["then"] for row in breaks_of(COSTS, LARGE)}
     assert "training samples 4096 items" in broken["full softmax of the dense head in training"]
-    assert "set semantic_ids.levels to 4" in broken["codes of 3 x 256"]
+    assert "auto takes 4 levels" in broken["codes of 3 x 256"]
     middling = {row["what"] for row in breaks_of(COSTS, Scale(10**6, 10**6, 24, 16, 64))}
     assert "full softmax of the dense head in training" in middling
     assert "text vectors in training" not in middling

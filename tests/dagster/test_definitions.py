@@ -173,6 +173,10 @@ def test_the_preset_auto_gives_beauty_the_numbers_of_beauty() -> None:
     assert [auto.semantic_ids.sizes(items)[0] for items in (1, 20, 1_349, 2_000, 9_742, 10**6)] == [
         *(2, 8, 64, 64, 256, 256)
     ]
+    assert [len(auto.semantic_ids.sizes(items)) for items in (1, 1_349, 10**6, 2 * 10**6, 3 * 10**6, 10**9)] == [
+        *(3, 3, 3, 3, 4, 5)
+    ]
+    assert auto.semantic_ids.model_copy(update={"codebook_sizes": [9, 8]}).sizes(10**6) == [9, 8]
     assert [auto.training.batch_of(count) for count in (1, 20_000, 40_000, 70_000)] == [128, 128, 256, 512]
     assert [auto.training.epochs_of(count) for count in (1, 400_000, 800_000, 10**8)] == [24, 11, 6, 3]
     assert [auto.training.history_of(length) for length in (9, 51, 10**6)] == [50, 60, 200]
