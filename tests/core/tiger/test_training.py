@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from genrec_core.tiger.distributed import World
 from genrec_core.tiger.model import TigerConfig, TigerModel
 from genrec_core.tiger.scorer import TorchScorer
 from genrec_core.tiger.torchrun import torchrun_command
-from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, schedule, train
+from genrec_core.tiger.training import Trainer, TrainingData, TrainingEvent, paired_interval, schedule, train
 
 ALONE = World(0, 1, torch.device("cpu"))
 ITEMS = 40
@@ -293,6 +294,14 @@ def test_users_who_never_repeat_get_lists_without_what_they_have(tmp_path: Path)
     assert read_json(best / "config.json")["exclude_seen"] is True
     assert found["exclude"] >= found["keep"]
     assert found["low"] <= 0
+
+
+def test_a_gain_of_few_users_is_not_sure() -> None:
+    assert paired_interval(1.0, 1.0, users=2)[0] < 0 < paired_interval(1.0, 1.0, users=5)[0]
+    assert paired_interval(0.0, 0.0, users=1000) == pytest.approx((-0.002, 0.002), abs=2e-4)
+    low, high = paired_interval(0.1, 0.3, users=10**6)  # as without the two users more
+    error = math.sqrt((0.3 - 0.1**2) / 10**6)
+    assert (low, high) == pytest.approx((0.1 - 1.96 * error, 0.1 + 1.96 * error), abs=1e-6)
 
 
 def test_the_dense_head_ranks_unless_the_hybrid_is_better(tmp_path: Path):
