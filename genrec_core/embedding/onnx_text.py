@@ -35,6 +35,7 @@ class OnnxTextEncoder:
         self.model, self.dim = str(header["model"]), int(header["dim"])
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.enable_truncation(header["max_tokens"])
+        self._tokenizer.no_padding()  # some models store a width
         self._graph, self._texts_at_once = open_graph(folder / GRAPH, threads=1), threads or available_cores()
         tokens, vectors = read_self_test(folder, INPUTS)
         require_same_answers(folder, vectors, self._graph.run(["vectors"], tokens)[0])
