@@ -31,7 +31,7 @@ from genrec_core.quantization.semantic_ids import SemanticIds
 from genrec_core.quantization.update import extend_ids
 from genrec_core.search.key_index import RoundedKeys
 from genrec_core.search.neighbors import Neighbors
-from genrec_core.settings import EmbeddingSettings, Settings, TextBackend
+from genrec_core.settings import EmbeddingSettings, Settings
 from genrec_core.storage.artifacts import (
     atomic_folder,
     locked_place,
@@ -47,7 +47,7 @@ class AdditionSettings(Settings):
 
     embedding_model: str  # for this one and the next two see genrec_core.settings.EmbeddingSettings
     max_tokens: int = EmbeddingSettings().max_tokens
-    backend: TextBackend = "torch"
+    int8: bool = False
     item_fields: ItemFields = ItemFields()  # what the texts are made of
     reads_texts: bool  # whether the model reads text vectors
     known_items: int  # for this one and the next see genrec_core.tiger.model.TigerConfig
@@ -57,7 +57,7 @@ class AdditionSettings(Settings):
 
     def embedding(self) -> EmbeddingSettings:
         """How the texts of the model's items were embedded."""
-        return EmbeddingSettings(model=self.embedding_model, max_tokens=self.max_tokens, backend=self.backend)
+        return EmbeddingSettings(model=self.embedding_model, max_tokens=self.max_tokens, int8=self.int8)
 
     @classmethod
     def load(cls, model_dir: Path) -> "AdditionSettings":

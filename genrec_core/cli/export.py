@@ -79,7 +79,7 @@ def _export_text_encoder(options: argparse.Namespace) -> None:
     from genrec_core.storage.folders import latest, set_latest, storage_root
 
     settings = text_settings(options.embeddings or latest("item_embeddings"))
-    int8 = options.int8 or settings.backend == "onnx-int8"
+    int8 = options.int8 or settings.int8
     version = f"{Path(settings.model).name}-{'int8' if int8 else 'fp32'}"
     target = options.output or storage_root() / "text_encoder" / version
     export_text_encoder(settings, target, int8)

@@ -16,7 +16,7 @@ from genrec_core.storage.artifacts import atomic_folder, read_array, read_json, 
 
 RAW, L2NORM = "item_embeddings_raw.npy", "item_embeddings_l2norm.npy"
 ITEM_IDS, ITEM_TEXT, STATS = "item_ids.json", "item_text.json", "embedding_stats.json"
-_MADE_BY = ("model", "max_tokens", "backend")  # the settings on which a text's vector depends
+_MADE_BY = ("model", "max_tokens", "int8")  # the settings on which a text's vector depends
 _KEY_DIMS, _KEY_DECIMALS = 16, 3  # vectors with the same first components, rounded, are compared in full
 _NEW_ITEMS_AT_ONCE = 1024
 _ROWS_AT_ONCE = 1 << 13  # float64 copies of 8,192 vectors are 25 MB, of a million 3 GB
@@ -73,7 +73,7 @@ def write_item_embeddings(
         "distinct_texts": len(set(texts)),
         "zero_vectors": int((~vectors.any(axis=1)).sum()),
         "max_tokens": settings and settings.max_tokens,
-        "backend": settings and settings.backend,
+        "int8": settings and settings.int8,
         "item_fields": (fields or ItemFields()).model_dump(mode="json"),
     }
     with atomic_folder(folder) as part:
@@ -104,7 +104,7 @@ def text_settings(folder: Path) -> EmbeddingSettings:
 def vectors_by_text(folder: Path, settings: EmbeddingSettings) -> dict[str, NDArray[np.float32]]:
     """The vectors of an earlier embedding in ``folder``: text to vector float32 [dim], as the model gave it.
 
-    There are none if another model, cut or backend made them, or if the model is a folder, which may have changed.
+    There are none if another model, cut or precision made them, or if the model is a folder, which may have changed.
     """
     stats, known = read_json(folder / STATS), text_settings(folder)
     same = all(getattr(known, name) == getattr(settings, name) for name in _MADE_BY)

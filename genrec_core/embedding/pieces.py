@@ -18,14 +18,14 @@ PIECE_TEXTS = 8192  # of a piece, at least: a minute of work on two cores
 
 
 class EmbeddingPieces:
-    """Pieces of vectors by one model, cut of the texts and backend, in a folder of their own below ``root``.
+    """Pieces of vectors by one model, cut of the texts and precision, in a folder of their own below ``root``.
 
     A piece is one file with texts and vectors. A model that is a folder has other pieces after its files changed.
     """
 
     def __init__(self, root: Path, settings: EmbeddingSettings) -> None:
         files = _state_of(Path(settings.model).expanduser())
-        made_by = f"{settings.model} {settings.max_tokens} {settings.backend} {files}"
+        made_by = f"{settings.model} {settings.max_tokens} int8={settings.int8} {files}"
         self.folder = root / hashlib.sha256(made_by.encode()).hexdigest()[:16]
         self._texts: list[str] = []
         self._vectors: list[NDArray[np.float32]] = []

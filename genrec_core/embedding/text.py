@@ -104,7 +104,7 @@ class _Encoder:
 
 @lru_cache(maxsize=1)
 def _loaded(settings: EmbeddingSettings) -> _Encoder:
-    return _torch_encoder(settings) if settings.backend == "torch" else _onnx_encoder(settings)
+    return _int8_encoder(settings) if settings.int8 else _torch_encoder(settings)
 
 
 def _torch_encoder(settings: EmbeddingSettings) -> _Encoder:
@@ -120,14 +120,14 @@ def _torch_encoder(settings: EmbeddingSettings) -> _Encoder:
     return _Encoder(model.get_embedding_dimension() or 0, model.device.type == "cpu", encode)
 
 
-def _onnx_encoder(settings: EmbeddingSettings) -> _Encoder:
+def _int8_encoder(settings: EmbeddingSettings) -> _Encoder:
     """The model as ONNX graph, written to a folder that is read and removed again."""
     from genrec_core.embedding.onnx_text import OnnxTextEncoder
     from genrec_core.embedding.text_encoder import export_text_encoder
 
     with TemporaryDirectory() as folder:
         target = Path(folder) / "encoder"
-        export_text_encoder(settings, target, int8=settings.backend == "onnx-int8")
+        export_text_encoder(settings, target, int8=True)
         encoder = OnnxTextEncoder(target, threads=1)
     return _Encoder(encoder.dim, True, encoder.embed)
 
@@ -140,7 +140,7 @@ def _require_agreement(texts: Sequence[str], settings: EmbeddingSettings) -> Non
     if not cosine >= _LEAST_COSINE:  # NaN is refused too
         raise GenrecError(
             f"embedding model {settings.model}: rounded to 8 bits, its vectors have a cosine of {cosine:.3f} with the "
-            f"exact ones on average, at least {_LEAST_COSINE} is wanted; set item_embeddings.backend to onnx"
+            f"exact ones on average, at least {_LEAST_COSINE} is wanted; set item_embeddings.int8 to false"
         )
 
 
@@ -183,7 +183,7 @@ def embed_catalog(
         return own, 0, OWN_VECTORS
     known = {**known, **pieces.load()} if pieces is not None else known
     texts = catalog["text"].to_list()
-    if settings.backend == "onnx-int8" and not known:
+    if settings.int8 and not known:
         _require_agreement(texts, settings)
     vectors, embedded = embed_new_texts(texts, settings, known, on_progress, engine, pieces)
     if own is None:

@@ -145,7 +145,7 @@ def _save_what_additions_need(
     settings = AdditionSettings(
         embedding_model=embedding.model,
         max_tokens=embedding.max_tokens,
-        backend=embedding.backend,
+        int8=embedding.int8,
         item_fields=item_fields(embeddings),
         reads_texts=config.item_vector_dim > 0,
         known_items=config.known_items,

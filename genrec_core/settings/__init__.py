@@ -9,13 +9,7 @@ from genrec_core.settings.environment import (
     freshness_from_environment,
     rendezvous_from_environment,
 )
-from genrec_core.settings.items import (
-    DEFAULT_TEXT_TEMPLATE,
-    CatalogSettings,
-    EmbeddingSettings,
-    SemanticIdSettings,
-    TextBackend,
-)
+from genrec_core.settings.items import DEFAULT_TEXT_TEMPLATE, CatalogSettings, EmbeddingSettings, SemanticIdSettings
 from genrec_core.settings.monitoring import MonitoringSettings
 from genrec_core.settings.prediction import (
     ExplanationSettings,
@@ -35,7 +29,7 @@ __all__ = [
     "EngineSettings", "EvaluationSettings", "ExplanationSettings", "ExportSettings", "Fallback", "Form",
     "GateSettings", "MonitoringSettings", "PredictionSettings", "Preset", "RankingChoice", "RankingMode",
     "ReleaseSettings", "RendezvousSettings", "SemanticIdSettings", "ServingSettings", "Settings", "SplitSettings",
-    "TextBackend", "TrainingSettings",
+    "TrainingSettings",
     "changed_preset",
     "engine_from_environment", "freshness_from_environment", "preset_from_environment", "rendezvous_from_environment",
 ]  # fmt: skip

@@ -8,7 +8,6 @@ from pydantic import Field
 from genrec_core.errors import GenrecError
 from genrec_core.settings.base import Settings
 
-TextBackend = Literal["torch", "onnx", "onnx-int8"]
 _LARGEST_CHOSEN = 256  # centroids of a level, where the number of items chooses
 _FEWEST_LEVELS, _MOST_LEVELS, _CODES_AN_ITEM = 3, 8, 8  # likewise; codes without suffix, of which many stay unused
 DEFAULT_TEXT_TEMPLATE = "Title: {title}; Brand: {brand}; Categories: {categories}; Price: {price};"
@@ -30,7 +29,7 @@ class CatalogSettings(Settings):
 class EmbeddingSettings(Settings):
     """How item text becomes a vector."""
 
-    main: ClassVar[tuple[str, ...]] = ("model", "own_vectors", "max_tokens", "backend")
+    main: ClassVar[tuple[str, ...]] = ("model", "own_vectors", "max_tokens")
 
     model: str = Field(
         "all-MiniLM-L6-v2",
@@ -45,11 +44,10 @@ class EmbeddingSettings(Settings):
         description="Number of tokens that the sentence encoder reads of an item's text. The rest of the text is cut "
         "off.",
     )
-    backend: TextBackend = Field(
-        "torch",
-        description="Library that computes the sentence encoder. `torch`: also on a CUDA device. `onnx`: onnxruntime "
-        "on the CPU, the same vectors in less time. `onnx-int8`: weights of 8 bits, in the least time; "
-        "the vectors differ a little, and the run fails if they differ much.",
+    int8: bool = Field(
+        False,
+        description="Whether onnxruntime computes the sentence encoder, on the CPU and with weights of 8 bits. That "
+        "takes less time than torch, and the vectors differ a little; if they differ much, the run fails.",
     )
     own_vectors: Literal["replace", "join", "ignore"] = Field(
         "replace",

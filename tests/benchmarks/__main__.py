@@ -29,7 +29,7 @@ MODULES = {
     "gpu": "gpu",
     "catalogues": "catalogues",
     "tables": "tables",
-    "embed": "text_backends",
+    "embed": "text_precision",
     "neighbors": "neighbors",
     "scale": "scale",
     "large_graph": "large_graph",

@@ -1,9 +1,9 @@
-"""The benchmark of the backends reads rates after the model is loaded, and tells how near vectors are."""
+"""The benchmark of the precisions reads rates after the model is loaded, and tells how near vectors are."""
 
 import numpy as np
 
 from genrec_core.settings import EmbeddingSettings
-from tests.benchmarks import text_backends as benchmark
+from tests.benchmarks import text_precision as benchmark
 from tests.benchmarks.embedding_beside_a_busy_core import benchmark_texts
 
 

@@ -1,4 +1,4 @@
-"""The catalogue's texts embedded by onnxruntime, in 32 and in 8 bits, in place of torch."""
+"""The catalogue's texts embedded by onnxruntime with weights of 8 bits, in place of torch."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,13 @@ from genrec_core.cli.main import main
 from genrec_core.embedding import pieces as embedding_pieces
 from genrec_core.embedding import text as embedding_text
 from genrec_core.embedding.build import build_item_embeddings
-from genrec_core.embedding.item_embeddings import ItemEmbeddings, l2_normalized, text_settings, write_item_embeddings
+from genrec_core.embedding.item_embeddings import (
+    ItemEmbeddings,
+    l2_normalized,
+    text_settings,
+    vectors_by_text,
+    write_item_embeddings,
+)
 from genrec_core.embedding.text import embed_catalog, embed_texts
 from genrec_core.errors import GenrecError
 from genrec_core.quantization.build import build_semantic_ids
@@ -46,7 +52,7 @@ def built(target: Path, settings: EmbeddingSettings, earlier: Path | None, left:
 
 
 def test_in_8_bits_vectors_stay_near_those_of_torch(exact: np.ndarray, tmp_path: Path) -> None:
-    found, embedded = built(tmp_path / "a", EmbeddingSettings(backend="onnx-int8"), None, tmp_path)
+    found, embedded = built(tmp_path / "a", EmbeddingSettings(int8=True), None, tmp_path)
     assert embedded == len(TEXTS)
     cosine = (l2_normalized(found) * l2_normalized(exact)).sum(axis=1)
     assert 0.96 < cosine.min() < 0.9999
@@ -55,8 +61,8 @@ def test_in_8_bits_vectors_stay_near_those_of_torch(exact: np.ndarray, tmp_path:
 
 def test_8_bits_that_change_the_vectors_much_are_refused(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_text, "_LEAST_COSINE", 1.1)
-    settings = EmbeddingSettings(model=tiny, backend="onnx-int8")
-    with pytest.raises(GenrecError, match=r"cosine of [01]\.\d+ .* set item_embeddings.backend to onnx"):
+    settings = EmbeddingSettings(model=tiny, int8=True)
+    with pytest.raises(GenrecError, match=r"cosine of [01]\.\d+ .* set item_embeddings.int8 to false"):
         embed_catalog(CATALOG, settings, {})
 
 
@@ -64,7 +70,7 @@ def test_a_killed_embedding_goes_on_with_the_same_vectors_in_other_batches(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_pieces, "PIECE_TEXTS", 2)
-    settings = EmbeddingSettings(model=tiny, backend="onnx-int8", batch_size=1)
+    settings = EmbeddingSettings(model=tiny, int8=True, batch_size=1)
     whole, _ = built(tmp_path / "whole", settings.model_copy(update={"batch_size": 64}), None, tmp_path / "left")
 
     def killed(done: int, total: int) -> None:
@@ -78,22 +84,14 @@ def test_a_killed_embedding_goes_on_with_the_same_vectors_in_other_batches(
     np.testing.assert_array_equal(again, whole)
 
 
-def test_onnxruntime_gives_the_vectors_of_torch_and_takes_none_from_it(tmp_path: Path, exact: np.ndarray) -> None:
-    torch, onnx = EmbeddingSettings(), EmbeddingSettings(backend="onnx")
-    write_item_embeddings(tmp_path / "t", CATALOG["item_id"].to_numpy(), TEXTS, exact, torch.model, 1.0, torch)
-    assert built(tmp_path / "same", torch, tmp_path / "t", tmp_path)[1] == 0
-    found, embedded = built(tmp_path / "other", onnx, tmp_path / "t", tmp_path)
-    assert embedded == len(TEXTS)
-    np.testing.assert_allclose(found, exact, atol=1e-5)
-    assert text_settings(tmp_path / "other") == onnx
-    assert built(tmp_path / "again", onnx, tmp_path / "other", tmp_path)[1] == 0
-
-
-def test_vectors_from_before_backends_could_be_chosen_are_taken_by_torch(tmp_path: Path, exact: np.ndarray) -> None:
-    torch = EmbeddingSettings()
-    write_item_embeddings(tmp_path / "t", CATALOG["item_id"].to_numpy(), TEXTS, exact, torch.model, 1.0, torch)
+def test_vectors_of_the_other_precision_are_not_taken(tmp_path: Path, exact: np.ndarray) -> None:
+    torch, ids = EmbeddingSettings(), CATALOG["item_id"].to_numpy()
+    write_item_embeddings(tmp_path / "t", ids, TEXTS, exact, torch.model, 1.0, torch)
+    assert text_settings(tmp_path / "t") == torch
+    assert len(vectors_by_text(tmp_path / "t", torch)) == len(TEXTS)
+    assert vectors_by_text(tmp_path / "t", EmbeddingSettings(int8=True)) == {}
     stats = read_json(tmp_path / "t/embedding_stats.json")
-    del stats["backend"]
+    del stats["int8"]  # as before there was a choice
     (tmp_path / "t/embedding_stats.json").write_text(json.dumps(stats))
     assert built(tmp_path / "same", torch, tmp_path / "t", tmp_path)[1] == 0
 
@@ -102,7 +100,7 @@ def test_texts_of_new_items_are_read_as_far_as_those_of_the_catalogue(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first 16 tokens decide; the rest of a new text, like that of the catalogue's, is not read."""
-    settings = EmbeddingSettings(model=tiny, max_tokens=16, backend="onnx")
+    settings = EmbeddingSettings(model=tiny, max_tokens=16)
     titles = ("soap", "nail polish", "shampoo", "lipstick", "hair brush", "perfume", "glitter " * 30)
     texts = [f"Title: {title};" for title in titles]
     vectors = embed_texts(texts, settings)

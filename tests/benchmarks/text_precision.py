@@ -1,49 +1,49 @@
-"""How fast each backend embeds texts, and how near its vectors are to those of torch."""
+"""How fast texts are embedded with weights of 8 bits beside torch, and how near the vectors are."""
 
 import time
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from genrec_core.embedding.item_embeddings import l2_normalized
 from genrec_core.embedding.text import embed_texts
-from genrec_core.settings import EmbeddingSettings, TextBackend
+from genrec_core.settings import EmbeddingSettings
 from tests.benchmarks.embedding_beside_a_busy_core import benchmark_texts
 from tests.benchmarks.machine import describe, spread
 
 _NEAREST = 10
+_FORMS = {"torch": EmbeddingSettings(), "int8": EmbeddingSettings(int8=True)}
 
 
 def run(texts: int = 2000, turns: int = 3) -> dict[str, Any]:
-    """Embed the texts by each backend in turn. They are Amazon Beauty's where GENREC_TEST_BEAUTY names its folder.
+    """Embed the texts in both ways, in turns. They are Amazon Beauty's where GENREC_TEST_BEAUTY names its folder.
 
     Args:
         texts: number of texts.
-        turns: readings of each backend.
+        turns: readings of each.
 
     Returns:
-        By backend ``texts_a_second`` once the model is loaded, ``over_torch``, ``load_s`` of the last reading, the mean
+        By form ``texts_a_second`` once the model is loaded, ``over_torch``, ``load_s`` of the last reading, the mean
         and the least ``cosine`` with torch's vectors, and ``nearest_that_stay``: the share of the ten nearest texts.
     """
-    names: tuple[TextBackend, ...] = get_args(TextBackend)
-    read, rates, loads = benchmark_texts(texts), {name: list[float]() for name in names}, dict[TextBackend, float]()
-    vectors: dict[TextBackend, np.ndarray] = {}
+    read, rates = benchmark_texts(texts), {name: list[float]() for name in _FORMS}
+    loads, vectors = dict[str, float](), dict[str, np.ndarray]()
     for _ in range(turns):
-        for name in names:
-            rate, loads[name], vectors[name] = _reading(read, EmbeddingSettings(backend=name))
+        for name, settings in _FORMS.items():
+            rate, loads[name], vectors[name] = _reading(read, settings)
             rates[name].append(rate)
     exact = vectors["torch"]
-    by_backend = {
+    by_form = {
         name: {
             "texts_a_second": spread(rates[name]),
             "over_torch": round(float(np.median(rates[name]) / np.median(rates["torch"])), 2),
             "load_s": round(loads[name], 1),
             **_agreement(vectors[name], exact),
         }
-        for name in names
+        for name in _FORMS
     }
-    return {"benchmark": "embed", "texts": len(read), "by_backend": by_backend, **describe()}
+    return {"benchmark": "embed", "texts": len(read), "by_form": by_form, **describe()}
 
 
 def _reading(texts: Sequence[str], settings: EmbeddingSettings) -> tuple[float, float, np.ndarray]:
