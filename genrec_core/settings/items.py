@@ -46,7 +46,7 @@ class EmbeddingSettings(Settings):
     )
     int8: bool = Field(
         False,
-        description="Whether onnxruntime computes the sentence encoder, on the CPU and with weights of 8 bits. That "
+        description="Whether onnxruntime computes the sentence encoder, on the CPU and with weights in int8. That "
         "takes less time than torch, and the vectors differ a little; if they differ much, the run fails.",
     )
     own_vectors: Literal["replace", "join", "ignore"] = Field(

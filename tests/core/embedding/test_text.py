@@ -15,6 +15,7 @@ from genrec_core.embedding.pieces import EmbeddingPieces
 from genrec_core.embedding.text import OWN_VECTORS, embed_catalog, embed_texts, load_model, packaged_model_folder
 from genrec_core.errors import GenrecError
 from genrec_core.settings import EmbeddingSettings
+from tests.core.tiny_model import tiny_encoder
 
 TEXTS = [
     "Title: OPI Nail Lacquer, Simmer and Shimmer; Brand: OPI;",
@@ -166,6 +167,13 @@ def test_own_vectors_replace_those_of_texts_or_stand_beside_them() -> None:
         assert (vectors.shape, made_by) == ((3, 3), EmbeddingSettings().model)
     with pytest.raises(GenrecError, match="are the user's own, so no text model gives those of new items"):
         load_model(EmbeddingSettings(model=OWN_VECTORS))
+
+
+def test_a_model_in_half_precision_gives_float32(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(str(tiny_encoder(tmp_path)), device="cpu").half().save_pretrained(str(tmp_path / "half"))
+    assert embed_texts(TEXTS[:2], EmbeddingSettings(model=str(tmp_path / "half"))).dtype == np.float32
 
 
 def test_a_killed_embedding_goes_on_where_it_stopped(
