@@ -72,7 +72,10 @@ def add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--semantic_ids", type=Path, metavar="DIR", help="semantic IDs (the newest)")
     command.add_argument("--embeddings", type=Path, metavar="DIR", help="item embeddings (the newest)")
     command.add_argument(
-        "--histories", type=Path, metavar="PATH", help="user histories: parquet, its folder, or raw files (the newest)"
+        "--histories",
+        type=Path,
+        metavar="PATH",
+        help="user histories: parquet, its folder, or raw files, which are split by order (the newest)",
     )
 
 
