@@ -31,7 +31,7 @@ MODEL_NAME = "model"
 REGISTERED_MODEL, ALIAS = "genrec", "champion"
 _RELEASE_TAG, _NAMED = "release", ("data", "preset")
 _NOTE = "mlflow.note.content"  # what MLflow shows as a run's description
-_TOLD = ("recall@10", "ndcg@10", "recall@100", "recall@1000")
+TOLD = ("recall@10", "ndcg@10", "recall@100", "recall@1000")  # the main metrics
 
 
 def note_run(checkpoint: Path, tracker: ExperimentTracker, run_id: str) -> None:
@@ -86,11 +86,11 @@ def mlflow_may_be_away(context: dg.AssetExecutionContext) -> Iterator[None]:
 
 
 def training_link(checkpoint: Path, artifact: str = "") -> dg.MetadataValue:
-    """A link to the MLflow run that trained ``checkpoint``, or to one of its artefacts."""
+    """A link to the MLflow run that trained ``checkpoint``, or to one of its artefacts; see :func:`_link`."""
     client, run_id = training_run(checkpoint)
     ui, experiment = _ui(checkpoint), client.get_run(run_id).info.experiment_id
     page = f"{ui}/#/experiments/{experiment}/runs/{run_id}"
-    return dg.MetadataValue.url((f"{page}/artifacts/{quote(artifact)}" if artifact else page) + TRAINING_VIEW)
+    return _link(artifact or "run", f"{page}/artifacts/{quote(artifact)}" if artifact else page)
 
 
 def version_link(checkpoint: Path, version: str | None) -> dg.MetadataValue:
@@ -98,7 +98,12 @@ def version_link(checkpoint: Path, version: str | None) -> dg.MetadataValue:
     if version is None:
         return dg.MetadataValue.text("not registered")
     page = f"{_ui(checkpoint)}/#/models/{REGISTERED_MODEL}/versions/{quote(version)}"
-    return dg.MetadataValue.url(page + TRAINING_VIEW)
+    return _link(f"version {version}", page)
+
+
+def _link(what: str, page: str) -> dg.MetadataValue:
+    """A short link to a page of MLflow: a bare address is wider than Dagster's table, and cuts off the verdict."""
+    return dg.MetadataValue.md(f"[{what} in MLflow]({page}{TRAINING_VIEW})")
 
 
 def _ui(checkpoint: Path) -> str:
@@ -117,7 +122,7 @@ def log_test_metrics(checkpoint: Path, metrics: Mapping[str, Any], report: Path)
     """
     client, run_id = training_run(checkpoint)
     served = metrics[metrics["ranking"]]
-    figures = {name: served[name] for name in _TOLD if name in served}
+    figures = {name: served[name] for name in TOLD if name in served}
     others = {f"{ranking}_recall@10": metrics[ranking]["recall@10"] for ranking in RANKINGS if ranking in metrics}
     for name, value in {**figures, **others}.items():
         client.log_metric(run_id, metric_name(f"test/{name}"), value)
@@ -131,7 +136,7 @@ def score_text(metrics: Mapping[str, Any], report: Path) -> str:
     served = metrics[metrics["ranking"]]
     scores = ", ".join(
         f"{name.replace('recall', 'Recall').replace('ndcg', 'NDCG')} **{served[name]:.4f}**"
-        for name in _TOLD
+        for name in TOLD
         if name in served
     )
     return f"Test, {metrics['ranking']} ranking: {scores}. [Report]({page_address(report.parent, report.name)})"

@@ -110,6 +110,11 @@ def _shown(value: str | int | float | None, longest: int) -> str | int | float:
     return "" if value is None else value
 
 
+def hashes(of_files: Mapping[str, str]) -> dg.MetadataValue:
+    """Hashes by file, behind a click: in place they would be wider than Dagster's table, and cut the verdict."""
+    return dg.MetadataValue.json(dict(of_files))
+
+
 def markdown_table(rows: Sequence[Mapping[str, object]], longest: int = 80) -> str:
     """Rows as a GitHub-style table; cells longer than ``longest`` characters are cut."""
     if not rows:

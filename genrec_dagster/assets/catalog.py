@@ -20,6 +20,7 @@ from genrec_dagster.metadata import (
     columns,
     content_version,
     frame_version,
+    hashes,
     page,
     percent,
     picture,
@@ -162,7 +163,6 @@ def raw_page(provenance: Mapping[str, Any]) -> Page:
     """What was understood, in one sentence; then the columns, what was left out, the counts and the files."""
     facts: dict[str, Any] = provenance["files"]
     files = [{"file": name, **{key: of[key] for key in of if key != "sha256"}} for name, of in facts.items()]
-    hashes: list[Row] = [{"file": name, "sha256": of["sha256"]} for name, of in facts.items()]
     tables = {"columns": provenance["columns"], "left_out": provenance["cleaning"], "files": files}
     return page(
         sentence(provenance),
@@ -173,7 +173,7 @@ def raw_page(provenance: Mapping[str, Any]) -> Page:
             "items_without_description": provenance["items_without_meta"],
             "items_with_unreadable_letters": provenance["items_with_unreadable_letters"],
         },
-        {"source": provenance["source"], "sha256": table(hashes)},
+        {"source": provenance["source"], "sha256": hashes({name: of["sha256"] for name, of in facts.items()})},
     )
 
 

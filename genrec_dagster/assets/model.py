@@ -25,7 +25,6 @@ from genrec_dagster.training import new_beside_another, only_training, prepare_j
 
 CONFIG_FILE, HISTORY_FILE, CURVES_PLOT = "config.json", "training_history.json", "training.png"
 _WEIGHTS = "*.safetensors"
-_HEADS = {"popularity": "popular"}  # a wider table would be cut off
 
 
 @rebuilt_asset("model", kinds={"pytorch", "huggingface"}, code_version="3", pool="training")
@@ -231,13 +230,9 @@ def metrics_page(folder: Path, metrics: Mapping[str, Any]) -> Page:
 
 
 def _by_ranking(metrics: Mapping[str, Any], modes: Sequence[str]) -> list[Row]:
-    """One row for each metric, one column for each ranking. Dagster cuts off what is wider."""
-    heads = {_HEADS.get(mode, mode): metrics[mode] for mode in modes}
-    names = [name for name, value in metrics[metrics["ranking"]].items() if isinstance(value, float)]
-    return [
-        {"metric": name.replace("new_item_share", "new"), **{head: of.get(name) for head, of in heads.items()}}
-        for name in names
-    ]
+    """One row for each ranking, with the main metrics. Dagster cuts off what is wider; the report has them all."""
+    names = [name for name in experiment.TOLD if name in metrics[metrics["ranking"]]]
+    return [{"ranking": mode, **{name: metrics[mode].get(name) for name in names}} for mode in modes]
 
 
 def _intervals(metrics: Mapping[str, Any]) -> list[Row]:

@@ -314,9 +314,10 @@ def _release_row(version: str, pointer: Pointer, root: Path) -> Row:
     """One release of the history. Only the name is known if the release is not on this machine."""
     state = "served" if version == pointer.version else "earlier" if version in pointer.before else "taken back"
     release = root / RELEASES / version  # not fetched from a bucket: a release is large
-    row: dict[str, str | float | None] = {"release": version, "state": state, "made": None}
+    row: dict[str, str | float | None] = {"release": version, "state": state, "made (UTC)": None}
     row |= dict.fromkeys(_HEADLINE)
     if (release / FACTS).is_file():
         measured = {name: value for name, value in _test_metrics(release).items() if name in _HEADLINE}
-        row |= {"made": read_json(release / FACTS)["created"], **measured}
+        made = datetime.fromisoformat(read_json(release / FACTS)["created"]).astimezone(UTC)
+        row |= {"made (UTC)": f"{made:%Y-%m-%d %H:%M}", **measured}
     return row

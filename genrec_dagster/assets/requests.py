@@ -32,7 +32,7 @@ from genrec_dagster.checks.serving import (
 )
 from genrec_dagster.config import ComputeEngine, Monitoring, RequestPredictionForm
 from genrec_dagster.failures import PlainFailureError, plain_failures
-from genrec_dagster.metadata import Page, content_version, page, table
+from genrec_dagster.metadata import Page, content_version, hashes, page, table
 from genrec_dagster.resources import WorkFolders
 
 REQUEST_FILES = dg.DynamicPartitionsDefinition(name="request_files")
@@ -154,5 +154,5 @@ def request_page(name: str, received: Path) -> Page:
         f"{name} was received: {size:,} bytes, {'a Parquet table' if is_parquet(received) else 'text lines'}.",
         {"first_lines": table(lines)} if lines else {},
         {"bytes": size},
-        {"file": name, "sha256": sha256_of(received)},
+        {"file": name, "sha256": hashes({name: sha256_of(received)})},
     )

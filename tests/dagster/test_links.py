@@ -35,7 +35,13 @@ def metadata_of(graph: Any) -> Iterator[tuple[str, dg.MetadataValue]]:
 
 
 def links_of(graph: Any) -> dict[str, str]:
-    return {name: value.url for name, value in metadata_of(graph) if isinstance(value, dg.UrlMetadataValue)}
+    """The addresses, bare or behind a few words of Markdown, by asset or check and name."""
+    found = {}
+    for name, value in metadata_of(graph):
+        link = re.fullmatch(r"\[[\w. ]+\]\((http\S+)\)", str(value.value))
+        if link or isinstance(value, dg.UrlMetadataValue):
+            found[name] = link[1] if link else value.url
+    return found
 
 
 def test_every_link_is_an_http_address(finished_graph: Any) -> None:
