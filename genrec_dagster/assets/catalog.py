@@ -170,8 +170,8 @@ def raw_page(provenance: Mapping[str, Any]) -> Page:
         {
             **{name: provenance[name] for name in ("users", "items", "interactions")},
             **{name: provenance[name] for name in _RAW_FACTS if name in provenance},
-            "items_without_description": provenance["items_without_meta"],
-            "items_with_unreadable_letters": provenance["items_with_unreadable_letters"],
+            "without_description": provenance["items_without_meta"],
+            "with_unreadable_letters": provenance["items_with_unreadable_letters"],
         },
         {"source": provenance["source"], "sha256": hashes({name: of["sha256"] for name, of in facts.items()})},
     )
@@ -196,7 +196,7 @@ def catalog_page(catalog: pl.DataFrame) -> Page:
             "departments": table(bars(sizes, "department", "items")),
             "plots": picture(catalog_picture(catalog), "length of the texts, and items by department"),
         },
-        {"items_with_repeated_text": catalog.height - catalog["text"].n_unique()},
+        {"with_repeated_text": catalog.height - catalog["text"].n_unique()},
         {"dagster/row_count": catalog.height, "dagster/column_schema": columns(catalog, _ITEM_COLUMNS)},
     )
 
@@ -241,7 +241,7 @@ def embeddings_page(folder: Path, stats: Mapping[str, Any], embedded: int, catal
     alike = alike_nearest(vectors.l2norm, department_numbers(catalog)[0])
     shares: Page = {}
     if alike:
-        shares = {"same_category_of_nearest_five": alike.measured, "same_category_of_random_pairs": alike.chance}
+        shares = {"same_category_nearest_5": alike.measured, "same_category_by_chance": alike.chance}
     (folder / PLOTS).write_bytes(embedding_picture(vectors, groups))
     shown, copies = pictures(folder, {"plots": (PLOTS, "a map of the items by text")})
     return page(
@@ -291,7 +291,7 @@ def semantic_ids_page(folder: Path, embeddings: Path, catalog: pl.DataFrame, upd
             **purity,
             **{name: getattr(update, name) for name in ("kept", "assigned", "removed")},
             "refitted": update.refitted or "no",
-            "items_that_share_all_levels": summary["collided_items"],
+            "items_sharing_levels": summary["collided_items"],
             "deepest_suffix": summary["deepest_suffix"],
         },
         {"dagster/row_count": summary["items"], **copies, "summary": _without_hash(summary)},

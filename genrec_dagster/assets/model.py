@@ -155,7 +155,7 @@ def training_page(folder: Path, settings: TrainingSettings, mlflow_run: dg.Metad
             "mlflow_run": mlflow_run,
         },
         {
-            "best_validation_recall@10": history["best_recall@10"],
+            "validation_recall@10": history["best_recall@10"],
             "best_epoch": int(history["best_epoch"]),
             "training_seconds": history["seconds"],
             "last_loss": history["epochs"][-1]["loss"],

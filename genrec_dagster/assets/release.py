@@ -257,7 +257,7 @@ def release_page(folder: Path, facts: Mapping[str, Any], champion: Path | None) 
     return page(
         release_verdict(recalls, _ranking(folder)),
         {"beside_the_served_one": table(_compared(folder, champion))},
-        {**_headline(folder), "served_model_trained_on": facts["models"]["served_trained_on"]},
+        {**_headline(folder), "trained_on": facts["models"]["served_trained_on"]},
         {"facts": dict(facts)},
     )
 
@@ -268,7 +268,7 @@ def served_page(pointer: Pointer, before: Pointer | None, root: Path, carried: i
     return page(
         f"Predictions and servers use release {pointer.version}{instead}: {pointer.reason}.",
         {"releases": table([_release_row(version, pointer, root) for version in reversed(pointer.known)])},
-        {**_headline(version_folder(RELEASES, pointer.version, root)), "withdrawn_items_carried_over": carried},
+        {**_headline(version_folder(RELEASES, pointer.version, root)), "withdrawn_carried_over": carried},
         {
             "release": pointer.version,
             "previous_release": before.version if before else "none",

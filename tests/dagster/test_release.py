@@ -130,7 +130,7 @@ def test_a_refitted_model_is_served_while_the_measured_one_is_compared(place: "P
     folder = served_release(place.storage)
     assert folder.name == result.run_id
     assert read_json(folder / "release.json")["models"]["measured"] == "measured"
-    assert metadata(result, "model_release")["served_model_trained_on"].startswith("all interactions, ")
+    assert metadata(result, "model_release")["trained_on"].startswith("all interactions, ")
     assert "recall@10 +0.0000" in said(result, "not_worse_than_current")  # the same measured model
     interactions = (
         pl.read_parquet(latest("user_histories", place.storage) / "frame.parquet")["item_ids"].list.len().sum()
@@ -336,7 +336,7 @@ def test_an_item_that_is_restored_while_the_pointer_moves_is_restored(
 
     monkeypatch.setattr(release, "_move_alias", restore_meanwhile)
     result = place.run_job("roll_back")
-    assert metadata(result, "served_release")["withdrawn_items_carried_over"] == 3
+    assert metadata(result, "served_release")["withdrawn_carried_over"] == 3
     assert served_model(place.storage) == first
     assert ModelFolder(first).withdrawn() == ids[[0, 1, 4]].tolist()
 
