@@ -30,6 +30,7 @@ from genrec_core.search.trie import CodeTrie
 from genrec_core.settings import RankingChoice, RankingMode
 
 _EXACT_CHUNK = 512  # items that exact_scores scores at once
+_LARGEST_BONUS = 600.0  # of one item in PrefixLift: the sum of many exp(bonus) has to stay a number
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class PrefixLift:
         leaf = trie.row_leaf.take(row)
         order = np.lexsort((leaf, user))
         self.trie, self.user, self.leaf = trie, user.take(order), leaf.take(order)
-        self.gain = np.expm1(bonus.take(order), dtype=np.float64)
+        self.gain = np.expm1(np.minimum(bonus.take(order), _LARGEST_BONUS), dtype=np.float64)
 
     def add(self, depth: int, logits: np.ndarray, users: np.ndarray, nodes: np.ndarray) -> None:
         """Lift the ``logits`` [n] of ``nodes`` of a depth, which are ordered by user and then by node."""

@@ -1,5 +1,6 @@
 """The search against exact scoring, and the rules that no result may break."""
 
+import math
 import subprocess
 import sys
 import zlib
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from genrec_core.data.histories import HistoryBatch, padded
 from genrec_core.errors import GenrecError
 from genrec_core.search.beams import Lifted
-from genrec_core.search.generative import Ranked, beam_search, exact_scores, unconstrained_top1
+from genrec_core.search.generative import PrefixLift, Ranked, beam_search, exact_scores, unconstrained_top1
 from genrec_core.search.trie import CodeTrie
 
 
@@ -260,6 +261,14 @@ def test_where_all_items_are_equally_likely_a_bonus_multiplies_an_items_probabil
     wanted[lifted.user, lifted.row] = lifted.bonus
     wanted -= np.logaddexp.reduce(wanted, axis=1, keepdims=True)
     np.testing.assert_allclose(ranked.scores, np.take_along_axis(wanted, ranked.items, axis=1), atol=1e-4)
+
+
+def test_a_huge_bonus_stays_a_number() -> None:
+    trie = CodeTrie.build(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), (2, 2))
+    lifted = Lifted(np.array([0, 0]), np.array([2, 3]), np.array([5000, 4000], dtype=np.float32))
+    ((other, lift),) = PrefixLift(trie, lifted).table(1, 1)
+    assert other == 0
+    assert 500 < lift < math.inf
 
 
 def test_the_dense_head_leads_a_narrow_beam_past_a_prefix_that_the_decoder_prefers():
