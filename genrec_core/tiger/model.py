@@ -55,6 +55,8 @@ class TigerConfig(PretrainedConfig):
     content_views: int = 1  # encoders of the dense head that read the items' content; the decoder reads the first
     id_views: int = 0  # encoders of the dense head that know items by a learned vector alone
     id_dropout: float = 0.5  # dropout probability of the identity encoders
+    # Share of the identity encoders in the dense head's logit, chosen on validation; None: of each encoder the same
+    identity_share: float | None = None
     neighbor_weight: float = 0.0  # logits added for items with similar texts; 0 for none
     follower_weight: float = 0.0  # and for items that followed those of the history; 0 for none
     hybrid_weight: float = 0.5  # share of the dense head in the hybrid ranking, from 0 to 1
@@ -81,6 +83,13 @@ class TigerConfig(PretrainedConfig):
     def views(self) -> int:
         """Encoders of the dense head; each item has as many vectors and keys of ``d_model``."""
         return self.content_views + self.id_views
+
+    @property
+    def view_shares(self) -> list[float]:
+        """The share of each view in the dense head's logit, those of content first; together 1."""
+        identity = self.id_views / self.views if self.identity_share is None else self.identity_share
+        contents = [(1 - identity) / self.content_views] * self.content_views
+        return contents + [identity / self.id_views for _ in range(self.id_views)]
 
 
 class Dropout(nn.Module):
@@ -300,7 +309,7 @@ class ContentMatch(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Scores whole items by the mean logit of an ensemble of views; each view has a loss of its own.
+    """Scores whole items by the weighted mean logit of an ensemble of views; each view has a loss of its own.
 
     A content view compares what an encoder read with the item's content, so a new item has a key too. The first content
     view shares the decoder's encoder. An identity view knows items by a learned vector alone, which is also the key
@@ -313,7 +322,7 @@ class DenseHead(nn.Module):
 
     def __init__(self, config: TigerConfig) -> None:
         super().__init__()
-        self.width = config.d_model
+        self.config, self.width = config, config.d_model
         self.matches = nn.ModuleList(ContentMatch(config) for _ in range(config.content_views))
         more = config.content_views - 1
         self.content_encoders = nn.ModuleList(CausalEncoder(config, config.dropout) for _ in range(more))
@@ -340,8 +349,9 @@ class DenseHead(nn.Module):
         return [*contents, *items[len(contents) :]]
 
     def joined(self, views: list[Tensor]) -> Tensor:
-        """Queries or keys of all views side by side [..., V x D]: the product of both is the mean logit."""
-        return torch.cat(views, dim=-1) * len(views) ** -0.5
+        """Queries or keys of all views side by side [..., V x D]: the product of both is the weighted mean logit."""
+        weighted = [view * share**0.5 for view, share in zip(views, self.config.view_shares, strict=True)]
+        return torch.cat(weighted, dim=-1)
 
 
 class TigerModel(WholeModel):

@@ -17,7 +17,7 @@ from genrec_core.tiger.training import OnEvent, Trainer, TrainingData
 
 _CONFIG, _HISTORY = "config.json", "training_history.json"
 # What the measured model's validation chose.
-_CHOSEN = ("neighbor_weight", "follower_weight", "hybrid_weight", "ranking", "exclude_seen")
+_CHOSEN = ("identity_share", "neighbor_weight", "follower_weight", "hybrid_weight", "ranking", "exclude_seen")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_all_interactions_are_trained_for_as_many_epochs_as_the_best_took(measur
     assert refitted["plan"] == history["plan"]  # learning rates fall over the epochs of the measured training
     assert not any("validation_recall@10" in entry for entry in refitted["epochs"])
     config, chosen = (TigerModel.from_pretrained(folder).config for folder in (best, measured))
-    for name in ("neighbor_weight", "follower_weight", "hybrid_weight", "ranking", "exclude_seen"):
+    for name in ("identity_share", "neighbor_weight", "follower_weight", "hybrid_weight", "ranking", "exclude_seen"):
         assert getattr(config, name) == getattr(chosen, name)
     assert chosen.untrained_items == list(range(30, 40))
     assert config.untrained_items == []

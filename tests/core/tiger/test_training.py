@@ -265,6 +265,20 @@ def test_followers_and_similar_texts_stay_only_if_validation_gains_by_them(tmp_p
         TorchScorer.from_folder(best, data.codes, misleading)
 
 
+@pytest.mark.parametrize(("spoiled", "share"), [("content", 0.8), ("identity", 0.2)])
+def test_the_views_that_rank_better_get_most_of_the_dense_head(tmp_path: Path, spoiled: str, share: float) -> None:
+    settings = small_settings(epochs=10, future_share=0.0, neighbors=0)
+    trainer = Trainer(cyclic_data(), settings, tmp_path, ALONE, lambda event: None)
+    trainer.run()
+    best = TigerModel.from_pretrained(tmp_path / "best")
+    assert best.config.identity_share in (0.2, 0.35, 0.5, 0.65, 0.8)
+    weights = {"content": best.dense.matches[0].query.weight, "identity": best.item_encoder.identities[0].weight}
+    torch.nn.init.normal_(weights[spoiled])
+    scorer = trainer._choose_identity_share(best, trainer.validation)
+    assert best.config.identity_share == scorer.model.config.identity_share == share
+    assert TorchScorer(best, trainer.codes, trainer.vectors).model.config.view_shares == [1 - share, share]
+
+
 def repeating_data(users: int = 60) -> TrainingData:
     """Users go round one of ten groups of four items, so the next item is always one that they have."""
     group = np.arange(users)[:, None] % 10
