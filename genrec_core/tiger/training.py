@@ -473,13 +473,11 @@ class Trainer:
         self._choose_seen(best, scorer, ranking)
         more = self.validation if self.large or not ranking else self._asked(self.histories, _WEIGHING_USERS)
         if ranking and config.id_views and not self.large:
-            scorer = self._choose_identity_share(best, more)
+            scorer = self._choose_identity_share(best)
         ndcg = partial(self._validation_ndcg, scorer, exclude_seen=config.exclude_seen)
-        factors = (1, 0) if self.large else (1, 2, 0)
-        by_weights = dict[tuple[float, float], float]()
-        for pair in dict.fromkeys(
-            (weights[0] * text, weights[1] * next_) for text, next_ in product(factors, repeat=2)
-        ):
+        tried = ([weight * factor for factor in ((1, 0) if self.large else (1, 2, 0))] for weight in weights)
+        by_weights = dict[tuple[float, ...], float]()
+        for pair in dict.fromkeys(product(*tried)):
             config.neighbor_weight, config.follower_weight = pair
             scorer.neighbors = self._neighbors(*pair)
             by_weights[pair] = ndcg(more, ranking)
@@ -496,14 +494,14 @@ class Trainer:
         chosen = ("identity_share", "hybrid_weight", "neighbor_weight", "follower_weight", "exclude_seen")
         return {name: float(value) for name in chosen if (value := getattr(config, name)) is not None}
 
-    def _choose_identity_share(self, best: TigerModel, asked: "_Asked") -> TorchScorer:
+    def _choose_identity_share(self, best: TigerModel) -> TorchScorer:
         """Set the share of the identity views in the dense head; its scorer.
 
         All views have the same, unless NDCG@10 is surely higher by another: the paired 95 % interval of the difference
         is above 0. Identity views learn what follows what item, and at which distance. Where people buy the same
         things in turn, they know nearly all there is to know; where texts tell more, the content views do.
         """
-        config, even = best.config, best.config.id_views / best.config.views
+        config, asked, even = best.config, self.validation, best.config.id_views / best.config.views
         gains = dict[float, np.ndarray]()
         for share in dict.fromkeys((even, *_IDENTITY_SHARES)):
             config.identity_share = share
@@ -511,9 +509,9 @@ class Trainer:
             gains[share] = self._discounted_gains(scorer, asked, 1.0, config.exclude_seen)
         surely = {even: 0.0}
         for share in _IDENTITY_SHARES:
-            more, square = (self._mean(gains[share] - gains[even], asked, power) for power in (1, 2))
-            if paired_interval(more, square, asked.users)[0] > 0:
-                surely[share] = more
+            gain, square = (self._mean(gains[share] - gains[even], asked, power) for power in (1, 2))
+            if paired_interval(gain, square, asked.users)[0] > 0:
+                surely[share] = gain
         config.identity_share = max(surely, key=surely.__getitem__)
         return TorchScorer(best, self.codes, self.vectors, self.neighbors)
 

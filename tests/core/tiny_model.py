@@ -79,7 +79,13 @@ def save_random_model(folder: Path, level_sizes: tuple[int, ...], item_vector_di
 
     torch.manual_seed(5)
     sizes = {"d_model": 32, "heads": 4, "encoder_layers": 1, "d_ff": 48, "max_history": 12}
-    views = {"known_items": ITEMS - 5, "content_views": 2, "id_views": 1, "identity_share": 0.65, "neighbor_weight": 2.0}
+    views = {
+        "known_items": ITEMS - 5,
+        "content_views": 2,
+        "id_views": 1,
+        "identity_share": 0.65,
+        "neighbor_weight": 2.0,
+    }
     model = TigerModel(TigerConfig(level_sizes=level_sizes, item_vector_dim=item_vector_dim, **sizes, **views))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -274,7 +274,7 @@ def test_the_views_that_rank_better_get_most_of_the_dense_head(tmp_path: Path, s
     assert best.config.identity_share in (0.2, 0.35, 0.5, 0.65, 0.8)
     weights = {"content": best.dense.matches[0].query.weight, "identity": best.item_encoder.identities[0].weight}
     torch.nn.init.normal_(weights[spoiled])
-    scorer = trainer._choose_identity_share(best, trainer.validation)
+    scorer = trainer._choose_identity_share(best)
     assert best.config.identity_share == scorer.model.config.identity_share == share
     assert TorchScorer(best, trainer.codes, trainer.vectors).model.config.view_shares == [1 - share, share]
 
