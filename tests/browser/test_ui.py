@@ -16,7 +16,7 @@ ASSETS = {
     "item_embeddings": 4,
     "semantic_ids": 3,
     "tiger_checkpoint": 3,
-    "recall_metrics": 4,
+    "recall_metrics": 5,
     "onnx_encoder": 2,
     "model_release": 3,
     "served_release": 1,
