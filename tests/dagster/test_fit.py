@@ -125,6 +125,19 @@ def test_a_training_that_was_cut_off_goes_on_and_ends_as_an_unbroken_one(fitted:
     assert len(unbroken["epochs"]) == 3
 
 
+@pytest.mark.slow
+def test_with_refit_the_opened_model_was_trained_on_all_interactions(fitted: Fitted) -> None:
+    lines: list[str] = []
+    settings = fitted.settings | {"release": {"refit": True}}
+    recommender = fit(fitted.raw, preset="sample", folder=fitted.folder, settings=settings, on_progress=lines.append)
+    assert [line for line in lines if line.endswith(" ...")] == ["onnx_encoder ..."]
+    assert "training the model again on all interactions" in lines
+    export = latest("onnx_encoder", fitted.folder)
+    assert (export / "measured").is_dir()
+    assert (export / "model").is_dir()
+    assert len(recommender.recommend([[35, 12]], 5)[0]) == 5
+
+
 def python_of_readme() -> list[str]:
     """The blocks of Python in the library's guide."""
     guide = Path(genrec_core.__file__).with_name("README.md").read_text(encoding="utf-8")
