@@ -15,7 +15,7 @@ from genrec_core import GenrecError, Recommender, fit
 from genrec_core.cli.main import main
 from genrec_core.data.sources import load_tables
 from genrec_core.quantization.semantic_ids import SemanticIds
-from genrec_core.storage.artifacts import read_json
+from genrec_core.storage.artifacts import FRAME, read_json
 from genrec_core.storage.folders import latest
 from tests.dagster.conftest import FinishedGraph, run_config
 
@@ -131,7 +131,10 @@ def test_with_refit_the_opened_model_was_trained_on_all_interactions(fitted: Fit
     settings = fitted.settings | {"release": {"refit": True}}
     recommender = fit(fitted.raw, preset="sample", folder=fitted.folder, settings=settings, on_progress=lines.append)
     assert [line for line in lines if line.endswith(" ...")] == ["onnx_encoder ..."]
-    assert "training the model again on all interactions" in lines
+    (started,) = (line for line in lines if "start: targets" in line)
+    lengths = pl.read_parquet(latest("user_histories", fitted.folder) / FRAME)["item_ids"].list.len()
+    targets = int(started.partition("targets ")[2].partition(", ")[0].replace(",", ""))
+    assert targets == (lengths - 1).sum()  # each item but a user's first, also the held-out ones
     export = latest("onnx_encoder", fitted.folder)
     assert (export / "measured").is_dir()
     assert (export / "model").is_dir()
